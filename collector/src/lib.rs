@@ -1,0 +1,18 @@
+//! The collector: takes in what nodes sealed, keeps it, makes incidents of it, and answers.
+//!
+//! Modules stand in the order in which data passes them: [`admit`] decides who may speak, [`ingest`] takes blocks in,
+//! [`store`] keeps them, [`correlate`] makes findings into [`incident`]s, [`timeline`] tells them, [`query`] answers the
+//! desk. [`config`] says what to do, [`health`] how it goes, [`run`] puts it together.
+//!
+//! Deliberately absent: anything of the agent's.
+
+pub mod admit;
+pub mod config;
+pub mod correlate;
+pub mod health;
+pub mod incident;
+pub mod ingest;
+pub mod query;
+pub mod run;
+pub mod store;
+pub mod timeline;

@@ -1,0 +1,189 @@
+//! Actions: what a cleanup planned, did, refused and changed.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Hash, InvalidValue};
+
+/// What a node's cleanup may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CleanupMode {
+    /// Nothing is planned and nothing removed.
+    Off,
+    /// Triggers make plans; only a responder's `clean` removes.
+    Plan,
+    /// Triggers make plans and carry them out.
+    Auto,
+}
+
+impl CleanupMode {
+    /// The word in configuration and output.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Plan => "plan",
+            Self::Auto => "auto",
+        }
+    }
+}
+
+impl fmt::Display for CleanupMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for CleanupMode {
+    type Err = InvalidValue;
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        match s {
+            "off" => Ok(Self::Off),
+            "plan" => Ok(Self::Plan),
+            "auto" => Ok(Self::Auto),
+            _ => Err(InvalidValue::new("cleanup mode", s, "must be off, plan or auto")),
+        }
+    }
+}
+
+/// Where an action is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ActionState {
+    /// The plan exists; nothing was touched.
+    Planned,
+    /// Its record is durable and the executor has it.
+    Started,
+    /// The executor reported; every object has its outcome.
+    Done,
+    /// The executor could not carry it out or died; objects say what is known.
+    Failed,
+    /// Nothing was touched, and why.
+    Refused,
+}
+
+impl ActionState {
+    /// The word in output.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Started => "started",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// What became of one object of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ObjectOutcome {
+    /// Not tried yet.
+    Pending,
+    /// Its name is gone.
+    Removed,
+    /// Left as it was, because a check failed; the refusal says which.
+    Skipped,
+    /// Tried, and the system call failed; the refusal says how.
+    Failed,
+}
+
+/// One object that a cleanup would touch, as the survey saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedObject {
+    /// Absolute path; not necessarily UTF-8.
+    pub path: PathBuf,
+    /// `st_dev` of its filesystem.
+    pub device: u64,
+    /// `st_ino`.
+    pub inode: u64,
+    /// `st_size`.
+    pub size_bytes: u64,
+    /// `st_blocks` × 512: what unlinking is expected to give back.
+    pub allocated_bytes: u64,
+    /// Modification time, wall ns.
+    pub mtime_ns: i64,
+    /// Change time, wall ns.
+    pub ctime_ns: i64,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// `st_mode`.
+    pub mode: u32,
+    /// `st_nlink`.
+    pub links: u64,
+    /// The cleaner that named it, e.g. `rotated-logs`.
+    pub cleaner: String,
+    /// 1 is the most harmless.
+    pub tier: u32,
+    /// Why it may go.
+    pub why_safe: String,
+    /// What became of it.
+    pub outcome: ObjectOutcome,
+    /// SHA-256 of what was removed; of head and tail where `digest_partial`.
+    pub sha256: Option<Hash>,
+    /// Whether the digest covers the first and last MiB only.
+    pub digest_partial: bool,
+}
+
+/// Something that was not done, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The object; `None` when the whole action was refused.
+    pub path: Option<PathBuf>,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// The part of a mount's change that the action's own removals do not explain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unexplained {
+    /// after − before − freed; negative when others wrote meanwhile.
+    pub bytes: i64,
+    /// Why, where known.
+    pub reason: String,
+}
+
+/// A cleanup, from plan to outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Action {
+    /// `a-` and 16 hex digits.
+    pub id: String,
+    /// The mount that it is to relieve.
+    pub mount: String,
+    /// The node's mode when it was made.
+    pub mode: CleanupMode,
+    /// Where in its life.
+    pub state: ActionState,
+    /// Why it was made, in words.
+    pub reason: String,
+    /// The finding that triggered it, if one did.
+    pub finding_id: Option<String>,
+    /// `node`, or the name in a person's certificate.
+    pub actor: String,
+    /// What the plan expects to free.
+    pub planned_bytes: u64,
+    /// What the objects held whose last link and descriptor went.
+    pub freed_bytes: Option<u64>,
+    /// `f_bavail` just before.
+    pub available_before_bytes: Option<u64>,
+    /// `f_bavail` just after.
+    pub available_after_bytes: Option<u64>,
+    /// The rest, if before and after are known.
+    pub unexplained: Option<Unexplained>,
+    /// The low-water mark as available bytes: what the plan aims for.
+    pub target_available_bytes: u64,
+    /// Exactly what it would touch or touched.
+    pub objects: Vec<PlannedObject>,
+    /// What it would not or did not.
+    pub refused: Vec<Refusal>,
+    /// Wall ns after which the plan may not be applied.
+    pub expires_wall_ns: i64,
+    /// Anything more, in words.
+    pub detail: String,
+}
