@@ -4,7 +4,13 @@ use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto/dogwatch/v1");
-    let files = ["dogwatch/v1/record.proto", "dogwatch/v1/block.proto", "dogwatch/v1/intake.proto", "dogwatch/v1/desk.proto", "dogwatch/v1/executor.proto"];
+    let files = [
+        "dogwatch/v1/record.proto",
+        "dogwatch/v1/block.proto",
+        "dogwatch/v1/intake.proto",
+        "dogwatch/v1/desk.proto",
+        "dogwatch/v1/executor.proto",
+    ];
     let descriptors = protox::compile(files, ["proto"])?;
     tonic_prost_build::configure().bytes(".dogwatch.v1").compile_fds(descriptors)?;
     Ok(())

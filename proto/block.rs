@@ -137,7 +137,11 @@ pub struct Place {
 impl Block {
     /// Seals `records`, which must be non-empty and of contiguous ascending seqs. `salt` gives the 16 random bytes of
     /// each section (called once a section).
-    pub fn seal(place: Place, records: &[Record], salt: &mut dyn FnMut() -> [u8; 16]) -> Result<Self, BlockError> {
+    pub fn seal(
+        place: Place,
+        records: &[Record],
+        salt: &mut dyn FnMut() -> [u8; 16],
+    ) -> Result<Self, BlockError> {
         let _ = (place, records, salt);
         todo!()
     }

@@ -91,7 +91,8 @@ impl fmt::Display for NodeName {
 }
 
 /// One run of an agent on one boot of a node: 16 random bytes, drawn at start.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Incarnation(pub [u8; 16]);
 
 impl Incarnation {
@@ -114,6 +115,19 @@ impl fmt::Display for Incarnation {
     }
 }
 
+impl From<Incarnation> for String {
+    fn from(v: Incarnation) -> Self {
+        v.to_string()
+    }
+}
+
+impl TryFrom<String> for Incarnation {
+    type Error = InvalidValue;
+    fn try_from(s: String) -> Result<Self, Self::Error> {
+        from_hex(&s).map(Self).ok_or_else(|| InvalidValue::new("incarnation", s, "must be 32 hex digits"))
+    }
+}
+
 impl fmt::Debug for Incarnation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Incarnation({self})")
@@ -121,7 +135,8 @@ impl fmt::Debug for Incarnation {
 }
 
 /// SHA-256 of a block's header, or of a section.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Hash(pub [u8; 32]);
 
 impl Hash {
@@ -142,10 +157,37 @@ impl fmt::Display for Hash {
     }
 }
 
+impl From<Hash> for String {
+    fn from(v: Hash) -> Self {
+        v.to_string()
+    }
+}
+
+impl TryFrom<String> for Hash {
+    type Error = InvalidValue;
+    fn try_from(s: String) -> Result<Self, Self::Error> {
+        from_hex(&s).map(Self).ok_or_else(|| InvalidValue::new("hash", s, "must be 64 hex digits"))
+    }
+}
+
 impl fmt::Debug for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Hash({self})")
     }
+}
+
+/// `N` bytes from exactly `2N` hex digits.
+fn from_hex<const N: usize>(s: &str) -> Option<[u8; N]> {
+    let digits = s.as_bytes();
+    if digits.len() != 2 * N {
+        return None;
+    }
+    let mut out = [0u8; N];
+    for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
+        let nibble = |d: u8| (d as char).to_digit(16).map(|v| v as u8);
+        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+    }
+    Some(out)
 }
 
 /// Position of a record in its stream and incarnation; the first is 1.
@@ -265,7 +307,7 @@ pub struct Moment {
 }
 
 /// Where a record stands: enough to find it again on any collector.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RecordRef {
     /// The node that wrote it.
     pub node: NodeName,

@@ -6,12 +6,12 @@
 //!
 //! Deliberately absent: the collector, the cluster's API.
 
+pub mod act;
 pub mod config;
+pub mod detect;
+pub mod health;
+pub mod record;
+pub mod run;
 pub mod sample;
 pub mod tail;
-pub mod detect;
-pub mod act;
-pub mod record;
 pub mod uplink;
-pub mod health;
-pub mod run;

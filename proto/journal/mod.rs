@@ -158,13 +158,23 @@ impl Journal {
     }
 
     /// Appends a block. Not durable before [`Journal::sync`] returns.
-    pub fn append_block(&mut self, info: &BlockInfo, payload: &[u8], wall_ns: i64) -> Result<Position, JournalError> {
+    pub fn append_block(
+        &mut self,
+        info: &BlockInfo,
+        payload: &[u8],
+        wall_ns: i64,
+    ) -> Result<Position, JournalError> {
         let _ = (info, payload, wall_ns);
         todo!()
     }
 
     /// Appends anything but a block.
-    pub fn append(&mut self, kind: FrameKind, payload: &[u8], wall_ns: i64) -> Result<Position, JournalError> {
+    pub fn append(
+        &mut self,
+        kind: FrameKind,
+        payload: &[u8],
+        wall_ns: i64,
+    ) -> Result<Position, JournalError> {
         let _ = (kind, payload, wall_ns);
         todo!()
     }

@@ -93,7 +93,7 @@ pub enum ObjectOutcome {
 }
 
 /// One object that a cleanup would touch, as the survey saw it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedObject {
     /// Absolute path; not necessarily UTF-8.
     pub path: PathBuf,
@@ -132,7 +132,7 @@ pub struct PlannedObject {
 }
 
 /// Something that was not done, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// The object; `None` when the whole action was refused.
     pub path: Option<PathBuf>,
@@ -141,7 +141,7 @@ pub struct Refusal {
 }
 
 /// The part of a mount's change that the action's own removals do not explain.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unexplained {
     /// after − before − freed; negative when others wrote meanwhile.
     pub bytes: i64,
@@ -150,7 +150,7 @@ pub struct Unexplained {
 }
 
 /// A cleanup, from plan to outcome.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Action {
     /// `a-` and 16 hex digits.
     pub id: String,

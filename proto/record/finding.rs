@@ -79,7 +79,7 @@ impl FindingState {
 }
 
 /// What a finding is about.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Subject {
     /// `mount`, `memory`, `log`, `node`, `address`, `certificate`, `stream`.
     pub kind: String,
@@ -101,7 +101,7 @@ impl fmt::Display for Subject {
 }
 
 /// One figure behind a finding; the key carries the unit (`available_bytes`).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fact {
     /// Name with unit.
     pub key: String,
@@ -117,7 +117,7 @@ impl Fact {
 }
 
 /// A detector's statement.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Finding {
     /// `f-` and 16 hex digits; the same from raised to cleared.
     pub id: String,

@@ -1,0 +1,132 @@
+//! Decisions: the collector's own truth, as its journal holds it.
+//!
+//! Everything that the collector decides, and everything that people do, is one of these, durable before it has
+//! effect. Rebuilding the index replays them in order and decides nothing again. Serialised as JSON with a version, so
+//! that an old journal stays readable; unknown fields are ignored, an unknown kind is an error that names it.
+
+use dogwatch::record::{Finding, NodeName, Severity};
+use serde::{Deserialize, Serialize};
+
+use crate::incident::IncidentState;
+
+/// A decision and when it was taken, by the collector's clock.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Wall ns.
+    pub wall_ns: i64,
+    /// `collector`, or the name in a person's certificate.
+    pub actor: String,
+    /// What.
+    pub what: What,
+}
+
+/// What was decided or done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum What {
+    /// A node was let in with this signing key (hex of 32 bytes).
+    NodeEnrolled {
+        /// Who.
+        node: NodeName,
+        /// Its key for chain heads, hex.
+        signing_key: String,
+        /// The join token's id.
+        token: String,
+    },
+    /// A join token was spent once; recorded before the certificate is issued.
+    TokenSpent {
+        /// The token's id.
+        token: String,
+        /// By whom.
+        node: NodeName,
+    },
+    /// The collector's own finding (a silent node, a refusal, an equivocation), in its newest state.
+    FindingSaid {
+        /// About which node; `None` where nobody can tell.
+        node: Option<NodeName>,
+        /// The finding.
+        finding: Box<Finding>,
+        /// How often it has been said, this time included (folded).
+        count: u64,
+    },
+    /// An incident was opened.
+    IncidentOpened {
+        /// `inc-YYYY-MM-DD-NNN`.
+        id: String,
+        /// One line.
+        title: String,
+        /// How bad.
+        severity: Severity,
+        /// Its first node.
+        node: NodeName,
+        /// What its findings share, e.g. `disk:/var`.
+        topic: String,
+        /// Why it was opened.
+        reason: String,
+    },
+    /// A finding or action was put to an incident.
+    IncidentJoined {
+        /// Which incident.
+        id: String,
+        /// What was put to it.
+        piece: Piece,
+        /// Of which node.
+        node: NodeName,
+        /// Why it belongs.
+        reason: String,
+    },
+    /// An incident's severity changed.
+    IncidentSeverity {
+        /// Which.
+        id: String,
+        /// To what.
+        severity: Severity,
+        /// Why.
+        reason: String,
+    },
+    /// An incident's state changed.
+    IncidentMoved {
+        /// Which.
+        id: String,
+        /// To what.
+        state: IncidentState,
+        /// Why, or what the person said.
+        reason: String,
+    },
+    /// A person said something.
+    NoteAdded {
+        /// On which incident.
+        id: String,
+        /// What.
+        text: String,
+    },
+    /// A person ordered something of a node.
+    Commanded {
+        /// The command's id.
+        command: String,
+        /// Which node.
+        node: NodeName,
+        /// In words: `plan /var`, `apply a-…`.
+        order: String,
+    },
+    /// What came of it.
+    CommandEnded {
+        /// The command's id.
+        command: String,
+        /// Whether the node carried it out.
+        ok: bool,
+        /// The action, or the error.
+        outcome: String,
+    },
+}
+
+/// What an incident is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Piece {
+    /// A finding's id.
+    Finding(String),
+    /// An action's id.
+    Action(String),
+}
