@@ -9,6 +9,7 @@
 
 pub mod block;
 pub mod chain;
+pub mod clock;
 pub mod config;
 pub mod convert;
 pub mod identity;

@@ -12,6 +12,7 @@ pub mod correlate;
 pub mod health;
 pub mod incident;
 pub mod ingest;
+pub mod nodes;
 pub mod query;
 pub mod run;
 pub mod store;

@@ -216,7 +216,9 @@ pub(crate) fn weigh(body: &Body) -> usize {
                     + s.processes.len() * 160
                     + s.failed.iter().map(String::len).sum::<usize>()
             }
-            Body::Log(l) => l.line.len() + l.source.len() + l.rules.iter().map(|r| r.len() + 8).sum::<usize>(),
+            Body::Log(l) => {
+                l.line.len() + l.source.len() + l.rules.iter().map(|r| r.len() + 8).sum::<usize>()
+            }
             Body::Finding(f) => {
                 f.summary.len()
                     + f.explanation.len()
