@@ -12,6 +12,7 @@ pub mod chain;
 pub mod clock;
 pub mod config;
 pub mod convert;
+pub mod health;
 pub mod identity;
 pub mod journal;
 pub mod record;

@@ -18,7 +18,7 @@ use dogwatch::tls::ClientTls;
 use dogwatch::wire;
 use dogwatch::wire::intake_client::IntakeClient;
 use tokio::sync::{mpsc, oneshot, watch};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::record::Recorder;
 
@@ -26,8 +26,6 @@ use crate::record::Recorder;
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
 /// Longest wait between attempts: 10,000 agents spread over 15 s make under 700 handshakes a second.
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
-/// A connection attempt, TLS included, may take this long.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// An idle connection is probed this often, so that a vanished collector is noticed.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 /// A probe without an answer for this long ends the connection.
@@ -177,6 +175,8 @@ impl Uplink {
     /// Runs the three calls until the first ends; says why, and whether any was welcomed.
     async fn serve(&self, channel: Channel) -> (String, bool) {
         let mut calls = tokio::task::JoinSet::new();
+        let mut renewed = self.tls.swaps();
+        renewed.mark_unchanged();
         for stream in Stream::ALL {
             let client = IntakeClient::new(channel.clone())
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -185,6 +185,8 @@ impl Uplink {
         }
         let first = tokio::select! {
             () = self.shared.stop.wait() => "the agent is stopping".to_owned(),
+            // The journal holds whatever is on its way, so a new connection costs a repetition at most.
+            Ok(()) = renewed.changed() => "the node's certificate was renewed; connecting with the new one".to_owned(),
             done = calls.join_next() => match done {
                 Some(Ok((stream, Err(e)))) => format!("{stream} stream: {e}"),
                 Some(Ok((stream, Ok(())))) => format!("{stream} stream: the collector ended it"),
