@@ -7,6 +7,7 @@
 //! Deliberately absent: anything of the agent's.
 
 pub mod admit;
+pub mod casework;
 pub mod config;
 pub mod correlate;
 pub mod health;
@@ -15,5 +16,6 @@ pub mod ingest;
 pub mod nodes;
 pub mod query;
 pub mod run;
+pub mod say;
 pub mod store;
 pub mod timeline;
