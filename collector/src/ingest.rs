@@ -149,14 +149,7 @@ impl Ingest {
                             call.skip = Some((incarnation, skip.resume_seq, skip.reason));
                         }
                         Some(Up::Pulse(pulse)) if stream == Stream::Urgent => {
-                            let now = clock::wall_ns();
-                            if !pulse.command_id.is_empty() {
-                                let result = wire::CommandResult { id: pulse.command_id.clone(), ok: true, ..Default::default() };
-                                self.nodes.pulse(node, pulse, now);
-                                self.nodes.answer(node, result);
-                            } else {
-                                self.nodes.pulse(node, pulse, now);
-                            }
+                            self.nodes.pulse(node, pulse, clock::wall_ns());
                         }
                         Some(Up::Result(result)) if stream == Stream::Urgent => self.nodes.answer(node, result),
                         _ => return Err(Status::invalid_argument("a message that this stream does not take")),

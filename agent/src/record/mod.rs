@@ -16,6 +16,7 @@ mod lane;
 mod queue;
 pub(crate) mod slots;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ use dogwatch::chain::SignedReceipt;
 use dogwatch::clock;
 use dogwatch::journal::{JournalError, Options, Position, Reader};
 use dogwatch::record::{
-    Body, Finding, FindingState, Gap, Incarnation, Kind, Kinds, Moment, NodeName, Record, Seq, Stream,
+    Body, Finding, FindingState, Gap, Incarnation, Kind, Kinds, LogLine, Moment, NodeName, Record, Seq, Stream,
 };
 use ed25519_dalek::SigningKey;
 use tokio::sync::watch;
@@ -46,7 +47,7 @@ const TELL_LOSSES_EVERY: Duration = Duration::from_secs(1);
 const MAX_RECORDS_PER_BLOCK: usize = 20_000;
 /// Blocks set aside that are kept; the oldest goes first.
 const MAX_ASIDE: usize = 16;
-/// Newest evidence blocks in which the last line of each log is looked up at start. The tail's own checkpoint is at
+/// Newest blocks of a stream in which the last line of each log is looked up at start. The tail's own checkpoint is at
 /// most a second behind, so a few would do.
 const LOOK_BACK_BLOCKS: usize = 64;
 /// Share of the evidence ring above which samples that nothing cites are no longer spooled.
@@ -131,8 +132,8 @@ pub struct Opened {
     pub start_counter: u64,
     /// Findings that were active when the last run ended.
     pub active: Vec<Finding>,
-    /// For each log source, the inode and the offset of the last line that is durable in the evidence journal.
-    pub last_lines: Vec<(String, u64, u64)>,
+    /// For each file and stream, the newest line that is durable.
+    pub newest_lines: Vec<(Stream, LogLine)>,
     /// In words: what was found damaged, missing or smaller than asked for.
     pub remarks: Vec<String>,
 }
@@ -327,6 +328,11 @@ impl Recorder {
         self.shared.start_counter
     }
 
+    /// The seq that the next record pushed to `stream` will have. Of use only to the one pusher of a stream.
+    pub fn next_seq(&self, stream: Stream) -> Seq {
+        self.shared.lock().queue.last_seq(stream) + 1
+    }
+
     /// Asks the writer to seal everything, close the journals and end.
     pub fn stop(&self) {
         self.shared.lock().stop = true;
@@ -400,7 +406,8 @@ pub fn open(
     }
     let reader_error = |stream| move |source| RecordError::Journal { stream, source };
     let active = active_findings(&dir).map_err(reader_error(Stream::Urgent))?;
-    let last_lines = last_lines(&dir).map_err(reader_error(Stream::Evidence))?;
+    let mut newest = newest_lines(&dir, Stream::Evidence).map_err(reader_error(Stream::Evidence))?;
+    newest.extend(newest_lines(&dir, Stream::Recorder).map_err(reader_error(Stream::Recorder))?);
 
     let shared = Arc::new(Shared {
         state: Mutex::new(State { queue, ..State::default() }),
@@ -420,7 +427,7 @@ pub fn open(
         aside_dir: config.state_dir.join("aside"),
     };
     writer.publish();
-    Ok((Recorder { shared }, writer, Opened { incarnation, start_counter, active, last_lines, remarks }))
+    Ok((Recorder { shared }, writer, Opened { incarnation, start_counter, active, newest_lines: newest, remarks }))
 }
 
 /// Adds one to the start counter. A counter that cannot be written costs only its number.
@@ -484,22 +491,21 @@ fn active_findings(dir: &Path) -> Result<Vec<Finding>, JournalError> {
     Ok(active)
 }
 
-/// For each log source, the place of its newest durable line.
-fn last_lines(dir: &Path) -> Result<Vec<(String, u64, u64)>, JournalError> {
+/// For each file, the newest line that is durable in the stream's journal.
+fn newest_lines(dir: &Path, stream: Stream) -> Result<Vec<(Stream, LogLine)>, JournalError> {
     let wanted = Kinds::default().with(Kind::Log);
-    let reader = Reader::open(&dir.join(Stream::Evidence.as_str()))?;
+    let reader = Reader::open(&dir.join(stream.as_str()))?;
     let blocks: Vec<_> =
         reader.blocks()?.into_iter().filter(|(_, info)| info.kinds.intersects(wanted)).collect();
-    let mut newest: std::collections::BTreeMap<(String, u64), u64> = std::collections::BTreeMap::new();
+    let mut newest: BTreeMap<(String, u64), LogLine> = BTreeMap::new();
     for (at, _) in blocks.iter().rev().take(LOOK_BACK_BLOCKS).rev() {
         for record in read_records(&reader, *at, wanted) {
-            if let Body::Log(l) = record.body {
-                let offset = newest.entry((l.source, l.inode)).or_default();
-                *offset = (*offset).max(l.offset);
+            if let Body::Log(line) = record.body {
+                newest.insert((line.source.clone(), line.inode), line);
             }
         }
     }
-    Ok(newest.into_iter().map(|((source, inode), offset)| (source, inode, offset)).collect())
+    Ok(newest.into_values().map(|line| (stream, line)).collect())
 }
 
 fn read_records(reader: &Reader, at: Position, wanted: Kinds) -> Vec<Record> {

@@ -175,6 +175,11 @@ async fn call(
             }
             Some(result) = done.recv() => {
                 commands = commands.saturating_sub(1);
+                // Figures first: whoever waits for the result then sees what it did.
+                let newest = pulses.borrow_and_update().clone();
+                if let Some(p) = newest {
+                    send(&sender, Up::Pulse(p)).await?;
+                }
                 send(&sender, Up::Result(result)).await?;
             }
             changed = durable.changed() => {
