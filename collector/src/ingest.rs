@@ -25,7 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::admit::Gate;
+use crate::admit::gate::Gate;
 use crate::nodes::{Nodes, Session};
 use crate::say::Say;
 use crate::store::{CommitError, Store};
@@ -63,8 +63,8 @@ impl Intake for Ingest {
     type SendStream = Pin<Box<dyn futures_util::Stream<Item = Result<wire::CollectorMessage, Status>> + Send>>;
 
     async fn send(&self, request: Request<Streaming<wire::AgentMessage>>) -> Result<Response<Self::SendStream>, Status> {
-        let node = self.gate.node(&request)?;
-        let peer = request.extensions().get::<Peer>().cloned();
+        let node = self.gate.require_node(&request)?;
+        let peer = self.gate.peer(&request)?;
         let mut messages = request.into_inner();
         let (sender, receiver) = mpsc::channel(SEND_QUEUE);
         let service = self.clone();
@@ -85,6 +85,7 @@ type Sender = mpsc::Sender<Result<wire::CollectorMessage, Status>>;
 /// One call's state.
 struct Call<'a> {
     node: &'a NodeName,
+    peer: &'a Peer,
     stream: Stream,
     incarnations: Vec<Incarnation>,
     /// After a Skip: the next block of this chain may begin here without its `previous`.
@@ -96,7 +97,7 @@ impl Ingest {
     async fn serve(
         &self,
         node: &NodeName,
-        peer: Option<Peer>,
+        peer: Peer,
         messages: &mut Streaming<wire::AgentMessage>,
         sender: &Sender,
     ) -> Result<(), Status> {
@@ -115,8 +116,8 @@ impl Ingest {
         let mode = CleanupMode::try_from(hello.mode()).ok();
         let mut session =
             (stream == Stream::Urgent).then(|| self.nodes.open(node, &hello, mode, clock::wall_ns()));
-        let mut call = Call { node, stream, incarnations, skip: None, sender };
-        let expires = expiry(peer.as_ref());
+        let mut call = Call { node, peer: &peer, stream, incarnations, skip: None, sender };
+        let expires = expiry(&peer);
         tokio::pin!(expires);
 
         let mut committing = FuturesOrdered::new();
@@ -218,7 +219,7 @@ impl Ingest {
             expected_seq: 0,
         };
         if h.node != *call.node {
-            self.say.wrong_node(call.node, &h.node);
+            self.gate.wrong_node(call.peer, h.node.as_str());
             return Err(refuse(
                 wire::NackReason::WrongNode,
                 format!("the block is of node {}, the certificate of {}", h.node, call.node),
@@ -321,11 +322,13 @@ async fn next_command(session: &mut Option<Session>) -> Option<wire::Command> {
 }
 
 /// Ends when the certificate does; never for one without an end.
-async fn expiry(peer: Option<&Peer>) {
-    let Some(last) = peer.and_then(|p| p.not_after_wall_ns) else { return std::future::pending().await };
+async fn expiry(peer: &Peer) {
+    if peer.not_after_wall_ns.is_none() {
+        return std::future::pending().await;
+    }
     // Looked at every few seconds, not slept through once: the wall clock may jump either way.
     loop {
-        if clock::wall_ns() > last.saturating_add(1_000_000_000) {
+        if peer.expired_at(clock::wall_ns()) {
             return;
         }
         tokio::time::sleep(Duration::from_secs(1)).await;

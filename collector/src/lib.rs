@@ -8,11 +8,13 @@
 
 pub mod admit;
 pub mod casework;
+pub mod command;
 pub mod config;
 pub mod correlate;
 pub mod health;
 pub mod incident;
 pub mod ingest;
+pub mod ledger;
 pub mod nodes;
 pub mod query;
 pub mod run;

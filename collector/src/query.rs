@@ -15,7 +15,7 @@ use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
 
-use crate::admit::Gate;
+use crate::admit::gate::Gate;
 use crate::casework::{Ask, Deed, Refusal};
 use crate::incident::Incident;
 use crate::nodes::{CommandFailed, Live, Nodes};
@@ -50,6 +50,10 @@ impl Query {
     /// A desk over `store` and the live `nodes`.
     pub fn new(store: Store, nodes: Nodes, gate: Gate, asks: mpsc::Sender<Ask>) -> Self {
         Self { store, nodes, gate, asks }
+    }
+
+    fn person<T>(&self, request: &Request<T>, least: Role) -> Result<String, Status> {
+        self.gate.require_role(request, least).map(|name| name.to_string())
     }
 
     async fn node_row(&self, name: NodeName, live: Live) -> Result<wire::NodeRow, Status> {
@@ -146,12 +150,7 @@ impl Query {
     }
 
     async fn deed(&self, request: Request<wire::IncidentNoteRequest>, deed: Deed) -> Result<Response<wire::Incident>, Status> {
-        let words = match deed {
-            Deed::Acknowledge => "ack",
-            Deed::Resolve => "resolve",
-            Deed::Note => "note",
-        };
-        let actor = self.gate.person(&request, Role::Responder, words)?;
+        let actor = self.person(&request, Role::Responder)?;
         let wire::IncidentNoteRequest { id, text } = request.into_inner();
         let (reply, done) = oneshot::channel();
         self.asks.send(Ask::Person { id, deed, actor, text, reply }).await.map_err(|_| stopping())?;
@@ -181,7 +180,7 @@ impl Desk for Query {
     type TimelineStream = Rows<wire::TimelineEntry>;
 
     async fn get_nodes(&self, request: Request<wire::GetNodesRequest>) -> Result<Response<wire::GetNodesResponse>, Status> {
-        self.gate.person(&request, Role::Viewer, "get nodes")?;
+        self.person(&request, Role::Viewer)?;
         let asked = request.into_inner();
         let wanted = |n: &NodeName| asked.nodes.is_empty() || asked.nodes.iter().any(|w| w == n.as_str());
         let mut list: Vec<(NodeName, Live)> = self.nodes.all().into_iter().filter(|(n, _)| wanted(n)).collect();
@@ -198,7 +197,7 @@ impl Desk for Query {
     }
 
     async fn get_incidents(&self, request: Request<wire::GetIncidentsRequest>) -> Result<Response<Self::GetIncidentsStream>, Status> {
-        self.gate.person(&request, Role::Viewer, "get incidents")?;
+        self.person(&request, Role::Viewer)?;
         let asked = request.into_inner();
         let filter = IncidentFilter {
             range: range(asked.range),
@@ -211,7 +210,7 @@ impl Desk for Query {
     }
 
     async fn get_findings(&self, request: Request<wire::GetFindingsRequest>) -> Result<Response<Self::GetFindingsStream>, Status> {
-        self.gate.person(&request, Role::Viewer, "get findings")?;
+        self.person(&request, Role::Viewer)?;
         let asked = request.into_inner();
         let filter = FindingFilter {
             range: range(asked.range),
@@ -229,7 +228,7 @@ impl Desk for Query {
     }
 
     async fn get_actions(&self, request: Request<wire::GetActionsRequest>) -> Result<Response<Self::GetActionsStream>, Status> {
-        self.gate.person(&request, Role::Viewer, "get actions")?;
+        self.person(&request, Role::Viewer)?;
         let asked = request.into_inner();
         let filter =
             ActionFilter { range: range(asked.range), node: node_filter(&asked.node)?, limit: limit(asked.limit) };
@@ -243,7 +242,7 @@ impl Desk for Query {
     }
 
     async fn get_events(&self, request: Request<wire::GetEventsRequest>) -> Result<Response<Self::GetEventsStream>, Status> {
-        self.gate.person(&request, Role::Viewer, "get events")?;
+        self.person(&request, Role::Viewer)?;
         let asked = request.into_inner();
         let mut kinds = Kinds::default();
         for k in &asked.kinds {
@@ -266,7 +265,7 @@ impl Desk for Query {
     }
 
     async fn describe_incident(&self, request: Request<wire::IncidentRequest>) -> Result<Response<wire::IncidentDetail>, Status> {
-        self.gate.person(&request, Role::Viewer, "describe incident")?;
+        self.person(&request, Role::Viewer)?;
         let (incident, findings, actions) = self.incident(&request.into_inner().id).await?;
         let entries = timeline::timeline(&incident, &findings, &actions);
         let belongs = incident.pieces.iter().map(|j| format!("{:?} of {}: {}", j.piece, j.node, j.reason)).collect();
@@ -280,14 +279,14 @@ impl Desk for Query {
     }
 
     async fn timeline(&self, request: Request<wire::IncidentRequest>) -> Result<Response<Self::TimelineStream>, Status> {
-        self.gate.person(&request, Role::Viewer, "timeline")?;
+        self.person(&request, Role::Viewer)?;
         let (incident, findings, actions) = self.incident(&request.into_inner().id).await?;
         let entries = timeline::timeline(&incident, &findings, &actions);
         Ok(Response::new(rows_of(entries.iter().map(entry_message).collect())))
     }
 
     async fn plan(&self, request: Request<wire::PlanRequest>) -> Result<Response<wire::ActionRow>, Status> {
-        let actor = self.gate.person(&request, Role::Responder, "plan")?;
+        let actor = self.person(&request, Role::Responder)?;
         let wire::PlanRequest { node, mount } = request.into_inner();
         let words = format!("plan {mount}");
         let command = wire::command::Command::Plan(wire::PlanMount { mount });
@@ -295,7 +294,7 @@ impl Desk for Query {
     }
 
     async fn apply(&self, request: Request<wire::ApplyRequest>) -> Result<Response<wire::ActionRow>, Status> {
-        let actor = self.gate.person(&request, Role::Responder, "clean")?;
+        let actor = self.person(&request, Role::Responder)?;
         let wire::ApplyRequest { node, action_id } = request.into_inner();
         let words = format!("apply {action_id}");
         let command = wire::command::Command::Apply(wire::ApplyPlan { action_id });

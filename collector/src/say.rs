@@ -28,6 +28,11 @@ impl Say {
         let _ = self.asks.send(Ask::Say { node, finding: Box::new(finding), count }).await;
     }
 
+    /// The same from where waiting is not possible. A full queue holds many findings already.
+    pub fn try_finding(&self, node: Option<NodeName>, finding: Finding) {
+        let _ = self.asks.try_send(Ask::Say { node, finding: Box::new(finding), count: 1 });
+    }
+
     /// A node signs with a key that it was not enrolled with.
     pub async fn changed_key(&self, node: &NodeName, key: &[u8]) {
         let shown: String = key.iter().take(32).map(|b| format!("{b:02x}")).collect();
@@ -45,22 +50,6 @@ impl Say {
         self.finding(Some(node.clone()), finding, 1).await;
     }
 
-    /// A node sent a block of another node's.
-    pub fn wrong_node(&self, certificate: &NodeName, claimed: &NodeName) {
-        let finding = make(
-            "refused-wrong-node",
-            Severity::High,
-            Subject::new("node", certificate.as_str()),
-            format!("the certificate of node {certificate} was used to send a block of node {claimed}"),
-            "A node speaks for itself alone. The block was refused. Look at the node whose certificate it was: its key \
-             may be stolen."
-                .to_owned(),
-            vec![Fact::new("claimed_node", claimed)],
-        );
-        // Said from a path that must not wait; a full queue holds many of the same already.
-        let _ = self.asks.try_send(Ask::Say { node: Some(certificate.clone()), finding: Box::new(finding), count: 1 });
-    }
-
     /// A node sent other bytes for a seq that the collector holds.
     pub async fn equivocation(&self, node: &NodeName, stream: Stream, seq: u64, detail: &str) {
         let finding = make(
@@ -75,20 +64,6 @@ impl Say {
             vec![Fact::new("stream", stream), Fact::new("seq", seq)],
         );
         self.finding(Some(node.clone()), finding, 1).await;
-    }
-
-    /// A command was refused for the asker's role.
-    pub async fn refused_command(&self, who: &str, order: &str, needs: &str) {
-        let finding = make(
-            "refused-wrong-role",
-            Severity::Medium,
-            Subject::new("person", who),
-            format!("{who} asked for `{order}`, which needs the role {needs}"),
-            "The command was not carried out. Give the person a certificate with that role, or ask why they tried."
-                .to_owned(),
-            vec![Fact::new("order", order), Fact::new("needed_role", needs)],
-        );
-        self.finding(None, finding, 1).await;
     }
 }
 
