@@ -7,25 +7,26 @@
 //! It is the only pusher of the evidence stream, and so knows the seq that its next record will have; that is how a
 //! finding can cite a sample that is recorded only because the finding cites it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use dogwatch::clock;
 use dogwatch::record::{
-    Action, ActionState, Body, Finding, Gap, Moment, RecordRef, Refusal, Sample, Seq, Stream,
+    Action, ActionState, Body, Fact, Finding, FindingState, Gap, Moment, RecordRef, Sample, Seq, Severity, Stream, Subject,
 };
 use dogwatch::wire;
-use dogwatch::wire::command::Command as Order;
+use dogwatch::wire::command::Command as Wanted;
+use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use crate::act::respond::{Ask, Responder, Step};
+use crate::act::respond::{CLEANUP_NOT_HOLDING, Command, Order, Respond, Step, TRIGGERS};
 use crate::act::work::{Done, Job};
 use crate::detect::Detectors;
 use crate::health::Figures;
-use crate::record::Recorder;
+use crate::record::{Recorder, Settlement};
 use crate::tail::{Mark, TailEvent, TailGap};
 use crate::uplink::CommandCall;
 
@@ -33,6 +34,8 @@ use crate::uplink::CommandCall;
 pub const INBOX: usize = 256;
 /// How long an action waits for its record to be durable before it is refused.
 const DURABLE_WAIT: Duration = Duration::from_secs(5);
+/// How often it is looked whether a record is durable while an action waits for it.
+const SETTLE_POLL: Duration = Duration::from_millis(5);
 /// A hole between two samples longer than this many intervals is a gap.
 const HOLE_INTERVALS: f64 = 2.5;
 /// Evidence samples that are remembered, so that a citation of an older sample can name the nearest that was shipped:
@@ -91,29 +94,37 @@ struct Pending {
     mark: Mark,
 }
 
-/// The owner.
+/// An action's record on its way to the disk.
 #[derive(Debug)]
+struct Recording {
+    seq: Seq,
+    action: Box<Action>,
+    deadline_boot_ns: u64,
+}
+
+/// The owner.
 pub struct Core {
     config: CoreConfig,
     wires: Wires,
     detectors: Detectors,
-    responder: Responder,
+    responder: Respond,
     last_sample: Option<Moment>,
     next_evidence_boot_ns: u64,
     /// (recorder seq, evidence seq) of samples that are in both streams.
     shipped: VecDeque<(Seq, Seq)>,
     pending: VecDeque<Pending>,
     asking: Vec<CommandCall>,
-    ordering: Vec<(u64, CommandCall)>,
+    ordering: Vec<CommandCall>,
+    recording: Vec<Recording>,
     unable: Vec<String>,
     unable_parts: Vec<String>,
     problem_notes: usize,
-    newest: Option<Box<Sample>>,
+    not_holding: BTreeMap<String, Finding>,
 }
 
 impl Core {
     /// A core that begins with what the last run left: findings that were active then.
-    pub fn new(config: CoreConfig, wires: Wires, detectors: Detectors, responder: Responder, unable: Vec<String>) -> Self {
+    pub fn new(config: CoreConfig, wires: Wires, detectors: Detectors, responder: Respond, unable: Vec<String>) -> Self {
         Self {
             config,
             wires,
@@ -125,10 +136,11 @@ impl Core {
             pending: VecDeque::new(),
             asking: Vec::new(),
             ordering: Vec::new(),
+            recording: Vec::new(),
             unable,
             unable_parts: Vec::new(),
             problem_notes: 0,
-            newest: None,
+            not_holding: BTreeMap::new(),
         }
     }
 
@@ -136,7 +148,11 @@ impl Core {
     pub fn seed(&mut self, active: Vec<Finding>) {
         let now = clock::now();
         for mut orphan in self.detectors.seed(active) {
-            orphan.state = dogwatch::record::FindingState::Cleared;
+            if orphan.rule == CLEANUP_NOT_HOLDING {
+                self.not_holding.insert(orphan.subject.name.clone(), orphan);
+                continue;
+            }
+            orphan.state = FindingState::Cleared;
             orphan.explanation = "no detector of this version watches for it any more".to_owned();
             self.wires.recorder.push(Stream::Urgent, now, Body::Finding(Box::new(orphan)));
         }
@@ -144,7 +160,20 @@ impl Core {
 
     /// Works until stopped, or until everyone who sends is gone.
     pub fn run(mut self) -> Result<(), String> {
-        while let Ok(message) = self.wires.inbox.recv() {
+        loop {
+            let message = if self.recording.is_empty() {
+                self.wires.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                self.wires.inbox.recv_timeout(SETTLE_POLL)
+            };
+            let message = match message {
+                Ok(message) => message,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.settle();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
             match message {
                 Message::Sample(at, sample) => self.on_sample(at, sample),
                 Message::Tail(batch) => batch.into_iter().for_each(|e| self.on_tail(e)),
@@ -153,6 +182,7 @@ impl Core {
                 Message::Unable(parts) => self.unable_parts = parts,
                 Message::Stop => break,
             }
+            self.settle();
             self.tell_durable();
         }
         let now = clock::now();
@@ -180,13 +210,14 @@ impl Core {
             self.remember(recorder_seq, evidence_seq);
             self.schedule_evidence(at);
         }
+        self.responder.on_sample(&sample.mounts);
         for finding in findings {
-            self.say(at, finding, Some(&sample));
+            self.say(at, finding);
         }
-        let steps = self.responder.on_sample(at, &sample);
+        self.hold_again(at);
+        let steps = self.responder.on_tick(at);
         self.carry_out(at, steps);
         self.publish(at, &sample);
-        self.newest = Some(sample);
     }
 
     fn schedule_evidence(&mut self, at: Moment) {
@@ -231,7 +262,7 @@ impl Core {
                         self.wires.figures.log_matches.fetch_add(1, Ordering::Relaxed);
                         let cite = self.refer(Stream::Evidence, seq);
                         for finding in self.detectors.on_log(at, &line, &cite) {
-                            self.say(at, finding, None);
+                            self.say(at, finding);
                         }
                     }
                 }
@@ -281,7 +312,7 @@ impl Core {
     }
 
     /// Records a finding, with citations that the collector can follow, and lets the responder see it.
-    fn say(&mut self, at: Moment, mut finding: Finding, sample: Option<&Sample>) {
+    fn say(&mut self, at: Moment, mut finding: Finding) {
         for cited in &mut finding.citations {
             self.follow(cited);
         }
@@ -289,10 +320,8 @@ impl Core {
         self.wires.figures.findings.fetch_add(1, Ordering::Relaxed);
         tracing::info!(rule = finding.rule, state = finding.state.as_str(), severity = %finding.severity, summary = finding.summary, "finding");
         self.wires.recorder.push(Stream::Urgent, at, Body::Finding(Box::new(finding.clone())));
-        if let Some(sample) = sample.or(self.newest.as_deref()) {
-            let steps = self.responder.on_finding(at, &finding, sample);
-            self.carry_out(at, steps);
-        }
+        let steps = self.responder.on_finding(&finding, at);
+        self.carry_out(at, steps);
     }
 
     /// Makes a citation of a sample in the recorder stream, which stays on the node, one of the nearest sample at or
@@ -328,80 +357,132 @@ impl Core {
             return;
         }
         match &call.command.command {
-            Some(Order::Pulse(_)) => self.asking.push(call),
-            Some(Order::Plan(p)) => {
-                let ask = Ask::Plan { mount: p.mount.clone(), actor: call.command.actor.clone() };
-                self.order(now, ask, call);
+            Some(Wanted::Pulse(_)) => self.asking.push(call),
+            Some(Wanted::Plan(p)) => {
+                let order = Order::PlanMount(p.mount.clone());
+                self.order(now, order, call);
             }
-            Some(Order::Apply(a)) => {
-                let ask = Ask::Apply { action_id: a.action_id.clone(), actor: call.command.actor.clone() };
-                self.order(now, ask, call);
+            Some(Wanted::Apply(a)) => {
+                let order = Order::ApplyPlan(a.action_id.clone());
+                self.order(now, order, call);
             }
             None => answer_error(call, "this agent's version does not know that command; upgrade it"),
         }
     }
 
-    fn order(&mut self, now: Moment, ask: Ask, call: CommandCall) {
-        let Some(sample) = self.newest.take() else {
-            answer_error(call, "the agent has not sampled yet; try again in a second");
-            return;
-        };
-        match self.responder.on_ask(now, ask, &sample) {
-            Ok((ticket, steps)) => {
-                self.ordering.push((ticket, call));
-                self.newest = Some(sample);
-                self.carry_out(now, steps);
-            }
-            Err(refusal) => {
-                self.newest = Some(sample);
-                answer_error(call, &refusal);
-            }
-        }
+    fn order(&mut self, now: Moment, order: Order, call: CommandCall) {
+        let command = Command { id: call.command.id.clone(), actor: call.command.actor.clone(), order };
+        self.ordering.push(call);
+        let steps = self.responder.on_command(command, now);
+        self.carry_out(now, steps);
     }
 
     fn on_done(&mut self, done: Done) {
         let now = clock::now();
         let steps = match done {
-            Done::Surveyed { ticket, result } => self.responder.on_survey(now, ticket, result),
-            Done::Applied { ticket, action } => self.responder.on_applied(now, ticket, *action),
+            Done::Surveyed { mount, result } => {
+                self.responder.on_survey(&mount, result.as_ref().map_err(Clone::clone), now)
+            }
+            Done::Applied(action) => self.responder.on_applied(*action, now),
         };
         self.carry_out(now, steps);
     }
 
+    /// Looks which records have become durable, and which never will within their time.
+    fn settle(&mut self) {
+        let now = clock::now();
+        let mut i = 0;
+        while i < self.recording.len() {
+            let kept = match self.wires.recorder.settlement(self.recording[i].seq) {
+                Settlement::Durable => Ok(()),
+                Settlement::Lost(why) => Err(why),
+                Settlement::Waiting(why) if now.boot_ns >= self.recording[i].deadline_boot_ns => {
+                    Err(why.unwrap_or_else(|| format!("the disk did not answer within {DURABLE_WAIT:?}")))
+                }
+                Settlement::Waiting(_) => {
+                    i += 1;
+                    continue;
+                }
+            };
+            let done = self.recording.remove(i);
+            if let Err(why) = &kept {
+                self.refuse(now, &done.action, why);
+            }
+            let steps = self.responder.on_recorded(&done.action, kept, now);
+            self.carry_out(now, steps);
+        }
+    }
+
+    /// Says that an action was refused because its record could not be kept; that too waits for the disk.
+    fn refuse(&mut self, at: Moment, action: &Action, why: &str) {
+        if !matches!(action.state, ActionState::Planned | ActionState::Started) {
+            return;
+        }
+        let mut refused = action.clone();
+        refused.state = ActionState::Refused;
+        refused.objects.clear();
+        refused.detail = format!("nothing was touched: the record of this action could not be kept first ({why})");
+        self.count(&refused);
+        self.wires.recorder.push(Stream::Urgent, at, Body::Action(Box::new(refused)));
+    }
+
     /// Does what the responder decided, in order. A step can bring further steps.
     fn carry_out(&mut self, at: Moment, steps: Vec<Step>) {
-        let mut queue: VecDeque<Step> = steps.into();
-        while let Some(step) = queue.pop_front() {
+        for step in steps {
             match step {
-                Step::Survey { ticket, device } => {
+                Step::Survey { mount, device } => {
                     // The thread that takes jobs lives as long as the agent.
-                    let _ = self.wires.jobs.send(Job::Survey { ticket, device });
+                    let _ = self.wires.jobs.send(Job::Survey { mount, device });
                 }
                 Step::Record(action) => {
                     self.count(&action);
-                    self.wires.recorder.push(Stream::Urgent, at, Body::Action(action));
+                    let seq = self.wires.recorder.push(Stream::Urgent, at, Body::Action(action.clone()));
+                    let deadline_boot_ns = at.boot_ns + DURABLE_WAIT.as_nanos() as u64;
+                    self.recording.push(Recording { seq, action, deadline_boot_ns });
                 }
-                Step::RecordThenApply { ticket, action } => {
-                    let body = Body::Action(action.clone());
-                    match self.wires.recorder.push_durable(at, body, DURABLE_WAIT) {
-                        Ok(_) => {
-                            let _ = self.wires.jobs.send(Job::Apply { ticket, action });
-                        }
-                        Err(e) => {
-                            let mut refused = *action;
-                            refused.state = ActionState::Refused;
-                            refused.refused.push(Refusal {
-                                path: None,
-                                reason: format!("its record could not be kept first: {e}"),
-                            });
-                            queue.extend(self.responder.on_applied(at, ticket, refused));
-                        }
-                    }
+                Step::Apply(action) => {
+                    let _ = self.wires.jobs.send(Job::Apply(action));
                 }
-                Step::Say(finding) => {
-                    self.wires.recorder.push(Stream::Urgent, at, Body::Finding(finding));
-                }
-                Step::Answer { ticket, result } => self.answer(ticket, result),
+                Step::NotHolding { mount, summary, action_id } => self.not_holding(at, &mount, summary, action_id),
+                Step::Answer { command, result } => self.answer(&command, result),
+            }
+        }
+    }
+
+    fn not_holding(&mut self, at: Moment, mount: &str, summary: String, action_id: String) {
+        let finding = Finding {
+            id: finding_id(mount, at),
+            rule: CLEANUP_NOT_HOLDING.to_owned(),
+            severity: Severity::High,
+            state: FindingState::Raised,
+            subject: Subject::new("mount", mount),
+            summary,
+            explanation: "Cleanups free space and something fills it again at once. Cleaning on would only destroy more; \
+                          the writer must be stopped or given room."
+                .to_owned(),
+            citations: Vec::new(),
+            facts: vec![Fact::new("last_action", action_id)],
+            raised_wall_ns: at.wall_ns,
+        };
+        self.not_holding.insert(mount.to_owned(), finding.clone());
+        self.say(at, finding);
+    }
+
+    /// Clears "cleanup is not holding" once the mount's own findings are over.
+    fn hold_again(&mut self, at: Moment) {
+        let active: Vec<String> = self
+            .detectors
+            .active()
+            .iter()
+            .filter(|f| f.subject.kind == "mount" && TRIGGERS.contains(&f.rule.as_str()))
+            .map(|f| f.subject.name.clone())
+            .collect();
+        let over: Vec<String> = self.not_holding.keys().filter(|m| !active.contains(m)).cloned().collect();
+        for mount in over {
+            if let Some(mut finding) = self.not_holding.remove(&mount) {
+                finding.state = FindingState::Cleared;
+                finding.summary = format!("{mount} has room again");
+                self.say(at, finding);
             }
         }
     }
@@ -420,9 +501,9 @@ impl Core {
         };
     }
 
-    fn answer(&mut self, ticket: u64, result: Result<Box<Action>, String>) {
-        let Some(i) = self.ordering.iter().position(|(t, _)| *t == ticket) else { return };
-        let (_, call) = self.ordering.swap_remove(i);
+    fn answer(&mut self, command: &str, result: Result<Box<Action>, String>) {
+        let Some(i) = self.ordering.iter().position(|c| c.command.id == command) else { return };
+        let call = self.ordering.swap_remove(i);
         match result {
             Ok(action) => {
                 let id = call.command.id.clone();
@@ -470,6 +551,18 @@ impl Core {
 fn answer_error(call: CommandCall, error: &str) {
     let id = call.command.id.clone();
     let _ = call.reply.send(wire::CommandResult { id, ok: false, error: error.to_owned(), action: None });
+}
+
+/// An id from where and when; one mount has one such finding at a time.
+fn finding_id(mount: &str, at: Moment) -> String {
+    let digest: [u8; 32] = Sha256::new()
+        .chain_update(CLEANUP_NOT_HOLDING)
+        .chain_update(mount)
+        .chain_update(at.wall_ns.to_le_bytes())
+        .chain_update(at.boot_ns.to_le_bytes())
+        .finalize()
+        .into();
+    digest[..8].iter().fold("f-".to_owned(), |id, b| id + &format!("{b:02x}"))
 }
 
 fn tail_gap(gap: TailGap, at: Moment) -> Gap {

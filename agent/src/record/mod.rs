@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Invariants:
-//! - [`Recorder::push`] never waits for the disk; [`Recorder::push_durable`] waits up to its deadline and says whether
-//!   the record is durable, which is how an action is refused when its record cannot be kept.
+//! - [`Recorder::push`] never waits for the disk; [`Recorder::settlement`] says whether an urgent record is durable, which
+//!   is how an action is refused when its record cannot be kept.
 //! - Urgent records seal at once, the others at 256 KiB or 10 s.
 //! - Whatever is given up comes out as a gap in the urgent stream, at most one per source and second.
 //!
@@ -50,6 +50,8 @@ const MAX_ASIDE: usize = 16;
 /// Newest blocks of a stream in which the last line of each log is looked up at start. The tail's own checkpoint is at
 /// most a second behind, so a few would do.
 const LOOK_BACK_BLOCKS: usize = 64;
+/// Lost urgent records that are remembered; whoever waits for one asks within seconds.
+const MAX_LOST_REMEMBERED: usize = 1024;
 /// Share of the evidence ring above which samples that nothing cites are no longer spooled.
 const THIN_ABOVE: f64 = 0.75;
 
@@ -113,14 +115,15 @@ pub enum RecordError {
     },
 }
 
-/// An urgent record that could not be made durable in time.
-#[derive(Debug, thiserror::Error)]
-#[error("the record was not durable within {waited:?}: {why}")]
-pub struct NotDurable {
-    /// How long was waited.
-    pub waited: Duration,
-    /// What the journal says.
-    pub why: String,
+/// What became of an urgent record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settlement {
+    /// It is durable.
+    Durable,
+    /// It could not be kept, and why.
+    Lost(String),
+    /// It waits for the disk; what the disk said last, if that was an error.
+    Waiting(Option<String>),
 }
 
 /// What the record knew when it was opened.
@@ -174,7 +177,6 @@ struct State {
     acks: Vec<(Stream, Incarnation, Seq, SignedReceipt)>,
     aside: Vec<(Stream, Incarnation, Seq, Seq, String)>,
     durable_urgent: Seq,
-    /// Records of the urgent stream up to here are settled: durable or given up.
     failing: Option<String>,
     lost_urgent: Vec<Seq>,
     pressure: f64,
@@ -187,12 +189,22 @@ struct State {
 struct Shared {
     state: Mutex<State>,
     wake: Condvar,
-    settled: Condvar,
     durable: watch::Sender<[Seq; 3]>,
     journal_dir: PathBuf,
     node: NodeName,
     incarnation: Incarnation,
     start_counter: u64,
+}
+
+impl State {
+    /// Remembers the newest urgent records that were lost, for [`Recorder::settlement`].
+    fn note_lost(&mut self, seqs: &[Seq]) {
+        self.lost_urgent.extend(seqs);
+        if self.lost_urgent.len() > MAX_LOST_REMEMBERED {
+            let surplus = self.lost_urgent.len() - MAX_LOST_REMEMBERED;
+            self.lost_urgent.drain(..surplus);
+        }
+    }
 }
 
 impl Shared {
@@ -212,7 +224,11 @@ impl Recorder {
     /// Takes a record in and gives it its seq. Never blocks.
     pub fn push(&self, stream: Stream, at: Moment, body: Body) -> Seq {
         let mut state = self.shared.lock();
+        let dropped = state.queue.dropped();
         let seq = state.queue.push(stream, at, body);
+        if stream == Stream::Urgent && state.queue.dropped() > dropped {
+            state.note_lost(&[seq]);
+        }
         state.stats.pushed[stream.index()] += 1;
         let wake = stream == Stream::Urgent || state.queue.bytes(stream) >= SEAL_BYTES;
         drop(state);
@@ -238,30 +254,17 @@ impl Recorder {
         self.push(Stream::Evidence, at, body);
     }
 
-    /// Takes an urgent record in and waits until it is durable.
-    ///
-    /// # Errors
-    /// [`NotDurable`] when it was not within `wait`, or could not be kept at all.
-    pub fn push_durable(&self, at: Moment, body: Body, wait: Duration) -> Result<Seq, NotDurable> {
-        let began = Instant::now();
-        let seq = self.push(Stream::Urgent, at, body);
+    /// What became of an urgent record by now.
+    pub fn settlement(&self, seq: Seq) -> Settlement {
         let mut state = self.shared.lock();
-        loop {
-            if let Some(lost) = state.lost_urgent.iter().position(|s| *s == seq) {
-                state.lost_urgent.swap_remove(lost);
-                let why = state.failing.clone().unwrap_or_else(|| "there was no room for it".to_owned());
-                return Err(NotDurable { waited: began.elapsed(), why });
-            }
-            if state.durable_urgent >= seq {
-                return Ok(seq);
-            }
-            let left = wait.saturating_sub(began.elapsed());
-            if left.is_zero() {
-                let why = state.failing.clone().unwrap_or_else(|| "the disk does not answer".to_owned());
-                return Err(NotDurable { waited: began.elapsed(), why });
-            }
-            state = self.shared.settled.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        if let Some(lost) = state.lost_urgent.iter().position(|s| *s == seq) {
+            state.lost_urgent.swap_remove(lost);
+            return Settlement::Lost(state.failing.clone().unwrap_or_else(|| "there was no room for it".to_owned()));
         }
+        if state.durable_urgent >= seq {
+            return Settlement::Durable;
+        }
+        Settlement::Waiting(state.failing.clone())
     }
 
     /// Takes the collector's acknowledgement in.
@@ -412,7 +415,6 @@ pub fn open(
     let shared = Arc::new(Shared {
         state: Mutex::new(State { queue, ..State::default() }),
         wake: Condvar::new(),
-        settled: Condvar::new(),
         durable: watch::Sender::new([0; 3]),
         journal_dir: dir,
         node: config.node.clone(),
@@ -678,13 +680,9 @@ impl Writer {
             Ok(()) => {
                 let durable = self.lanes[0].head().last_seq;
                 self.shared.lock().durable_urgent = durable;
-                self.shared.settled.notify_all();
                 (important, None)
             }
-            Err(e) => {
-                self.shared.settled.notify_all();
-                (important, Some(e.to_string()))
-            }
+            Err(e) => (important, Some(e.to_string())),
         }
     }
 
@@ -768,7 +766,8 @@ impl Writer {
                 let mut state = self.shared.lock();
                 state.queue.give_up(Stream::ALL[i], &run, "the record does not fit a block");
                 if i == 0 {
-                    state.lost_urgent.extend(run.iter().map(|r| r.seq));
+                    let seqs: Vec<Seq> = run.iter().map(|r| r.seq).collect();
+                    state.note_lost(&seqs);
                 }
             }
         }
@@ -820,10 +819,6 @@ impl Writer {
             state.kept[i] = kept;
         }
         state.pressure = self.lanes[Stream::Evidence.index()].pressure();
-        // Nobody waits for a loss for ever: `push_durable` gives up by itself and leaves its seq behind.
-        if state.lost_urgent.len() > 1024 {
-            state.lost_urgent.clear();
-        }
         drop(state);
         self.shared.durable.send_if_modified(|d| {
             let changed = *d != durable;
