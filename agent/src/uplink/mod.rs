@@ -93,19 +93,19 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    /// An uplink that is not connected yet, and a view of its status.
+    /// An uplink that is not connected yet; it tells `status`.
     pub fn new(
         config: UplinkConfig,
         tls: ClientTls,
         recorder: Recorder,
         pulse: watch::Receiver<Option<wire::Pulse>>,
         commands: mpsc::Sender<CommandCall>,
+        status: watch::Sender<UplinkStatus>,
         stop: Stop,
-    ) -> (Self, watch::Receiver<UplinkStatus>) {
-        let (status, view) = watch::channel(UplinkStatus::default());
+    ) -> Self {
         let shared =
             Shared { recorder, config: Arc::new(config), pulse, commands, status: Arc::new(status), stop };
-        (Self { shared, tls }, view)
+        Self { shared, tls }
     }
 
     /// Connects, hands over, reconnects, until stop is set.
