@@ -24,9 +24,9 @@ use super::server::{HandshakeRefusal, RefusedHandshake, ServerTls, explain};
 use super::wall_ns;
 use crate::identity::{Identity, certificate_facts};
 
-/// A connection without a certificate lives this long: enrolment is one call.
+/// By default a connection without a certificate lives this long: enrolment is one call.
 pub const ANONYMOUS_LIFETIME: Duration = Duration::from_secs(30);
-/// A connection outlives its certificate by this much: time for a service to end its streams in good order first.
+/// By default a connection outlives its certificate by this much: time for a service to end its streams in good order first.
 pub const EXPIRY_GRACE: Duration = Duration::from_secs(60);
 
 /// Handshakes younger than this never give way: an honest one is done by then, even when all nodes come at once.
@@ -240,9 +240,8 @@ async fn handshake(
     address: SocketAddr,
     anonymous: &Arc<Semaphore>,
 ) -> Result<TlsIo, Failed> {
-    let protocol = |e: &dyn std::fmt::Display| {
-        Failed::Reported(HandshakeRefusal::Protocol, None, e.to_string())
-    };
+    let protocol =
+        |e: &dyn std::fmt::Display| Failed::Reported(HandshakeRefusal::Protocol, None, e.to_string());
     tune(&stream).map_err(|e| protocol(&e))?;
     match stream.peek(&mut [0u8; 1]).await {
         Ok(0) | Err(_) => return Err(Failed::Silent),
@@ -281,9 +280,7 @@ fn peer_of(tls: &ServerTls, stream: &TlsStream<TcpStream>, address: SocketAddr) 
             not_after_wall_ns: Some(facts.not_after_wall_ns),
             serial: Some(facts.serial),
         }),
-        (_, Err(e)) | (Err(e), _) => {
-            Err(Failed::Reported(HandshakeRefusal::NoIdentity, None, e.to_string()))
-        }
+        (_, Err(e)) | (Err(e), _) => Err(Failed::Reported(HandshakeRefusal::NoIdentity, None, e.to_string())),
     }
 }
 
@@ -306,10 +303,10 @@ impl TlsIo {
         tls: &ServerTls,
     ) -> Self {
         let lives = match peer.not_after_wall_ns {
-            None => ANONYMOUS_LIFETIME,
+            None => tls.shared.options.anonymous_lifetime,
             Some(last) => {
                 let left = u64::try_from(last.saturating_sub(wall_ns())).unwrap_or(0);
-                Duration::from_nanos(left).saturating_add(EXPIRY_GRACE).min(FARTHEST)
+                Duration::from_nanos(left).saturating_add(tls.shared.options.expiry_grace).min(FARTHEST)
             }
         };
         let open = OpenCount::new(tls.clone(), peer.identity.is_none());
@@ -377,7 +374,11 @@ impl Connected for TlsIo {
 }
 
 impl AsyncRead for TlsIo {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.ends.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(self.over()));
         }

@@ -29,11 +29,7 @@ pub struct ServerMaterial {
 
 impl Clone for ServerMaterial {
     fn clone(&self) -> Self {
-        Self {
-            chain: self.chain.clone(),
-            key: self.key.clone_key(),
-            client_roots: self.client_roots.clone(),
-        }
+        Self { chain: self.chain.clone(), key: self.key.clone_key(), client_roots: self.client_roots.clone() }
     }
 }
 
@@ -136,8 +132,10 @@ pub fn certificates_from_pem(
 }
 
 fn key_from_pem(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_slice(pem)
-        .map_err(|e| TlsError::Material { what: "key", reason: format!("it holds no private key in PEM: {e}") })
+    PrivateKeyDer::from_pem_slice(pem).map_err(|e| TlsError::Material {
+        what: "key",
+        reason: format!("it holds no private key in PEM: {e}"),
+    })
 }
 
 /// Chain and key, checked to belong together.
@@ -168,8 +166,7 @@ pub(super) fn root_store(
 }
 
 fn read(what: &'static str, path: &Path, secret: bool) -> Result<Vec<u8>, TlsError> {
-    let refuse =
-        |reason: String| TlsError::File { what, path: path.display().to_string(), reason };
+    let refuse = |reason: String| TlsError::File { what, path: path.display().to_string(), reason };
     let file = File::open(path).map_err(|e| refuse(e.to_string()))?;
     let meta = file.metadata().map_err(|e| refuse(e.to_string()))?;
     if !meta.is_file() {
