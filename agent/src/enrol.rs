@@ -16,6 +16,9 @@
 //! Deliberately absent: backoff for the first enrolment (the caller's, who also says so in the node's status), and
 //! streams of evidence.
 
+mod credentials;
+mod error;
+
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -23,16 +26,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dogwatch::identity::{
-    self, Fingerprint, Identity, JoinToken, KeyFileError, TlsKey, TrustDomain, certificate_facts,
-    certificates_to_pem, enrol_proof, load_or_create_signing_key, spki_fingerprint,
+    self, Fingerprint, Identity, JoinToken, TlsKey, TrustDomain, certificate_facts, certificates_to_pem,
+    enrol_proof, load_or_create_signing_key, spki_fingerprint,
 };
 use dogwatch::record::NodeName;
-use dogwatch::tls::{ClientMaterial, ClientTls, ClientTlsOptions, TlsError, certificates_from_pem};
+use dogwatch::tls::{ClientMaterial, ClientTls, ClientTlsOptions, certificates_from_pem};
 use dogwatch::wire::enrolment_client::EnrolmentClient;
 use dogwatch::wire::{EnrolRequest, EnrolResponse, RenewRequest};
 use rustls::pki_types::CertificateDer;
-use serde::{Deserialize, Serialize};
 use tonic::transport::Channel;
+
+use credentials::{Credentials, Held, VERSION, expired_text, load, retry_after};
+
+pub use credentials::Validity;
+pub use error::EnrolError;
 
 /// Enrolling waits for a disk on the collector; longer than its own wait for that.
 pub const CALL_WAIT: Duration = Duration::from_secs(20);
@@ -40,13 +47,9 @@ pub const CALL_WAIT: Duration = Duration::from_secs(20);
 pub const MAX_ROOTS: usize = 4;
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 const MAX_TOKEN_FILE_BYTES: u64 = 4 * 1024;
-const VERSION: u32 = 1;
 const NS: i64 = 1_000_000_000;
 /// A long sleep would overlook a jump of the wall clock.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
-/// Between attempts to renew: a tenth of what is left, within these.
-const RETRY_AT_LEAST: Duration = Duration::from_secs(1);
-const RETRY_AT_MOST: Duration = Duration::from_secs(15 * 60);
 
 /// Where the join token comes from. `Debug` hides it.
 #[derive(Clone)]
@@ -116,144 +119,12 @@ impl EnrolOptions {
     }
 }
 
-/// Why the node has no usable identity.
-#[derive(Debug, thiserror::Error)]
-pub enum EnrolError {
-    /// A key or credentials file.
-    #[error(transparent)]
-    File(#[from] KeyFileError),
-    /// The token's file.
-    #[error("cannot read the join token from {}: {reason}", path.display())]
-    TokenFile {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
-    /// The token's text.
-    #[error("the configured join token is none: {0}")]
-    Token(String),
-    /// There is no certificate, and nothing to get one with.
-    #[error(
-        "node {node} {why}, and no join token is configured. Make one with `dogwatch-collector token create` and give it \
-         to the agent as collector.join_token_file (or DOGWATCH_COLLECTOR__JOIN_TOKEN)"
-    )]
-    NoToken {
-        /// Who.
-        node: NodeName,
-        /// `has no certificate yet`, `has a certificate that expired at …`, …
-        why: String,
-    },
-    /// No connection, or no trust.
-    #[error("cannot {what} at {collector}: {reason}")]
-    Unreachable {
-        /// `enrol`, `renew the certificate`.
-        what: &'static str,
-        /// Where.
-        collector: String,
-        /// The whole chain of reasons.
-        reason: String,
-    },
-    /// The collector says no.
-    #[error("the collector at {collector} refuses to {what}: {reason}")]
-    Refused {
-        /// `enrol`, `renew the certificate`.
-        what: &'static str,
-        /// Where.
-        collector: String,
-        /// Its words.
-        reason: String,
-        /// Whether the same attempt may succeed later.
-        transient: bool,
-    },
-    /// What came back cannot be used.
-    #[error("the collector's answer cannot be used: {0}; compare the versions of agent and collector")]
-    Answer(String),
-    /// Making a key failed.
-    #[error("cannot make a TLS key: {0}")]
-    Key(String),
-    /// The certificate cannot be put to use.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// A blocking step was cut off by the end of the runtime.
-    #[error("the agent is stopping")]
-    Stopping,
-}
-
-impl EnrolError {
-    /// Whether trying again with nothing changed may help (an unreachable or busy collector). Else a person must act;
-    /// a slow retry still does no harm, as token files are read anew.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Refused { transient: true, .. })
-    }
-}
-
-/// What is kept on disk.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Credentials {
-    version: u32,
-    node: NodeName,
-    key_pem: String,
-    chain_pem: String,
-    /// Newest first.
-    roots_pem: String,
-    /// Ed25519, hex of 32 bytes.
-    receipt_key: Fingerprint,
-}
-
-impl Credentials {
-    fn material(&self) -> Result<ClientMaterial, TlsError> {
-        ClientMaterial::from_pem(&self.chain_pem, &self.key_pem, &self.roots_pem)
-    }
-
-    fn validity(&self) -> Result<Validity, TlsError> {
-        let leaf = certificates_from_pem("certificate", self.chain_pem.as_bytes())?.swap_remove(0);
-        let facts = certificate_facts(&leaf)
-            .map_err(|e| TlsError::Material { what: "certificate", reason: e.to_string() })?;
-        Ok(Validity {
-            not_before_wall_ns: facts.not_before_wall_ns,
-            not_after_wall_ns: facts.not_after_wall_ns,
-        })
-    }
-}
-
-/// From when to when the certificate is good, wall ns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Validity {
-    /// Its first second.
-    pub not_before_wall_ns: i64,
-    /// Its last second.
-    pub not_after_wall_ns: i64,
-}
-
-impl Validity {
-    fn expired_at(self, now_wall_ns: i64) -> bool {
-        now_wall_ns >= self.not_after_wall_ns.saturating_add(NS)
-    }
-
-    /// When to renew: at two thirds of the life, or up to a tenth of it later, as `jitter` (0 to 1) says, so that nodes
-    /// that were let in together do not come back together.
-    fn renewal_wall_ns(self, jitter: f64) -> i64 {
-        let life = self.not_after_wall_ns.saturating_sub(self.not_before_wall_ns).max(0);
-        let spread = (life as f64 * 0.1 * jitter.clamp(0.0, 1.0)) as i64;
-        self.not_before_wall_ns.saturating_add(life / 3 * 2).saturating_add(spread)
-    }
-}
-
 /// The node's identity, ready for use.
 pub struct NodeIdentity {
     options: EnrolOptions,
     tls: ClientTls,
     signing_key: ed25519_dalek::SigningKey,
     held: Held,
-}
-
-/// What changes at a renewal.
-#[derive(Clone)]
-struct Held {
-    credentials: Credentials,
-    validity: Validity,
 }
 
 impl fmt::Debug for NodeIdentity {
@@ -385,49 +256,6 @@ impl NodeIdentity {
     fn expired_without_token(&self) -> EnrolError {
         EnrolError::NoToken { node: self.options.node.clone(), why: expired_text(self.held.validity) }
     }
-}
-
-/// A tenth of what is left of the certificate, within bounds, and half of that again by jitter.
-fn retry_after(validity: Validity, now_wall_ns: i64, jitter: f64) -> Duration {
-    let left = u64::try_from(validity.not_after_wall_ns.saturating_sub(now_wall_ns)).unwrap_or(0);
-    let base = match left {
-        // Expired: a new token may come at any time.
-        0 => RETRY_AT_MOST / 15,
-        left => Duration::from_nanos(left / 10).clamp(RETRY_AT_LEAST, RETRY_AT_MOST),
-    };
-    base + base.mul_f64(jitter.clamp(0.0, 1.0) * 0.5)
-}
-
-/// The stored credentials, if they can be used at `now`; else why not, in words that follow "node x".
-fn load(options: &EnrolOptions, now_wall_ns: i64) -> Result<(Held, ClientMaterial), String> {
-    let path = options.credentials_path();
-    let damaged = |e: &dyn fmt::Display| format!("has damaged credentials in {}: {e}", path.display());
-    let bytes = identity::read_private_file(&path).map_err(|e| {
-        if e.is_not_found() {
-            "has no certificate yet".to_owned()
-        } else {
-            format!("cannot use its credentials: {e}")
-        }
-    })?;
-    let credentials: Credentials = serde_json::from_slice(&bytes).map_err(|e| damaged(&e))?;
-    if credentials.version != VERSION {
-        return Err(damaged(&format!("version {}; this agent knows {VERSION}", credentials.version)));
-    }
-    if credentials.node != options.node {
-        return Err(format!("has the credentials of node {} in its state folder", credentials.node));
-    }
-    let material = credentials.material().map_err(|e| damaged(&e))?;
-    let validity = credentials.validity().map_err(|e| damaged(&e))?;
-    if validity.expired_at(now_wall_ns) {
-        return Err(expired_text(validity));
-    }
-    Ok((Held { credentials, validity }, material))
-}
-
-fn expired_text(validity: Validity) -> String {
-    let at = jiff::Timestamp::from_second(validity.not_after_wall_ns.div_euclid(NS));
-    let at = at.map_or_else(|_| "an unknown time".to_owned(), |t| t.to_string());
-    format!("has a certificate that expired at {at}")
 }
 
 async fn enrol(

@@ -1,6 +1,8 @@
 //! What needs no collector; scenarios with one are in the project's `tests`.
 
+use super::credentials::{RETRY_AT_LEAST, RETRY_AT_MOST};
 use super::*;
+use dogwatch::identity::KeyFileError;
 
 const DAY_NS: i64 = 86_400 * NS;
 

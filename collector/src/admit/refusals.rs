@@ -6,18 +6,21 @@
 //! bounded: [`MAX_KEYS`] keys (the longest quiet is dropped, and cleared), [`MAX_NAMES_PER_ADDRESS`] names for each
 //! address, [`SAID_PER_MINUTE`] findings a minute over all; what exceeds that is counted in one finding of its own.
 
+mod reason;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dogwatch::identity::Identity;
-use dogwatch::record::{Fact, Finding, FindingState, NodeName, Severity, Subject};
+use dogwatch::record::{Fact, Finding, FindingState, NodeName, Subject};
 use dogwatch::tls::{HandshakeRefusal, OnRefusal, RefusedHandshake};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::shown_time;
+pub use reason::Reason;
 
 /// Keys that are remembered: about 5 MB.
 pub const MAX_KEYS: usize = 10_000;
@@ -31,135 +34,6 @@ const MINUTE_NS: u64 = 60_000_000_000;
 const QUIET_NS: u64 = 10 * MINUTE_NS;
 /// Texts of strangers are cut to this many characters.
 const MAX_TEXT: usize = 300;
-
-/// Why someone was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Reason {
-    /// A call that needs a certificate came without one.
-    NoCertificate,
-    /// The certificate has expired.
-    ExpiredCertificate,
-    /// The certificate begins in the future.
-    EarlyCertificate,
-    /// The certificate is of no CA that is believed.
-    UntrustedCertificate,
-    /// The certificate is damaged, not for clients, or without an identity.
-    BadCertificate,
-    /// One node spoke for another.
-    WrongNode,
-    /// The identity is not of the kind, or the person not of the role, that the call needs.
-    WrongRole,
-    /// A join token that lets nobody in.
-    JoinToken,
-    /// An enrolment that is malformed: its request or proof does not hold.
-    BadEnrolment,
-    /// The caller does not believe the collector's certificate.
-    RefusedByPeer,
-    /// Something other than TLS, or a handshake that never ended.
-    NotTls,
-    /// A bound on connections was reached.
-    Overloaded,
-    /// More refusals than can be told apart.
-    Flood,
-}
-
-impl Reason {
-    /// The finding's rule.
-    pub fn rule(self) -> &'static str {
-        match self {
-            Self::NoCertificate => "refused-no-certificate",
-            Self::ExpiredCertificate => "refused-expired-certificate",
-            Self::EarlyCertificate => "refused-early-certificate",
-            Self::UntrustedCertificate => "refused-untrusted-certificate",
-            Self::BadCertificate => "refused-bad-certificate",
-            Self::WrongNode => "refused-wrong-node",
-            Self::WrongRole => "refused-wrong-role",
-            Self::JoinToken => "refused-join-token",
-            Self::BadEnrolment => "refused-bad-enrolment",
-            Self::RefusedByPeer => "refused-by-peer",
-            Self::NotTls => "refused-not-tls",
-            Self::Overloaded => "refused-overloaded",
-            Self::Flood => "refused-flood",
-        }
-    }
-
-    /// High where a node is shut out or someone tries what they may not, medium else.
-    pub fn severity(self) -> Severity {
-        match self {
-            Self::ExpiredCertificate
-            | Self::UntrustedCertificate
-            | Self::WrongNode
-            | Self::JoinToken
-            | Self::Overloaded
-            | Self::Flood => Severity::High,
-            _ => Severity::Medium,
-        }
-    }
-
-    fn what(self) -> &'static str {
-        match self {
-            Self::NoCertificate => "it showed no certificate where one is needed",
-            Self::ExpiredCertificate => "its certificate has expired",
-            Self::EarlyCertificate => "its certificate is not valid yet",
-            Self::UntrustedCertificate => "its certificate is of no CA that this collector believes",
-            Self::BadCertificate => "its certificate cannot be used",
-            Self::WrongNode => "it spoke for a node that it is not",
-            Self::WrongRole => "it may not do what it asked",
-            Self::JoinToken => "its join token lets nobody in",
-            Self::BadEnrolment => "its enrolment was malformed",
-            Self::RefusedByPeer => "it does not believe the collector's certificate",
-            Self::NotTls => "it did not complete a TLS handshake",
-            Self::Overloaded => "a bound on connections was reached",
-            Self::Flood => "callers were refused faster than each can be told",
-        }
-    }
-
-    fn remedy(self) -> &'static str {
-        match self {
-            Self::NoCertificate => {
-                "An agent gets a certificate by enrolling with a join token, a person by `dogwatch-collector person \
-                 add`; if nothing of yours calls from there, someone is trying the port."
-            }
-            Self::ExpiredCertificate => {
-                "The node or person has been unable to renew it: give an agent a new join token (`dogwatch-collector \
-                 token create`), a person a new certificate; look at their clock first. Until then nothing arrives \
-                 from them."
-            }
-            Self::EarlyCertificate => {
-                "Compare the clocks of the collector and of whoever issued the certificate."
-            }
-            Self::UntrustedCertificate => {
-                "Either it belongs to another installation (look at the agent's collector address), or the CA was \
-                 replaced and the old one is not among the client CAs, or someone made a certificate of their own."
-            }
-            Self::BadCertificate => {
-                "With an external CA: it must be for clients and bear exactly one URI name of this trust domain."
-            }
-            Self::WrongNode => {
-                "A node's certificate speaks for that node alone. If its state folder was copied to another machine, \
-                 enrol that one anew; else treat the certificate as stolen: look at both nodes."
-            }
-            Self::WrongRole => "If the person should be allowed to, issue a certificate with a higher role.",
-            Self::JoinToken => {
-                "Make a new one with `dogwatch-collector token create`. A spent token that is tried again may be a \
-                 retry, or a token that was seen by someone else."
-            }
-            Self::BadEnrolment => "Compare the versions of agent and collector.",
-            Self::RefusedByPeer => {
-                "The caller trusts another CA, or knows the collector by another name: compare its CA file or join \
-                 token with `dogwatch-collector ca fingerprint`."
-            }
-            Self::NotTls => {
-                "A port scan, a health check that speaks plain text, or a very slow network. Point health checks at \
-                 the health port."
-            }
-            Self::Overloaded => "Raise the bound, or find out who holds so many connections.",
-            Self::Flood => {
-                "Look at the other refusal findings and at the firewall; single refusals are not listed now."
-            }
-        }
-    }
-}
 
 /// Someone was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -470,111 +344,4 @@ fn cut(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::Ipv4Addr;
-
-    const SECOND: i64 = 1_000_000_000;
-    const MINUTE: i64 = 60 * SECOND;
-
-    fn from(last: u32, claimed: Option<&str>) -> Refusal {
-        Refusal {
-            address: Ipv4Addr::from_bits(0x0a00_0000 + last).into(),
-            reason: Reason::UntrustedCertificate,
-            claimed: claimed.map(str::to_owned),
-            node: None,
-            detail: "unknown issuer".to_owned(),
-        }
-    }
-
-    #[test]
-    fn the_first_is_said_at_once_and_the_rest_once_a_minute() {
-        let mut fold = Refusals::new();
-        let first = fold.refuse(from(1, Some("node a")), 0);
-        assert_eq!(first.len(), 1);
-        assert_eq!((first[0].count, first[0].finding.state), (1, FindingState::Raised));
-        assert_eq!(first[0].finding.rule, "refused-untrusted-certificate");
-        assert_eq!(first[0].finding.subject, Subject::new("address", "10.0.0.1"));
-        assert!(first[0].finding.summary.contains("claims to be node a"), "{}", first[0].finding.summary);
-        for i in 1..1000 {
-            assert!(fold.refuse(from(1, Some("node a")), i * SECOND / 100).is_empty());
-        }
-        assert!(fold.tick(59 * SECOND).is_empty());
-        let folded = fold.tick(MINUTE);
-        assert_eq!(folded.len(), 1);
-        assert_eq!((folded[0].count, folded[0].finding.state), (1000, FindingState::Updated));
-        assert_eq!(folded[0].finding.id, first[0].finding.id);
-        assert!(fold.tick(2 * MINUTE).is_empty(), "nothing new, nothing said");
-        let cleared = fold.tick(15 * MINUTE);
-        assert_eq!(cleared[0].finding.state, FindingState::Cleared);
-        assert_ne!(fold.refuse(from(1, Some("node a")), 16 * MINUTE)[0].finding.id, first[0].finding.id);
-    }
-
-    #[test]
-    fn address_reason_and_name_tell_refusals_apart() {
-        let mut fold = Refusals::new();
-        assert_eq!(fold.refuse(from(1, Some("node a")), 0).len(), 1);
-        assert_eq!(fold.refuse(from(1, Some("node b")), 0).len(), 1);
-        assert_eq!(fold.refuse(from(2, Some("node a")), 0).len(), 1);
-        let other = Refusal { reason: Reason::NotTls, ..from(1, Some("node a")) };
-        assert_eq!(fold.refuse(other, 0).len(), 1);
-        assert!(fold.refuse(from(1, Some("node a")), 0).is_empty());
-    }
-
-    #[test]
-    fn one_address_cannot_claim_names_without_end() {
-        let mut fold = Refusals::new();
-        let mut said = 0;
-        for i in 0..1000 {
-            said += fold.refuse(from(1, Some(&format!("node n{i}"))), i).len();
-        }
-        assert_eq!(said, MAX_NAMES_PER_ADDRESS + 1, "the names, and one for all others");
-        let later = fold.tick(MINUTE + SECOND);
-        assert_eq!(later.len(), 1);
-        assert_eq!(later[0].count, 1000 - MAX_NAMES_PER_ADDRESS as u64);
-    }
-
-    #[test]
-    fn many_addresses_cannot_make_us_say_without_end() {
-        let mut fold = Refusals::new();
-        let said: Vec<Said> = (0..5000).flat_map(|i| fold.refuse(from(i, None), i64::from(i))).collect();
-        assert_eq!(said.len(), SAID_PER_MINUTE as usize + 1);
-        assert_eq!(said.last().unwrap().finding.rule, "refused-flood");
-        let after = fold.tick(MINUTE + SECOND);
-        assert_eq!(after[0].finding.rule, "refused-flood");
-        assert_eq!(after[0].count, 5000 - u64::from(SAID_PER_MINUTE));
-    }
-
-    #[test]
-    fn the_map_is_bounded_and_what_it_drops_is_cleared_and_counted() {
-        let mut fold = Refusals::new();
-        let mut cleared = 0;
-        let (mut now, mut i) = (0, 0);
-        while fold.evicted() < 5 {
-            for _ in 0..SAID_PER_MINUTE {
-                let said = fold.refuse(from(i, None), now);
-                cleared += said.iter().filter(|s| s.finding.state == FindingState::Cleared).count();
-                i += 1;
-            }
-            now += MINUTE;
-        }
-        assert!(fold.entries.len() <= MAX_KEYS);
-        assert_eq!(fold.entries.len(), fold.keys_of.len());
-        assert_eq!(cleared as u64, fold.evicted());
-    }
-
-    #[test]
-    fn hostile_text_is_printable_and_short() {
-        let mut fold = Refusals::new();
-        let said = fold.refuse(from(1, Some(&"\x1b[31m\n".repeat(1000))), 0);
-        let f = &said[0].finding;
-        assert!(f.summary.chars().count() < 500 && !f.summary.contains(['\x1b', '\n']));
-    }
-
-    #[test]
-    fn a_clock_that_jumps_back_does_not_silence_it() {
-        let mut fold = Refusals::new();
-        assert_eq!(fold.refuse(from(1, None), 1000 * MINUTE).len(), 1);
-        assert_eq!(fold.refuse(from(1, None), 10 * MINUTE).len(), 1);
-    }
-}
+mod tests;

@@ -89,7 +89,7 @@ async fn the_collector_renews_its_own_certificate() {
     let tls = ServerTls::new(&material, ServerTlsOptions::default(), Arc::new(|_| {})).unwrap();
     let first = tls.shown().serial;
     let (said, mut renewals) = mpsc::unbounded_channel();
-    let keeper = tokio::spawn(super::ca::keep_server_certificate(ca, tls.clone(), move |outcome| {
+    let keeper = tokio::spawn(super::super::ca::keep_server_certificate(ca, tls.clone(), move |outcome| {
         let _ = said.send(outcome.map_err(|e| e.to_string()));
     }));
     let last = tokio::time::timeout(PATIENCE, renewals.recv()).await.unwrap().unwrap().unwrap();
