@@ -79,8 +79,8 @@ pub struct SampleOptions {
 }
 
 impl Default for SampleOptions {
-    /// Ten processes each; 25 ms a tick, which is 3,000 processes or 2.5 % of a CPU at 1 Hz; 200 ms for servers, which
-    /// leaves a finding its quarter of a second.
+    /// Ten processes each; 25 ms a tick, which is some 2,000 processes, or 2.5 % of a CPU at 1 Hz; 200 ms for
+    /// servers, which leaves a finding its quarter of a second.
     fn default() -> Self {
         Self {
             processes: true,

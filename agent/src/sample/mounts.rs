@@ -43,6 +43,7 @@ struct Target {
     path: CString,
     /// The row, without figures.
     mount: Mount,
+    /// Whether a server may keep its caller waiting.
     remote: bool,
     emergency_read_only: bool,
 }
@@ -163,7 +164,7 @@ impl MountProbe {
 }
 
 impl Target {
-    fn new(entry: &Entry<'_>, rootfs: &Path) -> Option<Self> {
+    fn new(entry: &Entry<'_>, rootfs: &Path, remote: bool) -> Option<Self> {
         let mut path = rootfs.as_os_str().as_bytes().to_vec();
         while path.last() == Some(&b'/') {
             path.pop();
@@ -181,7 +182,7 @@ impl Target {
                 dev_minor: entry.dev_minor,
                 ..Mount::default()
             },
-            remote: entry.is_remote(),
+            remote,
             emergency_read_only: entry.is_emergency_read_only(),
         })
     }
@@ -213,6 +214,11 @@ impl Target {
     }
 }
 
+/// Whether `path` is `top` or lies beneath it.
+fn is_at_or_beneath(path: &[u8], top: &[u8]) -> bool {
+    top == b"/" || path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+}
+
 /// The mounts to watch of a table, and what is to be said about it.
 fn targets(text: &[u8], rootfs: &Path) -> (Vec<Target>, Vec<String>) {
     let table = mountinfo::parse(text);
@@ -223,8 +229,12 @@ fn targets(text: &[u8], rootfs: &Path) -> (Vec<Target>, Vec<String>) {
     if table.beyond > 0 {
         remarks.push(format!("more than {MAX_MOUNTS} mounts: {} of the table not read", table.beyond));
     }
-    let mut targets: Vec<Target> =
-        mountinfo::select(&table.entries).into_iter().filter_map(|e| Target::new(e, rootfs)).collect();
+    // The way to a local filesystem may lead across a remote one, and hangs with it.
+    let remote: Vec<&[u8]> = table.entries.iter().filter(|e| e.is_remote()).map(|e| &*e.path).collect();
+    let mut targets: Vec<Target> = mountinfo::select(&table.entries)
+        .into_iter()
+        .filter_map(|e| Target::new(e, rootfs, remote.iter().any(|r| is_at_or_beneath(&e.path, r))))
+        .collect();
     if rootfs != Path::new("/") {
         targets.retain(|t| {
             let there = t.is_there();

@@ -307,3 +307,20 @@ fn a_sample_is_bounded_and_prefers_disks() {
     assert!(mounts.iter().any(|m| m.path == "/last"));
     assert_eq!(failed, ["mounts: 1502 filesystems, of which 1000 are reported"]);
 }
+
+#[test]
+fn what_lies_beneath_a_remote_mount_is_asked_as_remote() {
+    let table = "\
+1 0 8:1 / / rw - ext4 /dev/sda1 rw
+2 1 0:50 / /mnt/nfs rw - nfs4 server:/x rw
+3 2 0:51 / /mnt/nfs/scratch rw - tmpfs tmpfs rw
+4 1 0:52 / /mnt/nfs-not rw - tmpfs tmpfs rw
+";
+    let (targets, remarks) = targets(table.as_bytes(), Path::new("/"));
+    let remote: Vec<(&str, bool)> = targets.iter().map(|t| (t.mount.path.as_str(), t.remote)).collect();
+    assert_eq!(
+        remote,
+        [("/", false), ("/mnt/nfs", true), ("/mnt/nfs/scratch", true), ("/mnt/nfs-not", false)]
+    );
+    assert_eq!(remarks, Vec::<String>::new());
+}
