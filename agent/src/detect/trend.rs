@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let h = history((0..100_000).map(|t| t));
+        let h = history(0..100_000);
         assert!(h.short.len() <= 31 && h.long.len() <= 61, "{} {}", h.short.len(), h.long.len());
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use dogwatch::record::Mount;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::fstatfs;
+use rustix::fs::{PROC_SUPER_MAGIC, fstatfs};
 
 use super::mountinfo::{self, Entry, MAX_MOUNTS};
 use super::procfile::{ProbeError, ProcFile};
@@ -134,10 +134,8 @@ impl MountProbe {
             self.remarks.push(format!("table cut at {MAX_TABLE} bytes"));
         }
         self.table.shrink(KEEP_TABLE);
-        self.polls = self.table.fd().is_some_and(|fd| {
-            const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-            fstatfs(fd).is_ok_and(|s| s.f_type as i64 == PROC_SUPER_MAGIC)
-        });
+        self.polls =
+            self.table.fd().is_some_and(|fd| fstatfs(fd).is_ok_and(|s| s.f_type == PROC_SUPER_MAGIC));
         self.read = Some(hash);
         Ok(())
     }

@@ -122,7 +122,7 @@ fn a_mount_that_goes_takes_its_findings_along_and_says_so() {
     assert_eq!(states(&out), [("disk-high-water", Cleared, Critical)]);
     assert!(out[0].summary.contains("nothing is mounted there any more"), "{}", out[0].summary);
     // Another device at the same place is another filesystem.
-    rig.mounts(&[data.clone()]);
+    rig.mounts(std::slice::from_ref(&data));
     let other = Mount { dev_minor: 77, ..data };
     let out = rig.mounts(&[other]);
     assert_eq!(states(&out), [("disk-high-water", Cleared, Critical), ("disk-high-water", Raised, Critical)]);
