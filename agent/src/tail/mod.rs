@@ -1,1 +1,1 @@
-//! To come.
+pub mod mask; mod matcher; mod pattern; pub mod rules;
