@@ -20,17 +20,35 @@ const BUILT_IN: &[(&str, &str)] = &[
     // JWT: three base64url parts, the first of which is `{"` encoded. Before bearer and passwords: it says more.
     ("jwt", r"\bey[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),
     ("aws-key", r"\b(AKIA|ASIA|AROA|AIDA|AGPA|ANPA)[A-Z0-9]{16}\b"),
-    ("aws-secret", r#"(?i:aws_?secret_?(access_?)?key|secretaccesskey)\\?["']?\s{0,4}[:=]\s{0,4}\\?["']?(?<s>[A-Za-z0-9/+=]{16,})"#),
-    ("token", r"\b(gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}|xox[abprs]-[A-Za-z0-9-]{10,}|AIza[A-Za-z0-9_-]{30,}|[sr]k_live_[A-Za-z0-9]{16,})"),
+    (
+        "aws-secret",
+        r#"(?i:aws_?secret_?(access_?)?key|secretaccesskey)\\?["']?\s{0,4}[:=]\s{0,4}\\?["']?(?<s>[A-Za-z0-9/+=]{16,})"#,
+    ),
+    (
+        "token",
+        r"\b(gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}|xox[abprs]-[A-Za-z0-9-]{10,}|AIza[A-Za-z0-9_-]{30,}|[sr]k_live_[A-Za-z0-9]{16,})",
+    ),
     // Authorization headers, also in JSON and in curl -v output.
     ("bearer", r#"(?i:\bbearer)[\s:=+%20]{1,6}\\?["']?(?<s>[A-Za-z0-9._~+/=-]{6,})"#),
-    ("basic-auth", r#"(?i:\bauthorization)\\?["']?\s{0,4}[:=]\s{0,4}\\?["']?(?i:basic)\s{1,4}(?<s>[A-Za-z0-9+/=_-]{4,})"#),
+    (
+        "basic-auth",
+        r#"(?i:\bauthorization)\\?["']?\s{0,4}[:=]\s{0,4}\\?["']?(?i:basic)\s{1,4}(?<s>[A-Za-z0-9+/=_-]{4,})"#,
+    ),
     // scheme://user:password@host. The password may hold '@': the last one before the path counts.
     ("url-password", r#"\b[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s:/@"'<>]{0,100}:(?<s>[^\s/"'<>]{1,200})@"#),
     // key=value and "key": "value", where the key names a secret; the quoted form first, for it may hold spaces.
-    ("password", r#"(?i:passw(or)?d|passphrase|pwd|secret|api[_-]?key|access[_-]?key|auth[_-]?token|access[_-]?token|refresh[_-]?token|client[_-]?secret|private[_-]?token|credentials?)\\?["']?\s{0,4}(:|=|=>|:=)\s{0,4}\\?"(?<s>[^"]{1,})"#),
-    ("password", r#"(?i:passw(or)?d|passphrase|pwd|secret|api[_-]?key|access[_-]?key|auth[_-]?token|access[_-]?token|refresh[_-]?token|client[_-]?secret|private[_-]?token|credentials?)\\?["']?\s{0,4}(:|=|=>|:=)\s{0,4}'(?<s>[^']{1,})"#),
-    ("password", r#"(?i:passw(or)?d|passphrase|pwd|secret|api[_-]?key|access[_-]?key|auth[_-]?token|access[_-]?token|refresh[_-]?token|client[_-]?secret|private[_-]?token|credentials?)\\?["']?\s{0,4}(:|=|=>|:=)\s{0,4}(?<s>[^\s"',;&)}\]]{1,})"#),
+    (
+        "password",
+        r#"(?i:passw(or)?d|passphrase|pwd|secret|api[_-]?key|access[_-]?key|auth[_-]?token|access[_-]?token|refresh[_-]?token|client[_-]?secret|private[_-]?token|credentials?)\\?["']?\s{0,4}(:|=|=>|:=)\s{0,4}\\?"(?<s>[^"]{1,})"#,
+    ),
+    (
+        "password",
+        r#"(?i:passw(or)?d|passphrase|pwd|secret|api[_-]?key|access[_-]?key|auth[_-]?token|access[_-]?token|refresh[_-]?token|client[_-]?secret|private[_-]?token|credentials?)\\?["']?\s{0,4}(:|=|=>|:=)\s{0,4}'(?<s>[^']{1,})"#,
+    ),
+    (
+        "password",
+        r#"(?i:passw(or)?d|passphrase|pwd|secret|api[_-]?key|access[_-]?key|auth[_-]?token|access[_-]?token|refresh[_-]?token|client[_-]?secret|private[_-]?token|credentials?)\\?["']?\s{0,4}(:|=|=>|:=)\s{0,4}(?<s>[^\s"',;&)}\]]{1,})"#,
+    ),
     ("password", r"(?i:\s--?(password|passwd|token|secret)[= ])(?<s>\S+)"),
 ];
 
@@ -88,7 +106,9 @@ impl Masker {
         let (mut at, mut copied) = (0, 0);
         while at < line.len() {
             self.regex.search_captures(&Input::new(line.as_slice()).range(at..), &mut self.captures);
-            let (Some(whole), Some(pattern)) = (self.captures.get_match(), self.captures.pattern()) else { break };
+            let (Some(whole), Some(pattern)) = (self.captures.get_match(), self.captures.pattern()) else {
+                break;
+            };
             let span = self.secret[pattern.as_usize()]
                 .and_then(|g| self.captures.get_group(g))
                 .unwrap_or_else(|| whole.span());
@@ -126,7 +146,8 @@ fn key_line(line: &[u8]) -> Option<usize> {
         && word.iter().any(u8::is_ascii_digit);
     // `2026-01-01T00:00:00.0Z stdout F ` of the CRI log format.
     let prefix = line[..start].trim_ascii();
-    let runtime = prefix.is_empty() || [&b"stdout F"[..], b"stderr F", b"stdout P", b"stderr P"].iter().any(|p| prefix.ends_with(p));
+    let runtime = prefix.is_empty()
+        || [&b"stdout F"[..], b"stderr F", b"stdout P", b"stderr P"].iter().any(|p| prefix.ends_with(p));
     (word.iter().all(base64) && mixed && runtime).then_some(start)
 }
 
@@ -164,10 +185,7 @@ mod tests {
                 r"pem: -----BEGIN RSA PRIVATE KEY-----\nMIIEow...",
                 r"pem: -----BEGIN RSA PRIVATE KEY-----[masked:private-key]",
             ),
-            (
-                "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj",
-                "[masked:private-key]",
-            ),
+            ("MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj", "[masked:private-key]"),
             (
                 "2026-01-01T00:00:00.0Z stderr F MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj",
                 "2026-01-01T00:00:00.0Z stderr F [masked:private-key]",
@@ -176,7 +194,10 @@ mod tests {
             assert_eq!(masked(line), want);
         }
         assert_eq!(masked(&format!("session {jwt} began")), "session [masked:jwt] began");
-        assert_eq!(masked("a password=x b password=y"), "a password=[masked:password] b password=[masked:password]");
+        assert_eq!(
+            masked("a password=x b password=y"),
+            "a password=[masked:password] b password=[masked:password]"
+        );
     }
 
     #[test]

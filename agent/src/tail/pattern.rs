@@ -10,7 +10,9 @@
 //! necessarily UTF-8.
 
 use regex_syntax::ParserBuilder;
-use regex_syntax::hir::{Class, ClassBytes, ClassBytesRange, ClassUnicode, ClassUnicodeRange, Hir, HirKind, Look};
+use regex_syntax::hir::{
+    Class, ClassBytes, ClassBytesRange, ClassUnicode, ClassUnicodeRange, Hir, HirKind, Look,
+};
 
 /// Longest pattern accepted, in bytes; a longer one is a mistake rather than a rule.
 pub(super) const MAX_PATTERN_BYTES: usize = 4096;
@@ -91,7 +93,10 @@ fn confine(hir: &Hir) -> Result<Hir, Refused> {
             Look::Start => Look::StartLF,
             Look::End => Look::EndLF,
             Look::StartCRLF | Look::EndCRLF => {
-                return Err(Refused::new("uses CRLF mode (?R)", r"write \r?$ where a carriage return may stand"));
+                return Err(Refused::new(
+                    "uses CRLF mode (?R)",
+                    r"write \r?$ where a carriage return may stand",
+                ));
             }
             Look::WordUnicode
             | Look::WordUnicodeNegate
@@ -106,9 +111,7 @@ fn confine(hir: &Hir) -> Result<Hir, Refused> {
             }
             ascii_or_line => *ascii_or_line,
         }),
-        HirKind::Repetition(repetition) => {
-            Hir::repetition(repetition.with(confine(&repetition.sub)?))
-        }
+        HirKind::Repetition(repetition) => Hir::repetition(repetition.with(confine(&repetition.sub)?)),
         // Nobody asks where a group matched, and captures cost memory.
         HirKind::Capture(capture) => confine(&capture.sub)?,
         HirKind::Concat(parts) => Hir::concat(parts.iter().map(confine).collect::<Result<_, _>>()?),

@@ -132,7 +132,12 @@ impl RuleSet {
             && let Err(e) = matcher(&reading.rules, |_| true)
         {
             let remedy = "write fewer or simpler rules: counted repetitions of large classes cost most";
-            reading.mistake("the file", "rules", &format!("the rules make too large an automaton: {e}"), remedy);
+            reading.mistake(
+                "the file",
+                "rules",
+                &format!("the rules make too large an automaton: {e}"),
+                remedy,
+            );
         }
         if reading.mistakes.is_empty() {
             Ok(Self { rules: Arc::new(reading.rules), masks: reading.masks })
@@ -210,7 +215,12 @@ impl Reading {
     }
 
     /// The entries under `key`, counted from 1.
-    fn entries(&mut self, file: &Map<String, Value>, key: &str, most: usize) -> Vec<(usize, Map<String, Value>)> {
+    fn entries(
+        &mut self,
+        file: &Map<String, Value>,
+        key: &str,
+        most: usize,
+    ) -> Vec<(usize, Map<String, Value>)> {
         let list = match file.get(key) {
             None | Some(Value::Null) => return Vec::new(),
             Some(Value::Array(list)) => list,
@@ -220,13 +230,23 @@ impl Reading {
             }
         };
         if list.len() > most {
-            self.mistake("the file", key, &format!("{} entries, the limit is {most}", list.len()), "remove some");
+            self.mistake(
+                "the file",
+                key,
+                &format!("{} entries, the limit is {most}", list.len()),
+                "remove some",
+            );
         }
         let mut out = Vec::new();
         for (i, entry) in (1..).zip(list.iter().take(most)) {
             match entry.as_object() {
                 Some(map) => out.push((i, map.clone())),
-                None => self.mistake(&format!("{key} entry {i}"), "", "not a mapping", "write `name:`, `match:` and so on"),
+                None => self.mistake(
+                    &format!("{key} entry {i}"),
+                    "",
+                    "not a mapping",
+                    "write `name:`, `match:` and so on",
+                ),
             }
         }
         out
@@ -237,17 +257,27 @@ impl Reading {
         let place = place("rule", i, entry);
         self.unknown_keys(&place, entry, RULE_KEYS);
         let name = self.name(&place, entry, names);
-        let pattern = self.text(&place, entry, "match", "a regular expression in single quotes").unwrap_or_default();
+        let pattern =
+            self.text(&place, entry, "match", "a regular expression in single quotes").unwrap_or_default();
         let hir = self.pattern(&place, &pattern);
-        let summary = self.text(&place, entry, "summary", "say in a few words what a match means").unwrap_or_default();
+        let summary =
+            self.text(&place, entry, "summary", "say in a few words what a match means").unwrap_or_default();
         if summary.chars().count() > MAX_SUMMARY_CHARS {
             self.mistake(&place, "summary", &format!("over {MAX_SUMMARY_CHARS} characters"), "shorten it");
         }
-        let severity = self.text(&place, entry, "severity", "info, low, medium, high or critical").and_then(|s| {
-            s.parse::<Severity>()
-                .map_err(|_| self.mistake(&place, "severity", &format!("{s:?} is none"), "write info, low, medium, high or critical"))
-                .ok()
-        });
+        let severity =
+            self.text(&place, entry, "severity", "info, low, medium, high or critical").and_then(|s| {
+                s.parse::<Severity>()
+                    .map_err(|_| {
+                        self.mistake(
+                            &place,
+                            "severity",
+                            &format!("{s:?} is none"),
+                            "write info, low, medium, high or critical",
+                        )
+                    })
+                    .ok()
+            });
         let source = match entry.get("source") {
             None | Some(Value::Null) => None,
             Some(_) => self.text(&place, entry, "source", "a path with wildcards, e.g. /var/log/auth.log*"),
@@ -257,13 +287,30 @@ impl Reading {
                 .literal_separator(true)
                 .build()
                 .map(|g| g.compile_matcher())
-                .map_err(|e| self.mistake(&place, "source", &e.to_string(), "write a path with wildcards, e.g. /var/log/**/*.log"))
+                .map_err(|e| {
+                    self.mistake(
+                        &place,
+                        "source",
+                        &e.to_string(),
+                        "write a path with wildcards, e.g. /var/log/**/*.log",
+                    )
+                })
                 .ok()
         });
         let context_before = self.lines(&place, entry, "context_before", DEFAULT_CONTEXT_BEFORE);
         let context_after = self.lines(&place, entry, "context_after", DEFAULT_CONTEXT_AFTER);
         if let (true, Some(severity), Some(hir)) = (before == self.mistakes.len(), severity, hir) {
-            self.rules.push(Rule { name, pattern, source, severity, summary, context_before, context_after, hir, glob });
+            self.rules.push(Rule {
+                name,
+                pattern,
+                source,
+                severity,
+                summary,
+                context_before,
+                context_after,
+                hir,
+                glob,
+            });
         }
     }
 
@@ -272,7 +319,8 @@ impl Reading {
         let place = place("mask", i, entry);
         self.unknown_keys(&place, entry, &["name", "match"]);
         let name = self.name(&place, entry, names);
-        let pattern = self.text(&place, entry, "match", "a regular expression in single quotes").unwrap_or_default();
+        let pattern =
+            self.text(&place, entry, "match", "a regular expression in single quotes").unwrap_or_default();
         if let Some(hir) = self.pattern(&place, &pattern)
             && hir.properties().minimum_len() == Some(0)
         {
@@ -314,7 +362,8 @@ impl Reading {
         let Some(name) = self.text(place, entry, "name", remedy) else { return String::new() };
         let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
         if name.len() > MAX_NAME_CHARS || !name.chars().all(fine) {
-            let rule = format!("must be lower-case letters, digits, '-', '_' or '.', at most {MAX_NAME_CHARS}");
+            let rule =
+                format!("must be lower-case letters, digits, '-', '_' or '.', at most {MAX_NAME_CHARS}");
             self.mistake(place, "name", &rule, remedy);
         } else if !names.insert(name.clone()) {
             self.mistake(place, "name", "used twice", "names cite rules, so each needs its own");

@@ -3,7 +3,11 @@ use super::*;
 fn names(set: &RuleSet, line: &str) -> Vec<String> {
     let selection = set.selection("/var/log/syslog");
     let matcher = set.matcher(&selection).unwrap();
-    matcher.rules_of_line(line.as_bytes(), 16384).iter().map(|i| set.rules()[*i as usize].name.clone()).collect()
+    matcher
+        .rules_of_line(line.as_bytes(), 16384)
+        .iter()
+        .map(|i| set.rules()[*i as usize].name.clone())
+        .collect()
 }
 
 #[test]
@@ -11,15 +15,24 @@ fn the_shipped_rules_know_what_the_kernel_and_the_daemons_print() {
     let set = RuleSet::shipped();
     assert!(set.rules().len() >= 8);
     for (rule, line) in [
-        ("oom-kill", "kernel: Out of memory: Killed process 4242 (java) total-vm:1kB, anon-rss:1kB, file-rss:0kB"),
+        (
+            "oom-kill",
+            "kernel: Out of memory: Killed process 4242 (java) total-vm:1kB, anon-rss:1kB, file-rss:0kB",
+        ),
         ("oom-kill", "kernel: oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,mems_allowed=0"),
         ("oom-kill", "kernel: java invoked oom-killer: gfp_mask=0x100cca(GFP_HIGHUSER_MOVABLE), order=0"),
         ("container-oom", "kernel: Memory cgroup out of memory: Killed process 991 (python3) total-vm:1kB"),
         ("container-oom", "kernel: oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=x"),
         ("container-oom", "kubelet[1]: event: Killed container \"web\" OOMKilled"),
-        ("filesystem-error", "kernel: EXT4-fs error (device sda1): ext4_lookup:1855: inode #2: comm ls: deleted inode"),
+        (
+            "filesystem-error",
+            "kernel: EXT4-fs error (device sda1): ext4_lookup:1855: inode #2: comm ls: deleted inode",
+        ),
         ("filesystem-error", "kernel: XFS (dm-0): Metadata corruption detected at xfs_agf_read_verify"),
-        ("filesystem-error", "kernel: XFS (dm-0): Corruption of in-memory data (0x8) detected at xfs_defer_finish"),
+        (
+            "filesystem-error",
+            "kernel: XFS (dm-0): Corruption of in-memory data (0x8) detected at xfs_defer_finish",
+        ),
         ("filesystem-error", "kernel: XFS (sdb): log I/O error -5"),
         ("filesystem-error", "kernel: BTRFS error (device sdb1): bdev /dev/sdb1 errs: wr 1, rd 0, flush 0"),
         ("filesystem-error", "kernel: BTRFS critical (device sda2): corrupt leaf"),
@@ -38,7 +51,10 @@ fn the_shipped_rules_know_what_the_kernel_and_the_daemons_print() {
         ("kernel-oops", "kernel: BUG: kernel NULL pointer dereference, address: 0000000000000008"),
         ("kernel-oops", "kernel: Oops: 0002 [#1] SMP PTI"),
         ("kernel-oops", "kernel: kernel BUG at mm/slub.c:305!"),
-        ("kernel-oops", "kernel: general protection fault, probably for non-canonical address 0xdead: 0000 [#1] SMP"),
+        (
+            "kernel-oops",
+            "kernel: general protection fault, probably for non-canonical address 0xdead: 0000 [#1] SMP",
+        ),
         ("kernel-lockup", "kernel: watchdog: BUG: soft lockup - CPU#1 stuck for 22s! [kworker/1:1:33]"),
         ("kernel-lockup", "kernel: rcu: INFO: rcu_sched self-detected stall on CPU"),
         ("hung-task", "kernel: INFO: task jbd2/sda1-8:312 blocked for more than 120 seconds."),
@@ -130,7 +146,8 @@ fn what_is_not_yaml_says_where() {
 
 #[test]
 fn an_automaton_that_would_be_too_large_is_refused() {
-    let text = "rules:\n  - name: big\n    match: '((a{0,100}){0,100}){0,100}'\n    severity: low\n    summary: s\n";
+    let text =
+        "rules:\n  - name: big\n    match: '((a{0,100}){0,100}){0,100}'\n    severity: low\n    summary: s\n";
     let error = RuleSet::parse("rules.yaml", text).unwrap_err();
     assert!(error.to_string().contains("too large an automaton"), "{error}");
 }
