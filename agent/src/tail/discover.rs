@@ -20,7 +20,7 @@ const MAX_DEPTH: usize = 12;
 /// Most problems that one sweep reports.
 const MAX_PROBLEMS: usize = 100;
 /// Most globs.
-pub const MAX_GLOBS: usize = 64;
+const MAX_GLOBS: usize = 64;
 
 /// A glob that is none.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -104,6 +104,11 @@ impl Discovery {
                 Path::new("/").join(parents.iter().map_while(literal).collect::<PathBuf>())
             })
             .collect()
+    }
+
+    /// Whether `path` is left out.
+    pub(super) fn excludes(&self, path: &Path) -> bool {
+        self.exclude.is_match(path)
     }
 
     pub(super) fn sweep(&self) -> Sweep {

@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
@@ -106,6 +107,8 @@ pub(super) struct Followed {
     pub(super) told: u64,
     pub(super) size: u64,
     pub(super) mtime_ns: i128,
+    /// When it was created, where the filesystem says.
+    pub(super) born: Option<SystemTime>,
     pub(super) place: Place,
     /// When it last grew or moved, boot ns.
     pub(super) active_ns: u64,
@@ -127,6 +130,7 @@ pub(super) struct Opened {
     pub(super) inode: u64,
     pub(super) size: u64,
     pub(super) mtime_ns: i128,
+    pub(super) born: Option<SystemTime>,
 }
 
 /// Opens `path` if it is a regular file. What it is, is asked before it is opened for reading: opening a FIFO can
@@ -148,6 +152,7 @@ pub(super) fn open(path: &Path) -> io::Result<Opened> {
         inode: metadata.ino(),
         size: metadata.len(),
         mtime_ns: mtime_ns(&metadata),
+        born: metadata.created().ok(),
         file,
     })
 }
@@ -289,6 +294,20 @@ pub(super) fn sibling(
         .filter(|e| likely(e.ino(), &e.file_name().to_string_lossy()))
         .filter_map(|e| open(&e.path()).ok())
         .find(|o| wanted(o))
+}
+
+/// Files beside `path` whose names begin with its name and that `wanted` accepts: generations of the same log.
+pub(super) fn generations(path: &Path, wanted: impl Fn(&Path, &Opened) -> bool) -> Vec<Opened> {
+    let (Some(name), Some(Ok(entries))) = (path.file_name(), path.parent().map(fs::read_dir)) else {
+        return Vec::new();
+    };
+    let name = name.to_string_lossy();
+    entries
+        .take(MAX_SIBLINGS)
+        .flatten()
+        .filter(|e| e.file_name().to_string_lossy().starts_with(&*name))
+        .filter_map(|e| open(&e.path()).ok().filter(|o| wanted(&e.path(), o)))
+        .collect()
 }
 
 /// The copy that copytruncate made of the content that `followed` was reading.

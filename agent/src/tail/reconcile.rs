@@ -14,7 +14,7 @@ use memchr::{memchr, memrchr};
 use super::checkpoint::FileState;
 use super::deliver::MASK_MARGIN;
 use super::discover::Found;
-use super::follow::{
+use super::follow::{generations, 
     Copied, Followed, Opened, Place, TELLING_HEAD, begins_as, holds, open, read_some, remainder, sibling,
 };
 use super::tailer::Tailer;
@@ -49,9 +49,11 @@ impl Tailer {
                 None => new.push(found),
             }
         }
+        let mut begun = Vec::new();
         for found in new {
             if let Some(id) = self.begin(found, &roots, now) {
                 visible.insert(id, true);
+                begun.push(id);
             }
         }
         if self.first_sweep {
@@ -62,6 +64,9 @@ impl Tailer {
             }
             self.journaled.clear();
             self.journaled.shrink_to_fit();
+        }
+        for id in begun {
+            self.follow_between(id, now);
         }
         self.place_all(&visible, now);
         self.swept_files = sweep.files.len() as u64;
@@ -204,6 +209,31 @@ impl Tailer {
         Some(id)
     }
 
+    /// A log may be rotated more than once between two looks, or while the agent is down. What was born after the
+    /// file that was followed under a path and before the one that is there now is a generation in between.
+    fn follow_between(&mut self, id: (u64, u64), now: Moment) {
+        let Some(new) = self.identities.get(&id).and_then(|k| self.files.get(k)) else { return };
+        let (source, path, born) = (new.source.clone(), PathBuf::from(&*new.source), new.born);
+        let before = self
+            .files
+            .values()
+            .filter(|f| f.source == source && f.key != new.key && f.born < born)
+            .filter_map(|f| f.born)
+            .max();
+        let (Some(before), Some(born)) = (before, born) else { return };
+        let missed = generations(&path, |p, o| {
+            o.born.is_some_and(|b| b > before && b < born)
+                && !self.identities.contains_key(&(o.device, o.inode))
+                && !self.discovery.excludes(p)
+        });
+        for opened in missed {
+            let mut file = self.followed(opened, &source, now);
+            // Out of the globs' sight from the start; it may be a copy like any other.
+            (file.place, file.fresh) = (Place::Rotated, true);
+            self.add(file);
+        }
+    }
+
     /// The checkpoint's entry for `opened`, if there is one. The device is asked only where nothing else tells.
     fn claim(&mut self, opened: &Opened) -> Option<FileState> {
         let at = self.resume.iter().position(|s| {
@@ -336,6 +366,7 @@ impl Tailer {
             told: 0,
             size: opened.size,
             mtime_ns: opened.mtime_ns,
+            born: opened.born,
             place: Place::Live,
             active_ns: now.boot_ns,
             ended: false,
