@@ -11,6 +11,7 @@
 //!
 //! Deliberately absent: reading file content, and any decision about how much is enough (`plan`).
 
+use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
@@ -356,6 +357,11 @@ impl Rules {
         Ok(Self { policy, roots })
     }
 
+    /// Rules that allow nothing.
+    pub(super) fn nothing() -> Self {
+        Self { policy: Policy::off(), roots: Vec::new() }
+    }
+
     /// Every root, in the policy's order.
     pub(super) fn roots(&self) -> &[RootRules] {
         &self.roots
@@ -451,6 +457,26 @@ impl RootRules {
         }
         Ok(age)
     }
+}
+
+/// Of one folder's rotated logs (name, modification time), the names that stay because they are among the `keep` newest
+/// of their family; of equals, the name that sorts last.
+pub(super) fn newest_of_each_family<'n>(
+    members: impl IntoIterator<Item = (&'n [u8], i64)>,
+    keep: u32,
+) -> HashSet<&'n [u8]> {
+    let mut families: HashMap<&[u8], Vec<(i64, &[u8])>> = HashMap::new();
+    for (name, mtime_ns) in members {
+        families.entry(family(name)).or_default().push((mtime_ns, name));
+    }
+    let keep = usize::try_from(keep).unwrap_or(usize::MAX);
+    families
+        .into_values()
+        .flat_map(|mut logs| {
+            logs.sort_unstable_by(|a, b| b.cmp(a));
+            logs.into_iter().take(keep).map(|(_, name)| name)
+        })
+        .collect()
 }
 
 /// The log that a rotated name came from: its rotation's mark (and compression) taken off. Logs of one name are a
