@@ -164,11 +164,11 @@ mod tests {
         rustix::fs::mkfifoat(rustix::fs::CWD, temp.path().join("fifo"), Mode::RWXU).unwrap();
         let root = open_root(temp.path()).unwrap();
         assert!(open_folder(&root, Path::new("d")).is_ok());
-        assert_eq!(open_folder(&root, Path::new("out")).unwrap_err(), Errno::LOOP);
+        assert!(matches!(open_folder(&root, Path::new("out")).unwrap_err(), Errno::LOOP | Errno::NOTDIR));
         assert_eq!(open_folder(&root, Path::new("../x")).unwrap_err(), Errno::XDEV);
         assert_eq!(open_folder(&root, outside.path()).unwrap_err(), Errno::XDEV);
         assert!(matches!(open_regular(&root, Path::new("fifo")).unwrap(), Opened::Other(_)));
-        assert!(open_regular(&root, Path::new("in")).is_err());
+        assert!(matches!(open_regular(&root, Path::new("in")), Ok(Opened::Other(_)) | Err(Errno::LOOP)));
         assert!(open_regular(&root, Path::new("out/secret")).is_err());
         assert!(matches!(open_regular(&root, Path::new("d/f")).unwrap(), Opened::Regular(..)));
         assert!(open_root(&temp.path().join("out")).is_err());
