@@ -41,7 +41,9 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|e| {
         io::Error::new(
             e.kind(),
-            format!("cannot listen on {address} for health and metrics: {e}; choose another with health.listen"),
+            format!(
+                "cannot listen on {address} for health and metrics: {e}; choose another with health.listen"
+            ),
         )
     })
 }
@@ -67,7 +69,9 @@ async fn metrics(State(health): State<Health>) -> Response {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()
         }
-        Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be encoded: {e}\n")).into_response(),
+        Err(e) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be encoded: {e}\n")).into_response()
+        }
     }
 }
 

@@ -70,11 +70,14 @@ impl Config {
     ) -> Result<Self, Problems> {
         let environment: BTreeMap<String, String> = environment.into_iter().collect();
         let around = Around {
-            state_dir: environment.get("STATE_DIRECTORY").map_or_else(|| "/var/lib/dogwatch".into(), PathBuf::from),
+            state_dir: environment
+                .get("STATE_DIRECTORY")
+                .map_or_else(|| "/var/lib/dogwatch".into(), PathBuf::from),
             // The downward API's name for it, else the host's own.
-            node: environment.get("NODE_NAME").cloned().or_else(|| {
-                rustix::system::uname().nodename().to_str().ok().map(str::to_ascii_lowercase)
-            }),
+            node: environment
+                .get("NODE_NAME")
+                .cloned()
+                .or_else(|| rustix::system::uname().nodename().to_str().ok().map(str::to_ascii_lowercase)),
         };
         read(file, environment, |root| walk(root, around))
     }
@@ -110,20 +113,25 @@ fn walk(root: &mut Section, around: Around) -> Config {
     let tail = root.section("tail", tail);
     let mut detect = root.section("detect", detect);
     if let Some(tail) = &tail {
-        let meaning = |r: &crate::tail::Rule| LogRule { name: r.name.clone(), severity: r.severity, summary: r.summary.clone() };
+        let meaning = |r: &crate::tail::Rule| LogRule {
+            name: r.name.clone(),
+            severity: r.severity,
+            summary: r.summary.clone(),
+        };
         detect.logs.rules = tail.rules.rules().iter().map(meaning).collect();
     }
     let policy = root.section("cleanup", |s| policy(s, &state_dir));
-    let (collector, collector_name, join_token_file, trust_domain, pulse_every) = root.section("uplink", |s| {
-        let every = Duration::from_secs(10);
-        (
-            s.text("collector"),
-            s.text("collector_name"),
-            s.path_value("join_token_file"),
-            s.parse("trust_domain", TrustDomain::default()),
-            s.duration("pulse_every", every, Duration::from_secs(1)..=Duration::from_secs(600)),
-        )
-    });
+    let (collector, collector_name, join_token_file, trust_domain, pulse_every) =
+        root.section("uplink", |s| {
+            let every = Duration::from_secs(10);
+            (
+                s.text("collector"),
+                s.text("collector_name"),
+                s.path_value("join_token_file"),
+                s.parse("trust_domain", TrustDomain::default()),
+                s.duration("pulse_every", every, Duration::from_secs(1)..=Duration::from_secs(600)),
+            )
+        });
     let health_listen = root.section("health", |s| match s.text("listen").as_deref() {
         Some("off") => None,
         Some(text) => match text.parse() {
@@ -167,7 +175,10 @@ fn node_name(s: &mut Section, host: Option<&str>) -> NodeName {
     text.parse().unwrap_or_else(|e| {
         let remedy = "set node.name, or NODE_NAME by the downward API";
         s.problem("name", text, format!("is not a node name: {e}"), remedy);
-        #[expect(clippy::unwrap_used, reason = "a constant that is a node name; it is never used, the mistake refuses the start")]
+        #[expect(
+            clippy::unwrap_used,
+            reason = "a constant that is a node name; it is never used, the mistake refuses the start"
+        )]
         "unnamed".parse().unwrap()
     })
 }
@@ -200,7 +211,9 @@ fn tail(s: &mut Section) -> Option<TailConfig> {
     if let Some(path) = s.path_value("rules_file") {
         let shown = path.display().to_string();
         match std::fs::read_to_string(&path) {
-            Err(e) => s.problem("rules_file", &shown, format!("cannot be read: {e}"), "name a readable rules file"),
+            Err(e) => {
+                s.problem("rules_file", &shown, format!("cannot be read: {e}"), "name a readable rules file")
+            }
             Ok(text) => match RuleSet::parse(&shown, &text) {
                 Ok(rules) => c.rules = rules,
                 Err(e) => s.problem("rules_file", &shown, e.to_string(), "mend the rules that it names"),

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use dogwatch::clock;
 use dogwatch::record::{
-    Action, ActionState, Body, Fact, Finding, FindingState, Gap, Moment, RecordRef, Sample, Seq, Severity, Stream, Subject,
+    Action, ActionState, Body, Fact, Finding, FindingState, Gap, Moment, RecordRef, Sample, Seq, Severity,
+    Stream, Subject,
 };
 use dogwatch::wire;
 use dogwatch::wire::command::Command as Wanted;
@@ -124,7 +125,13 @@ pub struct Core {
 
 impl Core {
     /// A core that begins with what the last run left: findings that were active then.
-    pub fn new(config: CoreConfig, wires: Wires, detectors: Detectors, responder: Respond, unable: Vec<String>) -> Self {
+    pub fn new(
+        config: CoreConfig,
+        wires: Wires,
+        detectors: Detectors,
+        responder: Respond,
+        unable: Vec<String>,
+    ) -> Self {
         Self {
             config,
             wires,
@@ -267,7 +274,8 @@ impl Core {
                     }
                 }
                 if keep.recorder {
-                    needs[Stream::Recorder.index()] = self.wires.recorder.push(Stream::Recorder, at, Body::Log(line));
+                    needs[Stream::Recorder.index()] =
+                        self.wires.recorder.push(Stream::Recorder, at, Body::Log(line));
                 }
                 self.pending.push_back(Pending { needs, mark });
             }
@@ -421,7 +429,8 @@ impl Core {
         let mut refused = action.clone();
         refused.state = ActionState::Refused;
         refused.objects.clear();
-        refused.detail = format!("nothing was touched: the record of this action could not be kept first ({why})");
+        refused.detail =
+            format!("nothing was touched: the record of this action could not be kept first ({why})");
         self.count(&refused);
         self.wires.recorder.push(Stream::Urgent, at, Body::Action(Box::new(refused)));
     }
@@ -443,7 +452,9 @@ impl Core {
                 Step::Apply(action) => {
                     let _ = self.wires.jobs.send(Job::Apply(action));
                 }
-                Step::NotHolding { mount, summary, action_id } => self.not_holding(at, &mount, summary, action_id),
+                Step::NotHolding { mount, summary, action_id } => {
+                    self.not_holding(at, &mount, summary, action_id)
+                }
                 Step::Answer { command, result } => self.answer(&command, result),
             }
         }
@@ -538,7 +549,11 @@ impl Core {
             records_total: stats.pushed.iter().sum(),
             unable,
             forecasts,
-            uplink_lag_records: recorder.kept(Stream::Evidence).iter().map(|k| k.last_seq + 1 - k.first_seq).sum(),
+            uplink_lag_records: recorder
+                .kept(Stream::Evidence)
+                .iter()
+                .map(|k| k.last_seq + 1 - k.first_seq)
+                .sum(),
         };
         self.wires.pulse.send_replace(Some(pulse));
         for call in self.asking.drain(..) {

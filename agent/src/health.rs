@@ -81,10 +81,20 @@ impl Collector for Export {
             metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
         };
         gauge("active_findings", "Findings active now", None, get(&f.active_findings) as f64)?;
-        gauge("cpu", "CPU time of agent and executor since start", Some(&Unit::Seconds), get(&f.cpu_us) as f64 / 1e6)?;
+        gauge(
+            "cpu",
+            "CPU time of agent and executor since start",
+            Some(&Unit::Seconds),
+            get(&f.cpu_us) as f64 / 1e6,
+        )?;
         gauge("resident", "Resident set", Some(&Unit::Bytes), get(&f.resident_bytes) as f64)?;
         gauge("queue", "Bytes that wait to be sealed", Some(&Unit::Bytes), stats.queue_bytes as f64)?;
-        gauge("journal_failing", "1 while the journal cannot be written", None, f64::from(u8::from(stats.failing.is_some())))?;
+        gauge(
+            "journal_failing",
+            "1 while the journal cannot be written",
+            None,
+            f64::from(u8::from(stats.failing.is_some())),
+        )?;
         for stream in Stream::ALL {
             let i = stream.index();
             let name = format!("unacknowledged_blocks_{stream}");
@@ -99,7 +109,11 @@ impl Collector for Export {
 }
 
 /// What the agent serves.
-pub fn build(figures: Arc<Figures>, recorder: Recorder, uplink: Option<watch::Receiver<UplinkStatus>>) -> Health {
+pub fn build(
+    figures: Arc<Figures>,
+    recorder: Recorder,
+    uplink: Option<watch::Receiver<UplinkStatus>>,
+) -> Health {
     let mut registry = Registry::with_prefix("dogwatch_agent");
     let ready_figures = Arc::clone(&figures);
     let ready_recorder = recorder.clone();

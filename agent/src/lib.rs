@@ -8,7 +8,6 @@
 //! Deliberately absent: the collector, the cluster's API.
 
 pub mod act;
-pub mod act;
 pub mod command;
 pub mod config;
 pub mod core;

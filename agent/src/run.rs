@@ -83,7 +83,8 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
     })?;
     let identity_dir = state.join("identity");
     dogwatch::identity::create_private_dir(&identity_dir).map_err(failed("the identity folder"))?;
-    let key = load_or_create_signing_key(&identity_dir.join("signing.key")).map_err(failed("the signing key"))?;
+    let key =
+        load_or_create_signing_key(&identity_dir.join("signing.key")).map_err(failed("the signing key"))?;
     let public_key = key.verifying_key().to_bytes();
 
     let record_config = RecordConfig {
@@ -94,7 +95,8 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
         evidence_bytes: config.journal_bytes[1],
         recorder_bytes: config.journal_bytes[2],
     };
-    let roots = if config.host_root == Path::new("/") { Roots::default() } else { Roots::of_host(&config.host_root) };
+    let roots =
+        if config.host_root == Path::new("/") { Roots::default() } else { Roots::of_host(&config.host_root) };
     let boot_id = boot_id(&roots.proc);
     let (recorder, writer, opened) = record::open(&record_config, key, boot_id, random_16)?;
     for remark in &opened.remarks {
@@ -191,17 +193,22 @@ fn start_tail(
     inbox: &SyncSender<Message>,
     stop: &Stop,
 ) -> Result<std::sync::mpsc::Sender<Vec<tail::Mark>>, RunError> {
-    let (writer, checkpoint) = match CheckpointWriter::start(state.join(CHECKPOINT_FILE), CHECKPOINT_SLOT_BYTES) {
-        Ok((writer, checkpoint)) => (Some(writer), checkpoint),
-        Err(e) => {
-            // Without a checkpoint lines can come twice after a restart; without a tail they would not come at all.
-            tracing::error!(error = %e, "the tail's checkpoint cannot be kept");
-            (None, None)
-        }
-    };
-    let journaled =
-        opened.newest_lines.iter().map(|(stream, line)| Journaled { stream: *stream, line: line.clone() }).collect();
-    let tailer = Tailer::new(config.clone(), Resume { checkpoint, journaled }).map_err(failed("log tailing"))?;
+    let (writer, checkpoint) =
+        match CheckpointWriter::start(state.join(CHECKPOINT_FILE), CHECKPOINT_SLOT_BYTES) {
+            Ok((writer, checkpoint)) => (Some(writer), checkpoint),
+            Err(e) => {
+                // Without a checkpoint lines can come twice after a restart; without a tail they would not come at all.
+                tracing::error!(error = %e, "the tail's checkpoint cannot be kept");
+                (None, None)
+            }
+        };
+    let journaled = opened
+        .newest_lines
+        .iter()
+        .map(|(stream, line)| Journaled { stream: *stream, line: line.clone() })
+        .collect();
+    let tailer =
+        Tailer::new(config.clone(), Resume { checkpoint, journaled }).map_err(failed("log tailing"))?;
     let (batches_tx, batches) = sync_channel(TAIL_BATCHES);
     let (marks_tx, marks) = channel();
     let handle = tail::run(tailer, batches_tx, marks, writer, clock::now)?;
@@ -291,7 +298,8 @@ fn start_uplink(
     parts.spawn("uplink", async move {
         let Some(identity) = enrolled(&options, &status_tx, &stopping).await else { return Ok(()) };
         let tls = identity.tls().clone();
-        let uplink = Uplink::new(uplink_config, tls, recorder, pulse, commands_tx, status_tx, stopping.clone());
+        let uplink =
+            Uplink::new(uplink_config, tls, recorder, pulse, commands_tx, status_tx, stopping.clone());
         let report = |r: Renewal| match r {
             Renewal::Renewed(_) => tracing::info!("the node's certificate was renewed"),
             Renewal::Failed { error, expired, .. } => {
@@ -339,7 +347,8 @@ fn unable_here() -> Vec<String> {
         return Vec::new();
     }
     vec![
-        "read logs that are root's alone, and see other users' open files: it does not run as root".to_owned(),
+        "read logs that are root's alone, and see other users' open files: it does not run as root"
+            .to_owned(),
         "clean up files of other users: it does not run as root".to_owned(),
     ]
 }

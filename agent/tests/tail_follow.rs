@@ -264,7 +264,8 @@ fn what_the_journal_holds_is_not_handed_on_again() {
 #[test]
 fn a_taker_that_stops_gets_the_rest_once_it_goes_on() {
     let mut rig = Rig::new("*.log");
-    let text: String = (0..100).map(|n| format!("{n:08} {}\n", if n % 7 == 0 { "HIT" } else { "" })).collect();
+    let text: String =
+        (0..100).map(|n| format!("{n:08} {}\n", if n % 7 == 0 { "HIT" } else { "" })).collect();
     rig.append("a.log", &text);
     rig.append("b.log", &text);
     rig.start(None, Vec::new());
@@ -291,7 +292,8 @@ fn beyond_the_budgets_lines_are_counted_in_gaps_and_marks_wait_for_them() {
     let mut rig = Rig::new("*.log");
     rig.config.recorder_bytes_per_second = 1000;
     rig.config.evidence_bytes_per_second = 500;
-    let text: String = (0..1000).map(|n| format!("{n:08} {}\n", if n % 2 == 0 { "HIT" } else { "" })).collect();
+    let text: String =
+        (0..1000).map(|n| format!("{n:08} {}\n", if n % 2 == 0 { "HIT" } else { "" })).collect();
     rig.append("a.log", &text);
     rig.turn();
     let size = text.len() as u64;
@@ -300,7 +302,8 @@ fn beyond_the_budgets_lines_are_counted_in_gaps_and_marks_wait_for_them() {
     rig.turn_after(Duration::from_secs(2));
     for stream in [Stream::Evidence, Stream::Recorder] {
         let kept = rig.events.iter().filter(|e| matches!(e, TailEvent::Line { keep, .. } if if stream == Stream::Evidence { keep.evidence } else { keep.recorder })).count();
-        let lost: u64 = rig.gaps().iter().filter(|g| g.stream == Some(stream)).map(|g| g.lines.unwrap()).sum();
+        let lost: u64 =
+            rig.gaps().iter().filter(|g| g.stream == Some(stream)).map(|g| g.lines.unwrap()).sum();
         assert_eq!(kept as u64 + lost, 1000, "{stream}");
         assert_eq!(rig.gaps().iter().filter(|g| g.stream == Some(stream)).count(), 1);
     }
@@ -371,7 +374,8 @@ fn renames_under_a_writer_at_full_speed_lose_and_double_nothing() {
         assert!(started.elapsed() < Duration::from_secs(120), "stuck at {} lines", got.len());
     }
     writer.join().unwrap();
-    let mut lines: Vec<usize> = got.iter().map(|l| String::from_utf8_lossy(&l.line)[..8].parse().unwrap()).collect();
+    let mut lines: Vec<usize> =
+        got.iter().map(|l| String::from_utf8_lossy(&l.line)[..8].parse().unwrap()).collect();
     lines.sort_unstable();
     assert!(gaps.is_empty(), "{gaps:?}");
     let missing: Vec<usize> = (0..LINES).filter(|n| lines.binary_search(n).is_err()).take(5).collect();

@@ -124,7 +124,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn serve(config: Config) -> Result<(), String> {
     telemetry::init(&config.log_level, config.log_format);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
         let stop = Stop::default();
         stop.on_signals().map_err(|e| format!("signal handlers: {e}"))?;
@@ -134,9 +135,11 @@ fn serve(config: Config) -> Result<(), String> {
 
 fn open_ca(config: &Config) -> Result<Ca, String> {
     if config.external.is_some() {
-        return Err("certificates come from an external CA here (identity.certificate); make this one there".to_owned());
+        return Err("certificates come from an external CA here (identity.certificate); make this one there"
+            .to_owned());
     }
-    Ca::open_or_create(&config.state_dir.join("ca"), ca_options(config), clock::wall_ns()).map_err(|e| e.to_string())
+    Ca::open_or_create(&config.state_dir.join("ca"), ca_options(config), clock::wall_ns())
+        .map_err(|e| e.to_string())
 }
 
 fn token(config: &Config, args: TokenArgs) -> Result<(), String> {
@@ -156,7 +159,11 @@ fn person(config: &Config, args: &PersonArgs) -> Result<(), String> {
     std::fs::create_dir_all(&args.out).map_err(|e| format!("{}: {e}", args.out.display()))?;
     let file = |suffix: &str| args.out.join(format!("{}.{suffix}", args.name));
     let write = |path: PathBuf, text: &str, private: bool| {
-        let write = if private { dogwatch::identity::write_private_file } else { dogwatch::identity::write_public_file };
+        let write = if private {
+            dogwatch::identity::write_private_file
+        } else {
+            dogwatch::identity::write_public_file
+        };
         write(&path, text.as_bytes()).map_err(|e| e.to_string()).map(|()| path)
     };
     let certificate = write(file("crt"), &issued.chain_pem, false)?;

@@ -159,7 +159,12 @@ fn external(s: &mut Section) -> Option<External> {
     let mut file = |key: &str| {
         let path = s.path_value(key);
         if path.is_none() {
-            s.problem(key, "", "is missing", "an external CA needs certificate, key and client_ca; or give none of them");
+            s.problem(
+                key,
+                "",
+                "is missing",
+                "an external CA needs certificate, key and client_ca; or give none of them",
+            );
         }
         path
     };

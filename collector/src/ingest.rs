@@ -60,9 +60,13 @@ impl Ingest {
 
 #[tonic::async_trait]
 impl Intake for Ingest {
-    type SendStream = Pin<Box<dyn futures_util::Stream<Item = Result<wire::CollectorMessage, Status>> + Send>>;
+    type SendStream =
+        Pin<Box<dyn futures_util::Stream<Item = Result<wire::CollectorMessage, Status>> + Send>>;
 
-    async fn send(&self, request: Request<Streaming<wire::AgentMessage>>) -> Result<Response<Self::SendStream>, Status> {
+    async fn send(
+        &self,
+        request: Request<Streaming<wire::AgentMessage>>,
+    ) -> Result<Response<Self::SendStream>, Status> {
         let node = self.gate.require_node(&request)?;
         let peer = self.gate.peer(&request)?;
         let mut messages = request.into_inner();
@@ -177,7 +181,12 @@ impl Ingest {
         )))
     }
 
-    async fn welcome(&self, node: &NodeName, stream: Stream, incarnations: &[Incarnation]) -> Result<wire::Welcome, Status> {
+    async fn welcome(
+        &self,
+        node: &NodeName,
+        stream: Stream,
+        incarnations: &[Incarnation],
+    ) -> Result<wire::Welcome, Status> {
         let mut cursors = Vec::new();
         for incarnation in incarnations {
             let chain = ChainId { node: node.clone(), incarnation: *incarnation, stream };
@@ -235,7 +244,9 @@ impl Ingest {
             return Err(refuse(wire::NackReason::Malformed, "the block holds nothing".to_owned()));
         }
         let after_gap = match &call.skip {
-            Some((i, seq, _)) if *i == h.incarnation && *seq <= h.first_seq => call.skip.take().map(|(_, _, why)| why),
+            Some((i, seq, _)) if *i == h.incarnation && *seq <= h.first_seq => {
+                call.skip.take().map(|(_, _, why)| why)
+            }
             _ => None,
         };
         Ok((block, after_gap))
@@ -246,12 +257,16 @@ impl Ingest {
             return Err(Status::invalid_argument("head.signature must be 64 bytes"));
         };
         let head = SignedHead { statement: head.statement.to_vec(), signature };
-        let keys = self.store.signing_keys(call.node).await.map_err(|e| Status::unavailable(e.to_string()))?;
-        let statement = keys.iter().find_map(|k| head.verify(k).ok()).filter(|s| {
-            s.chain.node == *call.node && s.chain.stream == call.stream
-        });
+        let keys =
+            self.store.signing_keys(call.node).await.map_err(|e| Status::unavailable(e.to_string()))?;
+        let statement = keys
+            .iter()
+            .find_map(|k| head.verify(k).ok())
+            .filter(|s| s.chain.node == *call.node && s.chain.stream == call.stream);
         if statement.is_none() {
-            return Err(Status::invalid_argument("a signed head that does not hold for this node, stream and key"));
+            return Err(Status::invalid_argument(
+                "a signed head that does not hold for this node, stream and key",
+            ));
         }
         self.store.commit_head(call.stream, head).await.map_err(|e| Status::unavailable(e.to_string()))
     }
@@ -265,7 +280,12 @@ struct Answer {
     result: Result<SignedReceipt, CommitError>,
 }
 
-async fn commit(store: Store, block: Block, after_gap: Option<String>, permit: OwnedSemaphorePermit) -> Answer {
+async fn commit(
+    store: Store,
+    block: Block,
+    after_gap: Option<String>,
+    permit: OwnedSemaphorePermit,
+) -> Answer {
     let h = block.header();
     let (incarnation, first_seq, last_seq) = (h.incarnation, h.first_seq, h.last_seq);
     let result = store.commit(block, after_gap).await.map(|c| c.receipt);
@@ -288,9 +308,11 @@ impl Answer {
             })
         };
         let message = match self.result {
-            Ok(receipt) => {
-                Down::Ack(wire::Ack { incarnation, last_seq: self.last_seq, receipt: Some((&receipt).into()) })
-            }
+            Ok(receipt) => Down::Ack(wire::Ack {
+                incarnation,
+                last_seq: self.last_seq,
+                receipt: Some((&receipt).into()),
+            }),
             Err(e @ CommitError::Rewind { expected_seq }) => {
                 nack(wire::NackReason::Rewind, e.to_string(), expected_seq)
             }

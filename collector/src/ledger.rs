@@ -34,7 +34,12 @@ impl JournalLedger {
 }
 
 impl Ledger for JournalLedger {
-    async fn spend_token(&self, token: &TokenId, allowed: u32, node: &NodeName) -> Result<Spend, LedgerError> {
+    async fn spend_token(
+        &self,
+        token: &TokenId,
+        allowed: u32,
+        node: &NodeName,
+    ) -> Result<Spend, LedgerError> {
         let _step = self.step.lock().await;
         let token = token.to_string();
         let spent = self.store.token_uses(&token).await.map_err(|e| LedgerError(e.to_string()))?;
@@ -45,7 +50,12 @@ impl Ledger for JournalLedger {
         Ok(Spend::Spent)
     }
 
-    async fn remember_key(&self, node: &NodeName, key: &[u8; 32], token: &TokenId) -> Result<KeyStanding, LedgerError> {
+    async fn remember_key(
+        &self,
+        node: &NodeName,
+        key: &[u8; 32],
+        token: &TokenId,
+    ) -> Result<KeyStanding, LedgerError> {
         let _step = self.step.lock().await;
         let known = self.store.signing_keys(node).await.map_err(|e| LedgerError(e.to_string()))?;
         let standing = match known.last() {
@@ -55,7 +65,8 @@ impl Ledger for JournalLedger {
         };
         if !matches!(standing, KeyStanding::Same) {
             let signing_key = key.iter().map(|b| format!("{b:02x}")).collect();
-            self.keep(What::NodeEnrolled { node: node.clone(), signing_key, token: token.to_string() }).await?;
+            self.keep(What::NodeEnrolled { node: node.clone(), signing_key, token: token.to_string() })
+                .await?;
         }
         Ok(standing)
     }

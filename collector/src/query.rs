@@ -120,7 +120,9 @@ impl Query {
     ) -> Result<wire::ActionRow, Status> {
         let node: NodeName = node.parse().map_err(|e| Status::invalid_argument(format!("{e}")))?;
         if self.nodes.get(&node).is_none() {
-            return Err(Status::not_found(format!("there is no node {node}; `dogwatch get nodes` lists them")));
+            return Err(Status::not_found(format!(
+                "there is no node {node}; `dogwatch get nodes` lists them"
+            )));
         }
         let id = new_id("c");
         self.keep(actor, What::Commanded { command: id.clone(), node: node.clone(), order: words }).await?;
@@ -146,10 +148,19 @@ impl Query {
             return Err(Status::failed_precondition(result.error));
         }
         let wall_ns = clock::wall_ns();
-        Ok(wire::ActionRow { node: node.to_string(), action: result.action, wall_ns, incident: String::new() })
+        Ok(wire::ActionRow {
+            node: node.to_string(),
+            action: result.action,
+            wall_ns,
+            incident: String::new(),
+        })
     }
 
-    async fn deed(&self, request: Request<wire::IncidentNoteRequest>, deed: Deed) -> Result<Response<wire::Incident>, Status> {
+    async fn deed(
+        &self,
+        request: Request<wire::IncidentNoteRequest>,
+        deed: Deed,
+    ) -> Result<Response<wire::Incident>, Status> {
         let actor = self.person(&request, Role::Responder)?;
         let wire::IncidentNoteRequest { id, text } = request.into_inner();
         let (reply, done) = oneshot::channel();
@@ -179,13 +190,18 @@ impl Desk for Query {
     type GetEventsStream = Rows<wire::Event>;
     type TimelineStream = Rows<wire::TimelineEntry>;
 
-    async fn get_nodes(&self, request: Request<wire::GetNodesRequest>) -> Result<Response<wire::GetNodesResponse>, Status> {
+    async fn get_nodes(
+        &self,
+        request: Request<wire::GetNodesRequest>,
+    ) -> Result<Response<wire::GetNodesResponse>, Status> {
         self.person(&request, Role::Viewer)?;
         let asked = request.into_inner();
         let wanted = |n: &NodeName| asked.nodes.is_empty() || asked.nodes.iter().any(|w| w == n.as_str());
-        let mut list: Vec<(NodeName, Live)> = self.nodes.all().into_iter().filter(|(n, _)| wanted(n)).collect();
+        let mut list: Vec<(NodeName, Live)> =
+            self.nodes.all().into_iter().filter(|(n, _)| wanted(n)).collect();
         if !asked.cached {
-            let connected: Vec<NodeName> = list.iter().filter(|(_, l)| l.connected).map(|(n, _)| n.clone()).collect();
+            let connected: Vec<NodeName> =
+                list.iter().filter(|(_, l)| l.connected).map(|(n, _)| n.clone()).collect();
             self.refresh(&connected).await;
             list = self.nodes.all().into_iter().filter(|(n, _)| wanted(n)).collect();
         }
@@ -196,7 +212,10 @@ impl Desk for Query {
         Ok(Response::new(wire::GetNodesResponse { nodes }))
     }
 
-    async fn get_incidents(&self, request: Request<wire::GetIncidentsRequest>) -> Result<Response<Self::GetIncidentsStream>, Status> {
+    async fn get_incidents(
+        &self,
+        request: Request<wire::GetIncidentsRequest>,
+    ) -> Result<Response<Self::GetIncidentsStream>, Status> {
         self.person(&request, Role::Viewer)?;
         let asked = request.into_inner();
         let filter = IncidentFilter {
@@ -209,7 +228,10 @@ impl Desk for Query {
         Ok(Response::new(rows_of(rows.iter().map(incident_message).collect())))
     }
 
-    async fn get_findings(&self, request: Request<wire::GetFindingsRequest>) -> Result<Response<Self::GetFindingsStream>, Status> {
+    async fn get_findings(
+        &self,
+        request: Request<wire::GetFindingsRequest>,
+    ) -> Result<Response<Self::GetFindingsStream>, Status> {
         self.person(&request, Role::Viewer)?;
         let asked = request.into_inner();
         let filter = FindingFilter {
@@ -227,11 +249,17 @@ impl Desk for Query {
         Ok(Response::new(rows_of(out)))
     }
 
-    async fn get_actions(&self, request: Request<wire::GetActionsRequest>) -> Result<Response<Self::GetActionsStream>, Status> {
+    async fn get_actions(
+        &self,
+        request: Request<wire::GetActionsRequest>,
+    ) -> Result<Response<Self::GetActionsStream>, Status> {
         self.person(&request, Role::Viewer)?;
         let asked = request.into_inner();
-        let filter =
-            ActionFilter { range: range(asked.range), node: node_filter(&asked.node)?, limit: limit(asked.limit) };
+        let filter = ActionFilter {
+            range: range(asked.range),
+            node: node_filter(&asked.node)?,
+            limit: limit(asked.limit),
+        };
         let rows = self.store.actions(&filter).await.map_err(refuse)?;
         let mut out = Vec::with_capacity(rows.len());
         for row in &rows {
@@ -241,7 +269,10 @@ impl Desk for Query {
         Ok(Response::new(rows_of(out)))
     }
 
-    async fn get_events(&self, request: Request<wire::GetEventsRequest>) -> Result<Response<Self::GetEventsStream>, Status> {
+    async fn get_events(
+        &self,
+        request: Request<wire::GetEventsRequest>,
+    ) -> Result<Response<Self::GetEventsStream>, Status> {
         self.person(&request, Role::Viewer)?;
         let asked = request.into_inner();
         let mut kinds = Kinds::default();
@@ -264,11 +295,15 @@ impl Desk for Query {
         Ok(Response::new(Box::pin(events)))
     }
 
-    async fn describe_incident(&self, request: Request<wire::IncidentRequest>) -> Result<Response<wire::IncidentDetail>, Status> {
+    async fn describe_incident(
+        &self,
+        request: Request<wire::IncidentRequest>,
+    ) -> Result<Response<wire::IncidentDetail>, Status> {
         self.person(&request, Role::Viewer)?;
         let (incident, findings, actions) = self.incident(&request.into_inner().id).await?;
         let entries = timeline::timeline(&incident, &findings, &actions);
-        let belongs = incident.pieces.iter().map(|j| format!("{:?} of {}: {}", j.piece, j.node, j.reason)).collect();
+        let belongs =
+            incident.pieces.iter().map(|j| format!("{:?} of {}: {}", j.piece, j.node, j.reason)).collect();
         Ok(Response::new(wire::IncidentDetail {
             findings: findings.iter().map(|r| finding_message(r, Some(incident.id.clone()))).collect(),
             actions: actions.iter().map(|r| action_message(r, Some(incident.id.clone()))).collect(),
@@ -278,7 +313,10 @@ impl Desk for Query {
         }))
     }
 
-    async fn timeline(&self, request: Request<wire::IncidentRequest>) -> Result<Response<Self::TimelineStream>, Status> {
+    async fn timeline(
+        &self,
+        request: Request<wire::IncidentRequest>,
+    ) -> Result<Response<Self::TimelineStream>, Status> {
         self.person(&request, Role::Viewer)?;
         let (incident, findings, actions) = self.incident(&request.into_inner().id).await?;
         let entries = timeline::timeline(&incident, &findings, &actions);
@@ -301,15 +339,24 @@ impl Desk for Query {
         Ok(Response::new(self.order(&actor, &node, words, command, APPLY_WAIT).await?))
     }
 
-    async fn acknowledge(&self, request: Request<wire::IncidentNoteRequest>) -> Result<Response<wire::Incident>, Status> {
+    async fn acknowledge(
+        &self,
+        request: Request<wire::IncidentNoteRequest>,
+    ) -> Result<Response<wire::Incident>, Status> {
         self.deed(request, Deed::Acknowledge).await
     }
 
-    async fn resolve(&self, request: Request<wire::IncidentNoteRequest>) -> Result<Response<wire::Incident>, Status> {
+    async fn resolve(
+        &self,
+        request: Request<wire::IncidentNoteRequest>,
+    ) -> Result<Response<wire::Incident>, Status> {
         self.deed(request, Deed::Resolve).await
     }
 
-    async fn add_note(&self, request: Request<wire::IncidentNoteRequest>) -> Result<Response<wire::Incident>, Status> {
+    async fn add_note(
+        &self,
+        request: Request<wire::IncidentNoteRequest>,
+    ) -> Result<Response<wire::Incident>, Status> {
         self.deed(request, Deed::Note).await
     }
 }
@@ -434,7 +481,11 @@ fn event_message(node: &NodeName, record: &Record) -> wire::Event {
             if let Some(m) = &s.memory {
                 field("memory_available_bytes", m.available_bytes.to_string());
             }
-            (Severity::Info, "sampler".to_owned(), format!("{} mounts, {} processes", s.mounts.len(), s.processes.len()))
+            (
+                Severity::Info,
+                "sampler".to_owned(),
+                format!("{} mounts, {} processes", s.mounts.len(), s.processes.len()),
+            )
         }
         Body::Log(l) => {
             field("offset", l.offset.to_string());
@@ -459,7 +510,11 @@ fn event_message(node: &NodeName, record: &Record) -> wire::Event {
             if let Some(freed) = a.freed_bytes {
                 field("freed_bytes", freed.to_string());
             }
-            (Severity::Info, format!("mount {}", a.mount), format!("cleanup {}: {}", a.state.as_str(), a.reason))
+            (
+                Severity::Info,
+                format!("mount {}", a.mount),
+                format!("cleanup {}: {}", a.state.as_str(), a.reason),
+            )
         }
         Body::Gap(g) => {
             field("stream", g.stream.to_string());

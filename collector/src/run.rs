@@ -87,13 +87,16 @@ pub fn ca_options(config: &Config) -> CaOptions {
 pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
     std::fs::create_dir_all(&config.state_dir).map_err(|e| RunError::Start {
         what: "making the state folder",
-        why: format!("{}: {e}; set state.dir to a folder that this user may write", config.state_dir.display()),
+        why: format!(
+            "{}: {e}; set state.dir to a folder that this user may write",
+            config.state_dir.display()
+        ),
     })?;
     let receipt_key = load_or_create_signing_key(&config.state_dir.join("receipt-key.pem"))
         .map_err(failed("the key for receipts"))?;
     let receipt_public = receipt_key.verifying_key().to_bytes();
-    let (store, report) =
-        Store::open(StoreConfig::of(&config), receipt_key, clock::wall_ns).map_err(failed("opening the store"))?;
+    let (store, report) = Store::open(StoreConfig::of(&config), receipt_key, clock::wall_ns)
+        .map_err(failed("opening the store"))?;
     for remark in &report.remarks {
         tracing::warn!("{remark}");
     }
@@ -102,7 +105,10 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
     let gate = Gate::new(refusals.clone());
     let (ca, tls, watch) = certificates(&config, &refusals)?;
     let listener = TcpListener::bind(config.listen).await.map_err(|e| {
-        io::Error::new(e.kind(), format!("cannot listen on {}: {e}; choose another with server.listen", config.listen))
+        io::Error::new(
+            e.kind(),
+            format!("cannot listen on {}: {e}; choose another with server.listen", config.listen),
+        )
     })?;
     let health_listener = health::bind(config.health_listen).await?;
 
@@ -118,7 +124,8 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
     let ledger = Arc::new(JournalLedger::new(store.clone(), asks.clone()));
     let changed = say.clone();
     let on_key_changed = Arc::new(move |node, finding| changed.try_finding(Some(node), finding));
-    let enrolment = EnrolmentService::new(ca.clone(), tokens, ledger, gate.clone(), receipt_public, on_key_changed);
+    let enrolment =
+        EnrolmentService::new(ca.clone(), tokens, ledger, gate.clone(), receipt_public, on_key_changed);
     let ingest = Ingest::new(store.clone(), nodes.clone(), gate.clone(), say.clone());
     let desk = Query::new(store.clone(), nodes.clone(), gate, asks);
     let health = crate::health::build(&store, &nodes, &refusals, &tls);
@@ -145,7 +152,8 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
 type Certificates = (Option<Arc<Ca>>, ServerTls, Option<FileWatch>);
 
 fn certificates(config: &Config, refusals: &RefusalSender) -> Result<Certificates, RunError> {
-    let options = ServerTlsOptions { trust_domain: config.trust_domain.clone(), ..ServerTlsOptions::default() };
+    let options =
+        ServerTlsOptions { trust_domain: config.trust_domain.clone(), ..ServerTlsOptions::default() };
     let now = clock::wall_ns();
     if let Some(files) = &config.external {
         let files = ServerFiles {
@@ -154,14 +162,15 @@ fn certificates(config: &Config, refusals: &RefusalSender) -> Result<Certificate
             client_roots: files.client_ca.clone(),
         };
         let (watch, material) = FileWatch::open(files).map_err(failed("the certificate files"))?;
-        let tls =
-            ServerTls::new(&material, options, refusals.on_handshake()).map_err(failed("the certificate files"))?;
+        let tls = ServerTls::new(&material, options, refusals.on_handshake())
+            .map_err(failed("the certificate files"))?;
         return Ok((None, tls, Some(watch)));
     }
     let ca = Ca::open_or_create(&config.state_dir.join("ca"), ca_options(config), now)
         .map_err(failed("the certificate authority"))?;
     let material = ca.server_material(now).map_err(failed("the collector's certificate"))?;
-    let tls = ServerTls::new(&material, options, refusals.on_handshake()).map_err(failed("the collector's certificate"))?;
+    let tls = ServerTls::new(&material, options, refusals.on_handshake())
+        .map_err(failed("the collector's certificate"))?;
     Ok((Some(Arc::new(ca)), tls, None))
 }
 
@@ -238,7 +247,9 @@ async fn say_refusals(
 async fn renew(ca: Arc<Ca>, tls: ServerTls, stop: Stop) -> Result<(), String> {
     let report = |r: Result<i64, _>| match r {
         Ok(_) => tracing::info!("the collector's certificate was renewed"),
-        Err(error) => tracing::error!(%error, "the collector's certificate could not be renewed; trying again"),
+        Err(error) => {
+            tracing::error!(%error, "the collector's certificate could not be renewed; trying again")
+        }
     };
     tokio::select! {
         () = stop.wait() => {}
@@ -249,7 +260,9 @@ async fn renew(ca: Arc<Ca>, tls: ServerTls, stop: Stop) -> Result<(), String> {
 
 async fn follow(watch: FileWatch, tls: ServerTls, stop: Stop) -> Result<(), String> {
     let report = |r: Reload| match r {
-        Reload::Failed(error) => tracing::error!(%error, "the new certificate files are not usable; the old stay"),
+        Reload::Failed(error) => {
+            tracing::error!(%error, "the new certificate files are not usable; the old stay")
+        }
         other => tracing::info!(outcome = ?other, "certificate files"),
     };
     tokio::select! {

@@ -56,7 +56,9 @@ impl Say {
             "equivocation",
             Severity::High,
             Subject::new("stream", format!("{node}/{stream}")),
-            format!("node {node} sent another block for {stream} seq {seq} than the one that the collector holds"),
+            format!(
+                "node {node} sent another block for {stream} seq {seq} than the one that the collector holds"
+            ),
             format!(
                 "{detail}. One of the two was not what the node first sealed. The first stays in the store, the second \
                  is kept aside; compare them with the node's signed heads."

@@ -26,7 +26,8 @@ use dogwatch::chain::SignedReceipt;
 use dogwatch::clock;
 use dogwatch::journal::{JournalError, Options, Position, Reader};
 use dogwatch::record::{
-    Body, Finding, FindingState, Gap, Incarnation, Kind, Kinds, LogLine, Moment, NodeName, Record, Seq, Stream,
+    Body, Finding, FindingState, Gap, Incarnation, Kind, Kinds, LogLine, Moment, NodeName, Record, Seq,
+    Stream,
 };
 use ed25519_dalek::SigningKey;
 use tokio::sync::watch;
@@ -259,7 +260,9 @@ impl Recorder {
         let mut state = self.shared.lock();
         if let Some(lost) = state.lost_urgent.iter().position(|s| *s == seq) {
             state.lost_urgent.swap_remove(lost);
-            return Settlement::Lost(state.failing.clone().unwrap_or_else(|| "there was no room for it".to_owned()));
+            return Settlement::Lost(
+                state.failing.clone().unwrap_or_else(|| "there was no room for it".to_owned()),
+            );
         }
         if state.durable_urgent >= seq {
             return Settlement::Durable;
@@ -429,7 +432,11 @@ pub fn open(
         aside_dir: config.state_dir.join("aside"),
     };
     writer.publish();
-    Ok((Recorder { shared }, writer, Opened { incarnation, start_counter, active, newest_lines: newest, remarks }))
+    Ok((
+        Recorder { shared },
+        writer,
+        Opened { incarnation, start_counter, active, newest_lines: newest, remarks },
+    ))
 }
 
 /// Adds one to the start counter. A counter that cannot be written costs only its number.

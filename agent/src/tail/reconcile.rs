@@ -14,8 +14,9 @@ use memchr::{memchr, memrchr};
 use super::checkpoint::FileState;
 use super::deliver::MASK_MARGIN;
 use super::discover::Found;
-use super::follow::{generations, 
-    Copied, Followed, Opened, Place, TELLING_HEAD, begins_as, holds, open, read_some, remainder, sibling,
+use super::follow::{
+    Copied, Followed, Opened, Place, TELLING_HEAD, begins_as, generations, holds, open, read_some, remainder,
+    sibling,
 };
 use super::tailer::Tailer;
 use super::{Start, TailEvent, TailGap};

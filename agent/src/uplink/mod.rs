@@ -113,12 +113,10 @@ impl Uplink {
     /// # Errors
     /// Only when the collector's address is not one at all.
     pub async fn run(self) -> Result<(), String> {
-        let uri = format!("http://{}", self.shared.config.collector);
-        let endpoint = Endpoint::from_shared(uri)
-            .map_err(|e| {
-                format!("uplink.collector {:?} is not host:port: {e}", self.shared.config.collector)
-            })?
-            .connect_timeout(CONNECT_TIMEOUT)
+        let endpoint = self
+            .tls
+            .endpoint(&self.shared.config.collector)
+            .map_err(|e| format!("uplink.collector: {e}"))?
             .http2_keep_alive_interval(KEEPALIVE_EVERY)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true)

@@ -42,7 +42,8 @@ pub(crate) async fn run(place: Place, plain: bool) -> Result<(), String> {
     issue.arg(place.people());
     output(issue, "making your certificate").await?;
     let token = output(with_config(&["token", "--ttl", "1h"]), "making a join token").await?;
-    dogwatch::identity::write_private_file(&place.token_file(), token.as_bytes()).map_err(|e| e.to_string())?;
+    dogwatch::identity::write_private_file(&place.token_file(), token.as_bytes())
+        .map_err(|e| e.to_string())?;
 
     let tls = tls(&place, &name)?;
     let mut desk = match connect(&place, &tls, &mut collector, &stop).await {
@@ -107,7 +108,8 @@ async fn show(
 }
 
 async fn ask(desk: &mut DeskClient<Channel>) -> Result<View, tonic::Status> {
-    let nodes = desk.get_nodes(wire::GetNodesRequest { nodes: Vec::new(), cached: false }).await?.into_inner().nodes;
+    let nodes =
+        desk.get_nodes(wire::GetNodesRequest { nodes: Vec::new(), cached: false }).await?.into_inner().nodes;
     let mut open = desk
         .get_incidents(wire::GetIncidentsRequest {
             states: vec!["open".into(), "acknowledged".into()],
@@ -186,12 +188,14 @@ fn ended(what: &str, log: &Path, status: std::io::Result<std::process::ExitStatu
     let status = status.map_or_else(|e| e.to_string(), |s| s.to_string());
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().rev().take(5).collect();
-    let tail: String = lines.into_iter().rev().map(|l| format!("\n  {}", dogwatch_cli::harmless(l))).collect();
+    let tail: String =
+        lines.into_iter().rev().map(|l| format!("\n  {}", dogwatch_cli::harmless(l))).collect();
     format!("{what} ended ({status}); the end of {}:{tail}", log.display())
 }
 
 async fn end(mut child: Child) {
-    if let Some(pid) = child.id().and_then(|p| i32::try_from(p).ok()).and_then(rustix::process::Pid::from_raw) {
+    if let Some(pid) = child.id().and_then(|p| i32::try_from(p).ok()).and_then(rustix::process::Pid::from_raw)
+    {
         // Gone already is as good.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }

@@ -91,7 +91,8 @@ pub(crate) fn prepare(wishes: &Wishes) -> Result<Place, String> {
 
 fn agent_yaml(place: &Place, wishes: &Wishes) -> Result<String, String> {
     let s = place.state.display();
-    let roots: Vec<PathBuf> = if wishes.roots.is_empty() { vec!["/var/log".into()] } else { wishes.roots.clone() };
+    let roots: Vec<PathBuf> =
+        if wishes.roots.is_empty() { vec!["/var/log".into()] } else { wishes.roots.clone() };
     let mut text = format!(
         "# Written by `cargo up` at each start.\nstate: {{ dir: {} }}\nuplink: {{ collector: \"{}\", join_token_file: {} }}\n\
          health: {{ listen: \"{}\" }}\ncleanup:\n  mode: {}\n  roots:\n",
@@ -104,7 +105,11 @@ fn agent_yaml(place: &Place, wishes: &Wishes) -> Result<String, String> {
     for root in &roots {
         // The policy refuses symbolic links on the way, so that nobody can point it elsewhere later.
         let root = root.canonicalize().map_err(|e| format!("--clean {}: {e}", root.display()))?;
-        text += &format!("    - {{ path: {}, min_age: {} }}\n", quoted(&root.display().to_string()), quoted(&wishes.min_age));
+        text += &format!(
+            "    - {{ path: {}, min_age: {} }}\n",
+            quoted(&root.display().to_string()),
+            quoted(&wishes.min_age)
+        );
     }
     if !wishes.logs.is_empty() {
         text += "tail:\n  globs:\n";
@@ -141,7 +146,10 @@ fn lock(state: &Path) -> Result<File, String> {
         .open(&path)
         .map_err(|e| format!("{}: {e}", path.display()))?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        format!("another `cargo up` runs in {}; end it first, or choose another folder with --state", state.display())
+        format!(
+            "another `cargo up` runs in {}; end it first, or choose another folder with --state",
+            state.display()
+        )
     })?;
     Ok(file)
 }

@@ -77,13 +77,21 @@ impl Screen {
         let mut text = String::new();
         if !self.greeted {
             self.greeted = true;
-            let _ = writeln!(text, "dogwatch is up: collector {}, state {}", self.collector, self.state.display());
+            let _ = writeln!(
+                text,
+                "dogwatch is up: collector {}, state {}",
+                self.collector,
+                self.state.display()
+            );
             text += &hints();
         }
         let line = match view {
             Err(e) => format!("no answer: {}", harmless(&e)),
             Ok(v) => {
-                let state = v.nodes.first().map_or("no node yet".to_owned(), |n| format!("node {} {}", n.name, n.state));
+                let state = v
+                    .nodes
+                    .first()
+                    .map_or("no node yet".to_owned(), |n| format!("node {} {}", n.name, n.state));
                 format!("{state}, {} active findings, {} open incidents", v.findings.len(), v.incidents.len())
             }
         };
@@ -112,12 +120,8 @@ impl Screen {
     }
 
     fn lines(&mut self, view: &View, width: usize) -> Vec<String> {
-        let mut lines = vec![format!(
-            "dogwatch · collector {} · cleanup mode {} · {}",
-            self.collector,
-            self.mode,
-            now()
-        )];
+        let mut lines =
+            vec![format!("dogwatch · collector {} · cleanup mode {} · {}", self.collector, self.mode, now())];
         for node in &view.nodes {
             let total = node.records_total;
             let rate = match self.records.replace((total, node.sampled_wall_ns)) {
@@ -147,7 +151,13 @@ impl Screen {
         }
         lines.push(format!("incidents: {} open", view.incidents.len()));
         for i in view.incidents.iter().take(5) {
-            lines.push(format!("  {} {:<9} {} ({})", harmless(&i.id), severity(i.severity), harmless(&i.title), i.state));
+            lines.push(format!(
+                "  {} {:<9} {} ({})",
+                harmless(&i.id),
+                severity(i.severity),
+                harmless(&i.title),
+                i.state
+            ));
         }
         lines.push(String::new());
         lines.extend(hints().lines().map(str::to_owned));
@@ -194,7 +204,8 @@ fn width() -> usize {
 }
 
 fn severity(value: i32) -> String {
-    let known = wire::Severity::try_from(value).ok().and_then(|s| dogwatch::record::Severity::try_from(s).ok());
+    let known =
+        wire::Severity::try_from(value).ok().and_then(|s| dogwatch::record::Severity::try_from(s).ok());
     known.map_or_else(|| "unknown".to_owned(), |s| s.to_string())
 }
 
@@ -271,7 +282,11 @@ mod tests {
         let view = View {
             nodes: vec![wire::NodeRow {
                 name: "n".into(),
-                mounts: vec![wire::MountRow { path: "/m\x1b[2J".into(), total_bytes: 10, ..Default::default() }],
+                mounts: vec![wire::MountRow {
+                    path: "/m\x1b[2J".into(),
+                    total_bytes: 10,
+                    ..Default::default()
+                }],
                 ..Default::default()
             }],
             ..View::default()
