@@ -215,12 +215,15 @@ pub(crate) struct NoteArgs {
 
 /// `host:port` with a host and a port, unresolved.
 pub(crate) fn host_port(text: &str) -> Result<String, String> {
-    let wrong = || format!("{text:?} is not HOST:PORT; write 127.0.0.1:7443, [::1]:7443 or collector.example:7443");
+    let wrong =
+        || format!("{text:?} is not HOST:PORT; write 127.0.0.1:7443, [::1]:7443 or collector.example:7443");
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
     let plain = bracketed.unwrap_or(host);
     let host_ok = !plain.is_empty()
-        && plain.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b) || (bracketed.is_some() && b == b':'));
+        && plain
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b) || (bracketed.is_some() && b == b':'));
     let port_ok = port.parse::<u16>().is_ok_and(|p| p != 0);
     let literal_ok = bracketed.is_none() || plain.parse::<std::net::Ipv6Addr>().is_ok();
     if host_ok && port_ok && literal_ok { Ok(text.to_owned()) } else { Err(wrong()) }
@@ -241,7 +244,18 @@ mod tests {
         for good in ["127.0.0.1:7443", "[::1]:7443", "collector.example:1"] {
             assert_eq!(host_port(good), Ok(good.to_owned()));
         }
-        for bad in ["", "host", "host:", ":7443", "host:0", "host:70000", "::1:7443", "http://host:80", "[x]:1", "a b:1"] {
+        for bad in [
+            "",
+            "host",
+            "host:",
+            ":7443",
+            "host:0",
+            "host:70000",
+            "::1:7443",
+            "http://host:80",
+            "[x]:1",
+            "a b:1",
+        ] {
             assert!(host_port(bad).is_err(), "{bad}");
         }
     }
@@ -249,7 +263,18 @@ mod tests {
     #[test]
     fn times_may_begin_with_a_hyphen_and_flags_may_follow_the_verb() {
         let cli = Cli::try_parse_from([
-            "dogwatch", "get", "events", "--since", "-1h", "--kind", "log,gap", "--severity", "high", "--collector", "h:1", "-v",
+            "dogwatch",
+            "get",
+            "events",
+            "--since",
+            "-1h",
+            "--kind",
+            "log,gap",
+            "--severity",
+            "high",
+            "--collector",
+            "h:1",
+            "-v",
         ])
         .unwrap();
         let Verb::Get(get) = cli.verb else { panic!("get") };

@@ -93,7 +93,11 @@ async fn dial_tls(settings: &Settings, asked: &str, timeout: Duration) -> Result
 }
 
 impl Desk {
-    pub(crate) async fn nodes(&mut self, names: Vec<String>, cached: bool) -> Result<Vec<wire::NodeRow>, CliError> {
+    pub(crate) async fn nodes(
+        &mut self,
+        names: Vec<String>,
+        cached: bool,
+    ) -> Result<Vec<wire::NodeRow>, CliError> {
         let wait = self.wait(ANSWER);
         let call = self.client.get_nodes(wire::GetNodesRequest { nodes: names, cached });
         Ok(answer(&self.asked, wait, call).await?.nodes)
@@ -126,7 +130,10 @@ impl Desk {
         Ok(self.answers(stream, wait))
     }
 
-    pub(crate) async fn events(&mut self, ask: wire::GetEventsRequest) -> Result<Answers<wire::Event>, CliError> {
+    pub(crate) async fn events(
+        &mut self,
+        ask: wire::GetEventsRequest,
+    ) -> Result<Answers<wire::Event>, CliError> {
         let wait = self.wait(ANSWER);
         let stream = answer(&self.asked, wait, self.client.get_events(ask)).await?;
         Ok(self.answers(stream, wait))
@@ -218,7 +225,8 @@ fn too_slow(asked: &str, wait: Duration) -> CliError {
     CliError::NoAnswer {
         asked: asked.to_owned(),
         why: format!("nothing within {}", crate::time::span(wait.as_secs_f64())),
-        remedy: "a longer --timeout; what was ordered may still be carried out, see `dogwatch get actions`".to_owned(),
+        remedy: "a longer --timeout; what was ordered may still be carried out, see `dogwatch get actions`"
+            .to_owned(),
     }
 }
 
@@ -231,7 +239,9 @@ fn refused(asked: &str, status: &Status) -> CliError {
         Code::InvalidArgument => CliError::Usage(format!("collector {asked}: {said}")),
         Code::Unavailable | Code::DeadlineExceeded => unreachable(asked, &why(status)),
         Code::Unauthenticated => with("a certificate that this collector issued (--cert, --key)"),
-        Code::PermissionDenied => with("a certificate with the role that this needs; ask whoever runs the collector"),
+        Code::PermissionDenied => {
+            with("a certificate with the role that this needs; ask whoever runs the collector")
+        }
         Code::Unimplemented => with("a collector of this program's version: that one does not know the call"),
         Code::Unknown | Code::Internal | Code::DataLoss => {
             CliError::Failed(format!("collector {asked}: {}", why(status)))

@@ -160,7 +160,11 @@ mod tests {
         let none = Global::default();
         assert_eq!(with(&[("HOME", home)], &none).unwrap(), Settings::default());
 
-        let state = write(home, ".local/state/dogwatch/cli.yaml", "collector: 127.0.0.1:7443\nca: ca.pem\njournal: node/records\n");
+        let state = write(
+            home,
+            ".local/state/dogwatch/cli.yaml",
+            "collector: 127.0.0.1:7443\nca: ca.pem\njournal: node/records\n",
+        );
         let s = with(&[("HOME", home)], &none).unwrap();
         assert_eq!(s.collector.as_deref(), Some("127.0.0.1:7443"));
         assert_eq!(s.ca, Some(state.with_file_name("ca.pem")));
@@ -173,7 +177,10 @@ mod tests {
         let other = write(home, "x/cli.yaml", "collector: b:2\nkey: /abs/key.pem\n");
         let env = [("HOME", home), ("DOGWATCH_CLI_CONFIG", other.as_path())];
         let s = with(&env, &none).unwrap();
-        assert_eq!((s.collector.as_deref(), s.key.as_deref()), (Some("b:2"), Some(Path::new("/abs/key.pem"))));
+        assert_eq!(
+            (s.collector.as_deref(), s.key.as_deref()),
+            (Some("b:2"), Some(Path::new("/abs/key.pem")))
+        );
 
         let flags = Global { collector: Some("c:3".into()), journal: Some("j".into()), ..Global::default() };
         let s = with(&env, &flags).unwrap();

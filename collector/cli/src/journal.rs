@@ -142,11 +142,17 @@ impl Folder {
                 let firsts = blocks.iter().rev().filter(|(_, b)| b.first_seq == 1);
                 for (at, _) in firsts.take(1) {
                     let block = self.block_at(&reader, stream, *at, remarks)?;
-                    version = block.and_then(|b| b.header().start.clone()).map(|s| s.agent_version).unwrap_or_default();
+                    version = block
+                        .and_then(|b| b.header().start.clone())
+                        .map(|s| s.agent_version)
+                        .unwrap_or_default();
                 }
             }
         }
-        Ok(row.into_iter().map(|r| Node::from(wire::NodeRow { agent_version: version.clone(), ..r })).collect())
+        Ok(row
+            .into_iter()
+            .map(|r| Node::from(wire::NodeRow { agent_version: version.clone(), ..r }))
+            .collect())
     }
 
     fn block_at(

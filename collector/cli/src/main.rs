@@ -18,7 +18,8 @@ fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
         }
     };
-    let (mut out, mut err, mut input) = (BufWriter::new(io::stdout().lock()), io::stderr().lock(), io::stdin().lock());
+    let (mut out, mut err, mut input) =
+        (BufWriter::new(io::stdout().lock()), io::stderr().lock(), io::stdin().lock());
     let terminal = terminal();
     let mut io = Io { out: &mut out, err: &mut err, input: &mut input, terminal };
     let outcome = start(cli, &mut io);
@@ -53,8 +54,10 @@ fn start(cli: Cli, io: &mut Io<'_>) -> Result<(), CliError> {
 
 fn terminal() -> Terminal {
     let shown = io::stdout().is_terminal();
-    let columns = terminal_size::terminal_size_of(io::stdout()).map(|(w, _)| usize::from(w.0)).filter(|w| *w > 0);
-    let plain = env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty()) || env::var_os("TERM").is_some_and(|t| t == "dumb");
+    let columns =
+        terminal_size::terminal_size_of(io::stdout()).map(|(w, _)| usize::from(w.0)).filter(|w| *w > 0);
+    let plain = env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
+        || env::var_os("TERM").is_some_and(|t| t == "dumb");
     Terminal {
         columns: columns.filter(|_| shown),
         color: shown && !plain,

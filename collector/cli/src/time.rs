@@ -21,21 +21,22 @@ const FORMS: &str = "write 1h, \"1h ago\", 2026-11-21, \"2026-11-21 02:10\", 02:
 
 /// A moment in nanoseconds since the Unix epoch; serialises as RFC 3339 in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Utc(pub i64);
+pub(crate) struct Utc(pub(crate) i64);
 
 impl Utc {
     /// `None` for 0, which on the wire means "not known".
-    pub fn known(wall_ns: i64) -> Option<Self> {
+    pub(crate) fn known(wall_ns: i64) -> Option<Self> {
         (wall_ns != 0).then_some(Self(wall_ns))
     }
 
     /// RFC 3339 to the second, as tables show it.
-    pub fn to_the_second(self) -> String {
-        Timestamp::from_second(self.0.div_euclid(SECOND_NS)).map_or_else(|_| self.0.to_string(), |t| t.to_string())
+    pub(crate) fn to_the_second(self) -> String {
+        Timestamp::from_second(self.0.div_euclid(SECOND_NS))
+            .map_or_else(|_| self.0.to_string(), |t| t.to_string())
     }
 
     /// RFC 3339 with every digit that is not zero.
-    pub fn exact(self) -> String {
+    pub(crate) fn exact(self) -> String {
         Timestamp::from_nanosecond(i128::from(self.0)).map_or_else(|_| self.0.to_string(), |t| t.to_string())
     }
 }
@@ -47,7 +48,7 @@ impl Serialize for Utc {
 }
 
 /// The moment that `text` names, as ns since the epoch. A bare span (`1h`) lies in the past.
-pub fn parse(text: &str, now_ns: i64) -> Result<i64, String> {
+pub(crate) fn parse(text: &str, now_ns: i64) -> Result<i64, String> {
     let t = text.trim();
     let midnight = now_ns.div_euclid(DAY_NS).saturating_mul(DAY_NS);
     match t.to_ascii_lowercase().as_str() {
@@ -57,22 +58,25 @@ pub fn parse(text: &str, now_ns: i64) -> Result<i64, String> {
         "tomorrow" => return Ok(midnight.saturating_add(DAY_NS)),
         _ => {}
     }
-    absolute(t, midnight).or_else(|| relative(t, now_ns)).ok_or_else(|| format!("time {text:?} is not understood: {FORMS}"))
+    absolute(t, midnight)
+        .or_else(|| relative(t, now_ns))
+        .ok_or_else(|| format!("time {text:?} is not understood: {FORMS}"))
 }
 
 /// A length of time: `30s`, `1h30m`, `2 days`; a bare number is seconds.
-pub fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let t = text.trim();
     let ns = if !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit()) {
         t.parse::<u64>().ok().and_then(|s| s.checked_mul(SECOND_NS as u64))
     } else {
         span_ns(t).and_then(|ns| u64::try_from(ns).ok())
     };
-    ns.map(Duration::from_nanos).ok_or_else(|| format!("{text:?} is not a length of time: write 500ms, 30s, 5min or 1h30m"))
+    ns.map(Duration::from_nanos)
+        .ok_or_else(|| format!("{text:?} is not a length of time: write 500ms, 30s, 5min or 1h30m"))
 }
 
 /// Seconds in words of at most two units, as `3 h 20 min`.
-pub fn span(seconds: f64) -> String {
+pub(crate) fn span(seconds: f64) -> String {
     if !seconds.is_finite() || seconds < 0.0 {
         return "-".to_owned();
     }
@@ -214,8 +218,26 @@ mod tests {
     #[test]
     fn what_is_no_time_is_refused_with_the_forms() {
         for text in [
-            "", "-", "ago", "1", "h", "1x", "1h 5", "--1h", "-1h ago", "+", "2026-13-01", "2026-02-30 01:00", "25:00",
-            "99999999999999999999h", "1e400h", "@", "@9999999999999999", "noon", "2026-11-21 02:10 CET", "1M",
+            "",
+            "-",
+            "ago",
+            "1",
+            "h",
+            "1x",
+            "1h 5",
+            "--1h",
+            "-1h ago",
+            "+",
+            "2026-13-01",
+            "2026-02-30 01:00",
+            "25:00",
+            "99999999999999999999h",
+            "1e400h",
+            "@",
+            "@9999999999999999",
+            "noon",
+            "2026-11-21 02:10 CET",
+            "1M",
         ] {
             let refused = parse(text, NOW).unwrap_err();
             assert!(refused.contains("yesterday or now"), "{text}: {refused}");
@@ -247,7 +269,7 @@ mod tests {
         }
 
         #[test]
-        fn a_span_back_and_ahead_are_mirrored(n in 0_i64..100_000, unit in "(s|min|h|d|w)") {
+        fn a_span_back_and_ahead_are_mirrored(n in 0_i64..10_000, unit in "(s|min|h|d|w)") {
             let back = NOW - parse(&format!("{n}{unit}"), NOW).unwrap();
             let ahead = parse(&format!("+{n}{unit}"), NOW).unwrap() - NOW;
             prop_assert_eq!(back, ahead);

@@ -131,8 +131,11 @@ impl Table {
         let last = row.len().saturating_sub(1);
         for (i, (cell, column)) in row.iter().zip(&self.columns).enumerate() {
             let own = widths.get(i).copied().unwrap_or(0);
-            let text =
-                if self.terminal.is_some() { fit(&cell.text, own) } else { Cow::Borrowed(cell.text.as_str()) };
+            let text = if self.terminal.is_some() {
+                fit(&cell.text, own)
+            } else {
+                Cow::Borrowed(cell.text.as_str())
+            };
             let blank = " ".repeat(own.saturating_sub(width(&text)));
             if column.right {
                 put(&mut line, &mut room, &blank, Paint::Plain, false);

@@ -126,7 +126,11 @@ impl Paint {
             Self::Worst => "1;31",
             Self::Plain => return Cow::Borrowed(text),
         };
-        if color && !text.is_empty() { Cow::Owned(format!("\u{1b}[{code}m{text}\u{1b}[0m")) } else { Cow::Borrowed(text) }
+        if color && !text.is_empty() {
+            Cow::Owned(format!("\u{1b}[{code}m{text}\u{1b}[0m"))
+        } else {
+            Cow::Borrowed(text)
+        }
     }
 }
 
@@ -164,8 +168,14 @@ mod tests {
         let sizes: Vec<_> = [0, 1023, 1024, 13_207_024_435, 1_048_575, u64::MAX].map(bytes).into();
         assert_eq!(sizes, ["0 B", "1023 B", "1.0 KiB", "12.3 GiB", "1.0 MiB", "16.0 EiB"]);
         assert_eq!((signed_bytes(-2048), signed_bytes(0)), ("-2.0 KiB".to_owned(), "+0 B".to_owned()));
-        assert_eq!((bar(0.5, 4), bar(0.91, 10), bar(f64::NAN, 2)), ("██░░".into(), "█████████▏".into(), "░░".into()));
-        assert_eq!((count(7), count(12_345), count(1_000_000)), ("7".into(), "12 345".into(), "1 000 000".into()));
+        assert_eq!(
+            (bar(0.5, 4), bar(0.91, 10), bar(f64::NAN, 2)),
+            ("██░░".into(), "█████████▏".into(), "░░".into())
+        );
+        assert_eq!(
+            (count(7), count(12_345), count(1_000_000)),
+            ("7".into(), "12 345".into(), "1 000 000".into())
+        );
     }
 
     proptest! {

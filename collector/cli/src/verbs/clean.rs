@@ -47,7 +47,11 @@ pub(super) async fn clean(here: &Here<'_>, args: &CleanArgs, io: &mut Io<'_>) ->
         return Err(CliError::Failed(format!("{} was not applied; nothing was touched", plan.id)));
     }
     let done = Action::from(desk.apply(&args.plan.node, &plan.id).await?);
-    if people { write_outcome(io, &done)? } else { one(io, args.plan.output, &done)? }
+    if people {
+        write_outcome(io, &done)?
+    } else {
+        one(io, args.plan.output, &done)?
+    }
     io.out.flush()?;
     match done.state {
         Some("done") => Ok(()),
@@ -88,7 +92,12 @@ fn show(io: &mut Io<'_>, plan: &Action, people: bool) -> Result<(), CliError> {
 fn agreed(io: &mut Io<'_>, plan: &Action) -> Result<bool, CliError> {
     let (count, freed) = (plan.objects.len(), bytes(plan.planned_bytes));
     io.out.flush()?;
-    write!(io.err, "Remove {count} objects ({freed}) on {} of {}? [y/N] ", safe(&plan.mount), safe(&plan.node))?;
+    write!(
+        io.err,
+        "Remove {count} objects ({freed}) on {} of {}? [y/N] ",
+        safe(&plan.mount),
+        safe(&plan.node)
+    )?;
     io.err.flush()?;
     let mut answer = String::new();
     // Bounded, because stdin is whatever it is.
@@ -130,12 +139,18 @@ fn write_plan(io: &mut Io<'_>, plan: &Action) -> Result<(), CliError> {
 
 fn write_outcome(io: &mut Io<'_>, done: &Action) -> Result<(), CliError> {
     let removed = done.objects.iter().filter(|o| o.outcome == "removed").count();
-    heading(io, &format!("Cleanup {} of {} on {}: {}", done.id, done.mount, done.node, done.state.unwrap_or("?")))?;
+    heading(
+        io,
+        &format!("Cleanup {} of {} on {}: {}", done.id, done.mount, done.node, done.state.unwrap_or("?")),
+    )?;
     let size = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), bytes);
     let mut lines = vec![
         ("freed", format!("{} of {} planned", size(done.freed_bytes), bytes(done.planned_bytes))),
         ("removed", format!("{removed} of {} objects", done.objects.len())),
-        ("available", format!("{} → {}", size(done.available_before_bytes), size(done.available_after_bytes))),
+        (
+            "available",
+            format!("{} → {}", size(done.available_before_bytes), size(done.available_after_bytes)),
+        ),
     ];
     if let Some(rest) = done.unexplained_bytes {
         let reason = done.unexplained_reason.as_deref().map(|r| format!(" ({r})")).unwrap_or_default();

@@ -63,7 +63,9 @@ pub(super) async fn get(here: &Here<'_>, args: GetArgs, io: &mut Io<'_>) -> Resu
         && ask.range.until.is_none()
     {
         ask.args.limit = Some(EVENTS_SHOWN);
-        io.say(&format!("the newest {EVENTS_SHOWN} events at most; --since, --until or --limit ask for others"))?;
+        io.say(&format!(
+            "the newest {EVENTS_SHOWN} events at most; --since, --until or --limit ask for others"
+        ))?;
     }
     if here.settings.journal_only {
         let dir = here.settings.journal.as_deref().unwrap_or(Path::new("."));
@@ -124,7 +126,9 @@ fn checked(args: GetArgs, now_ns: i64) -> Result<Ask, CliError> {
     if let (Some(since), Some(until)) = (range.since, range.until)
         && since >= until
     {
-        return Err(CliError::Usage("--since is not before --until, so nothing can be between them".to_owned()));
+        return Err(CliError::Usage(
+            "--since is not before --until, so nothing can be between them".to_owned(),
+        ));
     }
     Ok(Ask { args, range })
 }
@@ -138,7 +142,8 @@ async fn from_collector(desk: &mut crate::client::Desk, ask: &Ask, io: &mut Io<'
             write_all(io, ask, nodes.into_iter().map(Node::from).collect())
         }
         Resource::Incidents => {
-            let states = if ask.args.active { vec!["open".to_owned(), "acknowledged".to_owned()] } else { vec![] };
+            let states =
+                if ask.args.active { vec!["open".to_owned(), "acknowledged".to_owned()] } else { vec![] };
             let request = wire::GetIncidentsRequest {
                 range: Some(ask.wire_range()),
                 states,

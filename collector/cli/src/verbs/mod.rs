@@ -24,7 +24,10 @@ pub struct World {
 
 impl std::fmt::Debug for World {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("World").field("now_ns", &self.now_ns).field("dial", &self.dial).finish_non_exhaustive()
+        f.debug_struct("World")
+            .field("now_ns", &self.now_ns)
+            .field("dial", &self.dial)
+            .finish_non_exhaustive()
     }
 }
 
@@ -80,7 +83,9 @@ fn id(text: &str) -> &str {
 /// `-o name` of something that has none.
 fn needs_no_name(format: Format, what: &str) -> Result<(), CliError> {
     match format {
-        Format::Name => Err(CliError::Usage(format!("{what} have no names; use -o table, wide, json or jsonl"))),
+        Format::Name => {
+            Err(CliError::Usage(format!("{what} have no names; use -o table, wide, json or jsonl")))
+        }
         _ => Ok(()),
     }
 }

@@ -65,11 +65,21 @@ impl Listed for Node {
     fn columns(wide: bool) -> Vec<Column> {
         let mut c = vec![Column::flexible("NAME"), Column::left("STATE"), Column::left("LAST SEEN")];
         if wide {
-            c.extend([Column::left("VERSION"), Column::left("MODE"), Column::right("LOAD"), Column::right("MEMORY FREE")]);
+            c.extend([
+                Column::left("VERSION"),
+                Column::left("MODE"),
+                Column::right("LOAD"),
+                Column::right("MEMORY FREE"),
+            ]);
         }
         c.push(Column::flexible(if wide { "MOUNT" } else { "FULLEST" }));
         if wide {
-            c.extend([Column::left("FS"), Column::right("SIZE"), Column::right("USED"), Column::right("AVAIL")]);
+            c.extend([
+                Column::left("FS"),
+                Column::right("SIZE"),
+                Column::right("USED"),
+                Column::right("AVAIL"),
+            ]);
         }
         c.extend([Column::right("USE"), Column::left("")]);
         if wide {
@@ -108,7 +118,9 @@ impl Node {
                 Cell::maybe(memory.map(|(a, t)| format!("{} of {}", bytes(a), bytes(t)))),
             ]);
         }
-        r.push(Cell::maybe(mount.map(|m| if m.read_only { format!("{} (read-only)", m.path) } else { m.path.clone() })));
+        r.push(Cell::maybe(
+            mount.map(|m| if m.read_only { format!("{} (read-only)", m.path) } else { m.path.clone() }),
+        ));
         if wide {
             r.extend([
                 Cell::maybe(mount.map(|m| m.fs.as_str())),
@@ -131,9 +143,15 @@ impl Listed for Incident {
     const PLURAL: &'static str = "incidents";
 
     fn columns(wide: bool) -> Vec<Column> {
-        let mut c = vec![Column::left("ID"), Column::left("SEVERITY"), Column::left("STATE"), Column::left("OPENED")];
+        let mut c =
+            vec![Column::left("ID"), Column::left("SEVERITY"), Column::left("STATE"), Column::left("OPENED")];
         if wide {
-            c.extend([Column::left("ACKNOWLEDGED"), Column::left("RESOLVED"), Column::right("FINDINGS"), Column::right("ACTIONS")]);
+            c.extend([
+                Column::left("ACKNOWLEDGED"),
+                Column::left("RESOLVED"),
+                Column::right("FINDINGS"),
+                Column::right("ACTIONS"),
+            ]);
         }
         c.extend([Column::flexible("NODES"), Column::flexible("TITLE")]);
         if wide {
@@ -143,7 +161,12 @@ impl Listed for Incident {
     }
 
     fn rows(&self, wide: bool) -> Vec<Vec<Cell>> {
-        let mut r = vec![Cell::new(&self.id), severity(self.severity), state(Some(&self.state)), time(self.opened_at)];
+        let mut r = vec![
+            Cell::new(&self.id),
+            severity(self.severity),
+            state(Some(&self.state)),
+            time(self.opened_at),
+        ];
         if wide {
             r.extend([
                 time(self.acknowledged_at),
@@ -177,7 +200,13 @@ impl Listed for Finding {
             Column::flexible("RULE"),
         ];
         if wide {
-            c.extend([Column::flexible("SUBJECT"), Column::left("RAISED"), Column::left("CLEARED"), Column::left("INCIDENT"), Column::right("COUNT")]);
+            c.extend([
+                Column::flexible("SUBJECT"),
+                Column::left("RAISED"),
+                Column::left("CLEARED"),
+                Column::left("INCIDENT"),
+                Column::right("COUNT"),
+            ]);
         }
         c.push(Column::flexible("SUMMARY"));
         c
@@ -375,8 +404,11 @@ impl Listed for Entry {
         ];
         if wide {
             let short = |i: &str| i.get(..8).unwrap_or(i).to_owned();
-            let cited: Vec<_> =
-                self.evidence.iter().map(|e| format!("{}/{}/{}", short(&e.incarnation), e.stream, e.seq)).collect();
+            let cited: Vec<_> = self
+                .evidence
+                .iter()
+                .map(|e| format!("{}/{}/{}", short(&e.incarnation), e.stream, e.seq))
+                .collect();
             r.push(Cell::maybe(Some(cited.join(" "))));
         }
         vec![r]
