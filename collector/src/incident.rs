@@ -225,7 +225,9 @@ impl Incident {
                 self.say(decision, "severity", text);
                 true
             }
-            What::IncidentMoved { id, state, reason } if *id == self.id => self.step(decision, *state, reason),
+            What::IncidentMoved { id, state, reason } if *id == self.id => {
+                self.step(decision, *state, reason)
+            }
             What::NoteAdded { id, text } if *id == self.id => {
                 self.say(decision, "note", text.clone());
                 true
@@ -471,7 +473,8 @@ mod tests {
         let mut other = i.clone();
         other.id = "inc-2026-11-21-002".into();
         assert!(!i.apply(&other.acknowledge("alice", "", T0).unwrap()));
-        let moved = |state| What::IncidentMoved { id: "inc-2026-11-21-001".into(), state, reason: String::new() };
+        let moved =
+            |state| What::IncidentMoved { id: "inc-2026-11-21-001".into(), state, reason: String::new() };
         assert!(!i.apply(&by("alice", T0, moved(IncidentState::Open))));
         assert_eq!(i, before);
         i.apply(&by("alice", T0, moved(IncidentState::Resolved)));

@@ -70,6 +70,8 @@ pub struct TimelineEntry {
 
 /// Facts of a finding that say when its rise began, wall ns; the first that is there counts.
 const RISE_FACTS: [&str; 2] = ["rise_began_wall_ns", "window_began_wall_ns"];
+/// The fact that says how long the trend was watched, in seconds.
+const WINDOW_FACT: &str = "window_seconds";
 /// The actor of what a node said by itself.
 const NODE: &str = "node";
 
@@ -107,12 +109,13 @@ fn tell_finding(row: &FindingRow, node: &NodeName, entries: &mut Vec<TimelineEnt
     };
     let raised_at = row.steps.first().map_or(finding.raised_wall_ns, |s| s.wall_ns);
     let shown_by = samples_behind(row);
-    let began = fact(row, &RISE_FACTS).and_then(|v| v.parse::<i64>().ok()).filter(|t| *t > 0 && *t <= raised_at);
+    let began = rise_began(row).filter(|t| *t > 0 && *t <= raised_at);
     if began.is_some() || !shown_by.is_empty() {
+        let what = if finding.subject.kind == "log" { "line" } else { "sample" };
         let samples = match shown_by.len() {
             0 => String::new(),
-            1 => " (1 sample shows it)".to_owned(),
-            n => format!(" ({n} samples show it)"),
+            1 => format!(" (1 {what} shows it)"),
+            n => format!(" ({n} {what}s show it)"),
         };
         let summary = match began {
             Some(_) => format!("{} began to change towards {}{samples}", finding.subject, finding.rule),
@@ -161,7 +164,8 @@ fn tell_action(row: &ActionRow, entries: &mut Vec<TimelineEntry>) {
     let mut not_before = i64::MIN;
     for step in &row.steps {
         not_before = not_before.max(step.wall_ns);
-        let kind = if step.state == ActionState::Planned.as_str() { EntryKind::Plan } else { EntryKind::Cleanup };
+        let kind =
+            if step.state == ActionState::Planned.as_str() { EntryKind::Plan } else { EntryKind::Cleanup };
         entries.push(TimelineEntry {
             wall_ns: not_before,
             node: Some(row.node.clone()),
@@ -230,15 +234,24 @@ fn tell_incident(incident: &Incident, entries: &mut Vec<TimelineEntry>) {
     }
 }
 
+/// When the rise behind a finding began, if its facts tell: as a wall time, or as the length of the window that a
+/// trend was seen in, which ended when the finding was raised.
+fn rise_began(row: &FindingRow) -> Option<i64> {
+    if let Some(at) = fact(row, &RISE_FACTS) {
+        return at.parse().ok();
+    }
+    let seconds: f64 = fact(row, &[WINDOW_FACT])?.parse().ok()?;
+    let window_ns = seconds.is_finite().then_some((seconds * 1e9) as i64)?;
+    row.finding.raised_wall_ns.checked_sub(window_ns)
+}
+
 /// The records that a finding cites, without findings themselves: those are in the urgent stream.
 fn samples_behind(row: &FindingRow) -> Vec<RecordRef> {
     row.finding.citations.iter().filter(|r| r.stream != Stream::Urgent).cloned().collect()
 }
 
 fn fact<'r>(row: &'r FindingRow, keys: &[&str]) -> Option<&'r str> {
-    keys.iter()
-        .find_map(|key| row.finding.facts.iter().find(|f| f.key == **key))
-        .map(|f| f.value.as_str())
+    keys.iter().find_map(|key| row.finding.facts.iter().find(|f| f.key == **key)).map(|f| f.value.as_str())
 }
 
 fn named(what: &str, text: &str) -> String {
@@ -408,6 +421,8 @@ mod tests {
         let told = lines(&timeline(&incident(), &[row.clone()], &[]));
         assert!(told[0].starts_with("60 sample") && told[0].contains("crossed the bound"), "{told:?}");
         assert!(told[1].starts_with("60 finding"));
+        row.finding.facts = vec![Fact::new("window_seconds", 45)];
+        assert!(lines(&timeline(&incident(), &[row.clone()], &[]))[0].starts_with("15 sample"), "its window");
         row.finding.facts = vec![Fact::new("rise_began_wall_ns", T0 + 3_600 * S)];
         assert!(
             lines(&timeline(&incident(), &[row.clone()], &[]))[0].starts_with("60 sample"),
@@ -415,7 +430,10 @@ mod tests {
         );
         row.finding.citations.clear();
         row.finding.facts.clear();
-        assert!(lines(&timeline(&incident(), &[row], &[]))[0].starts_with("60 finding"), "nothing cited, no rise");
+        assert!(
+            lines(&timeline(&incident(), &[row], &[]))[0].starts_with("60 finding"),
+            "nothing cited, no rise"
+        );
     }
 
     #[test]

@@ -84,7 +84,10 @@ fn a_disk_that_fills_is_cleaned_and_recovers_is_one_incident() {
     let high = on_var("f-1", "disk-high-water", Severity::High, T0);
     assert_eq!(
         told(&c.observe_finding(&node(), &high, T0)),
-        ["open inc-2026-11-21-001 high disk /var filling on node-1", "join 001 f-1: the finding that opened it"]
+        [
+            "open inc-2026-11-21-001 high disk /var filling on node-1",
+            "join 001 f-1: the finding that opened it"
+        ]
     );
     let full = on_var("f-2", "disk-time-to-full", Severity::Critical, T0 + 42 * S);
     assert_eq!(
@@ -100,15 +103,15 @@ fn a_disk_that_fills_is_cleaned_and_recovers_is_one_incident() {
         ["join 001 a-1: triggered by finding f-1"]
     );
     let asked = action("a-2", "/var", None, "alice");
-    assert_eq!(told(&c.observe_action(&node(), &asked, T0 + 44 * S)), ["join 001 a-2: same mount, asked by alice"]);
+    assert_eq!(
+        told(&c.observe_action(&node(), &asked, T0 + 44 * S)),
+        ["join 001 a-2: same mount, asked by alice"]
+    );
     assert!(c.observe_finding(&node(), &cleared(&high), T0 + 60 * S).is_empty());
     assert!(c.tick(T0 + 600 * S).is_empty(), "one of two still holds");
     assert!(c.observe_finding(&node(), &cleared(&full), T0 + 600 * S).is_empty());
     assert!(c.tick(T0 + 899 * S).is_empty(), "not quiet for long enough");
-    assert_eq!(
-        told(&c.tick(T0 + 900 * S)),
-        ["resolved 001: all 2 findings have been cleared for 5 min"]
-    );
+    assert_eq!(told(&c.tick(T0 + 900 * S)), ["resolved 001: all 2 findings have been cleared for 5 min"]);
     assert!(c.tick(T0 + 901 * S).is_empty());
 }
 
@@ -213,7 +216,9 @@ fn back_within_the_window_reopens_and_later_opens_another() {
     c.observe_finding(&node(), &cleared(&again), T0 + 901 * S);
     c.tick(T0 + 1300 * S);
     let third = on_var("f-3", "disk-high-water", Severity::High, T0 + 3000 * S);
-    assert!(told(&c.observe_finding(&node(), &third, T0 + 3000 * S))[0].starts_with("open inc-2026-11-21-002"));
+    assert!(
+        told(&c.observe_finding(&node(), &third, T0 + 3000 * S))[0].starts_with("open inc-2026-11-21-002")
+    );
 }
 
 #[test]

@@ -13,10 +13,23 @@ pub(super) const SOME_DISK: &str = "disk";
 const MAX_NAME_CHARS: usize = 120;
 
 const DISK_WORDS: [&str; 13] = [
-    "disk", "enospc", "inode", "inodes", "filesystem", "fs", "ext4", "xfs", "btrfs", "mount", "readonly", "io", "space",
+    "disk",
+    "enospc",
+    "inode",
+    "inodes",
+    "filesystem",
+    "fs",
+    "ext4",
+    "xfs",
+    "btrfs",
+    "mount",
+    "readonly",
+    "io",
+    "space",
 ];
 const MEMORY_WORDS: [&str; 3] = ["oom", "memory", "swap"];
-const SECURITY_WORDS: [&str; 8] = ["login", "logins", "auth", "authentication", "ssh", "sshd", "sudo", "password"];
+const SECURITY_WORDS: [&str; 8] =
+    ["login", "logins", "auth", "authentication", "ssh", "sshd", "sudo", "password"];
 
 /// What `finding` is about, as a topic.
 pub(super) fn topic(finding: &Finding) -> String {
@@ -110,8 +123,11 @@ pub(super) fn fact<'f>(finding: &'f Finding, key: &str) -> Option<&'f str> {
 /// How much is used or left, where the facts tell.
 fn figure(finding: &Finding) -> Option<String> {
     let number = |key: &str| fact(finding, key)?.parse::<f64>().ok().filter(|v| v.is_finite() && *v >= 0.0);
+    if let Some(used) = number("used_percent").filter(|u| *u <= 100.0) {
+        return Some(format!("{used:.0} % used"));
+    }
     let (left, all) = if says(&finding.rule, &["inode", "inodes"]) {
-        (number("inodes_free")?, number("inodes_total")?)
+        (number("free_inodes")?, number("total_inodes")?)
     } else {
         (number("available_bytes")?, number("total_bytes")?)
     };
@@ -170,12 +186,18 @@ mod tests {
         assert_eq!(title("node-1", &f), "disk /var filling on node-1");
         f.facts = vec![Fact::new("available_bytes", 6_000), Fact::new("total_bytes", 100_000)];
         assert_eq!(title("node-1", &f), "disk /var filling on node-1: 6 % left");
+        f.facts.push(Fact::new("used_percent", "93.71"));
+        assert_eq!(title("node-1", &f), "disk /var filling on node-1: 94 % used");
+        f.facts.pop();
         f.facts[1].value = "0".into();
         f.subject.name = "/a\n\u{1b}[2J".into();
         assert_eq!(title("node-1", &f), "disk /a  [2J filling on node-1");
         f.rule = "filesystem-read-only".into();
         f.subject.name = "/".into();
         assert_eq!(title("node-1", &f), "filesystem / read-only on node-1");
-        assert_eq!(title("n", &finding("f", "oom-kill", "log", "kmsg")), "process killed for want of memory on n");
+        assert_eq!(
+            title("n", &finding("f", "oom-kill", "log", "kmsg")),
+            "process killed for want of memory on n"
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! Tables: columns as wide as what is in them, cut to the terminal where there is one.
 //!
 //! Rows stream: widths come from the first [`SIZED_ROWS`] rows, so that a long answer begins at once and holds no
-//! memory. On a terminal flexible columns give way first and lines never wrap; in a pipe nothing is cut.
+//! memory. On a terminal flexible columns give way first, then weak
+//! ones are left out, and lines never wrap; in a pipe nothing is cut.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -13,6 +14,8 @@ use crate::error::CliError;
 const SIZED_ROWS: usize = 256;
 /// What a flexible column keeps at least on a narrow terminal, in columns.
 const LEAST_FLEXIBLE: usize = 8;
+/// What a flexible column should have before a weak one is shown beside it.
+const LEAST_READABLE: usize = 24;
 const GAP: &str = "  ";
 
 #[derive(Debug, Clone, Copy)]
@@ -21,17 +24,23 @@ pub(crate) struct Column {
     pub(crate) right: bool,
     /// Gives way on a narrow terminal.
     pub(crate) flexible: bool,
+    /// Left out where the terminal is too narrow even so, the greatest number first; 0 never.
+    pub(crate) weak: u8,
 }
 
 impl Column {
     pub(crate) const fn left(head: &'static str) -> Self {
-        Self { head, right: false, flexible: false }
+        Self { head, right: false, flexible: false, weak: 0 }
     }
     pub(crate) const fn right(head: &'static str) -> Self {
-        Self { head, right: true, flexible: false }
+        Self { head, right: true, flexible: false, weak: 0 }
     }
     pub(crate) const fn flexible(head: &'static str) -> Self {
-        Self { head, right: false, flexible: true }
+        Self { head, right: false, flexible: true, weak: 0 }
+    }
+    pub(crate) const fn weak(mut self, weak: u8) -> Self {
+        self.weak = weak;
+        self
     }
 }
 
@@ -61,6 +70,8 @@ pub(crate) struct Table {
     columns: Vec<Column>,
     waiting: Vec<Vec<Cell>>,
     widths: Option<Vec<usize>>,
+    /// Which columns are left out.
+    hidden: Vec<bool>,
     terminal: Option<usize>,
     color: bool,
     indent: &'static str,
@@ -69,7 +80,7 @@ pub(crate) struct Table {
 impl Table {
     /// `terminal`: columns of the terminal, if it is one.
     pub(crate) fn new(columns: Vec<Column>, terminal: Option<usize>, color: bool) -> Self {
-        Self { columns, waiting: Vec::new(), widths: None, terminal, color, indent: "" }
+        Self { columns, waiting: Vec::new(), widths: None, hidden: Vec::new(), terminal, color, indent: "" }
     }
 
     pub(crate) fn indented(mut self) -> Self {
@@ -98,7 +109,9 @@ impl Table {
             }
         }
         if let Some(room) = self.terminal {
-            self.narrow(&mut widths, room.saturating_sub(self.indent.len()));
+            let room = room.saturating_sub(self.indent.len());
+            self.hidden = self.leave_out(&widths, room);
+            self.narrow(&mut widths, room);
         }
         self.widths = Some(widths);
         let head = self.columns.iter().map(|c| Cell::painted(c.head, Paint::Bold)).collect::<Vec<_>>();
@@ -109,12 +122,38 @@ impl Table {
         Ok(())
     }
 
+    /// Leaves out weak columns until the rest can be read: a flexible one wants [`LEAST_READABLE`].
+    fn leave_out(&self, widths: &[usize], room: usize) -> Vec<bool> {
+        let mut hidden = vec![false; widths.len()];
+        loop {
+            let wanted: usize = (0..widths.len())
+                .filter(|&i| !hidden[i])
+                .map(|i| if self.columns[i].flexible { widths[i].min(LEAST_READABLE) } else { widths[i] })
+                .map(|w| w + GAP.len())
+                .sum();
+            let weakest = (0..widths.len())
+                .filter(|&i| !hidden[i] && self.columns[i].weak > 0)
+                .max_by_key(|&i| self.columns[i].weak);
+            match weakest {
+                Some(i) if wanted > room + GAP.len() => hidden[i] = true,
+                _ => return hidden,
+            }
+        }
+    }
+
+    fn shows(&self, column: usize) -> bool {
+        !self.hidden.get(column).copied().unwrap_or(false)
+    }
+
     /// Takes columns from the widest flexible one until all fit or none can give more.
     fn narrow(&self, widths: &mut [usize], room: usize) {
-        let gaps = GAP.len() * widths.len().saturating_sub(1);
-        let mut over = (widths.iter().sum::<usize>() + gaps).saturating_sub(room);
+        let shown: Vec<usize> = (0..widths.len()).filter(|&i| self.shows(i)).collect();
+        let gaps = GAP.len() * shown.len().saturating_sub(1);
+        let mut over = (shown.iter().map(|&i| widths[i]).sum::<usize>() + gaps).saturating_sub(room);
         while over > 0 {
-            let widest = (0..widths.len())
+            let widest = shown
+                .iter()
+                .copied()
                 .filter(|&i| self.columns[i].flexible && widths[i] > LEAST_FLEXIBLE)
                 .max_by_key(|&i| widths[i]);
             let Some(i) = widest else { return };
@@ -128,8 +167,8 @@ impl Table {
         let mut room = self.terminal.unwrap_or(usize::MAX);
         let mut line = String::new();
         put(&mut line, &mut room, self.indent, Paint::Plain, false);
-        let last = row.len().saturating_sub(1);
-        for (i, (cell, column)) in row.iter().zip(&self.columns).enumerate() {
+        let last = (0..row.len()).rfind(|&i| self.shows(i)).unwrap_or(0);
+        for (i, (cell, column)) in row.iter().zip(&self.columns).enumerate().filter(|(i, _)| self.shows(*i)) {
             let own = widths.get(i).copied().unwrap_or(0);
             let text = if self.terminal.is_some() {
                 fit(&cell.text, own)

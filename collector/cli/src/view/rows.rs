@@ -63,7 +63,7 @@ impl Listed for Node {
     const PLURAL: &'static str = "nodes";
 
     fn columns(wide: bool) -> Vec<Column> {
-        let mut c = vec![Column::flexible("NAME"), Column::left("STATE"), Column::left("LAST SEEN")];
+        let mut c = vec![Column::flexible("NAME"), Column::left("STATE"), Column::left("LAST SEEN").weak(2)];
         if wide {
             c.extend([
                 Column::left("VERSION"),
@@ -85,7 +85,7 @@ impl Listed for Node {
         if wide {
             c.push(Column::right("INODES FREE"));
         }
-        c.push(Column::right("FULL IN"));
+        c.push(Column::right("FULL IN").weak(1));
         c
     }
 
@@ -143,17 +143,21 @@ impl Listed for Incident {
     const PLURAL: &'static str = "incidents";
 
     fn columns(wide: bool) -> Vec<Column> {
-        let mut c =
-            vec![Column::left("ID"), Column::left("SEVERITY"), Column::left("STATE"), Column::left("OPENED")];
+        let mut c = vec![
+            Column::left("ID"),
+            Column::left("SEVERITY"),
+            Column::left("STATE"),
+            Column::left("OPENED").weak(1),
+        ];
         if wide {
             c.extend([
-                Column::left("ACKNOWLEDGED"),
-                Column::left("RESOLVED"),
-                Column::right("FINDINGS"),
-                Column::right("ACTIONS"),
+                Column::left("ACKNOWLEDGED").weak(4),
+                Column::left("RESOLVED").weak(3),
+                Column::right("FINDINGS").weak(5),
+                Column::right("ACTIONS").weak(5),
             ]);
         }
-        c.extend([Column::flexible("NODES"), Column::flexible("TITLE")]);
+        c.extend([Column::flexible("NODES").weak(2), Column::flexible("TITLE")]);
         if wide {
             c.push(Column::flexible("REASON"));
         }
@@ -193,19 +197,19 @@ impl Listed for Finding {
     fn columns(wide: bool) -> Vec<Column> {
         let mut c = vec![
             Column::left("ID"),
-            Column::left("TIME"),
+            Column::left("TIME").weak(1),
             Column::flexible("NODE"),
             Column::left("SEVERITY"),
-            Column::left("STATE"),
-            Column::flexible("RULE"),
+            Column::left("STATE").weak(2),
+            Column::flexible("RULE").weak(3),
         ];
         if wide {
             c.extend([
                 Column::flexible("SUBJECT"),
-                Column::left("RAISED"),
-                Column::left("CLEARED"),
-                Column::left("INCIDENT"),
-                Column::right("COUNT"),
+                Column::left("RAISED").weak(5),
+                Column::left("CLEARED").weak(5),
+                Column::left("INCIDENT").weak(4),
+                Column::right("COUNT").weak(6),
             ]);
         }
         c.push(Column::flexible("SUMMARY"));
@@ -245,7 +249,7 @@ impl Listed for Action {
     fn columns(wide: bool) -> Vec<Column> {
         let mut c = vec![
             Column::left("ID"),
-            Column::left("TIME"),
+            Column::left("TIME").weak(1),
             Column::flexible("NODE"),
             Column::flexible("MOUNT"),
             Column::left("STATE"),
@@ -263,7 +267,7 @@ impl Listed for Action {
                 Column::left("INCIDENT"),
             ]);
         }
-        c.extend([Column::flexible("ACTOR"), Column::flexible("REASON")]);
+        c.extend([Column::flexible("ACTOR").weak(2), Column::flexible("REASON").weak(3)]);
         c
     }
 
@@ -304,9 +308,9 @@ impl Listed for Object {
         vec![
             Column::right("TIER"),
             Column::right("FREES"),
-            Column::left("OUTCOME"),
-            Column::left("MODIFIED"),
-            Column::left("CLEANER"),
+            Column::left("OUTCOME").weak(2),
+            Column::left("MODIFIED").weak(3),
+            Column::left("CLEANER").weak(4),
             Column::flexible("PATH"),
             Column::flexible("WHY IT MAY GO"),
         ]
@@ -337,8 +341,8 @@ impl Listed for Event {
             Column::left("TIME"),
             Column::flexible("NODE"),
             Column::left("KIND"),
-            Column::left("SEVERITY"),
-            Column::flexible("SOURCE"),
+            Column::left("SEVERITY").weak(1),
+            Column::flexible("SOURCE").weak(2),
             Column::flexible("MESSAGE"),
         ];
         if wide {
@@ -374,10 +378,10 @@ impl Listed for Entry {
     fn columns(wide: bool) -> Vec<Column> {
         let mut c = vec![
             Column::left("TIME"),
-            Column::flexible("NODE"),
+            Column::flexible("NODE").weak(1),
             Column::left("KIND"),
-            Column::left("SEVERITY"),
-            Column::flexible("ACTOR"),
+            Column::left("SEVERITY").weak(2),
+            Column::flexible("ACTOR").weak(3),
             Column::flexible("SUMMARY"),
         ];
         if wide {

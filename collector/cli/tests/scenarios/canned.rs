@@ -8,28 +8,29 @@ use std::sync::{Arc, Mutex};
 use clap::Parser as _;
 use dogwatch::wire;
 use dogwatch::wire::desk_server::{Desk, DeskServer};
+pub(crate) use dogwatch_cli::Dial;
 use dogwatch_cli::error::CliError;
-use dogwatch_cli::{Cli, Dial, Io, Terminal, World, run};
+use dogwatch_cli::{Cli, Io, Terminal, World, run};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Endpoint, Server};
 use tonic::{Request, Response, Status};
 
-pub const S: i64 = 1_000_000_000;
+pub(crate) const S: i64 = 1_000_000_000;
 /// 2026-11-21T02:10:00Z.
-pub const T0: i64 = 1_795_227_000 * S;
+pub(crate) const T0: i64 = 1_795_227_000 * S;
 /// Everything that a node could put into a name to fool whoever reads it.
-pub const HOSTILE: &str = "/var/log/\u{1b}[2J\u{202e}gpj.exe\r\n漢字";
+pub(crate) const HOSTILE: &str = "/var/log/\u{1b}[2J\u{202e}gpj.exe\r\n漢字";
 
 /// What the desk was asked, in order.
 #[derive(Debug, Clone, Default)]
-pub struct Asked(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Asked(Arc<Mutex<Vec<String>>>);
 
 impl Asked {
     fn note(&self, what: String) {
         self.0.lock().unwrap().push(what);
     }
-    pub fn all(&self) -> Vec<String> {
+    pub(crate) fn all(&self) -> Vec<String> {
         self.0.lock().unwrap().clone()
     }
 }
@@ -45,7 +46,7 @@ fn stream<T: Send + 'static>(items: Vec<T>) -> Response<Answer<T>> {
     Response::new(Box::pin(tokio_stream::iter(items.into_iter().map(Ok))))
 }
 
-pub fn incident(n: u32, severity: wire::Severity, state: &str) -> wire::Incident {
+pub(crate) fn incident(n: u32, severity: wire::Severity, state: &str) -> wire::Incident {
     wire::Incident {
         id: format!("inc-2026-11-21-{n:03}"),
         title: "disk /var filling on node-1: 6 % left".into(),
@@ -65,7 +66,7 @@ fn record(seq: u64) -> wire::RecordRef {
     wire::RecordRef { node: "node-1".into(), incarnation: vec![0xab; 16].into(), stream: 2, seq }
 }
 
-pub fn finding() -> wire::FindingRow {
+pub(crate) fn finding() -> wire::FindingRow {
     wire::FindingRow {
         node: "node-1".into(),
         finding: Some(wire::Finding {
@@ -88,7 +89,7 @@ pub fn finding() -> wire::FindingRow {
     }
 }
 
-pub fn action(state: wire::ActionState) -> wire::ActionRow {
+pub(crate) fn action(state: wire::ActionState) -> wire::ActionRow {
     let done = state == wire::ActionState::Done;
     let object = |path: &[u8], outcome| wire::PlannedObject {
         path: path.to_vec().into(),
@@ -262,7 +263,7 @@ impl Desk for Canned {
     ) -> Result<Response<Self::GetEventsStream>, Status> {
         self.asked.note(format!("{:?}", r.get_ref()));
         if r.get_ref().node == "many" {
-            return Ok(Response::new(Box::pin(tokio_stream::iter((0..200_000).map(|n| Ok(event(n)))))));
+            return Ok(Response::new(Box::pin(tokio_stream::iter((0..20_000).map(|n| Ok(event(n)))))));
         }
         Ok(stream((0..4).map(event).collect()))
     }
@@ -343,12 +344,12 @@ impl Desk for Canned {
 }
 
 /// A running desk; it ends with the test's runtime.
-pub struct Running {
+pub(crate) struct Running {
     address: SocketAddr,
-    pub asked: Asked,
+    pub(crate) asked: Asked,
 }
 
-pub async fn desk() -> Running {
+pub(crate) async fn desk() -> Running {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let canned = Canned::default();
@@ -360,33 +361,33 @@ pub async fn desk() -> Running {
 
 /// What a command wrote, and how it ended.
 #[derive(Debug)]
-pub struct Ran {
-    pub code: u8,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Ran {
+    pub(crate) code: u8,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 /// How a command is run.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct How<'a> {
-    pub columns: Option<usize>,
-    pub color: bool,
-    pub answer: Option<&'a str>,
+pub(crate) struct How<'a> {
+    pub(crate) columns: Option<usize>,
+    pub(crate) color: bool,
+    pub(crate) answer: Option<&'a str>,
 }
 
 impl Running {
-    pub async fn run(&self, args: &[&str]) -> Ran {
+    pub(crate) async fn run(&self, args: &[&str]) -> Ran {
         self.run_as(How::default(), args).await
     }
 
-    pub async fn run_as(&self, how: How<'_>, args: &[&str]) -> Ran {
+    pub(crate) async fn run_as(&self, how: How<'_>, args: &[&str]) -> Ran {
         let channel = Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect_lazy();
         run_with(Dial::Over(channel), how, args).await
     }
 }
 
 /// Over a channel to a port that nobody listens on.
-pub async fn run_without_desk(args: &[&str]) -> Ran {
+pub(crate) async fn run_without_desk(args: &[&str]) -> Ran {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -394,7 +395,7 @@ pub async fn run_without_desk(args: &[&str]) -> Ran {
     run_with(Dial::Over(channel), How::default(), args).await
 }
 
-pub async fn run_with(dial: Dial, how: How<'_>, args: &[&str]) -> Ran {
+pub(crate) async fn run_with(dial: Dial, how: How<'_>, args: &[&str]) -> Ran {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut input = Cursor::new(how.answer.unwrap_or_default().to_owned());
     let mut io = Io {

@@ -1,8 +1,6 @@
 //! The verbs against a desk with canned answers, over real HTTP/2.
 
-mod canned;
-
-use canned::{How, desk, run_without_desk};
+use crate::canned::{HOSTILE, How, desk, run_without_desk};
 use insta::assert_snapshot;
 use serde_json::Value;
 
@@ -107,7 +105,7 @@ async fn json_keeps_the_contract() {
 
     let events = json(&desk.run(&["get", "events", "-o", "json"]).await.out);
     has(&events[1], "time node kind severity source message fields");
-    assert_eq!(events[1]["message"], canned::HOSTILE, "escaped for terminals, the same value for programs");
+    assert_eq!(events[1]["message"], HOSTILE, "escaped for terminals, the same value for programs");
     assert_eq!(events[1]["fields"]["seq"], "1");
 
     let actions = json(&desk.run(&["get", "actions", "-o", "json"]).await.out);
@@ -268,15 +266,12 @@ async fn a_cleanup_that_cannot_be_says_why() {
 async fn many_events_stream_and_the_newest_are_kept() {
     let desk = desk().await;
     let ran = desk.run(&["get", "events", "--node", "many", "-o", "jsonl"]).await;
-    assert_eq!(ran.out.lines().count(), 200_000);
+    assert_eq!(ran.out.lines().count(), 20_000);
     let ran = desk
         .run(&["get", "events", "--node", "many", "--limit", "2", "--severity", "info", "-o", "json"])
         .await;
     let events = json(&ran.out);
-    assert_eq!(
-        (&events[0]["message"], &events[1]["message"]),
-        (&"line 199998".into(), &"line 199999".into())
-    );
+    assert_eq!((&events[0]["message"], &events[1]["message"]), (&"line 19998".into(), &"line 19999".into()));
 }
 
 #[tokio::test]
