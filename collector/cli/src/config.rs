@@ -5,7 +5,6 @@
 //! `$XDG_STATE_HOME/dogwatch`, else `~/.local/state/dogwatch`. The first two must exist when named. Paths within are
 //! relative to the file. Unknown keys are refused.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::io::Read as _;
@@ -15,6 +14,7 @@ use serde::Deserialize;
 
 use crate::args::{Global, host_port};
 use crate::error::CliError;
+use crate::verbs::Env;
 
 /// Largest configuration file that is read: it has six keys.
 const MAX_CONFIG_BYTES: u64 = 64 * 1024;
@@ -48,7 +48,7 @@ struct File {
 }
 
 /// Reads the file that counts and lays the flags over it. `env` gives environment variables.
-pub(crate) fn load(global: &Global, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Settings, CliError> {
+pub(crate) fn load(global: &Global, env: &Env) -> Result<Settings, CliError> {
     let mut settings = Settings::default();
     for (path, must_exist) in candidates(global, env) {
         match read(&path) {
@@ -81,7 +81,7 @@ pub(crate) fn load(global: &Global, env: &dyn Fn(&str) -> Option<OsString>) -> R
     Ok(settings)
 }
 
-fn candidates(global: &Global, env: &dyn Fn(&str) -> Option<OsString>) -> Vec<(PathBuf, bool)> {
+fn candidates(global: &Global, env: &Env) -> Vec<(PathBuf, bool)> {
     if let Some(path) = &global.config {
         return vec![(path.clone(), true)];
     }

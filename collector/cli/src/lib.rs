@@ -21,7 +21,7 @@ mod view;
 pub use args::Cli;
 pub use client::Dial;
 pub use output::{Io, Terminal};
-pub use verbs::{World, run};
+pub use verbs::{Env, World, run};
 
 /// `text` on one line, with everything that a terminal might obey spelt out.
 pub fn harmless(text: &str) -> String {

@@ -12,12 +12,15 @@ use crate::config::{self, Settings};
 use crate::error::CliError;
 use crate::output::Io;
 
+/// Gives the value of an environment variable.
+pub type Env = dyn Fn(&str) -> Option<OsString>;
+
 /// What a command takes from around it: time, environment, and how collectors are reached.
 pub struct World {
     /// Now, wall ns.
     pub now_ns: i64,
     /// Gives an environment variable.
-    pub env: Box<dyn Fn(&str) -> Option<OsString>>,
+    pub env: Box<Env>,
     /// How collectors are reached.
     pub dial: Dial,
 }
