@@ -1,1 +1,337 @@
-//! To come.
+//! Correlation: which findings and actions belong to one incident, and when an incident is over.
+//!
+//! A pure state machine. It is told findings, actions and the time, and answers with [`Decision`]s; it applies its own
+//! answers to itself at once. The caller makes them durable and publishes them in the order given.
+//!
+//! Rules
+//! - Findings of one node that share a topic (a mount, memory, logins, silence, …) and whose incident
+//!   is live, still has an active finding, or ended less than `rejoin` ago belong to that incident. Otherwise a finding
+//!   of `opens_at` or worse opens `inc-YYYY-MM-DD-NNN` (UTC day), taking along the lesser findings and the actions of
+//!   its topic that came before. A lesser finding joins a live incident and opens or reopens none.
+//! - An action belongs to the incident of the finding that triggered it, else to the one of its node and mount.
+//! - Severity is the worst that a piece has been. It falls only when a person says so, and then rises again only with
+//!   something new: a finding that joins, or one that itself got worse.
+//! - An incident resolves itself when every finding in it has been cleared for `quiet`. One that a person reopened waits
+//!   until a finding has come and gone since.
+//! - Observing the same state twice gives no decision the second time.
+//! - Every piece has its reason in words.
+//!
+//! Bounds: [`MAX_PIECES`](crate::incident::MAX_PIECES) an incident (then another continues it), [`MAX_LIVE_PER_NODE`]
+//! incidents a node (then the newest takes what comes, and says so), [`MAX_LOOSE`] findings and actions that wait for
+//! an incident (the oldest is forgotten; it stays in the store). A node can thus flood its own incidents only.
+//!
+//! Deliberately absent: findings about no known node. An incident is about nodes; a stranger that was refused is told by
+//! `get findings`, and cannot make incidents at all. Correlation across nodes is absent as well.
+
+mod placing;
+mod topic;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use dogwatch::record::{Action, Finding, FindingState, NodeName, Severity};
+
+use crate::incident::{COLLECTOR, Incident, IncidentState};
+use crate::store::decision::{Decision, Piece, What};
+use crate::store::row::FindingRow;
+use topic::shown;
+
+/// Most incidents of one node that are not resolved, before further findings are put to the newest of them.
+pub const MAX_LIVE_PER_NODE: usize = 50;
+/// Most findings, and most actions, that are remembered while they belong to no incident.
+pub const MAX_LOOSE: usize = 10_000;
+
+const SECOND_NS: i64 = 1_000_000_000;
+
+/// What correlation is tuned by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// How long after its end an incident takes a finding of its topic back, ns.
+    pub rejoin_ns: i64,
+    /// How long every finding must have been cleared before an incident resolves itself, ns.
+    pub quiet_ns: i64,
+    /// The least severity that opens an incident.
+    pub opens_at: Severity,
+}
+
+impl Default for Policy {
+    /// 15 min, 5 min, medium.
+    fn default() -> Self {
+        Self { rejoin_ns: 900 * SECOND_NS, quiet_ns: 300 * SECOND_NS, opens_at: Severity::Medium }
+    }
+}
+
+type Key = (NodeName, String);
+
+/// What is remembered of a finding.
+#[derive(Debug, Clone)]
+struct Seen {
+    rule: String,
+    topic: String,
+    severity: Severity,
+    active: bool,
+    raised_wall_ns: i64,
+    /// By the collector's clock; `None` while active, or when nobody saw it clear.
+    cleared_ns: Option<i64>,
+    incident: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+struct LooseAction {
+    node: NodeName,
+    id: String,
+    mount: String,
+    finding_id: Option<String>,
+    actor: String,
+    seen_ns: i64,
+}
+
+/// The state machine. One owner; told everything in the order in which the store took it in.
+#[derive(Debug)]
+pub struct Correlator {
+    policy: Policy,
+    /// Live ones, and those resolved so lately that they may be rejoined.
+    incidents: BTreeMap<String, Incident>,
+    findings: BTreeMap<Key, Seen>,
+    loose_findings: VecDeque<Key>,
+    loose_actions: VecDeque<LooseAction>,
+    /// Highest number given out on each UTC day.
+    numbers: BTreeMap<String, u32>,
+}
+
+impl Correlator {
+    /// Continues from what the store holds: every incident (their numbers are not given out again), and the newest
+    /// state of the findings that are active or belong to an incident that is not resolved.
+    pub fn new<'f>(
+        policy: Policy,
+        incidents: Vec<Incident>,
+        findings: impl IntoIterator<Item = &'f FindingRow>,
+    ) -> Self {
+        let mut this = Self {
+            policy,
+            incidents: BTreeMap::new(),
+            findings: BTreeMap::new(),
+            loose_findings: VecDeque::new(),
+            loose_actions: VecDeque::new(),
+            numbers: BTreeMap::new(),
+        };
+        for incident in incidents {
+            this.adopt(incident);
+        }
+        for row in findings {
+            let Some(node) = &row.node else { continue };
+            let key = (node.clone(), row.finding.id.clone());
+            let incident = this.findings.get(&key).and_then(|s| s.incident.clone());
+            let active = row.finding.state != FindingState::Cleared;
+            if incident.is_some() || active {
+                this.remember(key, &row.finding, incident);
+            }
+        }
+        this
+    }
+
+    /// Learns of a decision that a person took. Its own come back harmlessly.
+    pub fn apply(&mut self, decision: &Decision) {
+        if let Some(incident) = Incident::open(decision) {
+            if !self.incidents.contains_key(&incident.id) {
+                self.adopt(incident);
+            }
+            return;
+        }
+        let id = match &decision.what {
+            What::IncidentJoined { id, .. }
+            | What::IncidentSeverity { id, .. }
+            | What::IncidentMoved { id, .. }
+            | What::NoteAdded { id, .. } => id,
+            _ => return,
+        };
+        let Some(incident) = self.incidents.get_mut(id) else { return };
+        if incident.apply(decision)
+            && let What::IncidentJoined { id, piece: Piece::Finding(finding), node, .. } = &decision.what
+            && let Some(seen) = self.findings.get_mut(&(node.clone(), finding.clone()))
+        {
+            seen.incident = Some(id.clone());
+        }
+    }
+
+    /// What follows from a finding of `node` in its newest state, seen at `now_ns` by the collector's clock.
+    pub fn observe_finding(&mut self, node: &NodeName, finding: &Finding, now_ns: i64) -> Vec<Decision> {
+        let key = (node.clone(), finding.id.clone());
+        let before = self.findings.get(&key).cloned();
+        let active = finding.state != FindingState::Cleared;
+        if !active {
+            if let Some(seen) = self.findings.get_mut(&key)
+                && seen.active
+            {
+                seen.active = false;
+                seen.cleared_ns = Some(now_ns);
+            }
+            return Vec::new();
+        }
+        if before.as_ref().is_some_and(|b| !b.active && finding.raised_wall_ns <= b.raised_wall_ns) {
+            // Told late: it has been cleared since. A new episode has a new time of raising.
+            return Vec::new();
+        }
+        let home =
+            before.as_ref().and_then(|b| b.incident.clone()).filter(|id| self.incidents.contains_key(id));
+        self.remember(key, finding, home.clone());
+        let mut out = Vec::new();
+        match home {
+            Some(id) => self.observe_member(&id, node, finding, before.as_ref(), now_ns, &mut out),
+            None => self.place(node, finding, now_ns, &mut out),
+        }
+        out
+    }
+
+    /// What follows from an action of `node`, in any of its states.
+    pub fn observe_action(&mut self, node: &NodeName, action: &Action, now_ns: i64) -> Vec<Decision> {
+        let piece = Piece::Action(action.id.clone());
+        if self.incidents.values().any(|i| i.holds(&piece, node)) {
+            return Vec::new();
+        }
+        let action = LooseAction {
+            node: node.clone(),
+            id: action.id.clone(),
+            mount: action.mount.clone(),
+            finding_id: action.finding_id.clone(),
+            actor: action.actor.clone(),
+            seen_ns: now_ns,
+        };
+        let mut out = Vec::new();
+        if !self.place_action(&action, now_ns, &mut out) {
+            self.loose_actions.retain(|a| a.node != action.node || a.id != action.id);
+            if self.loose_actions.len() >= MAX_LOOSE {
+                self.loose_actions.pop_front();
+            }
+            self.loose_actions.push_back(action);
+        }
+        out
+    }
+
+    /// What follows from time going by. Call it about once a second, or as often as `quiet` needs.
+    pub fn tick(&mut self, now_ns: i64) -> Vec<Decision> {
+        let mut lives: BTreeMap<&str, Life> = BTreeMap::new();
+        for seen in self.findings.values_mut() {
+            let Some(id) = &seen.incident else { continue };
+            let life = lives.entry(id).or_default();
+            life.findings += 1;
+            if seen.active {
+                life.active += 1;
+                continue;
+            }
+            // Nobody saw it clear, or the clock was set back since: its quiet time begins now.
+            let cleared = seen.cleared_ns.filter(|c| *c <= now_ns).unwrap_or(now_ns);
+            seen.cleared_ns = Some(cleared);
+            life.newest_clear_ns = life.newest_clear_ns.max(cleared);
+        }
+        let mut over = Vec::new();
+        for incident in self.incidents.values().filter(|i| i.state != IncidentState::Resolved) {
+            let Some(life) = lives.get(incident.id.as_str()) else { continue };
+            let waits = incident.reopened_by_person().is_some_and(|t| life.newest_clear_ns <= t);
+            let quiet_ns = now_ns.saturating_sub(life.newest_clear_ns);
+            if life.active == 0 && !waits && quiet_ns >= self.policy.quiet_ns {
+                let which = match life.findings {
+                    1 => "its finding has".to_owned(),
+                    n => format!("all {n} findings have"),
+                };
+                over.push((incident.id.clone(), format!("{which} been cleared for {}", span(quiet_ns))));
+            }
+        }
+        let mut out = Vec::new();
+        for (id, reason) in over {
+            self.decide(now_ns, What::IncidentMoved { id, state: IncidentState::Resolved, reason }, &mut out);
+        }
+        self.forget(now_ns);
+        out
+    }
+
+    fn decide(&mut self, now_ns: i64, what: What, out: &mut Vec<Decision>) {
+        let decision = Decision { wall_ns: now_ns, actor: COLLECTOR.to_owned(), what };
+        self.apply(&decision);
+        out.push(decision);
+    }
+
+    fn adopt(&mut self, incident: Incident) {
+        if let Some((day, number)) = numbered(&incident.id) {
+            let highest = self.numbers.entry(day.to_owned()).or_insert(0);
+            *highest = number.max(*highest);
+        }
+        for joined in &incident.pieces {
+            let Piece::Finding(id) = &joined.piece else { continue };
+            // Until its row tells more: over, at a time that nobody saw.
+            let unknown = Seen {
+                rule: "an earlier finding".to_owned(),
+                topic: incident.topic.clone(),
+                severity: Severity::Info,
+                active: false,
+                raised_wall_ns: i64::MIN,
+                cleared_ns: None,
+                incident: Some(incident.id.clone()),
+            };
+            self.findings.insert((joined.node.clone(), id.clone()), unknown);
+        }
+        self.incidents.insert(incident.id.clone(), incident);
+    }
+
+    fn remember(&mut self, key: Key, finding: &Finding, incident: Option<String>) {
+        let active = finding.state != FindingState::Cleared;
+        let seen = Seen {
+            rule: shown(&finding.rule),
+            topic: topic::topic(finding),
+            severity: finding.severity,
+            active,
+            raised_wall_ns: finding.raised_wall_ns,
+            cleared_ns: None,
+            incident,
+        };
+        self.findings.insert(key, seen);
+    }
+
+    /// Lets go of what can no longer matter.
+    fn forget(&mut self, now_ns: i64) {
+        let gone: Vec<String> = self
+            .incidents
+            .values()
+            .filter(|i| i.state == IncidentState::Resolved && !self.rejoinable(i, now_ns))
+            .map(|i| i.id.clone())
+            .collect();
+        for id in &gone {
+            self.incidents.remove(id);
+        }
+        let incidents = &self.incidents;
+        self.findings.retain(|_, s| match &s.incident {
+            Some(id) => incidents.contains_key(id),
+            None => s.active,
+        });
+        let findings = &self.findings;
+        self.loose_findings.retain(|k| findings.get(k).is_some_and(|s| s.incident.is_none()));
+        let rejoin_ns = self.policy.rejoin_ns;
+        self.loose_actions.retain(|a| now_ns.saturating_sub(a.seen_ns) <= rejoin_ns);
+    }
+}
+
+/// How the findings of one incident stand.
+#[derive(Debug, Default)]
+struct Life {
+    findings: usize,
+    active: usize,
+    newest_clear_ns: i64,
+}
+
+/// A length of time in the unit that suits it.
+fn span(ns: i64) -> String {
+    match ns / SECOND_NS {
+        s @ ..120 => format!("{s} s"),
+        s @ 120..7_200 => format!("{} min", s / 60),
+        s @ 7_200..172_800 => format!("{} h", s / 3_600),
+        s => format!("{} days", s / 86_400),
+    }
+}
+
+/// Day and number of `inc-YYYY-MM-DD-NNN`.
+fn numbered(id: &str) -> Option<(&str, u32)> {
+    let (day, number) = id.strip_prefix("inc-")?.rsplit_once('-')?;
+    Some((day, number.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests;

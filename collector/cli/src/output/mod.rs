@@ -1,0 +1,144 @@
+//! Output: how what is known is written. `text` makes it harmless, `table` is for people, `json` for programs.
+
+pub(crate) mod json;
+pub(crate) mod table;
+pub(crate) mod text;
+
+use std::io::{BufRead, Write};
+
+use serde::Serialize;
+
+use crate::args::Format;
+use crate::error::CliError;
+use table::{Cell, Column, Table};
+use text::safe;
+
+/// What stands at the other ends of stdin and stdout.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Terminal {
+    /// Columns of the terminal that stdout is; `None` where it is not one.
+    pub columns: Option<usize>,
+    /// Whether colours are wanted: stdout is a terminal that has them, and `NO_COLOR` is not set.
+    pub color: bool,
+    /// Whether somebody can be asked: stdin and stderr are a terminal.
+    pub can_ask: bool,
+}
+
+/// The three standard streams.
+pub struct Io<'a> {
+    /// Data.
+    pub out: &'a mut dyn Write,
+    /// Talk.
+    pub err: &'a mut dyn Write,
+    /// Answers.
+    pub input: &'a mut dyn BufRead,
+    /// What they are.
+    pub terminal: Terminal,
+}
+
+impl std::fmt::Debug for Io<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Io").field("terminal", &self.terminal).finish_non_exhaustive()
+    }
+}
+
+impl Io<'_> {
+    /// Says `text` on stderr, made harmless, on a line of its own.
+    pub(crate) fn say(&mut self, text: &str) -> Result<(), CliError> {
+        writeln!(self.err, "dogwatch: {}", safe(text))?;
+        Ok(())
+    }
+
+    /// A table for this terminal.
+    pub(crate) fn table(&self, columns: Vec<Column>) -> Table {
+        Table::new(columns, self.terminal.columns, self.terminal.color)
+    }
+}
+
+/// Something that can be listed.
+pub(crate) trait Listed: Serialize {
+    /// In words, for "no findings".
+    const PLURAL: &'static str;
+    fn columns(wide: bool) -> Vec<Column>;
+    /// One or more rows.
+    fn rows(&self, wide: bool) -> Vec<Vec<Cell>>;
+    /// What `-o name` prints; `None` for things without a name.
+    fn name(&self) -> Option<&str>;
+}
+
+/// A list under way, in the format that was asked for.
+pub(crate) struct List {
+    format: Format,
+    table: Option<Table>,
+    count: u64,
+}
+
+impl List {
+    pub(crate) fn begin<T: Listed>(io: &mut Io<'_>, format: Format) -> Result<Self, CliError> {
+        let table = match format {
+            Format::Table => Some(io.table(T::columns(false))),
+            Format::Wide => Some(io.table(T::columns(true))),
+            Format::Json => {
+                write!(io.out, "[")?;
+                None
+            }
+            Format::Jsonl | Format::Name => None,
+        };
+        Ok(Self { format, table, count: 0 })
+    }
+
+    pub(crate) fn push<T: Listed>(&mut self, io: &mut Io<'_>, item: &T) -> Result<(), CliError> {
+        self.count += 1;
+        match self.format {
+            Format::Table | Format::Wide => {
+                if let Some(table) = &mut self.table {
+                    for row in item.rows(self.format == Format::Wide) {
+                        table.push(io.out, row)?;
+                    }
+                }
+            }
+            Format::Json => {
+                write!(io.out, "{}", if self.count > 1 { ",\n" } else { "\n" })?;
+                json::line(io.out, item)?;
+            }
+            Format::Jsonl => {
+                json::line(io.out, item)?;
+                writeln!(io.out)?;
+            }
+            Format::Name => {
+                if let Some(name) = item.name() {
+                    writeln!(io.out, "{}", safe(name))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish<T: Listed>(mut self, io: &mut Io<'_>) -> Result<(), CliError> {
+        if let Some(table) = &mut self.table {
+            table.finish(io.out)?;
+            if self.count == 0 {
+                io.say(&format!("no {}", T::PLURAL))?;
+            }
+        }
+        if self.format == Format::Json {
+            writeln!(io.out, "{}", if self.count == 0 { "]" } else { "\n]" })?;
+        }
+        io.out.flush()?;
+        Ok(())
+    }
+}
+
+/// Writes one thing: as an object for programs, as a list of one for people.
+pub(crate) fn one<T: Listed>(io: &mut Io<'_>, format: Format, item: &T) -> Result<(), CliError> {
+    match format {
+        Format::Json => json::pretty(io.out, item).and_then(|()| Ok(writeln!(io.out)?))?,
+        _ => {
+            let mut list = List::begin::<T>(io, format)?;
+            list.push(io, item)?;
+            list.finish::<T>(io)?;
+        }
+    }
+    io.out.flush()?;
+    Ok(())
+}

@@ -1,0 +1,186 @@
+//! `plan` and `clean`. A cleanup is two calls: the node makes a plan and keeps it, a person sees it, and exactly that
+//! plan is applied. The node checks everything again; nothing here decides what may go.
+
+use super::Here;
+use super::incident::heading;
+use crate::args::{CleanArgs, Format, PlanArgs};
+use crate::client::Desk;
+use crate::error::CliError;
+use crate::output::text::{bytes, safe, signed_bytes};
+use crate::output::{Io, Listed as _, one};
+use crate::view::{Action, Object};
+
+/// Refusals that are listed one by one.
+const REFUSALS_SHOWN: usize = 20;
+
+pub(super) async fn plan(here: &Here<'_>, args: &PlanArgs, io: &mut Io<'_>) -> Result<(), CliError> {
+    let mut desk = here.desk_for("make a plan").await?;
+    let plan = ask(&mut desk, args).await?;
+    match args.output {
+        Format::Table | Format::Wide => {
+            write_plan(io, &plan)?;
+            io.out.flush()?;
+        }
+        format => one(io, format, &plan)?,
+    }
+    usable(&plan)
+}
+
+pub(super) async fn clean(here: &Here<'_>, args: &CleanArgs, io: &mut Io<'_>) -> Result<(), CliError> {
+    if !args.yes && !io.terminal.can_ask {
+        return Err(CliError::Usage(
+            "nobody can be asked here, because this is not a terminal\n  try: `dogwatch plan` to see what would go, \
+             and `dogwatch clean --yes` to let it go"
+                .to_owned(),
+        ));
+    }
+    let people = matches!(args.plan.output, Format::Table | Format::Wide);
+    let mut desk = here.desk_for("clean a mount").await?;
+    let plan = ask(&mut desk, &args.plan).await?;
+    show(io, &plan, people)?;
+    usable(&plan)?;
+    if plan.objects.is_empty() {
+        io.say(&format!("there is nothing to clean on {} of {}", plan.mount, args.plan.node))?;
+        return if people { Ok(()) } else { one(io, args.plan.output, &plan) };
+    }
+    if !args.yes && !agreed(io, &plan)? {
+        return Err(CliError::Failed(format!("{} was not applied; nothing was touched", plan.id)));
+    }
+    let done = Action::from(desk.apply(&args.plan.node, &plan.id).await?);
+    if people {
+        write_outcome(io, &done)?
+    } else {
+        one(io, args.plan.output, &done)?
+    }
+    io.out.flush()?;
+    match done.state {
+        Some("done") => Ok(()),
+        Some("failed" | "refused") => Err(CliError::Outcome(format!("{} {}", done.id, why(&done)))),
+        _ => Err(CliError::Outcome(format!(
+            "{} is not done yet\n  try: `dogwatch get actions {}` later",
+            done.id, done.id
+        ))),
+    }
+}
+
+async fn ask(desk: &mut Desk, args: &PlanArgs) -> Result<Action, CliError> {
+    Ok(desk.plan(&args.node, &args.mount).await?.into())
+}
+
+/// A plan that the node refused to make is a failure, with the node's reason.
+fn usable(plan: &Action) -> Result<(), CliError> {
+    match plan.state {
+        Some("refused" | "failed") => Err(CliError::Outcome(format!("{} {}", plan.id, why(plan)))),
+        _ => Ok(()),
+    }
+}
+
+fn why(action: &Action) -> String {
+    let whole = action.refused.iter().find(|r| r.path.is_none()).map(|r| r.reason.as_str());
+    let reason = whole.or(action.detail.as_deref()).unwrap_or("the node gave no reason");
+    format!("was {} by {}: {reason}", action.state.unwrap_or("not done"), action.node)
+}
+
+fn show(io: &mut Io<'_>, plan: &Action, people: bool) -> Result<(), CliError> {
+    if people {
+        return write_plan(io, plan);
+    }
+    let (id, freed) = (&plan.id, bytes(plan.planned_bytes));
+    io.say(&format!("plan {id} on {}: {} objects, {freed}", plan.mount, plan.objects.len()))
+}
+
+fn agreed(io: &mut Io<'_>, plan: &Action) -> Result<bool, CliError> {
+    let (count, freed) = (plan.objects.len(), bytes(plan.planned_bytes));
+    io.out.flush()?;
+    write!(
+        io.err,
+        "Remove {count} objects ({freed}) on {} of {}? [y/N] ",
+        safe(&plan.mount),
+        safe(&plan.node)
+    )?;
+    io.err.flush()?;
+    let mut answer = String::new();
+    // Bounded, because stdin is whatever it is.
+    let read = std::io::Read::take(&mut *io.input, 64);
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(read), &mut answer)
+        .map_err(|e| CliError::failed("cannot read the answer", &e))?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+fn write_plan(io: &mut Io<'_>, plan: &Action) -> Result<(), CliError> {
+    heading(io, &format!("Plan {} for {} on {}", plan.id, plan.mount, plan.node))?;
+    let mut lines = vec![
+        ("would free", bytes(plan.planned_bytes)),
+        ("target", format!("{} available", bytes(plan.target_available_bytes))),
+        ("mode", plan.mode.unwrap_or("-").to_owned()),
+    ];
+    if let Some(before) = plan.available_before_bytes {
+        lines.push(("available", bytes(before)));
+    }
+    if !plan.reason.is_empty() {
+        lines.push(("because", plan.reason.clone()));
+    }
+    if let Some(at) = plan.expires_at {
+        lines.push(("valid until", at.to_the_second()));
+    }
+    if let Some(detail) = &plan.detail {
+        lines.push(("detail", detail.clone()));
+    }
+    write_lines(io, &lines)?;
+    let mut table = io.table(Object::columns(false)).indented();
+    for object in &plan.objects {
+        for row in object.rows(false) {
+            table.push(io.out, row)?;
+        }
+    }
+    table.finish(io.out)?;
+    write_refusals(io, plan)
+}
+
+fn write_outcome(io: &mut Io<'_>, done: &Action) -> Result<(), CliError> {
+    let removed = done.objects.iter().filter(|o| o.outcome == "removed").count();
+    heading(
+        io,
+        &format!("Cleanup {} of {} on {}: {}", done.id, done.mount, done.node, done.state.unwrap_or("?")),
+    )?;
+    let size = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), bytes);
+    let mut lines = vec![
+        ("freed", format!("{} of {} planned", size(done.freed_bytes), bytes(done.planned_bytes))),
+        ("removed", format!("{removed} of {} objects", done.objects.len())),
+        (
+            "available",
+            format!("{} → {}", size(done.available_before_bytes), size(done.available_after_bytes)),
+        ),
+    ];
+    if let Some(rest) = done.unexplained_bytes {
+        let reason = done.unexplained_reason.as_deref().map(|r| format!(" ({r})")).unwrap_or_default();
+        lines.push(("unexplained", format!("{}{reason}", signed_bytes(rest))));
+    }
+    if let Some(detail) = &done.detail {
+        lines.push(("detail", detail.clone()));
+    }
+    write_lines(io, &lines)?;
+    write_refusals(io, done)
+}
+
+fn write_lines(io: &mut Io<'_>, lines: &[(&str, String)]) -> Result<(), CliError> {
+    for (key, value) in lines {
+        writeln!(io.out, "  {key:<11}  {}", safe(value))?;
+    }
+    Ok(())
+}
+
+fn write_refusals(io: &mut Io<'_>, action: &Action) -> Result<(), CliError> {
+    if action.refused.is_empty() {
+        return Ok(());
+    }
+    heading(io, "\nLeft alone")?;
+    for refusal in action.refused.iter().take(REFUSALS_SHOWN) {
+        let path = refusal.path.as_deref().unwrap_or("everything");
+        writeln!(io.out, "  {}: {}", safe(path), safe(&refusal.reason))?;
+    }
+    if let Some(more) = action.refused.len().checked_sub(REFUSALS_SHOWN).filter(|n| *n > 0) {
+        writeln!(io.out, "  … and {more} more; -o json lists them all")?;
+    }
+    Ok(())
+}

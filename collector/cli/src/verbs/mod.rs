@@ -1,0 +1,94 @@
+//! Verbs: what each command does, from question to printed answer.
+
+mod clean;
+mod get;
+mod incident;
+
+use std::ffi::OsString;
+
+use crate::args::{Cli, Format, Verb};
+use crate::client::{self, Desk, Dial};
+use crate::config::{self, Settings};
+use crate::error::CliError;
+use crate::output::Io;
+
+/// Gives the value of an environment variable.
+pub type Env = dyn Fn(&str) -> Option<OsString>;
+
+/// What a command takes from around it: time, environment, and how collectors are reached.
+pub struct World {
+    /// Now, wall ns.
+    pub now_ns: i64,
+    /// Gives an environment variable.
+    pub env: Box<Env>,
+    /// How collectors are reached.
+    pub dial: Dial,
+}
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("World")
+            .field("now_ns", &self.now_ns)
+            .field("dial", &self.dial)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Does what `cli` says.
+pub async fn run(cli: Cli, world: &World, io: &mut Io<'_>) -> Result<(), CliError> {
+    let settings = config::load(&cli.global, &*world.env)?;
+    if cli.global.verbose {
+        let file = settings.file.as_ref().map_or_else(|| "none".to_owned(), |f| f.display().to_string());
+        io.say(&format!("configuration: {file}"))?;
+        io.say(&format!("collector: {}", settings.collector.as_deref().unwrap_or("none")))?;
+    }
+    let here = Here { settings, world, timeout: cli.global.timeout };
+    match cli.verb {
+        Verb::Get(args) => get::get(&here, args, io).await,
+        Verb::Describe(args) => incident::describe(&here, &args.incident, io).await,
+        Verb::Timeline(args) => incident::timeline(&here, &args, io).await,
+        Verb::Plan(args) => clean::plan(&here, &args, io).await,
+        Verb::Clean(args) => clean::clean(&here, &args, io).await,
+        Verb::Ack(args) => incident::acknowledge(&here, &args, io).await,
+        Verb::Resolve(args) => incident::resolve(&here, &args, io).await,
+        Verb::Note(args) => incident::note(&here, &args, io).await,
+    }
+}
+
+/// What every verb starts from.
+struct Here<'w> {
+    settings: Settings,
+    world: &'w World,
+    timeout: Option<std::time::Duration>,
+}
+
+impl Here<'_> {
+    async fn desk(&self) -> Result<Desk, CliError> {
+        client::connect(&self.settings, &self.world.dial, self.timeout).await
+    }
+
+    /// For verbs that only a collector can carry out.
+    async fn desk_for(&self, what: &str) -> Result<Desk, CliError> {
+        if self.settings.journal_only {
+            return Err(CliError::Failed(format!(
+                "a node's journal cannot {what}: only a collector can\n  try: without --journal"
+            )));
+        }
+        self.desk().await
+    }
+}
+
+/// An id as people paste it: `incident/inc-…` is taken too.
+fn id(text: &str) -> &str {
+    text.strip_prefix("incident/").unwrap_or(text)
+}
+
+/// `-o name` of something that has none.
+fn needs_no_name(format: Format, what: &str) -> Result<(), CliError> {
+    match format {
+        Format::Name => {
+            Err(CliError::Usage(format!("{what} have no names; use -o table, wide, json or jsonl")))
+        }
+        _ => Ok(()),
+    }
+}

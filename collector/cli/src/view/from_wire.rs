@@ -1,0 +1,258 @@
+//! From wire messages. Total: what a newer collector says and this program does not know becomes `null`.
+
+use dogwatch::record::Severity;
+use dogwatch::wire;
+
+use super::{
+    Action, Citation, Detail, Entry, Event, Finding, Incident, Mount, Node, Object, Refusal, Subject,
+};
+use crate::time::Utc;
+
+fn known(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn severity(number: i32) -> Option<Severity> {
+    match wire::Severity::try_from(number).ok()? {
+        wire::Severity::Unspecified => None,
+        wire::Severity::Info => Some(Severity::Info),
+        wire::Severity::Low => Some(Severity::Low),
+        wire::Severity::Medium => Some(Severity::Medium),
+        wire::Severity::High => Some(Severity::High),
+        wire::Severity::Critical => Some(Severity::Critical),
+    }
+}
+
+fn mode(number: i32) -> Option<&'static str> {
+    match wire::CleanupMode::try_from(number).ok()? {
+        wire::CleanupMode::Unspecified => None,
+        wire::CleanupMode::Off => Some("off"),
+        wire::CleanupMode::Plan => Some("plan"),
+        wire::CleanupMode::Auto => Some("auto"),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Text for people, and the bytes in hex where the text does not say them.
+fn path(bytes: &[u8]) -> (String, Option<String>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (text.to_owned(), None),
+        Err(_) => (String::from_utf8_lossy(bytes).into_owned(), Some(hex(bytes))),
+    }
+}
+
+impl From<wire::NodeRow> for Node {
+    fn from(n: wire::NodeRow) -> Self {
+        let memory = n.sample.as_ref().and_then(|s| s.memory.as_ref()).filter(|m| m.total_bytes > 0);
+        Self {
+            name: n.name,
+            state: known(n.state),
+            last_seen: Utc::known(n.last_seen_wall_ns),
+            agent_version: known(n.agent_version),
+            mounts: n.mounts.into_iter().map(Mount::from).collect(),
+            mode: mode(n.mode),
+            unable: n.unable,
+            records_total: (n.records_total > 0).then_some(n.records_total),
+            sampled_at: Utc::known(n.sampled_wall_ns),
+            memory_total_bytes: memory.map(|m| m.total_bytes),
+            memory_available_bytes: memory.map(|m| m.available_bytes),
+            load1: n.sample.as_ref().and_then(|s| s.cpu.as_ref()).map(|c| c.load1),
+        }
+    }
+}
+
+impl From<wire::MountRow> for Mount {
+    fn from(m: wire::MountRow) -> Self {
+        let limited = m.inodes_total > 0;
+        Self {
+            path: m.path,
+            fs: m.fs,
+            total_bytes: m.total_bytes,
+            used_bytes: m.used_bytes,
+            available_bytes: m.available_bytes,
+            inodes_total: limited.then_some(m.inodes_total),
+            inodes_free: limited.then_some(m.inodes_free),
+            read_only: m.read_only,
+            seconds_to_full: m.seconds_to_full.filter(|s| s.is_finite()),
+        }
+    }
+}
+
+impl From<wire::Incident> for Incident {
+    fn from(i: wire::Incident) -> Self {
+        Self {
+            id: i.id,
+            title: i.title,
+            severity: severity(i.severity),
+            state: i.state,
+            nodes: i.nodes,
+            opened_at: Utc::known(i.opened_wall_ns),
+            acknowledged_at: Utc::known(i.acknowledged_wall_ns),
+            resolved_at: Utc::known(i.resolved_wall_ns),
+            reason: i.reason,
+            findings: i.findings,
+            actions: i.actions,
+        }
+    }
+}
+
+impl Detail {
+    /// `None` when the answer lacks the incident itself.
+    pub(crate) fn from_wire(d: wire::IncidentDetail) -> Option<Self> {
+        Some(Self {
+            incident: d.incident?.into(),
+            belongs: d.belongs,
+            finding_details: d.findings.into_iter().map(Finding::from).collect(),
+            action_details: d.actions.into_iter().map(Action::from).collect(),
+            timeline: d.timeline.into_iter().map(Entry::from).collect(),
+        })
+    }
+}
+
+impl From<wire::TimelineEntry> for Entry {
+    fn from(e: wire::TimelineEntry) -> Self {
+        Self {
+            time: Utc(e.wall_ns),
+            node: known(e.node),
+            kind: e.kind,
+            severity: severity(e.severity),
+            summary: e.summary,
+            evidence: e.evidence.into_iter().map(Citation::from).collect(),
+            actor: known(e.actor),
+        }
+    }
+}
+
+impl From<wire::RecordRef> for Citation {
+    fn from(r: wire::RecordRef) -> Self {
+        let stream = match wire::Stream::try_from(r.stream) {
+            Ok(wire::Stream::Urgent) => "urgent",
+            Ok(wire::Stream::Evidence) => "evidence",
+            Ok(wire::Stream::Recorder) => "recorder",
+            Ok(wire::Stream::Unspecified) | Err(_) => "unknown",
+        };
+        Self { node: r.node, incarnation: hex(&r.incarnation), stream, seq: r.seq }
+    }
+}
+
+impl From<wire::FindingRow> for Finding {
+    fn from(row: wire::FindingRow) -> Self {
+        let f = row.finding.unwrap_or_default();
+        let state = match wire::FindingState::try_from(f.state) {
+            Ok(wire::FindingState::Raised) => Some("raised"),
+            Ok(wire::FindingState::Updated) => Some("updated"),
+            Ok(wire::FindingState::Cleared) => Some("cleared"),
+            Ok(wire::FindingState::Unspecified) | Err(_) => None,
+        };
+        Self {
+            time: Utc::known(row.updated_wall_ns).or(Utc::known(f.raised_wall_ns)),
+            id: f.id,
+            node: known(row.node),
+            rule: f.rule,
+            severity: severity(f.severity),
+            state,
+            subject: f.subject.map(|s| Subject { kind: s.kind, name: s.name }),
+            summary: f.summary,
+            explanation: f.explanation,
+            facts: f.facts.into_iter().map(|f| (f.key, f.value)).collect(),
+            citations: f.citations.into_iter().map(Citation::from).collect(),
+            raised_at: Utc::known(f.raised_wall_ns),
+            cleared_at: Utc::known(row.cleared_wall_ns),
+            incident: known(row.incident),
+            count: (row.count > 0).then_some(row.count),
+            from_collector: row.from_collector,
+        }
+    }
+}
+
+impl From<wire::ActionRow> for Action {
+    fn from(row: wire::ActionRow) -> Self {
+        let a = row.action.unwrap_or_default();
+        let state = match wire::ActionState::try_from(a.state) {
+            Ok(wire::ActionState::Planned) => Some("planned"),
+            Ok(wire::ActionState::Started) => Some("started"),
+            Ok(wire::ActionState::Done) => Some("done"),
+            Ok(wire::ActionState::Failed) => Some("failed"),
+            Ok(wire::ActionState::Refused) => Some("refused"),
+            Ok(wire::ActionState::Unspecified) | Err(_) => None,
+        };
+        Self {
+            id: a.id,
+            time: Utc::known(row.wall_ns),
+            node: row.node,
+            mount: a.mount,
+            mode: mode(a.mode),
+            state,
+            planned_bytes: a.planned_bytes,
+            freed_bytes: a.freed_bytes,
+            available_before_bytes: a.available_before_bytes,
+            available_after_bytes: a.available_after_bytes,
+            unexplained_bytes: a.unexplained_bytes,
+            objects: a.objects.into_iter().map(Object::from).collect(),
+            refused: a.refused.into_iter().map(Refusal::from).collect(),
+            unexplained_reason: known(a.unexplained_reason),
+            target_available_bytes: a.target_available_bytes,
+            reason: a.reason,
+            actor: a.actor,
+            finding: known(a.finding_id),
+            incident: known(row.incident),
+            expires_at: Utc::known(a.expires_wall_ns),
+            detail: known(a.detail),
+        }
+    }
+}
+
+impl From<wire::PlannedObject> for Object {
+    fn from(o: wire::PlannedObject) -> Self {
+        let (path, path_hex) = path(&o.path);
+        let outcome = match wire::ObjectOutcome::try_from(o.outcome) {
+            Ok(wire::ObjectOutcome::Removed) => "removed",
+            Ok(wire::ObjectOutcome::Skipped) => "skipped",
+            Ok(wire::ObjectOutcome::Failed) => "failed",
+            Ok(wire::ObjectOutcome::Unspecified) => "pending",
+            Err(_) => "unknown",
+        };
+        Self {
+            path,
+            path_hex,
+            size_bytes: o.size_bytes,
+            allocated_bytes: o.allocated_bytes,
+            modified_at: Utc::known(o.mtime_ns),
+            device: o.device,
+            inode: o.inode,
+            uid: o.uid,
+            gid: o.gid,
+            links: o.links,
+            cleaner: o.cleaner,
+            tier: o.tier,
+            why_safe: o.why_safe,
+            outcome,
+            sha256: (!o.sha256.is_empty()).then(|| hex(&o.sha256)),
+            digest_partial: o.digest_partial,
+        }
+    }
+}
+
+impl From<wire::Refusal> for Refusal {
+    fn from(r: wire::Refusal) -> Self {
+        let (text, path_hex) = path(&r.path);
+        Self { path: known(text), path_hex, reason: r.reason }
+    }
+}
+
+impl From<wire::Event> for Event {
+    fn from(e: wire::Event) -> Self {
+        Self {
+            time: Utc(e.wall_ns),
+            node: known(e.node),
+            kind: e.kind,
+            severity: severity(e.severity),
+            source: e.source,
+            message: e.message,
+            fields: e.fields.into_iter().collect(),
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! What is shown: the objects whose field names `-o json` promises, and how each becomes rows.
+//!
+//! A field that is not known is `null`. Field names here are a contract with scripts: add, never rename. Both sources,
+//! a collector and a node's journal, come in as wire messages ([`from_wire`]), so they cannot differ in form.
+//!
+//! Deliberately absent: checking. What a collector says is shown as it says it, made harmless for terminals by `output`.
+
+mod from_wire;
+mod rows;
+
+use std::collections::BTreeMap;
+
+use dogwatch::record::Severity;
+use serde::Serialize;
+
+use crate::time::Utc;
+
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) state: Option<String>,
+    pub(crate) last_seen: Option<Utc>,
+    pub(crate) agent_version: Option<String>,
+    pub(crate) mounts: Vec<Mount>,
+    pub(crate) mode: Option<&'static str>,
+    pub(crate) unable: Vec<String>,
+    pub(crate) records_total: Option<u64>,
+    pub(crate) sampled_at: Option<Utc>,
+    pub(crate) memory_total_bytes: Option<u64>,
+    pub(crate) memory_available_bytes: Option<u64>,
+    pub(crate) load1: Option<f64>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Mount {
+    pub(crate) path: String,
+    pub(crate) fs: String,
+    pub(crate) total_bytes: u64,
+    pub(crate) used_bytes: u64,
+    pub(crate) available_bytes: u64,
+    /// `null` where the filesystem has no fixed number.
+    pub(crate) inodes_total: Option<u64>,
+    pub(crate) inodes_free: Option<u64>,
+    pub(crate) read_only: bool,
+    pub(crate) seconds_to_full: Option<f64>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Incident {
+    pub(crate) id: String,
+    pub(crate) title: String,
+    pub(crate) severity: Option<Severity>,
+    pub(crate) state: String,
+    pub(crate) nodes: Vec<String>,
+    pub(crate) opened_at: Option<Utc>,
+    pub(crate) acknowledged_at: Option<Utc>,
+    pub(crate) resolved_at: Option<Utc>,
+    pub(crate) reason: String,
+    pub(crate) findings: Vec<String>,
+    pub(crate) actions: Vec<String>,
+}
+
+/// `describe`: the incident's own fields, and its parts in full.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Detail {
+    #[serde(flatten)]
+    pub(crate) incident: Incident,
+    pub(crate) belongs: Vec<String>,
+    pub(crate) finding_details: Vec<Finding>,
+    pub(crate) action_details: Vec<Action>,
+    pub(crate) timeline: Vec<Entry>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Entry {
+    pub(crate) time: Utc,
+    pub(crate) node: Option<String>,
+    pub(crate) kind: String,
+    pub(crate) severity: Option<Severity>,
+    pub(crate) summary: String,
+    pub(crate) evidence: Vec<Citation>,
+    pub(crate) actor: Option<String>,
+}
+
+/// Where a record stands.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Citation {
+    pub(crate) node: String,
+    pub(crate) incarnation: String,
+    pub(crate) stream: &'static str,
+    pub(crate) seq: u64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Finding {
+    pub(crate) id: String,
+    /// Of its newest state.
+    pub(crate) time: Option<Utc>,
+    pub(crate) node: Option<String>,
+    pub(crate) rule: String,
+    pub(crate) severity: Option<Severity>,
+    pub(crate) state: Option<&'static str>,
+    pub(crate) subject: Option<Subject>,
+    pub(crate) summary: String,
+    pub(crate) explanation: String,
+    pub(crate) facts: BTreeMap<String, String>,
+    pub(crate) citations: Vec<Citation>,
+    pub(crate) raised_at: Option<Utc>,
+    pub(crate) cleared_at: Option<Utc>,
+    pub(crate) incident: Option<String>,
+    pub(crate) count: Option<u64>,
+    pub(crate) from_collector: bool,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Subject {
+    pub(crate) kind: String,
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Action {
+    pub(crate) id: String,
+    /// Of its newest state.
+    pub(crate) time: Option<Utc>,
+    pub(crate) node: String,
+    pub(crate) mount: String,
+    pub(crate) mode: Option<&'static str>,
+    pub(crate) state: Option<&'static str>,
+    pub(crate) planned_bytes: u64,
+    pub(crate) freed_bytes: Option<u64>,
+    pub(crate) available_before_bytes: Option<u64>,
+    pub(crate) available_after_bytes: Option<u64>,
+    pub(crate) unexplained_bytes: Option<i64>,
+    pub(crate) objects: Vec<Object>,
+    pub(crate) refused: Vec<Refusal>,
+    pub(crate) unexplained_reason: Option<String>,
+    pub(crate) target_available_bytes: u64,
+    pub(crate) reason: String,
+    pub(crate) actor: String,
+    pub(crate) finding: Option<String>,
+    pub(crate) incident: Option<String>,
+    pub(crate) expires_at: Option<Utc>,
+    pub(crate) detail: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Object {
+    /// Lossy where it is not UTF-8; then `path_hex` holds the bytes.
+    pub(crate) path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) path_hex: Option<String>,
+    pub(crate) size_bytes: u64,
+    pub(crate) allocated_bytes: u64,
+    pub(crate) modified_at: Option<Utc>,
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) links: u64,
+    pub(crate) cleaner: String,
+    pub(crate) tier: u32,
+    pub(crate) why_safe: String,
+    pub(crate) outcome: &'static str,
+    pub(crate) sha256: Option<String>,
+    pub(crate) digest_partial: bool,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Refusal {
+    /// `null` when the whole action was refused.
+    pub(crate) path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) path_hex: Option<String>,
+    pub(crate) reason: String,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Event {
+    pub(crate) time: Utc,
+    pub(crate) node: Option<String>,
+    pub(crate) kind: String,
+    pub(crate) severity: Option<Severity>,
+    pub(crate) source: String,
+    pub(crate) message: String,
+    pub(crate) fields: BTreeMap<String, String>,
+}

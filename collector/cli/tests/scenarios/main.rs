@@ -1,0 +1,8 @@
+//! The command line as people and scripts meet it.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests: a failure here is a failed test")]
+
+mod binary;
+mod canned;
+mod journal;
+mod verbs;

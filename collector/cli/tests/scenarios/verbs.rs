@@ -1,0 +1,284 @@
+//! The verbs against a desk with canned answers, over real HTTP/2.
+
+use crate::canned::{HOSTILE, How, desk, run_without_desk};
+use insta::assert_snapshot;
+use serde_json::Value;
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    let mut keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    keys
+}
+
+/// Every key of the contract is there.
+fn has(value: &Value, contract: &str) {
+    for key in contract.split_whitespace() {
+        assert!(value.get(key).is_some(), "{key} is missing among {:?}", keys(value));
+    }
+}
+
+#[tokio::test]
+async fn tables_for_people() {
+    let desk = desk().await;
+    for what in ["nodes", "incidents", "findings", "actions", "events"] {
+        let ran = desk.run(&["get", what]).await;
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        assert_snapshot!(format!("get-{what}"), ran.out);
+        let wide = desk.run(&["get", what, "-o", "wide"]).await;
+        assert_snapshot!(format!("get-{what}-wide"), wide.out);
+    }
+}
+
+#[tokio::test]
+async fn narrow_terminals_are_never_overrun_and_colours_do_not_count() {
+    let desk = desk().await;
+    for what in ["nodes", "incidents", "findings", "actions", "events"] {
+        for columns in [1, 20, 40, 80] {
+            let plain = desk.run_as(How { columns: Some(columns), ..How::default() }, &["get", what]).await;
+            for line in plain.out.lines() {
+                assert!(unicode_width::UnicodeWidthStr::width(line) <= columns, "{columns}: {line}");
+            }
+            let coloured = desk
+                .run_as(How { columns: Some(columns), color: true, ..How::default() }, &["get", what])
+                .await;
+            assert_eq!(uncoloured(&coloured.out), plain.out);
+            if columns == 80 {
+                assert_snapshot!(format!("get-{what}-80"), plain.out);
+            }
+        }
+    }
+}
+
+fn uncoloured(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("\u{1b}[") {
+        out.push_str(before);
+        rest = after.split_once('m').unwrap().1;
+    }
+    out + rest
+}
+
+#[tokio::test]
+async fn hostile_text_reaches_no_terminal_in_any_format() {
+    let desk = desk().await;
+    for args in [
+        &["get", "events"][..],
+        &["get", "events", "-o", "json"],
+        &["get", "events", "-o", "jsonl"],
+        &["get", "actions", "-o", "json"],
+        &["plan", "node-1", "--mount", "/var"],
+        &["describe", "incident", "inc-2026-11-21-001", "-o", "json"],
+        &["describe", "incident", "\u{1b}[2J"],
+    ] {
+        let ran = desk.run(args).await;
+        assert!(!ran.out.contains(['\u{1b}', '\u{202e}', '\r']), "{args:?}: {}", ran.out);
+    }
+}
+
+#[tokio::test]
+async fn json_keeps_the_contract() {
+    let desk = desk().await;
+    let nodes = json(&desk.run(&["get", "nodes", "-o", "json"]).await.out);
+    assert_eq!(nodes.as_array().unwrap().len(), 3);
+    has(&nodes[0], "name state last_seen agent_version mounts");
+    has(
+        &nodes[0]["mounts"][0],
+        "path fs total_bytes used_bytes available_bytes inodes_total inodes_free read_only seconds_to_full",
+    );
+    assert_eq!(nodes[0]["last_seen"], "2026-11-21T02:10:00Z");
+    assert_eq!(nodes[0]["mounts"][0]["seconds_to_full"], Value::Null);
+    assert_eq!(nodes[0]["mounts"][1]["seconds_to_full"], 1260.0);
+    assert_eq!((&nodes[2]["last_seen"], &nodes[2]["agent_version"]), (&Value::Null, &Value::Null));
+
+    let incidents = json(&desk.run(&["get", "incidents", "-o", "json"]).await.out);
+    has(&incidents[0], "id title severity state nodes opened_at acknowledged_at resolved_at reason findings");
+    assert_eq!(incidents[0]["id"], "inc-2026-11-21-001", "oldest first");
+    assert_eq!(
+        (&incidents[0]["severity"], &incidents[0]["resolved_at"]),
+        (&Value::from("high"), &Value::Null)
+    );
+
+    let events = json(&desk.run(&["get", "events", "-o", "json"]).await.out);
+    has(&events[1], "time node kind severity source message fields");
+    assert_eq!(events[1]["message"], HOSTILE, "escaped for terminals, the same value for programs");
+    assert_eq!(events[1]["fields"]["seq"], "1");
+
+    let actions = json(&desk.run(&["get", "actions", "-o", "json"]).await.out);
+    has(
+        &actions[0],
+        "id time node mount mode state planned_bytes freed_bytes available_before_bytes available_after_bytes \
+         unexplained_bytes objects refused",
+    );
+    assert_eq!(actions[0]["unexplained_bytes"], -4096);
+    let objects = &actions[0]["objects"];
+    assert_eq!(objects[0].get("path_hex"), None);
+    assert_eq!(objects[2]["path_hex"], "2f7661722f6c6f672ffffe2e33");
+    assert_eq!(objects[2]["path"], "/var/log/\u{fffd}\u{fffd}.3");
+
+    let findings = json(&desk.run(&["get", "findings", "-o", "json"]).await.out);
+    has(
+        &findings[0],
+        "id time node rule severity state subject summary explanation facts citations raised_at cleared_at incident \
+         count",
+    );
+    assert_eq!(findings[0]["facts"]["available_bytes"], "6000");
+    assert_eq!(findings[0]["citations"][0]["stream"], "evidence");
+
+    let detail =
+        json(&desk.run(&["describe", "incident", "incident/inc-2026-11-21-001", "-o", "json"]).await.out);
+    has(&detail, "id title severity findings belongs finding_details action_details timeline");
+    let told = json(&desk.run(&["timeline", "inc-2026-11-21-001", "-o", "json"]).await.out);
+    let kinds: Vec<_> = told.as_array().unwrap().iter().map(|e| e["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["sample", "finding", "state", "plan", "cleanup", "recovered"]);
+    assert_eq!(told[2]["node"], Value::Null);
+}
+
+#[tokio::test]
+async fn lines_of_json_and_names() {
+    let desk = desk().await;
+    let ran = desk.run(&["get", "events", "-o", "jsonl"]).await;
+    assert_eq!(ran.out.lines().map(json).count(), 4);
+    let ran = desk.run(&["get", "incidents", "-o", "name"]).await;
+    assert_eq!(ran.out, "inc-2026-11-21-001\ninc-2026-11-21-002\ninc-2026-11-21-003\n");
+    assert_eq!(desk.run(&["get", "events", "-o", "name"]).await.code, 2);
+    let ran = desk.run(&["get", "incidents", "--severity", "critical", "--since", "now", "-o", "json"]).await;
+    assert_eq!(json(&ran.out).as_array().unwrap().len(), 1);
+    let ran = desk.run(&["get", "findings", "--severity", "critical", "-o", "json"]).await;
+    assert_eq!((ran.out.as_str(), ran.code), ("[]\n", 0));
+    let ran = desk.run(&["get", "findings", "--severity", "critical"]).await;
+    assert_eq!((ran.out.as_str(), ran.err.as_str()), ("", "dogwatch: no findings\n"));
+}
+
+#[tokio::test]
+async fn what_is_asked_reaches_the_collector() {
+    let desk = desk().await;
+    desk.run(&["get", "nodes", "node-1", "--cached"]).await;
+    desk.run(&["get", "incidents", "--since", "1h ago", "--until", "now", "--active", "--limit", "5"]).await;
+    desk.run(&["get", "findings", "--active", "--node", "node-1", "--limit", "2"]).await;
+    desk.run(&["get", "findings", "--severity", "high", "--limit", "2"]).await;
+    desk.run(&["get", "events", "--since", "-90s", "--kind", "log,gap"]).await;
+    assert_snapshot!("asked", desk.asked.all().join("\n"));
+}
+
+#[tokio::test]
+async fn an_incident_in_full_and_in_order() {
+    let desk = desk().await;
+    let ran = desk.run(&["describe", "incident", "inc-2026-11-21-001"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert_snapshot!("describe", ran.out);
+    let ran =
+        desk.run_as(How { columns: Some(100), ..How::default() }, &["timeline", "inc-2026-11-21-001"]).await;
+    assert_snapshot!("timeline-100", ran.out);
+    let ran = desk.run(&["timeline", "inc-2026-11-21-001", "-o", "wide"]).await;
+    assert!(ran.out.contains("abababab/evidence/7"), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn exit_codes_say_what_happened() {
+    let desk = desk().await;
+    let none = desk.run(&["timeline", "inc-2026-11-21-009"]).await;
+    assert_eq!((none.code, none.out.as_str()), (3, ""));
+    assert!(none.err.contains("there is no incident inc-2026-11-21-009"), "{}", none.err);
+    assert_eq!(desk.run(&["get", "nodes", "node-9"]).await.code, 3);
+    assert_eq!(desk.run(&["get", "incidents", "inc-x", "-o", "json"]).await.code, 3);
+    for usage in [
+        &["get", "pods"][..],
+        &["get", "nodes", "--since", "1h"],
+        &["get", "incidents", "--kind", "log"],
+        &["get", "events", "--since", "soon"],
+        &["get", "events", "--since", "now", "--until", "1h"],
+        &["get", "incidents", "--severity", "worst"],
+        &["plan", "node-1"],
+        &["note", "inc-1"],
+    ] {
+        let ran = desk.run(usage).await;
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{usage:?}: {}", ran.err);
+    }
+    let gone = desk.run(&["resolve", "inc-2026-11-21-001"]).await;
+    assert_eq!(gone.code, 1);
+    assert!(gone.err.contains("was resolved by bob"), "{}", gone.err);
+}
+
+#[tokio::test]
+async fn people_speak_to_an_incident() {
+    let desk = desk().await;
+    let ran = desk.run(&["ack", "inc-2026-11-21-001", "-m", "on it"]).await;
+    assert_eq!(ran.out, "acknowledged inc-2026-11-21-001: disk /var filling on node-1: 6 % left\n");
+    let ran = desk.run(&["note", "inc-2026-11-21-001", "logrotate", "was off", "-o", "json"]).await;
+    assert_eq!(json(&ran.out)["id"], "inc-2026-11-21-001");
+    let asked = desk.asked.all();
+    assert!(asked[0].contains("\"on it\"") && asked[1].contains("\"logrotate was off\""), "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_cleanup_shows_its_plan_asks_and_applies_that_plan() {
+    let desk = desk().await;
+    let plan = desk.run(&["plan", "node-1", "--mount", "/var"]).await;
+    assert_eq!(plan.code, 0, "{}", plan.err);
+    assert_snapshot!("plan", plan.out);
+
+    let clean = ["clean", "node-1", "--mount", "/var"];
+    let no_terminal = desk.run(&clean).await;
+    assert_eq!(no_terminal.code, 2);
+    assert!(no_terminal.err.contains("--yes"), "{}", no_terminal.err);
+    assert_eq!(desk.asked.all().len(), 1, "nothing was asked of the node");
+
+    for no in ["\n", "n\n", "", "yes please, all of it\n"] {
+        let ran = desk.run_as(How { answer: Some(no), ..How::default() }, &clean).await;
+        assert_eq!(ran.code, 1, "{no:?}");
+        assert!(ran.err.contains("nothing was touched"), "{}", ran.err);
+    }
+    assert!(!desk.asked.all().iter().any(|a| a.starts_with("ApplyRequest")));
+
+    let ran = desk.run_as(How { answer: Some("y\n"), ..How::default() }, &clean).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.contains("Remove 3 objects (9.0 GiB) on /var of node-1? [y/N]"), "{}", ran.err);
+    assert_snapshot!("clean", ran.out);
+    let applied = desk.asked.all().pop().unwrap();
+    assert!(applied.starts_with("ApplyRequest") && applied.contains("a-0000000000000001"), "{applied}");
+
+    let ran = desk.run(&["clean", "node-1", "--mount", "/var", "--yes", "-o", "json"]).await;
+    assert_eq!(json(&ran.out)["freed_bytes"], 6_442_450_944_u64);
+    assert!(ran.err.contains("plan a-0000000000000001 on /var: 3 objects, 9.0 GiB"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn a_cleanup_that_cannot_be_says_why() {
+    let desk = desk().await;
+    let refused = desk.run(&["clean", "node-1", "--mount", "/", "--yes"]).await;
+    assert_eq!(refused.code, 1);
+    assert!(refused.err.contains("/ is never cleaned"), "{}", refused.err);
+    let away = desk.run(&["plan", "node-1", "--mount", "/data"]).await;
+    assert_eq!(away.code, 1);
+    assert!(away.err.contains("node-1 is not connected"), "{}", away.err);
+    let nothing = desk.run(&["clean", "node-1", "--mount", "/clean", "--yes"]).await;
+    assert_eq!(nothing.code, 0, "{}", nothing.err);
+    assert!(nothing.err.contains("nothing to clean"), "{}", nothing.err);
+    assert!(!desk.asked.all().iter().any(|a| a.starts_with("ApplyRequest")));
+}
+
+#[tokio::test]
+async fn many_events_stream_and_the_newest_are_kept() {
+    let desk = desk().await;
+    let ran = desk.run(&["get", "events", "--node", "many", "-o", "jsonl"]).await;
+    assert_eq!(ran.out.lines().count(), 20_000);
+    let ran = desk
+        .run(&["get", "events", "--node", "many", "--limit", "2", "--severity", "info", "-o", "json"])
+        .await;
+    let events = json(&ran.out);
+    assert_eq!((&events[0]["message"], &events[1]["message"]), (&"line 19998".into(), &"line 19999".into()));
+}
+
+#[tokio::test]
+async fn without_an_answer_it_says_whom_it_asked_and_what_to_try() {
+    let ran = run_without_desk(&["get", "incidents", "--collector", "127.0.0.1:9"]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (1, ""));
+    for part in ["127.0.0.1:9", "refused", "--journal DIR"] {
+        assert!(ran.err.contains(part), "{part} in {}", ran.err);
+    }
+}

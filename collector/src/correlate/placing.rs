@@ -1,0 +1,304 @@
+//! Placing: to which incident a finding or an action belongs, and why; which one opens, reopens or gets worse.
+
+use dogwatch::record::{Finding, NodeName};
+
+use super::topic::{self, disk, meets, shared, shown, title};
+use super::{Correlator, Key, LooseAction, MAX_LIVE_PER_NODE, MAX_LOOSE, SECOND_NS, Seen, span};
+use crate::incident::{Incident, IncidentState, MAX_PIECES};
+use crate::store::decision::{Decision, Piece, What};
+
+impl Correlator {
+    /// A finding that belongs to an incident moved on.
+    pub(super) fn observe_member(
+        &mut self,
+        id: &str,
+        node: &NodeName,
+        finding: &Finding,
+        before: Option<&Seen>,
+        now_ns: i64,
+        out: &mut Vec<Decision>,
+    ) {
+        let Some(incident) = self.incidents.get(id) else { return };
+        let re_raised = before.is_some_and(|b| !b.active);
+        let worse = finding.severity > incident.severity
+            && before.is_none_or(|b| finding.severity > b.severity || !b.active);
+        if incident.state == IncidentState::Resolved {
+            let since = now_ns.saturating_sub(incident.resolved_wall_ns.unwrap_or(now_ns));
+            if worse && finding.severity >= self.policy.opens_at {
+                self.reopen(
+                    id,
+                    format!("{} got worse: {}", finding.rule, shown(&finding.summary)),
+                    now_ns,
+                    out,
+                );
+            } else if re_raised && finding.severity >= self.policy.opens_at {
+                if since <= self.policy.rejoin_ns || self.has_active_but(id, node, &finding.id) {
+                    let reason = format!("{} is back, {} after the end", finding.rule, span(since));
+                    self.reopen(id, reason, now_ns, out);
+                } else {
+                    self.remember((node.clone(), finding.id.clone()), finding, None);
+                    return self.place(node, finding, now_ns, out);
+                }
+            }
+        }
+        if worse {
+            self.raise_severity(id, finding, now_ns, out);
+        }
+    }
+
+    /// Finds the incident that an unattached finding belongs to, or opens one, or leaves it loose.
+    pub(super) fn place(&mut self, node: &NodeName, finding: &Finding, now_ns: i64, out: &mut Vec<Decision>) {
+        let topic = topic::topic(finding);
+        let opens = finding.severity >= self.policy.opens_at;
+        let crowded = opens && self.live_of(node) >= MAX_LIVE_PER_NODE;
+        if let Some((id, reason)) = self.home_for(node, finding, &topic, opens, now_ns) {
+            self.join(&id, node, finding, reason, now_ns, out);
+        } else if crowded && let Some(id) = self.newest_live(node) {
+            let reason =
+                format!("{node} has {MAX_LIVE_PER_NODE} live incidents, so this one takes what comes");
+            self.join(&id, node, finding, reason, now_ns, out);
+        } else if opens && !crowded {
+            self.open(node, finding, topic, now_ns, out);
+        } else {
+            let key = (node.clone(), finding.id.clone());
+            if !self.loose_findings.contains(&key) {
+                self.loose_findings.push_back(key);
+            }
+            if self.loose_findings.len() > MAX_LOOSE
+                && let Some(key) = self.loose_findings.pop_front()
+                && self.findings.get(&key).is_some_and(|s| s.incident.is_none())
+            {
+                self.findings.remove(&key);
+            }
+        }
+    }
+
+    /// The incident of the same node and topic that takes `finding`, and why: live before resolved, its very topic
+    /// before a disk that nobody named, newest first.
+    fn home_for(
+        &self,
+        node: &NodeName,
+        finding: &Finding,
+        topic: &str,
+        reopens: bool,
+        now_ns: i64,
+    ) -> Option<(String, String)> {
+        let incident = self
+            .incidents
+            .values()
+            .filter(|i| meets(&i.topic, topic) && i.nodes.contains(node) && i.pieces.len() < MAX_PIECES)
+            .filter(|i| i.state != IncidentState::Resolved || (reopens && self.rejoinable(i, now_ns)))
+            .max_by_key(|i| {
+                (i.state != IncidentState::Resolved, i.topic == topic, i.opened_wall_ns, &i.id)
+            })?;
+        let what = shared(if incident.topic == topic { topic } else { topic::SOME_DISK });
+        let other = self
+            .findings
+            .iter()
+            .filter(|(k, s)| k.0 == *node && k.1 != finding.id && s.incident.as_ref() == Some(&incident.id))
+            .max_by_key(|(_, s)| (s.active, s.raised_wall_ns));
+        let reason = match other {
+            Some((_, other)) => format!("{what} as {}{}", other.rule, later(other.raised_wall_ns, finding)),
+            None => format!("{what} as {}", incident.topic),
+        };
+        Some((incident.id.clone(), reason))
+    }
+
+    fn join(
+        &mut self,
+        id: &str,
+        node: &NodeName,
+        finding: &Finding,
+        reason: String,
+        now_ns: i64,
+        out: &mut Vec<Decision>,
+    ) {
+        let Some(incident) = self.incidents.get(id) else { return };
+        if incident.pieces.len() >= MAX_PIECES {
+            return;
+        }
+        let (worse, resolved) =
+            (finding.severity > incident.severity, incident.state == IncidentState::Resolved);
+        self.put(id, Piece::Finding(finding.id.clone()), node, reason, now_ns, out);
+        if resolved {
+            let reason = format!("{} raised: {}", finding.rule, shown(&finding.summary));
+            self.reopen(id, reason, now_ns, out);
+        }
+        if worse {
+            self.raise_severity(id, finding, now_ns, out);
+        }
+    }
+
+    fn open(
+        &mut self,
+        node: &NodeName,
+        finding: &Finding,
+        topic: String,
+        now_ns: i64,
+        out: &mut Vec<Decision>,
+    ) {
+        let day = utc_day(now_ns);
+        let number = self.numbers.entry(day.clone()).or_insert(0);
+        *number += 1;
+        let id = format!("inc-{day}-{number:03}");
+        let full = self
+            .incidents
+            .values()
+            .filter(|i| i.topic == topic && i.nodes.contains(node) && i.pieces.len() >= MAX_PIECES)
+            .max_by_key(|i| i.opened_wall_ns);
+        let continues = full.map_or_else(String::new, |i| format!("; continues {}, which is full", i.id));
+        let reason = format!(
+            "{} on {} was raised at severity {}: {}{continues}",
+            shown(&finding.rule),
+            shown(&finding.subject.name),
+            finding.severity,
+            shown(&finding.summary)
+        );
+        let opened = What::IncidentOpened {
+            id: id.clone(),
+            title: title(node.as_str(), finding),
+            severity: finding.severity,
+            node: node.clone(),
+            topic: topic.clone(),
+            reason,
+        };
+        self.decide(now_ns, opened, out);
+        let opener = "the finding that opened it".to_owned();
+        self.put(&id, Piece::Finding(finding.id.clone()), node, opener, now_ns, out);
+        self.gather(&id, node, finding, &topic, now_ns, out);
+    }
+
+    /// Takes along what came before an incident opened: lesser findings of its topic that still hold, and actions.
+    fn gather(
+        &mut self,
+        id: &str,
+        node: &NodeName,
+        opener: &Finding,
+        topic: &str,
+        now_ns: i64,
+        out: &mut Vec<Decision>,
+    ) {
+        let earlier: Vec<(Key, String)> = self
+            .loose_findings
+            .iter()
+            .filter(|k| k.0 == *node)
+            .filter_map(|k| self.findings.get(k).map(|s| (k, s)))
+            .filter(|(_, s)| s.incident.is_none() && s.active && meets(&s.topic, topic))
+            .map(|(k, _)| (k.clone(), format!("{} as {}, held before it", shared(topic), opener.rule)))
+            .collect();
+        for (key, reason) in earlier {
+            self.put(id, Piece::Finding(key.1), node, reason, now_ns, out);
+        }
+        self.loose_findings.retain(|k| self.findings.get(k).is_some_and(|s| s.incident.is_none()));
+        let actions = std::mem::take(&mut self.loose_actions);
+        for action in actions {
+            if !self.place_action(&action, now_ns, out) {
+                self.loose_actions.push_back(action);
+            }
+        }
+    }
+
+    /// Puts an action where its finding is, else where its mount is.
+    pub(super) fn place_action(
+        &mut self,
+        action: &LooseAction,
+        now_ns: i64,
+        out: &mut Vec<Decision>,
+    ) -> bool {
+        let by_finding = action.finding_id.as_ref().and_then(|f| {
+            let id = self.findings.get(&(action.node.clone(), f.clone()))?.incident.clone()?;
+            self.incidents.contains_key(&id).then(|| (id, format!("triggered by finding {}", shown(f))))
+        });
+        let topic = disk(&shown(&action.mount));
+        let found = by_finding.or_else(|| {
+            let recent = now_ns.saturating_sub(action.seen_ns) <= self.policy.rejoin_ns;
+            let incident = self
+                .incidents
+                .values()
+                .filter(|i| recent && i.nodes.contains(&action.node) && meets(&i.topic, &topic))
+                .filter(|i| i.state != IncidentState::Resolved || self.rejoinable(i, now_ns))
+                .max_by_key(|i| (i.state != IncidentState::Resolved, i.topic == topic, i.opened_wall_ns))?;
+            let who = match action.actor.as_str() {
+                "node" => "planned by the node itself".to_owned(),
+                person => format!("asked by {}", shown(person)),
+            };
+            Some((incident.id.clone(), format!("same mount, {who}")))
+        });
+        let Some((id, reason)) = found else { return false };
+        self.put(&id, Piece::Action(action.id.clone()), &action.node, reason, now_ns, out);
+        true
+    }
+
+    fn put(
+        &mut self,
+        id: &str,
+        piece: Piece,
+        node: &NodeName,
+        reason: String,
+        now_ns: i64,
+        out: &mut Vec<Decision>,
+    ) {
+        if self.incidents.get(id).is_some_and(|i| i.pieces.len() < MAX_PIECES) {
+            let joined = What::IncidentJoined { id: id.to_owned(), piece, node: node.clone(), reason };
+            self.decide(now_ns, joined, out);
+        }
+    }
+
+    fn reopen(&mut self, id: &str, reason: String, now_ns: i64, out: &mut Vec<Decision>) {
+        let moved = What::IncidentMoved { id: id.to_owned(), state: IncidentState::Open, reason };
+        self.decide(now_ns, moved, out);
+    }
+
+    fn raise_severity(&mut self, id: &str, finding: &Finding, now_ns: i64, out: &mut Vec<Decision>) {
+        let reason = format!("{} is {}: {}", finding.rule, finding.severity, shown(&finding.summary));
+        let raised = What::IncidentSeverity { id: id.to_owned(), severity: finding.severity, reason };
+        self.decide(now_ns, raised, out);
+    }
+
+    /// Whether a resolved incident may still take a finding: one of its own holds on, or it ended lately.
+    pub(super) fn rejoinable(&self, incident: &Incident, now_ns: i64) -> bool {
+        let ended = incident.resolved_wall_ns.unwrap_or(now_ns);
+        now_ns.saturating_sub(ended) <= self.policy.rejoin_ns
+            || self.findings.values().any(|s| s.active && s.incident.as_ref() == Some(&incident.id))
+    }
+
+    fn has_active_but(&self, id: &str, node: &NodeName, finding: &str) -> bool {
+        self.findings
+            .iter()
+            .any(|(k, s)| s.active && s.incident.as_deref() == Some(id) && !(k.0 == *node && k.1 == finding))
+    }
+
+    fn live_of(&self, node: &NodeName) -> usize {
+        self.incidents
+            .values()
+            .filter(|i| i.state != IncidentState::Resolved && i.nodes.contains(node))
+            .count()
+    }
+
+    fn newest_live(&self, node: &NodeName) -> Option<String> {
+        self.incidents
+            .values()
+            .filter(|i| i.state != IncidentState::Resolved && i.nodes.contains(node))
+            .filter(|i| i.pieces.len() < MAX_PIECES)
+            .max_by_key(|i| (i.opened_wall_ns, &i.id))
+            .map(|i| i.id.clone())
+    }
+}
+
+/// `, 42 s later`: both times are the node's.
+fn later(other_raised_ns: i64, finding: &Finding) -> String {
+    if other_raised_ns <= 0 || finding.raised_wall_ns <= 0 {
+        return String::new();
+    }
+    match finding.raised_wall_ns.saturating_sub(other_raised_ns) {
+        d if d.abs() < SECOND_NS => ", at the same time".to_owned(),
+        d if d < 0 => format!(", {} earlier", span(d.saturating_neg())),
+        d => format!(", {} later", span(d)),
+    }
+}
+
+/// `YYYY-MM-DD` in UTC.
+fn utc_day(wall_ns: i64) -> String {
+    jiff::Timestamp::from_second(wall_ns.div_euclid(SECOND_NS))
+        .map_or_else(|_| "0000-00-00".to_owned(), |t| t.strftime("%Y-%m-%d").to_string())
+}
