@@ -18,7 +18,7 @@ use crate::record::InvalidValue;
 const PREFIX: &str = "dwj1";
 const HASH_CONTEXT: &[u8] = b"dogwatch join token v1\0";
 const RULE: &str =
-    "must be dwj1.<16 hex digits>.<64 hex digits>.<64 hex digits>, as `token create` printed it";
+    "must be dwj1.<16 hex digits>.<64 hex digits>.<64 hex digits>, as `dogwatch-collector token` printed it";
 
 /// By which the collector finds a token; no secret.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -200,13 +200,13 @@ impl Acceptor {
             let outcome = tokio::select! {
                 outcome = timeout_at(until, handshake(&tls, stream, address, &anonymous)) => {
                     outcome.unwrap_or_else(|_| {
-                        Err(Failed::Reported(HandshakeRefusal::Timeout, None, "it took too long".to_owned()))
+                        Err(Failed::because(HandshakeRefusal::Timeout, None, "it took too long"))
                     })
                 }
-                _ = &mut must_go => Err(Failed::Reported(
+                _ = &mut must_go => Err(Failed::because(
                     HandshakeRefusal::Timeout,
                     None,
-                    "it was slow while others waited".to_owned(),
+                    "it was slow while others waited",
                 )),
             };
             drop(slot);
@@ -220,7 +220,8 @@ impl Acceptor {
                 Err(Failed::Silent) => {
                     tls.shared.counters.silent.fetch_add(1, Ordering::Relaxed);
                 }
-                Err(Failed::Reported(reason, claim, detail)) => {
+                Err(Failed::Reported(why)) => {
+                    let (reason, claim, detail) = *why;
                     tls.refuse(RefusedHandshake { peer: address.ip(), reason, claim, detail });
                 }
             }
@@ -231,7 +232,7 @@ impl Acceptor {
 enum Failed {
     /// It closed without a word: a port probe.
     Silent,
-    Reported(HandshakeRefusal, Option<super::Claim>, String),
+    Reported(Box<(HandshakeRefusal, Option<super::Claim>, String)>),
 }
 
 async fn handshake(
@@ -240,8 +241,7 @@ async fn handshake(
     address: SocketAddr,
     anonymous: &Arc<Semaphore>,
 ) -> Result<TlsIo, Failed> {
-    let protocol =
-        |e: &dyn std::fmt::Display| Failed::Reported(HandshakeRefusal::Protocol, None, e.to_string());
+    let protocol = |e: &dyn std::fmt::Display| Failed::because(HandshakeRefusal::Protocol, None, e);
     tune(&stream).map_err(|e| protocol(&e))?;
     match stream.peek(&mut [0u8; 1]).await {
         Ok(0) | Err(_) => return Err(Failed::Silent),
@@ -251,18 +251,28 @@ async fn handshake(
     let stream = TlsAcceptor::from(config).accept(stream).await.map_err(|error| {
         let kept = kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         let (reason, claim, detail) = explain(&error, kept);
-        Failed::Reported(reason, claim, detail)
+        Failed::because(reason, claim, detail)
     })?;
     let peer = peer_of(tls, &stream, address)?;
     let mut held = Vec::with_capacity(2);
     if peer.identity.is_none() {
         let slot = Arc::clone(anonymous).try_acquire_owned().map_err(|_| {
             let detail = "the bound of connections without a certificate is reached".to_owned();
-            Failed::Reported(HandshakeRefusal::Overloaded, None, detail)
+            Failed::because(HandshakeRefusal::Overloaded, None, detail)
         })?;
         held.push(slot);
     }
     Ok(TlsIo::new(stream, peer, held, tls))
+}
+
+impl Failed {
+    fn because(
+        reason: HandshakeRefusal,
+        claim: Option<super::Claim>,
+        detail: impl std::fmt::Display,
+    ) -> Self {
+        Self::Reported(Box::new((reason, claim, detail.to_string())))
+    }
 }
 
 /// The verifier has let the certificate pass, so what it says is true.
@@ -280,7 +290,7 @@ fn peer_of(tls: &ServerTls, stream: &TlsStream<TcpStream>, address: SocketAddr) 
             not_after_wall_ns: Some(facts.not_after_wall_ns),
             serial: Some(facts.serial),
         }),
-        (_, Err(e)) | (Err(e), _) => Err(Failed::Reported(HandshakeRefusal::NoIdentity, None, e.to_string())),
+        (_, Err(e)) | (Err(e), _) => Err(Failed::because(HandshakeRefusal::NoIdentity, None, e)),
     }
 }
 

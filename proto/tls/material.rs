@@ -47,7 +47,7 @@ pub struct ServerFiles {
     /// PEM.
     pub key: PathBuf,
     /// PEM, one or more.
-    pub client_ca: PathBuf,
+    pub client_roots: PathBuf,
 }
 
 impl ServerMaterial {
@@ -56,7 +56,7 @@ impl ServerMaterial {
     pub fn from_files(files: &ServerFiles) -> Result<Self, TlsError> {
         let chain = read("certificate", &files.chain, false)?;
         let key = read("key", &files.key, true)?;
-        let roots = read("client CA", &files.client_ca, false)?;
+        let roots = read("client CA", &files.client_roots, false)?;
         Ok(Self {
             chain: certificates_from_pem("certificate", &chain)?,
             key: key_from_pem(&key)?,
