@@ -25,7 +25,7 @@ pub enum EnrolError {
     Token(String),
     /// There is no certificate, and nothing to get one with.
     #[error(
-        "node {node} {why}, and no join token is configured. Make one with `dogwatch-collector token create` and give it \
+        "node {node} {why}, and no join token is configured. Make one with `dogwatch-collector token` and give it \
          to the agent as collector.join_token_file (or DOGWATCH_COLLECTOR__JOIN_TOKEN)"
     )]
     NoToken {

@@ -35,7 +35,10 @@ async fn without_certificate_and_token_the_remedy_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let error = ensure_enrolled(&options(dir.path())).await.unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("worker-1 has no certificate yet") && text.contains("token create"), "{text}");
+    assert!(
+        text.contains("worker-1 has no certificate yet") && text.contains("dogwatch-collector token"),
+        "{text}"
+    );
     assert!(!error.is_transient());
     assert!(dir.path().join("identity/signing.key").exists(), "made once, before anything else");
 }
@@ -47,7 +50,7 @@ async fn a_bad_token_and_a_missing_token_file_say_so_and_hide_the_secret() {
     options.token = Some(TokenSource::Text("dwj1.secretsecret".to_owned()));
     assert!(!format!("{options:?}").contains("secretsecret"));
     let error = ensure_enrolled(&options).await.unwrap_err().to_string();
-    assert!(error.contains("token create") && !error.contains("secretsecret"), "{error}");
+    assert!(error.contains("dogwatch-collector token") && !error.contains("secretsecret"), "{error}");
     let path = dir.path().join("absent");
     options.token = Some(TokenSource::File(path.clone()));
     let error = ensure_enrolled(&options).await.unwrap_err().to_string();

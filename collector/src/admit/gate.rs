@@ -120,7 +120,7 @@ impl Gate {
             self.report(&peer, Reason::NoCertificate, "a call that needs a certificate came without one");
             return Err(Status::unauthenticated(
                 "this call needs a certificate and none was shown; an agent gets one with a join token, a person by \
-                 `dogwatch-collector person add`",
+                 `dogwatch-collector person`",
             ));
         };
         if peer.expired_at((self.clock)()) {

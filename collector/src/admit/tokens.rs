@@ -21,6 +21,8 @@ pub const MAX_TOKENS: usize = 10_000;
 pub const MAX_USES: u32 = 100_000;
 /// A token that lasts longer than a year has been forgotten.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(366 * 24 * 3600);
+/// A late caller is told that its token expired for this long at least, when room for new ones is made.
+const KEPT_AFTER_EXPIRY_NS: i64 = 7 * 24 * 3600 * 1_000_000_000;
 const VERSION: u32 = 1;
 
 /// A token on disk.
@@ -110,7 +112,7 @@ impl TokenRefusal {
 
 impl fmt::Display for TokenRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const REMEDY: &str = "make a new one with `dogwatch-collector token create`";
+        const REMEDY: &str = "make a new one with `dogwatch-collector token`";
         match self {
             Self::Unknown(id) => write!(f, "the join token {id} is not known here; {REMEDY}"),
             Self::WrongSecret(id) => write!(f, "the join token {id} has another secret; {REMEDY}"),
@@ -161,7 +163,10 @@ impl TokenStore {
             );
         }
         if self.ids()?.len() >= MAX_TOKENS {
-            let rule = "remove old ones with `dogwatch-collector token prune`".to_owned();
+            self.prune(now_wall_ns.saturating_sub(KEPT_AFTER_EXPIRY_NS))?;
+        }
+        if self.ids()?.len() >= MAX_TOKENS {
+            let rule = format!("remove files that are no longer needed from {}", self.dir.display());
             return bound(format!("there are {MAX_TOKENS} tokens already"), rule);
         }
         let (mut id, mut secret) = ([0u8; 8], [0u8; 32]);
@@ -324,7 +329,7 @@ mod tests {
         );
         other.id = TokenId([0; 8]);
         assert_eq!(refusal(&other, "a", 2_000).as_str(), "unknown");
-        assert!(refusal(&token, "b", 2_000).to_string().contains("token create"));
+        assert!(refusal(&token, "b", 2_000).to_string().contains("dogwatch-collector token"));
     }
 
     #[test]

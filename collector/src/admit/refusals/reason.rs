@@ -89,12 +89,10 @@ impl Reason {
     pub(super) fn remedy(self) -> &'static str {
         match self {
             Self::NoCertificate => {
-                "An agent gets a certificate by enrolling with a join token, a person by `dogwatch-collector person \
-                 add`; if nothing of yours calls from there, someone is trying the port."
+                "An agent gets a certificate by enrolling with a join token, a person by `dogwatch-collector person`; if nothing of yours calls from there, someone is trying the port."
             }
             Self::ExpiredCertificate => {
-                "The node or person has been unable to renew it: give an agent a new join token (`dogwatch-collector \
-                 token create`), a person a new certificate; look at their clock first. Until then nothing arrives \
+                "The node or person has been unable to renew it: give an agent a new join token (`dogwatch-collector token`), a person a new certificate; look at their clock first. Until then nothing arrives \
                  from them."
             }
             Self::EarlyCertificate => {
@@ -113,13 +111,13 @@ impl Reason {
             }
             Self::WrongRole => "If the person should be allowed to, issue a certificate with a higher role.",
             Self::JoinToken => {
-                "Make a new one with `dogwatch-collector token create`. A spent token that is tried again may be a \
+                "Make a new one with `dogwatch-collector token`. A spent token that is tried again may be a \
                  retry, or a token that was seen by someone else."
             }
             Self::BadEnrolment => "Compare the versions of agent and collector.",
             Self::RefusedByPeer => {
                 "The caller trusts another CA, or knows the collector by another name: compare its CA file or join \
-                 token with `dogwatch-collector ca fingerprint`."
+                 token with the `ca/ca.pem` in the collector's state folder."
             }
             Self::NotTls => {
                 "A port scan, a health check that speaks plain text, or a very slow network. Point health checks at \

@@ -13,7 +13,7 @@ async fn the_server_certificate_is_swapped_and_a_broken_one_is_not() {
     let files = ServerFiles {
         chain: house.dir.path().join("tls.crt"),
         key: house.dir.path().join("tls.key"),
-        client_ca: house.dir.path().join("ca.crt"),
+        client_roots: house.dir.path().join("ca.crt"),
     };
     let issue = || {
         let m = house.ca.server_material(wall_ns()).unwrap();
@@ -24,7 +24,7 @@ async fn the_server_certificate_is_swapped_and_a_broken_one_is_not() {
     let (chain, key) = issue();
     dogwatch::identity::write_public_file(&files.chain, chain.as_bytes()).unwrap();
     dogwatch::identity::write_private_file(&files.key, key.as_bytes()).unwrap();
-    dogwatch::identity::write_public_file(&files.client_ca, house.ca.root_pem().as_bytes()).unwrap();
+    dogwatch::identity::write_public_file(&files.client_roots, house.ca.root_pem().as_bytes()).unwrap();
     let (mut watch, material) = FileWatch::open(files.clone()).unwrap();
     house.tls.swap(&material).unwrap();
     assert_ne!(house.tls.shown().serial, before);
@@ -34,7 +34,7 @@ async fn the_server_certificate_is_swapped_and_a_broken_one_is_not() {
     let (chain, key) = issue();
     let serial = house.tls.shown().serial;
     dogwatch::identity::write_public_file(&files.chain, chain.as_bytes()).unwrap();
-    assert!(matches!(watch.check(&house.tls), Reload::Kept(_)));
+    assert!(matches!(watch.check(&house.tls), Reload::Failed(_)));
     assert!(watch.failed() && house.tls.shown().serial == serial);
     assert!(matches!(watch.check(&house.tls), Reload::Unchanged), "said once");
     Call::open(&tls, house.address, None).await.unwrap();
@@ -43,8 +43,8 @@ async fn the_server_certificate_is_swapped_and_a_broken_one_is_not() {
     assert!(!watch.failed() && house.tls.shown().serial != serial);
     Call::open(&tls, house.address, None).await.unwrap();
 
-    std::fs::write(&files.client_ca, "nonsense").unwrap();
-    assert!(matches!(watch.reload(&house.tls), Reload::Kept(_)));
+    std::fs::write(&files.client_roots, "nonsense").unwrap();
+    assert!(matches!(watch.reload(&house.tls), Reload::Failed(_)));
     assert_eq!(live.round_trip().await, 1, "the live stream never noticed");
 }
 
