@@ -1,5 +1,7 @@
 //! The journal on a filesystem without a free byte.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by a panic")]
+
 use dogwatch::journal::{FrameKind, Journal, JournalError, Options, Position, Reader};
 use dogwatch_e2e::loopfs::LoopFs;
 

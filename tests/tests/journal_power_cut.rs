@@ -4,6 +4,8 @@
 //! says so, line by line, on a pipe. At a random moment the filesystem is shut down as a power cut does, mounted again
 //! and compared with what the child had said. Twenty times over on the same folder, also while it is being opened.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by a panic")]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -65,7 +67,7 @@ impl Random {
 fn writer_process() {
     let (Ok(dir), Ok(round)) = (std::env::var(DIR), std::env::var(ROUND)) else { return };
     let round: u8 = round.parse().unwrap();
-    let mut random = Random(u64::from(round) * 0x51_7c_c1b7 + 1);
+    let mut random = Random(u64::from(round) * 0x517c_c1b7 + 1);
     let say = |line: String| {
         let mut out = std::io::stdout().lock();
         // A parent that is gone needs no ledger.
