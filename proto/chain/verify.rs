@@ -17,7 +17,7 @@
 //! What cannot be found here: blocks dropped from the very end together with every head, receipt and successor that
 //! speaks of them. [`ChainReport::verified_up_to`] says how far the evidence vouches for itself.
 //!
-//! Limits: memory is bounded for each chain ([`trail`]'s constants): the newest 4,096 blocks are remembered one by
+//! Limits: memory is bounded for each chain (the constants of `trail`): the newest 4,096 blocks are remembered one by
 //! one, so a head is compared if it comes before its block (at most 4,096 wait) or at most 4,096 blocks after.
 //! Others are counted as uncompared; since the highest head of a stretch vouches for all of it, nothing is lost but
 //! precision.

@@ -102,7 +102,7 @@ impl Writer {
         let line = |i: u64| {
             Body::Log(LogLine {
                 source: format!("/var/log/{}", i % 2),
-                offset: i * 10,
+                offset: i,
                 inode: i,
                 line: format!("line {i} of {}", self.id).into_bytes(),
                 truncated: false,
