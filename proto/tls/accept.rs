@@ -39,6 +39,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
+/// Certificates name the second up to and including which they are valid.
+const LAST_SECOND_NS: i64 = 1_000_000_000;
 /// The farthest deadline that is set; a connection that reaches it is closed and comes back.
 const FARTHEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -58,7 +60,7 @@ pub struct Peer {
 impl Peer {
     /// Whether its certificate has expired at `now`; never where it has none.
     pub fn expired_at(&self, now_wall_ns: i64) -> bool {
-        self.not_after_wall_ns.is_some_and(|last| now_wall_ns >= last.saturating_add(1_000_000_000))
+        self.not_after_wall_ns.is_some_and(|last| now_wall_ns >= last.saturating_add(LAST_SECOND_NS))
     }
 }
 
@@ -315,7 +317,9 @@ impl TlsIo {
         let lives = match peer.not_after_wall_ns {
             None => tls.shared.options.anonymous_lifetime,
             Some(last) => {
-                let left = u64::try_from(last.saturating_sub(wall_ns())).unwrap_or(0);
+                // The last second is still good as a whole.
+                let over = last.saturating_add(LAST_SECOND_NS);
+                let left = u64::try_from(over.saturating_sub(wall_ns())).unwrap_or(0);
                 Duration::from_nanos(left).saturating_add(tls.shared.options.expiry_grace).min(FARTHEST)
             }
         };

@@ -1,5 +1,7 @@
 //! A real agent's enrolment against a real collector's: both ends as they ship, over TCP.
 
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test, also in the helpers")]
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;

@@ -452,7 +452,7 @@ fn public_key_of(key: &TlsKey) -> Result<PublicKey, CaError> {
 }
 
 fn pem_of(chain: &[CertificateDer<'_>]) -> String {
-    dogwatch::identity::certificates_to_pem(chain)
+    identity::certificates_to_pem(chain)
 }
 
 fn server_sans(options: &CaOptions) -> Result<Vec<SanType>, CaError> {

@@ -33,7 +33,6 @@ impl Gate {
     }
 
     /// The caller, whoever it is. `Err` only where the connection did not come through our acceptor.
-    #[expect(clippy::result_large_err, reason = "tonic's Status is what services return")]
     pub fn peer<T>(&self, request: &Request<T>) -> Result<Peer, Status> {
         request
             .extensions()
@@ -43,7 +42,6 @@ impl Gate {
     }
 
     /// The node that calls.
-    #[expect(clippy::result_large_err, reason = "tonic's Status is what services return")]
     pub fn require_node<T>(&self, request: &Request<T>) -> Result<NodeName, Status> {
         match self.require_certificate(request)? {
             (_, Identity::Node(node)) => Ok(node),
@@ -55,7 +53,6 @@ impl Gate {
     }
 
     /// The person that calls, whose role is `least` or more.
-    #[expect(clippy::result_large_err, reason = "tonic's Status is what services return")]
     pub fn require_role<T>(&self, request: &Request<T>, least: Role) -> Result<PersonName, Status> {
         match self.require_certificate(request)? {
             (_, Identity::Person { name, role }) if role >= least => Ok(name),
@@ -81,7 +78,6 @@ impl Gate {
 
     /// For a long-lived stream, now and then: `Err` with the status to end it with, once the certificate that its
     /// connection was made with has expired. Not reported: an agent that renewed comes back with the new one.
-    #[expect(clippy::result_large_err, reason = "tonic's Status is what services return")]
     pub fn still_valid(&self, peer: &Peer) -> Result<(), Status> {
         if peer.expired_at((self.clock)()) { Err(expired(peer)) } else { Ok(()) }
     }
@@ -108,7 +104,6 @@ impl Gate {
         });
     }
 
-    #[expect(clippy::result_large_err, reason = "tonic's Status is what services return")]
     fn require_certificate<T>(&self, request: &Request<T>) -> Result<(Peer, Identity), Status> {
         let peer = self.peer(request).inspect_err(|status| {
             let address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
