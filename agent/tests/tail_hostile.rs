@@ -1,5 +1,7 @@
 //! What hostile or unlucky files can do to the tailer: nothing much.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 mod tail_rig;
 
 use std::fs;
@@ -94,7 +96,12 @@ fn fifos_links_and_folders_are_said_once_and_never_opened() {
     }
     assert_eq!(rig.lines(), ["through a link"]);
     let problems = rig.problems().join("\n");
-    for needle in ["fifo.log: is not a regular file", "loop.log: ", "passwd.log: leads to /etc/passwd", "zero.log: is not"] {
+    for needle in [
+        "fifo.log: is not a regular file",
+        "loop.log: ",
+        "passwd.log: leads to /etc/passwd",
+        "zero.log: is not",
+    ] {
         assert_eq!(problems.matches(needle).count(), 1, "{needle} in\n{problems}");
     }
     assert_eq!(rig.problems().len(), 4);
@@ -140,8 +147,12 @@ impl Tmpfs {
     fn new(size: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = format!("size={size}");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path()).status();
-        assert!(mounted.unwrap().success(), "mounting a tmpfs failed: this test needs root and CAP_SYS_ADMIN");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path()).status();
+        assert!(
+            mounted.unwrap().success(),
+            "mounting a tmpfs failed: this test needs root and CAP_SYS_ADMIN"
+        );
         Self(dir)
     }
 

@@ -1,5 +1,7 @@
 //! Killed again and again, the tailer and a journal behind it keep every line exactly once.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 mod tail_rig;
 
 use std::collections::HashMap;
@@ -35,7 +37,8 @@ fn child(root: &Path) -> ! {
     // A torn last line is cut off, as a journal's recovery does.
     let text = fs::read(&journal_path).unwrap_or_default();
     let whole = text.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
-    let mut journal = OpenOptions::new().create(true).truncate(false).write(true).open(&journal_path).unwrap();
+    let mut journal =
+        OpenOptions::new().create(true).truncate(false).write(true).open(&journal_path).unwrap();
     journal.set_len(whole as u64).unwrap();
     std::io::Seek::seek(&mut journal, std::io::SeekFrom::End(0)).unwrap();
     let mut newest: HashMap<u64, (u64, String)> = HashMap::new();
@@ -46,10 +49,18 @@ fn child(root: &Path) -> ! {
         .into_iter()
         .map(|(inode, (offset, line))| Journaled {
             stream: Stream::Recorder,
-            line: LogLine { source: String::new(), offset, inode, line: line.into_bytes(), truncated: false, rules: vec![] },
+            line: LogLine {
+                source: String::new(),
+                offset,
+                inode,
+                line: line.into_bytes(),
+                truncated: false,
+                rules: vec![],
+            },
         })
         .collect();
-    let (writer, checkpoint) = CheckpointWriter::start(root.join("state/tail-checkpoint.json"), 64 * 1024).unwrap();
+    let (writer, checkpoint) =
+        CheckpointWriter::start(root.join("state/tail-checkpoint.json"), 64 * 1024).unwrap();
     let mut config = config(&root.join("logs"), "app.log");
     config.rotated_quiet = Duration::from_millis(200);
     let mut tailer = Tailer::new(config, Resume { checkpoint, journaled }).unwrap();
@@ -63,7 +74,8 @@ fn child(root: &Path) -> ! {
         let now = Moment { wall_ns: 0, boot_ns: elapsed + 1_000_000_000 };
         tailer.turn(now, &mut |event| {
             if let TailEvent::Line { line, .. } = &event {
-                writeln!(bytes, "{} {} {}", line.inode, line.offset, String::from_utf8_lossy(&line.line)).unwrap();
+                writeln!(bytes, "{} {} {}", line.inode, line.offset, String::from_utf8_lossy(&line.line))
+                    .unwrap();
             }
             if let TailEvent::Gap(gap) = &event {
                 writeln!(bytes, "0 0 GAP {gap:?}").unwrap();
@@ -153,7 +165,11 @@ fn killed_in_a_loop_every_line_is_journalled_exactly_once() {
     stop.store(true, Ordering::Relaxed);
     writer.join().unwrap();
     while read_journal(&journal).len() < LINES {
-        assert!(started.elapsed() < Duration::from_secs(150), "{} of {LINES} lines", read_journal(&journal).len());
+        assert!(
+            started.elapsed() < Duration::from_secs(150),
+            "{} of {LINES} lines",
+            read_journal(&journal).len()
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
     drop(running);
@@ -164,6 +180,9 @@ fn killed_in_a_loop_every_line_is_journalled_exactly_once() {
         .collect();
     numbers.sort_unstable();
     assert_eq!(numbers.len(), LINES);
-    assert!(numbers.iter().enumerate().all(|(i, n)| i == *n), "a line is missing and another one there twice");
+    assert!(
+        numbers.iter().enumerate().all(|(i, n)| i == *n),
+        "a line is missing and another one there twice"
+    );
     eprintln!("{kills} kills, {LINES} lines, each once");
 }

@@ -230,10 +230,6 @@ impl Tailer {
                 file.committed = (mark.offset, mark.after);
                 self.dirty = true;
             }
-            // What is gone, read and durable has no more to say.
-            if file.place == Place::Gone && file.ended && file.committed.0 >= file.offset {
-                self.files.remove(&mark.file);
-            }
         }
     }
 
@@ -334,14 +330,9 @@ impl Tailer {
             if file.file.is_none() && file.place == Place::Gone {
                 self.identities.remove(&(file.device, file.inode));
             }
-            let over = file.place == Place::Gone && file.ended && file.committed.0 >= file.offset;
-            if !over {
-                self.files.insert(key, file);
-                if changed {
-                    self.queue(key);
-                }
-            } else {
-                self.dirty = true;
+            self.files.insert(key, file);
+            if changed {
+                self.queue(key);
             }
             flow?;
         }

@@ -1,5 +1,7 @@
 //! A folder of logs, a tailer over it, and a clock that moves when told.
 #![allow(dead_code, reason = "each test binary uses another part of the rig")]
+#![allow(unreachable_pub, reason = "a module shared by test binaries")]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -40,7 +42,13 @@ impl Rig {
     pub fn new(glob: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = config(&dir.path().canonicalize().unwrap(), glob);
-        Self { dir, now: Moment { wall_ns: 0, boot_ns: 1_000_000_000_000 }, tailer: None, events: Vec::new(), config }
+        Self {
+            dir,
+            now: Moment { wall_ns: 0, boot_ns: 1_000_000_000_000 },
+            tailer: None,
+            events: Vec::new(),
+            config,
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -65,10 +73,13 @@ impl Rig {
         let (tailer, events) = (self.tailer.as_mut().unwrap(), &mut self.events);
         for _ in 0..2 {
             self.now.boot_ns += 1_000_000;
-            while !tailer.turn(self.now, &mut |e| {
-                events.push(e);
-                ControlFlow::Continue(())
-            }).idle {}
+            while !tailer
+                .turn(self.now, &mut |e| {
+                    events.push(e);
+                    ControlFlow::Continue(())
+                })
+                .idle
+            {}
         }
     }
 
@@ -95,7 +106,9 @@ impl Rig {
     }
 
     pub fn evidence(&self) -> Vec<String> {
-        let show = |l: &LogLine| format!("{}{}", String::from_utf8_lossy(&l.line), if l.rules.is_empty() { "~" } else { "!" });
+        let show = |l: &LogLine| {
+            format!("{}{}", String::from_utf8_lossy(&l.line), if l.rules.is_empty() { "~" } else { "!" })
+        };
         self.events
             .iter()
             .filter_map(|e| match e {
@@ -106,11 +119,17 @@ impl Rig {
     }
 
     pub fn gaps(&self) -> Vec<TailGap> {
-        self.events.iter().filter_map(|e| if let TailEvent::Gap(g) = e { Some(g.clone()) } else { None }).collect()
+        self.events
+            .iter()
+            .filter_map(|e| if let TailEvent::Gap(g) = e { Some(g.clone()) } else { None })
+            .collect()
     }
 
     pub fn problems(&self) -> Vec<String> {
-        self.events.iter().filter_map(|e| if let TailEvent::Problem(p) = e { Some(p.clone()) } else { None }).collect()
+        self.events
+            .iter()
+            .filter_map(|e| if let TailEvent::Problem(p) = e { Some(p.clone()) } else { None })
+            .collect()
     }
 
     /// What a journal of the recorder and evidence streams would hold now: the newest line of each file.
@@ -119,7 +138,9 @@ impl Rig {
         for event in &self.events {
             let TailEvent::Line { line, keep, .. } = event else { continue };
             for stream in [Stream::Evidence, Stream::Recorder] {
-                if (stream == Stream::Evidence && keep.evidence) || (stream == Stream::Recorder && keep.recorder) {
+                if (stream == Stream::Evidence && keep.evidence)
+                    || (stream == Stream::Recorder && keep.recorder)
+                {
                     out.retain(|j| j.stream != stream || j.line.inode != line.inode);
                     out.push(Journaled { stream, line: line.clone() });
                 }
