@@ -214,7 +214,9 @@ impl Tailer {
 
     /// How long nothing needs to be done after an idle turn.
     pub fn poll_interval(&self) -> std::time::Duration {
-        self.config.poll
+        // A hint that came too soon after a sweep is followed once enough time has passed.
+        let least = std::time::Duration::from_nanos(MIN_SWEEP_NS + MIN_SWEEP_NS_A_FILE * self.swept_files);
+        if self.hinted_new { self.config.poll.min(least) } else { self.config.poll }
     }
 
     /// The folders in which files can appear or grow, as of the last sweep.
