@@ -1,5 +1,7 @@
 //! What hostile or unlucky files can do to the tailer: nothing much.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 mod tail_rig;
 
 use std::fs;

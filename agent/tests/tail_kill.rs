@@ -1,5 +1,7 @@
 //! Killed again and again, the tailer and a journal behind it keep every line exactly once.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 mod tail_rig;
 
 use std::collections::HashMap;

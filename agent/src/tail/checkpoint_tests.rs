@@ -36,7 +36,8 @@ fn the_newest_whole_slot_wins_and_garbage_gives_the_other_one() {
         fs::write(&path, &whole[..length]).unwrap();
         // Cut short it has other slots; what matters is that it neither fails nor invents.
         let found = CheckpointStore::open(&path, 1).unwrap().1;
-        assert!(found.is_none() || found == Some(checkpoint(5, 2)), "{length}: {found:?}");
+        let known = [4, 5].map(|n| Some(checkpoint(n, 2)));
+        assert!(found.is_none() || known.contains(&found), "{length}: {found:?}");
     }
     fs::write(&path, vec![0xff; 8192]).unwrap();
     let (mut store, found) = CheckpointStore::open(&path, 1).unwrap();

@@ -83,6 +83,7 @@ impl Matcher {
     }
 
     /// Rules that match `line` (newline excluded), of which only the first `limit` bytes are seen.
+    #[cfg(test)]
     pub(super) fn rules_of_line(&self, line: &[u8], limit: LineLimit) -> Vec<u16> {
         self.rules_of(line, limit, &mut PatternSet::new(self.rules.len()))
     }

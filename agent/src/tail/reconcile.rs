@@ -63,12 +63,12 @@ impl Tailer {
             for state in std::mem::take(&mut self.resume) {
                 self.find_again(state, now);
             }
-            self.journaled.clear();
-            self.journaled.shrink_to_fit();
         }
         for id in begun {
             self.follow_between(id, now);
         }
+        // What the journal holds matters for what was there at the start.
+        self.journaled = Vec::new();
         self.place_all(&visible, now);
         self.swept_files = sweep.files.len() as u64;
         self.folders = sweep.folders.clone();
@@ -122,15 +122,27 @@ impl Tailer {
                 file.place = place;
             }
             if file.place == Place::Gone && file.file.is_none() {
-                forgotten.push(((file.device, file.inode), file.key, file.committed.0 >= file.offset));
+                forgotten.push((file.device, file.inode));
             }
         }
-        for (id, key, done) in forgotten {
+        for id in forgotten {
             self.identities.remove(&id);
-            if done {
-                self.files.remove(&key);
-                self.dirty = true;
-            }
+        }
+        self.forget();
+    }
+
+    /// Forgets what is gone, read and durable. It stays while an older generation of the same source is unfinished,
+    /// for otherwise a restart would take it for a generation that was missed.
+    fn forget(&mut self) {
+        let done = |f: &Followed| f.place == Place::Gone && f.ended && f.committed.0 >= f.offset;
+        let mut over: Vec<u64> = self.files.values().filter(|f| done(f)).map(|f| f.key).collect();
+        over.retain(|key| {
+            let Some(file) = self.files.get(key) else { return false };
+            !self.files.values().any(|f| f.source == file.source && f.born < file.born && !done(f))
+        });
+        for key in over {
+            self.files.remove(&key);
+            self.dirty = true;
         }
     }
 
@@ -230,7 +242,8 @@ impl Tailer {
         for opened in missed {
             let mut file = self.followed(opened, &source, now);
             // Out of the globs' sight from the start; it may be a copy like any other.
-            (file.place, file.fresh) = (Place::Rotated, true);
+            self.place_new(&mut file);
+            (file.place, file.fresh) = (Place::Rotated, file.offset == 0);
             self.add(file);
         }
     }

@@ -214,7 +214,9 @@ impl Tailer {
 
     /// How long nothing needs to be done after an idle turn.
     pub fn poll_interval(&self) -> std::time::Duration {
-        self.config.poll
+        // A hint that came too soon after a sweep is followed once enough time has passed.
+        let least = std::time::Duration::from_nanos(MIN_SWEEP_NS + MIN_SWEEP_NS_A_FILE * self.swept_files);
+        if self.hinted_new { self.config.poll.min(least) } else { self.config.poll }
     }
 
     /// The folders in which files can appear or grow, as of the last sweep.
@@ -229,10 +231,6 @@ impl Tailer {
             if file.generation == mark.generation && mark.offset > file.committed.0 {
                 file.committed = (mark.offset, mark.after);
                 self.dirty = true;
-            }
-            // What is gone, read and durable has no more to say.
-            if file.place == Place::Gone && file.ended && file.committed.0 >= file.offset {
-                self.files.remove(&mark.file);
             }
         }
     }
@@ -334,14 +332,9 @@ impl Tailer {
             if file.file.is_none() && file.place == Place::Gone {
                 self.identities.remove(&(file.device, file.inode));
             }
-            let over = file.place == Place::Gone && file.ended && file.committed.0 >= file.offset;
-            if !over {
-                self.files.insert(key, file);
-                if changed {
-                    self.queue(key);
-                }
-            } else {
-                self.dirty = true;
+            self.files.insert(key, file);
+            if changed {
+                self.queue(key);
             }
             flow?;
         }

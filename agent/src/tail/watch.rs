@@ -147,11 +147,14 @@ impl Work {
                 batch.push(TailEvent::Problem(problem));
             }
             *self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner) = self.tailer.stats();
+            if self.hints.follow(&self.tailer) {
+                // What happened between the sweep and the watch gave no hint.
+                self.tailer.hint_new();
+            }
             if !batch.is_empty() && self.send(batch).is_err() {
                 break;
             }
             self.save(now);
-            self.hints.follow(&self.tailer);
             if turn.idle && self.shared.wait(self.tailer.poll_interval()) {
                 // A busy log rings for each write: let some come together, the more so the more files are asked.
                 let open = self.tailer.stats().open_files as u32;
@@ -217,18 +220,19 @@ impl Hints {
         Self { shared, watcher: None, watched: BTreeSet::new(), off_until: None, second: Instant::now() }
     }
 
-    /// Watches what `tailer` found. Failures are no problem: the clock sees everything.
-    fn follow(&mut self, tailer: &Tailer) {
+    /// Watches what `tailer` found; returns whether there is a new watch. Failures are no problem: the clock sees
+    /// everything.
+    fn follow(&mut self, tailer: &Tailer) -> bool {
         let now = Instant::now();
         if self.off_until.is_some_and(|until| now < until) {
-            return;
+            return false;
         }
         if now.duration_since(self.second) >= Duration::from_secs(1) {
             self.second = now;
             if self.shared.hints.swap(0, Ordering::Relaxed) > MAX_HINTS {
                 (self.watcher, self.off_until) = (None, Some(now + HINTS_OFF));
                 self.watched.clear();
-                return;
+                return false;
             }
         }
         if self.watcher.is_none() {
@@ -247,12 +251,12 @@ impl Hints {
             .ok();
             if self.watcher.is_none() {
                 self.off_until = Some(now + HINTS_OFF);
-                return;
+                return false;
             }
         }
         let wanted: BTreeSet<PathBuf> = tailer.folders().take(MAX_WATCHES).map(PathBuf::from).collect();
         if wanted == self.watched {
-            return;
+            return false;
         }
         if let Some(watcher) = &mut self.watcher {
             for gone in self.watched.difference(&wanted) {
@@ -262,6 +266,8 @@ impl Hints {
                 let _ = watcher.watch(new, RecursiveMode::NonRecursive);
             }
         }
+        let more = !wanted.is_subset(&self.watched);
         self.watched = wanted;
+        more
     }
 }

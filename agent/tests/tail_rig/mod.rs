@@ -1,5 +1,7 @@
 //! A folder of logs, a tailer over it, and a clock that moves when told.
 #![allow(dead_code, reason = "each test binary uses another part of the rig")]
+#![allow(unreachable_pub, reason = "a module shared by test binaries")]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
