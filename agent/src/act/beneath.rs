@@ -89,7 +89,8 @@ fn mask() -> StatxFlags {
 
 /// Whether this kernel (and any filter around this process) lets us use `openat2`.
 pub(super) fn openat2_works() -> Result<(), Errno> {
-    resolve(rustix::fs::CWD, Path::new("/"), OFlags::PATH | OFlags::DIRECTORY, ResolveFlags::NO_SYMLINKS).map(drop)
+    resolve(rustix::fs::CWD, Path::new("/"), OFlags::PATH | OFlags::DIRECTORY, ResolveFlags::NO_SYMLINKS)
+        .map(drop)
 }
 
 /// Opens a root by its absolute path: no symbolic link on the way.

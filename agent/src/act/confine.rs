@@ -14,8 +14,8 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetStatus, Scope, make_bitflags,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus, Scope, make_bitflags,
 };
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -73,7 +73,8 @@ pub(super) fn close_other_descriptors(keep: BorrowedFd<'_>) -> io::Result<()> {
             continue;
         }
         // SAFETY: the caller is a process that has just started and owns no descriptor in these ranges.
-        let done = unsafe { libc::syscall(libc::SYS_close_range, first as libc::c_uint, last as libc::c_uint, 0) };
+        let done =
+            unsafe { libc::syscall(libc::SYS_close_range, first as libc::c_uint, last as libc::c_uint, 0) };
         if done != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -132,7 +133,10 @@ pub(super) fn confine(roots: &[BorrowedFd<'_>]) -> Confinement {
 
 /// What reading and unlinking others' files takes: passing permission bits, the sticky bit, and leases on them.
 fn needed() -> CapabilitySet {
-    CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH | CapabilitySet::FOWNER | CapabilitySet::LEASE
+    CapabilitySet::DAC_OVERRIDE
+        | CapabilitySet::DAC_READ_SEARCH
+        | CapabilitySet::FOWNER
+        | CapabilitySet::LEASE
 }
 
 fn drop_capabilities() -> Result<(), rustix::io::Errno> {
@@ -142,7 +146,9 @@ fn drop_capabilities() -> Result<(), rustix::io::Errno> {
             let Some(one) = CapabilitySet::from_bits(1 << bit) else { continue };
             // Past the last capability that this kernel has, asking is an error.
             match rustix::thread::capability_is_in_bounding_set(one) {
-                Ok(true) if !needed().contains(one) => rustix::thread::remove_capability_from_bounding_set(one)?,
+                Ok(true) if !needed().contains(one) => {
+                    rustix::thread::remove_capability_from_bounding_set(one)?
+                }
                 Ok(_) => {}
                 Err(_) => break,
             }

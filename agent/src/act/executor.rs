@@ -290,7 +290,12 @@ impl Cleaner {
 
     /// Carries out `action` as far as the policy lets it, and says what became of each object. `clock` is the node's
     /// wall clock; `go_on` is asked before each object.
-    pub(super) fn apply(&mut self, mut action: Action, clock: &dyn Fn() -> i64, go_on: &dyn Fn() -> bool) -> Action {
+    pub(super) fn apply(
+        &mut self,
+        mut action: Action,
+        clock: &dyn Fn() -> i64,
+        go_on: &dyn Fn() -> bool,
+    ) -> Action {
         let root = match self.admit(&action, clock()) {
             Ok(root) => root,
             Err(why) => {
@@ -493,7 +498,9 @@ fn unexplained(before: Space, after: Space, run: &Run) -> Unexplained {
     }
     match rest {
         0 => {}
-        ..0 => reasons.push(format!("{} were written by others meanwhile", words::bytes(rest.unsigned_abs()))),
+        ..0 => {
+            reasons.push(format!("{} were written by others meanwhile", words::bytes(rest.unsigned_abs())))
+        }
         1.. => reasons.push(format!(
             "{} came free by others, or with what the removed files shared",
             words::bytes(rest.unsigned_abs())

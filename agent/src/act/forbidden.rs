@@ -111,7 +111,8 @@ pub(super) fn why_out_of_reach(root: &Path, state_dir: &Path) -> Option<String> 
             None => format!("it is a {what}"),
         });
     }
-    overlap(root, state_dir).map(|how| format!("it {how} dogwatch's own state folder {}", state_dir.display()))
+    overlap(root, state_dir)
+        .map(|how| format!("it {how} dogwatch's own state folder {}", state_dir.display()))
 }
 
 /// Why the directory that `root` names is one of the above under another name (a bind mount), or `None`.
@@ -155,10 +156,9 @@ fn beneath_var_lib(root: &Path) -> Option<(Option<&'static str>, &'static str)> 
     let at = names.windows(2).position(|w| w == [&b"var"[..], &b"lib"[..]])?;
     match names.get(at + 2) {
         None => Some((None, "var/lib (databases, volumes, the runtime's own directories)")),
-        Some(name) => NEVER_VAR_LIB
-            .iter()
-            .find(|(n, _)| n.as_bytes() == *name)
-            .map(|(n, what)| (Some(*n), *what)),
+        Some(name) => {
+            NEVER_VAR_LIB.iter().find(|(n, _)| n.as_bytes() == *name).map(|(n, what)| (Some(*n), *what))
+        }
     }
 }
 
@@ -170,14 +170,34 @@ mod tests {
     fn the_system_cannot_be_reached() {
         let state = Path::new("/var/spool/dogwatch");
         for root in [
-            "/", "/etc", "/etc/app", "/usr", "/usr/local/logs", "/var", "/var/lib", "/var/lib/kubelet",
-            "/var/lib/kubelet/pods", "/var/lib/etcd/member", "/host/var/lib/docker", "/host/var/lib", "/proc", "/sys",
-            "/dev", "/boot", "/run/log", "/root/x", "/home/me", "/lib64", "/var/spool", "/var/spool/dogwatch",
+            "/",
+            "/etc",
+            "/etc/app",
+            "/usr",
+            "/usr/local/logs",
+            "/var",
+            "/var/lib",
+            "/var/lib/kubelet",
+            "/var/lib/kubelet/pods",
+            "/var/lib/etcd/member",
+            "/host/var/lib/docker",
+            "/host/var/lib",
+            "/proc",
+            "/sys",
+            "/dev",
+            "/boot",
+            "/run/log",
+            "/root/x",
+            "/home/me",
+            "/lib64",
+            "/var/spool",
+            "/var/spool/dogwatch",
             "/var/spool/dogwatch/urgent",
         ] {
             assert!(why_out_of_reach(Path::new(root), state).is_some(), "{root} must be out of reach");
         }
-        for root in ["/var/log", "/var/log/pods", "/srv/logs", "/opt/app/logs", "/tmp/x", "/var/lib/app/logs"] {
+        for root in ["/var/log", "/var/log/pods", "/srv/logs", "/opt/app/logs", "/tmp/x", "/var/lib/app/logs"]
+        {
             assert_eq!(why_out_of_reach(Path::new(root), state), None, "{root}");
         }
     }

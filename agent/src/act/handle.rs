@@ -101,20 +101,14 @@ impl Executor {
         let mut command = Command::new(program);
         command.args(args).env_clear().stdin(Stdio::from(theirs)).stdout(Stdio::null());
         let (pidfd, ended) = start(command).map_err(failed)?;
-        let mut executor = Self {
-            channel,
-            ready: Ready::unknown(),
-            pidfd,
-            ended,
-            status: None,
-            next_id: 1,
-        };
+        let mut executor = Self { channel, ready: Ready::unknown(), pidfd, ended, status: None, next_id: 1 };
         let setup = Setup::new(policy, state_dir.to_owned());
         let setup = serde_json::to_vec(&setup).map_err(|e| failed(io::Error::other(e)))?;
         let deadline = Instant::now() + MAX_START;
         executor.channel.send(&setup, Some(deadline)).map_err(|e| executor.fail(e, MAX_START))?;
         let ready = executor.channel.receive(Some(deadline)).map_err(|e| executor.fail(e, MAX_START))?;
-        executor.ready = serde_json::from_slice(&ready).map_err(|e| executor.nonsense(format!("status: {e}")))?;
+        executor.ready =
+            serde_json::from_slice(&ready).map_err(|e| executor.nonsense(format!("status: {e}")))?;
         Ok(executor)
     }
 
@@ -125,14 +119,17 @@ impl Executor {
 
     /// What it cannot do, in words, for the node's status; empty if all is well.
     pub fn unable(&self) -> Vec<String> {
-        let mut unable: Vec<String> = self.ready.unable.iter().map(|why| format!("cleanup is off: {why}")).collect();
+        let mut unable: Vec<String> =
+            self.ready.unable.iter().map(|why| format!("cleanup is off: {why}")).collect();
         if self.ready.unable.is_none() {
             unable.extend(self.ready.roots.iter().filter_map(|root| {
                 let why = root.unusable.as_ref()?;
                 Some(format!("cleanup root {}: {why}", root.path.display()))
             }));
         }
-        unable.extend(self.ready.confinement.lacks.iter().map(|l| format!("executor is not fully confined: {l}")));
+        unable.extend(
+            self.ready.confinement.lacks.iter().map(|l| format!("executor is not fully confined: {l}")),
+        );
         unable
     }
 
@@ -212,8 +209,8 @@ impl Executor {
 
     fn hear(&mut self, id: u64, until: Instant, deadline: Duration) -> Result<Reply, ExecutorError> {
         let reply = self.channel.receive(Some(until)).map_err(|e| self.fail(e, deadline))?;
-        let reply =
-            wire::ExecutorReply::decode(reply.as_slice()).map_err(|e| self.nonsense(format!("reply: {e}")))?;
+        let reply = wire::ExecutorReply::decode(reply.as_slice())
+            .map_err(|e| self.nonsense(format!("reply: {e}")))?;
         match reply {
             wire::ExecutorReply { id: of, reply: Some(reply) } if of == id => Ok(reply),
             other => Err(self.nonsense(format!("a reply to request {} instead of {id}", other.id))),
@@ -256,7 +253,9 @@ impl Executor {
         let own = [std::process::id(), self.ready.pid];
         let holders = Holders::scan(Path::new("/proc"), &own, false);
         for refusal in action.refused.iter_mut().filter(|r| open(r)) {
-            let Some(object) = action.objects.iter().find(|o| Some(&o.path) == refusal.path.as_ref()) else { continue };
+            let Some(object) = action.objects.iter().find(|o| Some(&o.path) == refusal.path.as_ref()) else {
+                continue;
+            };
             if let Some(holder) = holders.of((object.device, object.inode)) {
                 refusal.reason = format!("{OPEN}: {holder}");
             }
@@ -274,30 +273,32 @@ impl Drop for Executor {
 fn start(mut command: Command) -> io::Result<(OwnedFd, Receiver<ExitStatus>)> {
     let (started_tx, started) = sync_channel(1);
     let (ended_tx, ended) = sync_channel(1);
-    std::thread::Builder::new().name("executor-keeper".to_owned()).stack_size(128 << 10).spawn(move || {
-        let child = command.spawn();
-        // The command holds our copy of the child's socket; as long as it is open, the child's end never shows.
-        drop(command);
-        let mut child = match child {
-            Ok(child) => child,
-            Err(error) => {
-                let _ = started_tx.send(Err(error));
-                return;
+    std::thread::Builder::new().name("executor-keeper".to_owned()).stack_size(128 << 10).spawn(
+        move || {
+            let child = command.spawn();
+            // The command holds our copy of the child's socket; as long as it is open, the child's end never shows.
+            drop(command);
+            let mut child = match child {
+                Ok(child) => child,
+                Err(error) => {
+                    let _ = started_tx.send(Err(error));
+                    return;
+                }
+            };
+            // Not reaped yet: the number still names this child.
+            let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+            let pidfd = pid
+                .ok_or(io::ErrorKind::InvalidData.into())
+                .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from));
+            if pidfd.is_err() {
+                let _ = child.kill();
             }
-        };
-        // Not reaped yet: the number still names this child.
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let pidfd = pid.ok_or(io::ErrorKind::InvalidData.into()).and_then(|pid| {
-            pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from)
-        });
-        if pidfd.is_err() {
-            let _ = child.kill();
-        }
-        let _ = started_tx.send(pidfd);
-        if let Ok(status) = child.wait() {
-            let _ = ended_tx.send(status);
-        }
-    })?;
+            let _ = started_tx.send(pidfd);
+            if let Ok(status) = child.wait() {
+                let _ = ended_tx.send(status);
+            }
+        },
+    )?;
     let pidfd = started.recv().map_err(|_| io::Error::other("its thread ended"))??;
     Ok((pidfd, ended))
 }
@@ -361,7 +362,8 @@ mod tests {
 
     #[test]
     fn a_program_that_is_not_there_is_an_error_with_its_name() {
-        let error = Executor::spawn(Path::new("/nowhere/x"), &[], Policy::off(), Path::new("/s")).unwrap_err();
+        let error =
+            Executor::spawn(Path::new("/nowhere/x"), &[], Policy::off(), Path::new("/s")).unwrap_err();
         assert!(error.to_string().contains("/nowhere/x"), "{error}");
         assert!(error.is_fatal());
     }

@@ -75,7 +75,8 @@ impl Holders {
         if mappings {
             let Ok(maps) = std::fs::read(process.join("maps")) else {
                 if process.exists() {
-                    self.incomplete.get_or_insert_with(|| format!("mappings of process {pid} cannot be read"));
+                    self.incomplete
+                        .get_or_insert_with(|| format!("mappings of process {pid} cannot be read"));
                 }
                 return;
             };

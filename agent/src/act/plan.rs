@@ -228,7 +228,9 @@ impl Sum {
     }
 
     fn fits(&self, limit: &Limit) -> bool {
-        self.objects <= limit.objects && self.bytes <= limit.bytes && self.record_bytes <= MAX_OBJECT_RECORD_BYTES
+        self.objects <= limit.objects
+            && self.bytes <= limit.bytes
+            && self.record_bytes <= MAX_OBJECT_RECORD_BYTES
     }
 }
 
@@ -351,13 +353,16 @@ fn units(eligible: Vec<PlannedObject>, refused: &mut Vec<Refusal>) -> Vec<Unit> 
         objects.sort_by(|a, b| a.path.cmp(&b.path));
         let (links, here) = (objects[0].links, objects.len() as u64);
         if links != here {
-            let reason = format!("it has {links} links, {} of them out of this plan's reach: nothing would come free", {
-                links.saturating_sub(here)
-            });
-            refused.extend(objects.into_iter().map(|o| Refusal { path: Some(o.path), reason: reason.clone() }));
+            let reason = format!(
+                "it has {links} links, {} of them out of this plan's reach: nothing would come free",
+                { links.saturating_sub(here) }
+            );
+            refused
+                .extend(objects.into_iter().map(|o| Refusal { path: Some(o.path), reason: reason.clone() }));
             continue;
         }
-        let record = |o: &PlannedObject| (o.path.as_os_str().len() + o.why_safe.len()) as u64 + OBJECT_RECORD_BYTES;
+        let record =
+            |o: &PlannedObject| (o.path.as_os_str().len() + o.why_safe.len()) as u64 + OBJECT_RECORD_BYTES;
         let sum = Sum {
             objects: here,
             bytes: objects[0].allocated_bytes,

@@ -32,8 +32,7 @@ pub const QUARANTINE: &str = ".dogwatch-quarantine";
 /// - `*.log-[1-9]*`: logrotate's `dateext`, `app.log-20240612`, compressed or not.
 /// - `*.log.gz` and the like: nobody appends to a compressed log; one that is being compressed is open.
 /// - `*.log.old`: `Xorg.0.log.old`, `boot.log.old`.
-pub const DEFAULT_PATTERNS: &[&str] =
-    &["*.log.[1-9]*", "*.log-[1-9]*", "*.log.{gz,bz2,xz,zst}", "*.log.old"];
+pub const DEFAULT_PATTERNS: &[&str] = &["*.log.[1-9]*", "*.log-[1-9]*", "*.log.{gz,bz2,xz,zst}", "*.log.old"];
 
 /// Names that are rotated logs only beside the log that they came from: `syslog.1` and `syslog.2.gz` beside `syslog`,
 /// `messages-20240612` beside `messages`, `dmesg.old` beside `dmesg`. Without it, `tool-1.2` or a dated dump would match.
@@ -48,13 +47,34 @@ pub const DEFAULT_SIBLING_PATTERNS: &[&str] = &[
 ];
 
 /// Never touched, whatever the patterns say: locks, pid files, and files in the making.
-pub const ALWAYS_EXCLUDED: &[&str] = &["*.lck", "*.lock", "*.pid", "*.tmp", "*.part", "*.swp", "*.journal", "*.wal"];
+pub const ALWAYS_EXCLUDED: &[&str] =
+    &["*.lck", "*.lock", "*.pid", "*.tmp", "*.part", "*.swp", "*.journal", "*.wal"];
 
 /// Names of logs that somebody writes to; a configured pattern that matches one of them is refused.
 const LIVE_LOGS: &[&str] = &[
-    "0.log", "app.log", "access.log", "access_log", "audit.log", "auth.log", "btmp", "catalina.out", "daemon.log",
-    "error.log", "error_log", "kern.log", "kubelet.log", "lastlog", "maillog", "messages", "secure", "stderr", "stdout",
-    "syslog", "system.journal", "wtmp", "java0.log.0",
+    "0.log",
+    "app.log",
+    "access.log",
+    "access_log",
+    "audit.log",
+    "auth.log",
+    "btmp",
+    "catalina.out",
+    "daemon.log",
+    "error.log",
+    "error_log",
+    "kern.log",
+    "kubelet.log",
+    "lastlog",
+    "maillog",
+    "messages",
+    "secure",
+    "stderr",
+    "stdout",
+    "syslog",
+    "system.journal",
+    "wtmp",
+    "java0.log.0",
 ];
 
 /// Deepest that a survey may go beneath a root; each level is an open descriptor.
@@ -236,10 +256,18 @@ impl RootPolicy {
             say("max_depth", self.max_depth.to_string(), reason, "name a root further down");
         }
         if self.patterns.is_empty() && self.sibling_patterns.is_empty() {
-            say("patterns", "[]".to_owned(), "nothing could ever match".to_owned(), "name a pattern or drop the root");
+            say(
+                "patterns",
+                "[]".to_owned(),
+                "nothing could ever match".to_owned(),
+                "name a pattern or drop the root",
+            );
         }
-        let lists =
-            [("patterns", &self.patterns), ("sibling_patterns", &self.sibling_patterns), ("excludes", &self.excludes)];
+        let lists = [
+            ("patterns", &self.patterns),
+            ("sibling_patterns", &self.sibling_patterns),
+            ("excludes", &self.excludes),
+        ];
         for (field, globs) in lists {
             if globs.len() > MAX_PATTERNS {
                 let reason = format!("at most {MAX_PATTERNS} are matched");
@@ -248,7 +276,12 @@ impl RootPolicy {
             for glob in globs {
                 match matcher(std::slice::from_ref(glob)) {
                     Err(error) => {
-                        say(field, glob.clone(), format!("it is no glob: {error}"), "use *, ?, [a-z] and {a,b}");
+                        say(
+                            field,
+                            glob.clone(),
+                            format!("it is no glob: {error}"),
+                            "use *, ?, [a-z] and {a,b}",
+                        );
                     }
                     Ok(_) if field != "excludes" && glob.contains('/') => {
                         let reason = "patterns are matched against file names".to_owned();
@@ -257,7 +290,12 @@ impl RootPolicy {
                     Ok(set) if field != "excludes" => {
                         if let Some(live) = LIVE_LOGS.iter().find(|live| set.is_match(Path::new(live))) {
                             let reason = format!("it matches {live:?}, a log that is written to");
-                            say(field, glob.clone(), reason, "demand what only a rotation appends, e.g. *.log.[1-9]*");
+                            say(
+                                field,
+                                glob.clone(),
+                                reason,
+                                "demand what only a rotation appends, e.g. *.log.[1-9]*",
+                            );
                         }
                     }
                     Ok(_) => {}
@@ -310,7 +348,10 @@ fn check_place(path: &Path, state_dir: &Path) -> Result<(), (String, &'static st
     let plain = path.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
     let canonical: PathBuf = path.components().collect();
     if !plain || canonical.as_os_str() != path.as_os_str() {
-        return Err(("it is not written plainly".to_owned(), "write it without '.', '..', '//' and trailing '/'"));
+        return Err((
+            "it is not written plainly".to_owned(),
+            "write it without '.', '..', '//' and trailing '/'",
+        ));
     }
     if path.components().any(|c| c.as_os_str() == QUARANTINE) {
         return Err(("it lies in dogwatch's own quarantine".to_owned(), REMEDY));
@@ -533,7 +574,8 @@ mod tests {
     use super::*;
 
     fn rules() -> RootRules {
-        RootRules::new(RootPolicy { excludes: vec!["keep*".into(), "audit".into()], ..RootPolicy::new("/r") }).unwrap()
+        RootRules::new(RootPolicy { excludes: vec!["keep*".into(), "audit".into()], ..RootPolicy::new("/r") })
+            .unwrap()
     }
 
     fn verdict(name: &str) -> NameVerdict {
@@ -546,8 +588,15 @@ mod tests {
             assert_eq!(verdict(name), NameVerdict::NotRotated, "{name}");
         }
         for name in [
-            "app-20240612.log", "catalina.2024-06-12.log", "kubelet.node.root.log.INFO.20240612-101112.4711",
-            "backup-1.2.tar.gz", "app.log.0", "access.log.current", "000012.log", "data.gz", "x.0",
+            "app-20240612.log",
+            "catalina.2024-06-12.log",
+            "kubelet.node.root.log.INFO.20240612-101112.4711",
+            "backup-1.2.tar.gz",
+            "app.log.0",
+            "access.log.current",
+            "000012.log",
+            "data.gz",
+            "x.0",
         ] {
             assert_eq!(verdict(name), NameVerdict::NotRotated, "{name}");
         }
@@ -556,11 +605,23 @@ mod tests {
     #[test]
     fn rotated_logs_match_on_their_face_or_beside_their_log() {
         for name in [
-            "app.log.1", "app.log.12.gz", "0.log.20240612-101112", "0.log.20240612-101112.gz", "app.log-20240612",
-            "app.log-20240612.xz", "x-2024-06-12T10-11-12.123.log.gz", "Xorg.0.log.old", ".hidden.log.1",
-            "with\nnewline.log.1", "-dash.log.3",
+            "app.log.1",
+            "app.log.12.gz",
+            "0.log.20240612-101112",
+            "0.log.20240612-101112.gz",
+            "app.log-20240612",
+            "app.log-20240612.xz",
+            "x-2024-06-12T10-11-12.123.log.gz",
+            "Xorg.0.log.old",
+            ".hidden.log.1",
+            "with\nnewline.log.1",
+            "-dash.log.3",
         ] {
-            assert!(matches!(verdict(name), NameVerdict::Rotated { live: None, .. }), "{name}: {:?}", verdict(name));
+            assert!(
+                matches!(verdict(name), NameVerdict::Rotated { live: None, .. }),
+                "{name}: {:?}",
+                verdict(name)
+            );
         }
         for (name, log) in [
             ("syslog.1", "syslog"),
@@ -639,9 +700,19 @@ mod tests {
         assert_eq!(
             keys,
             [
-                "roots[0].path", "roots[1].path", "roots[2].path", "roots[3].path", "roots[4].patterns",
-                "roots[4].patterns", "roots[4].patterns", "roots[5].path", "roots[5].tier", "roots[5].max_depth",
-                "roots[6].path", "budgets.max_bytes", "budgets.max_objects",
+                "roots[0].path",
+                "roots[1].path",
+                "roots[2].path",
+                "roots[3].path",
+                "roots[4].patterns",
+                "roots[4].patterns",
+                "roots[4].patterns",
+                "roots[5].path",
+                "roots[5].tier",
+                "roots[5].max_depth",
+                "roots[6].path",
+                "budgets.max_bytes",
+                "budgets.max_objects",
             ],
             "{problems:#?}"
         );
@@ -663,7 +734,12 @@ mod tests {
         assert_eq!(rules.root_of(Path::new("/var/log/a.log.1")), Some((0, Path::new("a.log.1"))));
         assert_eq!(rules.root_of(Path::new("/var/log/pods/x/0.log.1")), Some((1, Path::new("x/0.log.1"))));
         for outside in [
-            "/var/log", "/var/log/pods", "/var/logs/a.log.1", "/var/log/../lib/a.log.1", "/etc/passwd", "a.log.1",
+            "/var/log",
+            "/var/log/pods",
+            "/var/logs/a.log.1",
+            "/var/log/../lib/a.log.1",
+            "/etc/passwd",
+            "a.log.1",
             "/var/log/.dogwatch-quarantine/a.log.1",
         ] {
             assert_eq!(rules.root_of(Path::new(outside)), None, "{outside}");

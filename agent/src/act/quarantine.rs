@@ -114,8 +114,7 @@ impl Root {
             return (Some(base), Err("the folder that it came from is gone or was moved".to_owned()));
         };
         let original = relative.join(&base);
-        let back =
-            rustix::fs::renameat_with(&self.quarantine, entry, &folder, &base, RenameFlags::NOREPLACE);
+        let back = rustix::fs::renameat_with(&self.quarantine, entry, &folder, &base, RenameFlags::NOREPLACE);
         let outcome = match back {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => Err("its old name is taken".to_owned()),
@@ -149,7 +148,8 @@ fn open_quarantine(root: &OwnedFd, root_facts: &Facts) -> Result<OwnedFd, String
         .map_err(|e| format!("{QUARANTINE} in it is not a folder that we can open: {e}"))?;
     if made {
         // A default ACL of the root may have added to the mode that we asked for.
-        rustix::fs::fchmod(&folder, Mode::RWXU).map_err(|e| format!("{QUARANTINE} cannot be closed off: {e}"))?;
+        rustix::fs::fchmod(&folder, Mode::RWXU)
+            .map_err(|e| format!("{QUARANTINE} cannot be closed off: {e}"))?;
     }
     let facts = beneath::facts_of(&folder).map_err(|e| format!("{QUARANTINE} cannot be looked at: {e}"))?;
     let checks = [
@@ -189,7 +189,8 @@ impl<'n> Origin<'n> {
         let mut parts = entry.splitn(4, |b| *b == b'-');
         let mut hex = || u64::from_str_radix(std::str::from_utf8(parts.next()?).ok()?, 16).ok();
         let (folder_inode, folder_digest, inode) = (hex()?, u32::try_from(hex()?).ok()?, hex()?);
-        let name = parts.next().filter(|n| !n.is_empty() && *n != b"." && *n != b".." && !n.contains(&b'/'))?;
+        let name =
+            parts.next().filter(|n| !n.is_empty() && *n != b"." && *n != b".." && !n.contains(&b'/'))?;
         Some(Self { folder_inode, folder_digest, inode, name })
     }
 }
@@ -257,8 +258,10 @@ mod tests {
         assert!(Root::open(&open).unwrap_err().contains("0700"));
         let owned = root("owned");
         std::fs::create_dir(owned.path.join(QUARANTINE)).unwrap();
-        std::fs::set_permissions(owned.path.join(QUARANTINE), std::fs::Permissions::from_mode(0o700)).unwrap();
-        std::os::unix::fs::chown(owned.path.join(QUARANTINE), Some(4242), None).expect("this test needs root");
+        std::fs::set_permissions(owned.path.join(QUARANTINE), std::fs::Permissions::from_mode(0o700))
+            .unwrap();
+        std::os::unix::fs::chown(owned.path.join(QUARANTINE), Some(4242), None)
+            .expect("this test needs root");
         assert!(Root::open(&owned).unwrap_err().contains("somebody else"));
         assert!(Root::open(&RootPolicy::new(temp.path().join("none"))).unwrap_err().contains("not exist"));
         assert!(Root::open(&root("good")).is_ok());
@@ -287,7 +290,10 @@ mod tests {
         assert_eq!(told.iter().filter(|l| l.restored).count(), 1, "{told:#?}");
         assert_eq!(std::fs::read_to_string(folder.join("free.log.1")).unwrap(), "free.log.1");
         assert_eq!(std::fs::read_to_string(folder.join("taken.log.1")).unwrap(), "newer");
-        assert!(told.iter().any(|l| l.detail.contains("taken")) && told.iter().any(|l| l.detail.contains("name does")));
+        assert!(
+            told.iter().any(|l| l.detail.contains("taken"))
+                && told.iter().any(|l| l.detail.contains("name does"))
+        );
         assert_eq!(root.restore_leftovers(8).len(), 2, "what stays is told at every start");
     }
 }

@@ -157,8 +157,9 @@ fn try_remove(
         Err(Errno::AGAIN) => return Err(Removal::Skipped("open elsewhere".to_owned())),
         Err(error) => return Err(lookup("it", error)),
     };
-    let entry = entry_name(folder_facts.inode, parent, object.inode, name)
-        .ok_or_else(|| Removal::Skipped("its name is too long to stay recoverable in quarantine".to_owned()))?;
+    let entry = entry_name(folder_facts.inode, parent, object.inode, name).ok_or_else(|| {
+        Removal::Skipped("its name is too long to stay recoverable in quarantine".to_owned())
+    })?;
     hooks.reach(Gap::ObjectOpen, object);
 
     let neighbours = neighbours(parent, &folder);
@@ -178,8 +179,8 @@ fn try_remove(
     hooks.reach(Gap::Digested, object);
 
     let origin = (&folder, Path::new(name));
-    rustix::fs::renameat_with(&folder, name, &place.root.quarantine, &entry, RenameFlags::NOREPLACE).map_err(
-        |error| match error {
+    rustix::fs::renameat_with(&folder, name, &place.root.quarantine, &entry, RenameFlags::NOREPLACE)
+        .map_err(|error| match error {
             Errno::NOENT => Removal::Skipped("not what the plan saw: its name is gone".to_owned()),
             Errno::EXIST => Removal::Failed(format!(
                 "quarantine already holds {}: look there first",
@@ -188,8 +189,7 @@ fn try_remove(
             Errno::ACCESS | Errno::PERM => Removal::Failed(format!("it may not be moved: {error}")),
             Errno::INVAL => Removal::Failed("this filesystem cannot rename without replacing".to_owned()),
             other => Removal::Failed(format!("it cannot be moved into quarantine: {other}")),
-        },
-    )?;
+        })?;
     hooks.reach(Gap::Moved, object);
 
     let arrived = same(beneath::facts_at(&place.root.quarantine, &*entry), object, true)
@@ -209,7 +209,13 @@ fn try_remove(
 }
 
 /// What went, seen through the descriptor that is still open.
-fn account(file: &OwnedFd, object: &PlannedObject, hold: &Hold, sha256: Hash, digest_partial: bool) -> Removed {
+fn account(
+    file: &OwnedFd,
+    object: &PlannedObject,
+    hold: &Hold,
+    sha256: Hash,
+    digest_partial: bool,
+) -> Removed {
     let whole = hold.is_whole(file);
     let (after, freed_bytes, withheld) = match beneath::facts_of(file) {
         Ok(after) if after.links > 0 => {
@@ -254,11 +260,9 @@ impl Hold {
         match lease::claim(file) {
             Claim::Ours => Ok(Self::Lease),
             Claim::OpenElsewhere => Err("open elsewhere".to_owned()),
-            Claim::CannotTell(error) => {
-                Self::look(facts)
-                    .map_err(|why| format!("{why} (there are no leases to ask here: {error})"))
-                    .map(|()| Self::Looked(*facts))
-            }
+            Claim::CannotTell(error) => Self::look(facts)
+                .map_err(|why| format!("{why} (there are no leases to ask here: {error})"))
+                .map(|()| Self::Looked(*facts)),
         }
     }
 
@@ -297,7 +301,9 @@ fn lookup(what: &str, error: Errno) -> Removal {
         Errno::LOOP | Errno::NOTDIR => {
             Removal::Skipped(format!("not what the plan saw: on the way to {what} lies a link or no folder"))
         }
-        Errno::XDEV => Removal::Skipped(format!("not what the plan saw: {what} leaves the root or its mount")),
+        Errno::XDEV => {
+            Removal::Skipped(format!("not what the plan saw: {what} leaves the root or its mount"))
+        }
         other => Removal::Failed(format!("{what} cannot be opened: {other}")),
     }
 }
@@ -320,7 +326,9 @@ fn put_back(place: &Place<'_>, entry: &OsStr, origin: (&OwnedFd, &Path), why: Re
         Removal::Removed(_) => String::new(),
     };
     if error == Errno::NOENT && beneath::facts_at(&place.root.quarantine, entry).is_err() {
-        return Removal::Failed(format!("{reason}; it vanished from {QUARANTINE} before it could be put back"));
+        return Removal::Failed(format!(
+            "{reason}; it vanished from {QUARANTINE} before it could be put back"
+        ));
     }
     let taken = if error == Errno::EXIST { "its old name is taken".to_owned() } else { error.to_string() };
     let lies: PathBuf = place.root.quarantined(entry);
@@ -349,7 +357,9 @@ fn digest(file: &File, size: u64, hold: &Hold) -> Result<(Hash, bool), Removal> 
                     at += n as u64;
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Removal::Failed(format!("it cannot be read for its digest: {error}"))),
+                Err(error) => {
+                    return Err(Removal::Failed(format!("it cannot be read for its digest: {error}")));
+                }
             }
         }
     }

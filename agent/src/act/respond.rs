@@ -226,8 +226,12 @@ impl Respond {
     /// Time passed: cooldowns end, plans expire.
     pub fn on_tick(&mut self, now: Moment) -> Vec<Step> {
         self.plans.retain(|kept| kept.expires_boot_ns > now.boot_ns);
-        let mounts: Vec<String> =
-            self.mounts.iter().filter(|(_, s)| !s.findings.is_empty()).map(|(path, _)| path.clone()).collect();
+        let mounts: Vec<String> = self
+            .mounts
+            .iter()
+            .filter(|(_, s)| !s.findings.is_empty())
+            .map(|(path, _)| path.clone())
+            .collect();
         mounts.iter().flat_map(|mount| self.consider(mount, now)).collect()
     }
 
@@ -235,7 +239,9 @@ impl Respond {
     pub fn on_command(&mut self, command: Command, now: Moment) -> Vec<Step> {
         let answer = |result| vec![Step::Answer { command: command.id.clone(), result }];
         if self.mode() == CleanupMode::Off {
-            return answer(Err("this node's cleanup is off; set cleanup.mode to plan or auto in its config".to_owned()));
+            return answer(Err(
+                "this node's cleanup is off; set cleanup.mode to plan or auto in its config".to_owned()
+            ));
         }
         let mount = match &command.order {
             Order::PlanMount(mount) => mount.clone(),
@@ -251,11 +257,15 @@ impl Respond {
             },
         };
         let Some(site) = self.mounts.get_mut(&mount).filter(|s| s.figures.is_some()) else {
-            return answer(Err(format!("this node has no mount {mount}; `dogwatch get nodes -o wide` lists them")));
+            return answer(Err(format!(
+                "this node has no mount {mount}; `dogwatch get nodes -o wide` lists them"
+            )));
         };
         if site.busy.is_some() {
             if site.waiting.len() >= MAX_WAITING {
-                return answer(Err(format!("{MAX_WAITING} commands for {mount} are waiting; try again later")));
+                return answer(Err(format!(
+                    "{MAX_WAITING} commands for {mount} are waiting; try again later"
+                )));
             }
             site.waiting.push_back(command);
             return Vec::new();
@@ -354,7 +364,8 @@ impl Respond {
         busy.action = Some(applied.clone());
         site.rest_until_boot_ns = now.boot_ns.saturating_add(self.settings.cooldown_ns);
         site.last_plan = None;
-        let removed = applied.objects.iter().filter(|o| o.outcome == dogwatch::record::ObjectOutcome::Removed);
+        let removed =
+            applied.objects.iter().filter(|o| o.outcome == dogwatch::record::ObjectOutcome::Removed);
         let (objects, bytes) = removed.fold((0, 0), |(n, b), o| (n + 1, b + o.allocated_bytes));
         // A cleanup that removed nothing is not what fails to hold.
         if objects > 0 {
@@ -401,7 +412,9 @@ impl Respond {
                     return answer(Err(format!("this node has no mount {mount}")));
                 };
                 let Some(figures) = &site.figures else {
-                    return answer(Err(format!("this node has no figures of {mount} yet; try again in a moment")));
+                    return answer(Err(format!(
+                        "this node has no figures of {mount} yet; try again in a moment"
+                    )));
                 };
                 let trigger = Trigger {
                     reason: format!("{} asked for a plan", command.actor),
@@ -410,8 +423,7 @@ impl Respond {
                     ..base_trigger(figures, &settings)
                 };
                 let device = trigger.device;
-                site.busy =
-                    Some(Busy { trigger, command: Some(command.id), action: None, applies: false });
+                site.busy = Some(Busy { trigger, command: Some(command.id), action: None, applies: false });
                 vec![Step::Survey { mount, device }]
             }
             Order::ApplyPlan(id) => {
@@ -430,7 +442,8 @@ impl Respond {
                 let Some(site) = self.mounts.get_mut(&action.mount) else { return Vec::new() };
                 let Some(figures) = &site.figures else { return Vec::new() };
                 let trigger = base_trigger(figures, &self.settings);
-                let busy = Busy { trigger, command: Some(command.id), action: Some(action.clone()), applies: true };
+                let busy =
+                    Busy { trigger, command: Some(command.id), action: Some(action.clone()), applies: true };
                 site.busy = Some(busy);
                 vec![Step::Record(Box::new(action))]
             }
@@ -549,7 +562,8 @@ fn trigger(
     }
     if findings.contains_key(DISK_TIME_TO_FULL) && need_bytes(&trigger) == 0 {
         let headroom = share(figures.total_bytes, FORECAST_HEADROOM);
-        trigger.target_available_bytes = figures.available_bytes.saturating_add(headroom).min(figures.total_bytes);
+        trigger.target_available_bytes =
+            figures.available_bytes.saturating_add(headroom).min(figures.total_bytes);
     }
     trigger.reason = format!("{}: {}", finding.rule, finding.summary);
     trigger.finding_id = Some(finding.id.clone());

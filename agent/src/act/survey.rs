@@ -73,7 +73,8 @@ impl Surveyor<'_> {
         let others: Vec<&Path> = self.rules.policy.roots.iter().map(|r| r.path.as_path()).collect();
         let mut folders = Folders::new(rules.policy.max_depth);
         // A root within a root speaks for itself.
-        folders.leave_out = others.iter().filter_map(|p| p.strip_prefix(&root.path).ok()).map(Path::to_owned).collect();
+        folders.leave_out =
+            others.iter().filter_map(|p| p.strip_prefix(&root.path).ok()).map(Path::to_owned).collect();
         let mut skipped = Vec::new();
         folders.skipped = Some(&mut skipped);
         folders.visit(&root.folder, &mut |relative, folder| self.folder(rules, root, relative, folder));
@@ -102,7 +103,10 @@ impl Surveyor<'_> {
                 return false;
             }
             let Ok(entry) = entry else {
-                self.pass_over(root.path.join(relative), "the folder could not be read to its end".to_owned());
+                self.pass_over(
+                    root.path.join(relative),
+                    "the folder could not be read to its end".to_owned(),
+                );
                 break;
             };
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
@@ -166,9 +170,9 @@ impl Surveyor<'_> {
             Claim::OpenElsewhere => Ok(true),
             Claim::CannotTell(error) => {
                 drop(fd);
-                let holders = self.holders.get_or_insert_with(|| {
-                    Holders::scan(Path::new("/proc"), &[std::process::id()], true)
-                });
+                let holders = self
+                    .holders
+                    .get_or_insert_with(|| Holders::scan(Path::new("/proc"), &[std::process::id()], true));
                 match (&holders.incomplete, holders.of((facts.device, facts.inode))) {
                     (_, Some(_)) => Ok(true),
                     (None, None) => Ok(false),

@@ -46,9 +46,13 @@ impl Neighbours {
             };
             let name = entry.file_name().to_bytes();
             if forbidden::is_database_marker(name) && entry.file_type() != FileType::Directory {
-                return refused(format!("{} marks its folder as a database's", String::from_utf8_lossy(name)));
+                return refused(format!(
+                    "{} marks its folder as a database's",
+                    String::from_utf8_lossy(name)
+                ));
             }
-            let NameVerdict::Rotated { live, .. } = rules.judge_name(&relative.join(OsStr::from_bytes(name))) else {
+            let NameVerdict::Rotated { live, .. } = rules.judge_name(&relative.join(OsStr::from_bytes(name)))
+            else {
                 continue;
             };
             let Ok(facts) = beneath::facts_at(folder, OsStr::from_bytes(name)) else { continue };

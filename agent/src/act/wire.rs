@@ -168,7 +168,11 @@ pub(super) fn action_from_wire(action: wire::Action) -> Result<Action, InvalidVa
         wire::CleanupMode::Plan => CleanupMode::Plan,
         wire::CleanupMode::Auto => CleanupMode::Auto,
         wire::CleanupMode::Unspecified => {
-            return Err(InvalidValue::new("action mode", action.mode.to_string(), "must be off, plan or auto"));
+            return Err(InvalidValue::new(
+                "action mode",
+                action.mode.to_string(),
+                "must be off, plan or auto",
+            ));
         }
     };
     let state = match action.state() {

@@ -2,7 +2,8 @@
 
 /// `90061` seconds as `1 d 1 h`; at most two parts, the larger first.
 pub(super) fn seconds(total: u64) -> String {
-    let parts = [(total / 86_400, "d"), (total / 3_600 % 24, "h"), (total / 60 % 60, "min"), (total % 60, "s")];
+    let parts =
+        [(total / 86_400, "d"), (total / 3_600 % 24, "h"), (total / 60 % 60, "min"), (total % 60, "s")];
     let said: Vec<String> = parts
         .iter()
         .skip_while(|(n, _)| *n == 0)

@@ -1,6 +1,6 @@
 //! A filesystem of its own for a test: made in a file, mounted on a loop device, gone when the guard is dropped.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

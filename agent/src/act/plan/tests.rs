@@ -89,7 +89,11 @@ fn the_oldest_of_the_lowest_tier_go_first_and_superfluous_ones_stay() {
     assert_eq!(names(&action).len(), 4);
     assert!(action.detail.starts_with("falls short"), "{}", action.detail);
     let action = make(all, &trigger(0, 3), &rules);
-    assert_eq!(names(&action), ["/logs/c.log.1", "/logs/d.log.1", "/logs/b.log.1"], "three inodes are wanted");
+    assert_eq!(
+        names(&action),
+        ["/logs/c.log.1", "/logs/d.log.1", "/logs/b.log.1"],
+        "three inodes are wanted"
+    );
 }
 
 #[test]
@@ -130,7 +134,8 @@ fn an_inode_goes_with_all_its_links_or_not_at_all() {
         c.object.links = links;
         c
     };
-    let all = vec![link("/logs/a.log.1", 1, 2, 5), link("/logs/b.log.1", 1, 2, 5), link("/logs/c.log.1", 2, 2, 9)];
+    let all =
+        vec![link("/logs/a.log.1", 1, 2, 5), link("/logs/b.log.1", 1, 2, 5), link("/logs/c.log.1", 2, 2, 9)];
     let action = make(all, &trigger(50, 0), &rules);
     assert_eq!(names(&action), ["/logs/a.log.1", "/logs/b.log.1"]);
     assert_eq!(action.planned_bytes, 50, "an inode counts once");

@@ -108,7 +108,9 @@ fn answer(step: Step) -> Result<Box<Action>, String> {
 fn clean(machine: &mut Respond, second: u64) {
     let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(second))), ActionState::Planned);
     let started = recorded(one(machine.on_recorded(&planned, Ok(()), at(second))), ActionState::Started);
-    let Step::Apply(mut applied) = one(machine.on_recorded(&started, Ok(()), at(second))) else { unreachable!() };
+    let Step::Apply(mut applied) = one(machine.on_recorded(&started, Ok(()), at(second))) else {
+        unreachable!()
+    };
     applied.state = ActionState::Done;
     applied.objects.iter_mut().for_each(|o| o.outcome = ObjectOutcome::Removed);
     let done = recorded(one(machine.on_applied(*applied, at(second))), ActionState::Done);
@@ -177,7 +179,10 @@ fn a_plan_without_objects_is_said_once() {
 #[test]
 fn cooldown_and_breaker_stop_a_cleanup_that_does_not_hold() {
     let mut machine = machine(CleanupMode::Auto);
-    assert!(matches!(one(machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0))), Step::Survey { .. }));
+    assert!(matches!(
+        one(machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0))),
+        Step::Survey { .. }
+    ));
     clean(&mut machine, 0);
     assert_eq!(machine.on_tick(at(59)), [], "it rests");
     for round in 1..3 {
@@ -195,11 +200,15 @@ fn cooldown_and_breaker_stop_a_cleanup_that_does_not_hold() {
     for second in 181..1_900 {
         assert_eq!(machine.on_tick(at(second)), [], "once");
     }
-    let order = Command { id: "c".to_owned(), actor: "ann".to_owned(), order: Order::PlanMount("/data".to_owned()) };
+    let order =
+        Command { id: "c".to_owned(), actor: "ann".to_owned(), order: Order::PlanMount("/data".to_owned()) };
     assert!(matches!(one(machine.on_command(order, at(1_900))), Step::Survey { .. }), "a person may");
     let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(1_900))), ActionState::Planned);
     assert!(answer(one(machine.on_recorded(&planned, Ok(()), at(1_900)))).is_ok());
-    assert!(matches!(one(machine.on_tick(at(1_981))), Step::Survey { .. }), "after half an hour it tries again");
+    assert!(
+        matches!(one(machine.on_tick(at(1_981))), Step::Survey { .. }),
+        "after half an hour it tries again"
+    );
 }
 
 #[test]
