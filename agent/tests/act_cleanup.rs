@@ -2,6 +2,8 @@
 //!
 //! `find` says independently what may go; the plan must agree. Everything else must be there afterwards, byte for byte.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};

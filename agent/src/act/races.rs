@@ -15,7 +15,7 @@ use dogwatch::record::{Action, ActionState, CleanupMode, ObjectOutcome};
 use rustix::fs::{AtFlags, CWD, Mode};
 use sha2::{Digest, Sha256};
 
-use super::executor::Cleaner;
+use super::cleaner::Cleaner;
 use super::plan::{Allowance, Trigger, plan};
 use super::policy::{Budgets, Policy, QUARANTINE, RootPolicy, Rules};
 use super::remove::Gap;
