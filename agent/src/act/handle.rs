@@ -303,7 +303,7 @@ fn start(mut command: Command) -> io::Result<(OwnedFd, Receiver<ExitStatus>)> {
     Ok((pidfd, ended))
 }
 
-/// After an action whose executor died: what each object that has no outcome looks like now. Objects that are still
+/// After an action whose executor died, and (so that quarantine was emptied) another one started: what each object that has no outcome looks like now. Objects that are still
 /// there are skipped; of the others nobody can say who removed them, and that is what is said.
 pub fn look_after(action: &mut Action, error: &ExecutorError) {
     action.state = ActionState::Failed;

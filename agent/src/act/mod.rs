@@ -13,6 +13,7 @@
 
 mod beneath;
 mod channel;
+mod cleaner;
 mod confine;
 pub mod executor;
 mod forbidden;
@@ -26,6 +27,7 @@ mod quarantine;
 mod races;
 mod remove;
 pub mod respond;
+mod rotation;
 mod survey;
 mod vet;
 mod wire;

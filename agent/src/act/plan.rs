@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 
 use dogwatch::record::{Action, ActionState, PlannedObject, Refusal};
 
-use super::policy::{RootRules, Rules, newest_of_each_family};
+use super::policy::{RootRules, Rules};
+use super::rotation::newest_of_each_family;
 use super::words;
 
 /// How long a plan may be applied, by default.

@@ -11,7 +11,6 @@
 //!
 //! Deliberately absent: reading file content, and any decision about how much is enough (`plan`).
 
-use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
@@ -21,6 +20,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::forbidden;
+use super::rotation::live_name;
 
 /// The folder in each root through which objects leave; never surveyed.
 pub const QUARANTINE: &str = ".dogwatch-quarantine";
@@ -500,65 +500,6 @@ impl RootRules {
     }
 }
 
-/// Of one folder's rotated logs (name, modification time), the names that stay because they are among the `keep` newest
-/// of their family; of equals, the name that sorts last.
-pub(super) fn newest_of_each_family<'n>(
-    members: impl IntoIterator<Item = (&'n [u8], i64)>,
-    keep: u32,
-) -> HashSet<&'n [u8]> {
-    let mut families: HashMap<&[u8], Vec<(i64, &[u8])>> = HashMap::new();
-    for (name, mtime_ns) in members {
-        families.entry(family(name)).or_default().push((mtime_ns, name));
-    }
-    let keep = usize::try_from(keep).unwrap_or(usize::MAX);
-    families
-        .into_values()
-        .flat_map(|mut logs| {
-            logs.sort_unstable_by(|a, b| b.cmp(a));
-            logs.into_iter().take(keep).map(|(_, name)| name)
-        })
-        .collect()
-}
-
-/// The log that a rotated name came from: its rotation's mark (and compression) taken off. Logs of one name are a
-/// family, of which the newest stay.
-pub(super) fn family(name: &[u8]) -> &[u8] {
-    let bare = strip_compression(name);
-    let bare = bare.strip_suffix(b".old").unwrap_or(bare);
-    // A year begins the mark of most dated names, wherever it stands (app-2024-06-12T10.log, app.log.2024-06-12).
-    let dated = (1..bare.len().saturating_sub(3)).find(|&i| {
-        matches!(&bare[i..i + 2], b"19" | b"20")
-            && bare[i..i + 4].iter().all(u8::is_ascii_digit)
-            && !bare[i - 1].is_ascii_alphanumeric()
-    });
-    let stem = match dated {
-        Some(i) => &bare[..i - 1],
-        None => {
-            let mark = |b: &u8| b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.' | b':');
-            &bare[..bare.iter().rposition(|b| !mark(b)).map_or(0, |i| i + 1)]
-        }
-    };
-    if stem.is_empty() { name } else { stem }
-}
-
-/// The live log's name that a sibling pattern demands: `syslog` for `syslog.2.gz`, `messages` for `messages-20240612`.
-fn live_name(name: &[u8]) -> Option<&[u8]> {
-    let bare = strip_compression(name);
-    let stem = match bare.strip_suffix(b".old") {
-        Some(stem) => stem,
-        None => {
-            let digits = bare.iter().rev().take_while(|b| b.is_ascii_digit()).count();
-            let stem = &bare[..bare.len() - digits];
-            stem.strip_suffix(b".").or_else(|| stem.strip_suffix(b"-"))?
-        }
-    };
-    (!stem.is_empty() && stem.len() < name.len()).then_some(stem)
-}
-
-fn strip_compression(name: &[u8]) -> &[u8] {
-    [&b".gz"[..], b".bz2", b".xz", b".zst"].iter().find_map(|end| name.strip_suffix(*end)).unwrap_or(name)
-}
-
 fn matcher(globs: &[String]) -> Result<GlobSet, globset::Error> {
     let mut set = GlobSetBuilder::new();
     for glob in globs {
@@ -568,181 +509,4 @@ fn matcher(globs: &[String]) -> Result<GlobSet, globset::Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::ffi::OsStr;
-
-    use super::*;
-
-    fn rules() -> RootRules {
-        RootRules::new(RootPolicy { excludes: vec!["keep*".into(), "audit".into()], ..RootPolicy::new("/r") })
-            .unwrap()
-    }
-
-    fn verdict(name: &str) -> NameVerdict {
-        rules().judge_name(Path::new(name))
-    }
-
-    #[test]
-    fn live_logs_never_match() {
-        for name in LIVE_LOGS {
-            assert_eq!(verdict(name), NameVerdict::NotRotated, "{name}");
-        }
-        for name in [
-            "app-20240612.log",
-            "catalina.2024-06-12.log",
-            "kubelet.node.root.log.INFO.20240612-101112.4711",
-            "backup-1.2.tar.gz",
-            "app.log.0",
-            "access.log.current",
-            "000012.log",
-            "data.gz",
-            "x.0",
-        ] {
-            assert_eq!(verdict(name), NameVerdict::NotRotated, "{name}");
-        }
-    }
-
-    #[test]
-    fn rotated_logs_match_on_their_face_or_beside_their_log() {
-        for name in [
-            "app.log.1",
-            "app.log.12.gz",
-            "0.log.20240612-101112",
-            "0.log.20240612-101112.gz",
-            "app.log-20240612",
-            "app.log-20240612.xz",
-            "x-2024-06-12T10-11-12.123.log.gz",
-            "Xorg.0.log.old",
-            ".hidden.log.1",
-            "with\nnewline.log.1",
-            "-dash.log.3",
-        ] {
-            assert!(
-                matches!(verdict(name), NameVerdict::Rotated { live: None, .. }),
-                "{name}: {:?}",
-                verdict(name)
-            );
-        }
-        for (name, log) in [
-            ("syslog.1", "syslog"),
-            ("syslog.22.gz", "syslog"),
-            ("messages-20240612", "messages"),
-            ("messages-20240612.zst", "messages"),
-            ("dmesg.old", "dmesg"),
-        ] {
-            match verdict(name) {
-                NameVerdict::Rotated { live: Some(live), .. } => assert_eq!(live, log.as_bytes(), "{name}"),
-                other => unreachable!("{name}: {other:?}"),
-            }
-        }
-        let odd = OsStr::from_bytes(b"\xff\xfe.log.1");
-        assert!(matches!(rules().judge_name(Path::new(odd)), NameVerdict::Rotated { .. }));
-    }
-
-    #[test]
-    fn excludes_hold_for_names_folders_and_the_built_in_list() {
-        for name in ["keep.log.1", "audit/x.log.1", "a.log.1.tmp", "a.log.1.lck", "sub/keepme.log.2"] {
-            assert!(matches!(verdict(name), NameVerdict::Excluded(_)), "{name}: {:?}", verdict(name));
-        }
-        assert!(matches!(verdict("auditor/x.log.1"), NameVerdict::Rotated { .. }));
-    }
-
-    #[test]
-    fn names_of_one_log_are_one_family() {
-        for (name, log) in [
-            ("syslog.1", "syslog"),
-            ("syslog.2.gz", "syslog"),
-            ("app.log.10", "app.log"),
-            ("app.log.2024-06-12", "app.log"),
-            ("app.log-20240612.gz", "app.log"),
-            ("0.log.20240612-101112.gz", "0.log"),
-            ("app-2024-06-12T10-11-12.123.log.gz", "app"),
-            ("worker-2.log.1", "worker-2.log"),
-            ("Xorg.0.log.old", "Xorg.0.log"),
-            ("1.1", "1.1"),
-        ] {
-            assert_eq!(family(name.as_bytes()), log.as_bytes(), "{name}");
-        }
-    }
-
-    #[test]
-    fn age_counts_from_the_later_time_and_the_future_is_young() {
-        let r = rules();
-        let day = 24 * 3_600 * NS_PER_SECOND;
-        assert_eq!(r.judge_age(0, 0, day), Ok(86_400));
-        assert!(r.judge_age(0, 1, day).is_err(), "a nanosecond short is short");
-        assert!(r.judge_age(2 * day, 0, day).unwrap_err().contains("future"));
-    }
-
-    #[test]
-    fn every_mistake_is_named_at_once() {
-        let temp = tempfile::tempdir().unwrap();
-        let real = temp.path().join("real");
-        std::fs::create_dir(&real).unwrap();
-        let link = temp.path().join("link");
-        std::os::unix::fs::symlink(&real, &link).unwrap();
-        let root = |p: &Path| RootPolicy::new(p);
-        let policy = Policy {
-            mode: CleanupMode::Auto,
-            roots: vec![
-                root(Path::new("/etc")),
-                root(&link),
-                root(Path::new("var/log")),
-                root(Path::new("/var/../etc")),
-                RootPolicy { patterns: vec!["*".into(), "[".into(), "a/b".into()], ..root(&real) },
-                RootPolicy { tier: 0, max_depth: 99, ..root(&real) },
-                root(&temp.path().join("state")),
-            ],
-            budgets: Budgets { max_bytes: 0, max_objects: 5_000, ..Budgets::default() },
-        };
-        let problems = policy.validate(&temp.path().join("state/dogwatch"));
-        let keys: Vec<&str> = problems.iter().map(|p| p.key.as_str()).collect();
-        assert_eq!(
-            keys,
-            [
-                "roots[0].path",
-                "roots[1].path",
-                "roots[2].path",
-                "roots[3].path",
-                "roots[4].patterns",
-                "roots[4].patterns",
-                "roots[4].patterns",
-                "roots[5].path",
-                "roots[5].tier",
-                "roots[5].max_depth",
-                "roots[6].path",
-                "budgets.max_bytes",
-                "budgets.max_objects",
-            ],
-            "{problems:#?}"
-        );
-        assert!(problems.iter().all(|p| !p.reason.is_empty() && !p.remedy.is_empty()));
-        let good = Policy { mode: CleanupMode::Plan, roots: vec![root(&real)], budgets: Budgets::default() };
-        assert_eq!(good.validate(Path::new("/var/spool/dogwatch")), []);
-        let default = Policy { roots: vec![root(Path::new("/var/log"))], ..good };
-        assert_eq!(default.validate(Path::new("/var/spool/dogwatch")), []);
-    }
-
-    #[test]
-    fn the_deepest_root_decides_and_nothing_leaves_it() {
-        let policy = Policy {
-            mode: CleanupMode::Plan,
-            roots: vec![RootPolicy::new("/var/log"), RootPolicy::new("/var/log/pods")],
-            budgets: Budgets::default(),
-        };
-        let rules = Rules::new(policy).unwrap();
-        assert_eq!(rules.root_of(Path::new("/var/log/a.log.1")), Some((0, Path::new("a.log.1"))));
-        assert_eq!(rules.root_of(Path::new("/var/log/pods/x/0.log.1")), Some((1, Path::new("x/0.log.1"))));
-        for outside in [
-            "/var/log",
-            "/var/log/pods",
-            "/var/logs/a.log.1",
-            "/var/log/../lib/a.log.1",
-            "/etc/passwd",
-            "a.log.1",
-            "/var/log/.dogwatch-quarantine/a.log.1",
-        ] {
-            assert_eq!(rules.root_of(Path::new(outside)), None, "{outside}");
-        }
-    }
-}
+mod tests;

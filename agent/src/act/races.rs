@@ -15,7 +15,7 @@ use dogwatch::record::{Action, ActionState, CleanupMode, ObjectOutcome};
 use rustix::fs::{AtFlags, CWD, Mode};
 use sha2::{Digest, Sha256};
 
-use super::executor::Cleaner;
+use super::cleaner::Cleaner;
 use super::plan::{Allowance, Trigger, plan};
 use super::policy::{Budgets, Policy, QUARANTINE, RootPolicy, Rules};
 use super::remove::Gap;
@@ -42,7 +42,8 @@ const NOW: i64 = i64::MAX / 4;
 
 /// A root with one rotated log and canaries in it and outside it.
 struct Scene {
-    fs: LoopFs,
+    _fs: Rc<LoopFs>,
+    base: PathBuf,
     root: PathBuf,
     outside: PathBuf,
     victim: PathBuf,
@@ -50,12 +51,12 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let fs = LoopFs::ext4(16);
-        Self::at(fs)
+        Self::on(&Rc::new(LoopFs::ext4(16)), "scene")
     }
 
-    fn at(fs: LoopFs) -> Self {
-        let (root, outside) = (fs.path().join("logs"), fs.path().join("outside"));
+    fn on(fs: &Rc<LoopFs>, name: &str) -> Self {
+        let base = fs.path().join(name);
+        let (root, outside) = (base.join("logs"), base.join("outside"));
         fs::create_dir_all(root.join("sub")).unwrap();
         fs::create_dir_all(outside.join("sub")).unwrap();
         let victim = root.join("sub/app.log.1");
@@ -66,10 +67,10 @@ impl Scene {
             "outside/app.log.1",
             "outside/sub/app.log.1",
         ] {
-            fs::write(fs.path().join(path), format!("canary {path}\n").repeat(100)).unwrap();
+            fs::write(base.join(path), format!("canary {path}\n").repeat(100)).unwrap();
         }
         fs::write(&victim, "rotated\n".repeat(3_000)).unwrap();
-        Self { fs, root, outside, victim }
+        Self { _fs: Rc::clone(fs), base, root, outside, victim }
     }
 
     fn policy(root: &Path) -> Policy {
@@ -109,7 +110,7 @@ impl Scene {
     /// Every regular file by inode, wherever it lies, with the digest of its content.
     fn inodes(&self) -> BTreeMap<u64, Vec<u8>> {
         let mut found = BTreeMap::new();
-        let mut folders = vec![self.fs.path().to_owned()];
+        let mut folders = vec![self.base.clone()];
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(folder).unwrap().flatten() {
                 let kind = entry.file_type().unwrap();
@@ -220,9 +221,10 @@ impl Attack {
 #[test]
 fn no_attacker_in_any_gap_gets_anything_else_removed() {
     let (mut rounds, mut struck, mut left, mut removed) = (0, 0, 0, 0);
+    let fs = Rc::new(LoopFs::ext4(64));
     for gap in GAPS {
         for attack in ATTACKS {
-            let scene = Scene::new();
+            let scene = Scene::on(&fs, &format!("{attack:?}-{gap:?}"));
             let victim_inode = fs::metadata(&scene.victim).unwrap().ino();
             let mut cleaner = Scene::open(&scene.root);
             let action = Scene::planned(&cleaner, &scene.root);
@@ -420,6 +422,53 @@ fn a_kill_in_any_gap_loses_nothing_silently() {
         restored += told.iter().filter(|l| l.restored).count();
     }
     assert_eq!(restored, 2);
+}
+
+const CONFINED_TO: &str = "DOGWATCH_TEST_CONFINED_TO";
+const CONFINED_FROM: &str = "DOGWATCH_TEST_CONFINED_FROM";
+
+/// Not a test by itself: a cleaner whose policy names one folder and whose confinement another.
+#[test]
+#[ignore = "started by another test"]
+fn confined_to_another_folder() {
+    let (Ok(to), Ok(from)) = (std::env::var(CONFINED_TO), std::env::var(CONFINED_FROM)) else { return };
+    let from = PathBuf::from(from);
+    let mut cleaner = Scene::open(&from);
+    let action = Scene::planned(&cleaner, &from);
+    let program = std::env::current_exe().unwrap();
+    let folder = File::open(to).unwrap();
+    // Landlock confines the thread that asks, which is this one.
+    let confinement = super::confine::confine(&[std::os::fd::AsFd::as_fd(&folder)]);
+    assert_eq!(confinement.landlock.as_str(), "fully");
+    let victim = action.objects[0].path.clone();
+    let applied = cleaner.apply(action, &|| NOW, &|| true);
+    assert_ne!(applied.objects[0].outcome, ObjectOutcome::Removed, "{applied:#?}");
+    let denied = |what: &str, error: std::io::Error| {
+        assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied, "{what}: {error}");
+    };
+    denied("unlink", fs::remove_file(&victim).unwrap_err());
+    denied("rename", fs::rename(&victim, victim.with_extension("x")).unwrap_err());
+    denied("read", fs::read(&victim).unwrap_err());
+    denied("read", fs::read("/etc/hostname").unwrap_err());
+    denied("write", fs::write(&victim, "x").unwrap_err());
+    denied("connect", std::net::TcpStream::connect("127.0.0.1:9").unwrap_err());
+    assert!(Command::new(program).arg("--list").output().is_err(), "exec");
+    println!("all denied");
+}
+
+#[test]
+fn the_kernel_denies_what_lies_outside_the_roots() {
+    let scene = Scene::new();
+    let before = scene.inodes();
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["act::races::confined_to_another_folder", "--exact", "--ignored", "--nocapture"])
+        .env(CONFINED_TO, &scene.outside)
+        .env(CONFINED_FROM, &scene.root)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(said.contains("all denied"), "{said}{}", String::from_utf8_lossy(&child.stderr));
+    assert_eq!(scene.inodes(), before);
 }
 
 #[test]

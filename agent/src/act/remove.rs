@@ -58,11 +58,15 @@ pub(super) enum Gap {
     Unlinked,
 }
 
+/// What a test does at a gap.
+#[cfg(test)]
+pub(super) type Hook = Box<dyn FnMut(Gap, &PlannedObject)>;
+
 /// Calls into a test at each gap; empty in production.
 #[derive(Default)]
 pub(super) struct Hooks {
     #[cfg(test)]
-    pub(super) at: Option<Box<dyn FnMut(Gap, &PlannedObject)>>,
+    pub(super) at: Option<Hook>,
 }
 
 impl Hooks {
@@ -79,11 +83,9 @@ impl Hooks {
     fn reach(&mut self, _: Gap, _: &PlannedObject) {}
 }
 
-/// What became of an object.
+/// Why an object was not removed.
 #[derive(Debug)]
-pub(super) enum Removal {
-    /// Its name is gone.
-    Removed(Removed),
+pub(super) enum Left {
     /// It is as it was, because of this.
     Skipped(String),
     /// A system call failed; it is as it was, or where the text says.
@@ -127,23 +129,10 @@ pub(super) fn remove(
     now_wall_ns: i64,
     neighbours: &mut dyn FnMut(&Path, &OwnedFd) -> Rc<Neighbours>,
     hooks: &mut Hooks,
-) -> Removal {
-    match try_remove(place, object, now_wall_ns, neighbours, hooks) {
-        Ok(removed) => Removal::Removed(removed),
-        Err(removal) => removal,
-    }
-}
-
-fn try_remove(
-    place: &Place<'_>,
-    object: &PlannedObject,
-    now_wall_ns: i64,
-    neighbours: &mut dyn FnMut(&Path, &OwnedFd) -> Rc<Neighbours>,
-    hooks: &mut Hooks,
-) -> Result<Removed, Removal> {
+) -> Result<Removed, Left> {
     hooks.reach(Gap::Begin, object);
     let (Some(parent), Some(name)) = (place.relative.parent(), place.relative.file_name()) else {
-        return Err(Removal::Skipped("it is the root itself".to_owned()));
+        return Err(Left::Skipped("it is the root itself".to_owned()));
     };
     let folder = beneath::open_folder(&place.root.folder, parent).map_err(|e| lookup("its folder", e))?;
     let folder_facts = beneath::facts_of(&folder).map_err(|e| lookup("its folder", e))?;
@@ -152,14 +141,13 @@ fn try_remove(
     let (file, seen) = match beneath::open_regular(&folder, Path::new(name)) {
         Ok(Opened::Regular(file, facts)) => (file, facts),
         Ok(Opened::Other(_)) => {
-            return Err(Removal::Skipped("not what the plan saw: it is no longer a regular file".to_owned()));
+            return Err(Left::Skipped("not what the plan saw: it is no longer a regular file".to_owned()));
         }
-        Err(Errno::AGAIN) => return Err(Removal::Skipped("open elsewhere".to_owned())),
+        Err(Errno::AGAIN) => return Err(Left::Skipped("open elsewhere".to_owned())),
         Err(error) => return Err(lookup("it", error)),
     };
-    let entry = entry_name(folder_facts.inode, parent, object.inode, name).ok_or_else(|| {
-        Removal::Skipped("its name is too long to stay recoverable in quarantine".to_owned())
-    })?;
+    let entry = entry_name(folder_facts.inode, parent, object.inode, name)
+        .ok_or_else(|| Left::Skipped("its name is too long to stay recoverable in quarantine".to_owned()))?;
     hooks.reach(Gap::ObjectOpen, object);
 
     let neighbours = neighbours(parent, &folder);
@@ -167,8 +155,8 @@ fn try_remove(
     if let Some(sibling) = place.sibling.filter(|s| s.our_ctime_ns == seen.ctime_ns) {
         judged.ctime_ns = sibling.planned_ctime_ns;
     }
-    vet(place.rules, &neighbours, place.relative, &folder, &judged, now_wall_ns).map_err(Removal::Skipped)?;
-    let hold = Hold::claim(&file, &seen).map_err(Removal::Skipped)?;
+    vet(place.rules, &neighbours, place.relative, &folder, &judged, now_wall_ns).map_err(Left::Skipped)?;
+    let hold = Hold::claim(&file, &seen).map_err(Left::Skipped)?;
     same(beneath::facts_of(&file), object, false)?;
     hooks.reach(Gap::Claimed, object);
 
@@ -181,14 +169,17 @@ fn try_remove(
     let origin = (&folder, Path::new(name));
     rustix::fs::renameat_with(&folder, name, &place.root.quarantine, &entry, RenameFlags::NOREPLACE)
         .map_err(|error| match error {
-            Errno::NOENT => Removal::Skipped("not what the plan saw: its name is gone".to_owned()),
-            Errno::EXIST => Removal::Failed(format!(
+            Errno::NOENT if beneath::facts_at(&folder, name).is_ok() => {
+                Left::Failed(format!("{QUARANTINE} was removed from its root; a restart makes it again"))
+            }
+            Errno::NOENT => Left::Skipped("not what the plan saw: its name is gone".to_owned()),
+            Errno::EXIST => Left::Failed(format!(
                 "quarantine already holds {}: look there first",
                 place.root.quarantined(&entry).display()
             )),
-            Errno::ACCESS | Errno::PERM => Removal::Failed(format!("it may not be moved: {error}")),
-            Errno::INVAL => Removal::Failed("this filesystem cannot rename without replacing".to_owned()),
-            other => Removal::Failed(format!("it cannot be moved into quarantine: {other}")),
+            Errno::ACCESS | Errno::PERM => Left::Failed(format!("it may not be moved: {error}")),
+            Errno::INVAL => Left::Failed("this filesystem cannot rename without replacing".to_owned()),
+            other => Left::Failed(format!("it cannot be moved into quarantine: {other}")),
         })?;
     hooks.reach(Gap::Moved, object);
 
@@ -201,7 +192,7 @@ fn try_remove(
     hooks.reach(Gap::Compared, object);
 
     if let Err(error) = rustix::fs::unlinkat(&place.root.quarantine, &*entry, AtFlags::empty()) {
-        let why = Removal::Failed(format!("it cannot be unlinked: {error}"));
+        let why = Left::Failed(format!("it cannot be unlinked: {error}"));
         return Err(put_back(place, &entry, origin, why));
     }
     hooks.reach(Gap::Unlinked, object);
@@ -291,52 +282,45 @@ impl Hold {
     }
 }
 
-fn wanted() -> Removal {
-    Removal::Skipped("open elsewhere: somebody opened it while it was looked at".to_owned())
+fn wanted() -> Left {
+    Left::Skipped("open elsewhere: somebody opened it while it was looked at".to_owned())
 }
 
-fn lookup(what: &str, error: Errno) -> Removal {
+fn lookup(what: &str, error: Errno) -> Left {
     match error {
-        Errno::NOENT => Removal::Skipped(format!("not what the plan saw: {what} is gone")),
+        Errno::NOENT => Left::Skipped(format!("not what the plan saw: {what} is gone")),
         Errno::LOOP | Errno::NOTDIR => {
-            Removal::Skipped(format!("not what the plan saw: on the way to {what} lies a link or no folder"))
+            Left::Skipped(format!("not what the plan saw: on the way to {what} lies a link or no folder"))
         }
-        Errno::XDEV => {
-            Removal::Skipped(format!("not what the plan saw: {what} leaves the root or its mount"))
-        }
-        other => Removal::Failed(format!("{what} cannot be opened: {other}")),
+        Errno::XDEV => Left::Skipped(format!("not what the plan saw: {what} leaves the root or its mount")),
+        other => Left::Failed(format!("{what} cannot be opened: {other}")),
     }
 }
 
-fn same(facts: Result<Facts, Errno>, object: &PlannedObject, renamed: bool) -> Result<Facts, Removal> {
-    let facts = facts.map_err(|e| Removal::Failed(format!("it cannot be looked at: {e}")))?;
+fn same(facts: Result<Facts, Errno>, object: &PlannedObject, renamed: bool) -> Result<Facts, Left> {
+    let facts = facts.map_err(|e| Left::Failed(format!("it cannot be looked at: {e}")))?;
     match facts.differs_from(object, renamed) {
         None => Ok(facts),
-        Some(how) => Err(Removal::Skipped(how)),
+        Some(how) => Err(Left::Skipped(how)),
     }
 }
 
 /// Undoes the move. Where the old name is taken, the object stays in quarantine, and the text says so.
-fn put_back(place: &Place<'_>, entry: &OsStr, origin: (&OwnedFd, &Path), why: Removal) -> Removal {
+fn put_back(place: &Place<'_>, entry: &OsStr, origin: (&OwnedFd, &Path), why: Left) -> Left {
     let back =
         rustix::fs::renameat_with(&place.root.quarantine, entry, origin.0, origin.1, RenameFlags::NOREPLACE);
     let Err(error) = back else { return why };
-    let reason = match why {
-        Removal::Skipped(reason) | Removal::Failed(reason) => reason,
-        Removal::Removed(_) => String::new(),
-    };
+    let (Left::Skipped(reason) | Left::Failed(reason)) = why;
     if error == Errno::NOENT && beneath::facts_at(&place.root.quarantine, entry).is_err() {
-        return Removal::Failed(format!(
-            "{reason}; it vanished from {QUARANTINE} before it could be put back"
-        ));
+        return Left::Failed(format!("{reason}; it vanished from {QUARANTINE} before it could be put back"));
     }
     let taken = if error == Errno::EXIST { "its old name is taken".to_owned() } else { error.to_string() };
     let lies: PathBuf = place.root.quarantined(entry);
-    Removal::Failed(format!("{reason}; it could not be put back ({taken}) and lies in {}", lies.display()))
+    Left::Failed(format!("{reason}; it could not be put back ({taken}) and lies in {}", lies.display()))
 }
 
 /// SHA-256 of a file of `size` bytes, whole or of its ends; stops when somebody wants the file.
-fn digest(file: &File, size: u64, hold: &Hold) -> Result<(Hash, bool), Removal> {
+fn digest(file: &File, size: u64, hold: &Hold) -> Result<(Hash, bool), Left> {
     let whole = [(0, size)];
     let ends = [(0, DIGEST_ENDS), (size.saturating_sub(DIGEST_ENDS), DIGEST_ENDS)];
     let partial = size > DIGEST_WHOLE;
@@ -351,14 +335,14 @@ fn digest(file: &File, size: u64, hold: &Hold) -> Result<(Hash, bool), Removal> 
             }
             let want = usize::try_from(end - at).unwrap_or(DIGEST_CHUNK).min(chunk.len());
             match file.read_at(&mut chunk[..want], at) {
-                Ok(0) => return Err(Removal::Skipped("not what the plan saw: it became shorter".to_owned())),
+                Ok(0) => return Err(Left::Skipped("not what the plan saw: it became shorter".to_owned())),
                 Ok(n) => {
                     hasher.update(&chunk[..n]);
                     at += n as u64;
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    return Err(Removal::Failed(format!("it cannot be read for its digest: {error}")));
+                    return Err(Left::Failed(format!("it cannot be read for its digest: {error}")));
                 }
             }
         }

@@ -13,7 +13,8 @@ use rustix::fs::FileType;
 
 use super::beneath::{self, Facts};
 use super::forbidden;
-use super::policy::{NameVerdict, RootRules, newest_of_each_family};
+use super::policy::{NameVerdict, RootRules};
+use super::rotation::newest_of_each_family;
 use super::survey::{has_regular, may_be_judged};
 
 /// Most entries of one folder that are looked at to find out which logs are the newest.

@@ -1,6 +1,6 @@
 //! A filesystem of its own for a test: made in a file, mounted on a loop device, gone when the guard is dropped.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ pub fn mount_tmpfs(at: &Path) {
 /// Runs a program that must succeed.
 pub fn run<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Output {
     let output = Command::new(program).args(args).env("LC_ALL", "C").output();
-    let output = output.unwrap_or_else(|e| panic!("these tests need {program}: {e}"));
+    let Ok(output) = output else { unreachable!("these tests need {program}: {output:?}") };
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} failed; these tests need root and loop devices: {stderr}");
     output
