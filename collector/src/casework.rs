@@ -146,7 +146,8 @@ impl Casework {
             nodes.expect(&row.node, now);
         }
         let correlator = Correlator::new(policy, Vec::new(), []);
-        let mut casework = Self { store, nodes, policy, correlator, asks, silent_after, silent: HashMap::new() };
+        let mut casework =
+            Self { store, nodes, policy, correlator, asks, silent_after, silent: HashMap::new() };
         casework.take_up().await?;
         Ok(casework)
     }
@@ -269,7 +270,12 @@ impl Casework {
         }
     }
 
-    async fn say(&mut self, node: Option<NodeName>, finding: Finding, count: u64) -> Result<(), CaseworkError> {
+    async fn say(
+        &mut self,
+        node: Option<NodeName>,
+        finding: Finding,
+        count: u64,
+    ) -> Result<(), CaseworkError> {
         let now = clock::wall_ns();
         let said = Decision {
             wall_ns: now,

@@ -207,11 +207,16 @@ fn told(audit: &Audit) -> String {
     };
     text += &format!("keys: {} ({origin})\n", audit.keys);
     for chain in &audit.report.chains {
-        let reach = chain.verified_up_to.map_or("nothing signed".to_owned(), |seq| format!("signed up to seq {seq}"));
-        text += &format!("  {}: {} blocks, {reach}, {} blocks after that\n", chain.chain, chain.blocks, chain.unsigned_blocks);
+        let reach =
+            chain.verified_up_to.map_or("nothing signed".to_owned(), |seq| format!("signed up to seq {seq}"));
+        text += &format!(
+            "  {}: {} blocks, {reach}, {} blocks after that\n",
+            chain.chain, chain.blocks, chain.unsigned_blocks
+        );
     }
     for damage in &audit.damaged {
-        text += &format!("damaged: {} bytes in the {} journal, {:?}\n", damage.bytes, damage.journal, damage.at);
+        text +=
+            &format!("damaged: {} bytes in the {} journal, {:?}\n", damage.bytes, damage.journal, damage.at);
     }
     for warning in &audit.report.warnings {
         text += &format!("warning: {warning}\n");
@@ -223,6 +228,7 @@ fn told(audit: &Audit) -> String {
     if more > 0 {
         text += &format!("and {more} more problems\n");
     }
-    text += if audit.is_clean() { "sound: nothing departs from what the nodes signed\n" } else { "NOT SOUND\n" };
+    text +=
+        if audit.is_clean() { "sound: nothing departs from what the nodes signed\n" } else { "NOT SOUND\n" };
     text
 }

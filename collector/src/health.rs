@@ -27,12 +27,15 @@ pub fn build(store: &Store, nodes: &Nodes, refusals: &RefusalSender, tls: &Serve
         refresh: Arc::new(|| ()),
         ready: Arc::new(move || {
             let status = store.status();
-            let full = Stream::ALL.iter().zip(&status.streams).find(|(_, s)| s.full);
-            match full {
-                Some((stream, _)) => {
-                    Err(format!("the {stream} journal takes nothing: free space is below store.reserve_bytes"))
-                }
-                None => Ok(()),
+            let refusing = Stream::ALL.iter().zip(&status.streams).find(|(_, s)| !s.accepting);
+            if let Some((stream, stats)) = refusing {
+                let why = stats.refusing.clone().unwrap_or_else(|| "no reason was given".to_owned());
+                return Err(format!("the {stream} journal takes nothing: {why}"));
+            }
+            if status.index.ready {
+                Ok(())
+            } else {
+                Err("the index is being built from the journals".to_owned())
             }
         }),
     }
@@ -58,6 +61,7 @@ mod export {
         fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
             let status = self.store.status();
             let all = self.nodes.all();
+            let tls = self.tls.figures();
             let mut gauge = |name: &str, help: &str, value: f64| {
                 let metric = ConstGauge::new(value);
                 metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
@@ -65,14 +69,38 @@ mod export {
             gauge("nodes", "Nodes that are enrolled or spoke", all.len() as f64)?;
             let connected = all.iter().filter(|(_, l)| l.connected).count();
             gauge("nodes_connected", "Nodes with an open urgent stream", connected as f64)?;
+            gauge("connections", "TLS connections open now", tls.open as f64)?;
+            gauge("index_ready", "1 while the index answers", f64::from(u8::from(status.index.ready)))?;
+            let fallback = f64::from(u8::from(status.index.fallback));
+            gauge("index_in_memory", "1 while the index on disk keeps failing and memory serves", fallback)?;
+            for (stream, stats) in Stream::ALL.iter().zip(&status.streams) {
+                let accepting = f64::from(u8::from(stats.accepting));
+                gauge(&format!("accepting_{stream}"), "1 while blocks are accepted", accepting)?;
+                gauge(
+                    &format!("journal_used_bytes_{stream}"),
+                    "Bytes in the journal",
+                    stats.used_bytes as f64,
+                )?;
+            }
             let mut counter = |name: &str, help: &str, value: u64| {
                 let metric = ConstCounter::new(value);
                 metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
             };
-            counter("refusals_unreported", "Refusals that the queue had no room for", self.refusals.dropped())?;
-            let _ = (&self.tls, &status);
+            counter("handshakes_refused", "TLS handshakes refused", tls.refused_total)?;
+            counter(
+                "refusals_unreported",
+                "Refusals that the queue had no room for",
+                self.refusals.dropped(),
+            )?;
+            counter("index_rebuilds", "Times the index was built anew", u64::from(status.index.rebuilds))?;
+            counter("index_odd_frames", "Frames that were not understood", status.index.odd_frames)?;
+            for (stream, stats) in Stream::ALL.iter().zip(&status.streams) {
+                counter(&format!("blocks_stored_{stream}"), "Blocks stored", stats.stored_blocks)?;
+                counter(&format!("blocks_known_{stream}"), "Blocks acknowledged again", stats.known_blocks)?;
+                counter(&format!("syncs_{stream}"), "Syncs of the journal", stats.syncs)?;
+                counter(&format!("segments_expired_{stream}"), "Segments expired", stats.expired_segments)?;
+            }
             Ok(())
         }
     }
-    const _: [Stream; 3] = Stream::ALL;
 }

@@ -22,6 +22,7 @@ use dogwatch::wire::intake_server::Intake;
 use ed25519_dalek::VerifyingKey;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
+use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -219,12 +220,16 @@ impl Ingest {
 
     /// Checks that a block is whole and the node's own.
     fn admit(&self, call: &Call<'_>, block: wire::Block) -> Result<(Block, Seq), wire::Nack> {
+        // What the block claims to be, so that even a malformed one can be named to its sender, who sets it aside.
+        let claim = wire::BlockHeader::decode(block.header.clone()).unwrap_or_default();
         let block = Block::from_wire(block).map_err(|e| wire::Nack {
+            incarnation: claim.incarnation,
+            first_seq: claim.first_seq,
+            last_seq: claim.last_seq,
             reason: wire::NackReason::Malformed.into(),
             detail: e.to_string(),
-            ..wire::Nack::default()
-        });
-        let block = block?;
+            expected_seq: 0,
+        })?;
         let h = block.header();
         let refuse = |reason: wire::NackReason, detail: String| wire::Nack {
             incarnation: h.incarnation.0.to_vec().into(),
@@ -257,9 +262,8 @@ impl Ingest {
             return Err(Status::invalid_argument("head.signature must be 64 bytes"));
         };
         let head = SignedHead { statement: head.statement.to_vec(), signature };
-        let keys =
-            self.store.signing_keys(call.node).await.map_err(|e| Status::unavailable(e.to_string()))?;
-        let statement = keys
+        let statement = call
+            .keys
             .iter()
             .find_map(|k| head.verify(k).ok())
             .filter(|s| s.chain.node == *call.node && s.chain.stream == call.stream);
@@ -289,12 +293,7 @@ struct Answer {
     result: Result<Committed, CommitError>,
 }
 
-async fn commit(
-    store: Store,
-    block: Block,
-    after_gap: Option<String>,
-    permit: OwnedSemaphorePermit,
-) -> Answer {
+async fn commit(store: Store, block: Block, oldest_held: Seq, permit: OwnedSemaphorePermit) -> Answer {
     let h = block.header();
     let (incarnation, first_seq, last_seq) = (h.incarnation, h.first_seq, h.last_seq);
     let result = store.commit_held(&block, Some(oldest_held)).await;
@@ -317,11 +316,17 @@ impl Answer {
             })
         };
         let message = match self.result {
-            Ok(receipt) => Down::Ack(wire::Ack {
-                incarnation,
-                last_seq: self.last_seq,
-                receipt: Some((&receipt).into()),
-            }),
+            Ok(c) => {
+                if let Stored::AfterLoss { expected_seq } = c.stored {
+                    tracing::warn!(node = %call.node, stream = %call.stream, expected_seq, first_seq = self.first_seq,
+                        "stored after a loss; the node's gap records say what is missing");
+                }
+                Down::Ack(wire::Ack {
+                    incarnation,
+                    last_seq: c.head.last_seq,
+                    receipt: Some((&c.receipt).into()),
+                })
+            }
             Err(e @ CommitError::Rewind { expected_seq }) => {
                 nack(wire::NackReason::Rewind, e.to_string(), expected_seq)
             }
@@ -330,7 +335,9 @@ impl Answer {
                 nack(wire::NackReason::Equivocation, e.to_string(), 0)
             }
             Err(e @ CommitError::Full { .. }) => nack(wire::NackReason::Full, e.to_string(), 0),
-            Err(e @ (CommitError::TooLarge { .. } | CommitError::Malformed { .. })) => nack(wire::NackReason::Malformed, e.to_string(), 0),
+            Err(e @ (CommitError::TooLarge { .. } | CommitError::Malformed { .. })) => {
+                nack(wire::NackReason::Malformed, e.to_string(), 0)
+            }
             // Nothing was promised, so the agent keeps the block and comes back.
             Err(e) => return Err(Status::unavailable(e.to_string())),
         };

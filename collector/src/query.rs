@@ -21,8 +21,8 @@ use crate::casework::{Ask, Deed, Refusal};
 use crate::incident::{Incident, IncidentState};
 use crate::nodes::{CommandFailed, Live, Nodes};
 use crate::store::decision::{Piece, What};
-use crate::store::row::{ActionRow, FindingRow};
 use crate::store::events::EventQuery;
+use crate::store::row::{ActionRow, FindingRow};
 use crate::store::{ActionFilter, FindingFilter, IncidentFilter, QueryError, Store};
 use crate::timeline;
 
@@ -204,8 +204,12 @@ impl Query {
         let (mut findings, mut actions) = (Vec::new(), Vec::new());
         for joined in &incident.pieces {
             match &joined.piece {
-                Piece::Finding(id) => findings.extend(self.store.finding_of(&joined.node, id).await.map_err(refuse)?),
-                Piece::Action(id) => actions.extend(self.store.action_of(&joined.node, id).await.map_err(refuse)?),
+                Piece::Finding(id) => {
+                    findings.extend(self.store.finding_of(&joined.node, id).await.map_err(refuse)?)
+                }
+                Piece::Action(id) => {
+                    actions.extend(self.store.action_of(&joined.node, id).await.map_err(refuse)?)
+                }
             }
         }
         Ok((incident, findings, actions))
@@ -296,12 +300,14 @@ impl Desk for Query {
     ) -> Result<Response<Self::GetActionsStream>, Status> {
         self.person(&request, Role::Viewer)?;
         let asked = request.into_inner();
+        let (since_wall_ns, until_wall_ns) = range(asked.range);
         let filter = ActionFilter {
-            range: range(asked.range),
+            since_wall_ns,
+            until_wall_ns,
             node: node_filter(&asked.node)?,
             limit: limit(asked.limit),
         };
-        let rows = self.store.actions(&filter).await.map_err(refuse)?;
+        let rows = self.store.actions(filter).await.map_err(refuse)?;
         let mut out = Vec::with_capacity(rows.len());
         for row in &rows {
             let piece = Piece::Action(row.action.id.clone());
@@ -422,7 +428,9 @@ fn refuse(e: QueryError) -> Status {
     match e {
         QueryError::Building | QueryError::Closed => Status::unavailable(e.to_string()),
         QueryError::TooBroad { .. } => Status::invalid_argument(e.to_string()),
-        QueryError::Index(_) | QueryError::Journal(_) => Status::internal(format!("the store cannot answer: {e}")),
+        QueryError::Index(_) | QueryError::Journal(_) => {
+            Status::internal(format!("the store cannot answer: {e}"))
+        }
     }
 }
 
@@ -443,7 +451,9 @@ fn state(word: &str) -> Result<IncidentState, Status> {
     [IncidentState::Open, IncidentState::Acknowledged, IncidentState::Resolved]
         .into_iter()
         .find(|s| s.as_str() == word)
-        .ok_or_else(|| Status::invalid_argument(format!("state {word:?}: must be open, acknowledged or resolved")))
+        .ok_or_else(|| {
+            Status::invalid_argument(format!("state {word:?}: must be open, acknowledged or resolved"))
+        })
 }
 
 fn node_filter(name: &str) -> Result<Option<NodeName>, Status> {

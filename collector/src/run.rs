@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dogwatch::clock;
-use dogwatch::health::{self, Health};
+use dogwatch::health;
 use dogwatch::identity::load_or_create_signing_key;
 use dogwatch::supervise::{Ended, Parts, Stop};
 use dogwatch::tls::{FileWatch, Reload, ServerFiles, ServerTls, ServerTlsOptions};
@@ -123,10 +123,12 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
     let receipt_key = load_or_create_signing_key(&config.state_dir.join("receipt-key.pem"))
         .map_err(failed("the key for receipts"))?;
     let receipt_public = receipt_key.verifying_key().to_bytes();
-    let (store, report) = Store::open(StoreConfig::of(&config), receipt_key, clock::wall_ns)
-        .map_err(failed("opening the store"))?;
-    for remark in &report.remarks {
-        tracing::warn!("{remark}");
+    let (store, report) = Store::open(store_config(&config), receipt_key, Arc::new(clock::wall_ns))
+        .map_err(|e| RunError::Start { what: "opening the store", why: with_causes(&e) })?;
+    for (journal, recovered) in &report.journals {
+        for remark in &recovered.remarks {
+            tracing::warn!(journal, "{remark}");
+        }
     }
 
     let (refusals, refused) = refusal_queue();

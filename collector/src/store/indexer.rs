@@ -170,7 +170,8 @@ impl Indexer {
     fn follow(&mut self, mut held: Held) -> Option<String> {
         loop {
             let goal = self.board.wait(FLUSH_EVERY);
-            let broken = goal.broken.clone().filter(|(generation, _)| *generation == self.slot.lock().generation);
+            let broken =
+                goal.broken.clone().filter(|(generation, _)| *generation == self.slot.lock().generation);
             let outcome = match broken {
                 Some((_, why)) => return Some(why),
                 None => self.reach(&mut held, &goal).and_then(|()| Ok(held.flush(goal.stop)?)),
@@ -417,10 +418,19 @@ fn fold_truth(draft: &mut Draft<'_>, entry: &Entry, told: Position) -> Result<Kn
     match truth::decode(&entry.payload) {
         Ok(decision) => {
             fold_decision(draft, entry.at, &decision)?;
-            Ok(if entry.at > told { Known::Tell(Notice::Decided(Arc::new(decision))) } else { Known::Nothing })
+            Ok(if entry.at > told {
+                Known::Tell(Notice::Decided(Arc::new(decision)))
+            } else {
+                Known::Nothing
+            })
         }
         Err(error) => {
-            tracing::error!(segment = entry.at.segment, offset = entry.at.offset, error, "a decision is not understood and has no effect");
+            tracing::error!(
+                segment = entry.at.segment,
+                offset = entry.at.offset,
+                error,
+                "a decision is not understood and has no effect"
+            );
             Ok(Known::Odd)
         }
     }

@@ -42,11 +42,7 @@ pub(super) fn encode(decision: &Decision) -> Result<Vec<u8>, DecideError> {
 /// A decision from a frame's bytes; the error names what is not understood.
 pub(super) fn decode(bytes: &[u8]) -> Result<Decision, String> {
     let frame: Frame<Decision> = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-    if frame.v == VERSION {
-        Ok(frame.decision)
-    } else {
-        Err(format!("version {} is not {VERSION}", frame.v))
-    }
+    if frame.v == VERSION { Ok(frame.decision) } else { Err(format!("version {} is not {VERSION}", frame.v)) }
 }
 
 enum Job {
@@ -174,7 +170,9 @@ mod tests {
         assert_eq!(decode(&bytes).unwrap(), d);
         let golden = r#"{"v":1,"decision":{"wall_ns":5,"actor":"collector","what":{"kind":"note-added","id":"inc-2026-01-01-001","text":"hm"}}}"#;
         assert_eq!(String::from_utf8(bytes).unwrap(), golden);
-        assert!(decode(golden.replace("note-added", "song-sung").as_bytes()).unwrap_err().contains("song-sung"));
+        assert!(
+            decode(golden.replace("note-added", "song-sung").as_bytes()).unwrap_err().contains("song-sung")
+        );
         assert!(decode(golden.replace("\"v\":1", "\"v\":9").as_bytes()).unwrap_err().contains("version 9"));
     }
 }

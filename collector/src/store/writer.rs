@@ -100,7 +100,12 @@ impl Shared {
 #[derive(Debug)]
 enum Job {
     Block(Box<BlockJob>),
-    Head { signed: Box<SignedHead>, chain: ChainId, head: Head, reply: oneshot::Sender<Result<(), CommitError>> },
+    Head {
+        signed: Box<SignedHead>,
+        chain: ChainId,
+        head: Head,
+        reply: oneshot::Sender<Result<(), CommitError>>,
+    },
     Stop,
 }
 
@@ -451,7 +456,8 @@ impl Thread {
             stats.syncs += 1;
             stats.stored_blocks += pending.blocks.len() as u64;
         }
-        shared.stats().known_blocks += pending.acks.iter().filter(|(_, s)| *s == Stored::Known).count() as u64;
+        shared.stats().known_blocks +=
+            pending.acks.iter().filter(|(_, s)| *s == Stored::Known).count() as u64;
         self.acknowledge(pending.acks);
         for (reply, outcome) in pending.heads_answered {
             answer(reply, outcome);
@@ -519,14 +525,13 @@ impl Thread {
             }
             Sought::Perhaps => {
                 let segments = shared.catalog().summarised();
-                Ok(segments
-                    .into_iter()
-                    .flat_map(|n| frames::blocks_of(&shared.reader, n))
-                    .find_map(|(_, info)| {
-                        let here = info.chain == *chain
-                            && (info.first_seq..=info.last_seq).contains(&first_seq);
+                Ok(segments.into_iter().flat_map(|n| frames::blocks_of(&shared.reader, n)).find_map(
+                    |(_, info)| {
+                        let here =
+                            info.chain == *chain && (info.first_seq..=info.last_seq).contains(&first_seq);
                         here.then_some(info.hash)
-                    }))
+                    },
+                ))
             }
             Sought::Gone { oldest_seq: Some(oldest) } if first_seq >= oldest => Err(Covered),
             Sought::Gone { .. } => Ok(None),
