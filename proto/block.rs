@@ -1,14 +1,53 @@
 //! Blocks: a run of records of one stream, sealed once.
+//!
+//! A block is a header and one section for each source of its records. Sealing fixes the bytes: a section is 16 random
+//! bytes and the zstd-compressed records, the header holds each section's SHA-256, and the block's hash is the SHA-256
+//! over the header as encoded. Nothing is ever encoded again: what was sealed is what is stored, sent and exported.
+//!
+//! Invariants
+//! - the hash covers the header's bytes as they stand, and through them every section, withheld or not;
+//! - sections stand in the order of their first record, records within by seq, and every seq of the range is in
+//!   exactly one section;
+//! - the random bytes keep a withheld section from being guessed from its hash;
+//! - opening a block ([`Block::from_wire`]) hashes but neither decompresses nor copies, so that ingest is fast;
+//!   records are looked at by [`Block::records`] alone, within bounds that hold for hostile blocks too.
+//!
+//! A newer writer's kinds of record are kept, hashed and passed on; [`Block::records`] leaves them out.
+//!
+//! Deliberately absent: signatures and the order of blocks ([`crate::chain`]), and storage ([`crate::journal`]).
+
+mod open;
+mod seal;
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod tests;
 
 use bytes::Bytes;
+use prost::Message;
 
+use crate::convert::Refused;
 use crate::record::{Hash, Incarnation, Kinds, Moment, NodeName, Record, Seq, Stream};
 use crate::wire;
 
+pub use seal::{Weight, split_point, weigh};
+
+/// The format's version, in every header.
+pub const VERSION: u32 = 1;
 /// Largest encoded block, in bytes: header and sections.
 pub const MAX_BLOCK_BYTES: usize = 512 * 1024;
 /// Most bytes that one section may have after decompression; a larger claim is refused before anything is allocated.
 pub const MAX_SECTION_RAW_BYTES: usize = 4 * 1024 * 1024;
+/// Most bytes that all sections together may have after decompression, so that a block of many small bombs is one
+/// refusal. 32 times [`SEAL_BYTES`]: room for oversized records beside an ordinary block.
+pub const MAX_RAW_BYTES: usize = 8 * 1024 * 1024;
+/// Most sections; a block of more sources than this is sealed earlier.
+pub const MAX_SECTIONS: usize = 4096;
+/// Most records; a block of [`SEAL_BYTES`] of the smallest ones has a fifth of that.
+pub const MAX_RECORDS: usize = 65_536;
+/// Random bytes at the start of each section.
+pub const SALT_BYTES: usize = 16;
 /// Bytes of records after which evidence and recorder blocks are sealed.
 pub const SEAL_BYTES: usize = 256 * 1024;
 
@@ -35,6 +74,15 @@ pub enum BlockError {
         bytes: usize,
         /// The limit.
         limit: usize,
+    },
+    /// A record that no reader would accept. Leave it out, say so in a gap, and seal the others.
+    #[error("record {seq} cannot be sealed: {refused}")]
+    Record {
+        /// Its seq.
+        seq: Seq,
+        /// Which field, and why.
+        #[source]
+        refused: Refused,
     },
 }
 
@@ -137,30 +185,34 @@ pub struct Place {
 impl Block {
     /// Seals `records`, which must be non-empty and of contiguous ascending seqs. `salt` gives the 16 random bytes of
     /// each section (called once a section).
+    ///
+    /// Fails with [`BlockError::TooLarge`] where the records do not fit one block ([`split_point`] says how many
+    /// surely do), and with [`BlockError::Record`] for a record that breaks a limit of [`crate::convert`].
     pub fn seal(
         place: Place,
         records: &[Record],
-        salt: &mut dyn FnMut() -> [u8; 16],
+        salt: &mut dyn FnMut() -> [u8; SALT_BYTES],
     ) -> Result<Self, BlockError> {
-        let _ = (place, records, salt);
-        todo!()
+        seal::seal(place, records, salt)
     }
 
     /// Checks an encoded block: structure, limits, and every section that is present against its hash.
     pub fn from_wire(block: wire::Block) -> Result<Self, BlockError> {
-        let _ = block;
-        todo!()
+        let block = open::header(block)?;
+        match (0..block.sections.len()).find_map(|i| block.section_error(i)) {
+            None => Ok(block),
+            Some(error) => Err(error),
+        }
     }
 
-    /// [`Block::from_wire`] of encoded bytes, as a journal holds them.
+    /// [`Block::from_wire`] of encoded bytes, as a journal holds them. The block shares the memory of `bytes`.
     pub fn decode(bytes: Bytes) -> Result<Self, BlockError> {
-        let _ = bytes;
-        todo!()
+        Self::from_wire(open::message(bytes)?)
     }
 
     /// The bytes for a journal or a message.
     pub fn encode(&self) -> Vec<u8> {
-        todo!()
+        self.to_wire().encode_to_vec()
     }
 
     /// As a message; shares the bytes.
@@ -192,9 +244,26 @@ impl Block {
         self
     }
 
-    /// The records of the sections that are present and share a kind with `wanted`, by seq.
+    /// The records of the kinds in `wanted`, by seq. Only sections that are present and share a kind with `wanted` are
+    /// decompressed.
+    ///
+    /// Fails where a section is not what the header says of it: sizes, count, kinds, seqs and times. With every
+    /// section read, that means that every seq of the block was there exactly once.
     pub fn records(&self, wanted: Kinds) -> Result<Vec<Record>, BlockError> {
-        let _ = wanted;
-        todo!()
+        open::records(self, wanted)
     }
+
+    /// The block's header with its sections unchecked, for the verifier, which goes on where ingest stops.
+    pub(crate) fn decode_header(bytes: Bytes) -> Result<Self, BlockError> {
+        open::header(open::message(bytes)?)
+    }
+
+    /// What is wrong with section `index`, if it is present.
+    pub(crate) fn section_error(&self, index: usize) -> Option<BlockError> {
+        open::section_error(self, index)
+    }
+}
+
+fn malformed(what: impl Into<String>) -> BlockError {
+    BlockError::Malformed(what.into())
 }
