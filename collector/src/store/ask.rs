@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a question is asked again after the index failed under it.
 const ATTEMPTS: usize = 3;
 /// Most rows that one answer holds, whatever limit was asked for.
-pub const MAX_ROWS: usize = 100_000;
+pub(super) const MAX_ROWS: usize = 100_000;
 
 /// Why there is no answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -62,7 +62,7 @@ pub struct FindingFilter {
     pub node: Option<NodeName>,
     /// Not cleared.
     pub active_only: bool,
-    /// At most so many, the newest; 0: [`MAX_ROWS`].
+    /// At most so many, the newest; 0: 100,000.
     pub limit: usize,
 }
 
@@ -75,7 +75,7 @@ pub struct ActionFilter {
     pub until_wall_ns: Option<i64>,
     /// Of this node.
     pub node: Option<NodeName>,
-    /// At most so many, the newest; 0: [`MAX_ROWS`].
+    /// At most so many, the newest; 0: 100,000.
     pub limit: usize,
 }
 
@@ -90,7 +90,7 @@ pub struct IncidentFilter {
     pub states: Vec<IncidentState>,
     /// With this node.
     pub node: Option<NodeName>,
-    /// At most so many, the newest; 0: [`MAX_ROWS`].
+    /// At most so many, the newest; 0: 100,000.
     pub limit: usize,
 }
 
@@ -99,7 +99,7 @@ pub struct IncidentFilter {
 pub struct CommandFilter {
     /// Of this node.
     pub node: Option<NodeName>,
-    /// At most so many, the newest; 0: [`MAX_ROWS`].
+    /// At most so many, the newest; 0: 100,000.
     pub limit: usize,
 }
 

@@ -21,7 +21,7 @@ use super::seat::Seat;
 use super::sled_index::{Deadlines, SledIndex};
 use super::truth::TruthWriter;
 use super::writer::{BlockWriter, Parts, Shared};
-use super::{Clock, Inner, OpenError, Store};
+use super::{Clock, Inner, OpenError, Store, frames};
 
 /// Smallest segment that a journal takes, and the granularity of its size.
 const SEGMENT_MIN: u64 = 1024 * 1024;
@@ -198,7 +198,9 @@ impl Store {
         {
             told.0 = end(journal, &urgent_reader).map_err(|source| OpenError::Journal { journal: "urgent", source })?;
             board.urgent(told.0);
-            board.floor(journal.segments().first().map_or(0, |s| s.number));
+            let floor = frames::floor(&urgent_reader)
+                .map_err(|source| OpenError::Journal { journal: "urgent", source })?;
+            board.floor(floor.unwrap_or(0));
         }
         if let Ok(journal) = truth_seat.journal() {
             told.1 = end(journal, &truth_reader).map_err(truth_journal)?;
@@ -276,9 +278,11 @@ fn seat(
 
 /// Where the last frame stands that is there before anything is appended.
 fn end(journal: &Journal, reader: &Reader) -> Result<Position, JournalError> {
-    for segment in journal.segments().iter().rev() {
+    // The newest segment may be empty, or hold frames that keep positions of earlier ones: look further back then.
+    let numbers = journal.segments().into_iter().map(|s| s.number).rev().chain([0]);
+    for segment in numbers {
         let mut last = None;
-        for entry in reader.scan(Position { segment: segment.number, offset: 0 }) {
+        for entry in reader.scan(Position { segment, offset: 0 }) {
             last = Some(entry?.at);
         }
         if let Some(at) = last {

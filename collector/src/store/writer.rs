@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use dogwatch::block::Block;
 use dogwatch::chain::{ChainId, Head, ReceiptStatement, SignedHead, SignedReceipt};
 use dogwatch::journal::{BlockInfo, FrameKind, JournalError, Position, Reader};
@@ -559,10 +558,6 @@ impl Thread {
         let segments = journal.segments();
         if let Some(keep) = self.p.retention.keep_from(&segments, segment_bytes, now) {
             self.expire(keep);
-        } else if let Some(first) = segments.first()
-            && self.p.shared.stream == Stream::Urgent
-        {
-            self.p.board.floor(first.number);
         }
         let mut stats = self.p.shared.stats();
         stats.used_bytes = segments.iter().map(|s| s.used_bytes).sum();
@@ -587,9 +582,16 @@ impl Thread {
         }
         let after = journal.segments().len();
         self.p.shared.stats().expired_segments += before.saturating_sub(after) as u64;
-        self.p.shared.catalog().drop_before(keep_from);
+        let floor = match frames::floor(&self.p.shared.reader) {
+            Ok(floor) => floor.unwrap_or(keep_from),
+            Err(error) => {
+                tracing::warn!(journal = %self.p.shared.dir.display(), %error, "what expired is forgotten later");
+                return;
+            }
+        };
+        self.p.shared.catalog().drop_before(floor);
         if self.p.shared.stream == Stream::Urgent {
-            self.p.board.floor(keep_from);
+            self.p.board.floor(floor);
         }
     }
 }
@@ -607,9 +609,4 @@ fn size(job: &Job) -> usize {
 /// Answers; whoever stopped waiting misses nothing, since the state does not depend on it.
 fn answer<T>(reply: oneshot::Sender<T>, outcome: T) {
     let _ = reply.send(outcome);
-}
-
-/// Bytes as a journal gives them.
-pub(super) fn decode_block(payload: Bytes) -> Option<Block> {
-    Block::decode(payload).ok()
 }
