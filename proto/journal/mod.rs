@@ -1,11 +1,127 @@
-//! The journal: an append-only sequence of segment files of blocks. One format everywhere.
+//! The journal: an append-only sequence of segment files of blocks. One format everywhere: the agent's rings, the
+//! collector's store, its own decisions, holds.
+//!
+//! # What holds
+//!
+//! * What [`Journal::sync`] reported is there after any crash, once, under the position that its append returned.
+//! * A reader returns a frame only as it was appended: salted checksums cover every byte of it and its place.
+//! * A flipped bit or a cut costs the frames that it hit and no other. The header stands twice, the footer is
+//!   redundant, a damaged length is found out before it is used.
+//! * A recycled file resurrects nothing, and neither can bytes inside a payload that look like a frame: both lack the
+//!   salt, 16 random bytes drawn for each use of a file.
+//! * Appending into segments that exist works with 0 bytes free, on filesystems that overwrite in place.
+//! * No length that was read is believed before it is checked, and nothing that is read makes it panic.
+//!
+//! # The folder
+//!
+//! | name | what |
+//! |---|---|
+//! | `NNNNNNNNNNNNNNNNNNNN.seg` | a segment; its number, 20 digits, grows by one with each segment begun |
+//! | `spare-NNNNNNNNNNNNNNNNNNNN.seg` | a file of a segment's size that waits for its (next) use; another numbering |
+//! | `partial-….seg` | a file that is being filled with zeros; deleted at open |
+//! | `lock` | the writer's `flock`, and how the last writer left |
+//!
+//! Other names are left alone. A file is created by writing real zeros (never sparse, so that it costs no allocation
+//! later), syncing it, and renaming it to a spare. A spare becomes a segment by writing headers and HEADS, syncing it,
+//! renaming it and syncing the folder. A segment is given up by renaming it to a spare: its bytes stay as they are
+//! until its next use.
+//!
+//! # Version 1, byte by byte
+//!
+//! Integers are little-endian; checksums are CRC-32C. *salt A* and *salt B* are the first and the last 8 bytes of the
+//! segment's salt; `crc(x ‖ y)` runs over x and then y. Reserved bytes are zero and ignored.
+//!
+//! **Segment**: header copies at 0 and 4096, frames from 8192 on, the footer's body and its trailer at the end. Its
+//! size is a multiple of 4096 from 64 KiB to 1 GiB.
+//!
+//! **Header** (96 bytes): 0 magic `DOGWSEG1` · 8 u32 version, 1 · 12 u32 generation (low half of the number) · 16 u64
+//! number · 24 salt, 16 bytes · 40 u64 size of the file · 48 u64 lowest segment number among its frames' positions ·
+//! 56 reserved · 92 u32 crc over bytes 0..92.
+//!
+//! **Frame**, at offsets that are multiples of 8: 0 magic `DWFR` · 4 u32 generation · 8 u8 kind · 9 u8 flags (bit 0: an
+//! origin follows the head) · 10 u16 length of what stands between head and payload · 12 u32 length of the payload ·
+//! 16 i64 when it was appended, wall ns · 24 u32 crc(salt B ‖ payload) · 28 u32 crc(salt A ‖ u64 the frame's offset ‖
+//! bytes 0..28 ‖ bytes between head and payload) · 32 origin (u64 segment, u64 offset), if flagged · for a block its
+//! info · payload · zeros up to a multiple of 8. Behind the last frame stand 8 zero bytes.
+//!
+//! Kinds: 1 block, 2 signed head, 3 receipt, 4 decision, 128 HEADS. Others are passed over (and copied) unread.
+//!
+//! **Block's info**: u64 first seq · u64 last seq · i64 first wall ns · i64 last wall ns · u32 kinds · 32 bytes hash ·
+//! chain. **Chain**: 16 bytes incarnation · u8 stream (0 urgent, 1 evidence, 2 recorder) · u8 length of the node's name
+//! · name.
+//!
+//! **HEADS**: the segment's first frames; where every chain stood when it began, so that what remains after expiry
+//! still verifies. Payload: u32 part · u32 parts · u32 count · each: u64 last seq · 32 bytes hash · chain.
+//!
+//! **Footer's body**: u32 count of chains · u32 count of blocks · the chains · each block, 92 bytes: u32 its chain · u32
+//! offset of its frame · position (u64, u64) · u64 first seq · u64 last seq · i64 first wall ns · i64 last wall ns · u32
+//! kinds · 32 bytes hash. Room for it is kept free while frames are appended.
+//!
+//! **Trailer** (the last 64 bytes): 0 magic `DOGWIDX1` · 8 u32 generation · 12 u32 crc(salt B ‖ body) · 16 u64 offset of
+//! the body · 24 u64 its length · 32 u64 end of the last frame · 40 i64 last append, wall ns · 48 u32 frames without
+//! HEADS · 52 u32 blocks · 56 reserved · 60 u32 crc(salt A ‖ bytes 0..60).
+//!
+//! **Lock file** (64 bytes): 0 magic `DOGWLCK1` · 8 u32 state (1 open, 2 closed) · 16 u64 number of the next segment when
+//! this was written · 60 u32 crc over bytes 0..60. Anything else counts as *open*: a crash.
+//!
+//! # Positions
+//!
+//! A [`Position`] is where a frame was first written, and stays good for as long as the frame is there: a frame that was
+//! coalesced into a later segment carries it as its origin. Positions ascend in the order of appending and are never
+//! used again, also not after everything expired (the lock file keeps the number).
+//!
+//! # Reading and recovery
+//!
+//! A finished segment (trailer and body hold) is indexed by its footer, any other by its frames. Where no frame stands
+//! at the place expected, readers look at each multiple of 8 for magic, generation and a head whose checksum holds, and
+//! go on there; what lies between is damage. Where a head holds and its payload does not, only that frame is lost. In
+//! the newest segment the same bytes may be a frame on its way, so there the end is the end until a whole frame or a
+//! later segment follows; 8 zero bytes end it without a search. (So a frame there whose first bytes were *zeroed* hides
+//! its successors from scans until the next segment begins or the journal is opened.)
+//!
+//! Opening never continues a segment. What a killed process left in memory is first written back, and then read past
+//! the page cache, so that nothing is believed that only memory holds. Segments without frames are used again first,
+//! and runs of small ones are coalesced (see `coalesce.rs`), so that a crash loop does not eat the ring.
+//!
+//! A failed `fdatasync` fails the writer for good ([`JournalError::Failed`]): what was appended since the last good sync
+//! must count as not durable, and only a new opening tells what of it the disk holds.
+//!
+//! # Limits
+//!
+//! The heads of all chains may take an eighth of a segment; beyond it the chains silent longest are forgotten and
+//! counted ([`Journal::heads_dropped`]). A frame fits a segment that holds as many heads as there may be, else
+//! [`JournalError::TooLarge`]. Memory: the heads, the footer of the segment being written, and a reader's 64 KiB window.
+//!
+//! # Relied upon
+//!
+//! The disk writes 512-byte sectors whole or not at all, and fdatasync tells the truth. A sync may share a sector with a
+//! frame synced before; that frame's bytes are rewritten as they were. On copy-on-write filesystems an overwrite needs
+//! room, so there 0 bytes free means [`JournalError::Io`] on append, with nothing changed.
+//!
+//! # Deliberately absent
+//!
+//! What was released ([`Journal::release_before`]) is not kept: its owner knows it better. No clock, no thread, no
+//! compression, no knowledge of what is in a payload.
 
-use std::path::Path;
+mod coalesce;
+mod folder;
+mod frame;
+mod heads;
+mod reader;
+mod recover;
+mod segment;
+#[cfg(test)]
+mod tests;
+mod walk;
+mod writer;
 
 use bytes::Bytes;
 
 use crate::chain::{ChainId, Head};
 use crate::record::{Hash, Kinds, Seq};
+
+pub use reader::{Reader, Scan};
+pub use writer::Journal;
 
 /// What a frame holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,16 +158,18 @@ pub struct BlockInfo {
 /// How large a journal is and may become.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Size of each segment file in bytes; at least 1 MiB, a multiple of 4096.
+    /// Size of each segment file in bytes; a multiple of 4096 from 64 KiB to 1 GiB. In use 1 MiB (agents) to 64 MiB
+    /// (collectors); the smallest are for tests.
     pub segment_bytes: u64,
-    /// Segments that exist at most. An append that needs one more recycles the oldest if it was released
+    /// Segments that exist at most; at least 2. An append that needs one more recycles the oldest if it was released
     /// ([`Journal::release_before`]), else fails with [`JournalError::Full`].
     pub max_segments: u32,
-    /// Segments that are created, full of zeros, at open (fewer where space is short).
+    /// Segments that are created, full of zeros, at open: fewer where that would leave less than a segment's size or
+    /// 5 % of the filesystem free, but at least one.
     pub preallocate_segments: u32,
 }
 
-/// A place in the journal. Orders by age.
+/// A place in the journal. Orders by age. The default is before everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Position {
     /// The segment's number; grows by one for each segment begun.
@@ -104,6 +222,17 @@ pub enum JournalError {
         /// Figures and remedy.
         detail: String,
     },
+    /// A sync failed, now or earlier: what was appended since the last good one must count as not durable.
+    #[error("journal {path} cannot promise anything any more: {reason}; open it anew")]
+    Failed {
+        /// The folder.
+        path: String,
+        /// What failed first.
+        reason: String,
+    },
+    /// An option has a value that no journal can have.
+    #[error("journal options: {0}")]
+    Options(String),
 }
 
 /// One frame as read.
@@ -117,12 +246,6 @@ pub struct Entry {
     pub payload: Bytes,
 }
 
-/// The single writer of a journal folder.
-#[derive(Debug)]
-pub struct Journal {
-    _todo: (),
-}
-
 /// What was found when a journal was opened.
 #[derive(Debug, Clone, Default)]
 pub struct Recovered {
@@ -134,8 +257,14 @@ pub struct Recovered {
     pub heads: Vec<(ChainId, Head)>,
     /// In words, for the log: torn tails, damaged frames, segments that could not be read.
     pub remarks: Vec<String>,
-    /// Segments really preallocated, if fewer than asked for.
+    /// Segments that exist, in use or spare, up to what [`Options::preallocate_segments`] asked for: fewer than that
+    /// means that the filesystem had no room.
     pub preallocated_segments: u32,
+}
+
+/// `n` up to the next multiple of 8.
+fn align8(n: u64) -> u64 {
+    n.next_multiple_of(8)
 }
 
 /// A segment in use.
@@ -147,118 +276,4 @@ pub struct SegmentInfo {
     pub used_bytes: u64,
     /// When its last frame was appended, wall ns of this machine (for retention by receipt time); 0 if unknown.
     pub last_append_wall_ns: i64,
-}
-
-impl Journal {
-    /// Opens or creates the journal in `dir`, as its only writer. Reads what is there, never continues an old
-    /// segment, and never blocks on another writer.
-    pub fn open(dir: &Path, options: Options) -> Result<(Self, Recovered), JournalError> {
-        let _ = (dir, options);
-        todo!()
-    }
-
-    /// Appends a block. Not durable before [`Journal::sync`] returns.
-    pub fn append_block(
-        &mut self,
-        info: &BlockInfo,
-        payload: &[u8],
-        wall_ns: i64,
-    ) -> Result<Position, JournalError> {
-        let _ = (info, payload, wall_ns);
-        todo!()
-    }
-
-    /// Appends anything but a block.
-    pub fn append(
-        &mut self,
-        kind: FrameKind,
-        payload: &[u8],
-        wall_ns: i64,
-    ) -> Result<Position, JournalError> {
-        let _ = (kind, payload, wall_ns);
-        todo!()
-    }
-
-    /// Makes everything appended so far durable.
-    pub fn sync(&mut self) -> Result<(), JournalError> {
-        todo!()
-    }
-
-    /// Says that segments before `segment` may be recycled when room is needed.
-    pub fn release_before(&mut self, segment: u64) {
-        let _ = segment;
-    }
-
-    /// Recycles or deletes every released segment before `segment` now (retention).
-    pub fn expire_before(&mut self, segment: u64) -> Result<(), JournalError> {
-        let _ = segment;
-        todo!()
-    }
-
-    /// Segments in use, oldest first; the last one is being written.
-    pub fn segments(&self) -> Vec<SegmentInfo> {
-        todo!()
-    }
-
-    /// Newest head of every chain.
-    pub fn heads(&self) -> Vec<(ChainId, Head)> {
-        todo!()
-    }
-
-    /// Writes the footer, syncs, and marks the journal as cleanly closed.
-    pub fn close(self) -> Result<(), JournalError> {
-        todo!()
-    }
-}
-
-/// Reads a journal folder; any number at once, beside its writer, in any process.
-#[derive(Debug)]
-pub struct Reader {
-    _todo: (),
-}
-
-impl Reader {
-    /// Opens the folder for reading. Takes no lock.
-    pub fn open(dir: &Path) -> Result<Self, JournalError> {
-        let _ = dir;
-        todo!()
-    }
-
-    /// Every frame from `from` on, in order, up to what is written now. Damaged stretches are skipped and counted
-    /// ([`Scan::damaged`]). The scan can be continued later from the last entry's position.
-    pub fn scan(&self, from: Position) -> Scan {
-        let _ = from;
-        todo!()
-    }
-
-    /// The index: every block's place and info, from footers where there are such and from frames elsewhere.
-    pub fn blocks(&self) -> Result<Vec<(Position, BlockInfo)>, JournalError> {
-        todo!()
-    }
-
-    /// The frame at `at`, if it is still there and whole.
-    pub fn read_at(&self, at: Position) -> Result<Option<Entry>, JournalError> {
-        let _ = at;
-        todo!()
-    }
-}
-
-/// An iterator over frames.
-#[derive(Debug)]
-pub struct Scan {
-    _todo: (),
-}
-
-impl Scan {
-    /// Stretches of damaged bytes met so far: position and length.
-    pub fn damaged(&self) -> &[(Position, u64)] {
-        &[]
-    }
-}
-
-impl Iterator for Scan {
-    type Item = Result<Entry, JournalError>;
-    fn next(&mut self) -> Option<Self::Item> {
-        todo!()
-    }
 }
