@@ -101,8 +101,8 @@ pub trait Index: Send + Sync + fmt::Debug {
     fn engine(&self) -> &'static str;
 }
 
-/// Opens an index in a folder; injectable, so that tests can make opening panic or hang.
-pub type Opener = Arc<dyn Fn(&Path) -> Result<Arc<dyn Index>, IndexError> + Send + Sync>;
+/// Opens an index in a folder, on the watchdog's thread; injectable, so that tests can make an engine panic or hang.
+pub type Opener = Arc<dyn Fn(&Path) -> Result<Box<dyn Index>, IndexError> + Send + Sync>;
 
 /// Where the fold of one journal stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

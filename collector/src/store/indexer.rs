@@ -7,7 +7,6 @@
 //! status says so.
 
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,8 +21,8 @@ use super::board::{Board, Goal};
 use super::expire::expire;
 use super::index::{Checkpoint, Draft, Folded, Index, IndexError, Opener, examine};
 use super::memory_index::MemoryIndex;
-use super::sled_index::panic_words;
 use super::view::{fold_block, fold_decision};
+use super::watchdog::{Deadlines, Watched};
 use super::{Notice, truth};
 
 /// Failures of an index on disk before it stays in memory: a third would not end better than two.
@@ -109,6 +108,7 @@ impl Slot {
 pub(super) struct Indexer {
     pub(super) dir: PathBuf,
     pub(super) opener: Opener,
+    pub(super) deadlines: Deadlines,
     pub(super) urgent: Reader,
     pub(super) truth: Reader,
     pub(super) board: Arc<Board>,
@@ -203,11 +203,13 @@ impl Indexer {
             if let Some(reason) = why.as_ref() {
                 tracing::warn!(reason, failures, "the index is built anew from the journals");
                 let mut s = self.slot.lock();
-                s.index = None;
+                let old = s.index.take();
                 s.status.ready = false;
                 s.status.rebuilds += 1;
                 s.status.reason = Some(reason.clone());
                 drop(s);
+                // Closing may wait for an engine that hangs.
+                drop(old);
                 move_aside(&self.dir);
             }
             let fallback = *failures >= MAX_ON_DISK;
@@ -248,13 +250,7 @@ impl Indexer {
         let index: Arc<dyn Index> = if fallback {
             Arc::new(MemoryIndex::default())
         } else {
-            match catch_unwind(AssertUnwindSafe(|| (self.opener)(&self.dir))) {
-                Ok(opened) => opened?,
-                Err(panic) => {
-                    let detail = format!("it panicked: {}", panic_words(&*panic));
-                    return Err(IndexError::Failed { what: "open", detail }.into());
-                }
-            }
+            Arc::new(Watched::open(&self.dir, self.deadlines, &self.opener)?)
         };
         let fresh = Checkpoint { floor: goal.floor, ..Checkpoint::empty() };
         let checkpoint = match examine(&*index)? {

@@ -40,6 +40,7 @@ pub mod sled_index;
 pub mod space;
 mod truth;
 mod view;
+pub mod watchdog;
 mod writer;
 
 use std::fmt;

@@ -1,6 +1,5 @@
 //! Opening: from a folder and figures to a running store.
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -14,14 +13,14 @@ use tokio::sync::{broadcast, watch};
 use super::aside::Aside;
 use super::board::Board;
 use super::catalog::{self, Catalog};
-use super::index::{Index, IndexError, Opener};
+use super::index::Opener;
 use super::indexer::{Indexer, Slot};
 use super::retention::Retention;
 use super::seat::Seat;
-use super::sled_index::{Deadlines, SledIndex};
 use super::truth::TruthWriter;
+use super::watchdog::Deadlines;
 use super::writer::{BlockWriter, Parts, Shared};
-use super::{Clock, Inner, OpenError, Store, frames};
+use super::{Clock, Inner, OpenError, Store, frames, sled_index};
 
 /// Smallest segment that a journal takes, and the granularity of its size.
 const SEGMENT_MIN: u64 = 1024 * 1024;
@@ -63,7 +62,7 @@ pub struct StoreConfig {
     pub reserve_free_bytes: u64,
     /// How long the index's engine may take.
     pub index_deadlines: Deadlines,
-    /// Opens the index; `None`: sled with these deadlines.
+    /// Opens the index's engine; `None`: sled.
     pub index_opener: Option<Opener>,
 }
 
@@ -171,7 +170,7 @@ impl Store {
             }
             report.blocks += catalog.len();
             let shared = Arc::new(Shared::new(stream, path, reader, catalog));
-            *shared.heads() = recovered.heads.iter().cloned().collect::<HashMap<_, _>>();
+            *shared.heads() = recovered.heads.iter().cloned().collect();
             report.journals.push((name, recovered));
             writers.push((shared, seat, retention));
         }
@@ -210,10 +209,10 @@ impl Store {
         let slot = Arc::new(Slot::new());
         let (notices, _) = broadcast::channel(NOTICES);
         let (folded_tx, folded) = watch::channel(Position::default());
-        let deadlines = config.index_deadlines;
         let indexer = Indexer {
             dir: dir.join("index"),
-            opener: config.index_opener.clone().unwrap_or_else(|| sled(deadlines)),
+            opener: config.index_opener.clone().unwrap_or_else(sled_index::opener),
+            deadlines: config.index_deadlines,
             urgent: urgent_reader,
             truth: open_reader("truth", &truth_dir)?,
             board: Arc::clone(&board),
@@ -290,10 +289,6 @@ fn end(journal: &Journal, reader: &Reader) -> Result<Position, JournalError> {
         }
     }
     Ok(Position::default())
-}
-
-fn sled(deadlines: Deadlines) -> Opener {
-    Arc::new(move |dir| -> Result<Arc<dyn Index>, IndexError> { Ok(Arc::new(SledIndex::open(dir, deadlines)?)) })
 }
 
 fn as_ns(d: Duration) -> i64 {

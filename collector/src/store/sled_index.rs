@@ -1,120 +1,67 @@
 //! The index on disk, in sled: the only file that names it.
 //!
 //! sled has been seen to panic or hang inside `open`, to hang for good after a full disk, and to lose what it reported
-//! as durable. So it lives on a thread of its own, every request has a deadline, a panic is an error, and whoever
-//! asked rebuilds from the journals. A thread that hangs is given up, not waited for: it holds a folder that has been
-//! moved aside, at most its cache of memory, and ends with the process.
+//! as durable. So it only ever runs under the watchdog, holds nothing that the journals cannot give again, and its
+//! cache is bounded.
 //!
 //! Deliberately absent: sled's background flusher (its errors reach nobody); the indexer asks for flushes.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
-use std::time::Duration;
+use std::path::Path;
+use std::sync::Arc;
 
-use super::index::{Batch, Index, IndexError, Pair, Span};
+use super::index::{Batch, Index, IndexError, Opener, Pair, Span};
 
 /// sled's page cache: the index is small, and unbounded sled has been seen to take gigabytes.
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Deadlines of the watchdog.
-#[derive(Debug, Clone, Copy)]
-pub struct Deadlines {
-    /// For opening, which may have to recover.
-    pub open: Duration,
-    /// For each request, the wait for its turn included.
-    pub request: Duration,
-}
-
-impl Default for Deadlines {
-    fn default() -> Self {
-        Self { open: Duration::from_secs(10), request: Duration::from_secs(5) }
-    }
-}
-
-/// An answer's way back; a full channel of one never blocks the thread.
-type Reply<T> = SyncSender<Result<T, IndexError>>;
-
+/// A sled database.
 #[derive(Debug)]
-enum Request {
-    Get(Vec<u8>, Reply<Option<Vec<u8>>>),
-    Scan(Span, usize, Reply<Vec<Pair>>),
-    Apply(Batch, Reply<()>),
-    Flush(Reply<()>),
-}
+struct SledIndex(sled::Db);
 
-/// A handle to the thread that owns the database.
-#[derive(Debug)]
-pub struct SledIndex {
-    // Holds at most one request a caller, since each waits for its answer.
-    requests: Mutex<Option<Sender<Request>>>,
-    ended: Mutex<Receiver<()>>,
-    deadline: Duration,
-}
-
-impl SledIndex {
-    /// Opens or creates the database in `dir`.
-    pub fn open(dir: &Path, deadlines: Deadlines) -> Result<Self, IndexError> {
-        let (requests, inbox) = channel();
-        let (opened, open_answer) = sync_channel(1);
-        let (end, ended) = sync_channel::<()>(0);
-        let dir = dir.to_owned();
-        thread::Builder::new()
-            .name("store-index-db".to_owned())
-            .spawn(move || {
-                // Dropped when the thread is through with the folder: whoever closes waits for that.
-                let _end = end;
-                serve(&dir, &opened, &inbox);
-            })
-            .map_err(|e| IndexError::Failed { what: "start a thread", detail: e.to_string() })?;
-        wait("open", &open_answer, deadlines.open)?;
-        Ok(Self {
-            requests: Mutex::new(Some(requests)),
-            ended: Mutex::new(ended),
-            deadline: deadlines.request,
-        })
-    }
-
-    fn ask<T>(
-        &self,
-        what: &'static str,
-        request: impl FnOnce(Reply<T>) -> Request,
-    ) -> Result<T, IndexError> {
-        let (reply, answer) = sync_channel(1);
-        let gone = || IndexError::Failed { what, detail: "its thread has ended".to_owned() };
-        let sender = self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(gone)?;
-        sender.send(request(reply)).map_err(|_| gone())?;
-        wait(what, &answer, self.deadline)
-    }
-}
-
-impl Drop for SledIndex {
-    fn drop(&mut self) {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // The folder is reopened or moved next; a thread that hangs is not waited for longer than a request.
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let _: Result<(), RecvTimeoutError> = ended.recv_timeout(self.deadline);
-    }
+/// Opens or creates a database in a folder.
+pub fn opener() -> Opener {
+    Arc::new(|dir: &Path| {
+        let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+        let db = config.open().map_err(failed("open"))?;
+        Ok(Box::new(SledIndex(db)) as Box<dyn Index>)
+    })
 }
 
 impl Index for SledIndex {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
-        self.ask("read", |r| Request::Get(key.to_vec(), r))
+        Ok(self.0.get(key).map_err(failed("read"))?.map(|v| v.to_vec()))
     }
 
     fn scan(&self, span: &Span, limit: usize) -> Result<Vec<Pair>, IndexError> {
-        self.ask("scan", |r| Request::Scan(span.clone(), limit, r))
+        let from = span.from.clone();
+        let range = match &span.to {
+            Some(to) if *to <= from => return Ok(Vec::new()),
+            Some(to) => self.0.range(from..to.clone()),
+            None => self.0.range(from..),
+        };
+        let pair = |r: sled::Result<(sled::IVec, sled::IVec)>| {
+            r.map(|(k, v)| (k.to_vec(), v.to_vec())).map_err(failed("scan"))
+        };
+        if span.reverse {
+            range.rev().take(limit).map(pair).collect()
+        } else {
+            range.take(limit).map(pair).collect()
+        }
     }
 
     fn apply(&self, batch: Batch) -> Result<(), IndexError> {
-        self.ask("write", |r| Request::Apply(batch, r))
+        let mut b = sled::Batch::default();
+        for (key, value) in batch {
+            match value {
+                Some(v) => b.insert(key, v),
+                None => b.remove(key),
+            }
+        }
+        self.0.apply_batch(b).map_err(failed("write"))
     }
 
     fn flush(&self) -> Result<(), IndexError> {
-        self.ask("flush", Request::Flush)
+        self.0.flush().map(|_| ()).map_err(failed("flush"))
     }
 
     fn engine(&self) -> &'static str {
@@ -122,100 +69,41 @@ impl Index for SledIndex {
     }
 }
 
-fn wait<T>(
-    what: &'static str,
-    answer: &Receiver<Result<T, IndexError>>,
-    deadline: Duration,
-) -> Result<T, IndexError> {
-    match answer.recv_timeout(deadline) {
-        Ok(v) => v,
-        Err(RecvTimeoutError::Timeout) => {
-            let millis = deadline.as_millis().try_into().unwrap_or(u64::MAX);
-            Err(IndexError::Hung { what, millis })
-        }
-        Err(RecvTimeoutError::Disconnected) => {
-            Err(IndexError::Failed { what, detail: "its thread has ended".to_owned() })
-        }
-    }
+fn failed(what: &'static str) -> impl Fn(sled::Error) -> IndexError {
+    move |e| IndexError::Failed { what, detail: e.to_string() }
 }
 
-/// The thread: opens, answers until every sender is gone or sled panics, closes.
-fn serve(dir: &PathBuf, opened: &Reply<()>, inbox: &Receiver<Request>) {
-    let open = guarded("open", || {
-        sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()
-    });
-    let db = match open {
-        Ok(db) => db,
-        Err(e) => {
-            let _ = opened.send(Err(e));
-            return;
-        }
-    };
-    if opened.send(Ok(())).is_err() {
-        return;
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::memory_index::MemoryIndex;
+    use super::*;
+
+    fn key() -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(0u8..4, 0..4)
     }
-    while let Ok(request) = inbox.recv() {
-        match request {
-            Request::Get(key, reply) => {
-                let _ = reply.send(guarded("read", || Ok(db.get(key)?.map(|v| v.to_vec()))));
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn it_answers_what_an_ordered_map_answers(
+            batches in proptest::collection::vec(
+                proptest::collection::btree_map(key(), proptest::option::of(key()), 0..8), 1..6),
+            spans in proptest::collection::vec((key(), proptest::option::of(key()), any::<bool>(), 0usize..9), 1..9),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let sled = opener()(dir.path()).unwrap();
+            let memory = MemoryIndex::default();
+            for batch in batches {
+                sled.apply(batch.clone()).unwrap();
+                memory.apply(batch).unwrap();
             }
-            Request::Scan(span, limit, reply) => {
-                let _ = reply.send(guarded("scan", || scan(&db, &span, limit)));
-            }
-            Request::Apply(batch, reply) => {
-                let _ = reply.send(guarded("write", || {
-                    let mut b = sled::Batch::default();
-                    for (key, value) in batch {
-                        match value {
-                            Some(v) => b.insert(key, v),
-                            None => b.remove(key),
-                        }
-                    }
-                    db.apply_batch(b)
-                }));
-            }
-            Request::Flush(reply) => {
-                let _ = reply.send(guarded("flush", || db.flush().map(|_| ())));
+            for (from, to, reverse, limit) in spans {
+                prop_assert_eq!(sled.get(&from).unwrap(), memory.get(&from).unwrap());
+                let span = Span { from, to, reverse };
+                prop_assert_eq!(sled.scan(&span, limit).unwrap(), memory.scan(&span, limit).unwrap());
             }
         }
     }
-    // Dropping flushes, and may panic like everything else.
-    let _ = guarded("close", move || {
-        drop(db);
-        Ok(())
-    });
-}
-
-fn scan(db: &sled::Db, span: &Span, limit: usize) -> sled::Result<Vec<Pair>> {
-    let from = span.from.clone();
-    let range = match &span.to {
-        Some(to) if *to <= from => return Ok(Vec::new()),
-        Some(to) => db.range(from..to.clone()),
-        None => db.range(from..),
-    };
-    let pair = |r: sled::Result<(sled::IVec, sled::IVec)>| r.map(|(k, v)| (k.to_vec(), v.to_vec()));
-    if span.reverse {
-        range.rev().take(limit).map(pair).collect()
-    } else {
-        range.take(limit).map(pair).collect()
-    }
-}
-
-fn guarded<T>(what: &'static str, f: impl FnOnce() -> sled::Result<T>) -> Result<T, IndexError> {
-    match catch_unwind(AssertUnwindSafe(f)) {
-        Ok(Ok(v)) => Ok(v),
-        Ok(Err(e)) => Err(IndexError::Failed { what, detail: e.to_string() }),
-        Err(panic) => {
-            Err(IndexError::Failed { what, detail: format!("it panicked: {}", panic_words(&*panic)) })
-        }
-    }
-}
-
-/// What a panic said, where it said it in words.
-pub(super) fn panic_words(panic: &(dyn Any + Send)) -> String {
-    panic
-        .downcast_ref::<&str>()
-        .map(|s| (*s).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no words".to_owned())
 }

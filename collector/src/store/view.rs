@@ -513,3 +513,7 @@ mod stand_in {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "view_tests.rs"]
+mod tests;
