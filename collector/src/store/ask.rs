@@ -143,7 +143,11 @@ impl Store {
             })?;
             if !full && filter.since_wall_ns.is_some() {
                 // Raised and last heard of before, and holding still.
-                by_time(index, Table::FindingActive, |at, own| if at < since { take(own) } else { Ok(true) })?;
+                by_time(
+                    index,
+                    Table::FindingActive,
+                    |at, own| if at < since { take(own) } else { Ok(true) },
+                )?;
             }
             Ok(rows)
         })
@@ -403,7 +407,9 @@ impl Store {
         question: impl Fn(&Inner, &dyn Index) -> Result<T, IndexError> + Send + 'static,
     ) -> Result<T, QueryError> {
         let store = self.clone();
-        tokio::task::spawn_blocking(move || store.inner.answer(&question)).await.map_err(|_| QueryError::Closed)?
+        tokio::task::spawn_blocking(move || store.inner.answer(&question))
+            .await
+            .map_err(|_| QueryError::Closed)?
     }
 }
 

@@ -110,7 +110,8 @@ pub fn given<'a>(pairs: impl IntoIterator<Item = &'a str>) -> Result<Trust, Audi
         let wrong = |reason: String| AuditError::Key { node: pair.chars().take(80).collect(), reason };
         let (node, hex) = pair.split_once('=').ok_or_else(|| wrong("there is no '='".to_owned()))?;
         let node: NodeName = node.parse().map_err(|e| wrong(format!("{e}")))?;
-        let key = key(hex).ok_or_else(|| wrong("these are not 32 bytes of an Ed25519 key in hex".to_owned()))?;
+        let key =
+            key(hex).ok_or_else(|| wrong("these are not 32 bytes of an Ed25519 key in hex".to_owned()))?;
         keys.trust_node(node, TrustedKey::always(key));
     }
     Ok(Trust::Given(keys))
@@ -179,8 +180,11 @@ pub fn verify(dir: &Path, trust: Trust) -> Result<Audit, AuditError> {
 impl Audit {
     fn note_damage(&mut self, journal: &'static str, stretches: &[(Position, u64)], bytes: u64) {
         let room = MAX_DAMAGED.saturating_sub(self.damaged.len());
-        self.damaged
-            .extend(stretches.iter().take(room).map(|(at, bytes)| Damage { journal, at: *at, bytes: *bytes }));
+        self.damaged.extend(stretches.iter().take(room).map(|(at, bytes)| Damage {
+            journal,
+            at: *at,
+            bytes: *bytes,
+        }));
         self.damaged_bytes += bytes;
     }
 }

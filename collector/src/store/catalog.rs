@@ -35,7 +35,9 @@ impl Wanted {
     }
 
     fn in_range(&self, first_wall_ns: i64, last_wall_ns: i64, kinds: Kinds) -> bool {
-        first_wall_ns < self.until_wall_ns && last_wall_ns >= self.since_wall_ns && kinds.intersects(self.kinds)
+        first_wall_ns < self.until_wall_ns
+            && last_wall_ns >= self.since_wall_ns
+            && kinds.intersects(self.kinds)
     }
 }
 

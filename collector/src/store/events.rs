@@ -170,7 +170,9 @@ impl<'a> Events<'a> {
             kinds: query.kinds,
         };
         let mut closed = Vec::new();
-        for stream in Stream::ALL.into_iter().filter(|s| query.streams.is_empty() || query.streams.contains(s)) {
+        for stream in
+            Stream::ALL.into_iter().filter(|s| query.streams.is_empty() || query.streams.contains(s))
+        {
             let shared = inner.shared(stream);
             let found = shared.catalog().find(&wanted);
             closed.extend(found.blocks);
@@ -190,9 +192,7 @@ impl<'a> Events<'a> {
         }
         let key = |c: &Candidate| if query.newest_first { !c.last_wall_ns } else { c.first_wall_ns };
         // Last first, so that the next to open is popped from the end.
-        closed.sort_by(|a, b| {
-            (key(b), &b.chain, b.first_seq).cmp(&(key(a), &a.chain, a.first_seq))
-        });
+        closed.sort_by(|a, b| (key(b), &b.chain, b.first_seq).cmp(&(key(a), &a.chain, a.first_seq)));
         Ok(Self {
             inner,
             query,
@@ -249,7 +249,8 @@ impl<'a> Events<'a> {
         records.retain(|r| {
             self.query.kinds.contains(r.body.kind()) && r.at.wall_ns >= since && r.at.wall_ns < until
         });
-        records.sort_by_key(|r| (self.key(r.at.wall_ns), if self.query.newest_first { !r.seq } else { r.seq }));
+        records
+            .sort_by_key(|r| (self.key(r.at.wall_ns), if self.query.newest_first { !r.seq } else { r.seq }));
         let mut rest = records.into_iter();
         let Some(next) = rest.next() else { return };
         self.rank += 1;

@@ -97,7 +97,9 @@ fn fold_again(
             continue;
         }
         let chain = ChainId { node: h.node.clone(), incarnation: h.incarnation, stream: h.stream };
-        let Ok(records) = block.records(Kinds::default().with(Kind::Finding).with(Kind::Action)) else { continue };
+        let Ok(records) = block.records(Kinds::default().with(Kind::Finding).with(Kind::Action)) else {
+            continue;
+        };
         let last = seen.entry(chain.clone()).or_default();
         for record in records.iter().filter(|r| r.seq > *last) {
             if wanted(again, &chain.node, record) {

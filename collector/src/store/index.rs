@@ -188,10 +188,12 @@ pub fn examine(index: &dyn Index) -> Result<Option<Checkpoint>, IndexError> {
         Some(c) if c.schema != SCHEMA => {
             Err(IndexError::Mismatch(format!("it has layout {}, this program writes {SCHEMA}", c.schema)))
         }
-        Some(c) if c.entries != seen.entries || c.digest != seen.digest => Err(IndexError::Mismatch(format!(
-            "the checkpoint says {} entries with digest {}, there are {} with {}",
-            c.entries, c.digest, seen.entries, seen.digest
-        ))),
+        Some(c) if c.entries != seen.entries || c.digest != seen.digest => {
+            Err(IndexError::Mismatch(format!(
+                "the checkpoint says {} entries with digest {}, there are {} with {}",
+                c.entries, c.digest, seen.entries, seen.digest
+            )))
+        }
         Some(c) => Ok(Some(c)),
     }
 }
@@ -228,8 +230,7 @@ pub fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, IndexErro
 
 /// A row's stored bytes. Rows hold numbers, names and text only, which always encode.
 pub fn encode<T: Serialize>(row: &T) -> Result<Vec<u8>, IndexError> {
-    serde_json::to_vec(row)
-        .map_err(|e| IndexError::Failed { what: "encode a row", detail: e.to_string() })
+    serde_json::to_vec(row).map_err(|e| IndexError::Failed { what: "encode a row", detail: e.to_string() })
 }
 
 /// Writes that are not applied yet, over the index that they will change.

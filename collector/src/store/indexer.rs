@@ -170,7 +170,8 @@ impl Indexer {
     fn follow(&mut self, mut held: Held) -> Option<String> {
         loop {
             let goal = self.board.wait(FLUSH_EVERY);
-            let broken = goal.broken.clone().filter(|(generation, _)| *generation == self.slot.lock().generation);
+            let broken =
+                goal.broken.clone().filter(|(generation, _)| *generation == self.slot.lock().generation);
             let outcome = match broken {
                 Some((_, why)) => return Some(why),
                 None => self.reach(&mut held, &goal).and_then(|()| Ok(held.flush(goal.stop)?)),
@@ -403,12 +404,16 @@ fn fold_urgent(draft: &mut Draft<'_>, entry: &Entry, told: Position) -> Result<K
     let wanted = if tell { Kinds(u32::MAX) } else { rows };
     let Ok(block) = Block::decode(entry.payload.clone()) else { return Ok(Known::Odd) };
     let h = block.header();
-    if !tell && !h.kinds.intersects(rows) {
+    // Told or not, the same blocks are folded: a rebuild, which tells nobody, gives the same bytes.
+    let fold = h.kinds.intersects(rows);
+    if !tell && !fold {
         return Ok(Known::Nothing);
     }
     let chain = ChainId { node: h.node.clone(), incarnation: h.incarnation, stream: h.stream };
     let Ok(records) = block.records(wanted) else { return Ok(Known::Odd) };
-    fold_block(draft, entry.at, &chain, &records)?;
+    if fold {
+        fold_block(draft, entry.at, &chain, h.last_seq, &records)?;
+    }
     Ok(if tell { Known::Tell(Notice::Records { chain, records: records.into() }) } else { Known::Nothing })
 }
 
@@ -419,10 +424,19 @@ fn fold_truth(draft: &mut Draft<'_>, entry: &Entry, told: Position) -> Result<Kn
     match truth::decode(&entry.payload) {
         Ok(decision) => {
             fold_decision(draft, entry.at, &decision)?;
-            Ok(if entry.at > told { Known::Tell(Notice::Decided(Arc::new(decision))) } else { Known::Nothing })
+            Ok(if entry.at > told {
+                Known::Tell(Notice::Decided(Arc::new(decision)))
+            } else {
+                Known::Nothing
+            })
         }
         Err(error) => {
-            tracing::error!(segment = entry.at.segment, offset = entry.at.offset, error, "a decision is not understood and has no effect");
+            tracing::error!(
+                segment = entry.at.segment,
+                offset = entry.at.offset,
+                error,
+                "a decision is not understood and has no effect"
+            );
             Ok(Known::Odd)
         }
     }

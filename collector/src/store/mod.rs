@@ -103,7 +103,9 @@ pub struct Committed {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
     /// Free space is below the reserve. Nothing that was acked is lost; the same block may come again later.
-    #[error("{free_bytes} bytes are free, the store keeps a reserve of {reserve_bytes}; free space or lower the reserve")]
+    #[error(
+        "{free_bytes} bytes are free, the store keeps a reserve of {reserve_bytes}; free space or lower the reserve"
+    )]
     Full {
         /// What is free.
         free_bytes: u64,

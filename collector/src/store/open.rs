@@ -1,10 +1,12 @@
 //! Opening: from a folder and figures to a running store.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use dogwatch::chain::{ChainId, Head};
 use dogwatch::journal::{Journal, JournalError, Options, Position, Reader, Recovered};
 use dogwatch::record::Stream;
 use ed25519_dalek::SigningKey;
@@ -159,25 +161,33 @@ impl Store {
             let name = stream.as_str();
             let journal = |source| OpenError::Journal { journal: name, source };
             let path = dir.join(name);
-            let retention = Retention { max_bytes: figures.max_bytes, max_age_ns: figures.max_age.map(as_ns) };
+            let retention =
+                Retention { max_bytes: figures.max_bytes, max_age_ns: figures.max_age.map(as_ns) };
             // One more than retention keeps, so that a batch that begins a new segment finds a place.
             let most = retention.max_segments(figures.segment_bytes).saturating_add(1);
             let (seat, recovered) = seat(&path, figures, most, &config).map_err(journal)?;
             let reader = Reader::open(&path).map_err(journal)?;
             let mut catalog = Catalog::new(stream, catalog::MAX_BLOCKS);
+            // A journal may forget heads of chains that are silent for long; its blocks know them, too.
+            let mut heads: HashMap<ChainId, Head> = recovered.heads.iter().cloned().collect();
             for (at, info) in reader.blocks().map_err(journal)? {
                 catalog.add(at, &info);
+                let head = heads.entry(info.chain).or_default();
+                if head.last_seq < info.last_seq {
+                    *head = Head { last_seq: info.last_seq, hash: info.hash };
+                }
             }
             report.blocks += catalog.len();
             let shared = Arc::new(Shared::new(stream, path, reader, catalog));
-            *shared.heads() = recovered.heads.iter().cloned().collect();
+            *shared.heads() = heads;
             report.journals.push((name, recovered));
             writers.push((shared, seat, retention));
         }
         let truth_journal = |source| OpenError::Journal { journal: "truth", source };
         let truth_dir = dir.join("truth");
         let most = u32::try_from(config.truth.max_bytes / config.truth.segment_bytes).unwrap_or(u32::MAX);
-        let (mut truth_seat, recovered) = seat(&truth_dir, &config.truth, most, &config).map_err(truth_journal)?;
+        let (mut truth_seat, recovered) =
+            seat(&truth_dir, &config.truth, most, &config).map_err(truth_journal)?;
         report.journals.push(("truth", recovered));
         for (name, r) in &report.journals {
             for remark in &r.remarks {
@@ -195,7 +205,8 @@ impl Store {
         if let Some((_, seat, _)) = writers.first_mut()
             && let Ok(journal) = seat.journal()
         {
-            told.0 = end(journal, &urgent_reader).map_err(|source| OpenError::Journal { journal: "urgent", source })?;
+            told.0 = end(journal, &urgent_reader)
+                .map_err(|source| OpenError::Journal { journal: "urgent", source })?;
             board.urgent(told.0);
             let floor = frames::floor(&urgent_reader)
                 .map_err(|source| OpenError::Journal { journal: "urgent", source })?;
@@ -222,8 +233,8 @@ impl Store {
             told,
         };
         let spawn = |source| OpenError::Io { what: "start a thread for", path: dir.clone(), source };
-        let truth =
-            TruthWriter::start(truth_seat, truth_dir, Arc::clone(&board), Arc::clone(&clock)).map_err(spawn)?;
+        let truth = TruthWriter::start(truth_seat, truth_dir, Arc::clone(&board), Arc::clone(&clock))
+            .map_err(spawn)?;
         let mut streams = Vec::with_capacity(Stream::ALL.len());
         for ((shared, seat, retention), budget) in writers.into_iter().zip(QUEUE_BYTES) {
             let parts = Parts {

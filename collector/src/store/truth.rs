@@ -42,11 +42,7 @@ pub(super) fn encode(decision: &Decision) -> Result<Vec<u8>, DecideError> {
 /// A decision from a frame's bytes; the error names what is not understood.
 pub(super) fn decode(bytes: &[u8]) -> Result<Decision, String> {
     let frame: Frame<Decision> = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-    if frame.v == VERSION {
-        Ok(frame.decision)
-    } else {
-        Err(format!("version {} is not {VERSION}", frame.v))
-    }
+    if frame.v == VERSION { Ok(frame.decision) } else { Err(format!("version {} is not {VERSION}", frame.v)) }
 }
 
 enum Job {
@@ -145,14 +141,16 @@ fn append(seat: &mut Seat, frames: &[Vec<u8>], clock: &Clock) -> Result<Position
         let journal = seat.journal().map_err(|reason| DecideError::Uncertain { reason })?;
         match journal.append(FrameKind::Decision, frame, clock()) {
             Ok(at) => last = at,
-            Err(e @ (JournalError::Full { .. } | JournalError::TooLarge { .. })) if i == 0 => {
-                return Err(DecideError::Refused {
-                    reason: format!(
-                        "{e}; nothing of it expires, so raise the truth journal's max_bytes (store.truth)"
-                    ),
-                });
+            Err(e @ JournalError::Failed { .. }) => {
+                return Err(DecideError::Uncertain { reason: seat.fail(&e) });
             }
-            Err(e) => return Err(DecideError::Uncertain { reason: seat.fail(&e) }),
+            // Anything else changes nothing in the journal; but what went before it in this call stands.
+            Err(e) if i > 0 => return Err(DecideError::Uncertain { reason: e.to_string().into() }),
+            Err(e @ JournalError::Full { .. }) => {
+                let remedy = "free space, or raise max_bytes of the truth journal, of which nothing expires";
+                return Err(DecideError::Refused { reason: format!("{e}; {remedy}") });
+            }
+            Err(e) => return Err(DecideError::Refused { reason: e.to_string() }),
         }
     }
     Ok(last)
@@ -174,7 +172,9 @@ mod tests {
         assert_eq!(decode(&bytes).unwrap(), d);
         let golden = r#"{"v":1,"decision":{"wall_ns":5,"actor":"collector","what":{"kind":"note-added","id":"inc-2026-01-01-001","text":"hm"}}}"#;
         assert_eq!(String::from_utf8(bytes).unwrap(), golden);
-        assert!(decode(golden.replace("note-added", "song-sung").as_bytes()).unwrap_err().contains("song-sung"));
+        assert!(
+            decode(golden.replace("note-added", "song-sung").as_bytes()).unwrap_err().contains("song-sung")
+        );
         assert!(decode(golden.replace("\"v\":1", "\"v\":9").as_bytes()).unwrap_err().contains("version 9"));
     }
 }

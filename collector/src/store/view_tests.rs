@@ -67,8 +67,9 @@ fn record((_, wall_ns, is_finding, id, state): Said, seq: Seq) -> Record {
 }
 
 fn decided() -> impl Strategy<Value = Decision> {
-    let piece = (any::<bool>(), 0u8..6)
-        .prop_map(|(f, id)| if f { Piece::Finding(format!("f-{id}")) } else { Piece::Action(format!("a-{id}")) });
+    let piece = (any::<bool>(), 0u8..6).prop_map(|(f, id)| {
+        if f { Piece::Finding(format!("f-{id}")) } else { Piece::Action(format!("a-{id}")) }
+    });
     let incident = (0u8..3).prop_map(|i| format!("inc-{i}"));
     let what = prop_oneof![
         (incident.clone(), 0u8..3).prop_map(|(id, n)| What::IncidentOpened {
@@ -104,7 +105,11 @@ fn decided() -> impl Strategy<Value = Decision> {
             node: node(n),
             order: "plan /".to_owned(),
         }),
-        (0u8..3).prop_map(|c| What::CommandEnded { command: format!("c{c}"), ok: true, outcome: "o".to_owned() }),
+        (0u8..3).prop_map(|c| What::CommandEnded {
+            command: format!("c{c}"),
+            ok: true,
+            outcome: "o".to_owned()
+        }),
     ];
     (0i64..50, what).prop_map(|(wall_ns, what)| Decision { wall_ns, actor: "collector".to_owned(), what })
 }
@@ -114,7 +119,12 @@ fn said() -> impl Strategy<Value = Said> {
 }
 
 /// Folds the journals, the next frame from the one that `turns` names, `batch` frames at a time.
-fn folded(urgent: &[(Position, ChainId, Record)], truth: &[Decision], turns: &[bool], batch: usize) -> MemoryIndex {
+fn folded(
+    urgent: &[(Position, ChainId, Record)],
+    truth: &[Decision],
+    turns: &[bool],
+    batch: usize,
+) -> MemoryIndex {
     let index = MemoryIndex::default();
     let mut checkpoint = Checkpoint::empty();
     let (mut u, mut t) = (urgent.iter(), truth.iter().enumerate());
@@ -129,7 +139,7 @@ fn folded(urgent: &[(Position, ChainId, Record)], truth: &[Decision], turns: &[b
                     more = false;
                     break;
                 };
-                fold_block(&mut draft, *at, chain, std::slice::from_ref(record)).unwrap();
+                fold_block(&mut draft, *at, chain, record.seq, std::slice::from_ref(record)).unwrap();
             } else if let Some((i, d)) = t.next() {
                 fold_decision(&mut draft, at(i), d).unwrap();
             }

@@ -77,11 +77,7 @@ impl Watched {
         })
     }
 
-    fn ask<T>(
-        &self,
-        what: &'static str,
-        request: impl FnOnce(Reply<T>) -> Request,
-    ) -> Result<T, IndexError> {
+    fn ask<T>(&self, what: &'static str, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, IndexError> {
         let (reply, answer) = sync_channel(1);
         let gone = || IndexError::Failed { what, detail: "its thread has ended".to_owned() };
         let sender = self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(gone)?;

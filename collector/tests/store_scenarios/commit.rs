@@ -47,10 +47,7 @@ async fn what_lacks_its_predecessor_is_rewound_or_taken_when_the_node_lost_it() 
     store.commit(&blocks[0]).await.unwrap();
     assert_eq!(store.commit(&blocks[3]).await, Err(CommitError::Rewind { expected_seq: 3 }));
     // The node says that it still has blocks 2 and later (seq 5 on).
-    assert_eq!(
-        store.commit_held(&blocks[3], Some(5)).await,
-        Err(CommitError::Rewind { expected_seq: 5 })
-    );
+    assert_eq!(store.commit_held(&blocks[3], Some(5)).await, Err(CommitError::Rewind { expected_seq: 5 }));
     let taken = store.commit_held(&blocks[2], Some(5)).await.unwrap();
     assert_eq!(taken.stored, Stored::AfterLoss { expected_seq: 3 });
     for b in &blocks[3..] {

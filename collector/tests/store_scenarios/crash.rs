@@ -83,7 +83,10 @@ async fn whatever_was_acked_before_a_kill_is_there_once() {
         let uses = store.token_uses("t").await.unwrap();
         assert!(uses.count >= spent && uses.count <= spent + ROUNDS as u64, "{} of {spent}", uses.count);
         for i in 0..acked[0] {
-            assert!(store.finding(&format!("f-{i}")).await.unwrap().is_some(), "finding {i} is not in the index");
+            assert!(
+                store.finding(&format!("f-{i}")).await.unwrap().is_some(),
+                "finding {i} is not in the index"
+            );
         }
         assert_eq!(store.status().index.rebuilds, 0, "{:?}", store.status().index);
         store.close().await;

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use dogwatch::record::Severity;
 use dogwatch::record::{FindingState, Stream};
 use dogwatch_collector::store::decision::{Piece, What};
 use dogwatch_collector::store::index::{Batch, Index, IndexError, Opener, Pair, Span};
 use dogwatch_collector::store::watchdog::Deadlines;
 use dogwatch_collector::store::{FindingFilter, Store, StoreConfig, sled_index};
-use dogwatch::record::Severity;
 
 use crate::kit::{self, Node, SECOND, T0};
 
@@ -127,7 +127,9 @@ async fn a_deleted_truncated_or_garbled_index_is_built_anew_and_answers_the_same
     }
     // One flipped bit at a time, wherever: whatever sled makes of it, the answers are the same.
     for round in 0..6 {
-        let Some(file) = files(&index).into_iter().max_by_key(|f| fs::metadata(f).unwrap().len()) else { break };
+        let Some(file) = files(&index).into_iter().max_by_key(|f| fs::metadata(f).unwrap().len()) else {
+            break;
+        };
         let mut bytes = fs::read(&file).unwrap();
         let place = bytes.len().min(64 << 10) * (round + 1) / 8;
         bytes[place] ^= 1 << round;
@@ -253,7 +255,8 @@ async fn an_engine_that_acts_up_while_it_runs_is_replaced_and_commits_go_on() {
         assert_eq!(rows_of(&store).await.0, before, "{name}");
         assert_eq!(store.status().index.rebuilds, 1, "{name}: {:?}", store.status().index);
         store.commit(&node.finding(T0, "f-later", FindingState::Raised)).await.unwrap();
-        kit::until("it is in the index", || async { store.finding("f-later").await.unwrap().is_some() }).await;
+        kit::until("it is in the index", || async { store.finding("f-later").await.unwrap().is_some() })
+            .await;
         store.close().await;
     }
 }
@@ -321,10 +324,12 @@ async fn an_index_is_built_anew_while_commits_continue() {
             }
         })
     };
-    kit::until("some are in", || async { store.finding("f-during-50").await.is_ok_and(|f| f.is_some()) }).await;
+    kit::until("some are in", || async { store.finding("f-during-50").await.is_ok_and(|f| f.is_some()) })
+        .await;
     mood.store(FAILS, Ordering::SeqCst);
     sender.await.unwrap();
-    kit::until("all are in", || async { store.finding("f-during-299").await.is_ok_and(|f| f.is_some()) }).await;
+    kit::until("all are in", || async { store.finding("f-during-299").await.is_ok_and(|f| f.is_some()) })
+        .await;
     assert_eq!(store.status().index.rebuilds, 1);
     // Each was told once, in order.
     let mut told = Vec::new();

@@ -3,13 +3,13 @@
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use dogwatch::record::Severity;
 use dogwatch::record::{
     Action, ActionState, Body, CleanupMode, FindingState, Kind, Kinds, ObjectOutcome, PlannedObject, Stream,
 };
 use dogwatch_collector::store::decision::{Piece, What};
 use dogwatch_collector::store::events::EventQuery;
 use dogwatch_collector::store::{ActionFilter, CommandFilter, FindingFilter, IncidentFilter, Loose, Store};
-use dogwatch::record::Severity;
 
 use crate::kit::{self, Node, SECOND, T0};
 
@@ -79,7 +79,10 @@ async fn findings_and_actions_have_their_life_and_cite_their_records() {
     let said = kit::plain_finding("f-9", FindingState::Raised, T0);
     store
         .decide_all(vec![
-            kit::decision(T0 + 4 * m, What::FindingSaid { node: None, finding: Box::new(said.clone()), count: 3 }),
+            kit::decision(
+                T0 + 4 * m,
+                What::FindingSaid { node: None, finding: Box::new(said.clone()), count: 3 },
+            ),
             kit::decision(T0 + 5 * m, What::FindingSaid { node: None, finding: Box::new(said), count: 9 }),
         ])
         .await
@@ -139,15 +142,26 @@ async fn incidents_tokens_keys_commands_and_loose_pieces() {
             decide(T0, What::TokenSpent { token: "t1".into(), node: n.clone() }),
             decide(T0, What::NodeEnrolled { node: n.clone(), signing_key: "old".into(), token: "t1".into() }),
             decide(T0, What::NodeEnrolled { node: n.clone(), signing_key: key.clone(), token: "t1".into() }),
-            decide(T0, What::IncidentOpened {
-                id: id.clone(),
-                title: "disk".into(),
-                severity: Severity::High,
-                node: n.clone(),
-                topic: "disk:/var".into(),
-                reason: "r".into(),
-            }),
-            decide(T0, What::IncidentJoined { id: id.clone(), piece: piece.clone(), node: n.clone(), reason: "r".into() }),
+            decide(
+                T0,
+                What::IncidentOpened {
+                    id: id.clone(),
+                    title: "disk".into(),
+                    severity: Severity::High,
+                    node: n.clone(),
+                    topic: "disk:/var".into(),
+                    reason: "r".into(),
+                },
+            ),
+            decide(
+                T0,
+                What::IncidentJoined {
+                    id: id.clone(),
+                    piece: piece.clone(),
+                    node: n.clone(),
+                    reason: "r".into(),
+                },
+            ),
             decide(T0, What::Commanded { command: "c1".into(), node: n.clone(), order: "plan /var".into() }),
             decide(T0 + 1, What::Commanded { command: "c2".into(), node: n.clone(), order: "plan /".into() }),
             decide(T0 + 2, What::CommandEnded { command: "c1".into(), ok: true, outcome: "a-1".into() }),
