@@ -204,11 +204,13 @@ impl Indexer {
             if let Some(reason) = why.as_ref() {
                 tracing::warn!(reason, failures, "the index is built anew from the journals");
                 let mut s = self.slot.lock();
-                s.index = None;
+                let old = s.index.take();
                 s.status.ready = false;
                 s.status.rebuilds += 1;
                 s.status.reason = Some(reason.clone());
                 drop(s);
+                // Closing may wait for an engine that hangs.
+                drop(old);
                 move_aside(&self.dir);
             }
             let fallback = *failures >= MAX_ON_DISK;
@@ -402,12 +404,16 @@ fn fold_urgent(draft: &mut Draft<'_>, entry: &Entry, told: Position) -> Result<K
     let wanted = if tell { Kinds(u32::MAX) } else { rows };
     let Ok(block) = Block::decode(entry.payload.clone()) else { return Ok(Known::Odd) };
     let h = block.header();
-    if !tell && !h.kinds.intersects(rows) {
+    // Told or not, the same blocks are folded: a rebuild, which tells nobody, gives the same bytes.
+    let fold = h.kinds.intersects(rows);
+    if !tell && !fold {
         return Ok(Known::Nothing);
     }
     let chain = ChainId { node: h.node.clone(), incarnation: h.incarnation, stream: h.stream };
     let Ok(records) = block.records(wanted) else { return Ok(Known::Odd) };
-    fold_block(draft, entry.at, &chain, &records)?;
+    if fold {
+        fold_block(draft, entry.at, &chain, h.last_seq, &records)?;
+    }
     Ok(if tell { Known::Tell(Notice::Records { chain, records: records.into() }) } else { Known::Nothing })
 }
 

@@ -1,10 +1,12 @@
 //! Opening: from a folder and figures to a running store.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use dogwatch::chain::{ChainId, Head};
 use dogwatch::journal::{Journal, JournalError, Options, Position, Reader, Recovered};
 use dogwatch::record::Stream;
 use ed25519_dalek::SigningKey;
@@ -166,12 +168,18 @@ impl Store {
             let (seat, recovered) = seat(&path, figures, most, &config).map_err(journal)?;
             let reader = Reader::open(&path).map_err(journal)?;
             let mut catalog = Catalog::new(stream, catalog::MAX_BLOCKS);
+            // A journal may forget heads of chains that are silent for long; its blocks know them, too.
+            let mut heads: HashMap<ChainId, Head> = recovered.heads.iter().cloned().collect();
             for (at, info) in reader.blocks().map_err(journal)? {
                 catalog.add(at, &info);
+                let head = heads.entry(info.chain).or_default();
+                if head.last_seq < info.last_seq {
+                    *head = Head { last_seq: info.last_seq, hash: info.hash };
+                }
             }
             report.blocks += catalog.len();
             let shared = Arc::new(Shared::new(stream, path, reader, catalog));
-            *shared.heads() = recovered.heads.iter().cloned().collect();
+            *shared.heads() = heads;
             report.journals.push((name, recovered));
             writers.push((shared, seat, retention));
         }

@@ -141,14 +141,16 @@ fn append(seat: &mut Seat, frames: &[Vec<u8>], clock: &Clock) -> Result<Position
         let journal = seat.journal().map_err(|reason| DecideError::Uncertain { reason })?;
         match journal.append(FrameKind::Decision, frame, clock()) {
             Ok(at) => last = at,
-            Err(e @ (JournalError::Full { .. } | JournalError::TooLarge { .. })) if i == 0 => {
-                return Err(DecideError::Refused {
-                    reason: format!(
-                        "{e}; nothing of it expires, so raise the truth journal's max_bytes (store.truth)"
-                    ),
-                });
+            Err(e @ JournalError::Failed { .. }) => {
+                return Err(DecideError::Uncertain { reason: seat.fail(&e) });
             }
-            Err(e) => return Err(DecideError::Uncertain { reason: seat.fail(&e) }),
+            // Anything else changes nothing in the journal; but what went before it in this call stands.
+            Err(e) if i > 0 => return Err(DecideError::Uncertain { reason: e.to_string().into() }),
+            Err(e @ JournalError::Full { .. }) => {
+                let remedy = "free space, or raise max_bytes of the truth journal, of which nothing expires";
+                return Err(DecideError::Refused { reason: format!("{e}; {remedy}") });
+            }
+            Err(e) => return Err(DecideError::Refused { reason: e.to_string() }),
         }
     }
     Ok(last)

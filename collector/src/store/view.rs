@@ -99,11 +99,13 @@ pub(super) struct ChainFold {
     pub(super) segment: u64,
 }
 
-/// Folds the records of one urgent block. A block that is folded already changes nothing.
+/// Folds the records of one urgent block that ends with `last_seq`; records of other kinds may be left out. A block that
+/// is folded already changes nothing.
 pub(super) fn fold_block(
     draft: &mut Draft<'_>,
     at: Position,
     chain: &ChainId,
+    last_seq: Seq,
     records: &[Record],
 ) -> Result<(), IndexError> {
     if chain.stream != Stream::Urgent {
@@ -114,13 +116,11 @@ pub(super) fn fold_block(
         Some(v) => decode::<ChainFold>(&v)?.last_seq,
         None => 0,
     };
-    let mut last = folded;
     for record in records.iter().filter(|r| r.seq > folded) {
         fold_record(draft, at, chain, record)?;
-        last = last.max(record.seq);
     }
-    if last > folded {
-        draft.set(key, Some(encode(&ChainFold { last_seq: last, segment: at.segment })?))?;
+    if last_seq > folded {
+        draft.set(key, Some(encode(&ChainFold { last_seq, segment: at.segment })?))?;
     }
     Ok(())
 }
@@ -513,3 +513,7 @@ mod stand_in {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "view_tests.rs"]
+mod tests;

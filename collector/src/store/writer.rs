@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use dogwatch::block::Block;
 use dogwatch::chain::{ChainId, Head, ReceiptStatement, SignedHead, SignedReceipt};
-use dogwatch::journal::{BlockInfo, FrameKind, JournalError, Position, Reader};
+use dogwatch::journal::{BlockInfo, FrameKind, Journal, JournalError, Position, Reader};
 use dogwatch::record::{Hash, Seq, Stream};
 use ed25519_dalek::SigningKey;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -226,6 +226,8 @@ struct Thread {
     gate: Gate,
     batch_bytes: usize,
     looked: Instant,
+    /// Segment of the last append: a new one is when retention must look.
+    segment: u64,
     /// Heads whose signature is stored already, so that a chain at rest does not fill the journal.
     attested: HashMap<ChainId, Head>,
 }
@@ -247,7 +249,14 @@ impl Thread {
         let gate = Gate::new(p.reserve_free_bytes);
         // So that one batch begins one new segment at most.
         let half = usize::try_from(p.seat.segment_bytes() / 2).unwrap_or(BATCH_BYTES);
-        Self { p, gate, batch_bytes: BATCH_BYTES.min(half), looked: Instant::now(), attested: HashMap::new() }
+        Self {
+            p,
+            gate,
+            batch_bytes: BATCH_BYTES.min(half),
+            looked: Instant::now(),
+            segment: 0,
+            attested: HashMap::new(),
+        }
     }
 
     fn run(mut self, inbox: &Receiver<Job>) {
@@ -295,7 +304,8 @@ impl Thread {
                     match self.take(&mut pending, &job, refused.as_ref()) {
                         Ok(stored) => pending.acks.push((job, stored)),
                         Err(e) => {
-                            if matches!(e, CommitError::Unavailable { .. }) {
+                            // What follows would only fail the same way, one system call after another.
+                            if matches!(e, CommitError::Unavailable { .. } | CommitError::Full { .. }) {
                                 failed = Some(e.clone());
                             }
                             answer(job.reply, Err(e));
@@ -312,10 +322,6 @@ impl Thread {
             }
         }
         self.settle(pending);
-        if failed.is_some() {
-            // The append failed, not the journal's file as such; still, only a fresh segment is known to be whole.
-            self.housekeeping();
-        }
     }
 
     /// Whether there is room; the error for everybody if not.
@@ -402,23 +408,33 @@ impl Thread {
         }
     }
 
-    /// Runs `f` on the journal; makes room by retention once if the journal says that it is full.
+    /// Runs `f` on the journal; makes room by retention once if the journal is as large as it may become. A journal that
+    /// lacks room on the disk drops nothing: what was acked stays, what comes waits.
     fn on_journal<T>(
         &mut self,
-        mut f: impl FnMut(&mut dogwatch::journal::Journal) -> Result<T, JournalError>,
+        mut f: impl FnMut(&mut Journal) -> Result<T, JournalError>,
     ) -> Result<T, CommitError> {
         let unavailable = |reason: Arc<str>| CommitError::Unavailable { reason };
-        let first = f(self.p.seat.journal().map_err(unavailable)?);
-        let outcome = match first {
-            Err(JournalError::Full { .. }) => {
-                self.expire_oldest().map_err(unavailable)?;
+        let most = self.p.retention.max_segments(self.p.seat.segment_bytes()) as usize;
+        let journal = self.p.seat.journal().map_err(unavailable)?;
+        let outcome = match f(journal) {
+            Err(JournalError::Full { .. }) if journal.segments().len() >= most => {
+                if let Some(second) = journal.segments().get(1).map(|s| s.number) {
+                    self.expire(second);
+                }
                 f(self.p.seat.journal().map_err(unavailable)?)
             }
             other => other,
         };
         outcome.map_err(|e| match e {
             JournalError::TooLarge { .. } => CommitError::TooLarge { reason: e.to_string() },
-            e => unavailable(self.p.seat.fail(&e)),
+            JournalError::Full { .. } => CommitError::Full {
+                free_bytes: free_bytes(&self.p.shared.dir).unwrap_or_default(),
+                reserve_bytes: self.p.reserve_free_bytes,
+            },
+            JournalError::Failed { .. } => unavailable(self.p.seat.fail(&e)),
+            // Nothing has changed: the next attempt begins where this one did.
+            e => unavailable(e.to_string().into()),
         })
     }
 
@@ -458,6 +474,10 @@ impl Thread {
         }
         shared.stats().known_blocks +=
             pending.acks.iter().filter(|(_, s)| *s == Stored::Known).count() as u64;
+        if let Some(last) = pending.last.filter(|l| l.segment != self.segment) {
+            self.segment = last.segment;
+            self.housekeeping();
+        }
         self.acknowledge(pending.acks);
         for (reply, outcome) in pending.heads_answered {
             answer(reply, outcome);
@@ -564,17 +584,11 @@ impl Thread {
         if let Some(keep) = self.p.retention.keep_from(&segments, segment_bytes, now) {
             self.expire(keep);
         }
+        let Ok(journal) = self.p.seat.journal() else { return };
+        let segments = journal.segments();
         let mut stats = self.p.shared.stats();
         stats.used_bytes = segments.iter().map(|s| s.used_bytes).sum();
         stats.segments = segments.len();
-    }
-
-    fn expire_oldest(&mut self) -> Result<(), Arc<str>> {
-        let segments = self.p.seat.journal()?.segments();
-        if let Some(second) = segments.get(1) {
-            self.expire(second.number);
-        }
-        Ok(())
     }
 
     fn expire(&mut self, keep_from: u64) {
