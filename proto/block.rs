@@ -139,6 +139,13 @@ pub struct Header {
     pub receipt: Option<crate::chain::SignedReceipt>,
 }
 
+impl Header {
+    /// Whether this can describe a block; a header that came with one does.
+    pub(crate) fn check(&self) -> Result<(), BlockError> {
+        open::check_header(self)
+    }
+}
+
 /// A section as the header describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SectionHeader {

@@ -14,7 +14,9 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-pub use verify::{ChainReport, ChainVerifier, Keys, Problem, ProblemKind, Report, Rules, TrustedKey, Warning};
+pub use verify::{
+    ChainReport, ChainVerifier, Keys, Problem, ProblemKind, Report, Rules, TrustedKey, Warning,
+};
 
 use crate::convert::Refused;
 use crate::record::{Hash, Incarnation, NodeName, Seq, Stream};

@@ -23,7 +23,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::record::{InvalidValue, NodeName};
 
-pub use certificate::{CertificateFacts, Fingerprint, certificate_facts, spki_fingerprint};
+pub use certificate::{
+    CertificateFacts, Fingerprint, certificate_facts, certificates_to_pem, spki_fingerprint,
+};
 pub use enrolment::{TlsKey, check_enrol_proof, enrol_proof};
 pub use join_token::{JoinToken, SecretHash, TokenId, TokenSecret};
 pub use keyfile::{
@@ -236,8 +238,7 @@ impl Identity {
         let rest = uri
             .strip_prefix("spiffe://")
             .ok_or_else(|| malformed("it must begin with spiffe://".to_owned()))?;
-        let (authority, path) =
-            rest.split_once('/').ok_or_else(|| malformed("it has no path".to_owned()))?;
+        let (authority, path) = rest.split_once('/').ok_or_else(|| malformed("it has no path".to_owned()))?;
         if authority != domain.as_str() {
             return Err(IdentityError::TrustDomain { uri: cut(), expected: domain.to_string() });
         }

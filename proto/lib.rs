@@ -9,8 +9,10 @@
 
 pub mod block;
 pub mod chain;
+pub mod clock;
 pub mod config;
 pub mod convert;
+pub mod health;
 pub mod identity;
 pub mod journal;
 pub mod record;

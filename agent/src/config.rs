@@ -1,1 +1,345 @@
-//! To come.
+//! The agent's configuration. `deploy/config/agent.yaml` shows every key with its default.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dogwatch::config::{Problems, Section, read};
+use dogwatch::identity::TrustDomain;
+use dogwatch::record::{CleanupMode, NodeName};
+use dogwatch::telemetry::Format;
+
+use crate::act::policy::{Budgets, Policy, RootPolicy};
+use crate::detect::{DetectConfig, LogRule};
+use crate::tail::{RuleSet, Start, TailConfig};
+
+const MIB: u64 = 1024 * 1024;
+
+/// Everything that the agent is told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The node's name.
+    pub node: NodeName,
+    /// Where it keeps everything.
+    pub state_dir: PathBuf,
+    /// The host's root as the agent sees it: `/`, or where a container has it mounted.
+    pub host_root: PathBuf,
+    /// How often the vital signs are read.
+    pub sample_every: Duration,
+    /// How often a sample goes to the evidence stream when nothing cites one.
+    pub evidence_every: Duration,
+    /// Whether processes are read.
+    pub processes: bool,
+    /// Log tailing; `None`: off.
+    pub tail: Option<TailConfig>,
+    /// Thresholds.
+    pub detect: DetectConfig,
+    /// What a cleanup may do.
+    pub policy: Policy,
+    /// Segment size of each journal.
+    pub segment_bytes: u64,
+    /// Sizes of the journals: urgent, evidence, recorder.
+    pub journal_bytes: [u64; 3],
+    /// `host:port` of the collector; `None`: record only.
+    pub collector: Option<String>,
+    /// A DNS name that the collector's certificate may have instead of its identity.
+    pub collector_name: Option<String>,
+    /// File with the join token.
+    pub join_token_file: Option<PathBuf>,
+    /// Whose identities are believed.
+    pub trust_domain: TrustDomain,
+    /// How often figures of now are sent.
+    pub pulse_every: Duration,
+    /// Where `/metrics`, `/healthz` and `/readyz` are; `None`: nowhere.
+    pub health_listen: Option<SocketAddr>,
+    /// Log level or filter.
+    pub log_level: String,
+    /// How log lines look.
+    pub log_format: Format,
+}
+
+impl Config {
+    /// Reads `file` and the environment.
+    ///
+    /// # Errors
+    /// Every mistake at once.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Problems> {
+        let environment: BTreeMap<String, String> = environment.into_iter().collect();
+        let around = Around {
+            state_dir: environment
+                .get("STATE_DIRECTORY")
+                .map_or_else(|| "/var/lib/dogwatch".into(), PathBuf::from),
+            // The downward API's name for it, else the host's own.
+            node: environment
+                .get("NODE_NAME")
+                .cloned()
+                .or_else(|| rustix::system::uname().nodename().to_str().ok().map(str::to_ascii_lowercase)),
+        };
+        read(file, environment, |root| walk(root, around))
+    }
+}
+
+struct Around {
+    state_dir: PathBuf,
+    node: Option<String>,
+}
+
+fn walk(root: &mut Section, around: Around) -> Config {
+    let (node, host_root) = root.section("node", |s| {
+        let name = node_name(s, around.node.as_deref());
+        (name, s.path_value("host_root").unwrap_or_else(|| "/".into()))
+    });
+    let (state_dir, segment_bytes, journal_bytes) = root.section("state", |s| {
+        let dir = s.path_value("dir").unwrap_or(around.state_dir);
+        let segment = s.bytes("segment_bytes", MIB, MIB..=64 * MIB);
+        let mut journal = |key: &str, default: u64| s.bytes(key, default, 2 * segment..=1 << 40);
+        let sizes = [
+            journal("urgent_bytes", 16 * MIB),
+            journal("evidence_bytes", 64 * MIB),
+            journal("recorder_bytes", 64 * MIB),
+        ];
+        (dir, segment, sizes)
+    });
+    let (sample_every, evidence_every, processes) = root.section("sample", |s| {
+        let second = Duration::from_secs(1);
+        let hour = Duration::from_secs(3600);
+        let every = s.duration("every", second, Duration::from_millis(100)..=hour);
+        (every, s.duration("evidence_every", second * 10, every..=hour), s.flag("processes", true))
+    });
+    let tail = root.section("tail", tail);
+    let mut detect = root.section("detect", detect);
+    if let Some(tail) = &tail {
+        let meaning = |r: &crate::tail::Rule| LogRule {
+            name: r.name.clone(),
+            severity: r.severity,
+            summary: r.summary.clone(),
+        };
+        detect.logs.rules = tail.rules.rules().iter().map(meaning).collect();
+    }
+    let policy = root.section("cleanup", |s| policy(s, &state_dir));
+    let (collector, collector_name, join_token_file, trust_domain, pulse_every) =
+        root.section("uplink", |s| {
+            let every = Duration::from_secs(10);
+            (
+                s.text("collector"),
+                s.text("collector_name"),
+                s.path_value("join_token_file"),
+                s.parse("trust_domain", TrustDomain::default()),
+                s.duration("pulse_every", every, Duration::from_secs(1)..=Duration::from_secs(600)),
+            )
+        });
+    let health_listen = root.section("health", |s| match s.text("listen").as_deref() {
+        Some("off") => None,
+        Some(text) => match text.parse() {
+            Ok(address) => Some(address),
+            Err(_) => {
+                s.problem("listen", text, "is not an address and port", "e.g. 127.0.0.1:7481, or off");
+                None
+            }
+        },
+        None => Some(SocketAddr::from(([127, 0, 0, 1], 7481))),
+    });
+    let (log_level, log_format) = root.section("log", |s| {
+        (s.text("level").unwrap_or_else(|| "info".to_owned()), s.parse("format", Format::Text))
+    });
+    Config {
+        node,
+        state_dir,
+        host_root,
+        sample_every,
+        evidence_every,
+        processes,
+        tail,
+        detect,
+        policy,
+        segment_bytes,
+        journal_bytes,
+        collector,
+        collector_name,
+        join_token_file,
+        trust_domain,
+        pulse_every,
+        health_listen,
+        log_level,
+        log_format,
+    }
+}
+
+fn node_name(s: &mut Section, host: Option<&str>) -> NodeName {
+    let given = s.text("name");
+    let text = given.as_deref().or(host).unwrap_or_default();
+    text.parse().unwrap_or_else(|e| {
+        let remedy = "set node.name, or NODE_NAME by the downward API";
+        s.problem("name", text, format!("is not a node name: {e}"), remedy);
+        #[expect(
+            clippy::unwrap_used,
+            reason = "a constant that is a node name; it is never used, the mistake refuses the start"
+        )]
+        "unnamed".parse().unwrap()
+    })
+}
+
+fn tail(s: &mut Section) -> Option<TailConfig> {
+    let mut c = TailConfig::default();
+    let on = s.flag("enabled", true);
+    if let Some(globs) = s.texts("globs") {
+        c.globs = globs;
+    }
+    for (i, g) in c.globs.iter().enumerate() {
+        if !g.starts_with('/') {
+            s.problem(&format!("globs[{i}]"), g, "is not absolute", "begin it with /");
+        }
+    }
+    if let Some(exclude) = s.texts("exclude") {
+        c.exclude = exclude;
+    }
+    if let Some(roots) = s.texts("link_roots") {
+        c.link_roots = roots.into_iter().map(PathBuf::from).collect();
+    }
+    c.start = match s.text("start").as_deref() {
+        None | Some("end") => Start::End,
+        Some("beginning") => Start::Beginning,
+        Some(other) => {
+            s.problem("start", other, "is neither end nor beginning", "write end or beginning");
+            Start::End
+        }
+    };
+    if let Some(path) = s.path_value("rules_file") {
+        let shown = path.display().to_string();
+        match std::fs::read_to_string(&path) {
+            Err(e) => {
+                s.problem("rules_file", &shown, format!("cannot be read: {e}"), "name a readable rules file")
+            }
+            Ok(text) => match RuleSet::parse(&shown, &text) {
+                Ok(rules) => c.rules = rules,
+                Err(e) => s.problem("rules_file", &shown, e.to_string(), "mend the rules that it names"),
+            },
+        }
+    }
+    c.emit_all = s.flag("record_all_lines", c.emit_all);
+    c.max_files = s.number("max_files", c.max_files, 1..=65_536);
+    c.bytes_per_second = s.bytes("bytes_per_second", c.bytes_per_second, 64 * 1024..=1 << 40);
+    c.poll = s.duration("poll", c.poll, Duration::from_millis(10)..=Duration::from_secs(60));
+    on.then_some(c)
+}
+
+fn policy(s: &mut Section, state_dir: &Path) -> Policy {
+    let mode = s.parse("mode", CleanupMode::Plan);
+    let roots = s.each("roots", |r| {
+        let mut root = RootPolicy::default();
+        match r.path_value("path") {
+            Some(p) => root.path = p,
+            None => r.problem("path", "", "is missing", "name the folder"),
+        }
+        root.tier = r.number("tier", root.tier, 1..=9);
+        root.patterns = r.texts("patterns").unwrap_or(root.patterns);
+        root.sibling_patterns = r.texts("sibling_patterns").unwrap_or(root.sibling_patterns);
+        root.excludes = r.texts("excludes").unwrap_or(root.excludes);
+        let age = Duration::from_secs(root.min_age_seconds);
+        root.min_age_seconds =
+            r.duration("min_age", age, Duration::ZERO..=Duration::from_secs(86_400 * 3650)).as_secs();
+        root.keep_newest = r.number("keep_newest", root.keep_newest, 0..=10_000);
+        root.max_depth = r.number("max_depth", root.max_depth, 0..=crate::act::policy::MAX_DEPTH);
+        root
+    });
+    let d = Budgets::default();
+    let budgets = s.section("budgets", |b| Budgets {
+        max_objects: b.number("max_objects", d.max_objects, 1..=crate::act::policy::MAX_OBJECTS),
+        max_bytes: b.bytes("max_bytes", d.max_bytes, 1..=u64::MAX),
+        max_objects_per_hour: b.number("max_objects_per_hour", d.max_objects_per_hour, 1..=u32::MAX),
+        max_bytes_per_hour: b.bytes("max_bytes_per_hour", d.max_bytes_per_hour, 1..=u64::MAX),
+    });
+    let policy = Policy { mode, roots: roots.unwrap_or_else(|| vec![RootPolicy::new("/var/log")]), budgets };
+    for p in policy.validate(state_dir) {
+        s.problem(&p.key, &p.value, p.reason, p.remedy);
+    }
+    policy
+}
+
+fn detect(s: &mut Section) -> DetectConfig {
+    let mut c = DetectConfig::default();
+    let day = Duration::from_secs(86_400);
+    for (key, marks) in [("space", &mut c.disk.space), ("inodes", &mut c.disk.inodes)] {
+        s.section(key, |s| {
+            marks.high_used = s.fraction("high_used", marks.high_used);
+            marks.low_used = s.fraction("low_used", marks.low_used);
+            marks.serious_used = s.fraction("serious_used", marks.serious_used);
+            marks.critical_used = s.fraction("critical_used", marks.critical_used);
+            let rising = [marks.low_used, marks.high_used, marks.serious_used, marks.critical_used];
+            if rising.windows(2).any(|w| w[0] > w[1]) {
+                let shown = format!("{rising:?}");
+                let remedy = "let low_used, high_used, serious_used and critical_used rise in this order";
+                s.problem("high_used", &shown, "is out of order", remedy);
+            }
+        });
+    }
+    s.section("disk", |s| {
+        c.disk.raise_ticks = s.number("raise_ticks", c.disk.raise_ticks, 1..=3600);
+        c.disk.clear_ticks = s.number("clear_ticks", c.disk.clear_ticks, 1..=3600);
+        c.disk.ignore = s.texts("ignore").unwrap_or_default().into_iter().collect();
+    });
+    s.section("time_to_full", |s| {
+        let f = &mut c.forecast;
+        f.bound = s.duration("bound", f.bound, Duration::from_secs(1)..=day * 30);
+        f.critical = s.duration("critical", f.critical, Duration::ZERO..=day * 30);
+        f.min_history = s.duration("min_history", f.min_history, Duration::from_secs(2)..=day);
+        f.noise_floor_bytes = s.bytes("noise_floor_bytes", f.noise_floor_bytes, 0..=1 << 50);
+    });
+    s.section("memory", |s| {
+        let m = &mut c.memory;
+        m.some_avg10 = s.number("some_avg10", m.some_avg10, 0.0..=100.0);
+        m.full_avg10 = s.number("full_avg10", m.full_avg10, 0.0..=100.0);
+        m.min_available = s.fraction("min_available", m.min_available);
+        m.critical_available = s.fraction("critical_available", m.critical_available);
+        m.clear_available = s.fraction("clear_available", m.clear_available);
+    });
+    s.section("logs", |s| {
+        let l = &mut c.logs;
+        l.update_interval = s.duration("update_every", l.update_interval, Duration::from_secs(1)..=day);
+        l.quiet = s.duration("quiet", l.quiet, Duration::from_secs(1)..=day);
+    });
+    c
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_shows_the_defaults() {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config/agent.yaml");
+        let environment = [("NODE_NAME".to_owned(), "n1".to_owned())];
+        let shown = Config::load(Some(&example), environment.clone()).unwrap();
+        let default = Config::load(None, environment).unwrap();
+        assert_eq!(format!("{shown:#?}"), format!("{default:#?}"));
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let environment = [
+            ("NODE_NAME", "Not_A_Name"),
+            ("DOGWATCH_CLEANUP__MODE", "sometimes"),
+            ("DOGWATCH_CLEANUP__ROOTS", "[{path: /etc}, {path: relative}]"),
+            ("DOGWATCH_DETECT__SPACE__HIGH_USED", "20%"),
+            ("DOGWATCH_TAIL__GLOBS", "['*.log']"),
+            ("DOGWATCH_STATE__DIRR", "/x"),
+        ];
+        let environment = environment.map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let text = Config::load(None, environment).unwrap_err().to_string();
+        for part in [
+            "node.name",
+            "cleanup.mode",
+            "cleanup.roots[0].path = /etc",
+            "cleanup.roots[1].path = relative",
+            "detect.space.high_used",
+            "tail.globs[0]",
+            "state.dirr",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+}

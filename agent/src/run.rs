@@ -1,1 +1,387 @@
-//! To come.
+//! The agent put together: the executor first, then the record, then everything that reads, then the uplink.
+//!
+//! Order matters. The executor is started before a byte of a log is parsed. The record is open before anything is
+//! sampled. Nothing waits for the collector: enrolment is tried again and again beside the work.
+//!
+//! ```text
+//! sampler ─┐                  ┌─ record (journals) ── uplink ══ collector
+//! tail ────┼─→ core ──────────┤                          │
+//! uplink ──┘    └─→ act (executor's keeper) ─→ executor  └─ commands ─→ core
+//! ```
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, channel, sync_channel};
+use std::time::Duration;
+
+use dogwatch::clock;
+use dogwatch::health;
+use dogwatch::identity::load_or_create_signing_key;
+use dogwatch::supervise::{Ended, Parts, Stop};
+use tokio::sync::{mpsc, watch};
+
+use crate::act::policy::Rules;
+use crate::act::respond::{Respond, Settings};
+use crate::act::work::{self, Launch};
+use crate::config::Config;
+use crate::core::{Core, CoreConfig, INBOX, Message, Wires};
+use crate::detect::Detectors;
+use crate::enrol::{EnrolOptions, NodeIdentity, Renewal, TokenSource, ensure_enrolled};
+use crate::health::Figures;
+use crate::record::{self, RecordConfig, Recorder};
+use crate::sample::{Roots, SampleOptions, Sampler, Ticker, TickerStop};
+use crate::tail::{self, CHECKPOINT_FILE, CheckpointWriter, Journaled, Resume, TailConfig, Tailer};
+use crate::uplink::{Uplink, UplinkConfig, UplinkStatus, jittered};
+
+/// Commands that wait for the core at most.
+const COMMAND_QUEUE: usize = 16;
+/// Batches of the tail that wait for the core at most.
+const TAIL_BATCHES: usize = 4;
+/// One slot of the tail's checkpoint: room for thousands of files.
+const CHECKPOINT_SLOT_BYTES: usize = 512 * 1024;
+/// First and longest wait between attempts to enrol.
+const ENROL_BACKOFF_MIN: Duration = Duration::from_millis(500);
+const ENROL_BACKOFF_MAX: Duration = Duration::from_secs(60);
+
+/// Why the agent cannot start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Something of its state.
+    #[error("{what}: {why}")]
+    Start {
+        /// What was attempted.
+        what: &'static str,
+        /// Why it failed.
+        why: String,
+    },
+    /// The record.
+    #[error(transparent)]
+    Record(#[from] record::RecordError),
+    /// A port.
+    #[error(transparent)]
+    Bind(#[from] io::Error),
+    /// A part ended early.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+}
+
+fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> RunError {
+    move |e| RunError::Start { what, why: e.to_string() }
+}
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`RunError`] says what could not be built or which part ended.
+pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
+    let executor = launch.start();
+    let state = &config.state_dir;
+    std::fs::create_dir_all(state).map_err(|e| RunError::Start {
+        what: "making the state folder",
+        why: format!("{}: {e}; set state.dir to a folder that this user may write", state.display()),
+    })?;
+    let identity_dir = state.join("identity");
+    dogwatch::identity::create_private_dir(&identity_dir).map_err(failed("the identity folder"))?;
+    let key =
+        load_or_create_signing_key(&identity_dir.join("signing.key")).map_err(failed("the signing key"))?;
+    let public_key = key.verifying_key().to_bytes();
+
+    let record_config = RecordConfig {
+        state_dir: state.clone(),
+        node: config.node.clone(),
+        segment_bytes: config.segment_bytes,
+        urgent_bytes: config.journal_bytes[0],
+        evidence_bytes: config.journal_bytes[1],
+        recorder_bytes: config.journal_bytes[2],
+    };
+    let roots =
+        if config.host_root == Path::new("/") { Roots::default() } else { Roots::of_host(&config.host_root) };
+    let boot_id = boot_id(&roots.proc);
+    let (recorder, writer, opened) = record::open(&record_config, key, boot_id, random_16)?;
+    for remark in &opened.remarks {
+        tracing::warn!("{remark}");
+    }
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async move {
+        let stop = Stop::default();
+        stop.on_signals()?;
+        let health_listener = match config.health_listen {
+            Some(address) => Some(health::bind(address).await?),
+            None => None,
+        };
+        let mut parts = Parts::new(stop.clone());
+        let writer_recorder = recorder.clone();
+        parts.spawn_thread("record", move || writer.run())?;
+
+        let (inbox_tx, inbox) = sync_channel(INBOX);
+        let (jobs_tx, jobs) = channel();
+        let (pulse_tx, pulse) = watch::channel(None);
+        let figures = Arc::new(Figures::default());
+
+        let executor_pid = executor.as_ref().ok().map(|e| e.ready().pid);
+        let (done, unable) = (inbox_tx.clone(), inbox_tx.clone());
+        let worker = std::thread::Builder::new().name("act".to_owned()).spawn(move || {
+            // The core ends only when the agent does.
+            let done = |d| drop(done.send(Message::Done(d)));
+            work::run(&launch, executor, &jobs, done, |u| drop(unable.send(Message::Unable(u))));
+        })?;
+
+        let (marks, tail_handle) = match &config.tail {
+            Some(tail_config) => {
+                let (marks, handle) =
+                    start_tail(tail_config, &config.state_dir, &opened, &mut parts, &inbox_tx, &stop)?;
+                (Some(marks), Some(handle))
+            }
+            None => (None, None),
+        };
+        let detectors = Detectors::new(config.detect.clone(), config.node.clone(), opened.incarnation);
+        let settings = Settings {
+            low_water_available: 1.0 - config.detect.disk.space.low_used,
+            low_water_inodes: 1.0 - config.detect.disk.inodes.low_used,
+            ..Settings::default()
+        };
+        let rules = Rules::new(config.policy.clone()).map_err(failed("the cleanup's patterns"))?;
+        let responder = Respond::new(rules, settings, Box::new(|| u64::from_le_bytes(first_8(random_16()))));
+        let core_config = CoreConfig { sample_every: config.sample_every, evidence_every: config.evidence_every };
+        let wires = Wires {
+            inbox,
+            recorder: recorder.clone(),
+            jobs: jobs_tx,
+            marks,
+            pulse: pulse_tx,
+            figures: figures.clone(),
+        };
+        let mut core = Core::new(core_config, wires, detectors, responder, unable_here());
+        core.seed(opened.active.clone());
+        let core_recorder = recorder.clone();
+        parts.spawn_thread("core", move || {
+            let result = core.run();
+            core_recorder.stop();
+            result
+        })?;
+        let ticker_stop = start_sampler(&config, roots, executor_pid, &mut parts, inbox_tx.clone())?;
+
+        let uplink_status = config.collector.as_ref().map(|collector| {
+            start_uplink(&config, collector, public_key, &recorder, pulse, &inbox_tx, &mut parts, &stop)
+        });
+        if let Some(listener) = health_listener {
+            let health = crate::health::build(figures, recorder.clone(), uplink_status);
+            parts.spawn("health", health::serve(listener, health, stop.clone()));
+        }
+        let ending = (stop.clone(), inbox_tx);
+        parts.spawn("stop", async move {
+            let (stop, inbox) = ending;
+            stop.wait().await;
+            ticker_stop.stop();
+            // The tail ends first, and the core drains what came before; both may be busy for a moment, so this must not
+            // block the runtime.
+            let _ = tokio::task::spawn_blocking(move || {
+                drop(tail_handle);
+                inbox.send(Message::Stop)
+            })
+            .await;
+            Ok::<(), String>(())
+        });
+        tracing::info!(node = %config.node, incarnation = %opened.incarnation, start = opened.start_counter, "the agent is up");
+        let result = parts.run().await;
+        // If the core ended in a panic nobody told the writer; what waits is sealed all the same.
+        writer_recorder.stop();
+        drop(worker);
+        Ok(result?)
+    })
+}
+
+fn start_tail(
+    config: &TailConfig,
+    state: &Path,
+    opened: &record::Opened,
+    parts: &mut Parts,
+    inbox: &SyncSender<Message>,
+    stop: &Stop,
+) -> Result<(std::sync::mpsc::Sender<Vec<tail::Mark>>, tail::Handle), RunError> {
+    let (writer, checkpoint) =
+        match CheckpointWriter::start(state.join(CHECKPOINT_FILE), CHECKPOINT_SLOT_BYTES) {
+            Ok((writer, checkpoint)) => (Some(writer), checkpoint),
+            Err(e) => {
+                // Without a checkpoint lines can come twice after a restart; without a tail they would not come at all.
+                tracing::error!(error = %e, "the tail's checkpoint cannot be kept");
+                (None, None)
+            }
+        };
+    let journaled = opened
+        .newest_lines
+        .iter()
+        .map(|(stream, line)| Journaled { stream: *stream, line: line.clone() })
+        .collect();
+    let tailer =
+        Tailer::new(config.clone(), Resume { checkpoint, journaled }).map_err(failed("log tailing"))?;
+    let (batches_tx, batches) = sync_channel(TAIL_BATCHES);
+    let (marks_tx, marks) = channel();
+    let handle = tail::run(tailer, batches_tx, marks, writer, clock::now)?;
+    let inbox = inbox.clone();
+    let stopping = stop.clone();
+    parts.spawn_thread("tail to core", move || {
+        while let Ok(batch) = batches.recv() {
+            if inbox.send(Message::Tail(batch)).is_err() {
+                break;
+            }
+        }
+        if stopping.is_set() { Ok(()) } else { Err("tailing ended by itself".to_owned()) }
+    })?;
+    Ok((marks_tx, handle))
+}
+
+fn start_sampler(
+    config: &Config,
+    roots: Roots,
+    executor_pid: Option<u32>,
+    parts: &mut Parts,
+    inbox: SyncSender<Message>,
+) -> Result<TickerStop, RunError> {
+    let (mut ticker, stop) = Ticker::new(config.sample_every).map_err(failed("the sampler's timer"))?;
+    let options = SampleOptions { processes: config.processes, ..SampleOptions::default() };
+    parts.spawn_thread("sampler", move || {
+        let mut sampler = Sampler::new(roots, options);
+        if let Some(pid) = executor_pid {
+            sampler.watch_child(pid);
+        }
+        while let Some(at) = ticker.wait().map_err(|e| format!("waiting for a tick: {e}"))? {
+            let mut sample = sampler.sample();
+            sample.late_ticks = ticker.late_ticks();
+            // A core that is behind by the whole inbox misses this one, and says so as a hole between two samples.
+            let _ = inbox.try_send(Message::Sample(at, Box::new(sample)));
+        }
+        Ok(())
+    })?;
+    Ok(stop)
+}
+
+#[expect(clippy::too_many_arguments, reason = "it connects everything that was built before, once")]
+fn start_uplink(
+    config: &Config,
+    collector: &str,
+    signing_key: [u8; 32],
+    recorder: &Recorder,
+    pulse: watch::Receiver<Option<dogwatch::wire::Pulse>>,
+    inbox: &SyncSender<Message>,
+    parts: &mut Parts,
+    stop: &Stop,
+) -> watch::Receiver<UplinkStatus> {
+    let (commands_tx, mut commands) = mpsc::channel(COMMAND_QUEUE);
+    let inbox = inbox.clone();
+    let stopping = stop.clone();
+    parts.spawn("commands", async move {
+        loop {
+            let call = tokio::select! {
+                () = stopping.wait() => return Ok::<(), String>(()),
+                call = commands.recv() => call,
+            };
+            let Some(call) = call else {
+                stopping.wait().await;
+                return Ok(());
+            };
+            // Dropped when the core is behind by its whole inbox; the asker is told by the dropped reply.
+            let _ = inbox.try_send(Message::Command(call));
+        }
+    });
+    let options = EnrolOptions {
+        trust_domain: config.trust_domain.clone(),
+        server_dns_name: config.collector_name.clone(),
+        token: config.join_token_file.clone().map(TokenSource::File),
+        ..EnrolOptions::new(collector, config.node.clone(), config.state_dir.clone())
+    };
+    let uplink_config = UplinkConfig {
+        collector: collector.to_owned(),
+        signing_key,
+        mode: config.policy.mode,
+        pulse_every: config.pulse_every,
+    };
+    let (status_tx, status) = watch::channel(UplinkStatus::default());
+    let (recorder, stopping) = (recorder.clone(), stop.clone());
+    parts.spawn("uplink", async move {
+        let Some(identity) = enrolled(&options, &status_tx, &stopping).await else { return Ok(()) };
+        let tls = identity.tls().clone();
+        let uplink =
+            Uplink::new(uplink_config, tls, recorder, pulse, commands_tx, status_tx, stopping.clone());
+        let report = |r: Renewal| match r {
+            Renewal::Renewed(_) => tracing::info!("the node's certificate was renewed"),
+            Renewal::Failed { error, expired, .. } => {
+                tracing::warn!(%error, expired, "the node's certificate could not be renewed; trying again");
+            }
+        };
+        tokio::select! {
+            result = uplink.run() => result,
+            () = identity.keep_renewed(report) => Err("renewal ended".to_owned()),
+        }
+    });
+    status
+}
+
+/// Enrols, however long it takes; `None` when the agent stops meanwhile.
+async fn enrolled(
+    options: &EnrolOptions,
+    status: &watch::Sender<UplinkStatus>,
+    stop: &Stop,
+) -> Option<NodeIdentity> {
+    let mut backoff = ENROL_BACKOFF_MIN;
+    loop {
+        let error = tokio::select! {
+            () = stop.wait() => return None,
+            result = ensure_enrolled(options) => match result {
+                Ok(identity) => return Some(identity),
+                Err(e) => e.to_string(),
+            },
+        };
+        if status.borrow().error.as_deref() != Some(error.as_str()) {
+            tracing::warn!(error, "not enrolled; recording goes on, and this is tried again");
+            status.send_modify(|s| s.error = Some(error));
+        }
+        tokio::select! {
+            () = stop.wait() => return None,
+            () = tokio::time::sleep(jittered(backoff)) => {}
+        }
+        backoff = (backoff * 2).min(ENROL_BACKOFF_MAX);
+    }
+}
+
+/// What this process cannot see or do for want of rights, in words.
+fn unable_here() -> Vec<String> {
+    if rustix::process::geteuid().is_root() {
+        return Vec::new();
+    }
+    vec![
+        "read logs that are root's alone, and see other users' open files: it does not run as root"
+            .to_owned(),
+        "clean up files of other users: it does not run as root".to_owned(),
+    ]
+}
+
+fn boot_id(proc: &Path) -> [u8; 16] {
+    let text = std::fs::read_to_string(proc.join("sys/kernel/random/boot_id")).unwrap_or_default();
+    let digits: Vec<u8> = text.bytes().filter_map(|b| (b as char).to_digit(16)).map(|d| d as u8).collect();
+    let mut id = [0; 16];
+    for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = pair[0] << 4 | pair[1];
+    }
+    id
+}
+
+fn random_16() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    if let Err(error) = getrandom::fill(&mut bytes) {
+        // Only very early in boot, and then it must differ all the same: by time and process.
+        tracing::error!(%error, "no randomness; ids are made of time");
+        let now = clock::now();
+        bytes[..8].copy_from_slice(&now.wall_ns.to_le_bytes());
+        bytes[8..].copy_from_slice(&(now.boot_ns ^ u64::from(std::process::id()) << 40).to_le_bytes());
+    }
+    bytes
+}
+
+fn first_8(bytes: [u8; 16]) -> [u8; 8] {
+    let mut out = [0; 8];
+    out.copy_from_slice(&bytes[..8]);
+    out
+}

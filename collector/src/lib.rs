@@ -7,12 +7,18 @@
 //! Deliberately absent: anything of the agent's.
 
 pub mod admit;
+pub mod casework;
+pub mod command;
 pub mod config;
 pub mod correlate;
 pub mod health;
 pub mod incident;
 pub mod ingest;
+pub mod keys;
+pub mod ledger;
+pub mod nodes;
 pub mod query;
 pub mod run;
+pub mod say;
 pub mod store;
 pub mod timeline;

@@ -1,1 +1,608 @@
-//! To come.
+//! The desk: answers to people's questions, and their orders, each authorised and journalled with its actor.
+//!
+//! Answers come from the store; only "connected", "last seen" and figures of now come from the live nodes. Rows become
+//! messages here and nowhere else.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use dogwatch::clock;
+use dogwatch::identity::Role;
+use dogwatch::record::{Body, Kind, Kinds, NodeName, Record, Sample, Severity};
+use dogwatch::wire;
+use dogwatch::wire::desk_server::Desk;
+use futures_util::{Stream, StreamExt, stream};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::admit::gate::Gate;
+use crate::casework::{Ask, Deed, Refusal};
+use crate::incident::{Incident, IncidentState};
+use crate::nodes::{CommandFailed, Live, Nodes};
+use crate::store::decision::{Piece, What};
+use crate::store::events::EventQuery;
+use crate::store::row::{ActionRow, FindingRow};
+use crate::store::{ActionFilter, FindingFilter, IncidentFilter, QueryError, Store};
+use crate::timeline;
+
+/// Nodes that are asked for figures of this moment at most; more are answered from what they said last.
+const FRESH_NODES: usize = 100;
+/// How long a node has to answer with its figures.
+const FRESH_WAIT: Duration = Duration::from_secs(2);
+/// How long a node has to make a plan: a survey of a large log folder on a slow disk.
+const PLAN_WAIT: Duration = Duration::from_secs(60);
+/// How long a node has to carry a plan out.
+const APPLY_WAIT: Duration = Duration::from_secs(600);
+/// Events that a limited answer holds at most, for they are turned round in memory.
+const MAX_NEWEST: usize = 100_000;
+/// Rows of one answer where the asker sets no limit.
+const DEFAULT_LIMIT: usize = 10_000;
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct Query {
+    store: Store,
+    nodes: Nodes,
+    gate: Gate,
+    asks: mpsc::Sender<Ask>,
+}
+
+type Rows<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Query {
+    /// A desk over `store` and the live `nodes`.
+    pub fn new(store: Store, nodes: Nodes, gate: Gate, asks: mpsc::Sender<Ask>) -> Self {
+        Self { store, nodes, gate, asks }
+    }
+
+    fn person<T>(&self, request: &Request<T>, least: Role) -> Result<String, Status> {
+        self.gate.require_role(request, least).map(|name| name.to_string())
+    }
+
+    async fn node_row(&self, name: NodeName, live: Live) -> Result<wire::NodeRow, Status> {
+        let kept = self.latest_sample(&name).await?;
+        let pulse = live.pulse.as_deref().filter(|_| live.connected);
+        let (sample, sampled_wall_ns) = match (pulse, &kept) {
+            (Some(p), _) if p.sample.is_some() => (p.sample.clone(), p.wall_ns),
+            (_, Some((at, s))) => (Some(wire::Sample::from(&**s)), *at),
+            _ => (None, 0),
+        };
+        let forecasts = pulse.map(|p| p.forecasts.as_slice()).unwrap_or_default();
+        let mounts = sample.as_ref().map(|s| s.mounts.iter().map(|m| mount_row(m, forecasts)).collect());
+        Ok(wire::NodeRow {
+            state: match (live.connected, sampled_wall_ns) {
+                (true, _) => "connected",
+                (false, 0) => "never-seen",
+                (false, _) => "silent",
+            }
+            .to_owned(),
+            // Without a connection only what is durable counts, so that the answer is the same after a restart.
+            last_seen_wall_ns: if live.connected { live.last_seen_wall_ns } else { sampled_wall_ns },
+            agent_version: live.agent_version,
+            mounts: mounts.unwrap_or_default(),
+            mode: live.mode.map_or(0, |m| wire::CleanupMode::from(m).into()),
+            unable: pulse.map(|p| p.unable.clone()).unwrap_or_default(),
+            records_total: pulse.map_or(0, |p| p.records_total),
+            sampled_wall_ns,
+            sample,
+            name: name.to_string(),
+        })
+    }
+
+    /// The newest durable sample of a node, and when it was taken.
+    async fn latest_sample(&self, node: &NodeName) -> Result<Option<(i64, Box<Sample>)>, Status> {
+        let query = EventQuery {
+            node: Some(node.clone()),
+            kinds: Kinds::default().with(Kind::Sample),
+            streams: vec![dogwatch::record::Stream::Evidence],
+            newest_first: true,
+            limit: 1,
+            ..EventQuery::default()
+        };
+        match self.store.events(query).recv().await {
+            Some(Ok(event)) => match event.record.body {
+                Body::Sample(sample) => Ok(Some((event.record.at.wall_ns, sample))),
+                _ => Ok(None),
+            },
+            Some(Err(e)) => Err(refuse(e)),
+            None => Ok(None),
+        }
+    }
+
+    /// Asks connected nodes for figures of now; who does not answer in time keeps its last ones.
+    async fn refresh(&self, names: &[NodeName]) {
+        let asking = names.iter().take(FRESH_NODES).map(|node| async move {
+            let command = wire::Command {
+                id: new_id("c"),
+                actor: "collector".to_owned(),
+                deadline_wall_ns: clock::wall_ns() + FRESH_WAIT.as_nanos() as i64,
+                command: Some(wire::command::Command::Pulse(wire::PulseNow {})),
+            };
+            if let Err(e) = self.nodes.command(node, command, FRESH_WAIT).await {
+                tracing::debug!(%node, error = %e, "no fresh figures");
+            }
+        });
+        futures_util::future::join_all(asking).await;
+    }
+
+    async fn keep(&self, actor: &str, what: What) -> Result<(), Status> {
+        let (reply, done) = oneshot::channel();
+        let ask = Ask::Keep { what: Box::new(what), actor: actor.to_owned(), reply };
+        self.asks.send(ask).await.map_err(|_| stopping())?;
+        done.await.map_err(|_| stopping())?.map_err(|e| Status::unavailable(e.to_string()))
+    }
+
+    /// Sends an order to a node; before and after stand in the journal.
+    async fn order(
+        &self,
+        actor: &str,
+        node: &str,
+        words: String,
+        command: wire::command::Command,
+        wait: Duration,
+    ) -> Result<wire::ActionRow, Status> {
+        let node: NodeName = node.parse().map_err(|e| Status::invalid_argument(format!("{e}")))?;
+        if self.nodes.get(&node).is_none() {
+            return Err(Status::not_found(format!(
+                "there is no node {node}; `dogwatch get nodes` lists them"
+            )));
+        }
+        let id = new_id("c");
+        self.keep(actor, What::Commanded { command: id.clone(), node: node.clone(), order: words }).await?;
+        let command = wire::Command {
+            id: id.clone(),
+            actor: actor.to_owned(),
+            deadline_wall_ns: clock::wall_ns() + wait.as_nanos() as i64,
+            command: Some(command),
+        };
+        let result = self.nodes.command(&node, command, wait).await;
+        let (ok, outcome) = match &result {
+            Ok(r) if r.ok => (true, r.action.as_ref().map_or_else(String::new, |a| a.id.clone())),
+            Ok(r) => (false, r.error.clone()),
+            Err(e) => (false, e.to_string()),
+        };
+        self.keep("collector", What::CommandEnded { command: id, ok, outcome }).await?;
+        let result = result.map_err(|e| match e {
+            CommandFailed::NotConnected(_) | CommandFailed::WentAway(_) => Status::unavailable(e.to_string()),
+            CommandFailed::Busy(_) => Status::resource_exhausted(e.to_string()),
+            CommandFailed::Late(..) => Status::deadline_exceeded(e.to_string()),
+        })?;
+        if !result.ok {
+            return Err(Status::failed_precondition(result.error));
+        }
+        let wall_ns = clock::wall_ns();
+        Ok(wire::ActionRow {
+            node: node.to_string(),
+            action: result.action,
+            wall_ns,
+            incident: String::new(),
+        })
+    }
+
+    async fn deed(
+        &self,
+        request: Request<wire::IncidentNoteRequest>,
+        deed: Deed,
+    ) -> Result<Response<wire::Incident>, Status> {
+        let actor = self.person(&request, Role::Responder)?;
+        let wire::IncidentNoteRequest { id, text } = request.into_inner();
+        let (reply, done) = oneshot::channel();
+        self.asks.send(Ask::Person { id, deed, actor, text, reply }).await.map_err(|_| stopping())?;
+        match done.await.map_err(|_| stopping())? {
+            Ok(incident) => Ok(Response::new(incident_message(&incident))),
+            Err(e @ Refusal::Unknown(_)) => Err(Status::not_found(e.to_string())),
+            Err(Refusal::State(e)) => Err(Status::failed_precondition(e.to_string())),
+            Err(Refusal::Store(e)) => Err(Status::unavailable(e.to_string())),
+        }
+    }
+
+    async fn incident(&self, id: &str) -> Result<(Incident, Vec<FindingRow>, Vec<ActionRow>), Status> {
+        let incident = self.store.incident(id).await.map_err(refuse)?.ok_or_else(|| {
+            Status::not_found(format!("there is no incident {id}; `dogwatch get incidents` lists them"))
+        })?;
+        let (mut findings, mut actions) = (Vec::new(), Vec::new());
+        for joined in &incident.pieces {
+            match &joined.piece {
+                Piece::Finding(id) => {
+                    findings.extend(self.store.finding_of(&joined.node, id).await.map_err(refuse)?)
+                }
+                Piece::Action(id) => {
+                    actions.extend(self.store.action_of(&joined.node, id).await.map_err(refuse)?)
+                }
+            }
+        }
+        Ok((incident, findings, actions))
+    }
+}
+
+#[tonic::async_trait]
+impl Desk for Query {
+    type GetIncidentsStream = Rows<wire::Incident>;
+    type GetFindingsStream = Rows<wire::FindingRow>;
+    type GetActionsStream = Rows<wire::ActionRow>;
+    type GetEventsStream = Rows<wire::Event>;
+    type TimelineStream = Rows<wire::TimelineEntry>;
+
+    async fn get_nodes(
+        &self,
+        request: Request<wire::GetNodesRequest>,
+    ) -> Result<Response<wire::GetNodesResponse>, Status> {
+        self.person(&request, Role::Viewer)?;
+        let asked = request.into_inner();
+        let wanted = |n: &NodeName| asked.nodes.is_empty() || asked.nodes.iter().any(|w| w == n.as_str());
+        let mut list: Vec<(NodeName, Live)> =
+            self.nodes.all().into_iter().filter(|(n, _)| wanted(n)).collect();
+        if !asked.cached {
+            let connected: Vec<NodeName> =
+                list.iter().filter(|(_, l)| l.connected).map(|(n, _)| n.clone()).collect();
+            self.refresh(&connected).await;
+            list = self.nodes.all().into_iter().filter(|(n, _)| wanted(n)).collect();
+        }
+        let mut nodes = Vec::with_capacity(list.len());
+        for (name, live) in list {
+            nodes.push(self.node_row(name, live).await?);
+        }
+        Ok(Response::new(wire::GetNodesResponse { nodes }))
+    }
+
+    async fn get_incidents(
+        &self,
+        request: Request<wire::GetIncidentsRequest>,
+    ) -> Result<Response<Self::GetIncidentsStream>, Status> {
+        self.person(&request, Role::Viewer)?;
+        let asked = request.into_inner();
+        let (since_wall_ns, until_wall_ns) = range(asked.range);
+        let states: Result<Vec<IncidentState>, Status> = asked.states.iter().map(|s| state(s)).collect();
+        let filter = IncidentFilter {
+            since_wall_ns,
+            until_wall_ns,
+            states: states?,
+            node: node_filter(&asked.node)?,
+            limit: limit(asked.limit),
+        };
+        let rows = self.store.incidents(filter).await.map_err(refuse)?;
+        Ok(Response::new(rows_of(rows.iter().map(incident_message).collect())))
+    }
+
+    async fn get_findings(
+        &self,
+        request: Request<wire::GetFindingsRequest>,
+    ) -> Result<Response<Self::GetFindingsStream>, Status> {
+        self.person(&request, Role::Viewer)?;
+        let asked = request.into_inner();
+        let (since_wall_ns, until_wall_ns) = range(asked.range);
+        let filter = FindingFilter {
+            since_wall_ns,
+            until_wall_ns,
+            node: node_filter(&asked.node)?,
+            active_only: asked.active_only,
+            limit: limit(asked.limit),
+        };
+        let rows = self.store.findings(filter).await.map_err(refuse)?;
+        let mut out = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let incident = match &row.node {
+                Some(node) => {
+                    let piece = Piece::Finding(row.finding.id.clone());
+                    self.store.incident_of(&piece, node).await.map_err(refuse)?
+                }
+                None => None,
+            };
+            out.push(finding_message(row, incident));
+        }
+        Ok(Response::new(rows_of(out)))
+    }
+
+    async fn get_actions(
+        &self,
+        request: Request<wire::GetActionsRequest>,
+    ) -> Result<Response<Self::GetActionsStream>, Status> {
+        self.person(&request, Role::Viewer)?;
+        let asked = request.into_inner();
+        let (since_wall_ns, until_wall_ns) = range(asked.range);
+        let filter = ActionFilter {
+            since_wall_ns,
+            until_wall_ns,
+            node: node_filter(&asked.node)?,
+            limit: limit(asked.limit),
+        };
+        let rows = self.store.actions(filter).await.map_err(refuse)?;
+        let mut out = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let piece = Piece::Action(row.action.id.clone());
+            let incident = self.store.incident_of(&piece, &row.node).await.map_err(refuse)?;
+            out.push(action_message(row, incident));
+        }
+        Ok(Response::new(rows_of(out)))
+    }
+
+    async fn get_events(
+        &self,
+        request: Request<wire::GetEventsRequest>,
+    ) -> Result<Response<Self::GetEventsStream>, Status> {
+        self.person(&request, Role::Viewer)?;
+        let asked = request.into_inner();
+        let mut kinds = Kinds::default();
+        for k in &asked.kinds {
+            kinds = kinds.with(k.parse::<Kind>().map_err(|e| Status::invalid_argument(e.to_string()))?);
+        }
+        if asked.kinds.is_empty() {
+            kinds = Kind::ALL.into_iter().fold(kinds, Kinds::with);
+        }
+        let (since, until) = range(asked.range);
+        let query = EventQuery {
+            since_wall_ns: since.unwrap_or(i64::MIN),
+            until_wall_ns: until.unwrap_or(i64::MAX),
+            node: node_filter(&asked.node)?,
+            kinds,
+            // A limit keeps the newest; they are shown in the order of time all the same.
+            newest_first: asked.limit != 0,
+            limit: asked.limit as usize,
+            ..EventQuery::default()
+        };
+        let newest_first = query.newest_first;
+        let events = ReceiverStream::new(self.store.events(query)).map(|e| match e {
+            Ok(event) => Ok(event_message(&event.chain.node, &event.record)),
+            Err(e) => Err(refuse(e)),
+        });
+        if !newest_first {
+            return Ok(Response::new(Box::pin(events)));
+        }
+        let mut newest: Vec<Result<wire::Event, Status>> = events.take(MAX_NEWEST).collect().await;
+        newest.reverse();
+        Ok(Response::new(Box::pin(stream::iter(newest))))
+    }
+
+    async fn describe_incident(
+        &self,
+        request: Request<wire::IncidentRequest>,
+    ) -> Result<Response<wire::IncidentDetail>, Status> {
+        self.person(&request, Role::Viewer)?;
+        let (incident, findings, actions) = self.incident(&request.into_inner().id).await?;
+        let entries = timeline::timeline(&incident, &findings, &actions);
+        let belongs =
+            incident.pieces.iter().map(|j| format!("{:?} of {}: {}", j.piece, j.node, j.reason)).collect();
+        Ok(Response::new(wire::IncidentDetail {
+            findings: findings.iter().map(|r| finding_message(r, Some(incident.id.clone()))).collect(),
+            actions: actions.iter().map(|r| action_message(r, Some(incident.id.clone()))).collect(),
+            timeline: entries.iter().map(entry_message).collect(),
+            belongs,
+            incident: Some(incident_message(&incident)),
+        }))
+    }
+
+    async fn timeline(
+        &self,
+        request: Request<wire::IncidentRequest>,
+    ) -> Result<Response<Self::TimelineStream>, Status> {
+        self.person(&request, Role::Viewer)?;
+        let (incident, findings, actions) = self.incident(&request.into_inner().id).await?;
+        let entries = timeline::timeline(&incident, &findings, &actions);
+        Ok(Response::new(rows_of(entries.iter().map(entry_message).collect())))
+    }
+
+    async fn plan(&self, request: Request<wire::PlanRequest>) -> Result<Response<wire::ActionRow>, Status> {
+        let actor = self.person(&request, Role::Responder)?;
+        let wire::PlanRequest { node, mount } = request.into_inner();
+        let words = format!("plan {mount}");
+        let command = wire::command::Command::Plan(wire::PlanMount { mount });
+        Ok(Response::new(self.order(&actor, &node, words, command, PLAN_WAIT).await?))
+    }
+
+    async fn apply(&self, request: Request<wire::ApplyRequest>) -> Result<Response<wire::ActionRow>, Status> {
+        let actor = self.person(&request, Role::Responder)?;
+        let wire::ApplyRequest { node, action_id } = request.into_inner();
+        let words = format!("apply {action_id}");
+        let command = wire::command::Command::Apply(wire::ApplyPlan { action_id });
+        Ok(Response::new(self.order(&actor, &node, words, command, APPLY_WAIT).await?))
+    }
+
+    async fn acknowledge(
+        &self,
+        request: Request<wire::IncidentNoteRequest>,
+    ) -> Result<Response<wire::Incident>, Status> {
+        self.deed(request, Deed::Acknowledge).await
+    }
+
+    async fn resolve(
+        &self,
+        request: Request<wire::IncidentNoteRequest>,
+    ) -> Result<Response<wire::Incident>, Status> {
+        self.deed(request, Deed::Resolve).await
+    }
+
+    async fn add_note(
+        &self,
+        request: Request<wire::IncidentNoteRequest>,
+    ) -> Result<Response<wire::Incident>, Status> {
+        self.deed(request, Deed::Note).await
+    }
+}
+
+fn stopping() -> Status {
+    Status::unavailable("the collector is stopping; try again")
+}
+
+fn refuse(e: QueryError) -> Status {
+    match e {
+        QueryError::Building | QueryError::Closed => Status::unavailable(e.to_string()),
+        QueryError::TooBroad { .. } => Status::invalid_argument(e.to_string()),
+        QueryError::Index(_) | QueryError::Journal(_) => {
+            Status::internal(format!("the store cannot answer: {e}"))
+        }
+    }
+}
+
+fn rows_of<T: Send + 'static>(rows: Vec<T>) -> Rows<T> {
+    Box::pin(stream::iter(rows.into_iter().map(Ok)))
+}
+
+fn limit(asked: u32) -> usize {
+    if asked == 0 { DEFAULT_LIMIT } else { asked as usize }
+}
+
+fn range(r: Option<wire::TimeRange>) -> (Option<i64>, Option<i64>) {
+    let r = r.unwrap_or_default();
+    ((r.since_wall_ns != 0).then_some(r.since_wall_ns), (r.until_wall_ns != 0).then_some(r.until_wall_ns))
+}
+
+fn state(word: &str) -> Result<IncidentState, Status> {
+    [IncidentState::Open, IncidentState::Acknowledged, IncidentState::Resolved]
+        .into_iter()
+        .find(|s| s.as_str() == word)
+        .ok_or_else(|| {
+            Status::invalid_argument(format!("state {word:?}: must be open, acknowledged or resolved"))
+        })
+}
+
+fn node_filter(name: &str) -> Result<Option<NodeName>, Status> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    name.parse().map(Some).map_err(|e| Status::invalid_argument(format!("{e}")))
+}
+
+fn new_id(prefix: &str) -> String {
+    let mut bytes = [0u8; 8];
+    // Ids must only differ; the clock does where there is no randomness.
+    if getrandom::fill(&mut bytes).is_err() {
+        bytes = clock::wall_ns().to_le_bytes();
+    }
+    bytes.iter().fold(format!("{prefix}-"), |id, b| id + &format!("{b:02x}"))
+}
+
+fn mount_row(m: &wire::Mount, forecasts: &[wire::Forecast]) -> wire::MountRow {
+    wire::MountRow {
+        path: m.path.clone(),
+        fs: m.fs.clone(),
+        total_bytes: m.total_bytes,
+        used_bytes: m.total_bytes.saturating_sub(m.free_bytes),
+        available_bytes: m.available_bytes,
+        inodes_total: m.inodes_total,
+        inodes_free: m.inodes_free,
+        read_only: m.read_only,
+        seconds_to_full: forecasts.iter().find(|f| f.mount == m.path).map(|f| f.seconds_to_full),
+    }
+}
+
+fn severity(s: Severity) -> i32 {
+    wire::Severity::from(s).into()
+}
+
+fn incident_message(i: &Incident) -> wire::Incident {
+    wire::Incident {
+        id: i.id.clone(),
+        title: i.title.clone(),
+        severity: severity(i.severity),
+        state: i.state.as_str().to_owned(),
+        nodes: i.nodes.iter().map(ToString::to_string).collect(),
+        opened_wall_ns: i.opened_wall_ns,
+        acknowledged_wall_ns: i.acknowledged_wall_ns.unwrap_or(0),
+        resolved_wall_ns: i.resolved_wall_ns.unwrap_or(0),
+        reason: i.reason.clone(),
+        findings: i.findings().map(str::to_owned).collect(),
+        actions: i.actions().map(str::to_owned).collect(),
+    }
+}
+
+fn finding_message(row: &FindingRow, incident: Option<String>) -> wire::FindingRow {
+    let newest = row.steps.last().map_or(row.finding.raised_wall_ns, |s| s.wall_ns);
+    wire::FindingRow {
+        node: row.node.as_ref().map(ToString::to_string).unwrap_or_default(),
+        finding: Some((&row.finding).into()),
+        updated_wall_ns: newest,
+        cleared_wall_ns: row.steps.iter().rev().find(|s| s.state == "cleared").map_or(0, |s| s.wall_ns),
+        incident: incident.unwrap_or_default(),
+        from_collector: row.from_collector,
+        count: row.count,
+    }
+}
+
+fn action_message(row: &ActionRow, incident: Option<String>) -> wire::ActionRow {
+    wire::ActionRow {
+        node: row.node.to_string(),
+        action: Some((&row.action).into()),
+        wall_ns: row.steps.last().map_or(0, |s| s.wall_ns),
+        incident: incident.unwrap_or_default(),
+    }
+}
+
+fn entry_message(e: &timeline::TimelineEntry) -> wire::TimelineEntry {
+    wire::TimelineEntry {
+        wall_ns: e.wall_ns,
+        node: e.node.as_ref().map(ToString::to_string).unwrap_or_default(),
+        kind: e.kind.as_str().to_owned(),
+        severity: severity(e.severity),
+        summary: e.summary.clone(),
+        evidence: e.evidence.iter().map(wire::RecordRef::from).collect(),
+        actor: e.actor.clone(),
+    }
+}
+
+/// One record as an event: what it says in one line, and its figures.
+fn event_message(node: &NodeName, record: &Record) -> wire::Event {
+    let mut fields = std::collections::HashMap::new();
+    let mut field = |k: &str, v: String| fields.insert(k.to_owned(), v);
+    let (level, source, message) = match &record.body {
+        Body::Sample(s) => {
+            for m in &s.mounts {
+                field(&format!("available_bytes.{}", m.path), m.available_bytes.to_string());
+            }
+            if let Some(m) = &s.memory {
+                field("memory_available_bytes", m.available_bytes.to_string());
+            }
+            (
+                Severity::Info,
+                "sampler".to_owned(),
+                format!("{} mounts, {} processes", s.mounts.len(), s.processes.len()),
+            )
+        }
+        Body::Log(l) => {
+            field("offset", l.offset.to_string());
+            if !l.rules.is_empty() {
+                field("rules", l.rules.join(","));
+            }
+            (Severity::Info, l.source.clone(), String::from_utf8_lossy(&l.line).into_owned())
+        }
+        Body::Finding(f) => {
+            field("finding", f.id.clone());
+            field("rule", f.rule.clone());
+            field("state", f.state.as_str().to_owned());
+            for fact in &f.facts {
+                field(&fact.key, fact.value.clone());
+            }
+            (f.severity, f.subject.to_string(), f.summary.clone())
+        }
+        Body::Action(a) => {
+            field("action", a.id.clone());
+            field("state", a.state.as_str().to_owned());
+            field("planned_bytes", a.planned_bytes.to_string());
+            if let Some(freed) = a.freed_bytes {
+                field("freed_bytes", freed.to_string());
+            }
+            (
+                Severity::Info,
+                format!("mount {}", a.mount),
+                format!("cleanup {}: {}", a.state.as_str(), a.reason),
+            )
+        }
+        Body::Gap(g) => {
+            field("stream", g.stream.to_string());
+            if let Some(n) = g.count {
+                field("count", n.to_string());
+            }
+            (Severity::Low, g.source.clone(), g.reason.clone())
+        }
+        Body::Note(n) => (Severity::Info, "agent".to_owned(), n.clone()),
+    };
+    wire::Event {
+        wall_ns: record.at.wall_ns,
+        node: node.to_string(),
+        kind: record.body.kind().as_str().to_owned(),
+        severity: severity(level),
+        source,
+        message,
+        fields,
+    }
+}

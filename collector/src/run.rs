@@ -1,1 +1,302 @@
-//! To come.
+//! The collector put together: build everything, bind every port, then spawn.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dogwatch::clock;
+use dogwatch::health;
+use dogwatch::identity::load_or_create_signing_key;
+use dogwatch::supervise::{Ended, Parts, Stop};
+use dogwatch::tls::{FileWatch, Reload, ServerFiles, ServerTls, ServerTlsOptions};
+use dogwatch::wire::desk_server::DeskServer;
+use dogwatch::wire::enrolment_server::EnrolmentServer;
+use dogwatch::wire::intake_server::IntakeServer;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tonic::transport::Server;
+
+use crate::admit::ca::{Ca, CaOptions, keep_server_certificate};
+use crate::admit::enrol::EnrolmentService;
+use crate::admit::gate::Gate;
+use crate::admit::refusals::{Refusal, RefusalSender, Refusals, refusal_queue};
+use crate::admit::tokens::TokenStore;
+use crate::casework::{ASK_QUEUE, Casework};
+use crate::config::{Config, Keep};
+use crate::correlate::Policy;
+use crate::ingest::Ingest;
+use crate::ledger::JournalLedger;
+use crate::nodes::Nodes;
+use crate::query::Query;
+use crate::say::Say;
+use crate::store::{JournalConfig, Store, StoreConfig};
+
+/// Largest message either way: a block of 512 KiB with its envelope.
+const MAX_MESSAGE_BYTES: usize = 768 * 1024;
+/// A people's answer can hold a plan of a thousand objects.
+const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+/// HTTP/2 windows: modest, for there may be 10,000 connections; a stream still has a block and its neighbour on the way.
+const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 3 * 1024 * 1024;
+/// Calls on one connection: three streams of an agent, or one person's.
+const MAX_CALLS_PER_CONNECTION: u32 = 32;
+/// A silent connection is probed this often, and closed without an answer.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often folded refusals are said and files of an external CA are looked at.
+const REFUSAL_TICK: Duration = Duration::from_secs(1);
+const FILE_TICK: Duration = Duration::from_secs(5);
+
+/// Why the collector cannot start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Something of its state, certificates or store.
+    #[error("{what}: {why}")]
+    Start {
+        /// What was attempted.
+        what: &'static str,
+        /// Why it failed.
+        why: String,
+    },
+    /// A port.
+    #[error(transparent)]
+    Bind(#[from] io::Error),
+    /// A part ended early.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+}
+
+fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> RunError {
+    move |e| RunError::Start { what, why: e.to_string() }
+}
+
+/// The options of the built-in CA, as configured.
+pub fn ca_options(config: &Config) -> CaOptions {
+    CaOptions {
+        trust_domain: config.trust_domain.clone(),
+        node_lifetime: config.node_lifetime,
+        server_names: config.names.clone(),
+        ..CaOptions::default()
+    }
+}
+
+/// The store's figures, as configured.
+pub fn store_config(config: &Config) -> StoreConfig {
+    let journal = |keep: &Keep| JournalConfig {
+        segment_bytes: config.segment_bytes,
+        max_bytes: keep.max_bytes,
+        max_age: Some(keep.max_age),
+    };
+    let [urgent, evidence, recorder] = &config.retention;
+    let base = StoreConfig::new(config.state_dir.join("store"));
+    StoreConfig {
+        urgent: journal(urgent),
+        evidence: journal(evidence),
+        recorder: journal(recorder),
+        reserve_free_bytes: config.reserve_bytes,
+        ..base
+    }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(s) = source {
+        text = format!("{text}: {s}");
+        source = s.source();
+    }
+    text
+}
+
+/// Runs the collector until stop is set.
+///
+/// # Errors
+/// [`RunError`] says what could not be built or which part ended.
+pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
+    std::fs::create_dir_all(&config.state_dir).map_err(|e| RunError::Start {
+        what: "making the state folder",
+        why: format!(
+            "{}: {e}; set state.dir to a folder that this user may write",
+            config.state_dir.display()
+        ),
+    })?;
+    let receipt_key = load_or_create_signing_key(&config.state_dir.join("receipt-key.pem"))
+        .map_err(failed("the key for receipts"))?;
+    let receipt_public = receipt_key.verifying_key().to_bytes();
+    let (store, report) = Store::open(store_config(&config), receipt_key, Arc::new(clock::wall_ns))
+        .map_err(|e| RunError::Start { what: "opening the store", why: with_causes(&e) })?;
+    for (journal, recovered) in &report.journals {
+        for remark in &recovered.remarks {
+            tracing::warn!(journal, "{remark}");
+        }
+    }
+
+    let (refusals, refused) = refusal_queue();
+    let gate = Gate::new(refusals.clone());
+    let (ca, tls, watch) = certificates(&config, &refusals)?;
+    let listener = TcpListener::bind(config.listen).await.map_err(|e| {
+        io::Error::new(
+            e.kind(),
+            format!("cannot listen on {}: {e}; choose another with server.listen", config.listen),
+        )
+    })?;
+    let health_listener = health::bind(config.health_listen).await?;
+
+    let (asks, asked) = mpsc::channel(ASK_QUEUE);
+    let nodes = Nodes::default();
+    let say = Say::new(asks.clone());
+    let ns = |d: Duration| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX);
+    let policy = Policy { rejoin_ns: ns(config.rejoin), quiet_ns: ns(config.quiet), ..Policy::default() };
+    let casework = Casework::open(store.clone(), nodes.clone(), policy, config.silent_after, asked)
+        .await
+        .map_err(failed("taking up incidents"))?;
+    let tokens = TokenStore::open(&config.state_dir.join("tokens")).map_err(failed("the join tokens"))?;
+    let ledger = Arc::new(JournalLedger::new(store.clone(), asks.clone()));
+    let changed = say.clone();
+    let on_key_changed = Arc::new(move |node, finding| changed.try_finding(Some(node), finding));
+    let enrolment =
+        EnrolmentService::new(ca.clone(), tokens, ledger, gate.clone(), receipt_public, on_key_changed);
+    let ingest = Ingest::new(store.clone(), nodes.clone(), gate.clone(), say.clone());
+    let desk = Query::new(store.clone(), nodes.clone(), gate, asks);
+    let health = crate::health::build(&store, &nodes, &refusals, &tls);
+
+    let mut parts = Parts::new(stop.clone());
+    parts.spawn("casework", casework.run(stop.clone()));
+    parts.spawn("refusals", say_refusals(refused, refusals, say, stop.clone()));
+    parts.spawn("health", health::serve(health_listener, health, stop.clone()));
+    if let Some(ca) = ca {
+        parts.spawn("server certificate", renew(ca, tls.clone(), stop.clone()));
+    }
+    if let Some(watch) = watch {
+        parts.spawn("certificate files", follow(watch, tls.clone(), stop.clone()));
+    }
+    parts.spawn("server", serve(listener, tls, enrolment, ingest, desk, stop.clone()));
+    tracing::info!(listen = %config.listen, health = %config.health_listen, "the collector is ready");
+    let result = parts.run().await;
+    // Whoever held the store is gone or left behind; what was acknowledged is durable already.
+    store.close().await;
+    Ok(result?)
+}
+
+type Certificates = (Option<Arc<Ca>>, ServerTls, Option<FileWatch>);
+
+fn certificates(config: &Config, refusals: &RefusalSender) -> Result<Certificates, RunError> {
+    let options =
+        ServerTlsOptions { trust_domain: config.trust_domain.clone(), ..ServerTlsOptions::default() };
+    let now = clock::wall_ns();
+    if let Some(files) = &config.external {
+        let files = ServerFiles {
+            chain: files.certificate.clone(),
+            key: files.key.clone(),
+            client_roots: files.client_ca.clone(),
+        };
+        let (watch, material) = FileWatch::open(files).map_err(failed("the certificate files"))?;
+        let tls = ServerTls::new(&material, options, refusals.on_handshake())
+            .map_err(failed("the certificate files"))?;
+        return Ok((None, tls, Some(watch)));
+    }
+    let ca = Ca::open_or_create(&config.state_dir.join("ca"), ca_options(config), now)
+        .map_err(failed("the certificate authority"))?;
+    let material = ca.server_material(now).map_err(failed("the collector's certificate"))?;
+    let tls = ServerTls::new(&material, options, refusals.on_handshake())
+        .map_err(failed("the collector's certificate"))?;
+    Ok((Some(Arc::new(ca)), tls, None))
+}
+
+async fn serve(
+    listener: TcpListener,
+    tls: ServerTls,
+    enrolment: EnrolmentService<JournalLedger>,
+    ingest: Ingest,
+    desk: Query,
+    stop: Stop,
+) -> Result<(), tonic::transport::Error> {
+    Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(MAX_CALLS_PER_CONNECTION)
+        .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .add_service(
+            EnrolmentServer::new(enrolment)
+                .max_decoding_message_size(64 * 1024)
+                .max_encoding_message_size(64 * 1024),
+        )
+        .add_service(
+            IntakeServer::new(ingest)
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(
+            DeskServer::new(desk)
+                .max_decoding_message_size(64 * 1024)
+                .max_encoding_message_size(MAX_ANSWER_BYTES),
+        )
+        .serve_with_incoming_shutdown(tls.incoming(listener), async move {
+            stop.wait().await;
+            // Agents hold their streams open for ever; they are told by the closing connection and come back.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        })
+        .await
+}
+
+async fn say_refusals(
+    mut refused: mpsc::Receiver<Refusal>,
+    sender: RefusalSender,
+    say: Say,
+    stop: Stop,
+) -> Result<(), String> {
+    let mut fold = Refusals::new();
+    let mut tick = tokio::time::interval(REFUSAL_TICK);
+    let mut dropped = 0;
+    loop {
+        let said = tokio::select! {
+            () = stop.wait() => return Ok(()),
+            refusal = refused.recv() => match refusal {
+                Some(r) => {
+                    tracing::warn!(address = %r.address, rule = r.reason.rule(), detail = r.detail, "refused");
+                    fold.refuse(r, clock::wall_ns())
+                }
+                None => return Ok(()),
+            },
+            _ = tick.tick() => {
+                let now_dropped = sender.dropped();
+                let mut said = fold.lost(now_dropped - dropped, clock::wall_ns());
+                dropped = now_dropped;
+                said.extend(fold.tick(clock::wall_ns()));
+                said
+            }
+        };
+        for s in said {
+            say.finding(s.node, s.finding, s.count).await;
+        }
+    }
+}
+
+async fn renew(ca: Arc<Ca>, tls: ServerTls, stop: Stop) -> Result<(), String> {
+    let report = |r: Result<i64, _>| match r {
+        Ok(_) => tracing::info!("the collector's certificate was renewed"),
+        Err(error) => {
+            tracing::error!(%error, "the collector's certificate could not be renewed; trying again")
+        }
+    };
+    tokio::select! {
+        () = stop.wait() => {}
+        () = keep_server_certificate(ca, tls, report) => {}
+    }
+    Ok(())
+}
+
+async fn follow(watch: FileWatch, tls: ServerTls, stop: Stop) -> Result<(), String> {
+    let report = |r: Reload| match r {
+        Reload::Failed(error) => {
+            tracing::error!(%error, "the new certificate files are not usable; the old stay")
+        }
+        other => tracing::info!(outcome = ?other, "certificate files"),
+    };
+    tokio::select! {
+        () = stop.wait() => {}
+        () = watch.follow(tls, FILE_TICK, report) => {}
+    }
+    Ok(())
+}

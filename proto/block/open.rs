@@ -10,8 +10,8 @@ use zstd::bulk::Decompressor;
 
 use super::seal::within;
 use super::{
-    Block, BlockError, Header, MAX_BLOCK_BYTES, MAX_RAW_BYTES, MAX_RECORDS, MAX_SECTION_RAW_BYTES, SALT_BYTES,
-    SectionHeader, malformed,
+    Block, BlockError, Header, MAX_BLOCK_BYTES, MAX_RAW_BYTES, MAX_RECORDS, MAX_SECTION_RAW_BYTES,
+    SALT_BYTES, SectionHeader, malformed,
 };
 use crate::convert::MAX_OBJECTS;
 use crate::record::{Hash, Kind, Kinds, Record};
@@ -51,9 +51,15 @@ pub(super) fn header(block: wire::Block) -> Result<Block, BlockError> {
     Ok(Block { header_bytes: block.header, sections: block.sections, header, hash })
 }
 
-fn check_header(h: &Header) -> Result<(), BlockError> {
+pub(super) fn check_header(h: &Header) -> Result<(), BlockError> {
     if h.first_seq == 0 || h.last_seq < h.first_seq {
-        return Err(malformed(format!("header.first_seq {} to last_seq {} is no range", h.first_seq, h.last_seq)));
+        return Err(malformed(format!(
+            "header.first_seq {} to last_seq {} is no range",
+            h.first_seq, h.last_seq
+        )));
+    }
+    if h.last_seq == u64::MAX {
+        return Err(malformed("header.last_seq leaves no seq for a next block"));
     }
     let records = h.last_seq - h.first_seq;
     if records >= MAX_RECORDS as u64 {
@@ -70,7 +76,10 @@ fn check_header(h: &Header) -> Result<(), BlockError> {
         kinds |= s.kinds.0;
     }
     if counted != records + 1 {
-        return Err(malformed(format!("header.sections hold {counted} records, the seqs are {}", records + 1)));
+        return Err(malformed(format!(
+            "header.sections hold {counted} records, the seqs are {}",
+            records + 1
+        )));
     }
     within("block after decompression", raw_bytes, MAX_RAW_BYTES)?;
     if kinds != h.kinds.0 {
@@ -118,7 +127,8 @@ pub(super) fn records(block: &Block, wanted: Kinds) -> Result<Vec<Record>, Block
         seen: vec![false; (block.header.last_seq - block.header.first_seq + 1) as usize],
         found: Vec::new(),
     };
-    let mut decompressor = Decompressor::new().map_err(|e| malformed(format!("zstd could not be set up: {e}")))?;
+    let mut decompressor =
+        Decompressor::new().map_err(|e| malformed(format!("zstd could not be set up: {e}")))?;
     for (bytes, stated) in block.sections.iter().zip(&block.header.sections) {
         if !bytes.is_empty() && stated.kinds.intersects(wanted) {
             let raw = decompress(&mut decompressor, bytes, stated)?;
@@ -130,7 +140,11 @@ pub(super) fn records(block: &Block, wanted: Kinds) -> Result<Vec<Record>, Block
     Ok(reading.found)
 }
 
-fn decompress(zstd: &mut Decompressor<'_>, bytes: &Bytes, stated: &SectionHeader) -> Result<Bytes, BlockError> {
+fn decompress(
+    zstd: &mut Decompressor<'_>,
+    bytes: &Bytes,
+    stated: &SectionHeader,
+) -> Result<Bytes, BlockError> {
     // Never more than the header states, which is bounded; a bomb finds no room.
     let size = stated.raw_bytes as usize;
     let mut raw = vec![0; size];
@@ -165,7 +179,8 @@ impl Reading<'_> {
                 return Err(format!("holds a field {tag} that is not a record"));
             }
             let size = decode_varint(&mut raw).map_err(|e| e.to_string())?;
-            let size = usize::try_from(size).ok().filter(|s| *s <= raw.len()).ok_or("ends within a record")?;
+            let size =
+                usize::try_from(size).ok().filter(|s| *s <= raw.len()).ok_or("ends within a record")?;
             let seq = self.record(raw.split_to(size), stated)?;
             if seq <= last {
                 return Err(format!("record {seq} stands after record {last}"));

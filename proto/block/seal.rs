@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 use zstd::bulk::Compressor;
 
 use super::{
-    Block, BlockError, Header, MAX_BLOCK_BYTES, MAX_RAW_BYTES, MAX_RECORDS, MAX_SECTION_RAW_BYTES, MAX_SECTIONS,
-    Place, SALT_BYTES, SectionHeader, malformed, open,
+    Block, BlockError, Header, MAX_BLOCK_BYTES, MAX_RAW_BYTES, MAX_RECORDS, MAX_SECTION_RAW_BYTES,
+    MAX_SECTIONS, Place, SALT_BYTES, SectionHeader, malformed, open,
 };
 use crate::convert::Refused;
 use crate::record::{Body, Hash, Kinds, Moment, Record, Stream};
@@ -32,7 +32,9 @@ const SURELY_READABLE_BYTES: usize = 16 * 1024;
 pub fn weigh(record: &Record) -> usize {
     // Logs are the bulk, so they are reckoned and not encoded: 96 is more than keys, lengths and numbers can take.
     match &record.body {
-        Body::Log(l) => 96 + l.source.len() + l.line.len() + l.rules.iter().map(|r| r.len() + 6).sum::<usize>(),
+        Body::Log(l) => {
+            96 + l.source.len() + l.line.len() + l.rules.iter().map(|r| r.len() + 6).sum::<usize>()
+        }
         _ => message::encoded_len(RECORDS_TAG, &wire::Record::from(record)),
     }
 }
@@ -139,7 +141,11 @@ fn check_run(records: &[Record]) -> Result<(), BlockError> {
         return Err(malformed("there are no records to seal"));
     }
     if records.len() > MAX_RECORDS {
-        return Err(BlockError::TooLarge { what: "number of records", bytes: records.len(), limit: MAX_RECORDS });
+        return Err(BlockError::TooLarge {
+            what: "number of records",
+            bytes: records.len(),
+            limit: MAX_RECORDS,
+        });
     }
     match records.windows(2).find(|w| w[0].seq.checked_add(1) != Some(w[1].seq)) {
         None => Ok(()),
@@ -177,7 +183,11 @@ fn drafts(records: &[Record]) -> Result<Vec<Draft>, BlockError> {
         within("block before compression", raw_bytes, MAX_RAW_BYTES)?;
     }
     if drafts.len() > MAX_SECTIONS {
-        return Err(BlockError::TooLarge { what: "number of sections", bytes: drafts.len(), limit: MAX_SECTIONS });
+        return Err(BlockError::TooLarge {
+            what: "number of sections",
+            bytes: drafts.len(),
+            limit: MAX_SECTIONS,
+        });
     }
     Ok(drafts)
 }
@@ -196,7 +206,11 @@ fn compressor(stream: Stream) -> Result<Compressor<'static>, BlockError> {
     Compressor::new(level).map_err(|e| malformed(format!("zstd could not be set up: {e}")))
 }
 
-fn store(compressor: &mut Compressor<'_>, draft: &Draft, salt: [u8; SALT_BYTES]) -> Result<Vec<u8>, BlockError> {
+fn store(
+    compressor: &mut Compressor<'_>,
+    draft: &Draft,
+    salt: [u8; SALT_BYTES],
+) -> Result<Vec<u8>, BlockError> {
     let mut stored = vec![0; SALT_BYTES + zstd::zstd_safe::compress_bound(draft.raw.len())];
     stored[..SALT_BYTES].copy_from_slice(&salt);
     let compressed = compressor

@@ -17,7 +17,7 @@
 //! What cannot be found here: blocks dropped from the very end together with every head, receipt and successor that
 //! speaks of them. [`ChainReport::verified_up_to`] says how far the evidence vouches for itself.
 //!
-//! Limits: memory is bounded for each chain ([`trail`]'s constants): the newest 4,096 blocks are remembered one by
+//! Limits: memory is bounded for each chain (the constants of `trail`): the newest 4,096 blocks are remembered one by
 //! one, so a head is compared if it comes before its block (at most 4,096 wait) or at most 4,096 blocks after.
 //! Others are counted as uncompared; since the highest head of a stretch vouches for all of it, nothing is lost but
 //! precision.
@@ -39,7 +39,7 @@ pub use report::{ChainReport, Problem, ProblemKind, Report, Warning};
 
 use super::{ChainId, Head, HeadStatement, SignedHead, SignedReceipt, fingerprint};
 use crate::block::{Block, Header};
-use crate::record::{Body, Gap, Hash, Kind, Kinds, NodeName, Seq, Stream};
+use crate::record::{Body, Gap, Hash, Kind, Kinds, NodeName, Seq};
 use crate::{convert, wire};
 use trail::{Began, Link, Lost, MAX_GAPS, Placed, Speaker, Trail};
 
@@ -49,7 +49,7 @@ const MAX_CHAINS: usize = 1_000_000;
 /// What the evidence should look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
-    /// By [`Stream::index`]: whether only windows of that stream were taken, so that missing blocks between them are
+    /// By [`Stream::index`](crate::record::Stream::index): whether only windows of that stream were taken, so that missing blocks between them are
     /// expected.
     pub windows: [bool; 3],
     /// Whether sections may be withheld.
@@ -204,6 +204,10 @@ impl ChainVerifier {
     /// tell are not seen.
     pub fn header(&mut self, header: &Header, hash: Hash) {
         let chain = chain_of(header);
+        if let Err(error) = header.check() {
+            let seqs = Some((header.first_seq, header.last_seq));
+            return self.report.problem(ProblemKind::Malformed, Some(&chain), seqs, error.to_string());
+        }
         self.place(header, hash, &chain);
     }
 
@@ -285,16 +289,15 @@ impl ChainVerifier {
         });
         if let (Placed::InOrder | Placed::Late, Some(start)) = (&placed, &header.start) {
             started_late = header.previous != Hash::ZERO;
-            trail.began = Some(Began {
-                counter: start.counter,
-                predecessor: start.predecessor,
-                seq: header.first_seq,
-            });
+            trail.began =
+                Some(Began { counter: start.counter, predecessor: start.predecessor, seq: header.first_seq });
         }
         let (kind, detail) = match placed {
             Placed::InOrder => (None, String::new()),
             Placed::Late if windows => (None, String::new()),
-            Placed::Late => (Some(ProblemKind::Reordered), "stands after a later block of its chain".to_owned()),
+            Placed::Late => {
+                (Some(ProblemKind::Reordered), "stands after a later block of its chain".to_owned())
+            }
             Placed::Again => {
                 trail.duplicates += 1;
                 return false;
@@ -368,7 +371,8 @@ impl ChainVerifier {
         let (chain, seq) = (&statement.chain, statement.head.last_seq);
         let Some(keys) = self.keys.nodes.get(&chain.node).filter(|k| !k.is_empty()) else {
             if self.keyless.len() < MAX_CHAINS && self.keyless.insert(chain.node.clone()) {
-                let detail = format!("no key is trusted for node {}, so none of its heads counts", chain.node);
+                let detail =
+                    format!("no key is trusted for node {}, so none of its heads counts", chain.node);
                 self.report.problem(ProblemKind::NoKey, Some(chain), None, detail);
             }
             return false;
@@ -381,7 +385,8 @@ impl ChainVerifier {
                 if signers.any(|k| k.trusted_at(statement.wall_ns)) {
                     return true;
                 }
-                let detail = format!("the head is signed by key {signer}, which was not trusted at that time");
+                let detail =
+                    format!("the head is signed by key {signer}, which was not trusted at that time");
                 (ProblemKind::KeyNotValid, detail)
             }
         };

@@ -114,7 +114,10 @@ impl TryFrom<wire::Start> for Start {
             bytes => hash("predecessor_head", bytes)?,
         };
         if (head == Hash::ZERO) != (s.predecessor_last_seq == 0) {
-            return Err(Refused::new("predecessor_last_seq", "must be 0 where, and only where, no head is given"));
+            return Err(Refused::new(
+                "predecessor_last_seq",
+                "must be 0 where, and only where, no head is given",
+            ));
         }
         let predecessor = match &s.predecessor[..] {
             [] if s.predecessor_last_seq == 0 => None,
@@ -125,7 +128,12 @@ impl TryFrom<wire::Start> for Start {
                 head,
             }),
         };
-        Ok(Self { counter: s.counter, boot_id, predecessor, agent_version: text("agent_version", s.agent_version)? })
+        Ok(Self {
+            counter: s.counter,
+            boot_id,
+            predecessor,
+            agent_version: text("agent_version", s.agent_version)?,
+        })
     }
 }
 

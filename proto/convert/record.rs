@@ -2,9 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{
-    MAX_LINE_BYTES, Refused, bounded, from_owned, incarnation, node, stream, text, texts,
-};
+use super::{MAX_LINE_BYTES, Refused, bounded, from_owned, incarnation, node, stream, text, texts};
 use crate::record::{Body, Gap, LogLine, Moment, Record, RecordRef};
 use crate::wire;
 

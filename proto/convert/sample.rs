@@ -1,8 +1,6 @@
 //! Samples and their parts.
 
-use super::{
-    MAX_MOUNTS, MAX_PROCESSES, Refused, finite, from_owned, items, optional, required, text, texts,
-};
+use super::{MAX_MOUNTS, MAX_PROCESSES, Refused, finite, from_owned, items, optional, required, text, texts};
 use crate::record::{Cpu, Memory, Mount, Pressure, Process, Sample, SelfCost};
 use crate::wire;
 

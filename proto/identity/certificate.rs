@@ -5,6 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use x509_parser::extensions::GeneralName;
@@ -117,6 +118,12 @@ pub fn certificate_facts(der: &[u8]) -> Result<CertificateFacts, IdentityError> 
 /// The fingerprint of a DER certificate's public key.
 pub fn spki_fingerprint(der: &[u8]) -> Result<Fingerprint, IdentityError> {
     Ok(Fingerprint(Sha256::digest(parse(der)?.public_key().raw).into()))
+}
+
+/// DER certificates as PEM, in order.
+pub fn certificates_to_pem(chain: &[CertificateDer<'_>]) -> String {
+    let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+    chain.iter().map(|der| pem::encode_config(&pem::Pem::new("CERTIFICATE", der.to_vec()), config)).collect()
 }
 
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, IdentityError> {

@@ -17,7 +17,8 @@ use crate::record::InvalidValue;
 /// Version of the text; another one is refused, so that a newer token is not half understood.
 const PREFIX: &str = "dwj1";
 const HASH_CONTEXT: &[u8] = b"dogwatch join token v1\0";
-const RULE: &str = "must be dwj1.<16 hex digits>.<64 hex digits>.<64 hex digits>, as `token create` printed it";
+const RULE: &str =
+    "must be dwj1.<16 hex digits>.<64 hex digits>.<64 hex digits>, as `dogwatch-collector token` printed it";
 
 /// By which the collector finds a token; no secret.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -102,9 +103,9 @@ impl From<SecretHash> for String {
 impl TryFrom<String> for SecretHash {
     type Error = InvalidValue;
     fn try_from(s: String) -> Result<Self, Self::Error> {
-        from_hex(&s).map(Self).ok_or_else(|| {
-            InvalidValue::new("secret hash", "…", "must be 64 lower-case hex digits")
-        })
+        from_hex(&s)
+            .map(Self)
+            .ok_or_else(|| InvalidValue::new("secret hash", "…", "must be 64 lower-case hex digits"))
     }
 }
 

@@ -101,7 +101,8 @@ pub fn load_or_create_signing_key(path: &Path) -> Result<SigningKey, KeyFileErro
 
 fn signing_key_from(path: &Path, pem: &[u8]) -> Result<SigningKey, KeyFileError> {
     let text = std::str::from_utf8(pem).map_err(|e| corrupt_key(path, e.to_string()))?;
-    SigningKey::from_pkcs8_pem(text).map_err(|e| corrupt_key(path, format!("no PKCS#8 PEM of an Ed25519 key: {e}")))
+    SigningKey::from_pkcs8_pem(text)
+        .map_err(|e| corrupt_key(path, format!("no PKCS#8 PEM of an Ed25519 key: {e}")))
 }
 
 fn corrupt_key(path: &Path, reason: String) -> KeyFileError {
@@ -263,7 +264,9 @@ mod tests {
     fn a_damaged_key_is_refused_and_stays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("signing.key");
-        for bytes in [&b""[..], b"\xff\xfe", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"] {
+        for bytes in
+            [&b""[..], b"\xff\xfe", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"]
+        {
             write_private_file(&path, bytes).unwrap();
             let error = load_or_create_signing_key(&path).unwrap_err();
             assert!(matches!(error, KeyFileError::Corrupt { .. }), "{error}");

@@ -7,10 +7,11 @@
 //!
 //! A copied frame keeps its position (it carries it as its origin), so positions that others remember stay good, and
 //! whoever reads on from one meets nothing twice. The copy is whole and durable before it gets its name, and only then
-//! do the old names go: a crash before that leaves a spare, one after it leaves old segments beside their copy, whose
-//! positions are equal; readers take the first of equal ones, and the next opening takes the old ones away.
+//! do the old names go, newest first: a crash before that leaves a spare, one after it leaves the oldest of the segments
+//! beside the copy; readers take the first of frames with equal positions, and the next opening takes those away.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use super::folder::io_error;
 use super::recover::{Remarks, heads_of};
@@ -40,10 +41,17 @@ impl Journal {
                 return Ok(());
             }
         }
-        for _ in 0..run {
-            self.give_up(first)?;
+        self.give_up_run(first..first + run)
+    }
+
+    /// Gives up segments whose frames a later one holds too: newest first, each durably, so that a crash leaves only
+    /// such as come before what readers then find in the copy.
+    pub(super) fn give_up_run(&mut self, indexes: Range<usize>) -> Result<(), JournalError> {
+        for index in indexes.rev() {
+            self.give_up(index)?;
+            self.folder.sync()?;
         }
-        self.folder.sync()
+        Ok(())
     }
 
     /// How many of the newest segments to make one; 0 for none.

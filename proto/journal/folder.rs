@@ -80,15 +80,17 @@ pub(super) fn list(dir: &Path) -> Result<Listing, JournalError> {
 impl Folder {
     /// Opens `dir`, creating it (mode 0700) with its parents where it lacks.
     pub(super) fn open(dir: &Path) -> Result<Self, JournalError> {
-        if !dir.is_dir() {
+        let lacking: Vec<&Path> =
+            dir.ancestors().take_while(|a| !a.as_os_str().is_empty() && !a.is_dir()).collect();
+        if !lacking.is_empty() {
             let mut builder = std::fs::DirBuilder::new();
             builder.recursive(true).mode(0o700);
             builder.create(dir).map_err(|e| io_error("cannot create", dir, e))?;
-            if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
-                File::open(parent)
-                    .and_then(|p| p.sync_all())
-                    .map_err(|e| io_error("cannot sync", parent, e))?;
-            }
+        }
+        // Each new folder's name must be as durable as what will be promised beneath it.
+        for parent in lacking.iter().filter_map(|new| new.parent()) {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            File::open(parent).and_then(|p| p.sync_all()).map_err(|e| io_error("cannot sync", parent, e))?;
         }
         let handle = File::open(dir).map_err(|e| io_error("cannot open", dir, e))?;
         Ok(Self { path: dir.to_owned(), handle })

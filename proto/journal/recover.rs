@@ -91,13 +91,11 @@ impl Journal {
     /// A crash while segments were being coalesced left them beside the one that holds their frames now.
     fn give_up_superseded(&mut self, first_segments: &[(u64, u64)]) -> Result<(), JournalError> {
         for &(number, first) in first_segments.iter().filter(|(number, first)| first < number) {
-            while let Some(index) =
-                self.old.iter().position(|o| (first..number).contains(&o.info.number) && o.readable)
-            {
-                self.give_up(index)?;
-            }
+            let from = self.old.partition_point(|o| o.info.number < first);
+            let to = self.old.partition_point(|o| o.info.number < number);
+            self.give_up_run(from..to)?;
         }
-        self.folder.sync()
+        Ok(())
     }
 
     /// Creates spares up to what was asked for, as room allows; at least one file in all.
@@ -206,6 +204,10 @@ fn survey(dir: &Path, numbers: &[u64], segment_bytes: u64, remarks: &mut Remarks
             Opened::Gone => continue,
             Opened::Unreadable { reason, bytes } => {
                 remarks.push(format!("{name}: unreadable, {bytes} bytes: {reason}"));
+                // Not a file: it takes no place in the ring and cannot be given up.
+                if !dir.join(&name).is_file() {
+                    continue;
+                }
                 let info = SegmentInfo { number, used_bytes: 0, last_append_wall_ns: 0 };
                 let reusable = bytes == segment_bytes;
                 old.push(Old { info, reusable, frames: 0, readable: false });

@@ -24,9 +24,9 @@ use super::server::{HandshakeRefusal, RefusedHandshake, ServerTls, explain};
 use super::wall_ns;
 use crate::identity::{Identity, certificate_facts};
 
-/// A connection without a certificate lives this long: enrolment is one call.
+/// By default a connection without a certificate lives this long: enrolment is one call.
 pub const ANONYMOUS_LIFETIME: Duration = Duration::from_secs(30);
-/// A connection outlives its certificate by this much: time for a service to end its streams in good order first.
+/// By default a connection outlives its certificate by this much: time for a service to end its streams in good order first.
 pub const EXPIRY_GRACE: Duration = Duration::from_secs(60);
 
 /// Handshakes younger than this never give way: an honest one is done by then, even when all nodes come at once.
@@ -39,6 +39,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
+/// Certificates name the second up to and including which they are valid.
+const LAST_SECOND_NS: i64 = 1_000_000_000;
 /// The farthest deadline that is set; a connection that reaches it is closed and comes back.
 const FARTHEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -58,7 +60,7 @@ pub struct Peer {
 impl Peer {
     /// Whether its certificate has expired at `now`; never where it has none.
     pub fn expired_at(&self, now_wall_ns: i64) -> bool {
-        self.not_after_wall_ns.is_some_and(|last| now_wall_ns >= last.saturating_add(1_000_000_000))
+        self.not_after_wall_ns.is_some_and(|last| now_wall_ns >= last.saturating_add(LAST_SECOND_NS))
     }
 }
 
@@ -200,13 +202,13 @@ impl Acceptor {
             let outcome = tokio::select! {
                 outcome = timeout_at(until, handshake(&tls, stream, address, &anonymous)) => {
                     outcome.unwrap_or_else(|_| {
-                        Err(Failed::Reported(HandshakeRefusal::Timeout, None, "it took too long".to_owned()))
+                        Err(Failed::because(HandshakeRefusal::Timeout, None, "it took too long"))
                     })
                 }
-                _ = &mut must_go => Err(Failed::Reported(
+                _ = &mut must_go => Err(Failed::because(
                     HandshakeRefusal::Timeout,
                     None,
-                    "it was slow while others waited".to_owned(),
+                    "it was slow while others waited",
                 )),
             };
             drop(slot);
@@ -220,7 +222,8 @@ impl Acceptor {
                 Err(Failed::Silent) => {
                     tls.shared.counters.silent.fetch_add(1, Ordering::Relaxed);
                 }
-                Err(Failed::Reported(reason, claim, detail)) => {
+                Err(Failed::Reported(why)) => {
+                    let (reason, claim, detail) = *why;
                     tls.refuse(RefusedHandshake { peer: address.ip(), reason, claim, detail });
                 }
             }
@@ -231,7 +234,7 @@ impl Acceptor {
 enum Failed {
     /// It closed without a word: a port probe.
     Silent,
-    Reported(HandshakeRefusal, Option<super::Claim>, String),
+    Reported(Box<(HandshakeRefusal, Option<super::Claim>, String)>),
 }
 
 async fn handshake(
@@ -240,9 +243,7 @@ async fn handshake(
     address: SocketAddr,
     anonymous: &Arc<Semaphore>,
 ) -> Result<TlsIo, Failed> {
-    let protocol = |e: &dyn std::fmt::Display| {
-        Failed::Reported(HandshakeRefusal::Protocol, None, e.to_string())
-    };
+    let protocol = |e: &dyn std::fmt::Display| Failed::because(HandshakeRefusal::Protocol, None, e);
     tune(&stream).map_err(|e| protocol(&e))?;
     match stream.peek(&mut [0u8; 1]).await {
         Ok(0) | Err(_) => return Err(Failed::Silent),
@@ -252,18 +253,28 @@ async fn handshake(
     let stream = TlsAcceptor::from(config).accept(stream).await.map_err(|error| {
         let kept = kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         let (reason, claim, detail) = explain(&error, kept);
-        Failed::Reported(reason, claim, detail)
+        Failed::because(reason, claim, detail)
     })?;
     let peer = peer_of(tls, &stream, address)?;
     let mut held = Vec::with_capacity(2);
     if peer.identity.is_none() {
         let slot = Arc::clone(anonymous).try_acquire_owned().map_err(|_| {
             let detail = "the bound of connections without a certificate is reached".to_owned();
-            Failed::Reported(HandshakeRefusal::Overloaded, None, detail)
+            Failed::because(HandshakeRefusal::Overloaded, None, detail)
         })?;
         held.push(slot);
     }
     Ok(TlsIo::new(stream, peer, held, tls))
+}
+
+impl Failed {
+    fn because(
+        reason: HandshakeRefusal,
+        claim: Option<super::Claim>,
+        detail: impl std::fmt::Display,
+    ) -> Self {
+        Self::Reported(Box::new((reason, claim, detail.to_string())))
+    }
 }
 
 /// The verifier has let the certificate pass, so what it says is true.
@@ -281,9 +292,7 @@ fn peer_of(tls: &ServerTls, stream: &TlsStream<TcpStream>, address: SocketAddr) 
             not_after_wall_ns: Some(facts.not_after_wall_ns),
             serial: Some(facts.serial),
         }),
-        (_, Err(e)) | (Err(e), _) => {
-            Err(Failed::Reported(HandshakeRefusal::NoIdentity, None, e.to_string()))
-        }
+        (_, Err(e)) | (Err(e), _) => Err(Failed::because(HandshakeRefusal::NoIdentity, None, e)),
     }
 }
 
@@ -306,10 +315,12 @@ impl TlsIo {
         tls: &ServerTls,
     ) -> Self {
         let lives = match peer.not_after_wall_ns {
-            None => ANONYMOUS_LIFETIME,
+            None => tls.shared.options.anonymous_lifetime,
             Some(last) => {
-                let left = u64::try_from(last.saturating_sub(wall_ns())).unwrap_or(0);
-                Duration::from_nanos(left).saturating_add(EXPIRY_GRACE).min(FARTHEST)
+                // The last second is still good as a whole.
+                let over = last.saturating_add(LAST_SECOND_NS);
+                let left = u64::try_from(over.saturating_sub(wall_ns())).unwrap_or(0);
+                Duration::from_nanos(left).saturating_add(tls.shared.options.expiry_grace).min(FARTHEST)
             }
         };
         let open = OpenCount::new(tls.clone(), peer.identity.is_none());
@@ -377,7 +388,11 @@ impl Connected for TlsIo {
 }
 
 impl AsyncRead for TlsIo {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.ends.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(self.over()));
         }

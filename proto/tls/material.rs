@@ -29,11 +29,7 @@ pub struct ServerMaterial {
 
 impl Clone for ServerMaterial {
     fn clone(&self) -> Self {
-        Self {
-            chain: self.chain.clone(),
-            key: self.key.clone_key(),
-            client_roots: self.client_roots.clone(),
-        }
+        Self { chain: self.chain.clone(), key: self.key.clone_key(), client_roots: self.client_roots.clone() }
     }
 }
 
@@ -51,7 +47,7 @@ pub struct ServerFiles {
     /// PEM.
     pub key: PathBuf,
     /// PEM, one or more.
-    pub client_ca: PathBuf,
+    pub client_roots: PathBuf,
 }
 
 impl ServerMaterial {
@@ -60,7 +56,7 @@ impl ServerMaterial {
     pub fn from_files(files: &ServerFiles) -> Result<Self, TlsError> {
         let chain = read("certificate", &files.chain, false)?;
         let key = read("key", &files.key, true)?;
-        let roots = read("client CA", &files.client_ca, false)?;
+        let roots = read("client CA", &files.client_roots, false)?;
         Ok(Self {
             chain: certificates_from_pem("certificate", &chain)?,
             key: key_from_pem(&key)?,
@@ -136,8 +132,10 @@ pub fn certificates_from_pem(
 }
 
 fn key_from_pem(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_slice(pem)
-        .map_err(|e| TlsError::Material { what: "key", reason: format!("it holds no private key in PEM: {e}") })
+    PrivateKeyDer::from_pem_slice(pem).map_err(|e| TlsError::Material {
+        what: "key",
+        reason: format!("it holds no private key in PEM: {e}"),
+    })
 }
 
 /// Chain and key, checked to belong together.
@@ -168,8 +166,7 @@ pub(super) fn root_store(
 }
 
 fn read(what: &'static str, path: &Path, secret: bool) -> Result<Vec<u8>, TlsError> {
-    let refuse =
-        |reason: String| TlsError::File { what, path: path.display().to_string(), reason };
+    let refuse = |reason: String| TlsError::File { what, path: path.display().to_string(), reason };
     let file = File::open(path).map_err(|e| refuse(e.to_string()))?;
     let meta = file.metadata().map_err(|e| refuse(e.to_string()))?;
     if !meta.is_file() {

@@ -32,6 +32,10 @@ pub struct ServerTlsOptions {
     pub max_connections: usize,
     /// Connections without a certificate at once. They only enrol, which takes well under a second.
     pub max_anonymous: usize,
+    /// How long a connection without a certificate lives.
+    pub anonymous_lifetime: Duration,
+    /// By how much a connection outlives its certificate: services end their streams in good order before.
+    pub expiry_grace: Duration,
 }
 
 impl Default for ServerTlsOptions {
@@ -42,6 +46,8 @@ impl Default for ServerTlsOptions {
             max_handshakes: 512,
             max_connections: 20_000,
             max_anonymous: 1_024,
+            anonymous_lifetime: super::ANONYMOUS_LIFETIME,
+            expiry_grace: super::EXPIRY_GRACE,
         }
     }
 }
@@ -199,8 +205,7 @@ impl fmt::Debug for ServerTls {
 }
 
 /// A rustls configuration for one connection, and where that connection's refused certificate will be found.
-pub(super) type ForOneConnection =
-    (Arc<ServerConfig>, Arc<Mutex<Option<(HandshakeRefusal, Claim)>>>);
+pub(super) type ForOneConnection = (Arc<ServerConfig>, Arc<Mutex<Option<(HandshakeRefusal, Claim)>>>);
 
 impl ServerTls {
     /// Builds from `material`; fails where certificate and key do not belong together or a CA is unusable.
@@ -279,10 +284,10 @@ impl ServerTls {
 }
 
 fn build(material: &ServerMaterial) -> Result<Current, TlsError> {
-    let leaf = material.chain.first().ok_or_else(|| TlsError::Material {
-        what: "certificate",
-        reason: "there is none".to_owned(),
-    })?;
+    let leaf = material
+        .chain
+        .first()
+        .ok_or_else(|| TlsError::Material { what: "certificate", reason: "there is none".to_owned() })?;
     let facts = certificate_facts(leaf)
         .map_err(|e| TlsError::Material { what: "certificate", reason: e.to_string() })?;
     let shown = SingleCertAndKey::from(certified_key(&material.chain, &material.key)?);

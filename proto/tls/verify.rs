@@ -89,8 +89,7 @@ impl ClientCertVerifier for ClaimKeeper {
         let facts = certificate_facts(end_entity);
         match self.inner.verify_client_cert(end_entity, intermediates, now) {
             Err(error) => {
-                let (reason, chained) =
-                    self.classify(&error, end_entity, intermediates, facts.as_ref().ok());
+                let (reason, chained) = self.classify(&error, end_entity, intermediates, facts.as_ref().ok());
                 self.keep(reason, Claim::of(facts.as_ref().ok(), &self.domain, chained));
                 Err(error)
             }

@@ -18,7 +18,7 @@ pub enum Reload {
     /// They changed and are in use.
     Swapped,
     /// They changed and cannot be used: the old ones stay in use. Said once for each change.
-    Kept(TlsError),
+    Failed(TlsError),
 }
 
 /// Device, inode, size, mtime and ctime of one file; `None` where it cannot be looked at.
@@ -64,7 +64,7 @@ impl FileWatch {
             }
             Err(error) => {
                 self.failed = true;
-                Reload::Kept(error)
+                Reload::Failed(error)
             }
         }
     }
@@ -87,7 +87,7 @@ impl FileWatch {
 }
 
 fn stamps(files: &ServerFiles) -> [Stamp; 3] {
-    [stamp(&files.chain), stamp(&files.key), stamp(&files.client_ca)]
+    [stamp(&files.chain), stamp(&files.key), stamp(&files.client_roots)]
 }
 
 fn stamp(path: &Path) -> Stamp {

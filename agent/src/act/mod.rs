@@ -1,1 +1,35 @@
-//! To come.
+//! Acting: what a cleanup may touch, what it would touch, and the one process that touches it.
+//!
+//! Modules stand in the order in which a cleanup passes them. [`policy`] says what may ever go; [`survey`] lists what
+//! is there; [`plan`] picks the smallest set that suffices; [`respond`] decides when to survey, record and apply;
+//! [`handle`] carries requests to the [`executor`], a child process that re-checks everything against the policy it
+//! was started with and removes objects one at a time ([`remove`]).
+//!
+//! Invariants: `plan` and `respond` are pure. Only `executor` and what it calls (`survey`, `remove`, `quarantine`,
+//! `lease`, `confine`) ever open a file beneath a root, and only `remove` and `quarantine` rename or unlink.
+//!
+//! Deliberately absent: truncating, restarting or pruning anything; container images (they go through CRI alone);
+//! any removal in the process that parses logs.
+
+mod beneath;
+mod channel;
+mod cleaner;
+mod confine;
+pub mod executor;
+mod forbidden;
+pub mod handle;
+mod holder;
+mod lease;
+pub mod plan;
+pub mod policy;
+mod quarantine;
+#[cfg(test)]
+mod races;
+mod remove;
+pub mod respond;
+mod rotation;
+mod survey;
+mod vet;
+mod wire;
+mod words;
+pub mod work;

@@ -1,1 +1,506 @@
-//! To come.
+//! The record: three journals on the node, one thread that writes them, and a handle that never blocks.
+//!
+//! ```text
+//! push ─→ Queue (bounded) ─→ seal ─→ append ─→ sync ─→ durable ─→ uplink ─→ acknowledge ─→ release
+//! ```
+//!
+//! Invariants:
+//! - [`Recorder::push`] never waits for the disk; [`Recorder::settlement`] says whether an urgent record is durable, which
+//!   is how an action is refused when its record cannot be kept.
+//! - Urgent records seal at once, the others at 256 KiB or 10 s.
+//! - Whatever is given up comes out as a gap in the urgent stream, at most one per source and second.
+//!
+//! Deliberately absent: the network, and any decision about what is worth recording.
+
+mod lane;
+mod queue;
+pub(crate) mod slots;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dogwatch::block::{Predecessor, SEAL_BYTES, Start};
+use dogwatch::chain::SignedReceipt;
+use dogwatch::clock;
+use dogwatch::journal::{JournalError, Options, Position, Reader};
+use dogwatch::record::{
+    Body, Finding, FindingState, Gap, Incarnation, Kind, Kinds, LogLine, Moment, NodeName, Record, Seq,
+    Stream,
+};
+use ed25519_dalek::SigningKey;
+use tokio::sync::watch;
+
+use lane::Lane;
+use queue::Queue;
+use slots::Slots;
+
+pub use writer::Writer;
+
+/// Evidence and recorder records are sealed when the oldest has waited this long.
+pub const SEAL_AFTER: Duration = Duration::from_secs(10);
+/// Newest blocks of a stream in which the last line of each log is looked up at start. The tail's own checkpoint is at
+/// most a second behind, so a few would do.
+const LOOK_BACK_BLOCKS: usize = 64;
+/// Lost urgent records that are remembered; whoever waits for one asks within seconds.
+const MAX_LOST_REMEMBERED: usize = 1024;
+/// Share of the evidence ring above which samples that nothing cites are no longer spooled.
+const THIN_ABOVE: f64 = 0.75;
+
+/// How the record is kept.
+#[derive(Debug, Clone)]
+pub struct RecordConfig {
+    /// The agent's state folder; journals are in `journal/` beneath it.
+    pub state_dir: PathBuf,
+    /// Whose record it is.
+    pub node: NodeName,
+    /// Segment size of each journal, bytes.
+    pub segment_bytes: u64,
+    /// Bytes that the urgent journal may take.
+    pub urgent_bytes: u64,
+    /// Bytes that the evidence journal may take.
+    pub evidence_bytes: u64,
+    /// Bytes that the recorder journal may take.
+    pub recorder_bytes: u64,
+}
+
+impl RecordConfig {
+    /// The folder that holds the three journals.
+    pub fn journal_dir(&self) -> PathBuf {
+        self.state_dir.join("journal")
+    }
+
+    fn options(&self, stream: Stream) -> Options {
+        let bytes = match stream {
+            Stream::Urgent => self.urgent_bytes,
+            Stream::Evidence => self.evidence_bytes,
+            Stream::Recorder => self.recorder_bytes,
+        };
+        // Two segments are the least: one to write, one to recycle.
+        let segments = (bytes / self.segment_bytes.max(1)).max(2) as u32;
+        Options { segment_bytes: self.segment_bytes, max_segments: segments, preallocate_segments: segments }
+    }
+}
+
+/// Why the record cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// A folder or file of the state could not be made or read.
+    #[error("{what} {path}: {source}; check the folder's owner and that its filesystem is writable")]
+    State {
+        /// What was attempted.
+        what: &'static str,
+        /// On what.
+        path: String,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A journal could not be opened.
+    #[error("the {stream} journal: {source}")]
+    Journal {
+        /// Which.
+        stream: Stream,
+        /// Why.
+        #[source]
+        source: JournalError,
+    },
+}
+
+/// What became of an urgent record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settlement {
+    /// It is durable.
+    Durable,
+    /// It could not be kept, and why.
+    Lost(String),
+    /// It waits for the disk; what the disk said last, if that was an error.
+    Waiting(Option<String>),
+}
+
+/// What the record knew when it was opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// This run.
+    pub incarnation: Incarnation,
+    /// 1 for the first start with this state folder.
+    pub start_counter: u64,
+    /// Findings that were active when the last run ended.
+    pub active: Vec<Finding>,
+    /// For each file and stream, the newest line that is durable.
+    pub newest_lines: Vec<(Stream, LogLine)>,
+    /// In words: what was found damaged, missing or smaller than asked for.
+    pub remarks: Vec<String>,
+}
+
+/// A chunk of acknowledged or kept incarnations, for the uplink's Hello.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptRange {
+    /// Which run.
+    pub incarnation: Incarnation,
+    /// First seq still held and not acknowledged.
+    pub first_seq: Seq,
+    /// Last seq held.
+    pub last_seq: Seq,
+    /// Where its first unacknowledged block stands.
+    pub from: Position,
+}
+
+/// Figures of the record, for metrics and status.
+#[derive(Debug, Clone, Default)]
+pub struct RecordStats {
+    /// Records pushed, by stream.
+    pub pushed: [u64; 3],
+    /// Records given up; each is told in a gap.
+    pub dropped: u64,
+    /// Bytes that wait in memory.
+    pub queue_bytes: u64,
+    /// Blocks that wait for an acknowledgement, by stream.
+    pub unacked_blocks: [u64; 3],
+    /// Newest durable seq, by stream.
+    pub durable_seq: [Seq; 3],
+    /// What the disk said last, if the last attempt failed.
+    pub failing: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queue: Queue,
+    acks: Vec<(Stream, Incarnation, Seq, SignedReceipt)>,
+    aside: Vec<(Stream, Incarnation, Seq, Seq, String)>,
+    durable_urgent: Seq,
+    failing: Option<String>,
+    lost_urgent: Vec<Seq>,
+    pressure: f64,
+    stats: RecordStats,
+    kept: [Vec<KeptRange>; 3],
+    stop: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+    durable: watch::Sender<[Seq; 3]>,
+    journal_dir: PathBuf,
+    node: NodeName,
+    incarnation: Incarnation,
+    start_counter: u64,
+}
+
+impl State {
+    /// Remembers the newest urgent records that were lost, for [`Recorder::settlement`].
+    fn note_lost(&mut self, seqs: &[Seq]) {
+        self.lost_urgent.extend(seqs);
+        if self.lost_urgent.len() > MAX_LOST_REMEMBERED {
+            let surplus = self.lost_urgent.len() - MAX_LOST_REMEMBERED;
+            self.lost_urgent.drain(..surplus);
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic while holding the lock leaves counts that are at worst stale; recording must go on.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The handle through which everything is recorded. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Recorder {
+    shared: Arc<Shared>,
+}
+
+impl Recorder {
+    /// Takes a record in and gives it its seq. Never blocks.
+    pub fn push(&self, stream: Stream, at: Moment, body: Body) -> Seq {
+        let mut state = self.shared.lock();
+        let dropped = state.queue.dropped();
+        let seq = state.queue.push(stream, at, body);
+        if stream == Stream::Urgent && state.queue.dropped() > dropped {
+            state.note_lost(&[seq]);
+        }
+        state.stats.pushed[stream.index()] += 1;
+        let wake = stream == Stream::Urgent || state.queue.bytes(stream) >= SEAL_BYTES;
+        drop(state);
+        if wake {
+            self.shared.wake.notify_one();
+        }
+        seq
+    }
+
+    /// Takes a sample that nothing cites for the evidence stream; under pressure it is given up, and told as a gap.
+    pub fn push_routine_sample(&self, at: Moment, body: Body) {
+        let mut state = self.shared.lock();
+        if state.pressure > THIN_ABOVE {
+            state.queue.skip(
+                Stream::Evidence,
+                at,
+                body,
+                "the evidence ring is nearly full of what the collector has not acknowledged; samples give way to logs",
+            );
+            return;
+        }
+        drop(state);
+        self.push(Stream::Evidence, at, body);
+    }
+
+    /// What became of an urgent record by now.
+    pub fn settlement(&self, seq: Seq) -> Settlement {
+        let mut state = self.shared.lock();
+        if let Some(lost) = state.lost_urgent.iter().position(|s| *s == seq) {
+            state.lost_urgent.swap_remove(lost);
+            return Settlement::Lost(
+                state.failing.clone().unwrap_or_else(|| "there was no room for it".to_owned()),
+            );
+        }
+        if state.durable_urgent >= seq {
+            return Settlement::Durable;
+        }
+        Settlement::Waiting(state.failing.clone())
+    }
+
+    /// Takes the collector's acknowledgement in.
+    pub fn acknowledge(
+        &self,
+        stream: Stream,
+        incarnation: Incarnation,
+        last_seq: Seq,
+        receipt: SignedReceipt,
+    ) {
+        let mut state = self.shared.lock();
+        // Only the newest of a chain counts, so this list is as long as there are chains.
+        state.acks.retain(|(s, i, _, _)| (*s, *i) != (stream, incarnation));
+        state.acks.push((stream, incarnation, last_seq, receipt));
+        drop(state);
+        self.shared.wake.notify_one();
+    }
+
+    /// Sets a block aside that the collector will never take, and tells the gap. It no longer blocks its stream.
+    pub fn set_aside(&self, stream: Stream, incarnation: Incarnation, first: Seq, last: Seq, reason: String) {
+        let mut state = self.shared.lock();
+        state.aside.push((stream, incarnation, first, last, reason));
+        drop(state);
+        self.shared.wake.notify_one();
+    }
+
+    /// Newest durable seq of this incarnation, by stream; changes wake whoever watches.
+    pub fn durable(&self) -> watch::Receiver<[Seq; 3]> {
+        self.shared.durable.subscribe()
+    }
+
+    /// What the stream holds that is not acknowledged, oldest incarnation first.
+    pub fn kept(&self, stream: Stream) -> Vec<KeptRange> {
+        self.shared.lock().kept[stream.index()].clone()
+    }
+
+    /// Figures of now.
+    pub fn stats(&self) -> RecordStats {
+        let state = self.shared.lock();
+        let mut stats = state.stats.clone();
+        stats.dropped = state.queue.dropped();
+        stats.queue_bytes = Stream::ALL.iter().map(|s| state.queue.bytes(*s) as u64).sum();
+        stats.failing = state.failing.clone();
+        stats
+    }
+
+    /// The folder of one stream's journal, for readers.
+    pub fn journal_dir(&self, stream: Stream) -> PathBuf {
+        self.shared.journal_dir.join(stream.as_str())
+    }
+
+    /// Whose record it is.
+    pub fn node(&self) -> &NodeName {
+        &self.shared.node
+    }
+
+    /// This run.
+    pub fn incarnation(&self) -> Incarnation {
+        self.shared.incarnation
+    }
+
+    /// 1 for the first start with this state folder.
+    pub fn start_counter(&self) -> u64 {
+        self.shared.start_counter
+    }
+
+    /// The seq that the next record pushed to `stream` will have. Of use only to the one pusher of a stream.
+    pub fn next_seq(&self, stream: Stream) -> Seq {
+        self.shared.lock().queue.last_seq(stream) + 1
+    }
+
+    /// Asks the writer to seal everything, close the journals and end.
+    pub fn stop(&self) {
+        self.shared.lock().stop = true;
+        self.shared.wake.notify_one();
+    }
+}
+
+/// Opens the record: recovers the journals, begins an incarnation, tells the gap since the last one.
+///
+/// # Errors
+/// [`RecordError`] when the state folder cannot be used at all.
+pub fn open(
+    config: &RecordConfig,
+    key: SigningKey,
+    boot_id: [u8; 16],
+    entropy: fn() -> [u8; 16],
+) -> Result<(Recorder, Writer, Opened), RecordError> {
+    let dir = config.journal_dir();
+    std::fs::create_dir_all(&dir).map_err(|source| RecordError::State {
+        what: "making the folder",
+        path: dir.display().to_string(),
+        source,
+    })?;
+    let incarnation = Incarnation(entropy());
+    let (start_counter, mut remarks) = count_start(&config.state_dir)?;
+
+    let open_lane = |stream| {
+        Lane::open(&dir, stream, config.options(stream), &config.node, incarnation)
+            .map_err(|source| RecordError::Journal { stream, source })
+    };
+    let (mut urgent, urgent_opened) = open_lane(Stream::Urgent)?;
+    let (mut evidence, evidence_opened) = open_lane(Stream::Evidence)?;
+    let (mut recorder, recorder_opened) = open_lane(Stream::Recorder)?;
+
+    let now = clock::now();
+    let mut queue = Queue::default();
+    let opened =
+        [(&mut urgent, urgent_opened), (&mut evidence, evidence_opened), (&mut recorder, recorder_opened)];
+    for (lane, o) in opened {
+        remarks.extend(o.recovered.remarks.iter().map(|r| format!("{} journal: {r}", lane.stream)));
+        let asked = config.options(lane.stream).preallocate_segments;
+        if o.recovered.preallocated_segments < asked {
+            remarks.push(format!(
+                "{} journal: room for {} of {asked} segments; free space and restart for the rest",
+                lane.stream, o.recovered.preallocated_segments
+            ));
+        }
+        lane.begin(Start {
+            counter: start_counter,
+            boot_id,
+            predecessor: o.predecessor.map(|(p, _)| p),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        });
+        if let Some((before, wall_ns)) = o.predecessor {
+            queue.push(
+                Stream::Urgent,
+                now,
+                Body::Gap(gap_since(lane.stream, before, wall_ns, now, o.recovered.clean)),
+            );
+        }
+    }
+    let reader_error = |stream| move |source| RecordError::Journal { stream, source };
+    let active = active_findings(&dir).map_err(reader_error(Stream::Urgent))?;
+    let mut newest = newest_lines(&dir, Stream::Evidence).map_err(reader_error(Stream::Evidence))?;
+    newest.extend(newest_lines(&dir, Stream::Recorder).map_err(reader_error(Stream::Recorder))?);
+
+    let shared = Arc::new(Shared {
+        state: Mutex::new(State { queue, ..State::default() }),
+        wake: Condvar::new(),
+        durable: watch::Sender::new([0; 3]),
+        journal_dir: dir,
+        node: config.node.clone(),
+        incarnation,
+        start_counter,
+    });
+    let writer = Writer {
+        shared: shared.clone(),
+        lanes: [urgent, evidence, recorder],
+        key,
+        entropy,
+        aside_dir: config.state_dir.join("aside"),
+    };
+    writer.publish();
+    Ok((
+        Recorder { shared },
+        writer,
+        Opened { incarnation, start_counter, active, newest_lines: newest, remarks },
+    ))
+}
+
+/// Adds one to the start counter. A counter that cannot be written costs only its number.
+fn count_start(state_dir: &Path) -> Result<(u64, Vec<String>), RecordError> {
+    let path = state_dir.join("starts");
+    let failed = |what| {
+        let path = path.display().to_string();
+        move |source| RecordError::State { what, path, source }
+    };
+    let (mut slots, value) = Slots::open(&path).map_err(failed("opening the start counter"))?;
+    let before = value.and_then(|v| v.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let counter = before + 1;
+    let mut remarks = Vec::new();
+    if let Err(e) = slots.write(&counter.to_le_bytes()) {
+        remarks.push(format!("the start counter {} could not be written: {e}", path.display()));
+    }
+    Ok((counter, remarks))
+}
+
+fn gap_since(stream: Stream, before: Predecessor, wall_ns: i64, now: Moment, clean: bool) -> Gap {
+    let reason = if clean {
+        "the agent was not running; it had stopped in order".to_owned()
+    } else {
+        format!(
+            "the agent or its node stopped without closing the journal; what was not yet sealed (at most {} s, urgent \
+             records at most what was being written) is lost, and nothing was recorded until now",
+            SEAL_AFTER.as_secs()
+        )
+    };
+    Gap {
+        stream,
+        source: "journal".to_owned(),
+        after_seq: Some(before.last_seq),
+        before_seq: None,
+        count: if clean { Some(0) } else { None },
+        from_wall_ns: wall_ns.min(now.wall_ns),
+        to_wall_ns: now.wall_ns,
+        reason,
+        incarnation: Some(before.incarnation),
+    }
+}
+
+/// Findings whose newest record in the urgent journal is not `cleared`.
+fn active_findings(dir: &Path) -> Result<Vec<Finding>, JournalError> {
+    let wanted = Kinds::default().with(Kind::Finding);
+    let reader = Reader::open(&dir.join(Stream::Urgent.as_str()))?;
+    let mut active: Vec<Finding> = Vec::new();
+    for (at, info) in reader.blocks()? {
+        if !info.kinds.intersects(wanted) {
+            continue;
+        }
+        for record in read_records(&reader, at, wanted) {
+            if let Body::Finding(f) = record.body {
+                active.retain(|a| a.id != f.id);
+                if f.state != FindingState::Cleared {
+                    active.push(*f);
+                }
+            }
+        }
+    }
+    Ok(active)
+}
+
+/// For each file, the newest line that is durable in the stream's journal.
+fn newest_lines(dir: &Path, stream: Stream) -> Result<Vec<(Stream, LogLine)>, JournalError> {
+    let wanted = Kinds::default().with(Kind::Log);
+    let reader = Reader::open(&dir.join(stream.as_str()))?;
+    let blocks: Vec<_> =
+        reader.blocks()?.into_iter().filter(|(_, info)| info.kinds.intersects(wanted)).collect();
+    let mut newest: BTreeMap<(String, u64), LogLine> = BTreeMap::new();
+    for (at, _) in blocks.iter().rev().take(LOOK_BACK_BLOCKS).rev() {
+        for record in read_records(&reader, *at, wanted) {
+            if let Body::Log(line) = record.body {
+                newest.insert((line.source.clone(), line.inode), line);
+            }
+        }
+    }
+    Ok(newest.into_values().map(|line| (stream, line)).collect())
+}
+
+fn read_records(reader: &Reader, at: Position, wanted: Kinds) -> Vec<Record> {
+    let Ok(Some(entry)) = reader.read_at(at) else { return Vec::new() };
+    dogwatch::block::Block::decode(entry.payload).and_then(|b| b.records(wanted)).unwrap_or_default()
+}

@@ -1,13 +1,13 @@
 //! The verdict: what the trails, taken together, depart from.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::Rules;
 use super::report::{ChainReport, ProblemKind, Report};
 use super::trail::{Began, Speaker, Stretch, Trail, Word};
-use super::Rules;
 use crate::block::Predecessor;
 use crate::chain::{ChainId, Head};
-use crate::record::{Hash, Incarnation, Seq, Stream};
+use crate::record::{Hash, NodeName, Seq, Stream};
 
 /// Weighs every chain and adds to `report`.
 pub(super) fn judge(rules: Rules, mut trails: BTreeMap<ChainId, Trail>, report: &mut Report) {
@@ -34,6 +34,11 @@ pub(super) fn judge(rules: Rules, mut trails: BTreeMap<ChainId, Trail>, report: 
 fn hear_successors(rules: Rules, trails: &mut BTreeMap<ChainId, Trail>, report: &mut Report) {
     let begun: Vec<(ChainId, Began)> =
         trails.iter().filter_map(|(chain, trail)| Some((chain.clone(), trail.began?))).collect();
+    let mut oldest: HashMap<(NodeName, Stream), u64> = HashMap::new();
+    for (chain, began) in &begun {
+        let counter = oldest.entry((chain.node.clone(), chain.stream)).or_insert(began.counter);
+        *counter = began.counter.min(*counter);
+    }
     for (chain, began) in begun {
         let Some(before) = began.predecessor else { continue };
         let seqs = Some((began.seq, began.seq));
@@ -60,7 +65,9 @@ fn hear_successors(rules: Rules, trails: &mut BTreeMap<ChainId, Trail>, report: 
                 }
             }
             None if before.last_seq > 0 && !rules.windows[chain.stream.index()] => {
-                absent_predecessor(&id, &chain, before, began, trails, report);
+                let older =
+                    oldest.get(&(chain.node.clone(), chain.stream)).is_some_and(|c| *c < began.counter);
+                absent_predecessor(&id, &chain, before, older, trails, report);
             }
             None => {}
         }
@@ -72,7 +79,7 @@ fn absent_predecessor(
     absent: &ChainId,
     chain: &ChainId,
     before: Predecessor,
-    began: Began,
+    older_is_here: bool,
     trails: &BTreeMap<ChainId, Trail>,
     report: &mut Report,
 ) {
@@ -83,17 +90,6 @@ fn absent_predecessor(
     if known.is_some_and(|t| Excuses::of(t, trails).cover(1, before.last_seq)) {
         return;
     }
-    let lowest = ChainId {
-        node: chain.node.clone(),
-        incarnation: Incarnation([0; 16]),
-        stream: Stream::Urgent,
-    };
-    let mut of_node = trails.range(lowest..).take_while(|(id, _)| id.node == chain.node);
-    let older_is_here = of_node.any(|(id, trail)| {
-        id.stream == chain.stream
-            && !trail.stretches.is_empty()
-            && trail.began.is_some_and(|b| b.counter < began.counter)
-    });
     let seqs = Some((1, before.last_seq));
     if older_is_here {
         let detail = format!(
@@ -102,7 +98,8 @@ fn absent_predecessor(
         );
         report.problem(ProblemKind::Dropped, Some(absent), seqs, detail);
     } else {
-        let detail = format!("is not here; the node's evidence begins with incarnation {}", chain.incarnation);
+        let detail =
+            format!("is not here; the node's evidence begins with incarnation {}", chain.incarnation);
         report.warning(Some(absent), seqs, detail);
     }
 }
@@ -253,7 +250,7 @@ impl Case<'_> {
     fn missing(&mut self, kind: ProblemKind, first: Seq, last: Seq, mut detail: String) {
         let seqs = Some((first, last));
         if self.excuses.cover(first, last) {
-            self.explained_seqs += last - first + 1;
+            self.explained_seqs = self.explained_seqs.saturating_add(last - first + 1);
             self.report.warning(Some(self.chain), seqs, "missing, as a signed gap of the node says");
             return;
         }
@@ -278,10 +275,8 @@ impl Case<'_> {
                     };
                     tally.add(seq, || contradiction(word.speaker, seq, stated, found));
                 }
-                Standing::Beyond => {
-                    let speaker = beyond.map_or(word.speaker, |(_, s)| s.max(word.speaker));
-                    beyond = Some((seq, speaker));
-                }
+                // Ascending, so that the last one speaks of the highest seq.
+                Standing::Beyond => beyond = Some((seq, word.speaker)),
                 Standing::Forgotten => self.uncompared += 1,
                 Standing::InHole => {}
             }
@@ -310,7 +305,8 @@ impl Case<'_> {
         let last = self.trail.last_seq().max(expired);
         // Of a chain that is not here at all, only the node's own head is beyond doubt: the others may outlive it.
         let gone = self.trail.stretches.is_empty() && self.trail.before.is_none();
-        if seq <= last || (gone && speaker != Speaker::Node) {
+        let signed = self.trail.words.values().any(|w| w.speaker == Speaker::Node);
+        if seq <= last || (gone && !signed) {
             return;
         }
         let who = match speaker {
@@ -362,7 +358,11 @@ fn standing(trail: &Trail, seq: Seq, word: &Word) -> Standing {
     }
     match trail.stretches.range(..=seq).next_back() {
         Some((_, around)) if around.last_seq >= seq => {
-            if trail.remembers(seq) { Standing::Contradicted(None) } else { Standing::Forgotten }
+            if trail.remembers(seq) {
+                Standing::Contradicted(None)
+            } else {
+                Standing::Forgotten
+            }
         }
         Some(_) => Standing::InHole,
         // Before the first block: nothing can have been there if that block says that it is the first.

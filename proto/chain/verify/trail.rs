@@ -7,8 +7,8 @@ use crate::block::Predecessor;
 use crate::chain::{ChainId, Head};
 use crate::record::{Hash, Incarnation, Seq};
 
-/// Newest blocks of a chain that are remembered one by one: 11 hours of heads every 10 s find their block, in
-/// 300 KiB. Older ones live on in their stretch.
+/// Newest blocks of a chain that are remembered one by one: of blocks sealed every 10 s, those of the last 11 hours
+/// in 400 KiB. Older ones live on in their stretch.
 pub(super) const MAX_REMEMBERED: usize = 4096;
 /// Stretches of a chain; a store that has more of them is past explaining.
 pub(super) const MAX_STRETCHES: usize = 4096;
@@ -239,8 +239,7 @@ impl Trail {
             }
             return;
         }
-        let word =
-            self.words.entry((head.last_seq, head.hash)).or_insert(Word { speaker, found: None });
+        let word = self.words.entry((head.last_seq, head.hash)).or_insert(Word { speaker, found: None });
         word.speaker = word.speaker.max(speaker);
         word.found = there;
         if self.words.len() > MAX_WORDS {

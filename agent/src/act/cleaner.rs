@@ -1,0 +1,361 @@
+//! The executor's work, without its process: open the roots, survey, apply, account.
+//!
+//! Invariants: an action's budgets are checked here again, with a ledger that the parent cannot reset but by a restart;
+//! `freed_bytes` counts what was seen to go through descriptors, never what a plan claimed.
+//!
+//! Deliberately absent: the socket, confinement (`executor`), and the removal of one object (`remove`).
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use dogwatch::record::{Action, ActionState, CleanupMode, ObjectOutcome, Refusal, Unexplained};
+
+use super::beneath;
+use super::executor::RootStatus;
+use super::plan::{Survey, bounded};
+use super::policy::{MAX_OBJECTS, MAX_ROOTS, Policy, Rules};
+use super::quarantine::{Leftover, Root};
+use super::remove::{Hooks, Left, Place, Removed, Sibling, remove};
+use super::survey::survey;
+use super::vet::Neighbours;
+use super::words;
+
+/// Longest that one action may take; what is left then is skipped.
+const MAX_APPLY: Duration = Duration::from_secs(120);
+/// The span of the hourly budgets.
+const HOUR: Duration = Duration::from_secs(3_600);
+/// How long to wait for a filesystem that frees in the background (XFS, btrfs, ZFS, F2FS).
+const MAX_SETTLE: Duration = Duration::from_secs(1);
+/// Between two looks at such a filesystem.
+const SETTLE_STEP: Duration = Duration::from_millis(20);
+/// Most reasons of one kind in a text.
+const MAX_REASONS: usize = 3;
+
+/// What the executor does.
+pub(super) struct Cleaner {
+    rules: Rules,
+    pub(super) roots: Vec<Option<Root>>,
+    pub(super) unable: Option<String>,
+    ledger: Ledger,
+    pub(super) hooks: Hooks,
+}
+
+impl Cleaner {
+    /// Opens every root that the policy may have; the others are told with the reason.
+    pub(super) fn open(policy: Policy, state_dir: &Path) -> (Self, Vec<RootStatus>) {
+        let mut unable = match beneath::openat2_works() {
+            Ok(()) if policy.mode == CleanupMode::Off => Some("the mode is off".to_owned()),
+            Ok(()) => None,
+            Err(error) => {
+                Some(format!("openat2 is refused here ({error}), and without it nothing is opened safely"))
+            }
+        };
+        let budgets_wrong = policy.validate(state_dir).into_iter().find(|p| !p.key.starts_with("roots["));
+        if let Some(problem) = budgets_wrong {
+            unable.get_or_insert_with(|| problem.to_string());
+        }
+        let rules = match Rules::new(policy) {
+            Ok(rules) => rules,
+            Err(error) => {
+                unable.get_or_insert_with(|| format!("its policy does not compile: {error}"));
+                // The policy of nothing has no pattern that could fail.
+                Rules::nothing()
+            }
+        };
+        let mut roots = Vec::new();
+        let mut told = Vec::new();
+        for (index, policy) in rules.policy.roots.iter().enumerate() {
+            let opened = match (&unable, policy.problems(index, false, state_dir).first()) {
+                (Some(why), _) => Err(why.clone()),
+                (None, Some(problem)) => Err(problem.to_string()),
+                (None, None) if index >= MAX_ROOTS => Err(format!("only {MAX_ROOTS} roots are used")),
+                (None, None) => Root::open(policy),
+            };
+            told.push(RootStatus {
+                path: policy.path.clone(),
+                device: opened.as_ref().ok().map(|r| r.facts.device),
+                unusable: opened.as_ref().err().cloned(),
+            });
+            roots.push(opened.ok());
+        }
+        let ledger = Ledger::default();
+        (Self { rules, roots, unable, ledger, hooks: Hooks::default() }, told)
+    }
+
+    /// Puts back what earlier runs left in quarantine.
+    pub(super) fn restore_leftovers(&self) -> Vec<Leftover> {
+        let roots = self.roots.iter().zip(&self.rules.policy.roots);
+        roots.filter_map(|(r, p)| r.as_ref().map(|r| r.restore_leftovers(p.max_depth))).flatten().collect()
+    }
+
+    /// Lists what lies beneath the roots on `device`.
+    pub(super) fn survey(&self, device: u64, now_wall_ns: i64) -> Result<Survey, String> {
+        match &self.unable {
+            Some(why) => Err(format!("no survey: {why}")),
+            None => Ok(survey(&self.rules, &self.roots, device, now_wall_ns)),
+        }
+    }
+
+    /// Carries out `action` as far as the policy lets it, and says what became of each object. `clock` is the node's
+    /// wall clock; `go_on` is asked before each object.
+    pub(super) fn apply(
+        &mut self,
+        mut action: Action,
+        clock: &dyn Fn() -> i64,
+        go_on: &dyn Fn() -> bool,
+    ) -> Action {
+        let root = match self.admit(&action, clock()) {
+            Ok(root) => root,
+            Err(why) => {
+                action.state = ActionState::Refused;
+                action.refused.push(Refusal { path: None, reason: why });
+                return action;
+            }
+        };
+        let began = Instant::now();
+        let before = self.space(root);
+        let mut run = Run::default();
+        for at in 0..action.objects.len() {
+            let stop = if !go_on() {
+                Some("the agent ended".to_owned())
+            } else if began.elapsed() > MAX_APPLY {
+                Some(format!("the action took longer than {} s", MAX_APPLY.as_secs()))
+            } else {
+                None
+            };
+            let removal = match stop {
+                Some(why) => Err(Left::Skipped(why)),
+                None => self.one(&action, at, clock(), &mut run),
+            };
+            run.note(&mut action, at, removal);
+        }
+        let after = self.settled(root, before, run.freed_bytes);
+        action.state = ActionState::Done;
+        action.freed_bytes = Some(run.freed_bytes);
+        action.available_before_bytes = before.map(|s| s.available);
+        action.available_after_bytes = after.map(|s| s.available);
+        action.unexplained = before.zip(after).map(|(before, after)| unexplained(before, after, &run));
+        action.refused = bounded(std::mem::take(&mut action.refused));
+        action
+    }
+
+    /// Whether the action as a whole may be tried; the index of a root on its device.
+    fn admit(&self, action: &Action, now_wall_ns: i64) -> Result<usize, String> {
+        if let Some(why) = &self.unable {
+            return Err(why.clone());
+        }
+        if !matches!(action.state, ActionState::Planned | ActionState::Started) {
+            return Err(format!("an action that is {} cannot be applied", action.state.as_str()));
+        }
+        if now_wall_ns >= action.expires_wall_ns {
+            return Err("the plan has expired: make a new one".to_owned());
+        }
+        if action.objects.len() > MAX_OBJECTS.min(self.rules.policy.budgets.max_objects) as usize {
+            return Err(format!("{} objects are over the budget of one action", action.objects.len()));
+        }
+        let first = action.objects.first().ok_or("the plan has no objects")?;
+        let usable = |root: &Option<Root>| root.as_ref().is_some_and(|r| r.facts.device == first.device);
+        self.roots.iter().position(usable).ok_or_else(|| "no usable root lies on its filesystem".to_owned())
+    }
+
+    fn one(&mut self, action: &Action, at: usize, now_wall_ns: i64, run: &mut Run) -> Result<Removed, Left> {
+        let object = &action.objects[at];
+        let Some((index, relative)) = self.rules.root_of(&object.path) else {
+            return Err(Left::Skipped("it lies outside every cleanup root".to_owned()));
+        };
+        let Some(root) = &self.roots[index] else {
+            return Err(Left::Skipped("its root cannot be used".to_owned()));
+        };
+        if object.device != root.facts.device || object.device != action.objects[0].device {
+            return Err(Left::Skipped("it lies on another filesystem".to_owned()));
+        }
+        if let Err(why) = self.ledger.allows(&self.rules, run, object.allocated_bytes) {
+            return Err(Left::Skipped(why));
+        }
+        let rules = &self.rules.roots()[index];
+        // Another link of it went a moment ago: the inode is as we left it, not as the plan saw it.
+        let earlier = run.inodes.get(&(object.device, object.inode)).copied();
+        let mut expected = object.clone();
+        if let Some(left) = earlier {
+            expected.links = left.links;
+            expected.ctime_ns = left.ctime_ns;
+        }
+        let sibling =
+            earlier.map(|l| Sibling { planned_ctime_ns: object.ctime_ns, our_ctime_ns: l.ctime_ns });
+        let place = Place { rules, root, relative, sibling };
+        let mut neighbours = |folder: &Path, fd: &OwnedFd| {
+            let key = (index, folder.to_owned());
+            run.neighbours.entry(key).or_insert_with(|| Rc::new(Neighbours::read(rules, folder, fd))).clone()
+        };
+        let removal = remove(&place, &expected, now_wall_ns, &mut neighbours, &mut self.hooks);
+        if let Ok(removed) = &removal {
+            self.ledger.note(removed.after.allocated_bytes);
+        }
+        removal
+    }
+
+    fn space(&self, root: usize) -> Option<Space> {
+        let root = self.roots.get(root)?.as_ref()?;
+        let s = rustix::fs::fstatvfs(&root.folder).ok()?;
+        let bytes = |blocks: u64| blocks.saturating_mul(s.f_frsize);
+        Some(Space { available: bytes(s.f_bavail), free: bytes(s.f_bfree) })
+    }
+
+    /// The space after the action; where the filesystem frees in the background, as soon as it shows, or a moment later.
+    fn settled(&self, root: usize, before: Option<Space>, freed_bytes: u64) -> Option<Space> {
+        const IN_BACKGROUND: [i64; 4] = [0x5846_5342, 0x9123_683E, 0x2FC1_2FC1, 0xF2F5_2010];
+        let folder = &self.roots.get(root)?.as_ref()?.folder;
+        let kind = rustix::fs::fstatfs(folder).map(|s| s.f_type & 0xFFFF_FFFF).unwrap_or(0);
+        let began = Instant::now();
+        loop {
+            let after = self.space(root);
+            let shows = before.zip(after).is_none_or(|(b, a)| a.free.saturating_sub(b.free) >= freed_bytes);
+            if shows || !IN_BACKGROUND.contains(&kind) || began.elapsed() > MAX_SETTLE {
+                return after;
+            }
+            std::thread::sleep(SETTLE_STEP);
+        }
+    }
+}
+
+/// A filesystem's room, bytes.
+#[derive(Debug, Clone, Copy)]
+struct Space {
+    available: u64,
+    free: u64,
+}
+
+/// What is left of an inode after we unlinked one of its names.
+#[derive(Debug, Clone, Copy)]
+struct Rest {
+    links: u64,
+    ctime_ns: i64,
+    allocated_bytes: u64,
+}
+
+/// One action as it goes.
+#[derive(Default)]
+struct Run {
+    objects: u64,
+    bytes: u64,
+    freed_bytes: u64,
+    withheld: Vec<String>,
+    inodes: HashMap<(u64, u64), Rest>,
+    neighbours: HashMap<(usize, PathBuf), Rc<Neighbours>>,
+}
+
+impl Run {
+    fn note(&mut self, action: &mut Action, at: usize, removal: Result<Removed, Left>) {
+        let object = &mut action.objects[at];
+        let reason = match removal {
+            Ok(removed) => {
+                object.outcome = ObjectOutcome::Removed;
+                object.sha256 = Some(removed.sha256);
+                object.digest_partial = removed.digest_partial;
+                self.objects += 1;
+                self.bytes = self.bytes.saturating_add(removed.after.allocated_bytes);
+                self.freed_bytes = self.freed_bytes.saturating_add(removed.freed_bytes);
+                let left = Rest {
+                    links: removed.after.links,
+                    ctime_ns: removed.after.ctime_ns,
+                    allocated_bytes: removed.after.allocated_bytes,
+                };
+                self.inodes.insert((object.device, object.inode), left);
+                if let Some(why) = removed.withheld {
+                    self.withheld.push(format!("{} of {}: {why}", words::bytes(left.allocated_bytes), {
+                        object.path.display()
+                    }));
+                }
+                return;
+            }
+            Err(Left::Skipped(reason)) => {
+                object.outcome = ObjectOutcome::Skipped;
+                reason
+            }
+            Err(Left::Failed(reason)) => {
+                object.outcome = ObjectOutcome::Failed;
+                reason
+            }
+        };
+        action.refused.push(Refusal { path: Some(object.path.clone()), reason });
+    }
+
+    /// Bytes that stay with links that did not go.
+    fn linked_bytes(&self) -> u64 {
+        self.inodes.values().filter(|l| l.links > 0).map(|l| l.allocated_bytes).sum()
+    }
+}
+
+/// after − before − freed, and why.
+fn unexplained(before: Space, after: Space, run: &Run) -> Unexplained {
+    let change = |after: u64, before: u64| {
+        let change = i128::from(after) - i128::from(before);
+        i64::try_from(change).unwrap_or(if change < 0 { i64::MIN } else { i64::MAX })
+    };
+    let freed = i64::try_from(run.freed_bytes).unwrap_or(i64::MAX);
+    let available = change(after.available, before.available);
+    let bytes = available.saturating_sub(freed);
+    let to_reserve = change(after.free, before.free).saturating_sub(available);
+    let mut reasons = Vec::new();
+    let mut rest = bytes;
+    if bytes != 0 && to_reserve != 0 {
+        rest = rest.saturating_add(to_reserve);
+        let amount = words::bytes(to_reserve.unsigned_abs());
+        let way = if to_reserve > 0 { "went back to" } else { "came from" };
+        reasons.push(format!("{amount} {way} the blocks that are reserved for root"));
+    }
+    match rest {
+        0 => {}
+        ..0 => {
+            reasons.push(format!("{} were written by others meanwhile", words::bytes(rest.unsigned_abs())))
+        }
+        1.. => reasons.push(format!(
+            "{} came free by others, or with what the removed files shared",
+            words::bytes(rest.unsigned_abs())
+        )),
+    }
+    let linked = run.linked_bytes();
+    if linked > 0 {
+        reasons.push(format!("{} stay with other hard links", words::bytes(linked)));
+    }
+    reasons.extend(run.withheld.iter().take(MAX_REASONS).cloned());
+    if run.withheld.len() > MAX_REASONS {
+        reasons.push(format!("{} more were withheld", run.withheld.len() - MAX_REASONS));
+    }
+    Unexplained { bytes, reason: reasons.join("; ") }
+}
+
+/// What went in the last hour.
+#[derive(Default)]
+struct Ledger {
+    entries: VecDeque<(Instant, u64)>,
+}
+
+impl Ledger {
+    fn allows(&mut self, rules: &Rules, run: &Run, bytes: u64) -> Result<(), String> {
+        let budgets = &rules.policy.budgets;
+        while self.entries.front().is_some_and(|(at, _)| at.elapsed() > HOUR) {
+            self.entries.pop_front();
+        }
+        let hour: u64 = self.entries.iter().map(|(_, bytes)| bytes).sum();
+        let over = |spent: u64, budget: u64| spent >= budget || spent.saturating_add(bytes) > budget;
+        if run.objects >= u64::from(budgets.max_objects) {
+            Err(format!("over the budget of {} objects an action", budgets.max_objects))
+        } else if over(run.bytes, budgets.max_bytes) {
+            Err(format!("over the budget of {} an action", words::bytes(budgets.max_bytes)))
+        } else if self.entries.len() as u64 >= u64::from(budgets.max_objects_per_hour) {
+            Err(format!("over the budget of {} objects an hour", budgets.max_objects_per_hour))
+        } else if over(hour, budgets.max_bytes_per_hour) {
+            Err(format!("over the budget of {} an hour", words::bytes(budgets.max_bytes_per_hour)))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn note(&mut self, bytes: u64) {
+        self.entries.push_back((Instant::now(), bytes));
+    }
+}

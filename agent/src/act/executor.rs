@@ -1,0 +1,206 @@
+//! The executor: the one process that removes anything.
+//!
+//! A child of the agent, started before anything hostile is parsed. Its first message is its [`Setup`]; from then on it
+//! obeys that policy and nothing else: every object of every plan is judged again (`cleaner`, `vet`, `remove`), so that a parent
+//! that was taken over can name only what the policy would let go anyway.
+//!
+//! Life: take the setup, close every other descriptor, open the roots and their quarantines, confine, put back what a
+//! crash left, say [`Ready`], then answer requests one at a time until the parent is gone.
+//!
+//! Invariants: one thread; no tokio; no network; no file written. It looks whether its parent lives before each object.
+
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use dogwatch::record::Refusal;
+use dogwatch::wire;
+use prost::Message;
+use serde::{Deserialize, Serialize};
+
+use super::channel::{Channel, ChannelError};
+use super::cleaner::Cleaner;
+pub use super::confine::{Confinement, Enforcement};
+use super::confine::{close_other_descriptors, confine, die_with_parent};
+use super::policy::Policy;
+pub use super::quarantine::Leftover;
+use super::wire::{action_from_wire, action_to_wire, candidate_to_wire, refusals_to_wire};
+
+/// Version of [`Setup`] and [`Ready`]; both ends are the same binary, so that any other means a mix-up.
+const VERSION: u32 = 1;
+/// Candidates in one part of a survey.
+const CANDIDATES_A_PART: usize = 256;
+
+/// What the executor is started with; its first message, as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Setup {
+    pub(super) version: u32,
+    pub(super) parent: u32,
+    pub(super) policy: Policy,
+    pub(super) state_dir: PathBuf,
+}
+
+impl Setup {
+    pub(super) fn new(policy: Policy, state_dir: PathBuf) -> Self {
+        Self { version: VERSION, parent: std::process::id(), policy, state_dir }
+    }
+}
+
+/// How an executor stands, from its first message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    version: u32,
+    /// Its process id.
+    pub pid: u32,
+    /// What it gave up.
+    pub confinement: Confinement,
+    /// Why it cannot clean at all, if it cannot.
+    pub unable: Option<String>,
+    /// Every root of the policy.
+    pub roots: Vec<RootStatus>,
+    /// What earlier runs left in quarantine.
+    pub leftovers: Vec<Leftover>,
+}
+
+impl Ready {
+    /// Before the executor has spoken.
+    pub(super) fn unknown() -> Self {
+        Self {
+            version: VERSION,
+            pid: 0,
+            confinement: Confinement {
+                landlock: Enforcement::NotEnforced,
+                no_new_privileges: false,
+                capabilities: 0,
+                lacks: Vec::new(),
+            },
+            unable: Some("the executor has not spoken yet".to_owned()),
+            roots: Vec::new(),
+            leftovers: Vec::new(),
+        }
+    }
+}
+
+/// Whether a root can be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootStatus {
+    /// The root.
+    pub path: PathBuf,
+    /// Its `st_dev`, if it can be used.
+    pub device: Option<u64>,
+    /// Why it cannot be used, if it cannot.
+    pub unusable: Option<String>,
+}
+
+/// The executor's `main`: speaks over the socket `socket`, which it takes over. Returns when the parent has closed its
+/// end (success) or speaks nonsense (failure).
+///
+/// Must be called in a process of its own that has opened nothing else: every other descriptor is closed.
+pub fn child_main(socket: RawFd) -> ExitCode {
+    // SAFETY: by contract this process was handed `socket`, and nobody else in it uses the number.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    match serve(socket) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("dogwatch executor: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(socket: OwnedFd) -> Result<(), String> {
+    let mut lacks = Vec::new();
+    if let Err(error) = close_other_descriptors(socket.as_fd()) {
+        lacks.push(format!("other descriptors: {error}"));
+    }
+    let channel = Channel::from_socket(socket).map_err(|e| format!("its socket: {e}"))?;
+    let setup = channel.receive(None).map_err(|e| format!("no setup: {e}"))?;
+    let setup: Setup = serde_json::from_slice(&setup).map_err(|e| format!("setup: {e}"))?;
+    if setup.version != VERSION {
+        return Err(format!("setup of version {}, not {VERSION}: agent and executor differ", setup.version));
+    }
+    die_with_parent(setup.parent)?;
+
+    let (mut cleaner, roots) = Cleaner::open(setup.policy, &setup.state_dir);
+    let folders: Vec<_> = cleaner.roots.iter().flatten().map(|r| r.folder.as_fd()).collect();
+    let mut confinement = confine(&folders);
+    confinement.lacks.extend(lacks);
+    // A kernel clears the signal when credentials change.
+    die_with_parent(setup.parent)?;
+    let leftovers = cleaner.restore_leftovers();
+    let ready = Ready {
+        version: VERSION,
+        pid: std::process::id(),
+        confinement,
+        unable: cleaner.unable.clone(),
+        roots,
+        leftovers,
+    };
+    let ready = serde_json::to_vec(&ready).map_err(|e| format!("status: {e}"))?;
+    channel.send(&ready, None).map_err(|e| format!("its status could not be sent: {e}"))?;
+
+    loop {
+        let request = match channel.receive(None) {
+            Ok(request) => request,
+            Err(ChannelError::Closed) => return Ok(()),
+            Err(error) => return Err(format!("request: {error}")),
+        };
+        let request =
+            wire::ExecutorRequest::decode(request.as_slice()).map_err(|e| format!("request: {e}"))?;
+        match answer(&mut cleaner, &channel, request) {
+            Ok(()) => {}
+            Err(ChannelError::Closed) => return Ok(()),
+            Err(error) => return Err(format!("reply: {error}")),
+        }
+    }
+}
+
+fn answer(
+    cleaner: &mut Cleaner,
+    channel: &Channel,
+    request: wire::ExecutorRequest,
+) -> Result<(), ChannelError> {
+    use wire::executor_reply::Reply;
+    use wire::executor_request::Request;
+    let id = request.id;
+    let send = |reply: Reply| {
+        let reply = wire::ExecutorReply { id, reply: Some(reply) };
+        channel.send(&reply.encode_to_vec(), None)
+    };
+    match request.request {
+        Some(Request::Survey(wire::Survey { device })) => match cleaner.survey(device, now_wall_ns()) {
+            Err(why) => send(Reply::Error(why)),
+            Ok(found) => {
+                let mut passed_over = refusals_to_wire(&found.passed_over);
+                if let Some(partial) = &found.partial {
+                    let partial = Refusal { path: None, reason: format!("{PARTIAL}{partial}") };
+                    passed_over.extend(refusals_to_wire(&[partial]));
+                }
+                for candidates in found.candidates.chunks(CANDIDATES_A_PART) {
+                    let candidates = candidates.iter().map(candidate_to_wire).collect();
+                    send(Reply::Part(wire::SurveyPart { candidates, passed_over: Vec::new(), last: false }))?;
+                }
+                send(Reply::Part(wire::SurveyPart { candidates: Vec::new(), passed_over, last: true }))
+            }
+        },
+        Some(Request::Apply(wire::Apply { plan: Some(plan) })) => match action_from_wire(plan) {
+            Err(why) => send(Reply::Error(format!("the plan does not make sense: {why}"))),
+            Ok(plan) => {
+                let applied = cleaner.apply(plan, &now_wall_ns, &|| !channel.is_closed());
+                send(Reply::Applied(action_to_wire(&applied)))
+            }
+        },
+        Some(Request::Apply(wire::Apply { plan: None })) => send(Reply::Error("no plan to apply".to_owned())),
+        None => send(Reply::Error("a request of a newer version".to_owned())),
+    }
+}
+
+/// What a survey's part says in front of the reason for which it is partial.
+pub(super) const PARTIAL: &str = "partial: ";
+
+fn now_wall_ns() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}

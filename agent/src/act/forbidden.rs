@@ -1,0 +1,213 @@
+//! What no configuration can bring into reach: the system, people's homes, volumes, databases, the runtime's own
+//! directories and dogwatch's state.
+//!
+//! Invariant: a root is refused when it is, lies beneath, or contains any of these, by name; and when it is the very
+//! directory by device and inode (a bind mount under another name). Names are compared as written: whoever opens a
+//! root refuses symbolic links on the way, so a name cannot lead elsewhere.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path};
+
+/// Trees that are out of reach, and what they are.
+const NEVER: &[(&str, &str)] = &[
+    ("/bin", "programs"),
+    ("/boot", "the boot loader and kernels"),
+    ("/dev", "devices"),
+    ("/etc", "configuration"),
+    ("/home", "people's files"),
+    ("/lib", "libraries"),
+    ("/lib32", "libraries"),
+    ("/lib64", "libraries"),
+    ("/libx32", "libraries"),
+    ("/nix", "programs"),
+    ("/proc", "the kernel's process files"),
+    ("/root", "people's files"),
+    ("/run", "sockets and state of running services"),
+    ("/sbin", "programs"),
+    ("/snap", "programs"),
+    ("/sys", "the kernel's device files"),
+    ("/usr", "programs"),
+    ("/var/run", "sockets and state of running services"),
+];
+
+/// Names beneath any `var/lib` (also of a host's root mounted elsewhere) that are out of reach.
+const NEVER_VAR_LIB: &[(&str, &str)] = &[
+    ("apt", "package database"),
+    ("calico", "cluster network state"),
+    ("cassandra", "a database"),
+    ("ceph", "storage"),
+    ("clickhouse", "a database"),
+    ("cni", "cluster network state"),
+    ("containerd", "the runtime's own directory"),
+    ("containers", "the runtime's own directory"),
+    ("cockroach", "a database"),
+    ("couchdb", "a database"),
+    ("cri-dockerd", "the runtime's own directory"),
+    ("cri-o", "the runtime's own directory"),
+    ("crio", "the runtime's own directory"),
+    ("docker", "the runtime's own directory"),
+    ("dogwatch", "dogwatch's state"),
+    ("dpkg", "package database"),
+    ("elasticsearch", "a database"),
+    ("etcd", "the cluster's database"),
+    ("grafana", "a database"),
+    ("influxdb", "a database"),
+    ("k0s", "the cluster's own directory"),
+    ("kafka", "a database"),
+    ("kubelet", "pods' volumes"),
+    ("longhorn", "volumes"),
+    ("mariadb", "a database"),
+    ("minio", "storage"),
+    ("mongo", "a database"),
+    ("mongodb", "a database"),
+    ("mysql", "a database"),
+    ("neo4j", "a database"),
+    ("nfs", "storage"),
+    ("opensearch", "a database"),
+    ("pgsql", "a database"),
+    ("postgres", "a database"),
+    ("postgresql", "a database"),
+    ("prometheus", "a database"),
+    ("rabbitmq", "a database"),
+    ("rancher", "the cluster's own directory"),
+    ("redis", "a database"),
+    ("rook", "storage"),
+    ("rpm", "package database"),
+    ("systemd", "the system's state"),
+    ("zookeeper", "a database"),
+];
+
+/// Files that mark the directory they lie in as a database's, wherever it is.
+const DATABASE_MARKERS: &[&[u8]] = &[
+    b"PG_VERSION",
+    b"ibdata1",
+    b"WiredTiger",
+    b"mongod.lock",
+    b"aria_log_control",
+    b"appendonly.aof",
+    b"dump.rdb",
+    b"meta.properties",
+    b"IDENTITY",
+];
+
+/// Why `root` may not be a cleanup root, or `None`. `state_dir` is the agent's own state folder.
+pub(super) fn why_out_of_reach(root: &Path, state_dir: &Path) -> Option<String> {
+    if root == Path::new("/") {
+        return Some("it is the whole system".to_owned());
+    }
+    for (tree, what) in NEVER {
+        let tree = Path::new(tree);
+        if let Some(how) = overlap(root, tree) {
+            return Some(format!("it {how} {} ({what})", tree.display()));
+        }
+    }
+    let var_lib = Path::new("/var/lib");
+    if var_lib.starts_with(root) {
+        return Some("it contains /var/lib (databases, volumes, the runtime's own directories)".to_owned());
+    }
+    if let Some((name, what)) = beneath_var_lib(root) {
+        return Some(match name {
+            Some(name) => format!("it lies in a var/lib/{name} ({what})"),
+            None => format!("it is a {what}"),
+        });
+    }
+    overlap(root, state_dir)
+        .map(|how| format!("it {how} dogwatch's own state folder {}", state_dir.display()))
+}
+
+/// Why the directory that `root` names is one of the above under another name (a bind mount), or `None`.
+pub(super) fn why_same_directory(device: u64, inode: u64, state_dir: &Path) -> Option<String> {
+    let trees = NEVER.iter().map(|(tree, _)| Path::new(tree));
+    [Path::new("/"), Path::new("/var"), Path::new("/var/lib"), state_dir].into_iter().chain(trees).find_map(
+        |tree| {
+            let there = std::fs::metadata(tree).ok()?;
+            (there.dev() == device && there.ino() == inode)
+                .then(|| format!("it is {} under another name", tree.display()))
+        },
+    )
+}
+
+/// Whether a file called `name` says that its directory is a database's.
+pub(super) fn is_database_marker(name: &[u8]) -> bool {
+    DATABASE_MARKERS.contains(&name)
+}
+
+fn overlap(root: &Path, tree: &Path) -> Option<&'static str> {
+    if root == tree {
+        Some("is")
+    } else if root.starts_with(tree) {
+        Some("lies in")
+    } else if tree.starts_with(root) {
+        Some("contains")
+    } else {
+        None
+    }
+}
+
+/// The forbidden `var/lib/<name>` that `root` lies in, wherever that `var/lib` is; `None` as name for `var/lib` itself.
+fn beneath_var_lib(root: &Path) -> Option<(Option<&'static str>, &'static str)> {
+    let names: Vec<&[u8]> = root
+        .components()
+        .filter_map(|c| match c {
+            Component::Normal(n) => Some(n.as_encoded_bytes()),
+            _ => None,
+        })
+        .collect();
+    let at = names.windows(2).position(|w| w == [&b"var"[..], &b"lib"[..]])?;
+    match names.get(at + 2) {
+        None => Some((None, "var/lib (databases, volumes, the runtime's own directories)")),
+        Some(name) => {
+            NEVER_VAR_LIB.iter().find(|(n, _)| n.as_bytes() == *name).map(|(n, what)| (Some(*n), *what))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_cannot_be_reached() {
+        let state = Path::new("/var/spool/dogwatch");
+        for root in [
+            "/",
+            "/etc",
+            "/etc/app",
+            "/usr",
+            "/usr/local/logs",
+            "/var",
+            "/var/lib",
+            "/var/lib/kubelet",
+            "/var/lib/kubelet/pods",
+            "/var/lib/etcd/member",
+            "/host/var/lib/docker",
+            "/host/var/lib",
+            "/proc",
+            "/sys",
+            "/dev",
+            "/boot",
+            "/run/log",
+            "/root/x",
+            "/home/me",
+            "/lib64",
+            "/var/spool",
+            "/var/spool/dogwatch",
+            "/var/spool/dogwatch/urgent",
+        ] {
+            assert!(why_out_of_reach(Path::new(root), state).is_some(), "{root} must be out of reach");
+        }
+        for root in ["/var/log", "/var/log/pods", "/srv/logs", "/opt/app/logs", "/tmp/x", "/var/lib/app/logs"]
+        {
+            assert_eq!(why_out_of_reach(Path::new(root), state), None, "{root}");
+        }
+    }
+
+    #[test]
+    fn a_directory_under_another_name_is_recognised() {
+        let etc = std::fs::metadata("/etc").unwrap();
+        assert!(why_same_directory(etc.dev(), etc.ino(), Path::new("/nowhere")).unwrap().contains("/etc"));
+        let temp = tempfile::tempdir().unwrap();
+        let here = std::fs::metadata(temp.path()).unwrap();
+        assert_eq!(why_same_directory(here.dev(), here.ino(), Path::new("/nowhere")), None);
+    }
+}

@@ -1,0 +1,376 @@
+//! The agent's hand on its executor: starts it, asks it, notices when it dies or hangs.
+//!
+//! Calls block up to their deadline; whoever drives this from tokio does so from a thread of its own. After an error of
+//! [`ExecutorError::is_fatal`] the executor is killed and of no further use: start another one, after
+//! [`Backoff::delay`].
+//!
+//! Invariants
+//! - One request at a time; a reply to another request is a protocol error.
+//! - The child is started by, and belongs to, a thread that lives as long as the child: the kernel ends a child with
+//!   `PR_SET_PDEATHSIG` when the *thread* that started it ends. That thread reaps it too.
+//!
+//! Deliberately absent: any trust in what the parent says — the executor judges for itself.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
+
+use dogwatch::record::{Action, ActionState, ObjectOutcome, Refusal};
+use dogwatch::wire;
+use dogwatch::wire::executor_reply::Reply;
+use dogwatch::wire::executor_request::Request;
+use prost::Message;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::channel::{Channel, ChannelError};
+use super::executor::{PARTIAL, Ready, Setup};
+use super::holder::Holders;
+use super::plan::Survey;
+use super::policy::Policy;
+use super::wire::{action_from_wire, action_to_wire, candidate_from_wire, refusals_from_wire};
+
+/// The descriptor at which a child that [`Executor::spawn`] starts finds its socket: standard input.
+pub const CHILD_SOCKET: i32 = 0;
+/// Longest from start to ready: opening roots and putting back leftovers.
+const MAX_START: Duration = Duration::from_secs(30);
+/// Longest wait for a killed child; one that hangs in the kernel is left to its thread.
+const MAX_END: Duration = Duration::from_secs(2);
+/// Most candidates and refusals taken from one survey, far above what an honest executor sends.
+const MAX_SURVEYED: usize = 100_000;
+
+/// Why the executor did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecutorError {
+    /// It cannot be started.
+    #[error("the executor {program} cannot be started: {source}")]
+    Start {
+        /// Its program.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It ended.
+    #[error("the executor ended{}", .0.map(|s| format!(" ({s})")).unwrap_or_default())]
+    Died(Option<ExitStatus>),
+    /// It did not answer in time, and was killed.
+    #[error("the executor did not answer within {} s and was killed", .0.as_secs())]
+    Hung(Duration),
+    /// It spoke nonsense, and was killed.
+    #[error("the executor broke the protocol and was killed: {0}")]
+    Protocol(String),
+    /// It refused, in its words.
+    #[error("the executor refused: {0}")]
+    Refused(String),
+}
+
+impl ExecutorError {
+    /// Whether the executor is gone and another one must be started.
+    pub fn is_fatal(&self) -> bool {
+        !matches!(self, Self::Refused(_))
+    }
+}
+
+/// A running executor. Dropping it kills the child.
+#[derive(Debug)]
+pub struct Executor {
+    channel: Channel,
+    ready: Ready,
+    pidfd: OwnedFd,
+    ended: Receiver<ExitStatus>,
+    status: Option<ExitStatus>,
+    next_id: u64,
+}
+
+impl Executor {
+    /// Starts `program` with `args` (which must lead to [`super::executor::child_main`] on [`CHILD_SOCKET`]), hands it
+    /// `policy` and waits until it is ready. `state_dir` is the agent's own state folder, which is out of its reach.
+    pub fn spawn(
+        program: &Path,
+        args: &[OsString],
+        policy: Policy,
+        state_dir: &Path,
+    ) -> Result<Self, ExecutorError> {
+        let failed = |source: io::Error| ExecutorError::Start { program: program.to_owned(), source };
+        let (channel, theirs) = Channel::pair().map_err(failed)?;
+        let mut command = Command::new(program);
+        command.args(args).env_clear().stdin(Stdio::from(theirs)).stdout(Stdio::null());
+        let (pidfd, ended) = start(command).map_err(failed)?;
+        let mut executor = Self { channel, ready: Ready::unknown(), pidfd, ended, status: None, next_id: 1 };
+        let setup = Setup::new(policy, state_dir.to_owned());
+        let setup = serde_json::to_vec(&setup).map_err(|e| failed(io::Error::other(e)))?;
+        let deadline = Instant::now() + MAX_START;
+        executor.channel.send(&setup, Some(deadline)).map_err(|e| executor.fail(e, MAX_START))?;
+        let ready = executor.channel.receive(Some(deadline)).map_err(|e| executor.fail(e, MAX_START))?;
+        executor.ready =
+            serde_json::from_slice(&ready).map_err(|e| executor.nonsense(format!("status: {e}")))?;
+        Ok(executor)
+    }
+
+    /// How it stands: process, confinement, roots, leftovers.
+    pub fn ready(&self) -> &Ready {
+        &self.ready
+    }
+
+    /// What it cannot do, in words, for the node's status; empty if all is well.
+    pub fn unable(&self) -> Vec<String> {
+        let mut unable: Vec<String> =
+            self.ready.unable.iter().map(|why| format!("cleanup is off: {why}")).collect();
+        if self.ready.unable.is_none() {
+            unable.extend(self.ready.roots.iter().filter_map(|root| {
+                let why = root.unusable.as_ref()?;
+                Some(format!("cleanup root {}: {why}", root.path.display()))
+            }));
+        }
+        unable.extend(
+            self.ready.confinement.lacks.iter().map(|l| format!("executor is not fully confined: {l}")),
+        );
+        unable
+    }
+
+    /// Whether it still runs, as far as is known.
+    pub fn is_alive(&mut self) -> bool {
+        if self.status.is_none() {
+            self.status = self.ended.try_recv().ok();
+        }
+        self.status.is_none() && !self.channel.is_closed()
+    }
+
+    /// Lists the candidates beneath the roots on `device`.
+    pub fn survey(&mut self, device: u64, deadline: Duration) -> Result<Survey, ExecutorError> {
+        let id = self.ask(Request::Survey(wire::Survey { device }), deadline)?;
+        let until = Instant::now() + deadline;
+        let mut survey = Survey::default();
+        loop {
+            let part = match self.hear(id, until, deadline)? {
+                Reply::Part(part) => part,
+                Reply::Error(why) => return Err(ExecutorError::Refused(why)),
+                Reply::Applied(_) => return Err(self.nonsense("an action in answer to a survey".to_owned())),
+            };
+            for candidate in part.candidates {
+                let candidate = candidate_from_wire(candidate).map_err(|e| self.nonsense(e.to_string()))?;
+                survey.candidates.push(candidate);
+            }
+            let passed_over =
+                refusals_from_wire(part.passed_over).map_err(|e| self.nonsense(e.to_string()))?;
+            for refusal in passed_over {
+                match (&refusal.path, refusal.reason.strip_prefix(PARTIAL)) {
+                    (None, Some(why)) => survey.partial = Some(why.to_owned()),
+                    _ => survey.passed_over.push(refusal),
+                }
+            }
+            if survey.candidates.len() + survey.passed_over.len() > MAX_SURVEYED {
+                return Err(self.nonsense(format!("a survey of more than {MAX_SURVEYED} files")));
+            }
+            if part.last {
+                return Ok(survey);
+            }
+        }
+    }
+
+    /// Carries out `action`; what comes back has every object's outcome and the freed bytes. Holders of files that were
+    /// open are named where this process can see them.
+    pub fn apply(&mut self, action: &Action, deadline: Duration) -> Result<Action, ExecutorError> {
+        let plan = wire::Apply { plan: Some(action_to_wire(action)) };
+        let id = self.ask(Request::Apply(plan), deadline)?;
+        let until = Instant::now() + deadline;
+        match self.hear(id, until, deadline)? {
+            Reply::Applied(applied) => {
+                let mut applied = action_from_wire(applied).map_err(|e| self.nonsense(e.to_string()))?;
+                if applied.id != action.id || applied.objects.len() != action.objects.len() {
+                    return Err(self.nonsense("another action than the one that was asked for".to_owned()));
+                }
+                self.name_holders(&mut applied);
+                Ok(applied)
+            }
+            Reply::Error(why) => Err(ExecutorError::Refused(why)),
+            Reply::Part(_) => Err(self.nonsense("a survey in answer to an action".to_owned())),
+        }
+    }
+
+    /// Kills it and waits a moment for its end.
+    pub fn stop(mut self) -> Option<ExitStatus> {
+        self.end()
+    }
+
+    fn ask(&mut self, request: Request, deadline: Duration) -> Result<u64, ExecutorError> {
+        let id = self.next_id;
+        self.next_id += 1;
+        let message = wire::ExecutorRequest { id, request: Some(request) }.encode_to_vec();
+        let until = Instant::now() + deadline;
+        self.channel.send(&message, Some(until)).map_err(|e| self.fail(e, deadline))?;
+        Ok(id)
+    }
+
+    fn hear(&mut self, id: u64, until: Instant, deadline: Duration) -> Result<Reply, ExecutorError> {
+        let reply = self.channel.receive(Some(until)).map_err(|e| self.fail(e, deadline))?;
+        let reply = wire::ExecutorReply::decode(reply.as_slice())
+            .map_err(|e| self.nonsense(format!("reply: {e}")))?;
+        match reply {
+            wire::ExecutorReply { id: of, reply: Some(reply) } if of == id => Ok(reply),
+            other => Err(self.nonsense(format!("a reply to request {} instead of {id}", other.id))),
+        }
+    }
+
+    fn fail(&mut self, error: ChannelError, deadline: Duration) -> ExecutorError {
+        let status = self.end();
+        match error {
+            ChannelError::Closed => ExecutorError::Died(status),
+            ChannelError::Late => ExecutorError::Hung(deadline),
+            other => ExecutorError::Protocol(other.to_string()),
+        }
+    }
+
+    fn nonsense(&mut self, what: String) -> ExecutorError {
+        self.end();
+        ExecutorError::Protocol(what)
+    }
+
+    fn end(&mut self) -> Option<ExitStatus> {
+        if self.status.is_none() {
+            // It may have just ended by itself; then there is nobody to kill and its own status counts.
+            let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+            match self.ended.recv_timeout(MAX_END) {
+                Ok(status) => self.status = Some(status),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
+        }
+        self.status
+    }
+
+    /// The executor, inside Landlock, may not look at other processes; we may, where we have the right.
+    fn name_holders(&self, action: &mut Action) {
+        const OPEN: &str = "open elsewhere";
+        let open = |r: &Refusal| r.reason.starts_with(OPEN) && r.path.is_some();
+        if !action.refused.iter().any(open) {
+            return;
+        }
+        let own = [std::process::id(), self.ready.pid];
+        let holders = Holders::scan(Path::new("/proc"), &own, false);
+        for refusal in action.refused.iter_mut().filter(|r| open(r)) {
+            let Some(object) = action.objects.iter().find(|o| Some(&o.path) == refusal.path.as_ref()) else {
+                continue;
+            };
+            if let Some(holder) = holders.of((object.device, object.inode)) {
+                refusal.reason = format!("{OPEN}: {holder}");
+            }
+        }
+    }
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Starts a child from a thread that lives as long as the child and reaps it.
+fn start(mut command: Command) -> io::Result<(OwnedFd, Receiver<ExitStatus>)> {
+    let (started_tx, started) = sync_channel(1);
+    let (ended_tx, ended) = sync_channel(1);
+    std::thread::Builder::new().name("executor-keeper".to_owned()).stack_size(128 << 10).spawn(
+        move || {
+            let child = command.spawn();
+            // The command holds our copy of the child's socket; as long as it is open, the child's end never shows.
+            drop(command);
+            let mut child = match child {
+                Ok(child) => child,
+                Err(error) => {
+                    let _ = started_tx.send(Err(error));
+                    return;
+                }
+            };
+            // Not reaped yet: the number still names this child.
+            let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+            let pidfd = pid
+                .ok_or(io::ErrorKind::InvalidData.into())
+                .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from));
+            if pidfd.is_err() {
+                let _ = child.kill();
+            }
+            let _ = started_tx.send(pidfd);
+            if let Ok(status) = child.wait() {
+                let _ = ended_tx.send(status);
+            }
+        },
+    )?;
+    let pidfd = started.recv().map_err(|_| io::Error::other("its thread ended"))??;
+    Ok((pidfd, ended))
+}
+
+/// After an action whose executor died, and (so that quarantine was emptied) another one started: what each object that has no outcome looks like now. Objects that are still
+/// there are skipped; of the others nobody can say who removed them, and that is what is said.
+pub fn look_after(action: &mut Action, error: &ExecutorError) {
+    action.state = ActionState::Failed;
+    let mut gone: HashSet<PathBuf> = HashSet::new();
+    for object in action.objects.iter_mut().filter(|o| o.outcome == ObjectOutcome::Pending) {
+        let there = std::fs::symlink_metadata(&object.path);
+        if there.is_ok_and(|m| m.dev() == object.device && m.ino() == object.inode) {
+            object.outcome = ObjectOutcome::Skipped;
+            let reason = "still there after the executor failed".to_owned();
+            action.refused.push(Refusal { path: Some(object.path.clone()), reason });
+        } else {
+            object.outcome = ObjectOutcome::Failed;
+            let reason = "not under its name after the executor failed: removed, or in quarantine until the next start";
+            action.refused.push(Refusal { path: Some(object.path.clone()), reason: reason.to_owned() });
+            gone.insert(object.path.clone());
+        }
+    }
+    action.refused = super::plan::bounded(std::mem::take(&mut action.refused));
+    let total = action.objects.len();
+    action.detail = format!("{error}; {} of {total} objects are no longer under their names", gone.len());
+}
+
+/// How long to wait before an executor is started again: doubling from 1 s to 60 s, forgotten after 10 quiet minutes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Backoff {
+    failures: u32,
+    last_boot_ns: u64,
+}
+
+impl Backoff {
+    /// Notes a failure at `now_boot_ns` and gives the wait.
+    pub fn delay(&mut self, now_boot_ns: u64) -> Duration {
+        const QUIET_NS: u64 = 600 * 1_000_000_000;
+        if now_boot_ns.saturating_sub(self.last_boot_ns) > QUIET_NS {
+            self.failures = 0;
+        }
+        self.last_boot_ns = now_boot_ns;
+        let wait = Duration::from_secs(1 << self.failures.min(6));
+        self.failures = self.failures.saturating_add(1);
+        wait.min(Duration::from_secs(60))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restarts_wait_longer_each_time_and_forget_after_quiet() {
+        let mut backoff = Backoff::default();
+        let second = 1_000_000_000;
+        let waits: Vec<u64> = (1..=8).map(|n| backoff.delay(n * second).as_secs()).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(backoff.delay(1_000 * second).as_secs(), 1);
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_an_error_with_its_name() {
+        let error =
+            Executor::spawn(Path::new("/nowhere/x"), &[], Policy::off(), Path::new("/s")).unwrap_err();
+        assert!(error.to_string().contains("/nowhere/x"), "{error}");
+        assert!(error.is_fatal());
+    }
+
+    #[test]
+    fn a_program_that_is_no_executor_is_noticed() {
+        let error = Executor::spawn(Path::new("/bin/true"), &[], Policy::off(), Path::new("/s")).unwrap_err();
+        assert!(matches!(error, ExecutorError::Died(_)), "{error}");
+    }
+}

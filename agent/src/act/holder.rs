@@ -1,0 +1,118 @@
+//! Who has a file open, from `/proc`: names a holder for people, and answers where a filesystem has no leases.
+//!
+//! Deliberately absent: any claim to know when some process could not be read; [`Holders::incomplete`] says so.
+
+use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// Most descriptors and mappings looked at in one scan.
+const MAX_LOOKED_AT: usize = 1_000_000;
+/// Inode of the initial PID namespace; from any other, not every process can be seen.
+const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+
+/// A device and inode.
+pub(super) type FileId = (u64, u64);
+
+/// What one scan of `/proc` found.
+#[derive(Debug, Default)]
+pub(super) struct Holders {
+    open: HashMap<FileId, String>,
+    mapped_inodes: HashSet<u64>,
+    /// Why some holder may have been missed.
+    pub(super) incomplete: Option<String>,
+}
+
+impl Holders {
+    /// Looks through the descriptors (and with `mappings`, the mapped files) of every process under `proc` but `skip`.
+    pub(super) fn scan(proc: &Path, skip: &[u32], mappings: bool) -> Self {
+        let mut found = Self::default();
+        let namespace = std::fs::metadata(proc.join("self/ns/pid")).map(|m| m.ino());
+        if namespace.ok() != Some(INITIAL_PID_NAMESPACE) {
+            found.incomplete = Some("not every process is visible from this PID namespace".to_owned());
+        }
+        let entries = match std::fs::read_dir(proc) {
+            Ok(entries) => entries,
+            Err(error) => {
+                found.incomplete = Some(format!("{} cannot be listed: {error}", proc.display()));
+                return found;
+            }
+        };
+        let mut budget = MAX_LOOKED_AT;
+        for entry in entries.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
+            if skip.contains(&pid) {
+                continue;
+            }
+            if budget == 0 {
+                found.incomplete = Some(format!("more than {MAX_LOOKED_AT} descriptors are open"));
+                break;
+            }
+            found.look_at(&entry.path(), pid, mappings, &mut budget);
+        }
+        found
+    }
+
+    fn look_at(&mut self, process: &Path, pid: u32, mappings: bool, budget: &mut usize) {
+        let descriptors = match std::fs::read_dir(process.join("fd")) {
+            Ok(descriptors) => descriptors,
+            // It ended meanwhile: it holds nothing.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+            Err(error) => {
+                self.incomplete.get_or_insert_with(|| format!("process {pid} cannot be looked at: {error}"));
+                return;
+            }
+        };
+        let mut name = None;
+        for descriptor in descriptors.flatten().take(*budget) {
+            *budget -= 1;
+            let Ok(file) = std::fs::metadata(descriptor.path()) else { continue };
+            if file.is_file() {
+                let name = name.get_or_insert_with(|| process_name(process, pid));
+                self.open.entry((file.dev(), file.ino())).or_insert_with(|| name.clone());
+            }
+        }
+        if mappings {
+            let Ok(maps) = std::fs::read(process.join("maps")) else {
+                if process.exists() {
+                    self.incomplete
+                        .get_or_insert_with(|| format!("mappings of process {pid} cannot be read"));
+                }
+                return;
+            };
+            let inodes = maps.split(|b| *b == b'\n').filter_map(|line| {
+                let inode = line.split(|b| *b == b' ').nth(4)?;
+                std::str::from_utf8(inode).ok()?.parse::<u64>().ok().filter(|i| *i != 0)
+            });
+            self.mapped_inodes.extend(inodes);
+        }
+    }
+
+    /// Who has it open, in words. A mapping is known by inode alone, since the device in `maps` is not always
+    /// `st_dev`.
+    pub(super) fn of(&self, file: FileId) -> Option<&str> {
+        let mapped = || self.mapped_inodes.contains(&file.1).then_some("a process that has it mapped");
+        self.open.get(&file).map(String::as_str).or_else(mapped)
+    }
+}
+
+fn process_name(process: &Path, pid: u32) -> String {
+    let comm = std::fs::read(process.join("comm")).unwrap_or_default();
+    format!("process {pid} ({})", String::from_utf8_lossy(&comm).trim_end().escape_debug())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_file_has_a_named_holder() {
+        let temp = tempfile::NamedTempFile::new().unwrap();
+        let file = temp.as_file().metadata().unwrap();
+        let id = (file.dev(), file.ino());
+        let holders = Holders::scan(Path::new("/proc"), &[], true);
+        assert!(holders.of(id).unwrap().starts_with(&format!("process {} (", std::process::id())));
+        assert!(Holders::scan(Path::new("/proc"), &[std::process::id()], false).of(id).is_none());
+        assert!(Holders::scan(Path::new("/nowhere"), &[], false).incomplete.is_some());
+    }
+}

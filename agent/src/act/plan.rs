@@ -1,0 +1,431 @@
+//! Plans: from what a survey found, the smallest set that suffices, and why everything else stays.
+//!
+//! Pure: no clock, no filesystem, no randomness.
+//!
+//! Invariants
+//! - Tiers go in ascending order, and within a tier the longest unchanged first, until the need is met; then whatever
+//!   turned out superfluous stays. No object of a sufficient plan could be left out.
+//! - An inode counts once, and only if all its links are in the plan; otherwise removing a name would free nothing.
+//! - Budgets and the size of the action's own record bound a plan. One that falls short says how far it gets.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use dogwatch::record::{Action, ActionState, PlannedObject, Refusal};
+
+use super::policy::{RootRules, Rules};
+use super::rotation::newest_of_each_family;
+use super::words;
+
+/// How long a plan may be applied, by default.
+pub const PLAN_LIFETIME_NS: i64 = 600 * 1_000_000_000;
+/// Most bytes that the objects of one action may take in its record, so that it fits a block with its refusals.
+const MAX_OBJECT_RECORD_BYTES: u64 = 224 * 1024;
+/// Most bytes for the refusals.
+const MAX_REFUSAL_RECORD_BYTES: usize = 64 * 1024;
+/// Most refusals by name; the rest is counted.
+const MAX_REFUSALS: usize = 200;
+/// What an object takes in a record besides its path and its reason, with its digest: measured at 110 to 150.
+const OBJECT_RECORD_BYTES: u64 = 160;
+
+/// A rotated log that a survey found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// The object.
+    pub object: PlannedObject,
+    /// The root that it lies beneath.
+    pub root: PathBuf,
+    /// Whether anybody had it open.
+    pub open_elsewhere: bool,
+}
+
+/// What a survey found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Survey {
+    /// Rotated logs, of any age.
+    pub candidates: Vec<Candidate>,
+    /// What bears such a name but is out of the question, and folders that could not be entered.
+    pub passed_over: Vec<Refusal>,
+    /// Why the survey is not whole, if it is not.
+    pub partial: Option<String>,
+}
+
+/// A statement that files may not be cleaned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// The hold's id.
+    pub id: String,
+    /// The file, or the folder with all that lies in it.
+    pub path: PathBuf,
+}
+
+/// What a plan is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trigger {
+    /// The mount to relieve.
+    pub mount: String,
+    /// Its `st_dev`.
+    pub device: u64,
+    /// Its size.
+    pub total_bytes: u64,
+    /// What is available now.
+    pub available_bytes: u64,
+    /// What is to be available: the low-water mark.
+    pub target_available_bytes: u64,
+    /// Free inodes now.
+    pub inodes_free: u64,
+    /// Free inodes wanted; 0 where inodes do not matter.
+    pub target_inodes_free: u64,
+    /// Why, in words.
+    pub reason: String,
+    /// The finding behind it, if one is.
+    pub finding_id: Option<String>,
+    /// `node`, or a person's name.
+    pub actor: String,
+}
+
+/// What the last hour's actions have left of the hourly budgets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    /// Objects that may still go.
+    pub objects: u64,
+    /// Bytes that may still go.
+    pub bytes: u64,
+}
+
+/// Makes the plan `id`: planned if it has an object, refused if not. `now_wall_ns` is the node's clock.
+pub fn plan(
+    id: String,
+    trigger: &Trigger,
+    survey: &Survey,
+    rules: &Rules,
+    allowance: Allowance,
+    holds: &[Hold],
+    now_wall_ns: i64,
+) -> Action {
+    let need = Need {
+        bytes: trigger.target_available_bytes.saturating_sub(trigger.available_bytes),
+        inodes: trigger.target_inodes_free.saturating_sub(trigger.inodes_free),
+    };
+    let mut refused: Vec<Refusal> = survey.passed_over.clone();
+    let eligible = eligible(survey, rules, holds, trigger.device, now_wall_ns, &mut refused);
+    let units = units(eligible, &mut refused);
+    let limit = Limit::new(rules, allowance);
+    let unbounded = choose(&units, need, None);
+    let within = Sum::of(&units, &unbounded).fits(&limit);
+    let chosen = if within { unbounded.clone() } else { choose(&units, need, Some(&limit)) };
+    let sum = Sum::of(&units, &chosen);
+    if !within {
+        refused.push(Refusal { path: None, reason: limit.said(&Sum::of(&units, &unbounded), &sum) });
+    }
+    if let Some(partial) = &survey.partial {
+        refused.push(Refusal { path: None, reason: partial.clone() });
+    }
+    let objects: Vec<PlannedObject> = chosen.iter().flat_map(|i| units[*i].objects.iter().cloned()).collect();
+    let state = if objects.is_empty() { ActionState::Refused } else { ActionState::Planned };
+    Action {
+        id,
+        mount: trigger.mount.clone(),
+        mode: rules.policy.mode,
+        state,
+        reason: trigger.reason.clone(),
+        finding_id: trigger.finding_id.clone(),
+        actor: trigger.actor.clone(),
+        planned_bytes: sum.bytes,
+        freed_bytes: None,
+        available_before_bytes: None,
+        available_after_bytes: None,
+        unexplained: None,
+        target_available_bytes: trigger.target_available_bytes,
+        detail: detail(trigger, need, &sum, units.len()),
+        objects,
+        refused: bounded(refused),
+        expires_wall_ns: now_wall_ns.saturating_add(PLAN_LIFETIME_NS),
+    }
+}
+
+fn detail(trigger: &Trigger, need: Need, sum: &Sum, removable: usize) -> String {
+    let available = words::bytes(trigger.available_bytes);
+    if need.is_met(&Sum::default()) {
+        return format!("nothing needs to go: {available} are available, {} are wanted", {
+            words::bytes(trigger.target_available_bytes)
+        });
+    }
+    let mut wants = Vec::new();
+    if need.bytes > 0 {
+        wants.push(words::bytes(need.bytes));
+    }
+    if need.inodes > 0 {
+        wants.push(format!("{} inodes", need.inodes));
+    }
+    let wants = wants.join(" and ");
+    if need.is_met(sum) {
+        let gives = words::bytes(sum.bytes);
+        format!("{} objects with {gives} suffice for {wants}; {removable} could go", sum.objects)
+    } else if sum.objects == 0 {
+        format!("{wants} are wanted and nothing may go")
+    } else {
+        let reaches = words::bytes(trigger.available_bytes.saturating_add(sum.bytes));
+        let gives = words::bytes(sum.bytes);
+        format!(
+            "falls short: {} objects with {gives} and {} inodes of {wants} wanted; it reaches {reaches} available",
+            sum.objects, sum.inodes
+        )
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Need {
+    bytes: u64,
+    inodes: u64,
+}
+
+impl Need {
+    fn is_met(&self, sum: &Sum) -> bool {
+        sum.bytes >= self.bytes && sum.inodes >= self.inodes
+    }
+
+    fn is_helped_by(&self, sum: &Sum, unit: &Unit) -> bool {
+        (sum.bytes < self.bytes && unit.sum.bytes > 0) || sum.inodes < self.inodes
+    }
+}
+
+/// An inode with all its names.
+struct Unit {
+    objects: Vec<PlannedObject>,
+    sum: Sum,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Sum {
+    objects: u64,
+    bytes: u64,
+    inodes: u64,
+    record_bytes: u64,
+}
+
+impl Sum {
+    fn of(units: &[Unit], chosen: &[usize]) -> Self {
+        chosen.iter().fold(Self::default(), |sum, i| sum.plus(&units[*i].sum))
+    }
+
+    fn plus(self, other: &Self) -> Self {
+        Self {
+            objects: self.objects + other.objects,
+            bytes: self.bytes.saturating_add(other.bytes),
+            inodes: self.inodes + other.inodes,
+            record_bytes: self.record_bytes + other.record_bytes,
+        }
+    }
+
+    fn minus(self, other: &Self) -> Self {
+        Self {
+            objects: self.objects - other.objects,
+            bytes: self.bytes.saturating_sub(other.bytes),
+            inodes: self.inodes - other.inodes,
+            record_bytes: self.record_bytes - other.record_bytes,
+        }
+    }
+
+    fn fits(&self, limit: &Limit) -> bool {
+        self.objects <= limit.objects
+            && self.bytes <= limit.bytes
+            && self.record_bytes <= MAX_OBJECT_RECORD_BYTES
+    }
+}
+
+/// The tighter of the action's and the hour's budgets.
+struct Limit {
+    objects: u64,
+    bytes: u64,
+}
+
+impl Limit {
+    fn new(rules: &Rules, allowance: Allowance) -> Self {
+        let budgets = &rules.policy.budgets;
+        Self {
+            objects: u64::from(budgets.max_objects).min(allowance.objects),
+            bytes: budgets.max_bytes.min(allowance.bytes),
+        }
+    }
+
+    fn said(&self, wanted: &Sum, given: &Sum) -> String {
+        format!(
+            "budgets: {} objects with {} would be needed; {} objects and {} are allowed now (and the record must fit a \
+             block), so {} objects with {} are planned",
+            wanted.objects,
+            words::bytes(wanted.bytes),
+            self.objects,
+            words::bytes(self.bytes),
+            given.objects,
+            words::bytes(given.bytes)
+        )
+    }
+}
+
+/// The candidates that may go, with the reason written out; what may not is added to `refused`.
+fn eligible(
+    survey: &Survey,
+    rules: &Rules,
+    holds: &[Hold],
+    device: u64,
+    now_wall_ns: i64,
+    refused: &mut Vec<Refusal>,
+) -> Vec<PlannedObject> {
+    let newest = newest(survey, rules);
+    let mut eligible = Vec::new();
+    for candidate in &survey.candidates {
+        let object = &candidate.object;
+        let Some((index, _)) = rules.root_of(&object.path) else { continue };
+        match may_go(candidate, &rules.roots()[index], &newest, holds, device, now_wall_ns) {
+            Ok(why) => {
+                let why_safe = format!("{}; {why}", object.why_safe);
+                eligible.push(PlannedObject { why_safe, ..object.clone() });
+            }
+            Err(reason) => refused.push(Refusal { path: Some(object.path.clone()), reason }),
+        }
+    }
+    eligible
+}
+
+fn may_go(
+    candidate: &Candidate,
+    rules: &RootRules,
+    newest: &HashSet<&Path>,
+    holds: &[Hold],
+    device: u64,
+    now_wall_ns: i64,
+) -> Result<String, String> {
+    let object = &candidate.object;
+    if object.device != device {
+        return Err("it lies on another filesystem".to_owned());
+    }
+    if let Some(hold) = holds.iter().find(|h| object.path.starts_with(&h.path)) {
+        return Err(format!("held by {}", hold.id));
+    }
+    let age = rules.judge_age(object.mtime_ns, object.ctime_ns, now_wall_ns)?;
+    if newest.contains(object.path.as_path()) {
+        let keep = rules.policy.keep_newest;
+        return Err(format!("it is among the {keep} newest of its log, which stay"));
+    }
+    if candidate.open_elsewhere {
+        return Err("open elsewhere".to_owned());
+    }
+    Ok(format!("unchanged for {}; nobody had it open", words::seconds(age)))
+}
+
+/// The paths that stay because they are the newest of their log in their folder.
+fn newest<'s>(survey: &'s Survey, rules: &Rules) -> HashSet<&'s Path> {
+    let mut folders: HashMap<&Path, Vec<(&[u8], i64)>> = HashMap::new();
+    for candidate in &survey.candidates {
+        let object = &candidate.object;
+        if let (Some(folder), Some(name)) = (object.path.parent(), object.path.file_name()) {
+            folders.entry(folder).or_default().push((name.as_bytes(), object.mtime_ns));
+        }
+    }
+    let kept: HashMap<&Path, HashSet<&[u8]>> = folders
+        .into_iter()
+        .map(|(folder, members)| {
+            let root = rules.root_of(&folder.join("x")).map(|(i, _)| i);
+            let keep = root.map_or(u32::MAX, |i| rules.roots()[i].policy.keep_newest);
+            (folder, newest_of_each_family(members, keep))
+        })
+        .collect();
+    survey
+        .candidates
+        .iter()
+        .map(|c| c.object.path.as_path())
+        .filter(|path| {
+            let names = path.parent().and_then(|folder| kept.get(folder));
+            path.file_name().is_some_and(|n| names.is_some_and(|names| names.contains(n.as_bytes())))
+        })
+        .collect()
+}
+
+/// Groups links of one inode, in the order in which units go. An inode with a link elsewhere is refused.
+fn units(eligible: Vec<PlannedObject>, refused: &mut Vec<Refusal>) -> Vec<Unit> {
+    let mut inodes: BTreeMap<(u64, u64), Vec<PlannedObject>> = BTreeMap::new();
+    for object in eligible {
+        inodes.entry((object.device, object.inode)).or_default().push(object);
+    }
+    let mut units = Vec::new();
+    for mut objects in inodes.into_values() {
+        objects.sort_by(|a, b| a.path.cmp(&b.path));
+        let (links, here) = (objects[0].links, objects.len() as u64);
+        if links != here {
+            let reason = format!(
+                "it has {links} links, {} of them out of this plan's reach: nothing would come free",
+                { links.saturating_sub(here) }
+            );
+            refused
+                .extend(objects.into_iter().map(|o| Refusal { path: Some(o.path), reason: reason.clone() }));
+            continue;
+        }
+        let record =
+            |o: &PlannedObject| (o.path.as_os_str().len() + o.why_safe.len()) as u64 + OBJECT_RECORD_BYTES;
+        let sum = Sum {
+            objects: here,
+            bytes: objects[0].allocated_bytes,
+            inodes: 1,
+            record_bytes: objects.iter().map(record).sum(),
+        };
+        units.push(Unit { objects, sum });
+    }
+    units.sort_by(|a, b| {
+        let key = |u: &Unit| (u.objects[0].tier, u.objects[0].mtime_ns.max(u.objects[0].ctime_ns));
+        key(a).cmp(&key(b)).then_with(|| a.objects[0].path.cmp(&b.objects[0].path))
+    });
+    units
+}
+
+/// Units in order until the need is met, each within the limit; then without those that turned out superfluous, the
+/// costliest and youngest of them first.
+fn choose(units: &[Unit], need: Need, limit: Option<&Limit>) -> Vec<usize> {
+    let mut chosen = Vec::new();
+    let mut sum = Sum::default();
+    for (index, unit) in units.iter().enumerate() {
+        if need.is_met(&sum) {
+            break;
+        }
+        let with = sum.plus(&unit.sum);
+        if need.is_helped_by(&sum, unit) && limit.is_none_or(|l| with.fits(l)) {
+            chosen.push(index);
+            sum = with;
+        }
+    }
+    if need.is_met(&sum) {
+        for at in (0..chosen.len()).rev() {
+            let without = sum.minus(&units[chosen[at]].sum);
+            if need.is_met(&without) {
+                chosen.remove(at);
+                sum = without;
+            }
+        }
+    }
+    chosen
+}
+
+/// As many refusals as fit a record; the rest counted.
+pub(super) fn bounded(refused: Vec<Refusal>) -> Vec<Refusal> {
+    let (general, named): (Vec<_>, Vec<_>) = refused.into_iter().partition(|r| r.path.is_none());
+    let all = named.len();
+    let mut bytes = 0;
+    let mut kept: Vec<Refusal> = named
+        .into_iter()
+        .take(MAX_REFUSALS)
+        .take_while(|r| {
+            bytes += r.reason.len() + r.path.as_ref().map_or(0, |p| p.as_os_str().len());
+            bytes <= MAX_REFUSAL_RECORD_BYTES
+        })
+        .collect();
+    let left = all - kept.len();
+    kept.extend(general.into_iter().take(MAX_REFUSALS));
+    if left > 0 {
+        kept.push(Refusal { path: None, reason: format!("{left} more stay, for reasons like these") });
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+use dogwatch::record::{CleanupMode, ObjectOutcome};
+use proptest::prelude::*;
+
+use super::*;
+use crate::act::policy::{Budgets, Policy, RootPolicy};
+
+const DAY: i64 = 86_400 * 1_000_000_000;
+const NOW: i64 = 100 * DAY;
+const DEVICE: u64 = 7;
+
+fn rules(keep_newest: u32, budgets: Budgets) -> Rules {
+    let root = |path: &str, tier| RootPolicy { keep_newest, tier, ..RootPolicy::new(path) };
+    let roots = vec![root("/logs", 1), root("/later", 2)];
+    Rules::new(Policy { mode: CleanupMode::Auto, roots, budgets }).unwrap()
+}
+
+fn candidate(path: &str, inode: u64, bytes: u64, age_days: i64) -> Candidate {
+    let changed = NOW - age_days * DAY;
+    let object = PlannedObject {
+        path: PathBuf::from(path),
+        device: DEVICE,
+        inode,
+        size_bytes: bytes,
+        allocated_bytes: bytes,
+        mtime_ns: changed,
+        ctime_ns: changed,
+        uid: 0,
+        gid: 0,
+        mode: 0o100_644,
+        links: 1,
+        cleaner: "rotated-logs".to_owned(),
+        tier: if path.starts_with("/later") { 2 } else { 1 },
+        why_safe: "rotated log (*.log.[1-9]*)".to_owned(),
+        outcome: ObjectOutcome::Pending,
+        sha256: None,
+        digest_partial: false,
+    };
+    Candidate { object, root: PathBuf::from("/logs"), open_elsewhere: false }
+}
+
+fn trigger(bytes: u64, inodes: u64) -> Trigger {
+    Trigger {
+        mount: "/logs".to_owned(),
+        device: DEVICE,
+        total_bytes: 1 << 40,
+        available_bytes: 0,
+        target_available_bytes: bytes,
+        inodes_free: 0,
+        target_inodes_free: inodes,
+        reason: "test".to_owned(),
+        finding_id: None,
+        actor: "node".to_owned(),
+    }
+}
+
+const PLENTY: Allowance = Allowance { objects: u64::MAX, bytes: u64::MAX };
+
+fn make(candidates: Vec<Candidate>, trigger: &Trigger, rules: &Rules) -> Action {
+    let survey = Survey { candidates, ..Survey::default() };
+    plan("a-1".to_owned(), trigger, &survey, rules, PLENTY, &[], NOW)
+}
+
+fn names(action: &Action) -> Vec<String> {
+    action.objects.iter().map(|o| o.path.display().to_string()).collect()
+}
+
+fn reason<'a>(action: &'a Action, path: &str) -> &'a str {
+    let refusal = action.refused.iter().find(|r| r.path.as_deref() == Some(Path::new(path)));
+    refusal.map_or("not refused", |r| r.reason.as_str())
+}
+
+#[test]
+fn the_oldest_of_the_lowest_tier_go_first_and_superfluous_ones_stay() {
+    let rules = rules(0, Budgets::default());
+    let all = vec![
+        candidate("/later/a.log.1", 1, 100, 90),
+        candidate("/logs/b.log.1", 2, 30, 5),
+        candidate("/logs/c.log.1", 3, 20, 20),
+        candidate("/logs/d.log.1", 4, 60, 10),
+    ];
+    let action = make(all.clone(), &trigger(75, 0), &rules);
+    assert_eq!(names(&action), ["/logs/c.log.1", "/logs/d.log.1"]);
+    assert_eq!(action.planned_bytes, 80);
+    let action = make(all.clone(), &trigger(60, 0), &rules);
+    assert_eq!(names(&action), ["/logs/d.log.1"], "the small one turned out superfluous");
+    let action = make(all.clone(), &trigger(111, 0), &rules);
+    assert!(names(&action).contains(&"/later/a.log.1".to_owned()));
+    let action = make(all.clone(), &trigger(1_000, 0), &rules);
+    assert_eq!(names(&action).len(), 4);
+    assert!(action.detail.starts_with("falls short"), "{}", action.detail);
+    let action = make(all, &trigger(0, 3), &rules);
+    assert_eq!(
+        names(&action),
+        ["/logs/c.log.1", "/logs/d.log.1", "/logs/b.log.1"],
+        "three inodes are wanted"
+    );
+}
+
+#[test]
+fn the_young_the_newest_the_open_and_the_held_stay_with_a_reason() {
+    let rules = rules(1, Budgets::default());
+    let mut open = candidate("/logs/o.log.2", 4, 10, 9);
+    open.open_elsewhere = true;
+    let survey = Survey {
+        candidates: vec![
+            candidate("/logs/a.log.1", 1, 10, 2),
+            candidate("/logs/a.log.2", 2, 10, 3),
+            candidate("/logs/y.log.2", 3, 10, 0),
+            candidate("/logs/y.log.1", 9, 10, -1),
+            open,
+            candidate("/logs/o.log.1", 5, 10, 8),
+            candidate("/logs/held/h.log.2", 6, 10, 8),
+            candidate("/logs/held/h.log.1", 7, 10, 7),
+            candidate("/elsewhere/e.log.1", 8, 10, 7),
+        ],
+        ..Survey::default()
+    };
+    let holds = [Hold { id: "hold-1".to_owned(), path: PathBuf::from("/logs/held") }];
+    let action = plan("a-1".to_owned(), &trigger(1_000, 0), &survey, &rules, PLENTY, &holds, NOW);
+    assert_eq!(names(&action), ["/logs/a.log.2"]);
+    assert!(reason(&action, "/logs/a.log.1").contains("newest"));
+    assert!(reason(&action, "/logs/y.log.2").contains("younger"));
+    assert!(reason(&action, "/logs/y.log.1").contains("future"));
+    assert_eq!(reason(&action, "/logs/o.log.2"), "open elsewhere");
+    assert_eq!(reason(&action, "/logs/held/h.log.2"), "held by hold-1");
+    assert!(action.objects[0].why_safe.contains("unchanged for 3 d"), "{}", action.objects[0].why_safe);
+}
+
+#[test]
+fn an_inode_goes_with_all_its_links_or_not_at_all() {
+    let rules = rules(0, Budgets::default());
+    let link = |path, inode, links, age| {
+        let mut c = candidate(path, inode, 50, age);
+        c.object.links = links;
+        c
+    };
+    let all =
+        vec![link("/logs/a.log.1", 1, 2, 5), link("/logs/b.log.1", 1, 2, 5), link("/logs/c.log.1", 2, 2, 9)];
+    let action = make(all, &trigger(50, 0), &rules);
+    assert_eq!(names(&action), ["/logs/a.log.1", "/logs/b.log.1"]);
+    assert_eq!(action.planned_bytes, 50, "an inode counts once");
+    assert!(reason(&action, "/logs/c.log.1").contains("nothing would come free"));
+}
+
+#[test]
+fn budgets_bound_a_plan_and_it_says_so() {
+    let budgets = Budgets { max_bytes: 100, max_objects: 2, ..Budgets::default() };
+    let rules = rules(0, budgets);
+    let all: Vec<_> = (0..10).map(|i| candidate(&format!("/logs/{i}.log.1"), i, 40, 10 + i as i64)).collect();
+    let action = make(all.clone(), &trigger(400, 0), &rules);
+    assert_eq!(action.objects.len(), 2);
+    assert!(action.refused.iter().any(|r| r.path.is_none() && r.reason.starts_with("budgets")));
+    let spent = Allowance { objects: 1, bytes: 10 };
+    let survey = Survey { candidates: all, ..Survey::default() };
+    let action = plan("a-1".to_owned(), &trigger(400, 0), &survey, &rules, spent, &[], NOW);
+    assert_eq!(action.state, ActionState::Refused);
+    assert_eq!(action.objects, []);
+}
+
+#[test]
+fn the_record_of_a_plan_fits_a_block() {
+    let rules = rules(0, Budgets::default());
+    let long = "d".repeat(200);
+    let folder = format!("/logs/{long}/{long}/{long}");
+    let mut all: Vec<_> = (0..5_000).map(|i| candidate(&format!("{folder}/{i}.log.1"), i, 40, 10)).collect();
+    all.extend((0..5_000).map(|i| candidate(&format!("{folder}/young{i}.log.1"), 9_000 + i, 40, 0)));
+    let action = make(all, &trigger(1 << 30, 0), &rules);
+    assert!(action.objects.len() > 200);
+    let bytes: usize = action.objects.iter().map(|o| o.path.as_os_str().len() + o.why_safe.len() + 160).sum();
+    let refusals: usize = action.refused.iter().map(|r| r.reason.len() + 700).sum();
+    assert!(bytes + refusals < 400 * 1024, "{bytes} + {refusals}");
+    assert!(action.refused.iter().any(|r| r.reason.contains("more stay")));
+}
+
+#[test]
+fn nothing_needed_and_nothing_there_are_said() {
+    let rules = rules(0, Budgets::default());
+    let action = make(vec![candidate("/logs/a.log.1", 1, 10, 5)], &trigger(0, 0), &rules);
+    assert_eq!(action.state, ActionState::Refused);
+    assert!(action.detail.starts_with("nothing needs to go"), "{}", action.detail);
+    let action = make(Vec::new(), &trigger(10, 0), &rules);
+    assert!(action.detail.contains("nothing may go"), "{}", action.detail);
+}
+
+proptest! {
+    /// Sufficient where that is possible, and then without a superfluous inode; everything otherwise.
+    #[test]
+    fn plans_are_minimal_and_sufficient(
+        files in prop::collection::vec((0u64..100, 0i64..30, any::<bool>(), any::<bool>()), 0..40),
+        need_bytes in 0u64..1_500,
+        need_inodes in 0u64..20,
+    ) {
+        let rules = rules(0, Budgets::default());
+        let candidates: Vec<Candidate> = files
+            .iter()
+            .enumerate()
+            .map(|(i, (bytes, age, open, later))| {
+                let folder = if *later { "/later" } else { "/logs" };
+                let mut c = candidate(&format!("{folder}/{i}.log.1"), i as u64, *bytes, *age);
+                c.open_elsewhere = *open;
+                c
+            })
+            .collect();
+        let eligible: Vec<&Candidate> =
+            candidates.iter().filter(|c| !c.open_elsewhere && NOW - c.object.mtime_ns >= DAY).collect();
+        let all_bytes: u64 = eligible.iter().map(|c| c.object.allocated_bytes).sum();
+        let possible = all_bytes >= need_bytes && eligible.len() as u64 >= need_inodes;
+        let action = make(candidates.clone(), &trigger(need_bytes, need_inodes), &rules);
+        for object in &action.objects {
+            prop_assert!(eligible.iter().any(|c| c.object.path == object.path));
+        }
+        let (bytes, inodes) = (action.planned_bytes, action.objects.len() as u64);
+        prop_assert_eq!(bytes, action.objects.iter().map(|o| o.allocated_bytes).sum::<u64>());
+        if possible {
+            prop_assert!(bytes >= need_bytes && inodes >= need_inodes);
+            for object in &action.objects {
+                prop_assert!(bytes - object.allocated_bytes < need_bytes || inodes - 1 < need_inodes);
+            }
+        } else if all_bytes < need_bytes {
+            prop_assert_eq!(bytes, all_bytes);
+        }
+    }
+}

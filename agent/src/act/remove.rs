@@ -1,0 +1,351 @@
+//! Removing one object.
+//!
+//! Order, and what each step closes: open the folder beneath its root; open the object through a descriptor known to be
+//! a regular file; vet it by policy; **claim** it (a write lease: nobody else has it open, and nobody can open it unseen
+//! from here on); compare it with the plan; digest it, giving way when somebody wants it; **move** it into quarantine
+//! without replacing; compare what arrived there, and that the lease is whole; **unlink**; look through the still open
+//! descriptor what went.
+//!
+//! Invariants: nothing is unlinked whose identity in quarantine is not the plan's; whatever else was moved goes back to
+//! its name, or stays in quarantine and is said; no name is ever replaced.
+//!
+//! Deliberately absent: deciding which objects, and totals (`executor`).
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use dogwatch::record::{Hash, PlannedObject};
+use rustix::fs::{AtFlags, RenameFlags};
+use rustix::io::Errno;
+use sha2::{Digest, Sha256};
+
+use super::beneath::{self, Facts, Opened};
+use super::holder::Holders;
+use super::lease::{self, Claim};
+use super::policy::{QUARANTINE, RootRules};
+use super::quarantine::{Root, entry_name};
+use super::vet::{Neighbours, vet};
+
+/// Largest file that is digested whole; of a larger one, the first and last [`DIGEST_ENDS`].
+pub(super) const DIGEST_WHOLE: u64 = 64 << 20;
+/// What is digested at each end of a larger file.
+pub(super) const DIGEST_ENDS: u64 = 1 << 20;
+/// Read between two looks at whether somebody wants the file.
+const DIGEST_CHUNK: usize = 1 << 20;
+
+/// The gaps between a check and what follows it; tests put an attacker there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Gap {
+    /// Before anything.
+    Begin,
+    /// The folder is open.
+    FolderOpen,
+    /// The object is open.
+    ObjectOpen,
+    /// It is claimed and compared with the plan.
+    Claimed,
+    /// It is digested and compared again.
+    Digested,
+    /// It lies in quarantine.
+    Moved,
+    /// It was compared there.
+    Compared,
+    /// It is unlinked; nothing was reported yet.
+    Unlinked,
+}
+
+/// What a test does at a gap.
+#[cfg(test)]
+pub(super) type Hook = Box<dyn FnMut(Gap, &PlannedObject)>;
+
+/// Calls into a test at each gap; empty in production.
+#[derive(Default)]
+pub(super) struct Hooks {
+    #[cfg(test)]
+    pub(super) at: Option<Hook>,
+}
+
+impl Hooks {
+    #[cfg(test)]
+    fn reach(&mut self, gap: Gap, object: &PlannedObject) {
+        if let Some(at) = &mut self.at {
+            at(gap, object);
+        }
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "the same call as in tests")]
+    #[inline]
+    fn reach(&mut self, _: Gap, _: &PlannedObject) {}
+}
+
+/// Why an object was not removed.
+#[derive(Debug)]
+pub(super) enum Left {
+    /// It is as it was, because of this.
+    Skipped(String),
+    /// A system call failed; it is as it was, or where the text says.
+    Failed(String),
+}
+
+/// What was removed.
+#[derive(Debug)]
+pub(super) struct Removed {
+    pub(super) sha256: Hash,
+    pub(super) digest_partial: bool,
+    /// Allocated bytes, if this was its last link and nobody had it open; else 0.
+    pub(super) freed_bytes: u64,
+    /// Why allocated bytes did not come back.
+    pub(super) withheld: Option<String>,
+    /// What is left of the inode.
+    pub(super) after: Facts,
+}
+
+/// Where an object is to be removed.
+pub(super) struct Place<'r> {
+    pub(super) rules: &'r RootRules,
+    pub(super) root: &'r Root,
+    /// The object, relative to the root.
+    pub(super) relative: &'r Path,
+    /// Where this action already removed another link of the object.
+    pub(super) sibling: Option<Sibling>,
+}
+
+/// Removing a link changes the inode: what its change time was in the plan, and what we made of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sibling {
+    pub(super) planned_ctime_ns: i64,
+    pub(super) our_ctime_ns: i64,
+}
+
+/// Removes `object`. `neighbours` gives what stays in its folder, `now_wall_ns` is the node's clock.
+pub(super) fn remove(
+    place: &Place<'_>,
+    object: &PlannedObject,
+    now_wall_ns: i64,
+    neighbours: &mut dyn FnMut(&Path, &OwnedFd) -> Rc<Neighbours>,
+    hooks: &mut Hooks,
+) -> Result<Removed, Left> {
+    hooks.reach(Gap::Begin, object);
+    let (Some(parent), Some(name)) = (place.relative.parent(), place.relative.file_name()) else {
+        return Err(Left::Skipped("it is the root itself".to_owned()));
+    };
+    let folder = beneath::open_folder(&place.root.folder, parent).map_err(|e| lookup("its folder", e))?;
+    let folder_facts = beneath::facts_of(&folder).map_err(|e| lookup("its folder", e))?;
+    hooks.reach(Gap::FolderOpen, object);
+
+    let (file, seen) = match beneath::open_regular(&folder, Path::new(name)) {
+        Ok(Opened::Regular(file, facts)) => (file, facts),
+        Ok(Opened::Other(_)) => {
+            return Err(Left::Skipped("not what the plan saw: it is no longer a regular file".to_owned()));
+        }
+        Err(Errno::AGAIN) => return Err(Left::Skipped("open elsewhere".to_owned())),
+        Err(error) => return Err(lookup("it", error)),
+    };
+    let entry = entry_name(folder_facts.inode, parent, object.inode, name)
+        .ok_or_else(|| Left::Skipped("its name is too long to stay recoverable in quarantine".to_owned()))?;
+    hooks.reach(Gap::ObjectOpen, object);
+
+    let neighbours = neighbours(parent, &folder);
+    let mut judged = seen;
+    if let Some(sibling) = place.sibling.filter(|s| s.our_ctime_ns == seen.ctime_ns) {
+        judged.ctime_ns = sibling.planned_ctime_ns;
+    }
+    vet(place.rules, &neighbours, place.relative, &folder, &judged, now_wall_ns).map_err(Left::Skipped)?;
+    let hold = Hold::claim(&file, &seen).map_err(Left::Skipped)?;
+    same(beneath::facts_of(&file), object, false)?;
+    hooks.reach(Gap::Claimed, object);
+
+    let file = File::from(file);
+    let (sha256, digest_partial) = digest(&file, object.size_bytes, &hold)?;
+    let file = OwnedFd::from(file);
+    same(beneath::facts_of(&file), object, false)?;
+    hooks.reach(Gap::Digested, object);
+
+    let origin = (&folder, Path::new(name));
+    rustix::fs::renameat_with(&folder, name, &place.root.quarantine, &entry, RenameFlags::NOREPLACE)
+        .map_err(|error| match error {
+            Errno::NOENT if beneath::facts_at(&folder, name).is_ok() => {
+                Left::Failed(format!("{QUARANTINE} was removed from its root; a restart makes it again"))
+            }
+            Errno::NOENT => Left::Skipped("not what the plan saw: its name is gone".to_owned()),
+            Errno::EXIST => Left::Failed(format!(
+                "quarantine already holds {}: look there first",
+                place.root.quarantined(&entry).display()
+            )),
+            Errno::ACCESS | Errno::PERM => Left::Failed(format!("it may not be moved: {error}")),
+            Errno::INVAL => Left::Failed("this filesystem cannot rename without replacing".to_owned()),
+            other => Left::Failed(format!("it cannot be moved into quarantine: {other}")),
+        })?;
+    hooks.reach(Gap::Moved, object);
+
+    let arrived = same(beneath::facts_at(&place.root.quarantine, &*entry), object, true)
+        .and_then(|_| same(beneath::facts_of(&file), object, true))
+        .and_then(|facts| if hold.is_whole(&file) { Ok(facts) } else { Err(wanted()) });
+    if let Err(why) = arrived {
+        return Err(put_back(place, &entry, origin, why));
+    }
+    hooks.reach(Gap::Compared, object);
+
+    if let Err(error) = rustix::fs::unlinkat(&place.root.quarantine, &*entry, AtFlags::empty()) {
+        let why = Left::Failed(format!("it cannot be unlinked: {error}"));
+        return Err(put_back(place, &entry, origin, why));
+    }
+    hooks.reach(Gap::Unlinked, object);
+    Ok(account(&file, object, &hold, sha256, digest_partial))
+}
+
+/// What went, seen through the descriptor that is still open.
+fn account(
+    file: &OwnedFd,
+    object: &PlannedObject,
+    hold: &Hold,
+    sha256: Hash,
+    digest_partial: bool,
+) -> Removed {
+    let whole = hold.is_whole(file);
+    let (after, freed_bytes, withheld) = match beneath::facts_of(file) {
+        Ok(after) if after.links > 0 => {
+            let expected = object.links.saturating_sub(1);
+            let why = (after.links > expected).then(|| "a hard link to it appeared meanwhile".to_owned());
+            (after, 0, why)
+        }
+        Ok(after) if !whole => (after, 0, Some("somebody opened it at the last moment".to_owned())),
+        Ok(after) => (after, after.allocated_bytes, None),
+        Err(error) => {
+            let facts = Facts {
+                kind: rustix::fs::FileType::RegularFile,
+                device: object.device,
+                inode: object.inode,
+                size_bytes: object.size_bytes,
+                allocated_bytes: 0,
+                mtime_ns: object.mtime_ns,
+                ctime_ns: object.ctime_ns,
+                uid: object.uid,
+                gid: object.gid,
+                mode: object.mode,
+                links: object.links.saturating_sub(1),
+                pinned: false,
+                mount_id: None,
+            };
+            (facts, 0, Some(format!("it could not be looked at after it was unlinked: {error}")))
+        }
+    };
+    Removed { sha256, digest_partial, freed_bytes, withheld, after }
+}
+
+/// Our claim that nobody else has the file open.
+enum Hold {
+    /// By a lease.
+    Lease,
+    /// By a look through every process, where the filesystem has no leases.
+    Looked(Facts),
+}
+
+impl Hold {
+    fn claim(file: &OwnedFd, facts: &Facts) -> Result<Self, String> {
+        match lease::claim(file) {
+            Claim::Ours => Ok(Self::Lease),
+            Claim::OpenElsewhere => Err("open elsewhere".to_owned()),
+            Claim::CannotTell(error) => Self::look(facts)
+                .map_err(|why| format!("{why} (there are no leases to ask here: {error})"))
+                .map(|()| Self::Looked(*facts)),
+        }
+    }
+
+    fn look(facts: &Facts) -> Result<(), String> {
+        let holders = Holders::scan(Path::new("/proc"), &[std::process::id()], true);
+        match (holders.of((facts.device, facts.inode)), holders.incomplete.as_deref()) {
+            (Some(holder), _) => Err(format!("open elsewhere: {holder}")),
+            (None, Some(why)) => Err(format!("nobody can tell whether it is open: {why}")),
+            (None, None) => Ok(()),
+        }
+    }
+
+    fn is_whole(&self, file: &OwnedFd) -> bool {
+        match self {
+            Self::Lease => lease::still_ours(file),
+            Self::Looked(facts) => Self::look(facts).is_ok(),
+        }
+    }
+
+    /// Between two chunks of a digest: only what is cheap.
+    fn is_wanted(&self, file: &File) -> bool {
+        match self {
+            Self::Lease => !lease::still_ours(file),
+            Self::Looked(_) => false,
+        }
+    }
+}
+
+fn wanted() -> Left {
+    Left::Skipped("open elsewhere: somebody opened it while it was looked at".to_owned())
+}
+
+fn lookup(what: &str, error: Errno) -> Left {
+    match error {
+        Errno::NOENT => Left::Skipped(format!("not what the plan saw: {what} is gone")),
+        Errno::LOOP | Errno::NOTDIR => {
+            Left::Skipped(format!("not what the plan saw: on the way to {what} lies a link or no folder"))
+        }
+        Errno::XDEV => Left::Skipped(format!("not what the plan saw: {what} leaves the root or its mount")),
+        other => Left::Failed(format!("{what} cannot be opened: {other}")),
+    }
+}
+
+fn same(facts: Result<Facts, Errno>, object: &PlannedObject, renamed: bool) -> Result<Facts, Left> {
+    let facts = facts.map_err(|e| Left::Failed(format!("it cannot be looked at: {e}")))?;
+    match facts.differs_from(object, renamed) {
+        None => Ok(facts),
+        Some(how) => Err(Left::Skipped(how)),
+    }
+}
+
+/// Undoes the move. Where the old name is taken, the object stays in quarantine, and the text says so.
+fn put_back(place: &Place<'_>, entry: &OsStr, origin: (&OwnedFd, &Path), why: Left) -> Left {
+    let back =
+        rustix::fs::renameat_with(&place.root.quarantine, entry, origin.0, origin.1, RenameFlags::NOREPLACE);
+    let Err(error) = back else { return why };
+    let (Left::Skipped(reason) | Left::Failed(reason)) = why;
+    if error == Errno::NOENT && beneath::facts_at(&place.root.quarantine, entry).is_err() {
+        return Left::Failed(format!("{reason}; it vanished from {QUARANTINE} before it could be put back"));
+    }
+    let taken = if error == Errno::EXIST { "its old name is taken".to_owned() } else { error.to_string() };
+    let lies: PathBuf = place.root.quarantined(entry);
+    Left::Failed(format!("{reason}; it could not be put back ({taken}) and lies in {}", lies.display()))
+}
+
+/// SHA-256 of a file of `size` bytes, whole or of its ends; stops when somebody wants the file.
+fn digest(file: &File, size: u64, hold: &Hold) -> Result<(Hash, bool), Left> {
+    let whole = [(0, size)];
+    let ends = [(0, DIGEST_ENDS), (size.saturating_sub(DIGEST_ENDS), DIGEST_ENDS)];
+    let partial = size > DIGEST_WHOLE;
+    let ranges: &[(u64, u64)] = if partial { &ends } else { &whole };
+    let mut hasher = Sha256::new();
+    let mut chunk = vec![0; DIGEST_CHUNK.min(usize::try_from(size).unwrap_or(DIGEST_CHUNK))];
+    for (start, length) in ranges {
+        let (mut at, end) = (*start, start + length);
+        while at < end {
+            if hold.is_wanted(file) {
+                return Err(wanted());
+            }
+            let want = usize::try_from(end - at).unwrap_or(DIGEST_CHUNK).min(chunk.len());
+            match file.read_at(&mut chunk[..want], at) {
+                Ok(0) => return Err(Left::Skipped("not what the plan saw: it became shorter".to_owned())),
+                Ok(n) => {
+                    hasher.update(&chunk[..n]);
+                    at += n as u64;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    return Err(Left::Failed(format!("it cannot be read for its digest: {error}")));
+                }
+            }
+        }
+    }
+    Ok((Hash(hasher.finalize().into()), partial))
+}

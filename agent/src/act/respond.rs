@@ -1,0 +1,519 @@
+//! Response: when to survey, plan, record and apply. A pure state machine that the agent's core drives.
+//!
+//! The core tells it what happened ([`Respond::on_finding`], [`Respond::on_survey`], [`Respond::on_recorded`],
+//! [`Respond::on_applied`], [`Respond::on_command`], [`Respond::on_tick`]) and does the [`Step`]s that come back.
+//!
+//! Invariants
+//! - Nothing is applied whose record is not durable: [`Step::Apply`] comes only after [`Respond::on_recorded`] for the
+//!   same action in state `started`. A record that could not be kept refuses the action.
+//! - One survey or action a mount at a time, and a cooldown after each cleanup.
+//! - A mount that fills again after [`Settings::breaker_cleanups`] cleanups within [`Settings::breaker_window_ns`] is left
+//!   alone for that long; that is a finding ([`Step::NotHolding`]), once each time.
+//! - Mode `plan` makes a plan once an episode, and again only when it expired or the need grew materially.
+//! - A person's command passes cooldown and breaker, never the mode, the roots, the budgets or a plan's expiry.
+//!
+//! Spans are measured by the boot clock, which never jumps; a plan's expiry by both clocks.
+//!
+//! Deliberately absent: time, disk, randomness; they come in as arguments.
+
+mod need;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use dogwatch::record::{
+    Action, ActionState, CleanupMode, Finding, FindingState, Moment, Mount, Refusal, Severity,
+};
+
+use self::need::{base_trigger, need_bytes, severity, trigger, worst};
+use super::plan::{Allowance, Hold, PLAN_LIFETIME_NS, Survey, Trigger, plan};
+use super::policy::Rules;
+use super::words;
+
+/// The rules whose findings on a mount ask for a cleanup.
+pub const TRIGGERS: &[&str] = &[DISK_HIGH_WATER, INODE_HIGH_WATER, DISK_TIME_TO_FULL];
+/// Too few bytes are available.
+pub const DISK_HIGH_WATER: &str = "disk-high-water";
+/// Too few inodes are free.
+pub const INODE_HIGH_WATER: &str = "inode-high-water";
+/// At this rate the mount is full soon.
+pub const DISK_TIME_TO_FULL: &str = "disk-time-to-full";
+/// The rule of the finding that [`Step::NotHolding`] asks for.
+pub const CLEANUP_NOT_HOLDING: &str = "cleanup-not-holding";
+
+/// Most plans that are remembered for a person to apply.
+const MAX_PLANS: usize = 64;
+/// Most commands that wait for one mount.
+const MAX_WAITING: usize = 8;
+/// Growth of the need that makes an old plan useless, as a fraction of the mount.
+const MATERIAL_GROWTH: f64 = 0.05;
+const HOUR_NS: u64 = 3_600 * 1_000_000_000;
+
+/// How to respond.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Settings {
+    /// Available bytes that a cleanup aims for, as a fraction of the mount's size.
+    pub low_water_available: f64,
+    /// Free inodes that a cleanup aims for, as a fraction of the mount's inodes.
+    pub low_water_inodes: f64,
+    /// From the end of one cleanup to the start of the next on the same mount.
+    pub cooldown_ns: u64,
+    /// Cleanups of a mount within the window after which it is left alone.
+    pub breaker_cleanups: usize,
+    /// That window, and how long such a mount is then left alone.
+    pub breaker_window_ns: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        const SECOND: u64 = 1_000_000_000;
+        Self {
+            low_water_available: 0.20,
+            low_water_inodes: 0.20,
+            cooldown_ns: 60 * SECOND,
+            breaker_cleanups: 3,
+            breaker_window_ns: 1_800 * SECOND,
+        }
+    }
+}
+
+/// What a person asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// The command's id, for the answer.
+    pub id: String,
+    /// The name in the person's certificate.
+    pub actor: String,
+    /// What they want.
+    pub order: Order,
+}
+
+/// What a person can order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Make a plan for this mount.
+    PlanMount(String),
+    /// Apply exactly the plan with this id.
+    ApplyPlan(String),
+}
+
+/// What the core is to do next, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Ask the executor what lies on `device`, then call [`Respond::on_survey`].
+    Survey {
+        /// The mount.
+        mount: String,
+        /// Its `st_dev`.
+        device: u64,
+    },
+    /// Record the action durably, then call [`Respond::on_recorded`].
+    Record(Box<Action>),
+    /// Give the action to the executor, then call [`Respond::on_applied`].
+    Apply(Box<Action>),
+    /// Answer a person's command.
+    Answer {
+        /// The command's id.
+        command: String,
+        /// The action, or what, why and remedy.
+        result: Result<Box<Action>, String>,
+    },
+    /// Raise a finding of rule [`CLEANUP_NOT_HOLDING`] on `mount`.
+    NotHolding {
+        /// The mount.
+        mount: String,
+        /// One sentence with figures.
+        summary: String,
+        /// The last cleanup's id.
+        action_id: String,
+    },
+}
+
+/// The state machine.
+pub struct Respond {
+    rules: Rules,
+    settings: Settings,
+    holds: Vec<Hold>,
+    new_id: Box<dyn FnMut() -> u64 + Send>,
+    mounts: BTreeMap<String, Site>,
+    plans: VecDeque<Kept>,
+    removed: VecDeque<(u64, u64, u64)>,
+}
+
+/// A plan that may still be applied.
+struct Kept {
+    action: Action,
+    expires_boot_ns: u64,
+}
+
+/// What is known of one mount.
+#[derive(Default)]
+struct Site {
+    figures: Option<Mount>,
+    findings: BTreeMap<String, Finding>,
+    busy: Option<Busy>,
+    waiting: VecDeque<Command>,
+    last_plan: Option<Made>,
+    cleanups: VecDeque<u64>,
+    last_cleanup: Option<String>,
+    rest_until_boot_ns: u64,
+    breaker: Option<u64>,
+}
+
+/// What is under way on a mount.
+struct Busy {
+    trigger: Trigger,
+    command: Option<String>,
+    /// The action, once it is planned.
+    action: Option<Action>,
+    applies: bool,
+}
+
+/// The plan made last in the present episode.
+struct Made {
+    at_boot_ns: u64,
+    need_bytes: u64,
+    severity: Severity,
+    empty: bool,
+}
+
+impl Respond {
+    /// A machine for a node whose executor has the policy of `rules`. `new_id` gives random numbers for action ids.
+    pub fn new(rules: Rules, settings: Settings, new_id: Box<dyn FnMut() -> u64 + Send>) -> Self {
+        let (mounts, plans, removed) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
+        Self { rules, settings, holds: Vec::new(), new_id, mounts, plans, removed }
+    }
+
+    /// The node's mode.
+    pub fn mode(&self) -> CleanupMode {
+        self.rules.policy.mode
+    }
+
+    /// Takes the holds that are in force.
+    pub fn set_holds(&mut self, holds: Vec<Hold>) {
+        self.holds = holds;
+    }
+
+    /// The newest figures of every mount; plans use them.
+    pub fn on_sample(&mut self, mounts: &[Mount]) {
+        for mount in mounts {
+            self.mounts.entry(mount.path.clone()).or_default().figures = Some(mount.clone());
+        }
+        self.mounts.retain(|path, site| {
+            site.busy.is_some() || !site.findings.is_empty() || mounts.iter().any(|m| m.path == *path)
+        });
+    }
+
+    /// A finding was raised, updated or cleared. Those of other rules and subjects are none of its business.
+    pub fn on_finding(&mut self, finding: &Finding, now: Moment) -> Vec<Step> {
+        if finding.subject.kind != "mount" || !TRIGGERS.contains(&finding.rule.as_str()) {
+            return Vec::new();
+        }
+        let site = self.mounts.entry(finding.subject.name.clone()).or_default();
+        match finding.state {
+            FindingState::Cleared => {
+                site.findings.remove(&finding.rule);
+                if site.findings.is_empty() {
+                    site.last_plan = None;
+                }
+                Vec::new()
+            }
+            FindingState::Raised | FindingState::Updated => {
+                site.findings.insert(finding.rule.clone(), finding.clone());
+                self.consider(&finding.subject.name, now)
+            }
+        }
+    }
+
+    /// Time passed: cooldowns end, plans expire.
+    pub fn on_tick(&mut self, now: Moment) -> Vec<Step> {
+        self.plans.retain(|kept| kept.expires_boot_ns > now.boot_ns);
+        let mounts: Vec<String> = self
+            .mounts
+            .iter()
+            .filter(|(_, s)| !s.findings.is_empty())
+            .map(|(path, _)| path.clone())
+            .collect();
+        mounts.iter().flat_map(|mount| self.consider(mount, now)).collect()
+    }
+
+    /// A person's command.
+    pub fn on_command(&mut self, command: Command, now: Moment) -> Vec<Step> {
+        let answer = |result| vec![Step::Answer { command: command.id.clone(), result }];
+        if self.mode() == CleanupMode::Off {
+            return answer(Err(
+                "this node's cleanup is off; set cleanup.mode to plan or auto in its config".to_owned()
+            ));
+        }
+        let mount = match &command.order {
+            Order::PlanMount(mount) => mount.clone(),
+            Order::ApplyPlan(id) => match self.plans.iter().find(|kept| kept.action.id == *id) {
+                Some(kept) => kept.action.mount.clone(),
+                None => {
+                    let why = format!(
+                        "this node has no plan {id}: it expired, was applied, or was made before the agent's last \
+                         start; make a new one with `dogwatch plan`"
+                    );
+                    return answer(Err(why));
+                }
+            },
+        };
+        let Some(site) = self.mounts.get_mut(&mount).filter(|s| s.figures.is_some()) else {
+            return answer(Err(format!(
+                "this node has no mount {mount}; `dogwatch get nodes -o wide` lists them"
+            )));
+        };
+        if site.busy.is_some() {
+            if site.waiting.len() >= MAX_WAITING {
+                return answer(Err(format!(
+                    "{MAX_WAITING} commands for {mount} are waiting; try again later"
+                )));
+            }
+            site.waiting.push_back(command);
+            return Vec::new();
+        }
+        self.obey(command, now)
+    }
+
+    /// What the survey of `mount` found, or why there is none.
+    pub fn on_survey(&mut self, mount: &str, found: Result<&Survey, String>, now: Moment) -> Vec<Step> {
+        let allowance = self.allowance(now);
+        let Some(site) = self.mounts.get_mut(mount) else { return Vec::new() };
+        let Some(busy) = site.busy.as_mut().filter(|b| b.action.is_none()) else { return Vec::new() };
+        let id = format!("a-{:016x}", (self.new_id)());
+        let action = match found {
+            Ok(survey) => plan(id, &busy.trigger, survey, &self.rules, allowance, &self.holds, now.wall_ns),
+            Err(why) => {
+                let nothing = Survey::default();
+                let mut action =
+                    plan(id, &busy.trigger, &nothing, &self.rules, allowance, &self.holds, now.wall_ns);
+                action.refused.push(Refusal { path: None, reason: format!("no survey: {why}") });
+                action.detail = format!("nothing could be planned: {why}");
+                action
+            }
+        };
+        let empty = action.state == ActionState::Refused;
+        // A person's plan is theirs; it neither starts nor ends what the episode does.
+        if busy.command.is_none() {
+            let said_before = site.last_plan.as_ref().is_some_and(|made| made.empty);
+            site.last_plan = Some(Made {
+                at_boot_ns: now.boot_ns,
+                need_bytes: need_bytes(&busy.trigger),
+                severity: severity(&site.findings),
+                empty,
+            });
+            if empty && said_before {
+                return self.free(mount, now);
+            }
+        }
+        busy.action = Some(action.clone());
+        if !empty {
+            let lifetime = u64::try_from(PLAN_LIFETIME_NS).unwrap_or(0);
+            let expires_boot_ns = now.boot_ns.saturating_add(lifetime);
+            self.plans.push_back(Kept { action: action.clone(), expires_boot_ns });
+            if self.plans.len() > MAX_PLANS {
+                self.plans.pop_front();
+            }
+        }
+        vec![Step::Record(Box::new(action))]
+    }
+
+    /// Whether the record of `action` is durable; if not, why.
+    pub fn on_recorded(&mut self, action: &Action, kept: Result<(), String>, now: Moment) -> Vec<Step> {
+        let Some(site) = self.mounts.get_mut(&action.mount) else { return Vec::new() };
+        let Some(busy) = site.busy.as_mut() else { return Vec::new() };
+        let Some(ours) = busy.action.as_mut().filter(|a| a.id == action.id && a.state == action.state) else {
+            return Vec::new();
+        };
+        if let Err(why) = kept {
+            self.plans.retain(|k| k.action.id != action.id);
+            let why = format!("nothing was touched: the record of {} could not be kept ({why})", action.id);
+            let command = busy.command.take();
+            let mut steps: Vec<Step> =
+                command.map(|command| Step::Answer { command, result: Err(why) }).into_iter().collect();
+            steps.extend(self.free(&action.mount, now));
+            return steps;
+        }
+        match ours.state {
+            ActionState::Planned if busy.applies => {
+                ours.state = ActionState::Started;
+                // Applied once, whatever becomes of it.
+                self.plans.retain(|k| k.action.id != action.id);
+                vec![Step::Record(Box::new(ours.clone()))]
+            }
+            ActionState::Started => vec![Step::Apply(Box::new(ours.clone()))],
+            ActionState::Planned | ActionState::Done | ActionState::Failed | ActionState::Refused => {
+                let result = Ok(Box::new(ours.clone()));
+                let command = busy.command.take();
+                let mut steps: Vec<Step> =
+                    command.map(|command| Step::Answer { command, result }).into_iter().collect();
+                steps.extend(self.free(&action.mount, now));
+                steps
+            }
+        }
+    }
+
+    /// What became of an action that was applied: the executor's report, or what [`super::handle::look_after`] found.
+    pub fn on_applied(&mut self, applied: Action, now: Moment) -> Vec<Step> {
+        let window = self.settings.breaker_window_ns;
+        let Some(site) = self.mounts.get_mut(&applied.mount) else { return Vec::new() };
+        let Some(busy) = site.busy.as_mut() else { return Vec::new() };
+        let started =
+            busy.action.as_ref().is_some_and(|a| a.id == applied.id && a.state == ActionState::Started);
+        if !started {
+            return Vec::new();
+        }
+        busy.action = Some(applied.clone());
+        site.rest_until_boot_ns = now.boot_ns.saturating_add(self.settings.cooldown_ns);
+        site.last_plan = None;
+        let removed =
+            applied.objects.iter().filter(|o| o.outcome == dogwatch::record::ObjectOutcome::Removed);
+        let (objects, bytes) = removed.fold((0, 0), |(n, b), o| (n + 1, b + o.allocated_bytes));
+        // A cleanup that removed nothing is not what fails to hold.
+        if objects > 0 {
+            site.cleanups.push_back(now.boot_ns);
+            site.cleanups.retain(|at| now.boot_ns.saturating_sub(*at) <= window);
+            site.last_cleanup = Some(applied.id.clone());
+            self.removed.push_back((now.boot_ns, objects, bytes));
+        }
+        vec![Step::Record(Box::new(applied))]
+    }
+
+    /// Starts what a mount's findings ask for, if the time has come.
+    fn consider(&mut self, mount: &str, now: Moment) -> Vec<Step> {
+        if self.mode() == CleanupMode::Off {
+            return Vec::new();
+        }
+        let settings = self.settings;
+        let automatic = self.mode() == CleanupMode::Auto;
+        let Some(site) = self.mounts.get_mut(mount) else { return Vec::new() };
+        let Some(figures) = site.figures.clone() else { return Vec::new() };
+        if site.busy.is_some() || figures.read_only || now.boot_ns < site.rest_until_boot_ns {
+            return Vec::new();
+        }
+        let Some(finding) = worst(&site.findings) else { return Vec::new() };
+        let trigger = trigger(&figures, &site.findings, finding, &settings);
+        if !site.is_due(&trigger, now) {
+            return Vec::new();
+        }
+        if automatic && let Some(step) = site.breaker(mount, &settings, now) {
+            return step;
+        }
+        let device = trigger.device;
+        site.busy = Some(Busy { trigger, command: None, action: None, applies: automatic });
+        vec![Step::Survey { mount: mount.to_owned(), device }]
+    }
+
+    /// Starts what a person ordered; the mount is free and known.
+    fn obey(&mut self, command: Command, now: Moment) -> Vec<Step> {
+        let answer = |result| vec![Step::Answer { command: command.id.clone(), result }];
+        match command.order {
+            Order::PlanMount(mount) => {
+                let settings = self.settings;
+                let Some(site) = self.mounts.get_mut(&mount) else {
+                    return answer(Err(format!("this node has no mount {mount}")));
+                };
+                let Some(figures) = &site.figures else {
+                    return answer(Err(format!(
+                        "this node has no figures of {mount} yet; try again in a moment"
+                    )));
+                };
+                let trigger = Trigger {
+                    reason: format!("{} asked for a plan", command.actor),
+                    finding_id: worst(&site.findings).map(|f| f.id.clone()),
+                    actor: command.actor,
+                    ..base_trigger(figures, &settings)
+                };
+                let device = trigger.device;
+                site.busy = Some(Busy { trigger, command: Some(command.id), action: None, applies: false });
+                vec![Step::Survey { mount, device }]
+            }
+            Order::ApplyPlan(id) => {
+                let Some(at) = self.plans.iter().position(|kept| kept.action.id == id) else {
+                    return answer(Err(format!("plan {id} was applied meanwhile")));
+                };
+                let expired = self.plans[at].expires_boot_ns <= now.boot_ns
+                    || self.plans[at].action.expires_wall_ns <= now.wall_ns;
+                let Some(Kept { mut action, .. }) = self.plans.remove(at) else { return Vec::new() };
+                if expired {
+                    let why = format!("plan {id} has expired; make a new one with `dogwatch plan`");
+                    return answer(Err(why));
+                }
+                action.state = ActionState::Started;
+                action.actor = command.actor;
+                let Some(site) = self.mounts.get_mut(&action.mount) else { return Vec::new() };
+                let Some(figures) = &site.figures else { return Vec::new() };
+                let trigger = base_trigger(figures, &self.settings);
+                let busy =
+                    Busy { trigger, command: Some(command.id), action: Some(action.clone()), applies: true };
+                site.busy = Some(busy);
+                vec![Step::Record(Box::new(action))]
+            }
+        }
+    }
+
+    /// Ends what was under way on `mount` and takes up the next command that waits for it.
+    fn free(&mut self, mount: &str, now: Moment) -> Vec<Step> {
+        let Some(site) = self.mounts.get_mut(mount) else { return Vec::new() };
+        site.busy = None;
+        let mut steps = Vec::new();
+        while let Some(site) = self.mounts.get_mut(mount) {
+            if site.busy.is_some() {
+                break;
+            }
+            let Some(next) = site.waiting.pop_front() else { break };
+            steps.extend(self.obey(next, now));
+        }
+        steps
+    }
+
+    fn allowance(&mut self, now: Moment) -> Allowance {
+        self.removed.retain(|(at, _, _)| now.boot_ns.saturating_sub(*at) < HOUR_NS);
+        let budgets = &self.rules.policy.budgets;
+        let (objects, bytes) = self.removed.iter().fold((0u64, 0u64), |(n, b), (_, objects, bytes)| {
+            (n.saturating_add(*objects), b.saturating_add(*bytes))
+        });
+        Allowance {
+            objects: u64::from(budgets.max_objects_per_hour).saturating_sub(objects),
+            bytes: budgets.max_bytes_per_hour.saturating_sub(bytes),
+        }
+    }
+}
+
+impl Site {
+    /// Whether this episode needs a (new) plan.
+    fn is_due(&self, trigger: &Trigger, now: Moment) -> bool {
+        let Some(made) = &self.last_plan else { return true };
+        let lifetime = u64::try_from(PLAN_LIFETIME_NS).unwrap_or(u64::MAX);
+        let expired = now.boot_ns.saturating_sub(made.at_boot_ns) >= lifetime;
+        let growth = need_bytes(trigger).saturating_sub(made.need_bytes) as f64;
+        let grew = growth > MATERIAL_GROWTH * trigger.total_bytes as f64;
+        expired || grew || severity(&self.findings) > made.severity
+    }
+
+    /// What to do instead of another cleanup, if the last ones did not hold.
+    fn breaker(&mut self, mount: &str, settings: &Settings, now: Moment) -> Option<Vec<Step>> {
+        let window = settings.breaker_window_ns;
+        self.cleanups.retain(|at| now.boot_ns.saturating_sub(*at) <= window);
+        if let Some(open_since) = self.breaker {
+            if now.boot_ns.saturating_sub(open_since) <= window {
+                return Some(Vec::new());
+            }
+            self.breaker = None;
+        }
+        if self.cleanups.len() < settings.breaker_cleanups {
+            return None;
+        }
+        self.breaker = Some(now.boot_ns);
+        let minutes = words::seconds(window / 1_000_000_000);
+        let summary = format!(
+            "{mount} filled again after {} cleanups within {minutes}; it is not cleaned any more for as long: stop what \
+             writes to it",
+            self.cleanups.len()
+        );
+        let action_id = self.last_cleanup.clone().unwrap_or_default();
+        Some(vec![Step::NotHolding { mount: mount.to_owned(), summary, action_id }])
+    }
+}
+
+#[cfg(test)]
+mod tests;

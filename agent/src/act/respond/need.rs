@@ -1,0 +1,67 @@
+//! What a mount's findings and figures ask a plan for.
+
+use std::collections::BTreeMap;
+
+use dogwatch::record::{Finding, Mount, Severity};
+
+use super::super::plan::Trigger;
+use super::{DISK_HIGH_WATER, DISK_TIME_TO_FULL, INODE_HIGH_WATER, Settings};
+
+/// What a plan against a forecast aims to add where the low-water mark is not crossed yet, as a fraction of the mount.
+const FORECAST_HEADROOM: f64 = 0.05;
+
+pub(super) fn worst(findings: &BTreeMap<String, Finding>) -> Option<&Finding> {
+    findings.values().max_by_key(|f| f.severity)
+}
+
+pub(super) fn severity(findings: &BTreeMap<String, Finding>) -> Severity {
+    worst(findings).map_or(Severity::Info, |f| f.severity)
+}
+
+pub(super) fn need_bytes(trigger: &Trigger) -> u64 {
+    trigger.target_available_bytes.saturating_sub(trigger.available_bytes)
+}
+
+fn share(of: u64, fraction: f64) -> u64 {
+    // Saturating by the rules of `as`; a fraction is at most 1.
+    (of as f64 * fraction).ceil() as u64
+}
+
+/// What the figures alone ask for: both low-water marks.
+pub(super) fn base_trigger(figures: &Mount, settings: &Settings) -> Trigger {
+    Trigger {
+        mount: figures.path.clone(),
+        device: rustix::fs::makedev(figures.dev_major, figures.dev_minor),
+        total_bytes: figures.total_bytes,
+        available_bytes: figures.available_bytes,
+        target_available_bytes: share(figures.total_bytes, settings.low_water_available),
+        inodes_free: figures.inodes_free,
+        target_inodes_free: share(figures.inodes_total, settings.low_water_inodes),
+        reason: String::new(),
+        finding_id: None,
+        actor: "node".to_owned(),
+    }
+}
+
+pub(super) fn trigger(
+    figures: &Mount,
+    findings: &BTreeMap<String, Finding>,
+    finding: &Finding,
+    settings: &Settings,
+) -> Trigger {
+    let mut trigger = base_trigger(figures, settings);
+    if !findings.contains_key(DISK_HIGH_WATER) && !findings.contains_key(DISK_TIME_TO_FULL) {
+        trigger.target_available_bytes = trigger.target_available_bytes.min(figures.available_bytes);
+    }
+    if !findings.contains_key(INODE_HIGH_WATER) {
+        trigger.target_inodes_free = 0;
+    }
+    if findings.contains_key(DISK_TIME_TO_FULL) && need_bytes(&trigger) == 0 {
+        let headroom = share(figures.total_bytes, FORECAST_HEADROOM);
+        trigger.target_available_bytes =
+            figures.available_bytes.saturating_add(headroom).min(figures.total_bytes);
+    }
+    trigger.reason = format!("{}: {}", finding.rule, finding.summary);
+    trigger.finding_id = Some(finding.id.clone());
+    trigger
+}

@@ -1,0 +1,255 @@
+use std::path::PathBuf;
+
+use dogwatch::record::{ObjectOutcome, PlannedObject, Subject};
+
+use super::*;
+use crate::act::plan::Candidate;
+use crate::act::policy::{Budgets, Policy, RootPolicy};
+
+const SECOND: u64 = 1_000_000_000;
+const GIB: u64 = 1 << 30;
+const WALL: i64 = 1_700_000_000_000_000_000;
+
+fn at(seconds: u64) -> Moment {
+    Moment { wall_ns: WALL + (seconds * SECOND) as i64, boot_ns: (1_000 + seconds) * SECOND }
+}
+
+fn machine(mode: CleanupMode) -> Respond {
+    let root = RootPolicy { keep_newest: 0, ..RootPolicy::new("/data/logs") };
+    let rules = Rules::new(Policy { mode, roots: vec![root], budgets: Budgets::default() }).unwrap();
+    let mut next = 0;
+    let ids = move || {
+        next += 1;
+        next
+    };
+    let mut machine = Respond::new(rules, Settings::default(), Box::new(ids));
+    machine.on_sample(&[mount(5 * GIB)]);
+    machine
+}
+
+fn mount(available_bytes: u64) -> Mount {
+    Mount {
+        path: "/data".to_owned(),
+        dev_major: 8,
+        dev_minor: 1,
+        total_bytes: 100 * GIB,
+        free_bytes: available_bytes,
+        available_bytes,
+        inodes_total: 1_000,
+        inodes_free: 900,
+        ..Mount::default()
+    }
+}
+
+fn finding(state: FindingState, severity: Severity) -> Finding {
+    Finding {
+        id: "f-1".to_owned(),
+        rule: DISK_HIGH_WATER.to_owned(),
+        severity,
+        state,
+        subject: Subject::new("mount", "/data"),
+        summary: "/data is full".to_owned(),
+        explanation: String::new(),
+        citations: Vec::new(),
+        facts: Vec::new(),
+        raised_wall_ns: WALL,
+    }
+}
+
+fn survey(files: u64) -> Survey {
+    let candidates = (0..files)
+        .map(|i| Candidate {
+            object: PlannedObject {
+                path: PathBuf::from(format!("/data/logs/{i}.log.1")),
+                device: rustix::fs::makedev(8, 1),
+                inode: i,
+                size_bytes: 10 * GIB,
+                allocated_bytes: 10 * GIB,
+                mtime_ns: 0,
+                ctime_ns: 0,
+                uid: 0,
+                gid: 0,
+                mode: 0o100_644,
+                links: 1,
+                cleaner: "rotated-logs".to_owned(),
+                tier: 1,
+                why_safe: String::new(),
+                outcome: ObjectOutcome::Pending,
+                sha256: None,
+                digest_partial: false,
+            },
+            root: PathBuf::from("/data/logs"),
+            open_elsewhere: false,
+        })
+        .collect();
+    Survey { candidates, ..Survey::default() }
+}
+
+fn one(mut steps: Vec<Step>) -> Step {
+    assert_eq!(steps.len(), 1, "{steps:#?}");
+    steps.remove(0)
+}
+
+fn recorded(step: Step, state: ActionState) -> Action {
+    match step {
+        Step::Record(action) if action.state == state => *action,
+        other => unreachable!("not a record of {state:?}: {other:#?}"),
+    }
+}
+
+fn answer(step: Step) -> Result<Box<Action>, String> {
+    match step {
+        Step::Answer { result, .. } => result,
+        other => unreachable!("no answer: {other:#?}"),
+    }
+}
+
+/// One automatic cleanup from the survey's answer to the end; the mount is `full` again or not.
+fn clean(machine: &mut Respond, second: u64) {
+    let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(second))), ActionState::Planned);
+    let started = recorded(one(machine.on_recorded(&planned, Ok(()), at(second))), ActionState::Started);
+    let Step::Apply(mut applied) = one(machine.on_recorded(&started, Ok(()), at(second))) else {
+        unreachable!()
+    };
+    applied.state = ActionState::Done;
+    applied.objects.iter_mut().for_each(|o| o.outcome = ObjectOutcome::Removed);
+    let done = recorded(one(machine.on_applied(*applied, at(second))), ActionState::Done);
+    assert_eq!(machine.on_recorded(&done, Ok(()), at(second)), []);
+}
+
+#[test]
+fn in_auto_nothing_is_applied_before_its_record_is_durable() {
+    let mut machine = machine(CleanupMode::Auto);
+    let raised = finding(FindingState::Raised, Severity::High);
+    assert!(matches!(one(machine.on_finding(&raised, at(0))), Step::Survey { .. }));
+    assert_eq!(machine.on_finding(&raised, at(1)), [], "one thing at a time");
+    let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(1))), ActionState::Planned);
+    assert_eq!(planned.objects.len(), 2, "15 GiB are wanted, 10 GiB each");
+    assert_eq!(planned.finding_id.as_deref(), Some("f-1"));
+    let started = recorded(one(machine.on_recorded(&planned, Ok(()), at(1))), ActionState::Started);
+    assert_eq!(machine.on_recorded(&planned, Ok(()), at(1)), [], "an old record says nothing new");
+    assert!(matches!(one(machine.on_recorded(&started, Ok(()), at(1))), Step::Apply(_)));
+}
+
+#[test]
+fn an_action_whose_record_cannot_be_kept_is_not_applied() {
+    let mut machine = machine(CleanupMode::Auto);
+    machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
+    let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(1))), ActionState::Planned);
+    assert_eq!(machine.on_recorded(&planned, Err("ring full".to_owned()), at(1)), []);
+    let order = Command { id: "c".to_owned(), actor: "ann".to_owned(), order: Order::ApplyPlan(planned.id) };
+    assert!(answer(one(machine.on_command(order, at(2)))).is_err(), "its plan is gone too");
+}
+
+#[test]
+fn in_plan_mode_an_episode_has_one_plan_until_it_expires_or_grows() {
+    let mut machine = machine(CleanupMode::Plan);
+    machine.on_finding(&finding(FindingState::Raised, Severity::Medium), at(0));
+    let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(0))), ActionState::Planned);
+    assert_eq!(machine.on_recorded(&planned, Ok(()), at(0)), [], "a plan is all");
+    for second in 1..599 {
+        assert_eq!(machine.on_tick(at(second)), []);
+    }
+    machine.on_sample(&[mount(4 * GIB)]);
+    assert_eq!(machine.on_tick(at(599)), [], "1 % more is no other plan");
+    assert!(matches!(one(machine.on_tick(at(600))), Step::Survey { .. }), "it expired");
+    let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(600))), ActionState::Planned);
+    machine.on_recorded(&planned, Ok(()), at(600));
+    let worse = finding(FindingState::Updated, Severity::Critical);
+    assert!(matches!(one(machine.on_finding(&worse, at(601))), Step::Survey { .. }), "it got worse");
+    let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(601))), ActionState::Planned);
+    machine.on_recorded(&planned, Ok(()), at(601));
+    machine.on_finding(&finding(FindingState::Cleared, Severity::Critical), at(602));
+    assert_eq!(machine.on_tick(at(5_000)), []);
+    let again = finding(FindingState::Raised, Severity::Medium);
+    assert!(matches!(one(machine.on_finding(&again, at(5_001))), Step::Survey { .. }), "a new episode");
+}
+
+#[test]
+fn a_plan_without_objects_is_said_once() {
+    let mut machine = machine(CleanupMode::Auto);
+    machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
+    let refused = recorded(one(machine.on_survey("/data", Ok(&survey(0)), at(0))), ActionState::Refused);
+    assert_eq!(machine.on_recorded(&refused, Ok(()), at(0)), []);
+    assert_eq!(machine.on_tick(at(1)), []);
+    assert!(matches!(one(machine.on_tick(at(601))), Step::Survey { .. }), "it looks again later");
+    assert_eq!(machine.on_survey("/data", Err("dead".to_owned()), at(601)), [], "and says nothing new");
+}
+
+#[test]
+fn cooldown_and_breaker_stop_a_cleanup_that_does_not_hold() {
+    let mut machine = machine(CleanupMode::Auto);
+    assert!(matches!(
+        one(machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0))),
+        Step::Survey { .. }
+    ));
+    clean(&mut machine, 0);
+    assert_eq!(machine.on_tick(at(59)), [], "it rests");
+    for round in 1..3 {
+        let second = round * 60;
+        assert!(matches!(one(machine.on_tick(at(second))), Step::Survey { .. }));
+        clean(&mut machine, second);
+    }
+    match one(machine.on_tick(at(180))) {
+        Step::NotHolding { mount, summary, action_id } => {
+            assert_eq!((mount.as_str(), action_id.as_str()), ("/data", "a-0000000000000003"));
+            assert!(summary.contains("3 cleanups within 30 min"), "{summary}");
+        }
+        other => unreachable!("{other:#?}"),
+    }
+    for second in 181..1_900 {
+        assert_eq!(machine.on_tick(at(second)), [], "once");
+    }
+    let order =
+        Command { id: "c".to_owned(), actor: "ann".to_owned(), order: Order::PlanMount("/data".to_owned()) };
+    assert!(matches!(one(machine.on_command(order, at(1_900))), Step::Survey { .. }), "a person may");
+    let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(1_900))), ActionState::Planned);
+    assert!(answer(one(machine.on_recorded(&planned, Ok(()), at(1_900)))).is_ok());
+    assert!(
+        matches!(one(machine.on_tick(at(1_981))), Step::Survey { .. }),
+        "after half an hour it tries again"
+    );
+}
+
+#[test]
+fn a_person_plans_and_applies_exactly_that_plan_once() {
+    let mut machine = machine(CleanupMode::Plan);
+    let order = |order| Command { id: "c".to_owned(), actor: "ann".to_owned(), order };
+    let plan_it = order(Order::PlanMount("/data".to_owned()));
+    assert!(matches!(one(machine.on_command(plan_it.clone(), at(0))), Step::Survey { .. }));
+    let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(0))), ActionState::Planned);
+    assert_eq!((planned.actor.as_str(), planned.finding_id.as_deref()), ("ann", None));
+    let plan = answer(one(machine.on_recorded(&planned, Ok(()), at(0)))).unwrap();
+    let apply_it = order(Order::ApplyPlan(plan.id.clone()));
+    let started = recorded(one(machine.on_command(apply_it.clone(), at(5))), ActionState::Started);
+    assert_eq!(started.objects, plan.objects);
+    assert_eq!(machine.on_command(plan_it, at(5)), [], "it waits for the mount");
+    let Step::Apply(mut applied) = one(machine.on_recorded(&started, Ok(()), at(5))) else { unreachable!() };
+    applied.state = ActionState::Done;
+    let done = recorded(one(machine.on_applied(*applied, at(6))), ActionState::Done);
+    let mut steps = machine.on_recorded(&done, Ok(()), at(6));
+    assert!(matches!(steps.remove(1), Step::Survey { .. }), "and then has its turn");
+    assert_eq!(answer(steps.remove(0)).unwrap().state, ActionState::Done);
+    machine.on_survey("/data", Ok(&survey(0)), at(7));
+    let again = machine.on_command(apply_it, at(8));
+    assert!(answer(one(again)).unwrap_err().contains("no plan"), "a plan is applied once");
+}
+
+#[test]
+fn expired_unknown_and_forbidden_orders_have_clear_answers() {
+    let order = |order| Command { id: "c".to_owned(), actor: "ann".to_owned(), order };
+    let mut off = machine(CleanupMode::Off);
+    let plan_it = order(Order::PlanMount("/data".to_owned()));
+    assert!(answer(one(off.on_command(plan_it.clone(), at(0)))).unwrap_err().contains("off"));
+    assert_eq!(off.on_finding(&finding(FindingState::Raised, Severity::High), at(0)), []);
+    let mut machine = machine(CleanupMode::Plan);
+    let nowhere = order(Order::PlanMount("/nowhere".to_owned()));
+    assert!(answer(one(machine.on_command(nowhere, at(0)))).unwrap_err().contains("no mount /nowhere"));
+    let unknown = order(Order::ApplyPlan("a-77".to_owned()));
+    assert!(answer(one(machine.on_command(unknown, at(0)))).unwrap_err().contains("dogwatch plan"));
+    machine.on_command(plan_it, at(0));
+    let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(0))), ActionState::Planned);
+    machine.on_recorded(&planned, Ok(()), at(0));
+    let late = order(Order::ApplyPlan(planned.id));
+    assert!(answer(one(machine.on_command(late, at(601)))).unwrap_err().contains("expired"));
+}

@@ -1,0 +1,163 @@
+//! The thread that owns the executor: takes jobs one at a time, starts the executor again when it ended.
+//!
+//! The core never waits for the executor; a job that cannot be done comes back as a result that says why.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use dogwatch::clock;
+use dogwatch::record::Action;
+
+use super::handle::{Backoff, Executor, ExecutorError, look_after};
+use super::plan::Survey;
+use super::policy::Policy;
+
+/// A survey of a large log folder on a slow disk may take this long.
+const SURVEY_WAIT: Duration = Duration::from_secs(45);
+/// A cleanup of a thousand large files may take this long.
+const APPLY_WAIT: Duration = Duration::from_secs(540);
+
+/// What the executor is to do.
+#[derive(Debug)]
+pub enum Job {
+    /// List what lies on a device.
+    Survey {
+        /// The mount that asks.
+        mount: String,
+        /// Its `st_dev`.
+        device: u64,
+    },
+    /// Carry an action out. Its record is durable.
+    Apply(Box<Action>),
+}
+
+/// What came of a job.
+#[derive(Debug)]
+pub enum Done {
+    /// A survey, or why there is none.
+    Surveyed {
+        /// The mount that asked.
+        mount: String,
+        /// What was found.
+        result: Result<Survey, String>,
+    },
+    /// An action that was carried out, or failed.
+    Applied(Box<Action>),
+}
+
+/// How the executor is started.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// Its program: the agent's own.
+    pub program: PathBuf,
+    /// Arguments that lead to [`super::executor::child_main`].
+    pub args: Vec<OsString>,
+    /// What it obeys.
+    pub policy: Policy,
+    /// The agent's state folder.
+    pub state_dir: PathBuf,
+}
+
+impl Launch {
+    /// Starts an executor.
+    ///
+    /// # Errors
+    /// [`ExecutorError`].
+    pub fn start(&self) -> Result<Executor, ExecutorError> {
+        Executor::spawn(&self.program, &self.args, self.policy.clone(), &self.state_dir)
+    }
+}
+
+/// Works until the sender of the jobs is gone. `first` is the executor that was started before anything was parsed.
+pub fn run(
+    launch: &Launch,
+    first: Result<Executor, ExecutorError>,
+    jobs: &Receiver<Job>,
+    done: impl Fn(Done),
+    unable: impl Fn(Vec<String>),
+) {
+    let mut keeper = Keeper { launch, executor: None, backoff: Backoff::default(), not_before: None };
+    unable(keeper.take(first));
+    while let Ok(job) = jobs.recv() {
+        if keeper.executor.as_mut().is_none_or(|e| !e.is_alive()) {
+            unable(keeper.restart());
+        }
+        match job {
+            Job::Survey { mount, device } => {
+                let result = keeper.survey(device);
+                done(Done::Surveyed { mount, result });
+            }
+            Job::Apply(action) => done(Done::Applied(Box::new(keeper.apply(*action)))),
+        }
+    }
+}
+
+struct Keeper<'a> {
+    launch: &'a Launch,
+    executor: Option<Executor>,
+    backoff: Backoff,
+    not_before: Option<Instant>,
+}
+
+impl Keeper<'_> {
+    fn take(&mut self, started: Result<Executor, ExecutorError>) -> Vec<String> {
+        match started {
+            Ok(executor) => {
+                let unable = executor.unable();
+                for leftover in &executor.ready().leftovers {
+                    tracing::warn!(?leftover, "an earlier cleanup was cut short");
+                }
+                self.executor = Some(executor);
+                unable
+            }
+            Err(e) => {
+                self.failed();
+                tracing::error!(error = %e, "cleanup is off until the executor starts");
+                vec![format!("clean up: {e}")]
+            }
+        }
+    }
+
+    fn restart(&mut self) -> Vec<String> {
+        if self.not_before.is_some_and(|t| Instant::now() < t) {
+            return vec!["clean up: the executor failed and is started again in a moment".to_owned()];
+        }
+        let started = self.launch.start();
+        self.take(started)
+    }
+
+    fn failed(&mut self) {
+        self.executor = None;
+        self.not_before = Some(Instant::now() + self.backoff.delay(clock::now().boot_ns));
+    }
+
+    fn survey(&mut self, device: u64) -> Result<Survey, String> {
+        let Some(executor) = self.executor.as_mut() else {
+            return Err("the executor is not running".to_owned());
+        };
+        executor.survey(device, SURVEY_WAIT).map_err(|e| {
+            if e.is_fatal() {
+                self.failed();
+            }
+            e.to_string()
+        })
+    }
+
+    fn apply(&mut self, action: Action) -> Action {
+        let error = match self.executor.as_mut() {
+            Some(executor) => match executor.apply(&action, APPLY_WAIT) {
+                Ok(applied) => return applied,
+                Err(e) => e,
+            },
+            None => ExecutorError::Died(None),
+        };
+        if error.is_fatal() {
+            self.failed();
+        }
+        let mut action = action;
+        look_after(&mut action, &error);
+        action
+    }
+}

@@ -1,0 +1,83 @@
+//! The command line of `dogwatch-agent`: run it, or be its executor.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use dogwatch::telemetry;
+
+use crate::act::executor::child_main;
+use crate::act::handle::CHILD_SOCKET;
+use crate::act::work::Launch;
+use crate::config::Config;
+use crate::run::run;
+
+/// A flight recorder and first responder for this node.
+#[derive(Debug, Parser)]
+#[command(name = "dogwatch-agent", version)]
+struct Cli {
+    /// YAML file; without one, defaults and DOGWATCH_SECTION__KEY.
+    #[arg(long, env = "DOGWATCH_AGENT_CONFIG")]
+    config: Option<PathBuf>,
+    /// Only check the configuration: exit code 0 or 2.
+    #[arg(long)]
+    check_config: bool,
+    #[command(subcommand)]
+    command: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Be the executor of the agent that started this.
+    #[command(hide = true)]
+    Executor,
+}
+
+/// Parses `args`, runs, and gives the exit code: 0 done, 1 failed, 2 usage or configuration. `prefix` are the arguments
+/// that lead a program that is more than the agent to this function; the executor is started with them.
+pub fn main(args: impl IntoIterator<Item = OsString>, prefix: &[&str]) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Where even that cannot be printed there is nobody to tell.
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+        }
+    };
+    if let Some(Verb::Executor) = cli.command {
+        return child_main(CHILD_SOCKET);
+    }
+    let config = match Config::load(cli.config.as_deref(), std::env::vars()) {
+        Ok(c) => c,
+        Err(problems) => {
+            eprintln!("dogwatch-agent: {problems}");
+            return ExitCode::from(2);
+        }
+    };
+    if cli.check_config {
+        println!("the configuration is valid");
+        return ExitCode::SUCCESS;
+    }
+    telemetry::init(&config.log_level, config.log_format);
+    let program = match std::env::current_exe() {
+        Ok(p) => p,
+        Err(e) => {
+            eprintln!("dogwatch-agent: finding its own program: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let launch = Launch {
+        program,
+        args: prefix.iter().map(OsString::from).chain(["executor".into()]).collect(),
+        policy: config.policy.clone(),
+        state_dir: config.state_dir.clone(),
+    };
+    match run(config, launch) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("dogwatch-agent: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,600 @@
+//! The core: one thread that owns what the agent knows, from samples and lines to findings, plans and records.
+//!
+//! It waits on one bounded inbox and never on a disk, a peer or the executor: recording does not block, the executor
+//! has a thread of its own ([`crate::act::work`]), and the one wait that is right (an action's record must be durable
+//! before the action) has a deadline and a consequence: the action is refused.
+//!
+//! It is the only pusher of the evidence stream, and so knows the seq that its next record will have; that is how a
+//! finding can cite a sample that is recorded only because the finding cites it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::Duration;
+
+use dogwatch::clock;
+use dogwatch::record::{
+    Action, ActionState, Body, Fact, Finding, FindingState, Gap, Moment, RecordRef, Sample, Seq, Severity,
+    Stream, Subject,
+};
+use dogwatch::wire;
+use dogwatch::wire::command::Command as Wanted;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use crate::act::respond::{CLEANUP_NOT_HOLDING, Command, Order, Respond, Step, TRIGGERS};
+use crate::act::work::{Done, Job};
+use crate::detect::Detectors;
+use crate::health::Figures;
+use crate::record::{Recorder, Settlement};
+use crate::tail::{Mark, TailEvent, TailGap};
+use crate::uplink::CommandCall;
+
+/// Messages that wait for the core at most.
+pub const INBOX: usize = 256;
+/// How long an action waits for its record to be durable before it is refused.
+const DURABLE_WAIT: Duration = Duration::from_secs(5);
+/// How often it is looked whether a record is durable while an action waits for it.
+const SETTLE_POLL: Duration = Duration::from_millis(5);
+/// A hole between two samples longer than this many intervals is a gap.
+const HOLE_INTERVALS: f64 = 2.5;
+/// Evidence samples that are remembered, so that a citation of an older sample can name the nearest that was shipped:
+/// two hours at one each ten seconds.
+const REMEMBERED_SAMPLES: usize = 720;
+/// Problems of log files that become notes in an hour; the rest are only logged.
+const MAX_PROBLEM_NOTES: usize = 100;
+
+/// What comes in.
+#[derive(Debug)]
+pub enum Message {
+    /// A tick's readings.
+    Sample(Moment, Box<Sample>),
+    /// Events of the tail, in order.
+    Tail(Vec<TailEvent>),
+    /// A command of the collector's.
+    Command(CommandCall),
+    /// The executor's thread has a result.
+    Done(Done),
+    /// Something that the agent cannot do, or again can.
+    Unable(Vec<String>),
+    /// Time to end.
+    Stop,
+}
+
+/// How the core works.
+#[derive(Debug, Clone)]
+pub struct CoreConfig {
+    /// How often samples come.
+    pub sample_every: Duration,
+    /// How often one goes to the evidence stream that nothing cites.
+    pub evidence_every: Duration,
+}
+
+/// What the core is connected to.
+#[derive(Debug)]
+pub struct Wires {
+    /// Everything that comes in.
+    pub inbox: Receiver<Message>,
+    /// The record.
+    pub recorder: Recorder,
+    /// Where jobs for the executor go.
+    pub jobs: Sender<Job>,
+    /// Marks of the tail that are durable.
+    pub marks: Option<Sender<Vec<Mark>>>,
+    /// Figures of now, for the uplink.
+    pub pulse: watch::Sender<Option<wire::Pulse>>,
+    /// Counters, for metrics.
+    pub figures: Arc<Figures>,
+}
+
+/// A mark of the tail, and the seqs that must be durable before it is.
+#[derive(Debug)]
+struct Pending {
+    needs: [Seq; 3],
+    mark: Mark,
+}
+
+/// An action's record on its way to the disk.
+#[derive(Debug)]
+struct Recording {
+    seq: Seq,
+    action: Box<Action>,
+    deadline_boot_ns: u64,
+}
+
+/// The owner.
+pub struct Core {
+    config: CoreConfig,
+    wires: Wires,
+    detectors: Detectors,
+    responder: Respond,
+    last_sample: Option<Moment>,
+    next_evidence_boot_ns: u64,
+    /// (recorder seq, evidence seq) of samples that are in both streams.
+    shipped: VecDeque<(Seq, Seq)>,
+    pending: VecDeque<Pending>,
+    asking: Vec<CommandCall>,
+    ordering: Vec<CommandCall>,
+    recording: Vec<Recording>,
+    unable: Vec<String>,
+    unable_parts: Vec<String>,
+    problem_notes: usize,
+    not_holding: BTreeMap<String, Finding>,
+}
+
+impl Core {
+    /// A core that begins with what the last run left: findings that were active then.
+    pub fn new(
+        config: CoreConfig,
+        wires: Wires,
+        detectors: Detectors,
+        responder: Respond,
+        unable: Vec<String>,
+    ) -> Self {
+        Self {
+            config,
+            wires,
+            detectors,
+            responder,
+            last_sample: None,
+            next_evidence_boot_ns: 0,
+            shipped: VecDeque::new(),
+            pending: VecDeque::new(),
+            asking: Vec::new(),
+            ordering: Vec::new(),
+            recording: Vec::new(),
+            unable,
+            unable_parts: Vec::new(),
+            problem_notes: 0,
+            not_holding: BTreeMap::new(),
+        }
+    }
+
+    /// Takes up findings of the last run; those that no detector owns any more are cleared.
+    pub fn seed(&mut self, active: Vec<Finding>) {
+        let now = clock::now();
+        for mut orphan in self.detectors.seed(active) {
+            if orphan.rule == CLEANUP_NOT_HOLDING {
+                self.not_holding.insert(orphan.subject.name.clone(), orphan);
+                continue;
+            }
+            orphan.state = FindingState::Cleared;
+            orphan.explanation = "no detector of this version watches for it any more".to_owned();
+            self.wires.recorder.push(Stream::Urgent, now, Body::Finding(Box::new(orphan)));
+        }
+    }
+
+    /// Works until stopped, or until everyone who sends is gone.
+    pub fn run(mut self) -> Result<(), String> {
+        loop {
+            let message = if self.recording.is_empty() {
+                self.wires.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                self.wires.inbox.recv_timeout(SETTLE_POLL)
+            };
+            let message = match message {
+                Ok(message) => message,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.settle();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            match message {
+                Message::Sample(at, sample) => self.on_sample(at, sample),
+                Message::Tail(batch) => batch.into_iter().for_each(|e| self.on_tail(e)),
+                Message::Command(call) => self.on_command(call),
+                Message::Done(done) => self.on_done(done),
+                Message::Unable(parts) => self.unable_parts = parts,
+                Message::Stop => break,
+            }
+            self.settle();
+            self.tell_durable();
+        }
+        let now = clock::now();
+        self.wires.recorder.push(Stream::Urgent, now, Body::Note("the agent stops".to_owned()));
+        Ok(())
+    }
+
+    fn on_sample(&mut self, at: Moment, mut sample: Box<Sample>) {
+        let recorder = self.wires.recorder.clone();
+        let stats = recorder.stats();
+        sample.self_cost.queue_bytes = stats.queue_bytes;
+        sample.self_cost.dropped_records = stats.dropped;
+        self.note_hole(at, &sample);
+
+        let recorder_seq = recorder.push(Stream::Recorder, at, Body::Sample(sample.clone()));
+        let cite = self.refer(Stream::Recorder, recorder_seq);
+        let findings = self.detectors.on_sample(at, &sample, &cite);
+        if !findings.is_empty() {
+            let evidence_seq = recorder.push(Stream::Evidence, at, Body::Sample(sample.clone()));
+            self.remember(recorder_seq, evidence_seq);
+            self.schedule_evidence(at);
+        } else if at.boot_ns >= self.next_evidence_boot_ns {
+            let evidence_seq = recorder.next_seq(Stream::Evidence);
+            recorder.push_routine_sample(at, Body::Sample(sample.clone()));
+            self.remember(recorder_seq, evidence_seq);
+            self.schedule_evidence(at);
+        }
+        self.responder.on_sample(&sample.mounts);
+        for finding in findings {
+            self.say(at, finding);
+        }
+        self.hold_again(at);
+        let steps = self.responder.on_tick(at);
+        self.carry_out(at, steps);
+        self.publish(at, &sample);
+    }
+
+    fn schedule_evidence(&mut self, at: Moment) {
+        self.next_evidence_boot_ns = at.boot_ns + self.config.evidence_every.as_nanos() as u64;
+    }
+
+    fn note_hole(&mut self, at: Moment, sample: &Sample) {
+        let Some(last) = self.last_sample.replace(at) else { return };
+        let gap_ns = at.boot_ns.saturating_sub(last.boot_ns) as f64;
+        let every_ns = self.config.sample_every.as_nanos() as f64;
+        if gap_ns <= every_ns * HOLE_INTERVALS {
+            return;
+        }
+        let missed = (gap_ns / every_ns).round() as u64 - 1;
+        let gap = Gap {
+            stream: Stream::Recorder,
+            source: "sampler".to_owned(),
+            after_seq: None,
+            before_seq: None,
+            count: Some(missed),
+            from_wall_ns: last.wall_ns,
+            to_wall_ns: at.wall_ns,
+            reason: format!(
+                "no sample for {:.1} s; the node was suspended, starved of CPU, or a reader hung ({} ticks late so far)",
+                gap_ns / 1e9,
+                sample.late_ticks
+            ),
+            incarnation: None,
+        };
+        self.wires.recorder.push(Stream::Urgent, at, Body::Gap(gap));
+    }
+
+    fn on_tail(&mut self, event: TailEvent) {
+        let at = clock::now();
+        match event {
+            TailEvent::Line { line, keep, mark } => {
+                let mut needs = [0; 3];
+                if keep.evidence {
+                    let seq = self.wires.recorder.push(Stream::Evidence, at, Body::Log(line.clone()));
+                    needs[Stream::Evidence.index()] = seq;
+                    if !line.rules.is_empty() {
+                        self.wires.figures.log_matches.fetch_add(1, Ordering::Relaxed);
+                        let cite = self.refer(Stream::Evidence, seq);
+                        for finding in self.detectors.on_log(at, &line, &cite) {
+                            self.say(at, finding);
+                        }
+                    }
+                }
+                if keep.recorder {
+                    needs[Stream::Recorder.index()] =
+                        self.wires.recorder.push(Stream::Recorder, at, Body::Log(line));
+                }
+                self.pending.push_back(Pending { needs, mark });
+            }
+            TailEvent::Progress(mark) => self.pending.push_back(Pending { needs: [0; 3], mark }),
+            TailEvent::Gap(gap) => {
+                let mark = gap.mark.clone();
+                let seq = self.wires.recorder.push(Stream::Urgent, at, Body::Gap(tail_gap(gap, at)));
+                if let Some(mark) = mark {
+                    self.pending.push_back(Pending { needs: [seq, 0, 0], mark });
+                }
+            }
+            TailEvent::Problem(text) => {
+                tracing::warn!("{text}");
+                self.problem_notes += 1;
+                if self.problem_notes <= MAX_PROBLEM_NOTES {
+                    self.wires.recorder.push(Stream::Urgent, at, Body::Note(text));
+                }
+            }
+        }
+    }
+
+    /// Tells the tail what is durable by now.
+    fn tell_durable(&mut self) {
+        let Some(marks) = &self.wires.marks else {
+            self.pending.clear();
+            return;
+        };
+        let durable = *self.wires.recorder.durable().borrow();
+        let mut done = Vec::new();
+        while let Some(p) = self.pending.front() {
+            if p.needs.iter().zip(durable).any(|(need, have)| *need > have) {
+                break;
+            }
+            if let Some(p) = self.pending.pop_front() {
+                done.push(p.mark);
+            }
+        }
+        if !done.is_empty() {
+            // A tail that is gone needs no marks.
+            let _ = marks.send(done);
+        }
+    }
+
+    /// Records a finding, with citations that the collector can follow, and lets the responder see it.
+    fn say(&mut self, at: Moment, mut finding: Finding) {
+        for cited in &mut finding.citations {
+            self.follow(cited);
+        }
+        finding.citations.dedup();
+        self.wires.figures.findings.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(rule = finding.rule, state = finding.state.as_str(), severity = %finding.severity, summary = finding.summary, "finding");
+        self.wires.recorder.push(Stream::Urgent, at, Body::Finding(Box::new(finding.clone())));
+        let steps = self.responder.on_finding(&finding, at);
+        self.carry_out(at, steps);
+    }
+
+    /// Makes a citation of a sample in the recorder stream, which stays on the node, one of the nearest sample at or
+    /// before it that is in the evidence stream.
+    fn follow(&self, cited: &mut RecordRef) {
+        if cited.stream != Stream::Recorder || cited.incarnation != self.wires.recorder.incarnation() {
+            return;
+        }
+        let at = self.shipped.partition_point(|(recorder_seq, _)| *recorder_seq <= cited.seq);
+        let nearest = at.checked_sub(1).and_then(|i| self.shipped.get(i)).or_else(|| self.shipped.front());
+        if let Some((_, evidence_seq)) = nearest {
+            cited.stream = Stream::Evidence;
+            cited.seq = *evidence_seq;
+        }
+    }
+
+    fn remember(&mut self, recorder_seq: Seq, evidence_seq: Seq) {
+        if self.shipped.len() == REMEMBERED_SAMPLES {
+            self.shipped.pop_front();
+        }
+        self.shipped.push_back((recorder_seq, evidence_seq));
+    }
+
+    fn refer(&self, stream: Stream, seq: Seq) -> RecordRef {
+        let recorder = &self.wires.recorder;
+        RecordRef { node: recorder.node().clone(), incarnation: recorder.incarnation(), stream, seq }
+    }
+
+    fn on_command(&mut self, call: CommandCall) {
+        let now = clock::now();
+        if call.command.deadline_wall_ns != 0 && call.command.deadline_wall_ns < now.wall_ns {
+            answer_error(call, "the command came after its deadline and was not begun; check the clocks");
+            return;
+        }
+        match &call.command.command {
+            Some(Wanted::Pulse(_)) => self.asking.push(call),
+            Some(Wanted::Plan(p)) => {
+                let order = Order::PlanMount(p.mount.clone());
+                self.order(now, order, call);
+            }
+            Some(Wanted::Apply(a)) => {
+                let order = Order::ApplyPlan(a.action_id.clone());
+                self.order(now, order, call);
+            }
+            None => answer_error(call, "this agent's version does not know that command; upgrade it"),
+        }
+    }
+
+    fn order(&mut self, now: Moment, order: Order, call: CommandCall) {
+        let command = Command { id: call.command.id.clone(), actor: call.command.actor.clone(), order };
+        self.ordering.push(call);
+        let steps = self.responder.on_command(command, now);
+        self.carry_out(now, steps);
+    }
+
+    fn on_done(&mut self, done: Done) {
+        let now = clock::now();
+        let steps = match done {
+            Done::Surveyed { mount, result } => {
+                self.responder.on_survey(&mount, result.as_ref().map_err(Clone::clone), now)
+            }
+            Done::Applied(action) => self.responder.on_applied(*action, now),
+        };
+        self.carry_out(now, steps);
+    }
+
+    /// Looks which records have become durable, and which never will within their time.
+    fn settle(&mut self) {
+        let now = clock::now();
+        let mut i = 0;
+        while i < self.recording.len() {
+            let kept = match self.wires.recorder.settlement(self.recording[i].seq) {
+                Settlement::Durable => Ok(()),
+                Settlement::Lost(why) => Err(why),
+                Settlement::Waiting(why) if now.boot_ns >= self.recording[i].deadline_boot_ns => {
+                    Err(why.unwrap_or_else(|| format!("the disk did not answer within {DURABLE_WAIT:?}")))
+                }
+                Settlement::Waiting(_) => {
+                    i += 1;
+                    continue;
+                }
+            };
+            let done = self.recording.remove(i);
+            if let Err(why) = &kept {
+                self.refuse(now, &done.action, why);
+            }
+            let steps = self.responder.on_recorded(&done.action, kept, now);
+            self.carry_out(now, steps);
+        }
+    }
+
+    /// Says that an action was refused because its record could not be kept; that too waits for the disk.
+    fn refuse(&mut self, at: Moment, action: &Action, why: &str) {
+        if !matches!(action.state, ActionState::Planned | ActionState::Started) {
+            return;
+        }
+        let mut refused = action.clone();
+        refused.state = ActionState::Refused;
+        refused.objects.clear();
+        refused.detail =
+            format!("nothing was touched: the record of this action could not be kept first ({why})");
+        self.count(&refused);
+        self.wires.recorder.push(Stream::Urgent, at, Body::Action(Box::new(refused)));
+    }
+
+    /// Does what the responder decided, in order. A step can bring further steps.
+    fn carry_out(&mut self, at: Moment, steps: Vec<Step>) {
+        for step in steps {
+            match step {
+                Step::Survey { mount, device } => {
+                    // The thread that takes jobs lives as long as the agent.
+                    let _ = self.wires.jobs.send(Job::Survey { mount, device });
+                }
+                Step::Record(action) => {
+                    self.count(&action);
+                    let seq = self.wires.recorder.push(Stream::Urgent, at, Body::Action(action.clone()));
+                    let deadline_boot_ns = at.boot_ns + DURABLE_WAIT.as_nanos() as u64;
+                    self.recording.push(Recording { seq, action, deadline_boot_ns });
+                }
+                Step::Apply(action) => {
+                    let _ = self.wires.jobs.send(Job::Apply(action));
+                }
+                Step::NotHolding { mount, summary, action_id } => {
+                    self.not_holding(at, &mount, summary, action_id)
+                }
+                Step::Answer { command, result } => self.answer(&command, result),
+            }
+        }
+    }
+
+    fn not_holding(&mut self, at: Moment, mount: &str, summary: String, action_id: String) {
+        let finding = Finding {
+            id: finding_id(mount, at),
+            rule: CLEANUP_NOT_HOLDING.to_owned(),
+            severity: Severity::High,
+            state: FindingState::Raised,
+            subject: Subject::new("mount", mount),
+            summary,
+            explanation: "Cleanups free space and something fills it again at once. Cleaning on would only destroy more; \
+                          the writer must be stopped or given room."
+                .to_owned(),
+            citations: Vec::new(),
+            facts: vec![Fact::new("last_action", action_id)],
+            raised_wall_ns: at.wall_ns,
+        };
+        self.not_holding.insert(mount.to_owned(), finding.clone());
+        self.say(at, finding);
+    }
+
+    /// Clears "cleanup is not holding" once the mount's own findings are over.
+    fn hold_again(&mut self, at: Moment) {
+        let active: Vec<String> = self
+            .detectors
+            .active()
+            .iter()
+            .filter(|f| f.subject.kind == "mount" && TRIGGERS.contains(&f.rule.as_str()))
+            .map(|f| f.subject.name.clone())
+            .collect();
+        let over: Vec<String> = self.not_holding.keys().filter(|m| !active.contains(m)).cloned().collect();
+        for mount in over {
+            if let Some(mut finding) = self.not_holding.remove(&mount) {
+                finding.state = FindingState::Cleared;
+                finding.summary = format!("{mount} has room again");
+                self.say(at, finding);
+            }
+        }
+    }
+
+    fn count(&self, action: &Action) {
+        let figures = &self.wires.figures;
+        match action.state {
+            ActionState::Planned => figures.plans.fetch_add(1, Ordering::Relaxed),
+            ActionState::Done => {
+                figures.freed_bytes.fetch_add(action.freed_bytes.unwrap_or(0), Ordering::Relaxed);
+                figures.cleanups.fetch_add(1, Ordering::Relaxed)
+            }
+            ActionState::Failed => figures.failed_cleanups.fetch_add(1, Ordering::Relaxed),
+            ActionState::Refused => figures.refused_cleanups.fetch_add(1, Ordering::Relaxed),
+            ActionState::Started => return,
+        };
+    }
+
+    fn answer(&mut self, command: &str, result: Result<Box<Action>, String>) {
+        let Some(i) = self.ordering.iter().position(|c| c.command.id == command) else { return };
+        let call = self.ordering.swap_remove(i);
+        match result {
+            Ok(action) => {
+                let id = call.command.id.clone();
+                let action = Some(wire::Action::from(&*action));
+                // The asker may have gone away; the record has it all the same.
+                let _ = call.reply.send(wire::CommandResult { id, ok: true, error: String::new(), action });
+            }
+            Err(e) => answer_error(call, &e),
+        }
+    }
+
+    fn publish(&mut self, at: Moment, sample: &Sample) {
+        let recorder = &self.wires.recorder;
+        let stats = recorder.stats();
+        let forecasts = self
+            .detectors
+            .forecasts()
+            .into_iter()
+            .map(|f| wire::Forecast { mount: f.mount, seconds_to_full: f.seconds_to_full })
+            .collect();
+        let mut unable = self.unable.clone();
+        unable.extend(self.unable_parts.iter().cloned());
+        unable.extend(stats.failing.iter().map(|e| format!("write its journal: {e}")));
+        self.wires.figures.active_findings.store(self.detectors.active().len() as u64, Ordering::Relaxed);
+        self.wires.figures.samples.fetch_add(1, Ordering::Relaxed);
+        self.wires.figures.late_ticks.store(sample.late_ticks, Ordering::Relaxed);
+        self.wires.figures.cpu_us.store(sample.self_cost.cpu_us, Ordering::Relaxed);
+        self.wires.figures.resident_bytes.store(sample.self_cost.resident_bytes, Ordering::Relaxed);
+        let pulse = wire::Pulse {
+            wall_ns: at.wall_ns,
+            sample: Some(sample.into()),
+            records_total: stats.pushed.iter().sum(),
+            unable,
+            forecasts,
+            uplink_lag_records: recorder
+                .kept(Stream::Evidence)
+                .iter()
+                .map(|k| k.last_seq + 1 - k.first_seq)
+                .sum(),
+        };
+        self.wires.pulse.send_replace(Some(pulse));
+        for call in self.asking.drain(..) {
+            let id = call.command.id.clone();
+            let _ = call.reply.send(wire::CommandResult { id, ok: true, ..Default::default() });
+        }
+    }
+}
+
+fn answer_error(call: CommandCall, error: &str) {
+    let id = call.command.id.clone();
+    let _ = call.reply.send(wire::CommandResult { id, ok: false, error: error.to_owned(), action: None });
+}
+
+/// An id from where and when; one mount has one such finding at a time.
+fn finding_id(mount: &str, at: Moment) -> String {
+    let digest: [u8; 32] = Sha256::new()
+        .chain_update(CLEANUP_NOT_HOLDING)
+        .chain_update(mount)
+        .chain_update(at.wall_ns.to_le_bytes())
+        .chain_update(at.boot_ns.to_le_bytes())
+        .finalize()
+        .into();
+    digest[..8].iter().fold("f-".to_owned(), |id, b| id + &format!("{b:02x}"))
+}
+
+fn tail_gap(gap: TailGap, at: Moment) -> Gap {
+    let range = match gap.to_offset {
+        Some(to) => format!("bytes {} to {to} of inode {}", gap.from_offset, gap.inode),
+        None => format!("from byte {} of inode {}", gap.from_offset, gap.inode),
+    };
+    let bytes = gap.bytes.map_or_else(String::new, |b| format!(", {b} bytes"));
+    Gap {
+        stream: gap.stream.unwrap_or(Stream::Evidence),
+        source: format!("log:{}", gap.source),
+        after_seq: None,
+        before_seq: None,
+        count: gap.lines,
+        from_wall_ns: at.wall_ns,
+        to_wall_ns: at.wall_ns,
+        reason: format!("{} ({range}{bytes})", gap.reason),
+        incarnation: None,
+    }
+}

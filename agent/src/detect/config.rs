@@ -1,0 +1,182 @@
+//! What the detectors hold against the node: plain values, filled in by the agent's configuration.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use dogwatch::record::Severity;
+
+/// Every detector's thresholds.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct DetectConfig {
+    /// Filesystems that fill.
+    pub disk: DiskConfig,
+    /// Filesystems that will be full soon.
+    pub forecast: ForecastConfig,
+    /// Memory.
+    pub memory: MemoryConfig,
+    /// Log rules.
+    pub logs: LogConfig,
+}
+
+/// Thresholds of one measure, as used fractions of 1. Used is 1 − available ÷ capacity, as the kubelet reckons.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct WaterMarks {
+    /// A finding of medium severity is raised at or above this.
+    pub high_used: f64,
+    /// It is cleared once used has stayed at or below this.
+    pub low_used: f64,
+    /// It becomes high at or above this.
+    pub serious_used: f64,
+    /// It becomes critical at or above this.
+    pub critical_used: f64,
+}
+
+impl Default for WaterMarks {
+    /// 85 % is the kubelet's `imagefs.available<15%`, 90 % its `nodefs.available<10%`; 95 % is where filesystems begin
+    /// to refuse what root does not write. 80 % is the kubelet's own low mark for images.
+    fn default() -> Self {
+        Self { high_used: 0.85, low_used: 0.80, serious_used: 0.90, critical_used: 0.95 }
+    }
+}
+
+/// High-water marks of filesystems.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DiskConfig {
+    /// Of bytes.
+    pub space: WaterMarks,
+    /// Of inodes.
+    pub inodes: WaterMarks,
+    /// Consecutive samples at or above the high mark before a finding is raised.
+    pub raise_ticks: u32,
+    /// Consecutive samples at or below the low mark before it is cleared.
+    pub clear_ticks: u32,
+    /// An active finding whose figure moved by a percentage point is said again after this.
+    pub update_interval: Duration,
+    /// Mount points that are not watched, neither here nor by the forecast.
+    pub ignore: BTreeSet<String>,
+}
+
+impl Default for DiskConfig {
+    fn default() -> Self {
+        Self {
+            space: WaterMarks::default(),
+            inodes: WaterMarks::default(),
+            raise_ticks: 1,
+            clear_ticks: 5,
+            update_interval: Duration::from_secs(60),
+            ignore: BTreeSet::new(),
+        }
+    }
+}
+
+/// When a filesystem that fills is a finding before it is full.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ForecastConfig {
+    /// Raised when it would be full sooner than this.
+    pub bound: Duration,
+    /// Critical when it would be full sooner than this.
+    pub critical: Duration,
+    /// History without which nothing is said.
+    pub min_history: Duration,
+    /// Consecutive samples that must agree before a finding is raised.
+    pub raise_ticks: u32,
+    /// Consecutive samples without a forecast below twice the bound before it is cleared.
+    pub clear_ticks: u32,
+    /// What was lost must be this fraction of what was available, or it is not worth a word.
+    pub min_drop_fraction: f64,
+    /// Changes below this are noise. A thousandth of the filesystem is noise too.
+    pub noise_floor_bytes: u64,
+    /// An active finding is said again, with its new figures, after this.
+    pub update_interval: Duration,
+}
+
+impl Default for ForecastConfig {
+    /// 10 %: of a disk that fills steadily in half an hour that is three minutes, and a log that is rotated seldom
+    /// takes so much of what is left.
+    fn default() -> Self {
+        Self {
+            bound: Duration::from_secs(30 * 60),
+            critical: Duration::from_secs(5 * 60),
+            min_history: Duration::from_secs(30),
+            raise_ticks: 3,
+            clear_ticks: 60,
+            min_drop_fraction: 0.10,
+            noise_floor_bytes: 1 << 20,
+            update_interval: Duration::from_secs(60),
+        }
+    }
+}
+
+/// When memory is a finding. Pressure is per cent of time over the last 10 s (`avg10`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct MemoryConfig {
+    /// Raised at or above this share of time in which some task waited for memory.
+    pub some_avg10: f64,
+    /// Raised at or above this share of time in which every task waited for memory.
+    pub full_avg10: f64,
+    /// Raised below this available fraction.
+    pub min_available: f64,
+    /// Critical at or above this share of time in which every task waited for memory.
+    pub critical_full_avg10: f64,
+    /// Critical below this available fraction.
+    pub critical_available: f64,
+    /// Cleared only at or above this available fraction, and at half the pressure.
+    pub clear_available: f64,
+    /// Consecutive samples before a finding is raised.
+    pub raise_ticks: u32,
+    /// Consecutive calm samples before it is cleared.
+    pub clear_ticks: u32,
+    /// An active finding is said again, with its new figures, after this.
+    pub update_interval: Duration,
+    /// How many of the largest processes are named.
+    pub name_processes: usize,
+}
+
+impl Default for MemoryConfig {
+    fn default() -> Self {
+        Self {
+            some_avg10: 40.0,
+            full_avg10: 10.0,
+            min_available: 0.05,
+            critical_full_avg10: 40.0,
+            critical_available: 0.02,
+            clear_available: 0.10,
+            raise_ticks: 5,
+            clear_ticks: 15,
+            update_interval: Duration::from_secs(60),
+            name_processes: 5,
+        }
+    }
+}
+
+/// What a match of a log rule means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogRule {
+    /// The rule's name, as lines carry it; the finding's rule.
+    pub name: String,
+    /// The finding's severity.
+    pub severity: Severity,
+    /// What a match means, in words, e.g. `the kernel killed a process for want of memory`.
+    pub summary: String,
+}
+
+/// How matched lines become findings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// The rules. A match of a rule that is not here is a finding of medium severity.
+    pub rules: Vec<LogRule>,
+    /// Further matches are counted and said at most this often.
+    pub update_interval: Duration,
+    /// A finding is cleared after so long without a match.
+    pub quiet: Duration,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            rules: Vec::new(),
+            update_interval: Duration::from_secs(30),
+            quiet: Duration::from_secs(5 * 60),
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! What waits to be sealed: one queue a stream, one byte budget, and the order of giving way.
+//!
+//! Pushing never blocks, whatever the disk does. When the budget is full, room is made in the order of the design:
+//! recorder, then samples, then logs; urgent records have a budget of their own that nothing else can use. What gives
+//! way is counted per stream and source, and comes out as [`Gap`] records.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use dogwatch::record::{Body, Gap, Kind, Moment, Record, Seq, Stream};
+
+/// Bytes that recorder and evidence records may hold while they wait.
+///
+/// A disk that stalls for 30 s at 200 KiB/s of logs fits; the agent's memory cap holds.
+pub(crate) const BULK_BYTES: usize = 6 * 1024 * 1024;
+/// Bytes that urgent records may hold while they wait. A plan of 10,000 objects is about 2 MiB.
+pub(crate) const URGENT_BYTES: usize = 6 * 1024 * 1024;
+/// Most (stream, source) pairs whose losses are told apart; beyond that they are counted together.
+const MAX_LOSS_SOURCES: usize = 64;
+
+/// A record that waits, and what it weighs.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) record: Record,
+    pub(crate) weight: usize,
+}
+
+/// What was given up of one source in one stream.
+#[derive(Debug, Clone)]
+struct Loss {
+    first_seq: Seq,
+    last_seq: Seq,
+    count: u64,
+    from_wall_ns: i64,
+    to_wall_ns: i64,
+    reason: &'static str,
+}
+
+/// The three queues.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    lanes: [VecDeque<Waiting>; 3],
+    bytes: [usize; 3],
+    next_seq: [Seq; 3],
+    losses: BTreeMap<(Stream, String), Loss>,
+    dropped: u64,
+}
+
+impl Queue {
+    /// Takes a record in and gives it its seq. It may be given up at once if there is no room; it keeps its seq.
+    pub(crate) fn push(&mut self, stream: Stream, at: Moment, body: Body) -> Seq {
+        let lane = stream.index();
+        self.next_seq[lane] += 1;
+        let seq = self.next_seq[lane];
+        let waiting = Waiting { weight: weigh(&body), record: Record { seq, at, body } };
+        if self.make_room(stream, waiting.record.body.kind(), waiting.weight) {
+            self.bytes[lane] += waiting.weight;
+            self.lanes[lane].push_back(waiting);
+        } else {
+            self.lose(stream, &waiting.record, "the queue to the journal was full");
+        }
+        seq
+    }
+
+    /// Notes a record of which the caller decided that it is not kept; it still takes a seq, so that the jump shows.
+    pub(crate) fn skip(&mut self, stream: Stream, at: Moment, body: Body, reason: &'static str) {
+        let lane = stream.index();
+        self.next_seq[lane] += 1;
+        let record = Record { seq: self.next_seq[lane], at, body };
+        self.lose(stream, &record, reason);
+    }
+
+    /// Gives up records that were taken out but could not be kept.
+    pub(crate) fn give_up(&mut self, stream: Stream, records: &[Record], reason: &'static str) {
+        for r in records {
+            self.lose(stream, r, reason);
+        }
+    }
+
+    /// Takes the next run of contiguous seqs of up to `max_bytes` (at least one record), oldest first.
+    pub(crate) fn take_run(&mut self, stream: Stream, max_bytes: usize, max_records: usize) -> Vec<Record> {
+        let lane = stream.index();
+        let mut run: Vec<Record> = Vec::new();
+        let mut bytes = 0;
+        while let Some(front) = self.lanes[lane].front() {
+            let contiguous = run.last().is_none_or(|last| last.seq + 1 == front.record.seq);
+            let fits = run.is_empty() || bytes + front.weight <= max_bytes;
+            if !contiguous || !fits || run.len() >= max_records {
+                break;
+            }
+            if let Some(w) = self.lanes[lane].pop_front() {
+                bytes += w.weight;
+                self.bytes[lane] -= w.weight;
+                run.push(w.record);
+            }
+        }
+        run
+    }
+
+    /// Bytes that wait in `stream`.
+    pub(crate) fn bytes(&self, stream: Stream) -> usize {
+        self.bytes[stream.index()]
+    }
+
+    /// Boot time of the oldest record that waits in `stream`.
+    pub(crate) fn oldest_boot_ns(&self, stream: Stream) -> Option<u64> {
+        self.lanes[stream.index()].front().map(|w| w.record.at.boot_ns)
+    }
+
+    /// Newest seq given out in `stream`.
+    pub(crate) fn last_seq(&self, stream: Stream) -> Seq {
+        self.next_seq[stream.index()]
+    }
+
+    /// Records given up so far.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// The losses since the last call, as gaps to be recorded.
+    pub(crate) fn take_losses(&mut self) -> Vec<Gap> {
+        std::mem::take(&mut self.losses)
+            .into_iter()
+            .map(|((stream, source), l)| Gap {
+                stream,
+                source,
+                after_seq: Some(l.first_seq - 1),
+                before_seq: Some(l.last_seq + 1),
+                count: Some(l.count),
+                from_wall_ns: l.from_wall_ns,
+                to_wall_ns: l.to_wall_ns,
+                reason: l.reason.to_owned(),
+                incarnation: None,
+            })
+            .collect()
+    }
+
+    /// Whether losses wait to be told.
+    pub(crate) fn has_losses(&self) -> bool {
+        !self.losses.is_empty()
+    }
+
+    fn make_room(&mut self, stream: Stream, kind: Kind, weight: usize) -> bool {
+        if stream == Stream::Urgent {
+            return self.bytes[0] + weight <= URGENT_BYTES;
+        }
+        if weight > BULK_BYTES {
+            return false;
+        }
+        while self.bytes[1] + self.bytes[2] + weight > BULK_BYTES {
+            // Rank of what may give way for the newcomer: recorder 0, samples 1, logs 2.
+            let newcomer = rank(stream, kind);
+            if self.evict_oldest(Stream::Recorder, None) {
+                continue;
+            }
+            if newcomer >= 1 && self.evict_oldest(Stream::Evidence, Some(Kind::Sample)) {
+                continue;
+            }
+            if newcomer >= 2 && self.evict_oldest(Stream::Evidence, None) {
+                continue;
+            }
+            return false;
+        }
+        true
+    }
+
+    fn evict_oldest(&mut self, stream: Stream, kind: Option<Kind>) -> bool {
+        let lane = &mut self.lanes[stream.index()];
+        let found = match kind {
+            None => (!lane.is_empty()).then_some(0),
+            Some(k) => lane.iter().position(|w| w.record.body.kind() == k),
+        };
+        let Some(w) = found.and_then(|i| lane.remove(i)) else { return false };
+        self.bytes[stream.index()] -= w.weight;
+        self.lose(stream, &w.record, "the queue to the journal was full and this gave way");
+        true
+    }
+
+    fn lose(&mut self, stream: Stream, record: &Record, reason: &'static str) {
+        self.dropped += 1;
+        let mut key = (stream, record.body.source());
+        if self.losses.len() >= MAX_LOSS_SOURCES && !self.losses.contains_key(&key) {
+            key.1 = "several".to_owned();
+        }
+        let (seq, wall) = (record.seq, record.at.wall_ns);
+        let loss = self.losses.entry(key).or_insert(Loss {
+            first_seq: seq,
+            last_seq: seq,
+            count: 0,
+            from_wall_ns: wall,
+            to_wall_ns: wall,
+            reason,
+        });
+        loss.count += 1;
+        loss.first_seq = loss.first_seq.min(seq);
+        loss.last_seq = loss.last_seq.max(seq);
+        loss.from_wall_ns = loss.from_wall_ns.min(wall);
+        loss.to_wall_ns = loss.to_wall_ns.max(wall);
+    }
+}
+
+fn rank(stream: Stream, kind: Kind) -> u8 {
+    match (stream, kind) {
+        (Stream::Recorder, _) => 0,
+        (_, Kind::Sample) => 1,
+        _ => 2,
+    }
+}
+
+/// About how many bytes a body takes in memory and in a block before compression.
+pub(crate) fn weigh(body: &Body) -> usize {
+    const FIXED: usize = 96;
+    FIXED
+        + match body {
+            Body::Sample(s) => {
+                512 + s.mounts.len() * 160
+                    + s.processes.len() * 160
+                    + s.failed.iter().map(String::len).sum::<usize>()
+            }
+            Body::Log(l) => {
+                l.line.len() + l.source.len() + l.rules.iter().map(|r| r.len() + 8).sum::<usize>()
+            }
+            Body::Finding(f) => {
+                f.summary.len()
+                    + f.explanation.len()
+                    + f.citations.len() * 96
+                    + f.facts.iter().map(|f| f.key.len() + f.value.len() + 8).sum::<usize>()
+            }
+            Body::Action(a) => {
+                512 + a
+                    .objects
+                    .iter()
+                    .map(|o| 192 + o.path.as_os_str().len() + o.why_safe.len() + o.cleaner.len())
+                    .sum::<usize>()
+                    + a.refused
+                        .iter()
+                        .map(|r| 32 + r.reason.len() + r.path.as_ref().map_or(0, |p| p.as_os_str().len()))
+                        .sum::<usize>()
+            }
+            Body::Gap(g) => g.reason.len() + g.source.len(),
+            Body::Note(n) => n.len(),
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dogwatch::record::{LogLine, Sample};
+    use proptest::prelude::*;
+
+    fn log(bytes: usize) -> Body {
+        Body::Log(LogLine {
+            source: "/var/log/x".into(),
+            offset: 0,
+            inode: 1,
+            line: vec![b'x'; bytes],
+            truncated: false,
+            rules: vec![],
+        })
+    }
+
+    #[test]
+    fn recorder_gives_way_first_then_samples_then_logs() {
+        let mut q = Queue::default();
+        let at = Moment::default();
+        q.push(Stream::Evidence, at, Body::Sample(Box::default()));
+        q.push(Stream::Evidence, at, log(10));
+        q.push(Stream::Recorder, at, log(BULK_BYTES / 2));
+        q.push(Stream::Evidence, at, log(BULK_BYTES / 2));
+        assert_eq!(q.lanes[2].len(), 0, "the recorder gave way");
+        assert_eq!(q.lanes[1].len(), 3);
+        q.push(Stream::Evidence, at, log(BULK_BYTES / 2 - 600));
+        assert_eq!(q.lanes[1].iter().filter(|w| w.record.body.kind() == Kind::Sample).count(), 0);
+        let gaps = q.take_losses();
+        assert_eq!(gaps.iter().map(|g| g.count.unwrap()).sum::<u64>(), q.dropped());
+        q.push(Stream::Urgent, at, Body::Note("still room".into()));
+        assert_eq!(q.lanes[0].len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn every_missing_seq_is_within_a_gap(ops in proptest::collection::vec((0usize..3, 1usize..2_000_000, any::<bool>()), 1..200)) {
+            let mut q = Queue::default();
+            let mut kept = [vec![], vec![], vec![]];
+            let mut gaps = Vec::new();
+            for (lane, size, sample) in ops {
+                let stream = Stream::ALL[lane];
+                let body = if sample { Body::Sample(Box::new(Sample { failed: vec!["x".repeat(size)], ..Sample::default() })) } else { log(size) };
+                q.push(stream, Moment::default(), body);
+                if size % 5 == 0 {
+                    kept[lane].extend(q.take_run(stream, 256 * 1024, 100).iter().map(|r| r.seq));
+                }
+                gaps.extend(q.take_losses());
+                prop_assert!(q.bytes(Stream::Evidence) + q.bytes(Stream::Recorder) <= BULK_BYTES);
+                prop_assert!(q.bytes(Stream::Urgent) <= URGENT_BYTES);
+            }
+            for stream in Stream::ALL {
+                loop {
+                    let run = q.take_run(stream, usize::MAX, usize::MAX);
+                    if run.is_empty() { break; }
+                    prop_assert!(run.windows(2).all(|w| w[0].seq + 1 == w[1].seq));
+                    kept[stream.index()].extend(run.iter().map(|r| r.seq));
+                }
+                let seen = &kept[stream.index()];
+                prop_assert!(seen.windows(2).all(|w| w[0] < w[1]));
+                for seq in 1..=q.last_seq(stream) {
+                    let told = gaps.iter().any(|g| g.stream == stream && g.after_seq.unwrap() < seq && seq < g.before_seq.unwrap());
+                    prop_assert!(told || seen.contains(&seq), "{stream} {seq}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! How fast lines are searched: printed, and held above a floor that an accidental slow path would break.
+
+mod tail_rig;
+
+use std::fs;
+use std::time::Instant;
+
+use dogwatch_agent::tail::RuleSet;
+use tail_rig::Rig;
+
+#[test]
+fn thirty_rules_search_a_log_at_speed() {
+    let mut rig = Rig::new("*.log");
+    rig.config.emit_all = false;
+    let mut text = RuleSet::shipped_text().replace("masks: []", "");
+    for n in text.matches("- name:").count()..30 {
+        text.push_str(&format!("\n  - {{name: extra-{n}, match: 'unit-{n}: (failed|timed out) after [0-9]+', severity: low, summary: s}}"));
+    }
+    rig.config.rules = RuleSet::parse("thirty", &text).unwrap();
+    assert_eq!(rig.config.rules.rules().len(), 30);
+    let mut log = String::new();
+    let mut n = 0u64;
+    while log.len() < 256 << 20 {
+        n += 1;
+        log.push_str(&format!("2026-11-21T01:{:02}:{:02}.{:06}Z node-{} app[{}]: GET /api/v1/items/{n} 200 {}ms error=0 user=alice\n", n / 60 % 60, n % 60, n % 1_000_000, n % 7, n % 4096, n % 300));
+        if n.is_multiple_of(100_000) {
+            log.push_str("kernel: Out of memory: Killed process 42 (java) total-vm:1kB\n");
+        }
+    }
+    fs::write(rig.path("a.log"), &log).unwrap();
+    let cpu = || {
+        let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        t.tv_sec as f64 + t.tv_nsec as f64 / 1e9
+    };
+    let (before, wall) = (cpu(), Instant::now());
+    rig.turn();
+    let seconds = cpu() - before;
+    let stats = rig.tailer.as_ref().unwrap().stats();
+    let rate = stats.bytes as f64 / 1e6 / seconds;
+    eprintln!(
+        "{rate:.0} MB per core-second ({:.2} s wall), {} lines, {} matches",
+        wall.elapsed().as_secs_f64(),
+        stats.lines,
+        stats.matches
+    );
+    assert_eq!(stats.matches, n / 100_000);
+    assert!(rate > 100.0, "{rate:.0} MB/s");
+}

@@ -1,0 +1,154 @@
+//! Enrolling and renewing.
+
+use super::*;
+
+#[tokio::test]
+async fn a_token_lets_a_node_in_and_its_certificate_opens_the_intake() {
+    let mut house = House::open().await;
+    let token = house.token(1);
+    let (key, request) = enrol_request("worker-1", &token, 1);
+    let answer = enrol(&house, &token, request).await.unwrap();
+    assert_eq!(answer.receipt_key.as_ref(), [5; 32]);
+    let left = answer.expires_wall_ns - wall_ns();
+    assert!((23 * HOUR_NS..=24 * HOUR_NS + HOUR_NS / 60).contains(&left), "{left}");
+
+    let mut call = Call::open(&client(&as_material(&key, &answer)), house.address, None).await.unwrap();
+    assert_eq!((call.round_trip().await, call.round_trip().await), (1, 2));
+    house.nothing_refused();
+    assert!(house.key_changes.lock().unwrap().is_empty());
+    assert!(house.tls.figures().open >= 1);
+}
+
+#[tokio::test]
+async fn every_bad_token_is_refused_for_its_own_reason_and_reported() {
+    let mut house = House::open().await;
+    let single = house.token(1);
+    let (_, first) = enrol_request("worker-1", &single, 1);
+    enrol(&house, &single, first).await.unwrap();
+    let ca = house.ca.fingerprint();
+    let expired = house.tokens.create(1, HOUR, None, ca, wall_ns() - 2 * HOUR_NS).unwrap();
+    let bound = house.tokens.create(1, HOUR, Some("worker-9".parse().unwrap()), ca, wall_ns()).unwrap();
+    let mut guessed = house.token(1);
+    guessed.secret = TokenSecret::new([1; 32]);
+    let unknown = JoinToken { id: TokenId([9; 8]), secret: TokenSecret::new([1; 32]), ca };
+    for (token, says) in [
+        (&single, "has been used 1 times"),
+        (&expired, "expired at"),
+        (&bound, "for node worker-9 alone"),
+        (&guessed, "another secret"),
+        (&unknown, "not known here"),
+    ] {
+        let (_, request) = enrol_request("worker-2", token, 2);
+        let status = enrol(&house, token, request).await.unwrap_err();
+        assert_eq!(status.code(), Code::PermissionDenied, "{status}");
+        assert!(status.message().contains(says), "{status}");
+        let refusal = house.next_refusal().await;
+        assert_eq!(refusal.reason, Reason::JoinToken);
+        assert!(refusal.detail.contains(says), "{refusal:?}");
+        assert_eq!((refusal.claimed.as_deref(), refusal.node), (Some("node worker-2"), None));
+    }
+    // The replay was by another node; the token stays spent for the first one too.
+    let (_, again) = enrol_request("worker-1", &single, 1);
+    assert!(enrol(&house, &single, again).await.unwrap_err().message().contains("used 1 times"));
+}
+
+#[tokio::test]
+async fn concurrent_callers_cannot_spend_a_token_twice() {
+    let house = House::open().await;
+    let token = house.token(3);
+    let calls = (0..12u8).map(|n| {
+        let (_, request) = enrol_request(&format!("worker-{n}"), &token, n);
+        enrol(&house, &token, request)
+    });
+    let outcomes = futures_util::future::join_all(calls).await;
+    assert_eq!(outcomes.iter().filter(|o| o.is_ok()).count(), 3);
+}
+
+#[tokio::test]
+async fn a_token_with_another_fingerprint_never_reaches_the_collector() {
+    let mut house = House::open().await;
+    let mut token = house.token(1);
+    token.ca.0[0] ^= 1;
+    let tls = ClientTls::pinned(token.ca, ClientTlsOptions::default()).unwrap();
+    let error = text(&dial(&tls, house.address).await.unwrap_err());
+    assert!(error.contains("UnknownIssuer"), "{error}");
+    let refusal = house.next_refusal().await;
+    assert_eq!(refusal.reason, Reason::RefusedByPeer, "{refusal:?}");
+}
+
+#[tokio::test]
+async fn malformed_enrolments_are_refused_and_spend_nothing() {
+    let mut house = House::open().await;
+    let token = house.token(1);
+    let (_, good) = enrol_request("worker-1", &token, 1);
+    let mut wrong_name = good.clone();
+    wrong_name.node = "Worker/../1".to_owned();
+    let mut wrong_proof = good.clone();
+    wrong_proof.signing_proof = vec![0; 64].into();
+    let mut broken_csr = good.clone();
+    broken_csr.csr_der = good.csr_der.slice(..good.csr_der.len() - 1);
+    let mut flipped = good.csr_der.to_vec();
+    *flipped.last_mut().unwrap() ^= 1;
+    let mut unsigned_csr = good.clone();
+    unsigned_csr.csr_der = flipped.into();
+    let mut huge_csr = good.clone();
+    huge_csr.csr_der = vec![0x30; 100_000].into();
+    let mut no_token = good.clone();
+    no_token.token = "dwj1".to_owned();
+    for bad in [wrong_name, wrong_proof, broken_csr, unsigned_csr, huge_csr, no_token] {
+        let status = enrol(&house, &token, bad).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert_eq!(house.next_refusal().await.reason, Reason::BadEnrolment);
+    }
+    enrol(&house, &token, good).await.unwrap();
+}
+
+#[tokio::test]
+async fn renewal_leaves_the_live_stream_alone_and_the_next_connection_shows_the_new_certificate() {
+    let mut house = House::open().await;
+    let first = house.node_material("worker-1", wall_ns());
+    let tls = client(&first);
+    let mut swaps = tls.swaps();
+    let mut live = Call::open(&tls, house.address, None).await.unwrap();
+    assert_eq!(live.round_trip().await, 1);
+
+    let key = TlsKey::generate().unwrap();
+    let channel = dial(&tls, house.address).await.unwrap();
+    let request = RenewRequest { csr_der: key.csr_der().unwrap().into() };
+    let answer = EnrolmentClient::new(channel).renew(request).await.unwrap().into_inner();
+    tls.swap(&as_material(&key, &answer)).unwrap();
+    assert!(swaps.has_changed().unwrap() && *swaps.borrow_and_update() == 1);
+
+    assert_eq!(live.round_trip().await, 2, "the stream goes on");
+    let next = Call::open(&tls, house.address, None).await.unwrap();
+    assert_ne!(next.serial, live.serial);
+    house.nothing_refused();
+}
+
+#[tokio::test]
+async fn a_changed_signing_key_is_served_and_said() {
+    let house = House::open().await;
+    let token = house.token(3);
+    let (_, first) = enrol_request("worker-1", &token, 1);
+    let mut again = enrol_request("worker-1", &token, 1).1;
+    again.clone_from(&first);
+    enrol(&house, &token, first).await.unwrap();
+    enrol(&house, &token, again).await.unwrap();
+    assert!(house.key_changes.lock().unwrap().is_empty(), "the same key");
+    let (_, other) = enrol_request("worker-1", &token, 2);
+    enrol(&house, &token, other).await.unwrap();
+    let said = house.key_changes.lock().unwrap();
+    assert_eq!(said.len(), 1);
+    assert_eq!((said[0].0.as_str(), said[0].1.rule.as_str()), ("worker-1", "signing-key-changed"));
+    assert!(said[0].1.explanation.contains(&token.id.to_string()));
+}
+
+#[tokio::test]
+async fn an_external_ca_turns_enrolment_off_and_says_so() {
+    let house = House::open_with(ServerTlsOptions::default(), false).await;
+    let token = house.token(1);
+    let (_, request) = enrol_request("worker-1", &token, 1);
+    let status = enrol(&house, &token, request).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert!(status.message().contains("external CA"), "{status}");
+}

@@ -1,0 +1,254 @@
+//! Nodes as they are now: who is connected, what they said last, and the way to send them a command.
+//!
+//! Nothing here is evidence and nothing survives a restart; what must is in the store.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dogwatch::record::{CleanupMode, NodeName};
+use dogwatch::wire;
+use tokio::sync::{mpsc, oneshot};
+
+/// Commands that wait for one node at most.
+const COMMAND_QUEUE: usize = 16;
+
+/// A node's live state.
+#[derive(Debug, Clone, Default)]
+pub struct Live {
+    /// Whether its urgent stream is open.
+    pub connected: bool,
+    /// When anything came from it last, wall ns of the collector; 0 for never in this run.
+    pub last_seen_wall_ns: i64,
+    /// The version that it said.
+    pub agent_version: String,
+    /// Its cleanup mode.
+    pub mode: Option<CleanupMode>,
+    /// Its newest figures.
+    pub pulse: Option<Arc<wire::Pulse>>,
+    /// When this run of the collector first expected it, wall ns: at start for enrolled ones.
+    pub expected_since_wall_ns: i64,
+}
+
+/// Why a command had no result.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommandFailed {
+    /// It has no open urgent stream.
+    #[error("node {0} is not connected; look at `dogwatch get nodes` and at the agent's log on that node")]
+    NotConnected(NodeName),
+    /// It has too many commands waiting.
+    #[error("node {0} has too many commands waiting; try again in a moment")]
+    Busy(NodeName),
+    /// The stream ended before the result came.
+    #[error(
+        "node {0} went away before it answered; whether it acted is told by `dogwatch get actions --node {0}`"
+    )]
+    WentAway(NodeName),
+    /// No answer in time.
+    #[error(
+        "node {0} did not answer within {1:?}; whether it acted is told by `dogwatch get actions --node {0}`"
+    )]
+    Late(NodeName, Duration),
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    live: Live,
+    commands: Option<(u64, mpsc::Sender<wire::Command>)>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    nodes: BTreeMap<NodeName, Entry>,
+    waiting: HashMap<String, (NodeName, oneshot::Sender<wire::CommandResult>)>,
+    sessions: u64,
+}
+
+/// The registry; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Nodes {
+    inner: Arc<Mutex<Inner>>,
+}
+
+/// An open urgent stream; when it is dropped the node counts as disconnected.
+#[derive(Debug)]
+pub struct Session {
+    nodes: Nodes,
+    node: NodeName,
+    number: u64,
+    /// What is to be sent down this stream.
+    pub commands: mpsc::Receiver<wire::Command>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let mut inner = self.nodes.lock();
+        if let Some(entry) = inner.nodes.get_mut(&self.node)
+            && entry.commands.as_ref().is_some_and(|(n, _)| *n == self.number)
+        {
+            entry.live.connected = false;
+            entry.commands = None;
+            // Dropping their senders tells those who wait that the node went away.
+            inner.waiting.retain(|_, (node, _)| *node != self.node);
+        }
+    }
+}
+
+impl Nodes {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Expects a node that is enrolled but has not spoken in this run.
+    pub fn expect(&self, node: &NodeName, now_wall_ns: i64) {
+        let mut inner = self.lock();
+        let entry = inner.nodes.entry(node.clone()).or_default();
+        if entry.live.expected_since_wall_ns == 0 {
+            entry.live.expected_since_wall_ns = now_wall_ns;
+        }
+    }
+
+    /// Opens a node's urgent stream. A newer one takes the older one's place.
+    pub fn open(
+        &self,
+        node: &NodeName,
+        hello: &wire::Hello,
+        mode: Option<CleanupMode>,
+        now_wall_ns: i64,
+    ) -> Session {
+        let (sender, commands) = mpsc::channel(COMMAND_QUEUE);
+        let mut inner = self.lock();
+        inner.sessions += 1;
+        let number = inner.sessions;
+        let entry = inner.nodes.entry(node.clone()).or_default();
+        entry.live.connected = true;
+        entry.live.last_seen_wall_ns = now_wall_ns;
+        entry.live.agent_version.clone_from(&hello.agent_version);
+        entry.live.mode = mode;
+        entry.commands = Some((number, sender));
+        Session { nodes: self.clone(), node: node.clone(), number, commands }
+    }
+
+    /// Notes that something came from a node.
+    pub fn seen(&self, node: &NodeName, now_wall_ns: i64) {
+        if let Some(entry) = self.lock().nodes.get_mut(node) {
+            entry.live.last_seen_wall_ns = now_wall_ns;
+        }
+    }
+
+    /// Takes a node's newest figures.
+    pub fn pulse(&self, node: &NodeName, pulse: wire::Pulse, now_wall_ns: i64) {
+        let mut inner = self.lock();
+        if let Some(entry) = inner.nodes.get_mut(node) {
+            entry.live.last_seen_wall_ns = now_wall_ns;
+            entry.live.pulse = Some(Arc::new(pulse));
+        }
+    }
+
+    /// One node's live state.
+    pub fn get(&self, node: &NodeName) -> Option<Live> {
+        self.lock().nodes.get(node).map(|e| e.live.clone())
+    }
+
+    /// Every node that was expected or spoke.
+    pub fn all(&self) -> Vec<(NodeName, Live)> {
+        self.lock().nodes.iter().map(|(n, e)| (n.clone(), e.live.clone())).collect()
+    }
+
+    /// Takes a node's answer to a command. An answer that nobody waits for is dropped.
+    pub fn answer(&self, node: &NodeName, result: wire::CommandResult) {
+        let mut inner = self.lock();
+        // Only the node that was asked may answer.
+        if inner.waiting.get(&result.id).is_some_and(|(asked, _)| asked == node)
+            && let Some((_, sender)) = inner.waiting.remove(&result.id)
+        {
+            let _ = sender.send(result);
+        }
+    }
+
+    /// Sends a command and waits for its result.
+    ///
+    /// # Errors
+    /// [`CommandFailed`] says how far it came.
+    pub async fn command(
+        &self,
+        node: &NodeName,
+        command: wire::Command,
+        wait: Duration,
+    ) -> Result<wire::CommandResult, CommandFailed> {
+        let id = command.id.clone();
+        let receiver = {
+            let mut inner = self.lock();
+            let sender = inner
+                .nodes
+                .get(node)
+                .and_then(|e| e.commands.as_ref().map(|(_, s)| s.clone()))
+                .ok_or_else(|| CommandFailed::NotConnected(node.clone()))?;
+            sender.try_send(command).map_err(|e| match e {
+                mpsc::error::TrySendError::Full(_) => CommandFailed::Busy(node.clone()),
+                mpsc::error::TrySendError::Closed(_) => CommandFailed::NotConnected(node.clone()),
+            })?;
+            let (sender, receiver) = oneshot::channel();
+            inner.waiting.insert(id.clone(), (node.clone(), sender));
+            receiver
+        };
+        let result = tokio::time::timeout(wait, receiver).await;
+        self.lock().waiting.remove(&id);
+        match result {
+            Ok(Ok(r)) => Ok(r),
+            Ok(Err(_)) => Err(CommandFailed::WentAway(node.clone())),
+            Err(_) => Err(CommandFailed::Late(node.clone(), wait)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(id: &str) -> wire::Command {
+        wire::Command { id: id.into(), ..wire::Command::default() }
+    }
+
+    #[tokio::test]
+    async fn a_command_reaches_its_node_and_only_that_node_may_answer() {
+        let nodes = Nodes::default();
+        let (a, b): (NodeName, NodeName) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let wait = Duration::from_secs(30);
+        assert_eq!(
+            nodes.command(&a, command("1"), wait).await.unwrap_err(),
+            CommandFailed::NotConnected(a.clone())
+        );
+        let mut session = nodes.open(&a, &wire::Hello::default(), None, 1);
+        let asking = tokio::spawn({
+            let (nodes, a) = (nodes.clone(), a.clone());
+            async move { nodes.command(&a, command("2"), wait).await }
+        });
+        let got = session.commands.recv().await.unwrap();
+        nodes.answer(&b, wire::CommandResult { id: got.id.clone(), ok: true, ..Default::default() });
+        nodes.answer(
+            &a,
+            wire::CommandResult { id: got.id, ok: false, error: "no".into(), ..Default::default() },
+        );
+        assert_eq!(asking.await.unwrap().unwrap().error, "no");
+
+        let asking = tokio::spawn({
+            let (nodes, a) = (nodes.clone(), a.clone());
+            async move { nodes.command(&a, command("3"), wait).await }
+        });
+        session.commands.recv().await.unwrap();
+        drop(session);
+        assert_eq!(asking.await.unwrap().unwrap_err(), CommandFailed::WentAway(a.clone()));
+        assert!(!nodes.get(&a).unwrap().connected);
+    }
+
+    #[tokio::test]
+    async fn an_older_session_that_ends_late_does_not_disconnect_the_newer() {
+        let nodes = Nodes::default();
+        let a: NodeName = "a".parse().unwrap();
+        let old = nodes.open(&a, &wire::Hello::default(), None, 1);
+        let _new = nodes.open(&a, &wire::Hello::default(), None, 2);
+        drop(old);
+        assert!(nodes.get(&a).unwrap().connected);
+    }
+}
