@@ -128,9 +128,13 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
             work::run(&launch, executor, &jobs, done, |u| drop(unable.send(Message::Unable(u))));
         })?;
 
-        let marks = match &config.tail {
-            Some(tail_config) => Some(start_tail(tail_config, &config.state_dir, &opened, &mut parts, &inbox_tx, &stop)?),
-            None => None,
+        let (marks, tail_handle) = match &config.tail {
+            Some(tail_config) => {
+                let (marks, handle) =
+                    start_tail(tail_config, &config.state_dir, &opened, &mut parts, &inbox_tx, &stop)?;
+                (Some(marks), Some(handle))
+            }
+            None => (None, None),
         };
         let detectors = Detectors::new(config.detect.clone(), config.node.clone(), opened.incarnation);
         let settings = Settings {
@@ -172,8 +176,13 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
             let (stop, inbox) = ending;
             stop.wait().await;
             ticker_stop.stop();
-            // The core drains what came before; it may be busy for a moment, so this must not block the runtime.
-            let _ = tokio::task::spawn_blocking(move || inbox.send(Message::Stop)).await;
+            // The tail ends first, and the core drains what came before; both may be busy for a moment, so this must not
+            // block the runtime.
+            let _ = tokio::task::spawn_blocking(move || {
+                drop(tail_handle);
+                inbox.send(Message::Stop)
+            })
+            .await;
             Ok::<(), String>(())
         });
         tracing::info!(node = %config.node, incarnation = %opened.incarnation, start = opened.start_counter, "the agent is up");
@@ -192,7 +201,7 @@ fn start_tail(
     parts: &mut Parts,
     inbox: &SyncSender<Message>,
     stop: &Stop,
-) -> Result<std::sync::mpsc::Sender<Vec<tail::Mark>>, RunError> {
+) -> Result<(std::sync::mpsc::Sender<Vec<tail::Mark>>, tail::Handle), RunError> {
     let (writer, checkpoint) =
         match CheckpointWriter::start(state.join(CHECKPOINT_FILE), CHECKPOINT_SLOT_BYTES) {
             Ok((writer, checkpoint)) => (Some(writer), checkpoint),
@@ -219,13 +228,10 @@ fn start_tail(
             if inbox.send(Message::Tail(batch)).is_err() {
                 break;
             }
-            if stopping.is_set() {
-                handle.stop();
-            }
         }
         if stopping.is_set() { Ok(()) } else { Err("tailing ended by itself".to_owned()) }
     })?;
-    Ok(marks_tx)
+    Ok((marks_tx, handle))
 }
 
 fn start_sampler(

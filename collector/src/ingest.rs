@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dogwatch::block::{Block, MAX_BLOCK_BYTES};
-use dogwatch::chain::{ChainId, SignedHead, SignedReceipt};
+use dogwatch::chain::SignedHead;
 use dogwatch::clock;
 use dogwatch::record::{CleanupMode, Incarnation, NodeName, Seq, Stream};
 use dogwatch::tls::Peer;
@@ -19,16 +19,19 @@ use dogwatch::wire;
 use dogwatch::wire::agent_message::Message as Up;
 use dogwatch::wire::collector_message::Message as Down;
 use dogwatch::wire::intake_server::Intake;
+use ed25519_dalek::VerifyingKey;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
+use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::admit::gate::Gate;
+use crate::keys::known_keys;
 use crate::nodes::{Nodes, Session};
 use crate::say::Say;
-use crate::store::{CommitError, Store};
+use crate::store::{CommitError, Committed, Store, Stored};
 
 /// Bytes of blocks that wait for the disk, of all nodes together.
 pub const INGEST_BYTES: usize = 64 * 1024 * 1024;
@@ -86,14 +89,20 @@ impl Intake for Ingest {
 
 type Sender = mpsc::Sender<Result<wire::CollectorMessage, Status>>;
 
+/// What a node says it still holds of an incarnation.
+struct Kept {
+    incarnation: Incarnation,
+    /// Blocks that begin here or later may lack what comes before: the node has it no longer.
+    oldest_seq: Seq,
+}
+
 /// One call's state.
 struct Call<'a> {
     node: &'a NodeName,
     peer: &'a Peer,
     stream: Stream,
-    incarnations: Vec<Incarnation>,
-    /// After a Skip: the next block of this chain may begin here without its `previous`.
-    skip: Option<(Incarnation, Seq, String)>,
+    keys: Vec<VerifyingKey>,
+    kept: Vec<Kept>,
     sender: &'a Sender,
 }
 
@@ -113,14 +122,14 @@ impl Ingest {
         };
         let stream = Stream::try_from(hello.stream())
             .map_err(|e| Status::invalid_argument(format!("Hello.stream: {e}")))?;
-        self.check_key(node, &hello).await?;
-        let incarnations = named(&hello)?;
-        let welcome = self.welcome(node, stream, &incarnations).await?;
+        let keys = self.check_key(node, &hello).await?;
+        let kept = named(&hello)?;
+        let welcome = self.welcome(node, stream, &kept);
         send(sender, Down::Welcome(welcome)).await?;
         let mode = CleanupMode::try_from(hello.mode()).ok();
         let mut session =
             (stream == Stream::Urgent).then(|| self.nodes.open(node, &hello, mode, clock::wall_ns()));
-        let mut call = Call { node, peer: &peer, stream, incarnations, skip: None, sender };
+        let mut call = Call { node, peer: &peer, stream, keys, kept, sender };
         let expires = expiry(&peer);
         tokio::pin!(expires);
 
@@ -141,9 +150,9 @@ impl Ingest {
                     match message.message {
                         Some(Up::Block(block)) => {
                             let permit = self.room(&block).await?;
-                            match self.admit(&mut call, block) {
-                                Ok((block, after_gap)) => {
-                                    committing.push_back(commit(self.store.clone(), block, after_gap, permit));
+                            match self.admit(&call, block) {
+                                Ok((block, oldest_held)) => {
+                                    committing.push_back(commit(self.store.clone(), block, oldest_held, permit));
                                 }
                                 Err(nack) => send(sender, Down::Nack(nack)).await?,
                             }
@@ -151,7 +160,10 @@ impl Ingest {
                         Some(Up::Head(head)) => self.take_head(&call, head).await?,
                         Some(Up::Skip(skip)) => {
                             let incarnation = incarnation(&skip.incarnation)?;
-                            call.skip = Some((incarnation, skip.resume_seq, skip.reason));
+                            tracing::info!(%node, %stream, resume_seq = skip.resume_seq, reason = skip.reason, "a node skips what it no longer holds");
+                            if let Some(k) = call.kept.iter_mut().find(|k| k.incarnation == incarnation) {
+                                k.oldest_seq = k.oldest_seq.max(skip.resume_seq);
+                            }
                         }
                         Some(Up::Pulse(pulse)) if stream == Stream::Urgent => {
                             self.nodes.pulse(node, pulse, clock::wall_ns());
@@ -169,10 +181,10 @@ impl Ingest {
     }
 
     /// A node must sign with a key that it was enrolled with.
-    async fn check_key(&self, node: &NodeName, hello: &wire::Hello) -> Result<(), Status> {
-        let keys = self.store.signing_keys(node).await.map_err(|e| Status::unavailable(e.to_string()))?;
+    async fn check_key(&self, node: &NodeName, hello: &wire::Hello) -> Result<Vec<VerifyingKey>, Status> {
+        let keys = known_keys(&self.store, node).await.map_err(|e| Status::unavailable(e.to_string()))?;
         if keys.iter().any(|k| k.as_bytes()[..] == hello.signing_key[..]) {
-            return Ok(());
+            return Ok(keys);
         }
         self.say.changed_key(node, &hello.signing_key).await;
         Err(Status::permission_denied(format!(
@@ -181,26 +193,22 @@ impl Ingest {
         )))
     }
 
-    async fn welcome(
-        &self,
-        node: &NodeName,
-        stream: Stream,
-        incarnations: &[Incarnation],
-    ) -> Result<wire::Welcome, Status> {
-        let mut cursors = Vec::new();
-        for incarnation in incarnations {
-            let chain = ChainId { node: node.clone(), incarnation: *incarnation, stream };
-            let standing =
-                self.store.standing(&chain).await.map_err(|e| Status::unavailable(e.to_string()))?;
-            let (head, receipt) = standing.map_or((Default::default(), None), |(h, r)| (h, Some(r)));
-            cursors.push(wire::Cursor {
-                incarnation: incarnation.0.to_vec().into(),
-                last_seq: head.last_seq,
-                hash: head.hash.0.to_vec().into(),
-                receipt: receipt.map(|r: SignedReceipt| wire::SignedReceipt::from(&r)),
-            });
-        }
-        Ok(wire::Welcome { cursors, max_block_bytes: MAX_BLOCK_BYTES as u32 })
+    fn welcome(&self, node: &NodeName, stream: Stream, kept: &[Kept]) -> wire::Welcome {
+        let incarnations: Vec<Incarnation> = kept.iter().map(|k| k.incarnation).collect();
+        let heads = self.store.heads(node, stream, &incarnations);
+        let cursors = incarnations
+            .iter()
+            .zip(heads)
+            .map(|(incarnation, head)| {
+                let head = head.unwrap_or_default();
+                wire::Cursor {
+                    incarnation: incarnation.0.to_vec().into(),
+                    last_seq: head.last_seq,
+                    hash: head.hash.0.to_vec().into(),
+                }
+            })
+            .collect();
+        wire::Welcome { cursors, max_block_bytes: MAX_BLOCK_BYTES as u32 }
     }
 
     async fn room(&self, block: &wire::Block) -> Result<OwnedSemaphorePermit, Status> {
@@ -211,13 +219,17 @@ impl Ingest {
     }
 
     /// Checks that a block is whole and the node's own.
-    fn admit(&self, call: &mut Call<'_>, block: wire::Block) -> Result<(Block, Option<String>), wire::Nack> {
+    fn admit(&self, call: &Call<'_>, block: wire::Block) -> Result<(Block, Seq), wire::Nack> {
+        // What the block claims to be, so that even a malformed one can be named to its sender, who sets it aside.
+        let claim = wire::BlockHeader::decode(block.header.clone()).unwrap_or_default();
         let block = Block::from_wire(block).map_err(|e| wire::Nack {
+            incarnation: claim.incarnation,
+            first_seq: claim.first_seq,
+            last_seq: claim.last_seq,
             reason: wire::NackReason::Malformed.into(),
             detail: e.to_string(),
-            ..wire::Nack::default()
-        });
-        let block = block?;
+            expected_seq: 0,
+        })?;
         let h = block.header();
         let refuse = |reason: wire::NackReason, detail: String| wire::Nack {
             incarnation: h.incarnation.0.to_vec().into(),
@@ -234,22 +246,15 @@ impl Ingest {
                 format!("the block is of node {}, the certificate of {}", h.node, call.node),
             ));
         }
-        if h.stream != call.stream || !call.incarnations.contains(&h.incarnation) {
+        let kept = call.kept.iter().find(|k| k.incarnation == h.incarnation);
+        let Some(kept) = kept.filter(|_| h.stream == call.stream) else {
             return Err(refuse(
                 wire::NackReason::Malformed,
                 "the block is of another stream or incarnation than Hello named".to_owned(),
             ));
-        }
-        if call.stream == Stream::Recorder && block.header().kinds.0 == 0 {
-            return Err(refuse(wire::NackReason::Malformed, "the block holds nothing".to_owned()));
-        }
-        let after_gap = match &call.skip {
-            Some((i, seq, _)) if *i == h.incarnation && *seq <= h.first_seq => {
-                call.skip.take().map(|(_, _, why)| why)
-            }
-            _ => None,
         };
-        Ok((block, after_gap))
+        let oldest_held = kept.oldest_seq;
+        Ok((block, oldest_held))
     }
 
     async fn take_head(&self, call: &Call<'_>, head: wire::SignedHead) -> Result<(), Status> {
@@ -257,9 +262,8 @@ impl Ingest {
             return Err(Status::invalid_argument("head.signature must be 64 bytes"));
         };
         let head = SignedHead { statement: head.statement.to_vec(), signature };
-        let keys =
-            self.store.signing_keys(call.node).await.map_err(|e| Status::unavailable(e.to_string()))?;
-        let statement = keys
+        let statement = call
+            .keys
             .iter()
             .find_map(|k| head.verify(k).ok())
             .filter(|s| s.chain.node == *call.node && s.chain.stream == call.stream);
@@ -268,7 +272,16 @@ impl Ingest {
                 "a signed head that does not hold for this node, stream and key",
             ));
         }
-        self.store.commit_head(call.stream, head).await.map_err(|e| Status::unavailable(e.to_string()))
+        match self.store.commit_head(&head).await {
+            Ok(()) => Ok(()),
+            // It is kept, and it contradicts what is stored: somebody changed one of the two.
+            Err(e @ CommitError::Equivocation { .. }) => {
+                let seq = statement.map_or(0, |s| s.head.last_seq);
+                self.say.equivocation(call.node, call.stream, seq, &e.to_string()).await;
+                Ok(())
+            }
+            Err(e) => Err(Status::unavailable(e.to_string())),
+        }
     }
 }
 
@@ -277,18 +290,13 @@ struct Answer {
     incarnation: Incarnation,
     first_seq: Seq,
     last_seq: Seq,
-    result: Result<SignedReceipt, CommitError>,
+    result: Result<Committed, CommitError>,
 }
 
-async fn commit(
-    store: Store,
-    block: Block,
-    after_gap: Option<String>,
-    permit: OwnedSemaphorePermit,
-) -> Answer {
+async fn commit(store: Store, block: Block, oldest_held: Seq, permit: OwnedSemaphorePermit) -> Answer {
     let h = block.header();
     let (incarnation, first_seq, last_seq) = (h.incarnation, h.first_seq, h.last_seq);
-    let result = store.commit(block, after_gap).await.map(|c| c.receipt);
+    let result = store.commit_held(&block, Some(oldest_held)).await;
     drop(permit);
     Answer { incarnation, first_seq, last_seq, result }
 }
@@ -308,11 +316,17 @@ impl Answer {
             })
         };
         let message = match self.result {
-            Ok(receipt) => Down::Ack(wire::Ack {
-                incarnation,
-                last_seq: self.last_seq,
-                receipt: Some((&receipt).into()),
-            }),
+            Ok(c) => {
+                if let Stored::AfterLoss { expected_seq } = c.stored {
+                    tracing::warn!(node = %call.node, stream = %call.stream, expected_seq, first_seq = self.first_seq,
+                        "stored after a loss; the node's gap records say what is missing");
+                }
+                Down::Ack(wire::Ack {
+                    incarnation,
+                    last_seq: c.head.last_seq,
+                    receipt: Some((&c.receipt).into()),
+                })
+            }
             Err(e @ CommitError::Rewind { expected_seq }) => {
                 nack(wire::NackReason::Rewind, e.to_string(), expected_seq)
             }
@@ -321,7 +335,9 @@ impl Answer {
                 nack(wire::NackReason::Equivocation, e.to_string(), 0)
             }
             Err(e @ CommitError::Full { .. }) => nack(wire::NackReason::Full, e.to_string(), 0),
-            Err(e @ CommitError::Refused { .. }) => nack(wire::NackReason::Malformed, e.to_string(), 0),
+            Err(e @ (CommitError::TooLarge { .. } | CommitError::Malformed { .. })) => {
+                nack(wire::NackReason::Malformed, e.to_string(), 0)
+            }
             // Nothing was promised, so the agent keeps the block and comes back.
             Err(e) => return Err(Status::unavailable(e.to_string())),
         };
@@ -361,17 +377,17 @@ fn incarnation(bytes: &[u8]) -> Result<Incarnation, Status> {
     Incarnation::from_slice(bytes).map_err(|e| Status::invalid_argument(e.to_string()))
 }
 
-fn named(hello: &wire::Hello) -> Result<Vec<Incarnation>, Status> {
+fn named(hello: &wire::Hello) -> Result<Vec<Kept>, Status> {
     if hello.kept.len() > MAX_KEPT {
         return Err(Status::invalid_argument(format!("Hello.kept names over {MAX_KEPT} incarnations")));
     }
     let mut list = Vec::new();
     for k in &hello.kept {
-        list.push(incarnation(&k.incarnation)?);
+        list.push(Kept { incarnation: incarnation(&k.incarnation)?, oldest_seq: k.first_seq });
     }
     let own = incarnation(&hello.incarnation)?;
-    if !list.contains(&own) {
-        list.push(own);
+    if !list.iter().any(|k| k.incarnation == own) {
+        list.push(Kept { incarnation: own, oldest_seq: 1 });
     }
     Ok(list)
 }

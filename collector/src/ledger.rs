@@ -6,6 +6,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::admit::enrol::{KeyStanding, Ledger, LedgerError, Spend};
 use crate::casework::Ask;
+use crate::keys::known_keys;
 use crate::store::Store;
 use crate::store::decision::What;
 
@@ -42,8 +43,8 @@ impl Ledger for JournalLedger {
     ) -> Result<Spend, LedgerError> {
         let _step = self.step.lock().await;
         let token = token.to_string();
-        let spent = self.store.token_uses(&token).await.map_err(|e| LedgerError(e.to_string()))?;
-        if spent >= u64::from(allowed) {
+        let uses = self.store.token_uses(&token).await.map_err(|e| LedgerError(e.to_string()))?;
+        if uses.count >= u64::from(allowed) {
             return Ok(Spend::Exhausted);
         }
         self.keep(What::TokenSpent { token, node: node.clone() }).await?;
@@ -57,8 +58,8 @@ impl Ledger for JournalLedger {
         token: &TokenId,
     ) -> Result<KeyStanding, LedgerError> {
         let _step = self.step.lock().await;
-        let known = self.store.signing_keys(node).await.map_err(|e| LedgerError(e.to_string()))?;
-        let standing = match known.last() {
+        let known = known_keys(&self.store, node).await.map_err(|e| LedgerError(e.to_string()))?;
+        let standing = match known.first() {
             None => KeyStanding::New,
             Some(newest) if newest.as_bytes() == key => KeyStanding::Same,
             Some(newest) => KeyStanding::Changed { before: newest.to_bytes() },

@@ -14,6 +14,7 @@ pub mod correlate;
 pub mod health;
 pub mod incident;
 pub mod ingest;
+pub mod keys;
 pub mod ledger;
 pub mod nodes;
 pub mod query;

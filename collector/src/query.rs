@@ -8,20 +8,22 @@ use std::time::Duration;
 
 use dogwatch::clock;
 use dogwatch::identity::Role;
-use dogwatch::record::{Body, Kind, Kinds, NodeName, Record, Severity};
+use dogwatch::record::{Body, Kind, Kinds, NodeName, Record, Sample, Severity};
 use dogwatch::wire;
 use dogwatch::wire::desk_server::Desk;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::admit::gate::Gate;
 use crate::casework::{Ask, Deed, Refusal};
-use crate::incident::Incident;
+use crate::incident::{Incident, IncidentState};
 use crate::nodes::{CommandFailed, Live, Nodes};
-use crate::store::decision::What;
+use crate::store::decision::{Piece, What};
+use crate::store::events::EventQuery;
 use crate::store::row::{ActionRow, FindingRow};
-use crate::store::{ActionFilter, EventFilter, FindingFilter, IncidentFilter, Store, StoreError, TimeRange};
+use crate::store::{ActionFilter, FindingFilter, IncidentFilter, QueryError, Store};
 use crate::timeline;
 
 /// Nodes that are asked for figures of this moment at most; more are answered from what they said last.
@@ -32,6 +34,8 @@ const FRESH_WAIT: Duration = Duration::from_secs(2);
 const PLAN_WAIT: Duration = Duration::from_secs(60);
 /// How long a node has to carry a plan out.
 const APPLY_WAIT: Duration = Duration::from_secs(600);
+/// Events that a limited answer holds at most, for they are turned round in memory.
+const MAX_NEWEST: usize = 100_000;
 /// Rows of one answer where the asker sets no limit.
 const DEFAULT_LIMIT: usize = 10_000;
 
@@ -57,11 +61,11 @@ impl Query {
     }
 
     async fn node_row(&self, name: NodeName, live: Live) -> Result<wire::NodeRow, Status> {
-        let kept = self.store.latest_sample(&name).await.map_err(refuse)?;
+        let kept = self.latest_sample(&name).await?;
         let pulse = live.pulse.as_deref().filter(|_| live.connected);
         let (sample, sampled_wall_ns) = match (pulse, &kept) {
             (Some(p), _) if p.sample.is_some() => (p.sample.clone(), p.wall_ns),
-            (_, Some((at, s))) => (Some(wire::Sample::from(s)), *at),
+            (_, Some((at, s))) => (Some(wire::Sample::from(&**s)), *at),
             _ => (None, 0),
         };
         let forecasts = pulse.map(|p| p.forecasts.as_slice()).unwrap_or_default();
@@ -86,6 +90,26 @@ impl Query {
         })
     }
 
+    /// The newest durable sample of a node, and when it was taken.
+    async fn latest_sample(&self, node: &NodeName) -> Result<Option<(i64, Box<Sample>)>, Status> {
+        let query = EventQuery {
+            node: Some(node.clone()),
+            kinds: Kinds::default().with(Kind::Sample),
+            streams: vec![dogwatch::record::Stream::Evidence],
+            newest_first: true,
+            limit: 1,
+            ..EventQuery::default()
+        };
+        match self.store.events(query).recv().await {
+            Some(Ok(event)) => match event.record.body {
+                Body::Sample(sample) => Ok(Some((event.record.at.wall_ns, sample))),
+                _ => Ok(None),
+            },
+            Some(Err(e)) => Err(refuse(e)),
+            None => Ok(None),
+        }
+    }
+
     /// Asks connected nodes for figures of now; who does not answer in time keeps its last ones.
     async fn refresh(&self, names: &[NodeName]) {
         let asking = names.iter().take(FRESH_NODES).map(|node| async move {
@@ -106,7 +130,7 @@ impl Query {
         let (reply, done) = oneshot::channel();
         let ask = Ask::Keep { what: Box::new(what), actor: actor.to_owned(), reply };
         self.asks.send(ask).await.map_err(|_| stopping())?;
-        done.await.map_err(|_| stopping())?.map_err(refuse)
+        done.await.map_err(|_| stopping())?.map_err(|e| Status::unavailable(e.to_string()))
     }
 
     /// Sends an order to a node; before and after stand in the journal.
@@ -169,7 +193,7 @@ impl Query {
             Ok(incident) => Ok(Response::new(incident_message(&incident))),
             Err(e @ Refusal::Unknown(_)) => Err(Status::not_found(e.to_string())),
             Err(Refusal::State(e)) => Err(Status::failed_precondition(e.to_string())),
-            Err(Refusal::Store(e)) => Err(refuse(e)),
+            Err(Refusal::Store(e)) => Err(Status::unavailable(e.to_string())),
         }
     }
 
@@ -177,7 +201,17 @@ impl Query {
         let incident = self.store.incident(id).await.map_err(refuse)?.ok_or_else(|| {
             Status::not_found(format!("there is no incident {id}; `dogwatch get incidents` lists them"))
         })?;
-        let (findings, actions) = self.store.pieces(&incident).await.map_err(refuse)?;
+        let (mut findings, mut actions) = (Vec::new(), Vec::new());
+        for joined in &incident.pieces {
+            match &joined.piece {
+                Piece::Finding(id) => {
+                    findings.extend(self.store.finding_of(&joined.node, id).await.map_err(refuse)?)
+                }
+                Piece::Action(id) => {
+                    actions.extend(self.store.action_of(&joined.node, id).await.map_err(refuse)?)
+                }
+            }
+        }
         Ok((incident, findings, actions))
     }
 }
@@ -218,13 +252,16 @@ impl Desk for Query {
     ) -> Result<Response<Self::GetIncidentsStream>, Status> {
         self.person(&request, Role::Viewer)?;
         let asked = request.into_inner();
+        let (since_wall_ns, until_wall_ns) = range(asked.range);
+        let states: Result<Vec<IncidentState>, Status> = asked.states.iter().map(|s| state(s)).collect();
         let filter = IncidentFilter {
-            range: range(asked.range),
-            states: asked.states,
+            since_wall_ns,
+            until_wall_ns,
+            states: states?,
             node: node_filter(&asked.node)?,
             limit: limit(asked.limit),
         };
-        let rows = self.store.incidents(&filter).await.map_err(refuse)?;
+        let rows = self.store.incidents(filter).await.map_err(refuse)?;
         Ok(Response::new(rows_of(rows.iter().map(incident_message).collect())))
     }
 
@@ -234,16 +271,24 @@ impl Desk for Query {
     ) -> Result<Response<Self::GetFindingsStream>, Status> {
         self.person(&request, Role::Viewer)?;
         let asked = request.into_inner();
+        let (since_wall_ns, until_wall_ns) = range(asked.range);
         let filter = FindingFilter {
-            range: range(asked.range),
+            since_wall_ns,
+            until_wall_ns,
             node: node_filter(&asked.node)?,
             active_only: asked.active_only,
             limit: limit(asked.limit),
         };
-        let rows = self.store.findings(&filter).await.map_err(refuse)?;
+        let rows = self.store.findings(filter).await.map_err(refuse)?;
         let mut out = Vec::with_capacity(rows.len());
         for row in &rows {
-            let incident = self.store.incident_of_finding(row).await.map_err(refuse)?;
+            let incident = match &row.node {
+                Some(node) => {
+                    let piece = Piece::Finding(row.finding.id.clone());
+                    self.store.incident_of(&piece, node).await.map_err(refuse)?
+                }
+                None => None,
+            };
             out.push(finding_message(row, incident));
         }
         Ok(Response::new(rows_of(out)))
@@ -255,15 +300,18 @@ impl Desk for Query {
     ) -> Result<Response<Self::GetActionsStream>, Status> {
         self.person(&request, Role::Viewer)?;
         let asked = request.into_inner();
+        let (since_wall_ns, until_wall_ns) = range(asked.range);
         let filter = ActionFilter {
-            range: range(asked.range),
+            since_wall_ns,
+            until_wall_ns,
             node: node_filter(&asked.node)?,
             limit: limit(asked.limit),
         };
-        let rows = self.store.actions(&filter).await.map_err(refuse)?;
+        let rows = self.store.actions(filter).await.map_err(refuse)?;
         let mut out = Vec::with_capacity(rows.len());
         for row in &rows {
-            let incident = self.store.incident_of_action(row).await.map_err(refuse)?;
+            let piece = Piece::Action(row.action.id.clone());
+            let incident = self.store.incident_of(&piece, &row.node).await.map_err(refuse)?;
             out.push(action_message(row, incident));
         }
         Ok(Response::new(rows_of(out)))
@@ -282,17 +330,28 @@ impl Desk for Query {
         if asked.kinds.is_empty() {
             kinds = Kind::ALL.into_iter().fold(kinds, Kinds::with);
         }
-        let filter = EventFilter {
-            range: range(asked.range),
+        let (since, until) = range(asked.range);
+        let query = EventQuery {
+            since_wall_ns: since.unwrap_or(i64::MIN),
+            until_wall_ns: until.unwrap_or(i64::MAX),
             node: node_filter(&asked.node)?,
             kinds,
-            limit: limit(asked.limit),
+            // A limit keeps the newest; they are shown in the order of time all the same.
+            newest_first: asked.limit != 0,
+            limit: asked.limit as usize,
+            ..EventQuery::default()
         };
-        let events = self.store.events(filter).map(|e| match e {
-            Ok((node, record)) => Ok(event_message(&node, &record)),
+        let newest_first = query.newest_first;
+        let events = ReceiverStream::new(self.store.events(query)).map(|e| match e {
+            Ok(event) => Ok(event_message(&event.chain.node, &event.record)),
             Err(e) => Err(refuse(e)),
         });
-        Ok(Response::new(Box::pin(events)))
+        if !newest_first {
+            return Ok(Response::new(Box::pin(events)));
+        }
+        let mut newest: Vec<Result<wire::Event, Status>> = events.take(MAX_NEWEST).collect().await;
+        newest.reverse();
+        Ok(Response::new(Box::pin(stream::iter(newest))))
     }
 
     async fn describe_incident(
@@ -365,8 +424,14 @@ fn stopping() -> Status {
     Status::unavailable("the collector is stopping; try again")
 }
 
-fn refuse(e: StoreError) -> Status {
-    Status::internal(format!("the store cannot answer: {e}"))
+fn refuse(e: QueryError) -> Status {
+    match e {
+        QueryError::Building | QueryError::Closed => Status::unavailable(e.to_string()),
+        QueryError::TooBroad { .. } => Status::invalid_argument(e.to_string()),
+        QueryError::Index(_) | QueryError::Journal(_) => {
+            Status::internal(format!("the store cannot answer: {e}"))
+        }
+    }
 }
 
 fn rows_of<T: Send + 'static>(rows: Vec<T>) -> Rows<T> {
@@ -377,12 +442,18 @@ fn limit(asked: u32) -> usize {
     if asked == 0 { DEFAULT_LIMIT } else { asked as usize }
 }
 
-fn range(r: Option<wire::TimeRange>) -> TimeRange {
+fn range(r: Option<wire::TimeRange>) -> (Option<i64>, Option<i64>) {
     let r = r.unwrap_or_default();
-    TimeRange {
-        since_wall_ns: (r.since_wall_ns != 0).then_some(r.since_wall_ns),
-        until_wall_ns: (r.until_wall_ns != 0).then_some(r.until_wall_ns),
-    }
+    ((r.since_wall_ns != 0).then_some(r.since_wall_ns), (r.until_wall_ns != 0).then_some(r.until_wall_ns))
+}
+
+fn state(word: &str) -> Result<IncidentState, Status> {
+    [IncidentState::Open, IncidentState::Acknowledged, IncidentState::Resolved]
+        .into_iter()
+        .find(|s| s.as_str() == word)
+        .ok_or_else(|| {
+            Status::invalid_argument(format!("state {word:?}: must be open, acknowledged or resolved"))
+        })
 }
 
 fn node_filter(name: &str) -> Result<Option<NodeName>, Status> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dogwatch::clock;
-use dogwatch::health::{self, Health};
+use dogwatch::health;
 use dogwatch::identity::load_or_create_signing_key;
 use dogwatch::supervise::{Ended, Parts, Stop};
 use dogwatch::tls::{FileWatch, Reload, ServerFiles, ServerTls, ServerTlsOptions};
@@ -22,14 +22,14 @@ use crate::admit::gate::Gate;
 use crate::admit::refusals::{Refusal, RefusalSender, Refusals, refusal_queue};
 use crate::admit::tokens::TokenStore;
 use crate::casework::{ASK_QUEUE, Casework};
-use crate::config::Config;
+use crate::config::{Config, Keep};
 use crate::correlate::Policy;
 use crate::ingest::Ingest;
 use crate::ledger::JournalLedger;
 use crate::nodes::Nodes;
 use crate::query::Query;
 use crate::say::Say;
-use crate::store::{Store, StoreConfig};
+use crate::store::{JournalConfig, Store, StoreConfig};
 
 /// Largest message either way: a block of 512 KiB with its envelope.
 const MAX_MESSAGE_BYTES: usize = 768 * 1024;
@@ -80,6 +80,34 @@ pub fn ca_options(config: &Config) -> CaOptions {
     }
 }
 
+/// The store's figures, as configured.
+pub fn store_config(config: &Config) -> StoreConfig {
+    let journal = |keep: &Keep| JournalConfig {
+        segment_bytes: config.segment_bytes,
+        max_bytes: keep.max_bytes,
+        max_age: Some(keep.max_age),
+    };
+    let [urgent, evidence, recorder] = &config.retention;
+    let base = StoreConfig::new(config.state_dir.join("store"));
+    StoreConfig {
+        urgent: journal(urgent),
+        evidence: journal(evidence),
+        recorder: journal(recorder),
+        reserve_free_bytes: config.reserve_bytes,
+        ..base
+    }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(s) = source {
+        text = format!("{text}: {s}");
+        source = s.source();
+    }
+    text
+}
+
 /// Runs the collector until stop is set.
 ///
 /// # Errors
@@ -95,10 +123,12 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
     let receipt_key = load_or_create_signing_key(&config.state_dir.join("receipt-key.pem"))
         .map_err(failed("the key for receipts"))?;
     let receipt_public = receipt_key.verifying_key().to_bytes();
-    let (store, report) = Store::open(StoreConfig::of(&config), receipt_key, clock::wall_ns)
-        .map_err(failed("opening the store"))?;
-    for remark in &report.remarks {
-        tracing::warn!("{remark}");
+    let (store, report) = Store::open(store_config(&config), receipt_key, Arc::new(clock::wall_ns))
+        .map_err(|e| RunError::Start { what: "opening the store", why: with_causes(&e) })?;
+    for (journal, recovered) in &report.journals {
+        for remark in &recovered.remarks {
+            tracing::warn!(journal, "{remark}");
+        }
     }
 
     let (refusals, refused) = refusal_queue();
@@ -134,7 +164,6 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
     parts.spawn("casework", casework.run(stop.clone()));
     parts.spawn("refusals", say_refusals(refused, refusals, say, stop.clone()));
     parts.spawn("health", health::serve(health_listener, health, stop.clone()));
-    parts.spawn("retention", crate::store::keep_retention(store.clone(), stop.clone()));
     if let Some(ca) = ca {
         parts.spawn("server certificate", renew(ca, tls.clone(), stop.clone()));
     }

@@ -186,7 +186,10 @@ mod tests {
         });
         assert!(!theirs.is_closed());
         drop(ours);
-        assert!(theirs.is_closed());
+        // A process that another test is just starting may hold a copy until its exec.
+        while !theirs.is_closed() {
+            std::thread::yield_now();
+        }
         assert!(matches!(theirs.receive(soon()), Err(ChannelError::Closed)));
     }
 

@@ -345,32 +345,52 @@ fn a_link_made_through_a_descriptor_is_accounted() {
     }
 }
 
-#[test]
-fn whoever_opens_during_the_digest_gets_the_file() {
+/// Somebody who opens at `gap`, through a handle on the inode, and waits on our lease; what became of the action, and
+/// how much they could read in the end.
+fn opened_at(gap: Gap) -> (Scene, Action, usize) {
     let scene = Scene::new();
     fs::write(&scene.victim, vec![7; 6 << 20]).unwrap();
+    File::open(&scene.victim).unwrap().sync_all().unwrap();
+    let inode = fs::metadata(&scene.victim).unwrap().ino();
+    let handle = rustix::fs::open(&scene.victim, rustix::fs::OFlags::PATH, Mode::empty()).unwrap();
+    let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
     let mut cleaner = Scene::open(&scene.root);
     let action = Scene::planned(&cleaner, &scene.root);
-    let victim = scene.victim.clone();
     let opener = Rc::new(RefCell::new(None));
     let slot = Rc::clone(&opener);
     cleaner.hooks.at = Some(Box::new(move |at, _| {
-        if at == Gap::Claimed {
-            let victim = victim.clone();
-            // Blocks on the lease until the removal gives way.
-            let thread = std::thread::spawn(move || fs::read(victim).map(|content| content.len()));
-            let waits = || fs::read_to_string("/proc/locks").unwrap().contains("BREAKING");
-            while !waits() {
+        if at == gap {
+            let path = path.clone();
+            let thread = std::thread::spawn(move || fs::read(path).map(|content| content.len()));
+            let waits = |line: &str| line.contains("BREAKING") && line.contains(&format!(":{inode} "));
+            while !fs::read_to_string("/proc/locks").unwrap().lines().any(waits) {
                 std::thread::yield_now();
             }
             *slot.borrow_mut() = Some(thread);
         }
     }));
     let applied = cleaner.apply(action, &|| NOW, &|| true);
-    assert_eq!(applied.objects[0].outcome, ObjectOutcome::Skipped);
-    assert!(applied.refused[0].reason.starts_with("open elsewhere"), "{:?}", applied.refused);
-    let opener = opener.borrow_mut().take().unwrap();
-    assert_eq!(opener.join().unwrap().unwrap(), 6 << 20);
+    let read = opener.borrow_mut().take().unwrap().join().unwrap().unwrap();
+    (scene, applied, read)
+}
+
+#[test]
+fn whoever_opens_before_the_last_check_gets_the_file() {
+    for gap in [Gap::Claimed, Gap::Digested, Gap::Moved] {
+        let (scene, applied, read) = opened_at(gap);
+        assert_eq!(applied.objects[0].outcome, ObjectOutcome::Skipped, "{gap:?}");
+        assert!(applied.refused[0].reason.starts_with("open elsewhere"), "{gap:?}: {:?}", applied.refused);
+        assert_eq!((read, scene.victim.exists()), (6 << 20, true), "{gap:?}");
+    }
+}
+
+#[test]
+fn bytes_that_somebody_opened_at_the_last_moment_are_not_claimed() {
+    let (scene, applied, read) = opened_at(Gap::Compared);
+    assert_eq!(applied.objects[0].outcome, ObjectOutcome::Removed);
+    assert_eq!((applied.freed_bytes, read, scene.victim.exists()), (Some(0), 6 << 20, false));
+    let unexplained = applied.unexplained.unwrap();
+    assert!(unexplained.reason.contains("last moment"), "{unexplained:?}");
 }
 
 const KILL_ROOT: &str = "DOGWATCH_TEST_KILL_ROOT";

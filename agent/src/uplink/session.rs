@@ -246,6 +246,8 @@ async fn call(
 #[derive(Debug, Default)]
 struct Cursors {
     last: HashMap<Incarnation, Seq>,
+    /// Blocks whose acknowledgement was lost: the one that ends at this seq is sent once more, for its receipt.
+    lacks_receipt: HashMap<Incarnation, Seq>,
     begun: HashMap<Incarnation, bool>,
 }
 
@@ -268,9 +270,9 @@ impl Cursors {
             let incarnation = Incarnation::from_slice(&c.incarnation)
                 .map_err(|e| SessionError::Protocol(format!("Welcome.cursors: {e}")))?;
             at.last.insert(incarnation, c.last_seq);
-            if let Some(r) = c.receipt {
-                let receipt = receipt(&r)?;
-                shared.recorder.acknowledge(stream, incarnation, c.last_seq, receipt);
+            let unacknowledged = shared.recorder.kept(stream);
+            if unacknowledged.iter().any(|k| k.incarnation == incarnation && k.first_seq <= c.last_seq) {
+                at.lacks_receipt.insert(incarnation, c.last_seq);
             }
         }
         Ok(at)
@@ -279,7 +281,11 @@ impl Cursors {
     fn wants(&mut self, incarnation: Incarnation, first: Seq, last: Seq) -> Wants {
         let have = self.last.get(&incarnation).copied().unwrap_or(0);
         if last <= have {
-            return Wants::No;
+            let again = self.lacks_receipt.get(&incarnation) == Some(&last);
+            if again {
+                self.lacks_receipt.remove(&incarnation);
+            }
+            return if again { Wants::Yes } else { Wants::No };
         }
         // The first block sent of an incarnation must be the one after what the collector has, unless seqs were lost
         // before sealing; the collector tells the two apart by `previous`. A hole is declared only where this node
@@ -289,7 +295,8 @@ impl Cursors {
     }
 
     fn sent(&mut self, incarnation: Incarnation, last: Seq) {
-        self.last.insert(incarnation, last);
+        let seq = self.last.entry(incarnation).or_default();
+        *seq = (*seq).max(last);
     }
 }
 

@@ -46,3 +46,69 @@ pub struct ActionRow {
     /// Its life.
     pub steps: Vec<Step>,
 }
+
+/// A node that was let in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeEnrolled {
+    /// Who.
+    pub node: NodeName,
+    /// Each time, oldest first; of very many, the first and the newest.
+    pub enrolments: Vec<Enrolment>,
+}
+
+/// One time that a node was let in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrolment {
+    /// When, wall ns of the collector.
+    pub wall_ns: i64,
+    /// The node's key for chain heads, hex.
+    pub signing_key: String,
+    /// The join token's id.
+    pub token: String,
+}
+
+/// What became of a join token.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TokenUses {
+    /// How often it was spent.
+    pub count: u64,
+    /// By whom and when, oldest first; of very many, the first and the newest.
+    pub uses: Vec<TokenUse>,
+}
+
+/// One use of a join token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenUse {
+    /// When, wall ns of the collector.
+    pub wall_ns: i64,
+    /// By whom.
+    pub node: NodeName,
+}
+
+/// What a person ordered of a node, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandRow {
+    /// The command's id.
+    pub command: String,
+    /// Which node.
+    pub node: NodeName,
+    /// In words.
+    pub order: String,
+    /// Who.
+    pub actor: String,
+    /// When, wall ns of the collector.
+    pub wall_ns: i64,
+    /// How it ended, if it has.
+    pub ended: Option<Outcome>,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// When, wall ns of the collector.
+    pub wall_ns: i64,
+    /// Whether the node carried it out.
+    pub ok: bool,
+    /// The action, or the error.
+    pub words: String,
+}

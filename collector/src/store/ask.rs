@@ -1,0 +1,527 @@
+//! Questions that the index answers: findings, actions, incidents, nodes, tokens, commands.
+//!
+//! Answers come newest first. A row's newest record is read from its journal; where that is gone or damaged the row is
+//! left out, which is logged. A question that finds the index failing reports that, waits for the next one, and is
+//! asked again.
+
+use std::time::Duration;
+
+use dogwatch::block::Block;
+use dogwatch::journal::Position;
+use dogwatch::record::{Body, Kinds, NodeName, Record, RecordRef, Stream};
+
+use super::decision::{Piece, What};
+use super::index::{Index, IndexError, Span, decode, each};
+use super::indexer::Slot;
+use super::keys::{Key, Origin, Table, split_time};
+use super::row::{ActionRow, CommandRow, FindingRow, NodeEnrolled, TokenUses};
+use super::view::{Life, joined_key, life_key};
+use super::{Inner, Store, events, truth};
+use crate::incident::{Incident, IncidentState};
+
+/// Longest wait for an index that is being built.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a question is asked again after the index failed under it.
+const ATTEMPTS: usize = 3;
+/// Most rows that one answer holds, whatever limit was asked for.
+pub(super) const MAX_ROWS: usize = 100_000;
+
+/// Why there is no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum QueryError {
+    /// The index is being built from the journals.
+    #[error("the index is being built from the journals; ask again in a moment")]
+    Building,
+    /// The index failed and its successor, too.
+    #[error("the index failed while answering")]
+    Index(#[from] IndexError),
+    /// More than can be answered at once.
+    #[error("{what}; {remedy}")]
+    TooBroad {
+        /// Figures.
+        what: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A journal cannot be read.
+    #[error("a journal cannot be read: {0}")]
+    Journal(String),
+    /// The store is closing.
+    #[error("the store is closing")]
+    Closed,
+}
+
+/// Which findings.
+#[derive(Debug, Clone, Default)]
+pub struct FindingFilter {
+    /// Still holding at or after this, wall ns.
+    pub since_wall_ns: Option<i64>,
+    /// Raised before this, wall ns.
+    pub until_wall_ns: Option<i64>,
+    /// Of this node.
+    pub node: Option<NodeName>,
+    /// Not cleared.
+    pub active_only: bool,
+    /// At most so many, the newest; 0: 100,000.
+    pub limit: usize,
+}
+
+/// Which actions.
+#[derive(Debug, Clone, Default)]
+pub struct ActionFilter {
+    /// With a step at or after this, wall ns.
+    pub since_wall_ns: Option<i64>,
+    /// Begun before this, wall ns.
+    pub until_wall_ns: Option<i64>,
+    /// Of this node.
+    pub node: Option<NodeName>,
+    /// At most so many, the newest; 0: 100,000.
+    pub limit: usize,
+}
+
+/// Which incidents.
+#[derive(Debug, Clone, Default)]
+pub struct IncidentFilter {
+    /// Opened at or after this, wall ns.
+    pub since_wall_ns: Option<i64>,
+    /// Opened before this, wall ns.
+    pub until_wall_ns: Option<i64>,
+    /// In one of these states; empty: any.
+    pub states: Vec<IncidentState>,
+    /// With this node.
+    pub node: Option<NodeName>,
+    /// At most so many, the newest; 0: 100,000.
+    pub limit: usize,
+}
+
+/// Which commands.
+#[derive(Debug, Clone, Default)]
+pub struct CommandFilter {
+    /// Of this node.
+    pub node: Option<NodeName>,
+    /// At most so many, the newest; 0: 100,000.
+    pub limit: usize,
+}
+
+/// A piece that belongs to no incident (yet).
+#[derive(Debug, Clone, PartialEq)]
+pub enum Loose {
+    /// A finding.
+    Finding(Box<FindingRow>),
+    /// An action.
+    Action(Box<ActionRow>),
+}
+
+impl Store {
+    /// Findings, by their newest step.
+    ///
+    /// # Errors
+    /// [`QueryError`], as of every question here.
+    pub async fn findings(&self, filter: FindingFilter) -> Result<Vec<FindingRow>, QueryError> {
+        self.ask(move |inner, index| {
+            let mut rows = Vec::new();
+            let most = most(filter.limit);
+            let fits = |l: &Life| {
+                filter.node.as_ref().is_none_or(|n| l.node.as_ref() == Some(n))
+                    && filter.until_wall_ns.is_none_or(|u| l.steps.first().is_none_or(|s| s.wall_ns < u))
+            };
+            let since = filter.since_wall_ns.unwrap_or(i64::MIN);
+            let mut take = |own: &[u8]| -> Result<bool, IndexError> {
+                if let Some(life) = life(index, own)?.filter(&fits) {
+                    rows.extend(inner.finding_row(life));
+                }
+                Ok(rows.len() < most)
+            };
+            if filter.active_only {
+                by_time(index, Table::FindingActive, |_, own| take(own))?;
+                return Ok(rows);
+            }
+            let mut full = false;
+            by_time(index, Table::FindingTime, |at, own| {
+                full = at >= since && !take(own)?;
+                Ok(at >= since && !full)
+            })?;
+            if !full && filter.since_wall_ns.is_some() {
+                // Raised and last heard of before, and holding still.
+                by_time(
+                    index,
+                    Table::FindingActive,
+                    |at, own| if at < since { take(own) } else { Ok(true) },
+                )?;
+            }
+            Ok(rows)
+        })
+        .await
+    }
+
+    /// Actions, by their newest step.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn actions(&self, filter: ActionFilter) -> Result<Vec<ActionRow>, QueryError> {
+        self.ask(move |inner, index| {
+            let mut rows = Vec::new();
+            let since = filter.since_wall_ns.unwrap_or(i64::MIN);
+            by_time(index, Table::ActionTime, |at, own| {
+                if at < since {
+                    return Ok(false);
+                }
+                if let Some(life) = life(index, own)?
+                    && filter.node.as_ref().is_none_or(|n| life.node.as_ref() == Some(n))
+                    && filter.until_wall_ns.is_none_or(|u| life.steps.first().is_none_or(|s| s.wall_ns < u))
+                {
+                    rows.extend(inner.action_row(life));
+                }
+                Ok(rows.len() < most(filter.limit))
+            })?;
+            Ok(rows)
+        })
+        .await
+    }
+
+    /// Incidents, by their opening.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn incidents(&self, filter: IncidentFilter) -> Result<Vec<Incident>, QueryError> {
+        self.ask(move |_, index| {
+            let mut rows = Vec::new();
+            let since = filter.since_wall_ns.unwrap_or(i64::MIN);
+            by_time(index, Table::IncidentTime, |at, id| {
+                if at < since {
+                    return Ok(false);
+                }
+                if filter.until_wall_ns.is_some_and(|u| at >= u) {
+                    return Ok(true);
+                }
+                let id = String::from_utf8_lossy(id);
+                let row: Option<Incident> = get(index, &Key::of(Table::Incident).text(&id).bytes())?;
+                rows.extend(row.filter(|i| {
+                    (filter.states.is_empty() || filter.states.contains(&i.state))
+                        && filter.node.as_ref().is_none_or(|n| i.nodes.contains(n))
+                }));
+                Ok(rows.len() < most(filter.limit))
+            })?;
+            Ok(rows)
+        })
+        .await
+    }
+
+    /// One incident.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn incident(&self, id: &str) -> Result<Option<Incident>, QueryError> {
+        let key = Key::of(Table::Incident).text(id).bytes();
+        self.ask(move |_, index| get(index, &key)).await
+    }
+
+    /// A finding by its id: the collector's own before a node's, since a node could borrow an id. Where the node is
+    /// known, ask [`Store::finding_of`].
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn finding(&self, id: &str) -> Result<Option<FindingRow>, QueryError> {
+        let id = id.to_owned();
+        self.ask(move |inner, index| {
+            Ok(first_life(index, Table::Finding, &id)?.and_then(|l| inner.finding_row(l)))
+        })
+        .await
+    }
+
+    /// A finding about `node`, by its id: the node's own, else the collector's about it.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn finding_of(&self, node: &NodeName, id: &str) -> Result<Option<FindingRow>, QueryError> {
+        let (node, id) = (node.clone(), id.to_owned());
+        self.ask(move |inner, index| {
+            let own = life(index, &life_key(Table::Finding, &id, &Origin::Node(node.clone())))?;
+            let found = match own {
+                Some(l) => Some(l),
+                None => life(index, &life_key(Table::Finding, &id, &Origin::Collector))?
+                    .filter(|l| l.node.as_ref() == Some(&node)),
+            };
+            Ok(found.and_then(|l| inner.finding_row(l)))
+        })
+        .await
+    }
+
+    /// An action by its id. Where the node is known, ask [`Store::action_of`].
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn action(&self, id: &str) -> Result<Option<ActionRow>, QueryError> {
+        let id = id.to_owned();
+        self.ask(move |inner, index| {
+            Ok(first_life(index, Table::Action, &id)?.and_then(|l| inner.action_row(l)))
+        })
+        .await
+    }
+
+    /// An action of `node`, by its id.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn action_of(&self, node: &NodeName, id: &str) -> Result<Option<ActionRow>, QueryError> {
+        let key = life_key(Table::Action, id, &Origin::Node(node.clone()));
+        self.ask(move |inner, index| Ok(life(index, &key)?.and_then(|l| inner.action_row(l)))).await
+    }
+
+    /// The incident that a piece belongs to: the one that it joined last.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn incident_of(&self, piece: &Piece, node: &NodeName) -> Result<Option<String>, QueryError> {
+        let key = joined_key(piece, node);
+        self.ask(move |_, index| Ok(index.get(&key)?.map(|v| String::from_utf8_lossy(&v).into_owned()))).await
+    }
+
+    /// Findings and actions that belong to no incident, newest first, back to `since_wall_ns` (of their first step): what
+    /// must be reconsidered after a start or after [`Store::committed`] lagged. Findings about no node are not among them.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn loose(&self, since_wall_ns: i64, limit: usize) -> Result<Vec<Loose>, QueryError> {
+        self.ask(move |inner, index| {
+            let mut rows = Vec::new();
+            by_time(index, Table::Loose, |at, own| {
+                if at < since_wall_ns {
+                    return Ok(false);
+                }
+                if let Some(l) = life(index, own)? {
+                    if own.first() == Some(&(Table::Finding as u8)) {
+                        rows.extend(inner.finding_row(l).map(|r| Loose::Finding(Box::new(r))));
+                    } else {
+                        rows.extend(inner.action_row(l).map(|r| Loose::Action(Box::new(r))));
+                    }
+                }
+                Ok(rows.len() < most(limit))
+            })?;
+            Ok(rows)
+        })
+        .await
+    }
+
+    /// Every node that was ever let in, by name.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn nodes(&self) -> Result<Vec<NodeEnrolled>, QueryError> {
+        self.ask(|_, index| {
+            let mut rows = Vec::new();
+            each(index, &Span::prefix(&Key::of(Table::Node).bytes()), |_, value| {
+                rows.push(decode::<NodeEnrolled>(value)?);
+                Ok(rows.len() < MAX_ROWS)
+            })?;
+            rows.sort_by(|a, b| a.node.cmp(&b.node));
+            Ok(rows)
+        })
+        .await
+    }
+
+    /// A node's keys for chain heads as hex, newest enrolment first; empty for a stranger.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn signing_keys(&self, node: &NodeName) -> Result<Vec<String>, QueryError> {
+        let key = Key::of(Table::Node).text(node.as_str()).bytes();
+        self.ask(move |_, index| {
+            let row: Option<NodeEnrolled> = get(index, &key)?;
+            let mut keys: Vec<String> = Vec::new();
+            for e in row.into_iter().flat_map(|r| r.enrolments).rev() {
+                if !keys.contains(&e.signing_key) {
+                    keys.push(e.signing_key);
+                }
+            }
+            Ok(keys)
+        })
+        .await
+    }
+
+    /// How often and by whom a join token was spent.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn token_uses(&self, token: &str) -> Result<TokenUses, QueryError> {
+        let key = Key::of(Table::Token).text(token).bytes();
+        self.ask(move |_, index| Ok(get(index, &key)?.unwrap_or_default())).await
+    }
+
+    /// What was ordered, newest first.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn commands(&self, filter: CommandFilter) -> Result<Vec<CommandRow>, QueryError> {
+        self.ask(move |_, index| {
+            let mut rows = Vec::new();
+            by_time(index, Table::CommandTime, |_, own| {
+                let row: Option<CommandRow> = get(index, own)?;
+                rows.extend(row.filter(|r| filter.node.as_ref().is_none_or(|n| *n == r.node)));
+                Ok(rows.len() < most(filter.limit))
+            })?;
+            Ok(rows)
+        })
+        .await
+    }
+
+    /// The record that a reference points at, if it is still here.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn record(&self, reference: &RecordRef) -> Result<Option<Record>, QueryError> {
+        let (store, reference) = (self.clone(), reference.clone());
+        tokio::task::spawn_blocking(move || events::record(&store.inner, &reference))
+            .await
+            .map_err(|_| QueryError::Closed)?
+    }
+
+    /// Waits until the index has caught up with what the journals held at open; for tests and for readiness.
+    ///
+    /// # Errors
+    /// [`QueryError::Building`] when it takes longer than `patience`.
+    pub async fn indexed(&self, patience: Duration) -> Result<(), QueryError> {
+        let store = self.clone();
+        let ready = tokio::task::spawn_blocking(move || store.inner.slot.current(patience).is_some());
+        if ready.await.map_err(|_| QueryError::Closed)? { Ok(()) } else { Err(QueryError::Building) }
+    }
+
+    /// Everything in the index, as stored, without its checkpoint: two stores of the same journals give the same.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn dump(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, QueryError> {
+        self.ask(|_, index| {
+            let mut rows = Vec::new();
+            each(index, &Span { from: vec![1], to: None, reverse: false }, |k, v| {
+                rows.push((k.to_vec(), v.to_vec()));
+                Ok(true)
+            })?;
+            Ok(rows)
+        })
+        .await
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl Fn(&Inner, &dyn Index) -> Result<T, IndexError> + Send + 'static,
+    ) -> Result<T, QueryError> {
+        let store = self.clone();
+        tokio::task::spawn_blocking(move || store.inner.answer(&question))
+            .await
+            .map_err(|_| QueryError::Closed)?
+    }
+}
+
+impl Inner {
+    fn answer<T>(
+        &self,
+        question: &dyn Fn(&Self, &dyn Index) -> Result<T, IndexError>,
+    ) -> Result<T, QueryError> {
+        let mut failed = None;
+        for _ in 0..ATTEMPTS {
+            let Some((index, generation)) = current(&self.slot, failed.as_ref().map(|(g, _)| *g)) else {
+                return Err(QueryError::Building);
+            };
+            match question(self, &*index) {
+                Ok(v) => return Ok(v),
+                Err(e) => {
+                    self.board.broken(generation, e.to_string());
+                    failed = Some((generation, e));
+                }
+            }
+        }
+        Err(failed.map_or(QueryError::Building, |(_, e)| e.into()))
+    }
+
+    /// `None` where the newest record is no longer readable.
+    fn finding_row(&self, life: Life) -> Option<FindingRow> {
+        let finding = if life.from_collector {
+            let entry = self.truth_reader.read_at(life.at.position()).ok().flatten();
+            match entry.and_then(|e| truth::decode(&e.payload).ok()).map(|d| d.what) {
+                Some(What::FindingSaid { finding, .. }) => Some(*finding),
+                _ => None,
+            }
+        } else {
+            match self.newest(&life).map(|r| r.body) {
+                Some(Body::Finding(f)) => Some(*f),
+                _ => None,
+            }
+        };
+        let Life { id, node, from_collector, count, steps, .. } = life;
+        if finding.is_none() {
+            tracing::warn!(finding = id, "the newest record of a finding is not readable");
+        }
+        finding.map(|finding| FindingRow { node, finding, from_collector, count, steps })
+    }
+
+    fn action_row(&self, life: Life) -> Option<ActionRow> {
+        let record = self.newest(&life);
+        let Life { id, node, steps, .. } = life;
+        match (record.map(|r| r.body), node) {
+            (Some(Body::Action(action)), Some(node)) => Some(ActionRow { node, action: *action, steps }),
+            _ => {
+                tracing::warn!(action = id, "the newest record of an action is not readable");
+                None
+            }
+        }
+    }
+
+    fn newest(&self, life: &Life) -> Option<Record> {
+        self.record_at(Stream::Urgent, life.at.position(), life.at.seq)
+    }
+
+    /// Record `seq` of the block at `at`.
+    pub(super) fn record_at(&self, stream: Stream, at: Position, seq: u64) -> Option<Record> {
+        let entry = self.shared(stream).reader.read_at(at).ok().flatten()?;
+        let records = Block::decode(entry.payload).ok()?.records(Kinds(u32::MAX)).ok()?;
+        records.into_iter().find(|r| r.seq == seq)
+    }
+}
+
+/// The index, of another generation than the one that `failed`.
+fn current(slot: &Slot, failed: Option<u64>) -> Option<(std::sync::Arc<dyn Index>, u64)> {
+    const STEP: Duration = Duration::from_millis(20);
+    let begun = std::time::Instant::now();
+    loop {
+        let (index, generation) = slot.current(PATIENCE)?;
+        if failed != Some(generation) {
+            return Some((index, generation));
+        }
+        if begun.elapsed() >= PATIENCE {
+            return None;
+        }
+        // The indexer has been told and takes the failed one away in a moment.
+        std::thread::sleep(STEP);
+    }
+}
+
+fn most(limit: usize) -> usize {
+    if limit == 0 { MAX_ROWS } else { limit.min(MAX_ROWS) }
+}
+
+fn get<T: for<'de> serde::Deserialize<'de>>(index: &dyn Index, key: &[u8]) -> Result<Option<T>, IndexError> {
+    index.get(key)?.map(|v| decode(&v)).transpose()
+}
+
+fn life(index: &dyn Index, key: &[u8]) -> Result<Option<Life>, IndexError> {
+    get(index, key)
+}
+
+/// The first of those who said something under this id.
+fn first_life(index: &dyn Index, table: Table, id: &str) -> Result<Option<Life>, IndexError> {
+    let found = index.scan(&Span::prefix(&Key::of(table).text(id).bytes()), 1)?;
+    found.first().map(|(_, v)| decode(v)).transpose()
+}
+
+/// Visits a table that begins with a time, newest first: the time, and what the entry points at.
+fn by_time(
+    index: &dyn Index,
+    table: Table,
+    mut visit: impl FnMut(i64, &[u8]) -> Result<bool, IndexError>,
+) -> Result<(), IndexError> {
+    each(index, &Span::prefix(&Key::of(table).bytes()), |key, value| match split_time(key) {
+        Some((at, _)) => visit(at, value),
+        None => Err(IndexError::Mismatch("a key without its time".to_owned())),
+    })
+}

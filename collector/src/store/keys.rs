@@ -1,0 +1,159 @@
+//! Keys of the index: a table's byte, then parts that keep their order.
+//!
+//! Names from nodes may hold any characters and any length, so each is written with its length before it; one that is
+//! longer than [`MAX_PART`] stands as its hash. Times stand inverted, so that scans come newest first.
+
+use dogwatch::record::{Incarnation, NodeName};
+use sha2::{Digest, Sha256};
+
+use super::decision::Piece;
+
+/// Longest name that stands in a key as it is, in bytes.
+const MAX_PART: usize = 200;
+/// In place of a length: a hash follows.
+const HASHED: u8 = 255;
+
+/// The tables, by the first byte of their keys; 0 is the checkpoint's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Table {
+    /// Incarnation of a node → how far its urgent records are folded.
+    Chain = 1,
+    /// Finding id, origin → [`super::view::Life`].
+    Finding = 2,
+    /// Time of newest step, id, origin → nothing.
+    FindingTime = 3,
+    /// Like `FindingTime`, of findings that are not cleared.
+    FindingActive = 4,
+    /// Action id, origin → [`super::view::Life`].
+    Action = 5,
+    /// Time of newest step, id, origin → nothing.
+    ActionTime = 6,
+    /// Incident id → `Incident`.
+    Incident = 7,
+    /// Time of opening, id → nothing.
+    IncidentTime = 8,
+    /// Node → enrolments.
+    Node = 9,
+    /// Token id → uses.
+    Token = 10,
+    /// Command id → command.
+    Command = 11,
+    /// Time of order, id → nothing.
+    CommandTime = 12,
+    /// Piece and node → incident id.
+    Joined = 13,
+    /// Time of first step, piece and origin → nothing: pieces that belong to no incident.
+    Loose = 14,
+    /// First urgent segment, table, id, origin → nothing: what expiry must look at.
+    Segment = 15,
+}
+
+/// Who said a finding or made an action.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Origin {
+    /// The collector itself.
+    Collector,
+    /// A node.
+    Node(NodeName),
+}
+
+/// Builds one key.
+#[derive(Debug, Clone)]
+pub(super) struct Key(Vec<u8>);
+
+impl Key {
+    pub(super) fn of(table: Table) -> Self {
+        Self(vec![table as u8])
+    }
+
+    pub(super) fn text(mut self, s: &str) -> Self {
+        if s.len() <= MAX_PART {
+            self.0.push(s.len() as u8);
+            self.0.extend_from_slice(s.as_bytes());
+        } else {
+            self.0.push(HASHED);
+            self.0.extend_from_slice(&Sha256::digest(s.as_bytes()));
+        }
+        self
+    }
+
+    pub(super) fn newest_first(mut self, wall_ns: i64) -> Self {
+        self.0.extend_from_slice(&inverted(wall_ns).to_be_bytes());
+        self
+    }
+
+    pub(super) fn number(mut self, n: u64) -> Self {
+        self.0.extend_from_slice(&n.to_be_bytes());
+        self
+    }
+
+    pub(super) fn byte(mut self, b: u8) -> Self {
+        self.0.push(b);
+        self
+    }
+
+    pub(super) fn raw(mut self, bytes: &[u8]) -> Self {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    pub(super) fn origin(self, origin: &Origin) -> Self {
+        match origin {
+            Origin::Collector => self.byte(0),
+            Origin::Node(n) => self.byte(1).text(n.as_str()),
+        }
+    }
+
+    pub(super) fn incarnation(self, i: Incarnation) -> Self {
+        self.raw(&i.0)
+    }
+
+    pub(super) fn piece(self, piece: &Piece) -> Self {
+        match piece {
+            Piece::Finding(id) => self.byte(Table::Finding as u8).text(id),
+            Piece::Action(id) => self.byte(Table::Action as u8).text(id),
+        }
+    }
+
+    pub(super) fn bytes(self) -> Vec<u8> {
+        self.0
+    }
+}
+
+/// Later times are smaller numbers.
+fn inverted(wall_ns: i64) -> u64 {
+    !((wall_ns as u64) ^ (1 << 63))
+}
+
+/// The time in a key of a table that begins with one, and the rest after it.
+pub(super) fn split_time(key: &[u8]) -> Option<(i64, &[u8])> {
+    let time: [u8; 8] = key.get(1..9)?.try_into().ok()?;
+    Some(((!u64::from_be_bytes(time) ^ (1 << 63)) as i64, &key[9..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newer_times_sort_first_and_come_back() {
+        let times = [i64::MIN, -1, 0, 1, 1_700_000_000_000_000_000, i64::MAX];
+        let keys: Vec<_> =
+            times.iter().map(|t| Key::of(Table::Loose).newest_first(*t).raw(b"x").bytes()).collect();
+        assert!(keys.windows(2).all(|w| w[0] > w[1]));
+        for (t, k) in times.iter().zip(&keys) {
+            assert_eq!(split_time(k), Some((*t, &b"x"[..])));
+        }
+    }
+
+    #[test]
+    fn names_never_run_into_each_other() {
+        let key = |a: &str, b: &str| Key::of(Table::Finding).text(a).text(b).bytes();
+        assert_ne!(key("ab", "c"), key("a", "bc"));
+        assert_ne!(key("a\0", ""), key("a", "\0"));
+        let long = "x".repeat(5000);
+        assert!(key(&long, "").len() < 64);
+        assert_ne!(key(&long, ""), key(&format!("{long}y"), ""));
+    }
+}
