@@ -113,7 +113,8 @@ impl Processes {
             }
             let path = [name, b"/stat\0"].concat();
             // A process may end at any moment.
-            let Ok(fd) = openat(&self.dir, path.as_slice(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) else {
+            let Ok(fd) = openat(&self.dir, path.as_slice(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            else {
                 continue;
             };
             if let Ok(n) = pread(&fd, &mut *buffer, 0) {

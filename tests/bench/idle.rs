@@ -7,7 +7,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use dogwatch::wire;
 
 use super::place::{CollectorPlace, quiet};
@@ -35,14 +35,15 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
             quiet(&mut command).arg("300").stdin(Stdio::null());
             sleepers.push(Running::start(command)?);
         }
-        one(table, &place)?;
+        one(table, &place, wanted)?;
     }
     Ok(())
 }
 
-fn one(table: &mut Table, place: &CollectorPlace) -> Result<()> {
-    let agent = place.start_agent("cleanup: { mode: plan }\n")?;
-    let mounts = mounts(place)?;
+fn one(table: &mut Table, place: &CollectorPlace, wanted: usize) -> Result<()> {
+    let name = format!("idle-{wanted}");
+    let agent = place.start_agent(&name, "cleanup: { mode: plan }\n")?;
+    let mounts = mounts(place, &name)?;
     ensure!(!mounts.is_empty(), "the agent reported no mount");
     let bare = |how: &str| -> Result<Running> {
         let mut command = again(&["bare", how])?;
@@ -66,8 +67,20 @@ fn one(table: &mut Table, place: &CollectorPlace) -> Result<()> {
 
     let own = ms[0] + ms[1];
     let what = format!("agent idle, {processes} processes");
-    table.row(&what, own, "ms/s", Some(("bare reader, descriptors kept", ms[2])), Limit::TimesPeer(TIMES_BARE));
-    table.row(format!("{what} (again)"), own, "ms/s", Some(("bare reader, stat opened anew", ms[3])), Limit::None);
+    table.row(
+        &what,
+        own,
+        "ms/s",
+        Some(("bare reader, descriptors kept", ms[2])),
+        Limit::TimesPeer(TIMES_BARE),
+    );
+    table.row(
+        format!("{what} (again)"),
+        own,
+        "ms/s",
+        Some(("bare reader, stat opened anew", ms[3])),
+        Limit::None,
+    );
     let [agent_rss, agent_anon] = resident(agent.pid())?;
     let [executor_rss, executor_anon] = resident(executor)?;
     let mib = |bytes: u64| bytes as f64 / MIB;
@@ -82,22 +95,19 @@ fn one(table: &mut Table, place: &CollectorPlace) -> Result<()> {
         "resident: agent {:.1} MiB ({:.1} anonymous), executor {:.1} MiB ({:.1}); the executor used {:.3} ms/s; {} mounts",
         mib(agent_rss), mib(agent_anon), mib(executor_rss), mib(executor_anon), ms[1], mounts.len()
     ));
-    drop(agent);
-    // The next agent is another node to the collector: it begins with a folder of its own.
-    std::fs::remove_dir_all(place.agent_state()).context("removing the agent's state")
+    Ok(())
 }
 
 /// The mounts that the agent samples, as the desk shows them.
-fn mounts(place: &CollectorPlace) -> Result<Vec<String>> {
+fn mounts(place: &CollectorPlace, name: &str) -> Result<Vec<String>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut desk = place.desk().await?;
         let until = std::time::Instant::now() + SETTLE;
         loop {
-            let ask = wire::GetNodesRequest { nodes: Vec::new(), cached: false };
+            let ask = wire::GetNodesRequest { nodes: vec![name.to_owned()], cached: false };
             let nodes = desk.get_nodes(ask).await?.into_inner().nodes;
-            let mounts: Vec<String> =
-                nodes.iter().flat_map(|n| &n.mounts).map(|m| m.path.clone()).collect();
+            let mounts: Vec<String> = nodes.iter().flat_map(|n| &n.mounts).map(|m| m.path.clone()).collect();
             if !mounts.is_empty() || std::time::Instant::now() > until {
                 return Ok(mounts);
             }

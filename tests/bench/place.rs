@@ -64,8 +64,7 @@ impl CollectorPlace {
         command.arg(self.config()).stdout(log.try_clone()?).stderr(log);
         let began = Instant::now();
         let mut running = Running::start(command)?;
-        ready(&mut running, "the collector", self.health)
-            .with_context(|| self.said("collector.log"))?;
+        ready(&mut running, "the collector", self.health).with_context(|| self.said("collector.log"))?;
         Ok((running, began.elapsed()))
     }
 
@@ -82,7 +81,8 @@ impl CollectorPlace {
 
     fn ask(&self, words: &[&str]) -> Result<String> {
         let mut command = again(&["collector", "--config"])?;
-        let out = command.arg(self.config()).args(words).output().context("starting the collector's command")?;
+        let out =
+            command.arg(self.config()).args(words).output().context("starting the collector's command")?;
         ensure!(out.status.success(), "{words:?}: {}", String::from_utf8_lossy(&out.stderr).trim());
         Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned())
     }
@@ -108,15 +108,16 @@ impl CollectorPlace {
         Ok(DeskClient::new(channel).max_decoding_message_size(16 << 20))
     }
 
-    /// Starts an agent whose state is `agent/` beside the collector's; `more` are further lines of its configuration.
-    pub(crate) fn start_agent(&self, more: &str) -> Result<Running> {
+    /// Starts the agent of node `name`, whose state is a folder of that name beside the collector's; `more` are further
+    /// lines of its configuration.
+    pub(crate) fn start_agent(&self, name: &str, more: &str) -> Result<Running> {
         let [health] = ports()?;
         let token_file = self.beside("join-token");
         dogwatch::identity::write_private_file(&token_file, self.token(1)?.as_bytes())?;
         let text = format!(
-            "node: {{ name: bench }}\nstate: {{ dir: \"{}\" }}\nhealth: {{ listen: \"{health}\" }}\n\
+            "node: {{ name: {name} }}\nstate: {{ dir: \"{}\" }}\nhealth: {{ listen: \"{health}\" }}\n\
              uplink: {{ collector: \"{}\", join_token_file: \"{}\" }}\nlog: {{ level: warn }}\n{more}",
-            self.agent_state().display(),
+            self.beside(name).display(),
             self.address,
             token_file.display(),
         );
@@ -128,11 +129,6 @@ impl CollectorPlace {
         let mut running = Running::start(command)?;
         ready(&mut running, "the agent", health).with_context(|| self.said("agent.log"))?;
         Ok(running)
-    }
-
-    /// That agent's state folder.
-    pub(crate) fn agent_state(&self) -> PathBuf {
-        self.beside("agent")
     }
 }
 

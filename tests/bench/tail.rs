@@ -66,7 +66,13 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
         let peer = mb_per_second(bytes, grep);
         table.row(&label, rate, "MB/core-s", Some(("grep -cE", peer)), Limit::AtLeast(LIMIT_MB));
         let counted = mb_per_second(bytes, plain);
-        table.row(format!("{label} (again)"), rate, "MB/core-s", Some(("read + count lines", counted)), Limit::None);
+        table.row(
+            format!("{label} (again)"),
+            rate,
+            "MB/core-s",
+            Some(("read + count lines", counted)),
+            Limit::None,
+        );
         let recorded = best(|| tail(&log, rules, true, grepped))?;
         table.row(
             format!("{label}, all lines to the recorder"),
@@ -109,26 +115,48 @@ fn write_log(path: &Path) -> Result<()> {
     while written < LOG_BYTES {
         let r = random();
         let second = n / 1000;
-        let stamp = format!("2026-03-14T{:02}:{:02}:{:02}", second / 3600 % 24, second / 60 % 60, second % 60);
+        let stamp =
+            format!("2026-03-14T{:02}:{:02}:{:02}", second / 3600 % 24, second / 60 % 60, second % 60);
         n += 1;
         let line = if n.is_multiple_of(MATCH_EVERY) {
             match r % 3 {
-                0 => format!("{stamp} node kernel: EXT4-fs error (device sda1): ext4_find_entry:1455: inode #{r}\n"),
+                0 => format!(
+                    "{stamp} node kernel: EXT4-fs error (device sda1): ext4_find_entry:1455: inode #{r}\n"
+                ),
                 1 => format!("{stamp} app[{}]: write /data/{r:x}: no space left on device\n", r % 30_000),
-                _ => format!("{stamp} sshd[{}]: Failed password for root from 10.0.0.{} port 22\n", r % 30_000, r % 250),
+                _ => format!(
+                    "{stamp} sshd[{}]: Failed password for root from 10.0.0.{} port 22\n",
+                    r % 30_000,
+                    r % 250
+                ),
             }
         } else {
             match r % 4 {
                 0 => format!(
                     "10.{}.{}.{} - - [{stamp}] \"GET /api/v1/items/{} HTTP/1.1\" 200 {} \"-\" \"Mozilla/5.0 (X11; Linux x86_64)\"\n",
-                    r % 256, r / 256 % 256, r / 65_536 % 256, r % 100_000, r % 50_000
+                    r % 256,
+                    r / 256 % 256,
+                    r / 65_536 % 256,
+                    r % 100_000,
+                    r % 50_000
                 ),
                 1 => format!(
                     "{stamp}.{:09}Z stdout F {{\"level\":\"info\",\"msg\":\"request served\",\"trace\":\"{r:016x}\",\"ms\":{}}}\n",
-                    r % 1_000_000_000, r % 900
+                    r % 1_000_000_000,
+                    r % 900
                 ),
-                2 => format!("{stamp} node kubelet[812]: I0314 {} pod_workers.go:{}] Syncing pod default/web-{r:x}\n", r % 1_000_000, r % 999),
-                _ => format!("{stamp} INFO  [worker-{}] c.e.app.Service - processed batch {} in {} ms, queue depth {}\n", r % 64, r % 1_000_000, r % 3_000, r % 100),
+                2 => format!(
+                    "{stamp} node kubelet[812]: I0314 {} pod_workers.go:{}] Syncing pod default/web-{r:x}\n",
+                    r % 1_000_000,
+                    r % 999
+                ),
+                _ => format!(
+                    "{stamp} INFO  [worker-{}] c.e.app.Service - processed batch {} in {} ms, queue depth {}\n",
+                    r % 64,
+                    r % 1_000_000,
+                    r % 3_000,
+                    r % 100
+                ),
             }
         };
         out.write_all(line.as_bytes())?;
@@ -170,7 +198,11 @@ fn tail(log: &Path, rules: &RuleSet, emit_all: bool, wanted: u64) -> Result<Dura
             ControlFlow::Continue(())
         });
         turns_without = if turn.bytes == 0 { turns_without + 1 } else { 0 };
-        ensure!(turns_without < 10_000, "the tailer reads nothing more at {} of {size}", tailer.stats().bytes);
+        ensure!(
+            turns_without < 10_000,
+            "the tailer reads nothing more at {} of {size}",
+            tailer.stats().bytes
+        );
         let passed = (u128::from(turn.bytes) * 1_000_000_000 / u128::from(per_second)) as u64;
         let passed = passed.max(if turn.bytes == 0 { 10_000_000 } else { 0 });
         now.boot_ns += passed;
