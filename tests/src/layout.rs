@@ -102,12 +102,12 @@ impl Layout {
         }
         let style = chance.between(0, 3);
         let mut made = 0;
-        for i in 1..=chance.between(2, 5) {
-            let size = chance.between(80_000, 700_000);
+        for i in 1..=chance.between(2, 6) {
+            let size = chance.between(150_000, 900_000);
             if made + size > left {
                 break;
             }
-            let mark = match style {
+            let marked = |i: u64| match style {
                 0 => format!(".{i}"),
                 1 if i > 1 => format!(".{i}.gz"),
                 1 => ".1".to_owned(),
@@ -115,6 +115,7 @@ impl Layout {
                 _ if i == 1 => ".old".to_owned(),
                 _ => format!(".2024-06-{:02}", 10 + i),
             };
+            let mark = marked(i);
             let path = self.file(&folder, &[name, mark.as_bytes()].concat(), size, i, chance);
             made += size;
             if chance.happens(12) {
@@ -122,7 +123,7 @@ impl Layout {
             }
             if chance.happens(12) {
                 // A second name within, of the same rotation: both may go together.
-                let twin = [name, mark.as_bytes(), b".7"].concat();
+                let twin = [name, marked(i + 10).as_bytes()].concat();
                 std::fs::hard_link(&path, folder.join(OsStr::from_bytes(&twin))).expect("a link can be made");
             }
         }

@@ -34,8 +34,9 @@ enum Need {
 
 struct Site {
     seed: u64,
-    fs: LoopFs,
+    // Before the filesystem that it keeps busy.
     layout: Layout,
+    fs: LoopFs,
     keep_newest: usize,
     need: Need,
     may_go: BTreeMap<PathBuf, Found>,
@@ -47,7 +48,8 @@ impl Site {
         let mut chance = Chance::new(seed);
         let fs = LoopFs::create(64 << 20, "ext4", &["-m", if seed.is_multiple_of(2) { "0" } else { "3" }])
             .unwrap();
-        let layout = Layout::make(&fs.path().join("log"), &fs.path().join("elsewhere"), 7 * MIB, &mut chance);
+        let layout =
+            Layout::make(&fs.path().join("log"), &fs.path().join("elsewhere"), 11 * MIB, &mut chance);
         let need = if chance.happens(35) { Need::Everything } else { Need::Share(chance.between(45, 90)) };
         let keep_newest = chance.between(0, 2) as usize;
         Self { seed, fs, layout, keep_newest, need, may_go: BTreeMap::new(), before: Flock::new() }
