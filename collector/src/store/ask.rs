@@ -11,13 +11,14 @@ use dogwatch::journal::Position;
 use dogwatch::record::{Body, Kinds, NodeName, Record, RecordRef, Stream};
 
 use super::decision::{Piece, What};
+use super::filter::{ActionFilter, CommandFilter, FindingFilter, IncidentFilter};
 use super::index::{Index, IndexError, Span, decode, each};
 use super::indexer::Slot;
 use super::keys::{Key, Origin, Table, split_time};
 use super::row::{ActionRow, CommandRow, FindingRow, NodeEnrolled, TokenUses};
 use super::view::{Life, joined_key, life_key};
 use super::{Inner, Store, events, truth};
-use crate::incident::{Incident, IncidentState};
+use crate::incident::Incident;
 
 /// Longest wait for an index that is being built.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -49,58 +50,6 @@ pub enum QueryError {
     /// The store is closing.
     #[error("the store is closing")]
     Closed,
-}
-
-/// Which findings.
-#[derive(Debug, Clone, Default)]
-pub struct FindingFilter {
-    /// Still holding at or after this, wall ns.
-    pub since_wall_ns: Option<i64>,
-    /// Raised before this, wall ns.
-    pub until_wall_ns: Option<i64>,
-    /// Of this node.
-    pub node: Option<NodeName>,
-    /// Not cleared.
-    pub active_only: bool,
-    /// At most so many, the newest; 0: 100,000.
-    pub limit: usize,
-}
-
-/// Which actions.
-#[derive(Debug, Clone, Default)]
-pub struct ActionFilter {
-    /// With a step at or after this, wall ns.
-    pub since_wall_ns: Option<i64>,
-    /// Begun before this, wall ns.
-    pub until_wall_ns: Option<i64>,
-    /// Of this node.
-    pub node: Option<NodeName>,
-    /// At most so many, the newest; 0: 100,000.
-    pub limit: usize,
-}
-
-/// Which incidents.
-#[derive(Debug, Clone, Default)]
-pub struct IncidentFilter {
-    /// Opened at or after this, wall ns.
-    pub since_wall_ns: Option<i64>,
-    /// Opened before this, wall ns.
-    pub until_wall_ns: Option<i64>,
-    /// In one of these states; empty: any.
-    pub states: Vec<IncidentState>,
-    /// With this node.
-    pub node: Option<NodeName>,
-    /// At most so many, the newest; 0: 100,000.
-    pub limit: usize,
-}
-
-/// Which commands.
-#[derive(Debug, Clone, Default)]
-pub struct CommandFilter {
-    /// Of this node.
-    pub node: Option<NodeName>,
-    /// At most so many, the newest; 0: 100,000.
-    pub limit: usize,
 }
 
 /// A piece that belongs to no incident (yet).

@@ -18,6 +18,7 @@
 //!
 //! Deliberately absent: correlating, authorising, and any change to what is stored.
 
+mod append;
 pub mod aside;
 mod ask;
 pub mod audit;
@@ -27,6 +28,7 @@ pub mod check;
 pub mod decision;
 pub mod events;
 mod expire;
+mod filter;
 mod frames;
 pub mod index;
 mod indexer;
@@ -55,7 +57,8 @@ use dogwatch::journal::{JournalError, Position, Reader};
 use dogwatch::record::{Hash, Incarnation, NodeName, Record, Seq, Stream};
 use tokio::sync::{broadcast, watch};
 
-pub use ask::{ActionFilter, CommandFilter, FindingFilter, IncidentFilter, Loose, QueryError};
+pub use ask::{Loose, QueryError};
+pub use filter::{ActionFilter, CommandFilter, FindingFilter, IncidentFilter};
 pub use indexer::IndexStatus;
 pub use open::{JournalConfig, OpenReport, StoreConfig};
 pub use writer::Stats;

@@ -226,7 +226,11 @@ fn fold_incident(draft: &mut Draft<'_>, id: &str, decision: &Decision) -> Result
         Some(v) => Some(decode(&v)?),
         None => None,
     };
-    let Some(after) = told(before, decision) else { return Ok(()) };
+    let after = match before {
+        None => Incident::open(decision),
+        Some(mut incident) => incident.apply(decision).then_some(incident),
+    };
+    let Some(after) = after else { return Ok(()) };
     let time = Key::of(Table::IncidentTime).newest_first(after.opened_wall_ns).text(id).bytes();
     draft.set(time, Some(id.as_bytes().to_vec()))?;
     draft.set(key, Some(encode(&after)?))
@@ -244,17 +248,6 @@ fn join(draft: &mut Draft<'_>, id: &str, piece: &Piece, node: &NodeName) -> Resu
         }
     }
     Ok(())
-}
-
-/// The next state of an incident. The one place that knows how incidents fold.
-fn told(before: Option<Incident>, decision: &Decision) -> Option<Incident> {
-    match before {
-        None => stand_in::open(decision),
-        Some(mut incident) => {
-            stand_in::apply(&mut incident, decision);
-            Some(incident)
-        }
-    }
 }
 
 /// What somebody said of a finding or action.
@@ -446,71 +439,6 @@ pub(super) fn wanted(again: &Again, node: &NodeName, record: &Record) -> bool {
         Body::Finding(f) => again.contains(&(Table::Finding as u8, node.clone(), f.id.clone())),
         Body::Action(a) => again.contains(&(Table::Action as u8, node.clone(), a.id.clone())),
         _ => false,
-    }
-}
-
-/// How incidents fold, until the module of incidents brings it.
-mod stand_in {
-    use crate::incident::{Incident, IncidentState, Joined, LogEntry};
-    use crate::store::decision::{Decision, What};
-
-    pub(super) fn open(decision: &Decision) -> Option<Incident> {
-        let What::IncidentOpened { id, title, severity, node, topic, reason } = &decision.what else {
-            return None;
-        };
-        Some(Incident {
-            id: id.clone(),
-            title: title.clone(),
-            severity: *severity,
-            state: IncidentState::Open,
-            nodes: vec![node.clone()],
-            topic: topic.clone(),
-            reason: reason.clone(),
-            opened_wall_ns: decision.wall_ns,
-            acknowledged_wall_ns: None,
-            resolved_wall_ns: None,
-            pieces: Vec::new(),
-            log: vec![entry(decision, "opened", reason)],
-        })
-    }
-
-    pub(super) fn apply(incident: &mut Incident, decision: &Decision) {
-        match &decision.what {
-            What::IncidentJoined { piece, node, reason, .. } => {
-                if !incident.nodes.contains(node) {
-                    incident.nodes.push(node.clone());
-                }
-                incident.pieces.push(Joined {
-                    piece: piece.clone(),
-                    node: node.clone(),
-                    reason: reason.clone(),
-                    wall_ns: decision.wall_ns,
-                });
-            }
-            What::IncidentSeverity { severity, reason, .. } => {
-                incident.severity = *severity;
-                incident.log.push(entry(decision, "severity", reason));
-            }
-            What::IncidentMoved { state, reason, .. } => {
-                incident.state = *state;
-                incident.resolved_wall_ns = (*state == IncidentState::Resolved).then_some(decision.wall_ns);
-                if *state == IncidentState::Acknowledged {
-                    incident.acknowledged_wall_ns.get_or_insert(decision.wall_ns);
-                }
-                incident.log.push(entry(decision, "state", reason));
-            }
-            What::NoteAdded { text, .. } => incident.log.push(entry(decision, "note", text)),
-            _ => {}
-        }
-    }
-
-    fn entry(decision: &Decision, kind: &str, text: &str) -> LogEntry {
-        LogEntry {
-            wall_ns: decision.wall_ns,
-            actor: decision.actor.clone(),
-            kind: kind.to_owned(),
-            text: text.to_owned(),
-        }
     }
 }
 

@@ -1,0 +1,57 @@
+//! Filters: which rows a question is about.
+
+use dogwatch::record::NodeName;
+
+use crate::incident::IncidentState;
+
+/// Which findings.
+#[derive(Debug, Clone, Default)]
+pub struct FindingFilter {
+    /// Still holding at or after this, wall ns.
+    pub since_wall_ns: Option<i64>,
+    /// Raised before this, wall ns.
+    pub until_wall_ns: Option<i64>,
+    /// Of this node.
+    pub node: Option<NodeName>,
+    /// Not cleared.
+    pub active_only: bool,
+    /// At most so many, the newest; 0: 100,000.
+    pub limit: usize,
+}
+
+/// Which actions.
+#[derive(Debug, Clone, Default)]
+pub struct ActionFilter {
+    /// With a step at or after this, wall ns.
+    pub since_wall_ns: Option<i64>,
+    /// Begun before this, wall ns.
+    pub until_wall_ns: Option<i64>,
+    /// Of this node.
+    pub node: Option<NodeName>,
+    /// At most so many, the newest; 0: 100,000.
+    pub limit: usize,
+}
+
+/// Which incidents.
+#[derive(Debug, Clone, Default)]
+pub struct IncidentFilter {
+    /// Opened at or after this, wall ns.
+    pub since_wall_ns: Option<i64>,
+    /// Opened before this, wall ns.
+    pub until_wall_ns: Option<i64>,
+    /// In one of these states; empty: any.
+    pub states: Vec<IncidentState>,
+    /// With this node.
+    pub node: Option<NodeName>,
+    /// At most so many, the newest; 0: 100,000.
+    pub limit: usize,
+}
+
+/// Which commands.
+#[derive(Debug, Clone, Default)]
+pub struct CommandFilter {
+    /// Of this node.
+    pub node: Option<NodeName>,
+    /// At most so many, the newest; 0: 100,000.
+    pub limit: usize,
+}
