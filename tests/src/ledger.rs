@@ -60,6 +60,32 @@ impl Ledger {
         ledger
     }
 
+    /// Reads receipts alone: what of the journals in `folder` is acknowledged.
+    ///
+    /// # Panics
+    /// When a journal cannot be read.
+    pub fn acknowledged_in(folder: &Path) -> Self {
+        let mut ledger = Self::default();
+        for stream in Stream::ALL {
+            let dir = folder.join(stream.as_str());
+            if !dir.is_dir() {
+                continue;
+            }
+            for entry in Reader::open(&dir).expect("the journal can be read").scan(Position::default()) {
+                let entry = entry.expect("an entry can be read");
+                let receipt = match entry.kind {
+                    FrameKind::Receipt => SignedReceipt::from_bytes(&entry.payload).ok(),
+                    FrameKind::Block => {
+                        Block::decode(entry.payload).ok().and_then(|b| b.header().receipt.clone())
+                    }
+                    FrameKind::SignedHead | FrameKind::Decision => None,
+                };
+                receipt.iter().for_each(|r| ledger.receipt(r));
+            }
+        }
+        ledger
+    }
+
     fn receipt(&mut self, receipt: &SignedReceipt) {
         let statement = receipt.decode().expect("a receipt says something");
         let newest = self.acknowledged.entry(statement.chain).or_default();

@@ -72,6 +72,13 @@ impl Process {
         self.wait_for_group();
     }
 
+    /// SIGKILL to one that may have ended by itself, for want of a disk.
+    pub fn put_down(mut self) {
+        let _ = kill_process(self.pid(), Signal::KILL);
+        let _ = self.child.wait();
+        self.wait_for_group();
+    }
+
     /// `signal`, and its status once it ended by itself.
     ///
     /// # Panics
