@@ -128,19 +128,13 @@ impl Parts {
     pub async fn run(mut self) -> Result<(), Ended> {
         let mut first = None;
         let stop = self.stop.clone();
-        loop {
-            tokio::select! {
-                () = stop.wait() => break,
-                done = self.set.join_next() => match done {
-                    None => break,
-                    Some(done) => {
-                        if let Ok((part, result)) = done && !stop.is_set() {
-                            let why = result.err().unwrap_or_else(|| "it returned".to_owned());
-                            first = Some(Ended { part, why });
-                        }
-                        break;
-                    }
-                },
+        tokio::select! {
+            () = stop.wait() => {}
+            done = self.set.join_next() => {
+                if let Some(Ok((part, result))) = done && !stop.is_set() {
+                    let why = result.err().unwrap_or_else(|| "it returned".to_owned());
+                    first = Some(Ended { part, why });
+                }
             }
         }
         stop.set();

@@ -304,3 +304,42 @@ fn detect(s: &mut Section) -> DetectConfig {
     });
     c
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_shows_the_defaults() {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config/agent.yaml");
+        let environment = [("NODE_NAME".to_owned(), "n1".to_owned())];
+        let shown = Config::load(Some(&example), environment.clone()).unwrap();
+        let default = Config::load(None, environment).unwrap();
+        assert_eq!(format!("{shown:#?}"), format!("{default:#?}"));
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let environment = [
+            ("NODE_NAME", "Not_A_Name"),
+            ("DOGWATCH_CLEANUP__MODE", "sometimes"),
+            ("DOGWATCH_CLEANUP__ROOTS", "[{path: /etc}, {path: relative}]"),
+            ("DOGWATCH_DETECT__SPACE__HIGH_USED", "20%"),
+            ("DOGWATCH_TAIL__GLOBS", "['*.log']"),
+            ("DOGWATCH_STATE__DIRR", "/x"),
+        ];
+        let environment = environment.map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let text = Config::load(None, environment).unwrap_err().to_string();
+        for part in [
+            "node.name",
+            "cleanup.mode",
+            "cleanup.roots[0].path = /etc",
+            "cleanup.roots[1].path = relative",
+            "detect.space.high_used",
+            "tail.globs[0]",
+            "state.dirr",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+}

@@ -163,10 +163,9 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
         })?;
         let ticker_stop = start_sampler(&config, roots, executor_pid, &mut parts, inbox_tx.clone())?;
 
-        let uplink_status = match &config.collector {
-            Some(collector) => Some(start_uplink(&config, collector, public_key, &recorder, pulse, &inbox_tx, &mut parts, &stop)),
-            None => None,
-        };
+        let uplink_status = config.collector.as_ref().map(|collector| {
+            start_uplink(&config, collector, public_key, &recorder, pulse, &inbox_tx, &mut parts, &stop)
+        });
         if let Some(listener) = health_listener {
             let health = crate::health::build(figures, recorder.clone(), uplink_status);
             parts.spawn("health", health::serve(listener, health, stop.clone()));

@@ -163,7 +163,7 @@ impl Casework {
                 self.silent.insert(node.clone(), row.finding.clone());
             }
         }
-        self.correlator = Correlator::new(self.policy.clone(), incidents, active.iter());
+        self.correlator = Correlator::new(self.policy, incidents, active.iter());
         Ok(())
     }
 

@@ -177,6 +177,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_example_shows_the_defaults() {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config/collector.yaml");
+        let shown = Config::load(Some(&example), []).unwrap();
+        let default = Config::load(None, []).unwrap();
+        assert_eq!(format!("{shown:#?}"), format!("{default:#?}"));
+    }
+
+    #[test]
     fn defaults_hold_and_mistakes_are_told_together() {
         assert!(Config::load(None, []).is_ok());
         let env = [

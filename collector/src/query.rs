@@ -361,8 +361,11 @@ impl Desk for Query {
         self.person(&request, Role::Viewer)?;
         let (incident, findings, actions) = self.incident(&request.into_inner().id).await?;
         let entries = timeline::timeline(&incident, &findings, &actions);
-        let belongs =
-            incident.pieces.iter().map(|j| format!("{:?} of {}: {}", j.piece, j.node, j.reason)).collect();
+        let belongs = incident
+            .pieces
+            .iter()
+            .map(|j| format!("{} of {}: {}", piece_words(&j.piece), j.node, j.reason))
+            .collect();
         Ok(Response::new(wire::IncidentDetail {
             findings: findings.iter().map(|r| finding_message(r, Some(incident.id.clone()))).collect(),
             actions: actions.iter().map(|r| action_message(r, Some(incident.id.clone()))).collect(),
@@ -470,6 +473,13 @@ fn new_id(prefix: &str) -> String {
         bytes = clock::wall_ns().to_le_bytes();
     }
     bytes.iter().fold(format!("{prefix}-"), |id, b| id + &format!("{b:02x}"))
+}
+
+fn piece_words(piece: &Piece) -> String {
+    match piece {
+        Piece::Finding(id) => format!("finding {id}"),
+        Piece::Action(id) => format!("action {id}"),
+    }
 }
 
 fn mount_row(m: &wire::Mount, forecasts: &[wire::Forecast]) -> wire::MountRow {

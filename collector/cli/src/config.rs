@@ -48,7 +48,7 @@ struct File {
 }
 
 /// Reads the file that counts and lays the flags over it. `env` gives environment variables.
-pub(crate) fn load(global: &Global, env: &Env) -> Result<Settings, CliError> {
+pub(crate) fn load(global: &Global, env: &Env<'_>) -> Result<Settings, CliError> {
     let mut settings = Settings::default();
     for (path, must_exist) in candidates(global, env) {
         match read(&path) {
@@ -81,7 +81,7 @@ pub(crate) fn load(global: &Global, env: &Env) -> Result<Settings, CliError> {
     Ok(settings)
 }
 
-fn candidates(global: &Global, env: &Env) -> Vec<(PathBuf, bool)> {
+fn candidates(global: &Global, env: &Env<'_>) -> Vec<(PathBuf, bool)> {
     if let Some(path) = &global.config {
         return vec![(path.clone(), true)];
     }

@@ -13,14 +13,14 @@ use crate::error::CliError;
 use crate::output::Io;
 
 /// Gives the value of an environment variable.
-pub type Env = dyn Fn(&str) -> Option<OsString>;
+pub type Env<'e> = dyn Fn(&str) -> Option<OsString> + 'e;
 
 /// What a command takes from around it: time, environment, and how collectors are reached.
 pub struct World {
     /// Now, wall ns.
     pub now_ns: i64,
     /// Gives an environment variable.
-    pub env: Box<Env>,
+    pub env: Box<Env<'static>>,
     /// How collectors are reached.
     pub dial: Dial,
 }

@@ -343,6 +343,11 @@ impl Desk for Canned {
     }
 }
 
+/// The canned desk as a service, for a server of the caller's.
+pub(crate) fn service() -> DeskServer<impl Desk> {
+    DeskServer::new(Canned::default())
+}
+
 /// A running desk; it ends with the test's runtime.
 pub(crate) struct Running {
     address: SocketAddr,

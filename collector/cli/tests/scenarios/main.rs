@@ -5,4 +5,5 @@
 mod binary;
 mod canned;
 mod journal;
+mod tls;
 mod verbs;

@@ -1,0 +1,366 @@
+//! The writer: the one thread that seals, appends and syncs, and what it does when the disk does not follow.
+//!
+//! It goes round one loop: acknowledgements in, urgent records first, then what is due of the others, then signed heads.
+//! A failed write is tried again for ever, with the same sealed bytes; meanwhile the queue's bounds decide what gives way.
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use dogwatch::block::SEAL_BYTES;
+use dogwatch::clock;
+use dogwatch::journal::JournalError;
+use dogwatch::record::{Body, Gap, Incarnation, Kind, Record, Seq, Stream};
+use ed25519_dalek::SigningKey;
+
+use super::lane::{Evicted, Lane};
+use super::{KeptRange, SEAL_AFTER, Shared};
+
+/// Chain heads are signed at least this often while the chain moves.
+const SIGN_EVERY: Duration = Duration::from_secs(10);
+/// After a failed write, the disk is tried again this much later.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Gaps of running losses are told this often at most.
+const TELL_LOSSES_EVERY: Duration = Duration::from_secs(1);
+/// Records that one block holds at most.
+const MAX_RECORDS_PER_BLOCK: usize = 20_000;
+/// Blocks set aside that are kept; the oldest goes first.
+const MAX_ASIDE: usize = 16;
+
+/// The writer; its [`Writer::run`] is a thread's whole life.
+#[derive(Debug)]
+pub struct Writer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) lanes: [Lane; 3],
+    pub(super) key: SigningKey,
+    pub(super) entropy: fn() -> [u8; 16],
+    pub(super) aside_dir: PathBuf,
+}
+
+impl Writer {
+    /// Seals, writes and syncs until [`Recorder::stop`].
+    ///
+    /// # Errors
+    /// Only when closing the journals fails at the end; a failing disk is tried again for ever.
+    pub fn run(mut self) -> Result<(), String> {
+        let mut signed_at = Instant::now();
+        let mut told_at: Option<Instant> = None;
+        let mut retry_at: Option<Instant> = None;
+        loop {
+            let stopping = self.wait(retry_at, signed_at);
+            self.settle_acks();
+            let (found_urgent, mut failed) = self.write_urgent();
+            for i in 1..3 {
+                if let Err(e) = self.write_bulk(i, stopping) {
+                    failed.get_or_insert(e);
+                }
+            }
+            let now = Instant::now();
+            let sign_now = found_urgent || stopping || now.duration_since(signed_at) >= SIGN_EVERY;
+            if sign_now && failed.is_none() {
+                for lane in &mut self.lanes {
+                    if let Err(e) = lane.sign(&self.key, clock::wall_ns()) {
+                        failed.get_or_insert(e.to_string());
+                    }
+                }
+                signed_at = now;
+            }
+            self.publish();
+            retry_at = failed.as_ref().map(|_| now + RETRY_AFTER);
+            self.note_failure(failed.clone());
+            if failed.is_none() && told_at.is_none_or(|t| now.duration_since(t) >= TELL_LOSSES_EVERY) {
+                told_at = Some(now);
+                self.tell_losses();
+            }
+            if stopping {
+                let mut state = self.shared.lock();
+                let drained =
+                    Stream::ALL.iter().all(|s| state.queue.bytes(*s) == 0) && !state.queue.has_losses();
+                if drained || failed.is_some() {
+                    state.failing.get_or_insert("the agent is stopping".to_owned());
+                    break;
+                }
+            }
+        }
+        let mut result = Ok(());
+        for lane in self.lanes {
+            let stream = lane.stream;
+            if let Err(e) = lane.close() {
+                result = Err(format!("closing the {stream} journal: {e}"));
+            }
+        }
+        result
+    }
+
+    /// Sleeps until there is something to do; says whether it is time to stop.
+    fn wait(&self, retry_at: Option<Instant>, signed_at: Instant) -> bool {
+        let mut state = self.shared.lock();
+        loop {
+            if state.stop {
+                return true;
+            }
+            let now = Instant::now();
+            let backing_off = retry_at.is_some_and(|t| t > now);
+            let unsynced = self.lanes.iter().any(Lane::has_unsynced);
+            let bulk_full =
+                [Stream::Evidence, Stream::Recorder].into_iter().any(|s| state.queue.bytes(s) >= SEAL_BYTES);
+            let ready =
+                state.queue.bytes(Stream::Urgent) > 0 || bulk_full || state.queue.has_losses() || unsynced;
+            if !backing_off && (ready || !state.acks.is_empty() || !state.aside.is_empty()) {
+                return false;
+            }
+            let boot = clock::now().boot_ns;
+            let due = [Stream::Evidence, Stream::Recorder]
+                .into_iter()
+                .filter_map(|s| state.queue.oldest_boot_ns(s))
+                .map(|t| SEAL_AFTER.saturating_sub(Duration::from_nanos(boot.saturating_sub(t))))
+                .min()
+                .unwrap_or(SEAL_AFTER);
+            let sign = SIGN_EVERY.saturating_sub(signed_at.elapsed());
+            let mut left = due.min(sign);
+            if let Some(t) = retry_at.filter(|_| backing_off) {
+                left = t.saturating_duration_since(now);
+            }
+            if left.is_zero() {
+                return false;
+            }
+            state = self.shared.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn settle_acks(&mut self) {
+        let mut state = self.shared.lock();
+        let (acks, aside) = (std::mem::take(&mut state.acks), std::mem::take(&mut state.aside));
+        drop(state);
+        let wall_ns = clock::wall_ns();
+        for (stream, incarnation, seq, receipt) in acks {
+            self.lanes[stream.index()].acknowledge(incarnation, seq, receipt, wall_ns);
+        }
+        for (stream, incarnation, first, last, reason) in aside {
+            self.put_aside(stream, incarnation, first, last, &reason);
+        }
+    }
+
+    fn put_aside(&mut self, stream: Stream, incarnation: Incarnation, first: Seq, last: Seq, reason: &str) {
+        let lane = &self.lanes[stream.index()];
+        let found = lane
+            .unacked()
+            .iter()
+            .find(|u| u.incarnation == incarnation && u.first_seq == first && u.last_seq == last)
+            .cloned();
+        let kept = found
+            .as_ref()
+            .and_then(|u| lane.read(u.at))
+            .and_then(|bytes| self.keep_file(stream, first, &bytes).ok());
+        let now = clock::now();
+        let gap = Gap {
+            stream,
+            source: "uplink".to_owned(),
+            after_seq: Some(first.saturating_sub(1)),
+            before_seq: Some(last + 1),
+            count: Some(last + 1 - first),
+            from_wall_ns: found.as_ref().map_or(now.wall_ns, |u| u.first_wall_ns),
+            to_wall_ns: found.as_ref().map_or(now.wall_ns, |u| u.last_wall_ns),
+            reason: match kept {
+                Some(path) => {
+                    format!("the collector refused the block: {reason}; it is kept in {}", path.display())
+                }
+                None => format!("the collector refused the block: {reason}; it could not be kept aside"),
+            },
+            incarnation: Some(incarnation),
+        };
+        self.shared.lock().queue.push(Stream::Urgent, now, Body::Gap(gap));
+    }
+
+    fn keep_file(&self, stream: Stream, first: Seq, bytes: &[u8]) -> std::io::Result<PathBuf> {
+        std::fs::create_dir_all(&self.aside_dir)?;
+        let mut old: Vec<PathBuf> = std::fs::read_dir(&self.aside_dir)?.flatten().map(|e| e.path()).collect();
+        old.sort();
+        while old.len() >= MAX_ASIDE {
+            std::fs::remove_file(old.remove(0))?;
+        }
+        let path = self.aside_dir.join(format!("{:020}-{stream}-{first}.block", clock::wall_ns()));
+        std::fs::write(&path, bytes)?;
+        Ok(path)
+    }
+
+    /// Seals and writes everything urgent. Returns whether a finding or an action was among it, and what failed.
+    fn write_urgent(&mut self) -> (bool, Option<String>) {
+        let mut important = false;
+        loop {
+            let run = self.shared.lock().queue.take_run(Stream::Urgent, SEAL_BYTES, MAX_RECORDS_PER_BLOCK);
+            if run.is_empty() {
+                break;
+            }
+            important |= run.iter().any(|r| matches!(r.body.kind(), Kind::Finding | Kind::Action));
+            self.seal(0, run);
+        }
+        if !self.lanes[0].has_unsynced() {
+            return (important, None);
+        }
+        match self.lanes[0].flush(clock::wall_ns()) {
+            Ok(()) => {
+                let durable = self.lanes[0].head().last_seq;
+                self.shared.lock().durable_urgent = durable;
+                (important, None)
+            }
+            Err(e) => (important, Some(e.to_string())),
+        }
+    }
+
+    /// Seals and writes one of the other streams, as far as it is due.
+    fn write_bulk(&mut self, i: usize, all: bool) -> Result<(), String> {
+        let stream = Stream::ALL[i];
+        loop {
+            // What is sealed already goes first; sealing more would only make memory grow.
+            if self.lanes[i].has_unsynced() {
+                self.flush_making_room(i)?;
+            }
+            let run = {
+                let mut state = self.shared.lock();
+                let waited = state
+                    .queue
+                    .oldest_boot_ns(stream)
+                    .map(|t| Duration::from_nanos(clock::now().boot_ns.saturating_sub(t)));
+                let due =
+                    all || state.queue.bytes(stream) >= SEAL_BYTES || waited.is_some_and(|w| w >= SEAL_AFTER);
+                if !due {
+                    return Ok(());
+                }
+                state.queue.take_run(stream, SEAL_BYTES, MAX_RECORDS_PER_BLOCK)
+            };
+            if run.is_empty() {
+                return Ok(());
+            }
+            self.seal(i, run);
+        }
+    }
+
+    fn flush_making_room(&mut self, i: usize) -> Result<(), String> {
+        let mut evicted = Vec::new();
+        let result = loop {
+            match self.lanes[i].flush(clock::wall_ns()) {
+                Ok(()) => break Ok(()),
+                Err(e @ JournalError::Full { .. }) => {
+                    let gone = self.lanes[i].evict_oldest_segment();
+                    if gone.is_empty() {
+                        break Err(e.to_string());
+                    }
+                    evicted.extend(gone);
+                }
+                Err(e) => break Err(e.to_string()),
+            }
+        };
+        let mut state = self.shared.lock();
+        let now = clock::now();
+        for run in merge(evicted) {
+            let gap = Gap {
+                stream: Stream::ALL[i],
+                source: "journal".to_owned(),
+                after_seq: Some(run.first_seq.saturating_sub(1)),
+                before_seq: Some(run.last_seq + 1),
+                count: Some(run.last_seq + 1 - run.first_seq),
+                from_wall_ns: run.from_wall_ns,
+                to_wall_ns: run.to_wall_ns,
+                reason:
+                    "the ring was full of what the collector had not acknowledged; the oldest was given up"
+                        .to_owned(),
+                incarnation: Some(run.incarnation),
+            };
+            state.queue.push(Stream::Urgent, now, Body::Gap(gap));
+        }
+        result
+    }
+
+    /// Seals a run, in halves while it is over a block's size; a single record that is, is given up and told.
+    fn seal(&mut self, i: usize, run: Vec<Record>) {
+        let entropy = self.entropy;
+        let mut waiting = vec![run];
+        while let Some(mut run) = waiting.pop() {
+            if let Err(e) = self.lanes[i].seal(&run, &mut || entropy()) {
+                if run.len() > 1 {
+                    let tail = run.split_off(run.len() / 2);
+                    waiting.push(tail);
+                    waiting.push(run);
+                    continue;
+                }
+                tracing::error!(stream = %Stream::ALL[i], error = %e, "a record cannot be sealed and is given up");
+                let mut state = self.shared.lock();
+                state.queue.give_up(Stream::ALL[i], &run, "the record does not fit a block");
+                if i == 0 {
+                    let seqs: Vec<Seq> = run.iter().map(|r| r.seq).collect();
+                    state.note_lost(&seqs);
+                }
+            }
+        }
+    }
+
+    fn tell_losses(&mut self) {
+        let mut state = self.shared.lock();
+        if state.queue.has_losses() {
+            let now = clock::now();
+            for gap in state.queue.take_losses() {
+                state.queue.push(Stream::Urgent, now, Body::Gap(gap));
+            }
+        }
+    }
+
+    fn note_failure(&self, failed: Option<String>) {
+        let mut state = self.shared.lock();
+        match (&state.failing, &failed) {
+            (None, Some(error)) => {
+                tracing::error!(error, "the journal cannot be written; records wait in memory")
+            }
+            (Some(_), None) => tracing::info!("the journal can be written again"),
+            _ => {}
+        }
+        state.failing = failed;
+    }
+
+    /// Tells others what is durable and what is kept.
+    pub(super) fn publish(&self) {
+        let mut durable = [0; 3];
+        let mut state = self.shared.lock();
+        for (i, lane) in self.lanes.iter().enumerate() {
+            let behind = if lane.has_unsynced() { state.stats.durable_seq[i] } else { lane.head().last_seq };
+            durable[i] = behind;
+            state.stats.durable_seq[i] = behind;
+            state.stats.unacked_blocks[i] = lane.unacked().len() as u64;
+            let mut kept: Vec<KeptRange> = Vec::new();
+            for u in lane.unacked() {
+                match kept.iter_mut().find(|k| k.incarnation == u.incarnation) {
+                    Some(k) => k.last_seq = k.last_seq.max(u.last_seq),
+                    None => kept.push(KeptRange {
+                        incarnation: u.incarnation,
+                        first_seq: u.first_seq,
+                        last_seq: u.last_seq,
+                        from: u.at,
+                    }),
+                }
+            }
+            state.kept[i] = kept;
+        }
+        state.pressure = self.lanes[Stream::Evidence.index()].pressure();
+        drop(state);
+        self.shared.durable.send_if_modified(|d| {
+            let changed = *d != durable;
+            *d = durable;
+            changed
+        });
+    }
+}
+
+/// Joins neighbours of one incarnation.
+fn merge(evicted: Vec<Evicted>) -> Vec<Evicted> {
+    let mut out: Vec<Evicted> = Vec::new();
+    for e in evicted {
+        match out.last_mut() {
+            Some(last) if last.incarnation == e.incarnation => {
+                last.last_seq = e.last_seq;
+                last.to_wall_ns = last.to_wall_ns.max(e.to_wall_ns);
+            }
+            _ => out.push(e),
+        }
+    }
+    out
+}

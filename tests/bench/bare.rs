@@ -1,0 +1,131 @@
+//! The bare reader: what it costs to read the files that the agent reads, once a second, and to do nothing with them.
+//!
+//! As lean as can be: every descriptor stays open and is read anew by pread(2), the buffer is one, nothing is parsed
+//! but pids. `each` opens every /proc/PID/stat anew instead, as a reader must that may not hold a descriptor for each
+//! process of its node.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{Mode, OFlags, RawDir, SeekFrom, openat, seek, statvfs};
+use rustix::io::pread;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{ClockId, clock_nanosleep_absolute};
+use rustix::time::{Timespec, clock_gettime};
+
+/// Read each second, as the agent does.
+const FILES: [&str; 8] = [
+    "/proc/stat",
+    "/proc/meminfo",
+    "/proc/vmstat",
+    "/proc/loadavg",
+    "/proc/pressure/cpu",
+    "/proc/pressure/memory",
+    "/proc/pressure/io",
+    "/proc/self/mountinfo",
+];
+const INTERVAL: Duration = Duration::from_secs(1);
+const BUFFER: usize = 256 * 1024;
+
+/// Reads for ever. `words`: `kept` or `each`, then the mounts.
+pub(crate) fn main(words: &[&str]) -> Result<()> {
+    let (keep, mounts) = match words {
+        ["kept", mounts @ ..] => (true, mounts),
+        ["each", mounts @ ..] => (false, mounts),
+        other => bail!("bare: {other:?}"),
+    };
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
+    let files: Vec<File> =
+        FILES.iter().map(|f| File::open(f).with_context(|| (*f).to_owned())).collect::<Result<_>>()?;
+    let mounts: Vec<CString> = mounts.iter().map(|m| CString::new(*m)).collect::<Result<_, _>>()?;
+    let mut processes = Processes::new(keep)?;
+    let mut buffer = vec![0u8; BUFFER];
+    let mut due = clock_gettime(rustix::time::ClockId::Monotonic);
+    loop {
+        for file in &files {
+            read_whole(file, &mut buffer)?;
+        }
+        for mount in &mounts {
+            std::hint::black_box(statvfs(mount.as_c_str())?);
+        }
+        processes.read(&mut buffer)?;
+        due = Timespec { tv_sec: due.tv_sec + INTERVAL.as_secs() as i64, tv_nsec: due.tv_nsec };
+        clock_nanosleep_absolute(ClockId::Monotonic, &due)?;
+    }
+}
+
+fn read_whole(file: &File, buffer: &mut [u8]) -> Result<()> {
+    let mut at = 0;
+    loop {
+        let n = pread(file, &mut *buffer, at)?;
+        std::hint::black_box(&buffer[..n]);
+        if n == 0 {
+            return Ok(());
+        }
+        at += n as u64;
+    }
+}
+
+struct Processes {
+    dir: OwnedFd,
+    entries: Vec<MaybeUninit<u8>>,
+    keep: bool,
+    /// By pid, ascending, as /proc lists them.
+    kept: Vec<(u32, OwnedFd)>,
+    now: Vec<(u32, OwnedFd)>,
+}
+
+impl Processes {
+    fn new(keep: bool) -> Result<Self> {
+        let dir = File::open("/proc")?.into();
+        Ok(Self {
+            dir,
+            entries: vec![MaybeUninit::uninit(); 32 * 1024],
+            keep,
+            kept: Vec::new(),
+            now: Vec::new(),
+        })
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Result<()> {
+        seek(&self.dir, SeekFrom::Start(0))?;
+        let mut before = self.kept.drain(..).peekable();
+        let mut names = RawDir::new(&self.dir, &mut self.entries);
+        while let Some(entry) = names.next() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if !name.first().is_some_and(u8::is_ascii_digit) {
+                continue;
+            }
+            let pid = name.iter().fold(0u32, |n, d| n.wrapping_mul(10).wrapping_add(u32::from(d - b'0')));
+            while before.next_if(|(p, _)| *p < pid).is_some() {}
+            if let Some((_, fd)) = before.next_if(|(p, _)| *p == pid)
+                && let Ok(n) = pread(&fd, &mut *buffer, 0)
+            {
+                std::hint::black_box(&buffer[..n]);
+                self.now.push((pid, fd));
+                continue;
+            }
+            let path = [name, b"/stat\0"].concat();
+            // A process may end at any moment.
+            let Ok(fd) = openat(&self.dir, path.as_slice(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            else {
+                continue;
+            };
+            if let Ok(n) = pread(&fd, &mut *buffer, 0) {
+                std::hint::black_box(&buffer[..n]);
+                if self.keep {
+                    self.now.push((pid, fd));
+                }
+            }
+        }
+        drop(before);
+        std::mem::swap(&mut self.kept, &mut self.now);
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! What the agent costs when nothing happens: everything on, once a second, beside a bare reader of the same files in
+//! the same seconds.
+//!
+//! On: every probe, three journals, the tail with the shipped rules, detectors, the executor, and the uplink to a
+//! collector. The executor's CPU time and memory count as the agent's.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use dogwatch::wire;
+
+use super::place::{CollectorPlace, quiet};
+use super::process::{Running, again, all, children, cpu_time, resident, wait_for};
+use super::table::{Limit, Table};
+
+/// Numbers of processes on the machine, as nearly as what runs anyway allows.
+const PROCESSES: [usize; 2] = [100, 1_000];
+/// Long enough for 20 ticks and two blocks of each stream.
+const MEASURED: Duration = Duration::from_secs(20);
+/// For first allocations, enrolment and the first blocks.
+const SETTLE: Duration = Duration::from_secs(12);
+const TIMES_BARE: f64 = 2.0;
+const MAX_RESIDENT_MIB: f64 = 20.0;
+const MIB: f64 = 1024.0 * 1024.0;
+
+pub(crate) fn measure(table: &mut Table) -> Result<()> {
+    let place = CollectorPlace::make("store: { segment_bytes: 8MiB, reserve_bytes: 64MiB }\n")?;
+    let (_collector, _) = place.start()?;
+    let mut sleepers = Vec::new();
+    for wanted in PROCESSES {
+        // The agent, its executor and the two readers come on top.
+        while all()?.len() + 4 < wanted {
+            let mut command = Command::new("sleep");
+            quiet(&mut command).arg("300").stdin(Stdio::null());
+            sleepers.push(Running::start(command)?);
+        }
+        one(table, &place, wanted)?;
+    }
+    Ok(())
+}
+
+fn one(table: &mut Table, place: &CollectorPlace, wanted: usize) -> Result<()> {
+    let name = format!("idle-{wanted}");
+    let agent = place.start_agent(&name, "cleanup: { mode: plan }\n")?;
+    let mounts = mounts(place, &name)?;
+    ensure!(!mounts.is_empty(), "the agent reported no mount");
+    let bare = |how: &str| -> Result<Running> {
+        let mut command = again(&["bare", how])?;
+        command.args(&mounts);
+        Running::start(command)
+    };
+    let (mut kept, mut each) = (bare("kept")?, bare("each")?);
+    let executor = wait_for("the executor's start", SETTLE, || Ok(children(agent.pid())?.first().copied()))?;
+    std::thread::sleep(SETTLE);
+    kept.still_runs("the bare reader")?;
+    each.still_runs("the bare reader")?;
+    let processes = all()?.len();
+
+    let pids = [agent.pid(), executor, kept.pid(), each.pid()];
+    let read = || pids.iter().map(|p| cpu_time(*p)).collect::<Result<Vec<_>>>();
+    let (began, before) = (std::time::Instant::now(), read()?);
+    std::thread::sleep(MEASURED);
+    let (after, seconds) = (read()?, began.elapsed().as_secs_f64());
+    let ms: Vec<f64> =
+        after.iter().zip(&before).map(|(a, b)| (*a - *b).as_secs_f64() * 1e3 / seconds).collect();
+
+    let own = ms[0] + ms[1];
+    let what = format!("agent idle, {processes} processes");
+    table.row(
+        &what,
+        own,
+        "ms/s",
+        Some(("bare reader, descriptors kept", ms[2])),
+        Limit::TimesPeer(TIMES_BARE),
+    );
+    table.row(
+        format!("{what} (again)"),
+        own,
+        "ms/s",
+        Some(("bare reader, stat opened anew", ms[3])),
+        Limit::None,
+    );
+    let [agent_rss, agent_anon] = resident(agent.pid())?;
+    let [executor_rss, executor_anon] = resident(executor)?;
+    let mib = |bytes: u64| bytes as f64 / MIB;
+    table.row(
+        format!("agent + executor resident, {processes} processes"),
+        mib(agent_rss + executor_rss),
+        "MiB",
+        None,
+        Limit::AtMost(MAX_RESIDENT_MIB),
+    );
+    table.remark(format!(
+        "resident: agent {:.1} MiB ({:.1} anonymous), executor {:.1} MiB ({:.1}); the executor used {:.3} ms/s; {} mounts",
+        mib(agent_rss), mib(agent_anon), mib(executor_rss), mib(executor_anon), ms[1], mounts.len()
+    ));
+    Ok(())
+}
+
+/// The mounts that the agent samples, as the desk shows them.
+fn mounts(place: &CollectorPlace, name: &str) -> Result<Vec<String>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut desk = place.desk().await?;
+        let until = std::time::Instant::now() + SETTLE;
+        loop {
+            let ask = wire::GetNodesRequest { nodes: vec![name.to_owned()], cached: false };
+            let nodes = desk.get_nodes(ask).await?.into_inner().nodes;
+            let mounts: Vec<String> = nodes.iter().flat_map(|n| &n.mounts).map(|m| m.path.clone()).collect();
+            if !mounts.is_empty() || std::time::Instant::now() > until {
+                return Ok(mounts);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+}
