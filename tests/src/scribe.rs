@@ -52,6 +52,16 @@ impl Scribe {
         &self.path
     }
 
+    /// Where each line of a log of a scribe's begins, the first line first, and the log's length at the end.
+    ///
+    /// # Panics
+    /// When the log cannot be read.
+    pub fn offsets(log: &Path) -> Vec<u64> {
+        let bytes = std::fs::read(log).expect("the log can be read");
+        let ends = bytes.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(i, _)| i as u64 + 1);
+        std::iter::once(0).chain(ends).collect()
+    }
+
     /// Ends, and says how many lines were written.
     pub fn end(mut self) -> u64 {
         self.halt();
