@@ -165,8 +165,16 @@ impl Casework {
             nodes.expect(&row.node);
         }
         let correlator = Correlator::new(policy, Vec::new(), []);
-        let mut casework =
-            Self { store, nodes, policy, correlator, asks, silent_after, silent: HashMap::new(), own: BTreeMap::new() };
+        let mut casework = Self {
+            store,
+            nodes,
+            policy,
+            correlator,
+            asks,
+            silent_after,
+            silent: HashMap::new(),
+            own: BTreeMap::new(),
+        };
         casework.take_up().await?;
         Ok(casework)
     }
@@ -299,7 +307,9 @@ impl Casework {
             Ask::Person { id, deed, actor, text, reply } => {
                 let result = self.person(&id, deed, &actor, &text).await;
                 let uncertain = match &result {
-                    Err(Refusal::Store(CaseworkError::Decide(e @ DecideError::Uncertain { .. }))) => Err(e.clone()),
+                    Err(Refusal::Store(CaseworkError::Decide(e @ DecideError::Uncertain { .. }))) => {
+                        Err(e.clone())
+                    }
                     _ => Ok(()),
                 };
                 let _ = reply.send(result);

@@ -176,7 +176,10 @@ impl Say {
                 "stream-hole",
                 Severity::Low,
                 subject,
-                format!("node {node} no longer holds {stream} seq {expected_seq} to {}", first_seq.saturating_sub(1)),
+                format!(
+                    "node {node} no longer holds {stream} seq {expected_seq} to {}",
+                    first_seq.saturating_sub(1)
+                ),
                 format!(
                     "The node said that these records cannot be sent any more ({}), so what follows them was stored \
                      without them. A gap record of the node should say why; one that is missing, or a hole in a stream \
