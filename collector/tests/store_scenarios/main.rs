@@ -1,8 +1,7 @@
 //! The store as its callers meet it: what is acked is there once, whatever happens to the process, the disk or the
 //! index.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
-#![expect(unreachable_pub, reason = "the kit's items are public to the scenarios beside it")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says where")]
 
 mod audit;
 mod commit;
