@@ -15,7 +15,7 @@ use dogwatch::record::{Hash, Seq, Stream};
 use tokio::sync::oneshot;
 
 use super::catalog::Sought;
-use super::check::{Link, Verdict, judge};
+use super::check::{Verdict, judge};
 use super::space::{Gate, free_bytes};
 use super::writer::{BlockJob, Job, Parts};
 use super::{CommitError, Committed, Stored, frames};
@@ -39,6 +39,9 @@ pub(super) struct Thread {
     attested: HashMap<ChainId, Head>,
 }
 
+/// What becomes of a signed head.
+type Attested = Result<(), CommitError>;
+
 /// What is pending until the sync.
 #[derive(Default)]
 struct Pending {
@@ -48,7 +51,7 @@ struct Pending {
     attested: Vec<(ChainId, Head)>,
     last: Option<Position>,
     acks: Vec<(Box<BlockJob>, Stored)>,
-    heads_answered: Vec<(oneshot::Sender<Result<(), CommitError>>, Result<(), CommitError>)>,
+    heads_answered: Vec<(oneshot::Sender<Attested>, Attested)>,
 }
 
 impl Thread {
