@@ -41,7 +41,7 @@ impl Scribe {
     /// When it cannot be written.
     pub fn rules(folder: &Path) -> PathBuf {
         let path = folder.join("rules.yaml");
-        let text = "rules:\n  - name: numbered\n    match: 'seq=[0-9]+'\n    severity: low\n    summary: \"A numbered line\"\n    \
+        let text = "rules:\n  - name: numbered\n    match: 'seq=[0-9]+'\n    severity: medium\n    summary: \"A numbered line\"\n    \
                     context_before: 0\n    context_after: 0\n";
         std::fs::write(&path, text).expect("a rules file can be written");
         path

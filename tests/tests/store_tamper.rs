@@ -254,6 +254,7 @@ fn verify_names_whatever_was_done_to_a_store() {
             String::from_utf8_lossy(&same.stdout)
         );
         let victim = chain(&longest_chain(&frames)[0].1);
+        let victim = format!("incarnation {} stream {name}", victim.incarnation);
         for (what, deed) in &deeds {
             let mut tampered = frames.clone();
             deed(&mut tampered);
@@ -261,7 +262,7 @@ fn verify_names_whatever_was_done_to_a_store() {
             let found = verify(&house, &work);
             let words = String::from_utf8_lossy(&found.stdout).into_owned();
             assert_eq!(found.status.code(), Some(4), "{what} ({name}): {words}");
-            let named = words.lines().find(|l| l.starts_with("PROBLEM") && l.contains(&victim.to_string()));
+            let named = words.lines().find(|l| l.starts_with("PROBLEM") && l.contains(&victim));
             assert!(named.is_some(), "{what} ({name}): the chain {victim} is not named: {words}");
             eprintln!("{what} ({name}): {}", named.unwrap());
         }
