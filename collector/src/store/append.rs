@@ -15,7 +15,7 @@ use dogwatch::record::{Hash, Seq, Stream};
 use tokio::sync::oneshot;
 
 use super::catalog::Sought;
-use super::check::{Link, Verdict, judge};
+use super::check::{Verdict, judge};
 use super::space::{Gate, free_bytes};
 use super::writer::{BlockJob, Job, Parts};
 use super::{CommitError, Committed, Stored, frames};

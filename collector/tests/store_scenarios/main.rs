@@ -8,3 +8,4 @@ mod index;
 mod kit;
 mod questions;
 mod space;
+mod streams;
