@@ -94,6 +94,7 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
         urgent_bytes: config.journal_bytes[0],
         evidence_bytes: config.journal_bytes[1],
         recorder_bytes: config.journal_bytes[2],
+        handed_over: config.collector.is_some(),
     };
     let roots =
         if config.host_root == Path::new("/") { Roots::default() } else { Roots::of_host(&config.host_root) };

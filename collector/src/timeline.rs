@@ -118,7 +118,7 @@ fn tell_finding(row: &FindingRow, node: &NodeName, entries: &mut Vec<TimelineEnt
             n => format!(" ({n} {what}s show it)"),
         };
         let summary = match began {
-            Some(_) => format!("{} began to change towards {}{samples}", finding.subject, finding.rule),
+            Some(_) => format!("{} began to rise towards {}{samples}", finding.subject, finding.rule),
             None => format!("{} crossed the bound of {}{samples}", finding.subject, finding.rule),
         };
         entries.push(entry(began.unwrap_or(raised_at), EntryKind::Sample, Severity::Info, summary, shown_by));
@@ -397,7 +397,7 @@ mod tests {
         assert_eq!(
             lines(&told),
             [
-                "0 sample info node mount /var began to change towards disk-high-water (2 samples show it)",
+                "0 sample info node mount /var began to rise towards disk-high-water (2 samples show it)",
                 "60 finding high node disk-high-water: 91 % used",
                 "60 plan info node plan a-1 for /var: free 13.0 GiB",
                 "60 state info collector inc-2026-11-21-001 opened: disk-high-water was raised",

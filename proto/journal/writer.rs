@@ -143,7 +143,8 @@ impl Journal {
     }
 
     /// Gives up every released segment before `segment` now (retention). Their files stay as spares as far as
-    /// [`Options::preallocate_segments`] counts; the others are deleted.
+    /// [`Options::preallocate_segments`] counts, and one in any case, so that a ring at its full size begins its next
+    /// segment in the file of its oldest instead of writing a new one full of zeros; the others are deleted.
     pub fn expire_before(&mut self, segment: u64) -> Result<(), JournalError> {
         self.usable()?;
         let until = segment.min(self.released_before);
@@ -152,6 +153,7 @@ impl Journal {
             changed = true;
             self.give_up(0)?;
             if self.files() > self.options.preallocate_segments.max(1) as usize
+                && self.spares.len() > 1
                 && let Some(spare) = self.spares.pop()
             {
                 self.folder.remove(&self.folder.spare(spare))?;

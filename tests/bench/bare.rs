@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom, openat, seek, statvfs};
 use rustix::io::pread;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -95,6 +95,8 @@ impl Processes {
     fn read(&mut self, buffer: &mut [u8]) -> Result<()> {
         seek(&self.dir, SeekFrom::Start(0))?;
         let mut before = self.kept.drain(..).peekable();
+        let mut path = Vec::with_capacity(24);
+        let mut found = 0;
         let mut names = RawDir::new(&self.dir, &mut self.entries);
         while let Some(entry) = names.next() {
             let entry = entry?;
@@ -109,9 +111,12 @@ impl Processes {
             {
                 std::hint::black_box(&buffer[..n]);
                 self.now.push((pid, fd));
+                found += 1;
                 continue;
             }
-            let path = [name, b"/stat\0"].concat();
+            path.clear();
+            path.extend_from_slice(name);
+            path.extend_from_slice(b"/stat");
             // A process may end at any moment.
             let Ok(fd) = openat(&self.dir, path.as_slice(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             else {
@@ -119,12 +124,15 @@ impl Processes {
             };
             if let Ok(n) = pread(&fd, &mut *buffer, 0) {
                 std::hint::black_box(&buffer[..n]);
+                found += 1;
                 if self.keep {
                     self.now.push((pid, fd));
                 }
             }
         }
         drop(before);
+        // A reader that reads nothing is no peer.
+        ensure!(found > 0, "no process could be read");
         std::mem::swap(&mut self.kept, &mut self.now);
         Ok(())
     }

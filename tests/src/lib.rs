@@ -1,3 +1,15 @@
 //! The harness of the scenarios: real files, disks and processes that leave nothing behind.
+//!
+//! [`loopfs`] makes disks, [`process`] starts and ends programs, [`stage`] puts a collector, agents and people on a
+//! stage of their own (folder, ports, certificates), [`ledger`] reads journals and holds them against each other,
+//! [`canary`] remembers a folder to the byte, [`layout`] makes log folders of every kind.
 
+pub mod canary;
+pub mod chance;
+pub mod layout;
+pub mod ledger;
 pub mod loopfs;
+pub mod process;
+pub mod scribe;
+pub mod stage;
+pub mod wait;

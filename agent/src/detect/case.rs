@@ -82,6 +82,19 @@ pub(super) struct Statement {
     pub(super) since: Option<RecordRef>,
 }
 
+/// The fact that says when what led to a finding began, wall ns; it is told from raised to cleared.
+pub(super) const RISE_FACT: &str = "rise_began_wall_ns";
+
+/// `new` facts, with the beginning of the rise that the `old` ones told.
+fn with_rise(old: &[Fact], mut new: Vec<Fact>) -> Vec<Fact> {
+    if let Some(rise) = old.iter().find(|f| f.key == RISE_FACT)
+        && !new.iter().any(|f| f.key == RISE_FACT)
+    {
+        new.push(rise.clone());
+    }
+    new
+}
+
 /// A finding that is active.
 #[derive(Debug)]
 pub(super) struct Case {
@@ -133,7 +146,7 @@ impl Case {
         f.severity = f.severity.max(statement.severity);
         f.summary = statement.summary;
         f.explanation = statement.explanation;
-        f.facts = statement.facts;
+        f.facts = with_rise(&f.facts, statement.facts);
         self.cite(tick.cite);
         self.said_ns = Some(tick.at.boot_ns);
         self.finding.clone()
@@ -143,6 +156,7 @@ impl Case {
     pub(super) fn clear(mut self, tick: Tick<'_>, summary: String, why: String, facts: Vec<Fact>) -> Finding {
         self.cite(tick.cite);
         let f = self.finding;
+        let facts = with_rise(&f.facts, facts);
         Finding { state: FindingState::Cleared, summary, explanation: why, facts, ..f }
     }
 

@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use dogwatch::record::{Fact, Finding, Mount, Severity, Subject};
+use dogwatch::record::{Fact, Finding, Moment, Mount, Severity, Subject};
 
-use super::case::{Case, Statement, Tick};
+use super::case::{Case, Place, RISE_FACT, Statement, Tick};
 use super::config::{DiskConfig, WaterMarks};
 use super::words;
 
@@ -14,6 +14,13 @@ use super::words;
 pub(super) const SPACE_RULE: &str = "disk-high-water";
 /// Rule name for inodes.
 pub(super) const INODES_RULE: &str = "inode-high-water";
+
+/// A fraction below which used has not risen.
+const RISE_NOISE: f64 = 0.001;
+/// A rise of less than [`SLOW_RISE`] in this long is how the filesystem lives, not the beginning of a story.
+const RISE_WINDOW_NS: u64 = 900_000_000_000;
+/// See [`RISE_WINDOW_NS`].
+const SLOW_RISE: f64 = 0.005;
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +36,7 @@ pub(super) struct WaterDetector {
     marks: WaterMarks,
     config: DiskConfig,
     mounts: BTreeMap<String, Water>,
+    rises: BTreeMap<String, Rise>,
 }
 
 /// A mount that is at its mark, or has a finding.
@@ -40,12 +48,20 @@ struct Water {
     said_used: f64,
 }
 
+/// The last sample before a rise.
+#[derive(Debug, Clone, Copy)]
+struct Rise {
+    used: f64,
+    at: Moment,
+    place: Place,
+}
+
 impl WaterDetector {
     pub(super) fn new(measure: Measure, config: &DiskConfig) -> Self {
         let mut marks = if measure == Measure::Space { config.space } else { config.inodes };
         // A low mark above the high one would raise and clear on every other sample.
         marks.low_used = marks.low_used.min(marks.high_used);
-        Self { measure, marks, config: config.clone(), mounts: BTreeMap::new() }
+        Self { measure, marks, config: config.clone(), mounts: BTreeMap::new(), rises: BTreeMap::new() }
     }
 
     pub(super) fn rule(&self) -> &'static str {
@@ -71,6 +87,7 @@ impl WaterDetector {
 
     pub(super) fn on_mount(&mut self, tick: Tick<'_>, mount: &Mount, out: &mut Vec<Finding>) {
         let used = self.used(mount);
+        let rise = self.follow(tick, mount, used);
         let ignored = self.config.ignore.contains(&mount.path);
         let over = used >= self.marks.high_used && !mount.read_only && !ignored;
         if !over && !self.mounts.contains_key(&mount.path) {
@@ -83,7 +100,7 @@ impl WaterDetector {
                 water.over += 1;
                 if water.over >= self.config.raise_ticks {
                     let subject = Subject::new("mount", mount.path.as_str());
-                    let case = Case::raise(tick, self.rule(), subject, self.statement(mount, used));
+                    let case = Case::raise(tick, self.rule(), subject, self.raising(tick, mount, used, rise));
                     out.push(case.finding().clone());
                     water.case = Some(case);
                     water.said_used = used;
@@ -109,8 +126,30 @@ impl WaterDetector {
         self.mounts.insert(mount.path.clone(), water);
     }
 
+    /// Remembers the last sample before the present rise.
+    fn follow(&mut self, tick: Tick<'_>, mount: &Mount, used: f64) -> Rise {
+        let now = Rise { used, at: tick.at, place: tick.cite.into() };
+        let rise = self.rises.entry(mount.path.clone()).or_insert(now);
+        let age_ns = tick.at.boot_ns.saturating_sub(rise.at.boot_ns);
+        if used <= rise.used || (age_ns >= RISE_WINDOW_NS && used - rise.used < SLOW_RISE) {
+            *rise = now;
+        } else if used - rise.used < RISE_NOISE {
+            // Not risen yet: only the moment moves on, so that a slow rise is seen once its sum is over the noise.
+            *rise = Rise { used: rise.used, ..now };
+        }
+        *rise
+    }
+
+    fn raising(&self, tick: Tick<'_>, mount: &Mount, used: f64, rise: Rise) -> Statement {
+        let mut statement = self.statement(mount, used);
+        statement.facts.push(Fact::new(RISE_FACT, rise.at.wall_ns));
+        statement.since = Some(tick.identity.record(rise.place));
+        statement
+    }
+
     /// The filesystem at `path` is gone, for the reason given.
     pub(super) fn forget(&mut self, tick: Tick<'_>, path: &str, why: &str, out: &mut Vec<Finding>) {
+        self.rises.remove(path);
         if let Some(case) = self.mounts.remove(path).and_then(|w| w.case) {
             let summary = format!("{path} is not watched any more: {why}");
             let explanation = "Cleared because the filesystem went, not because it has room.".to_owned();
@@ -208,5 +247,50 @@ impl WaterDetector {
         facts.push(Fact::new("device_name", &mount.device));
         facts.push(Fact::new("filesystem_type", &mount.fs));
         facts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dogwatch::record::{Incarnation, RecordRef, Stream};
+
+    use super::*;
+    use crate::detect::case::Identity;
+
+    #[test]
+    fn a_finding_tells_from_raised_to_cleared_when_the_rise_began() {
+        let identity = Identity { node: "n".parse().unwrap(), incarnation: Incarnation([1; 16]) };
+        let mut detector =
+            WaterDetector::new(Measure::Space, &DiskConfig { clear_ticks: 1, ..DiskConfig::default() });
+        let mut said = Vec::new();
+        // Flat at 50 % for 10 s, then 4 points a second up to 90 %, then cleaned.
+        let used = |s: u64| match s {
+            0..=10 => 50,
+            11..=20 => 50 + (s - 10) * 4,
+            _ => 40,
+        };
+        for s in 0..25 {
+            let at = Moment { wall_ns: s as i64 * 1_000_000_000, boot_ns: s * 1_000_000_000 };
+            let cite = RecordRef {
+                node: identity.node.clone(),
+                incarnation: identity.incarnation,
+                stream: Stream::Recorder,
+                seq: s + 1,
+            };
+            let mount = Mount {
+                path: "/m".into(),
+                total_bytes: 100,
+                available_bytes: 100 - used(s),
+                ..Mount::default()
+            };
+            detector.on_mount(Tick { identity: &identity, at, cite: &cite }, &mount, &mut said);
+        }
+        let states: Vec<&str> = said.iter().map(|f| f.state.as_str()).collect();
+        assert_eq!((states.first(), states.last()), (Some(&"raised"), Some(&"cleared")));
+        for finding in &said {
+            let began = finding.facts.iter().find(|f| f.key == RISE_FACT).unwrap();
+            assert_eq!(began.value, "10000000000", "{:?}", finding.state);
+            assert_eq!(finding.citations[0].seq, 11);
+        }
     }
 }

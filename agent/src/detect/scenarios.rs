@@ -123,7 +123,7 @@ impl Rig {
             for fact in &f.facts {
                 let unit = [
                     "bytes", "percent", "inodes", "seconds", "second", "name", "type", "number", "cgroup",
-                    "raised", "matches",
+                    "raised", "matches", "_ns",
                 ];
                 assert!(unit.iter().any(|u| fact.key.contains(u)), "{} has no unit", fact.key);
             }

@@ -39,6 +39,9 @@ pub(super) struct Thread {
     attested: HashMap<ChainId, Head>,
 }
 
+/// What becomes of a signed head.
+type Attested = Result<(), CommitError>;
+
 /// What is pending until the sync.
 #[derive(Default)]
 struct Pending {
@@ -48,7 +51,7 @@ struct Pending {
     attested: Vec<(ChainId, Head)>,
     last: Option<Position>,
     acks: Vec<(Box<BlockJob>, Stored)>,
-    heads_answered: Vec<(oneshot::Sender<Result<(), CommitError>>, Result<(), CommitError>)>,
+    heads_answered: Vec<(oneshot::Sender<Attested>, Attested)>,
 }
 
 impl Thread {

@@ -15,7 +15,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 enum State {
-    Open(Journal),
+    Open(Box<Journal>),
     Failed { why: Arc<str>, since: Instant },
 }
 
@@ -30,7 +30,7 @@ pub(super) struct Seat {
 impl Seat {
     pub(super) fn open(dir: PathBuf, options: Options) -> Result<(Self, Recovered), JournalError> {
         let (journal, recovered) = Journal::open(&dir, options)?;
-        Ok((Self { dir, options, state: State::Open(journal) }, recovered))
+        Ok((Self { dir, options, state: State::Open(Box::new(journal)) }, recovered))
     }
 
     /// The journal, opened anew if it failed a while ago.
@@ -41,7 +41,7 @@ impl Seat {
             match Journal::open(&self.dir, self.options) {
                 Ok((journal, recovered)) => {
                     tracing::info!(journal = %self.dir.display(), remarks = ?recovered.remarks, "the journal is open again");
-                    self.state = State::Open(journal);
+                    self.state = State::Open(Box::new(journal));
                 }
                 Err(e) => {
                     self.fail(&e);

@@ -6,7 +6,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -135,7 +135,7 @@ fn wait<T>(
 }
 
 /// The thread: opens, answers until every sender is gone, closes.
-fn serve(dir: &PathBuf, opener: &Opener, opened: &Reply<&'static str>, inbox: &Receiver<Request>) {
+fn serve(dir: &Path, opener: &Opener, opened: &Reply<&'static str>, inbox: &Receiver<Request>) {
     let index = match guarded("open", || opener(dir)) {
         Ok(index) => index,
         Err(e) => {

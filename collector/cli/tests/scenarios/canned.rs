@@ -149,7 +149,7 @@ fn entries() -> Vec<wire::TimelineEntry> {
         };
     use wire::Severity::{High, Info};
     vec![
-        entry(-60, "sample", Info, "node", "mount /var began to change towards disk-high-water"),
+        entry(-60, "sample", Info, "node", "mount /var began to rise towards disk-high-water"),
         entry(0, "finding", High, "node", "disk-high-water: /var is 94 % used"),
         entry(1, "state", Info, "collector", "inc-2026-11-21-001 opened"),
         entry(2, "plan", Info, "node", "plan a-0000000000000001 for /var: free 9.0 GiB"),
