@@ -10,3 +10,4 @@ mod index;
 mod kit;
 mod questions;
 mod space;
+mod streams;
