@@ -7,6 +7,7 @@ use dogwatch::health::Health;
 use dogwatch::record::Stream;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
@@ -81,12 +82,6 @@ impl Collector for Export {
             metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
         };
         gauge("active_findings", "Findings active now", None, get(&f.active_findings) as f64)?;
-        gauge(
-            "cpu",
-            "CPU time of agent and executor since start",
-            Some(&Unit::Seconds),
-            get(&f.cpu_us) as f64 / 1e6,
-        )?;
         gauge("resident", "Resident set", Some(&Unit::Bytes), get(&f.resident_bytes) as f64)?;
         gauge("queue", "Bytes that wait to be sealed", Some(&Unit::Bytes), stats.queue_bytes as f64)?;
         gauge(
@@ -95,15 +90,27 @@ impl Collector for Export {
             None,
             f64::from(u8::from(stats.failing.is_some())),
         )?;
-        for stream in Stream::ALL {
-            let i = stream.index();
-            let name = format!("unacknowledged_blocks_{stream}");
-            gauge(&name, "Blocks that wait for the collector", None, stats.unacked_blocks[i] as f64)?;
-            if let Some(uplink) = &self.uplink {
-                let up = f64::from(u8::from(uplink.borrow().connected[i]));
-                gauge(&format!("uplink_connected_{stream}"), "1 while the stream's call is open", None, up)?;
+        let mut by_stream = |name: &str, help: &str, value: &dyn Fn(usize) -> f64| {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for stream in Stream::ALL {
+                let label = [("stream", stream.as_str())];
+                let labelled = metric.encode_family(&label)?;
+                ConstGauge::new(value(stream.index())).encode(labelled)?;
             }
+            Ok(())
+        };
+        by_stream("unacknowledged_blocks", "Blocks that wait for the collector", &|i| {
+            stats.unacked_blocks[i] as f64
+        })?;
+        if let Some(uplink) = &self.uplink {
+            let connected = uplink.borrow().connected;
+            by_stream("uplink_connected", "1 while the stream's call is open", &|i| {
+                f64::from(u8::from(connected[i]))
+            })?;
         }
+        let cpu = ConstCounter::new(get(&f.cpu_us) as f64 / 1e6);
+        let help = "CPU time of agent and executor since start";
+        cpu.encode(encoder.encode_descriptor("cpu", help, Some(&Unit::Seconds), cpu.metric_type())?)?;
         Ok(())
     }
 }

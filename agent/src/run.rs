@@ -70,6 +70,19 @@ fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> RunError {
     move |e| RunError::Start { what, why: e.to_string() }
 }
 
+/// What still runs on the runtime's threads when all parts have ended or were left behind gets this long; a read of a
+/// disk that does not answer must not keep the process.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+
+/// Tells the record's writer to end when the core does, also by a panic.
+struct EndRecord(Recorder);
+
+impl Drop for EndRecord {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
 /// Runs the agent until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -94,6 +107,7 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
         urgent_bytes: config.journal_bytes[0],
         evidence_bytes: config.journal_bytes[1],
         recorder_bytes: config.journal_bytes[2],
+        handed_over: config.collector.is_some(),
     };
     let roots =
         if config.host_root == Path::new("/") { Roots::default() } else { Roots::of_host(&config.host_root) };
@@ -104,7 +118,7 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
     }
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async move {
+    let result = runtime.block_on(async move {
         let stop = Stop::default();
         stop.on_signals()?;
         let health_listener = match config.health_listen {
@@ -112,7 +126,6 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
             None => None,
         };
         let mut parts = Parts::new(stop.clone());
-        let writer_recorder = recorder.clone();
         parts.spawn_thread("record", move || writer.run())?;
 
         let (inbox_tx, inbox) = sync_channel(INBOX);
@@ -155,11 +168,10 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
         };
         let mut core = Core::new(core_config, wires, detectors, responder, unable_here());
         core.seed(opened.active.clone());
-        let core_recorder = recorder.clone();
+        let end_record = EndRecord(recorder.clone());
         parts.spawn_thread("core", move || {
-            let result = core.run();
-            core_recorder.stop();
-            result
+            let _end_record = end_record;
+            core.run()
         })?;
         let ticker_stop = start_sampler(&config, roots, executor_pid, &mut parts, inbox_tx.clone())?;
 
@@ -186,11 +198,11 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
         });
         tracing::info!(node = %config.node, incarnation = %opened.incarnation, start = opened.start_counter, "the agent is up");
         let result = parts.run().await;
-        // If the core ended in a panic nobody told the writer; what waits is sealed all the same.
-        writer_recorder.stop();
         drop(worker);
         Ok(result?)
-    })
+    });
+    runtime.shutdown_timeout(LEAVE_WITHIN);
+    result
 }
 
 fn start_tail(

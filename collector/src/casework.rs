@@ -3,10 +3,12 @@
 //! Everything that changes an incident comes through here in one order: records as the store commits them, the
 //! collector's own findings, people's orders, and time. Each change is a [`Decision`], durable before it has effect.
 //! After a crash between a commit and its decision, the pieces that belong to no incident are looked at once more;
-//! observing the same thing twice decides nothing new.
+//! observing the same thing twice decides nothing new. The correlator runs ahead of the disk by one batch; where a batch
+//! may not have become durable, or notices were missed, everything is taken up again from the store before anything else
+//! is decided.
 
-use std::collections::HashMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
 use dogwatch::clock;
 use dogwatch::record::{Body, Fact, Finding, FindingState, NodeName, Record, Severity, Subject};
@@ -16,7 +18,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use crate::correlate::{Correlator, Policy};
 use crate::incident::Incident;
 use crate::nodes::Nodes;
-use crate::say::make;
+use crate::say::{EQUIVOCATION_RULE, make};
 use crate::store::decision::{Decision, What};
 use crate::store::{DecideError, FindingFilter, IncidentFilter, Loose, Notice, QueryError, Store};
 
@@ -26,6 +28,13 @@ pub const ASK_QUEUE: usize = 1024;
 const INDEX_PATIENCE: Duration = Duration::from_secs(120);
 /// Pieces without an incident that are looked at again after a crash.
 const MAX_LOOSE: usize = 10_000;
+/// Nodes whose silence changes are told together, under one sync.
+const TOLD_TOGETHER: usize = 256;
+/// A finding of the collector's own that was not said for so long is over: what it folds is said at least every
+/// [`crate::say::LAST_PAUSE_NS`] while it lasts. After a restart nobody else remembers to clear it.
+const UNSAID: Duration = Duration::from_secs(30 * 60);
+/// Rules of findings that time does not clear: they state what was, not what goes on.
+const LASTING_RULES: [&str; 2] = [EQUIVOCATION_RULE, "signing-key-changed"];
 /// The rule of the finding that says that a node is silent.
 const SILENT_RULE: &str = "node-silent";
 /// How often silence and quiet are looked at.
@@ -126,6 +135,17 @@ pub struct Casework {
     silent_after: Duration,
     /// Nodes that were found silent, and the finding that says so.
     silent: HashMap<NodeName, Finding>,
+    /// The collector's other findings that are active and end by not being said, and when each was said last.
+    own: BTreeMap<String, Own>,
+}
+
+/// A finding of the collector's that is active.
+#[derive(Debug, Clone)]
+struct Own {
+    said: Instant,
+    node: Option<NodeName>,
+    finding: Finding,
+    count: u64,
 }
 
 impl Casework {
@@ -141,13 +161,20 @@ impl Casework {
         asks: mpsc::Receiver<Ask>,
     ) -> Result<Self, CaseworkError> {
         store.indexed(INDEX_PATIENCE).await?;
-        let now = clock::wall_ns();
         for row in store.nodes().await? {
-            nodes.expect(&row.node, now);
+            nodes.expect(&row.node);
         }
         let correlator = Correlator::new(policy, Vec::new(), []);
-        let mut casework =
-            Self { store, nodes, policy, correlator, asks, silent_after, silent: HashMap::new() };
+        let mut casework = Self {
+            store,
+            nodes,
+            policy,
+            correlator,
+            asks,
+            silent_after,
+            silent: HashMap::new(),
+            own: BTreeMap::new(),
+        };
         casework.take_up().await?;
         Ok(casework)
     }
@@ -158,10 +185,16 @@ impl Casework {
         let filter = FindingFilter { active_only: true, ..FindingFilter::default() };
         let active = self.store.findings(filter).await?;
         self.silent.clear();
-        for row in active.iter().filter(|r| r.from_collector && r.finding.rule == SILENT_RULE) {
-            if let Some(node) = &row.node {
+        let before = std::mem::take(&mut self.own);
+        for row in active.iter().filter(|r| r.from_collector) {
+            if row.finding.rule != SILENT_RULE {
+                self.note_own(row.node.as_ref(), &row.finding, row.count);
+            } else if let Some(node) = &row.node {
                 self.silent.insert(node.clone(), row.finding.clone());
             }
+        }
+        for (id, own) in &mut self.own {
+            own.said = before.get(id).map_or(own.said, |b| b.said);
         }
         self.correlator = Correlator::new(self.policy, incidents, active.iter());
         Ok(())
@@ -173,47 +206,58 @@ impl Casework {
     /// When the store is closed under it.
     pub async fn run(mut self, stop: Stop) -> Result<(), CaseworkError> {
         let mut committed = self.store.committed();
-        let mut again = true;
+        // What was loose when the last run ended is looked at first.
+        let mut result = self.reconsider().await;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
-            let result = if again {
-                again = false;
-                self.reconsider().await
-            } else {
+            if let Err(error) = result {
+                if stop.is_set() {
+                    return Ok(());
+                }
+                if error.is_end() {
+                    return Err(error);
+                }
+                tracing::error!(%error, "a decision could not be kept; taking up again what is kept");
                 tokio::select! {
                     () = stop.wait() => return Ok(()),
-                    notice = committed.recv() => match notice {
-                        Ok(Notice::Records { chain, records }) => self.observe(&chain.node, &records).await,
-                        Ok(Notice::Decided(_)) => Ok(()),
-                        Err(broadcast::error::RecvError::Lagged(_)) => self.reconsider().await,
-                        Err(broadcast::error::RecvError::Closed) => return Ok(()),
-                    },
-                    ask = self.asks.recv() => match ask {
-                        Some(ask) => self.answer(ask).await,
-                        None => return Ok(()),
-                    },
-                    _ = tick.tick() => self.tick().await,
+                    () = tokio::time::sleep(TICK) => {}
                 }
+                // Old notices would tell again what the store is about to tell whole.
+                committed = self.store.committed();
+                result = self.begin_again().await;
+                continue;
+            }
+            result = tokio::select! {
+                () = stop.wait() => return Ok(()),
+                notice = committed.recv() => match notice {
+                    Ok(Notice::Records { chain, records }) => self.observe(&chain.node, &records).await,
+                    Ok(Notice::Decided(_)) => Ok(()),
+                    Err(broadcast::error::RecvError::Lagged(missed)) => {
+                        tracing::warn!(missed, "casework fell behind; taking up again what is kept");
+                        committed = self.store.committed();
+                        self.begin_again().await
+                    }
+                    Err(broadcast::error::RecvError::Closed) => return Ok(()),
+                },
+                ask = self.asks.recv() => match ask {
+                    Some(ask) => self.answer(ask).await,
+                    None => return Ok(()),
+                },
+                _ = tick.tick() => self.tick().await,
             };
-            let Err(error) = result else { continue };
-            if stop.is_set() {
-                return Ok(());
-            }
-            if error.is_end() {
-                return Err(error);
-            }
-            tracing::error!(%error, "a decision could not be kept; taking up again what is kept");
-            tokio::time::sleep(TICK).await;
-            again = true;
-            if let Err(error) = self.take_up().await {
-                tracing::error!(%error, "the store does not answer yet");
-            }
         }
+    }
+
+    /// Nothing is decided on a memory that may hold what was never kept.
+    async fn begin_again(&mut self) -> Result<(), CaseworkError> {
+        self.take_up().await?;
+        self.reconsider().await
     }
 
     async fn tick(&mut self) -> Result<(), CaseworkError> {
         self.watch_silence().await?;
+        self.clear_unsaid().await?;
         let decisions = self.correlator.tick(clock::wall_ns());
         self.keep(decisions).await
     }
@@ -227,31 +271,34 @@ impl Casework {
 
     async fn observe(&mut self, node: &NodeName, records: &[Record]) -> Result<(), CaseworkError> {
         let now = clock::wall_ns();
+        let mut decisions = Vec::new();
         for record in records {
-            let decisions = match &record.body {
+            decisions.extend(match &record.body {
                 Body::Finding(f) => self.correlator.observe_finding(node, f, now),
                 Body::Action(a) => self.correlator.observe_action(node, a, now),
                 _ => continue,
-            };
-            self.keep(decisions).await?;
+            });
         }
-        Ok(())
+        // One sync for a block, however many findings a node puts into it.
+        self.keep(decisions).await
     }
 
     /// Looks at every finding and action that belongs to no incident.
     async fn reconsider(&mut self) -> Result<(), CaseworkError> {
         let now = clock::wall_ns();
-        for piece in self.store.loose(i64::MIN, MAX_LOOSE).await? {
-            let decisions = match piece {
+        let loose = self.store.loose(i64::MIN, MAX_LOOSE).await?;
+        let mut decisions = Vec::new();
+        // In the order in which they came to be, as if nothing had happened.
+        for piece in loose.into_iter().rev() {
+            decisions.extend(match piece {
                 Loose::Finding(row) => match &row.node {
                     Some(node) => self.correlator.observe_finding(node, &row.finding, now),
                     None => continue,
                 },
                 Loose::Action(row) => self.correlator.observe_action(&row.node, &row.action, now),
-            };
-            self.keep(decisions).await?;
+            });
         }
-        Ok(())
+        self.keep(decisions).await
     }
 
     async fn answer(&mut self, ask: Ask) -> Result<(), CaseworkError> {
@@ -259,12 +306,27 @@ impl Casework {
             Ask::Say { node, finding, count } => self.say(node, *finding, count).await,
             Ask::Person { id, deed, actor, text, reply } => {
                 let result = self.person(&id, deed, &actor, &text).await;
+                let uncertain = match &result {
+                    Err(Refusal::Store(CaseworkError::Decide(e @ DecideError::Uncertain { .. }))) => {
+                        Err(e.clone())
+                    }
+                    _ => Ok(()),
+                };
                 let _ = reply.send(result);
-                Ok(())
+                // It may have become durable; only the store knows what the incident is now.
+                Ok(uncertain?)
             }
             Ask::Keep { what, actor, reply } => {
+                let enrolled = match &*what {
+                    What::NodeEnrolled { node, .. } => Some(node.clone()),
+                    _ => None,
+                };
                 let decision = Decision { wall_ns: clock::wall_ns(), actor, what: *what };
-                let _ = reply.send(self.keep(vec![decision]).await);
+                let result = self.keep(vec![decision]).await;
+                if let Some(node) = enrolled.filter(|_| result.is_ok()) {
+                    self.nodes.expect(&node);
+                }
+                let _ = reply.send(result);
                 Ok(())
             }
         }
@@ -276,18 +338,45 @@ impl Casework {
         finding: Finding,
         count: u64,
     ) -> Result<(), CaseworkError> {
-        let now = clock::wall_ns();
-        let said = Decision {
-            wall_ns: now,
-            actor: "collector".to_owned(),
-            what: What::FindingSaid { node: node.clone(), finding: Box::new(finding.clone()), count },
-        };
-        self.keep(vec![said]).await?;
-        if let Some(node) = node {
-            let decisions = self.correlator.observe_finding(&node, &finding, now);
-            self.keep(decisions).await?;
+        let decisions = self.said(node, finding, count, clock::wall_ns());
+        self.keep(decisions).await
+    }
+
+    /// What is decided when the collector says a finding of its own.
+    fn said(&mut self, node: Option<NodeName>, finding: Finding, count: u64, now_ns: i64) -> Vec<Decision> {
+        if finding.rule != SILENT_RULE {
+            self.note_own(node.as_ref(), &finding, count);
         }
-        Ok(())
+        let follows = node.as_ref().map(|node| self.correlator.observe_finding(node, &finding, now_ns));
+        let mut decisions = vec![Decision {
+            wall_ns: now_ns,
+            actor: "collector".to_owned(),
+            what: What::FindingSaid { node, finding: Box::new(finding), count },
+        }];
+        decisions.extend(follows.unwrap_or_default());
+        decisions
+    }
+
+    fn note_own(&mut self, node: Option<&NodeName>, finding: &Finding, count: u64) {
+        if finding.state == FindingState::Cleared {
+            self.own.remove(&finding.id);
+        } else if !LASTING_RULES.contains(&finding.rule.as_str()) {
+            let own = Own { said: Instant::now(), node: node.cloned(), finding: finding.clone(), count };
+            self.own.insert(finding.id.clone(), own);
+        }
+    }
+
+    /// Clears what is no longer said.
+    async fn clear_unsaid(&mut self) -> Result<(), CaseworkError> {
+        let over: Vec<Own> =
+            self.own.values().filter(|o| o.said.elapsed() >= UNSAID).take(TOLD_TOGETHER).cloned().collect();
+        let now = clock::wall_ns();
+        let mut decisions = Vec::new();
+        for Own { node, mut finding, count, .. } in over {
+            finding.state = FindingState::Cleared;
+            decisions.extend(self.said(node, finding, count, now));
+        }
+        self.keep(decisions).await
     }
 
     async fn person(&mut self, id: &str, deed: Deed, actor: &str, text: &str) -> Result<Incident, Refusal> {
@@ -303,38 +392,52 @@ impl Casework {
         self.store.incident(id).await?.ok_or_else(|| Refusal::Unknown(id.to_owned()))
     }
 
-    /// Raises a finding for a node that was expected and says nothing, and clears it when it speaks again.
+    /// Raises a finding for a node that was expected and says nothing, and clears it when it speaks again. A partition
+    /// silences thousands at once: they are told in batches, one a tick, so that people's orders pass between.
     async fn watch_silence(&mut self) -> Result<(), CaseworkError> {
         let now = clock::wall_ns();
+        let mut decisions = Vec::new();
+        let mut told = 0;
         for (node, live) in self.nodes.all() {
-            let since = live.last_seen_wall_ns.max(live.expected_since_wall_ns);
-            let silent_for = Duration::from_nanos(u64::try_from(now - since).unwrap_or(0));
-            if live.connected {
-                if let Some(mut finding) = self.silent.remove(&node) {
+            let silent_for = live.quiet_since.map_or(Duration::ZERO, |since| since.elapsed());
+            let finding = if live.connected {
+                self.silent.remove(&node).map(|mut finding| {
                     finding.state = FindingState::Cleared;
                     finding.summary = format!("node {node} speaks again");
-                    self.say(Some(node), finding, 1).await?;
-                }
+                    finding
+                })
             } else if silent_for >= self.silent_after && !self.silent.contains_key(&node) {
-                let finding = make(
-                    SILENT_RULE,
-                    Severity::High,
-                    Subject::new("node", node.as_str()),
-                    format!("node {node} has been silent for {} s", silent_for.as_secs()),
-                    format!(
-                        "The node is enrolled and has no open stream, for longer than {} s. It is down, its agent is, or \
-                         the network between is. What it records meanwhile stays on it and is sent when it comes back.",
-                        self.silent_after.as_secs()
-                    ),
-                    vec![
-                        Fact::new("silent_seconds", silent_for.as_secs()),
-                        Fact::new("last_seen_wall_ns", live.last_seen_wall_ns),
-                    ],
-                );
+                let finding = self.silence(&node, silent_for, live.last_seen_wall_ns);
                 self.silent.insert(node.clone(), finding.clone());
-                self.say(Some(node), finding, 1).await?;
+                Some(finding)
+            } else {
+                None
+            };
+            let Some(finding) = finding else { continue };
+            decisions.extend(self.said(Some(node), finding, 1, now));
+            told += 1;
+            if told == TOLD_TOGETHER {
+                break;
             }
         }
-        Ok(())
+        self.keep(decisions).await
+    }
+
+    fn silence(&self, node: &NodeName, silent_for: Duration, last_seen_wall_ns: i64) -> Finding {
+        make(
+            SILENT_RULE,
+            Severity::High,
+            Subject::new("node", node.as_str()),
+            format!("node {node} has been silent for {} s", silent_for.as_secs()),
+            format!(
+                "The node is enrolled and has no open stream, for longer than {} s. It is down, its agent is, or \
+                 the network between is. What it records meanwhile stays on it and is sent when it comes back.",
+                self.silent_after.as_secs()
+            ),
+            vec![
+                Fact::new("silent_seconds", silent_for.as_secs()),
+                Fact::new("last_seen_wall_ns", last_seen_wall_ns),
+            ],
+        )
     }
 }

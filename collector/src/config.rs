@@ -9,6 +9,8 @@ use dogwatch::config::{Problems, Section, read};
 use dogwatch::identity::TrustDomain;
 use dogwatch::telemetry::Format;
 
+use crate::admit::ca::MAX_NODE_LIFETIME;
+
 const MIB: u64 = 1024 * 1024;
 const GIB: u64 = 1024 * MIB;
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -101,7 +103,7 @@ fn walk(root: &mut Section, state: PathBuf) -> Config {
     let health_listen = root.section("health", |s| s.parse("listen", any(7480)));
     let (trust_domain, node_lifetime, external) = root.section("identity", |s| {
         let domain = s.parse("trust_domain", TrustDomain::default());
-        let lifetime = s.duration("node_lifetime", DAY, Duration::from_secs(5)..=DAY * 366);
+        let lifetime = s.duration("node_lifetime", DAY, Duration::from_secs(5)..=MAX_NODE_LIFETIME);
         (domain, lifetime, external(s))
     });
     let (segment_bytes, reserve_bytes) = root.section("store", |s| {

@@ -43,11 +43,15 @@ pub fn build(store: &Store, nodes: &Nodes, refusals: &RefusalSender, tls: &Serve
 
 mod export {
     use prometheus_client::collector::Collector;
+    use std::fmt;
+
     use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+    use prometheus_client::metrics::MetricType;
     use prometheus_client::metrics::counter::ConstCounter;
     use prometheus_client::metrics::gauge::ConstGauge;
 
     use super::{Nodes, RefusalSender, ServerTls, Store, Stream};
+    use crate::store::Stats;
 
     #[derive(Debug)]
     pub(super) struct Export {
@@ -73,15 +77,6 @@ mod export {
             gauge("index_ready", "1 while the index answers", f64::from(u8::from(status.index.ready)))?;
             let fallback = f64::from(u8::from(status.index.fallback));
             gauge("index_in_memory", "1 while the index on disk keeps failing and memory serves", fallback)?;
-            for (stream, stats) in Stream::ALL.iter().zip(&status.streams) {
-                let accepting = f64::from(u8::from(stats.accepting));
-                gauge(&format!("accepting_{stream}"), "1 while blocks are accepted", accepting)?;
-                gauge(
-                    &format!("journal_used_bytes_{stream}"),
-                    "Bytes in the journal",
-                    stats.used_bytes as f64,
-                )?;
-            }
             let mut counter = |name: &str, help: &str, value: u64| {
                 let metric = ConstCounter::new(value);
                 metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
@@ -94,13 +89,40 @@ mod export {
             )?;
             counter("index_rebuilds", "Times the index was built anew", u64::from(status.index.rebuilds))?;
             counter("index_odd_frames", "Frames that were not understood", status.index.odd_frames)?;
-            for (stream, stats) in Stream::ALL.iter().zip(&status.streams) {
-                counter(&format!("blocks_stored_{stream}"), "Blocks stored", stats.stored_blocks)?;
-                counter(&format!("blocks_known_{stream}"), "Blocks acknowledged again", stats.known_blocks)?;
-                counter(&format!("syncs_{stream}"), "Syncs of the journal", stats.syncs)?;
-                counter(&format!("segments_expired_{stream}"), "Segments expired", stats.expired_segments)?;
-            }
+            let mut each = |name: &str, help: &str, kind: MetricType, value: fn(&Stats) -> u64| {
+                by_stream(&mut encoder, (name, help, kind), &status.streams, value)
+            };
+            let (gauge, counter) = (MetricType::Gauge, MetricType::Counter);
+            each("accepting", "1 while blocks are accepted", gauge, |s| u64::from(s.accepting))?;
+            each("journal_used_bytes", "Bytes in the journal", gauge, |s| s.used_bytes)?;
+            each("journal_segments", "Segments in use", gauge, |s| s.segments as u64)?;
+            each("blocks_stored", "Blocks stored", counter, |s| s.stored_blocks)?;
+            each("blocks_known", "Blocks acknowledged again", counter, |s| s.known_blocks)?;
+            each("syncs", "Syncs of the journal", counter, |s| s.syncs)?;
+            each("segments_expired", "Segments expired", counter, |s| s.expired_segments)?;
+            each("blocks_turned_away", "Offending blocks that found no room aside", counter, |s| {
+                s.aside_turned_away
+            })?;
             Ok(())
         }
+    }
+
+    /// One metric with the stream as its label.
+    fn by_stream(
+        encoder: &mut DescriptorEncoder<'_>,
+        (name, help, kind): (&str, &str, MetricType),
+        streams: &[Stats; 3],
+        value: fn(&Stats) -> u64,
+    ) -> Result<(), fmt::Error> {
+        let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+        for (stream, stats) in Stream::ALL.iter().zip(streams) {
+            let label = [("stream", stream.as_str())];
+            let labelled = metric.encode_family(&label)?;
+            match kind {
+                MetricType::Counter => ConstCounter::new(value(stats)).encode(labelled)?,
+                _ => ConstGauge::new(value(stats) as f64).encode(labelled)?,
+            }
+        }
+        Ok(())
     }
 }

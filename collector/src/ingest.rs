@@ -2,18 +2,24 @@
 //!
 //! A node speaks for itself alone: the name in its certificate must be the one in every block. A block is acknowledged
 //! after the store made it durable, in the order of arrival; many wait for the disk at once, so that one sync serves
-//! them (group commit), bounded by bytes for all nodes together ([`INGEST_BYTES`]).
+//! them (group commit). What waits is bounded by the store in bytes for all nodes together, and is given up by the
+//! store's own thread: an agent that reads no acks, or a call that is busy, never holds room that others need.
+//!
+//! Bounds for a stolen certificate: messages by the server, incarnations by [`MAX_KEPT`], blocks in flight by
+//! [`BLOCKS_WAITING`], an agent that does not listen by [`SEND_TIMEOUT`]. What it does to its own node's chains is seen:
+//! a fork is an equivocation, a hole a finding, and neither can touch what is stored.
 //!
 //! Deliberately absent: what the records mean. The store tells the correlator what it committed.
 
+use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use dogwatch::block::{Block, MAX_BLOCK_BYTES};
 use dogwatch::chain::SignedHead;
 use dogwatch::clock;
 use dogwatch::record::{CleanupMode, Incarnation, NodeName, Seq, Stream};
+use dogwatch::supervise::Stop;
 use dogwatch::tls::Peer;
 use dogwatch::wire;
 use dogwatch::wire::agent_message::Message as Up;
@@ -23,26 +29,28 @@ use ed25519_dalek::VerifyingKey;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use prost::Message as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::admit::gate::Gate;
 use crate::keys::known_keys;
 use crate::nodes::{Nodes, Session};
-use crate::say::Say;
-use crate::store::{CommitError, Committed, Store, Stored};
+use crate::say::{MAX_WHY_CHARS, Say};
+use crate::store::{CommitError, Committed, Handed, Store, Stored};
 
-/// Bytes of blocks that wait for the disk, of all nodes together.
-pub const INGEST_BYTES: usize = 64 * 1024 * 1024;
 /// Blocks of one call that wait for the disk.
 const BLOCKS_WAITING: usize = 64;
 /// Messages to one agent that wait for its connection.
 const SEND_QUEUE: usize = 64;
 /// An agent must say Hello within this long.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(20);
+/// An agent that takes nothing for so long is not listening; its call ends, and it may come again.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Incarnations that Hello may name.
 const MAX_KEPT: usize = 4096;
+/// Longest version of an agent that is kept.
+const MAX_VERSION_CHARS: usize = 64;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -51,13 +59,13 @@ pub struct Ingest {
     nodes: Nodes,
     gate: Gate,
     say: Say,
-    budget: Arc<Semaphore>,
+    stop: Stop,
 }
 
 impl Ingest {
-    /// A service that commits to `store`.
-    pub fn new(store: Store, nodes: Nodes, gate: Gate, say: Say) -> Self {
-        Self { store, nodes, gate, say, budget: Arc::new(Semaphore::new(INGEST_BYTES)) }
+    /// A service that commits to `store`; its calls end when `stop` is set, since agents never end them.
+    pub fn new(store: Store, nodes: Nodes, gate: Gate, say: Say, stop: Stop) -> Self {
+        Self { store, nodes, gate, say, stop }
     }
 }
 
@@ -79,8 +87,8 @@ impl Intake for Ingest {
             let result = service.serve(&node, peer, &mut messages, &sender).await;
             if let Err(status) = result {
                 tracing::debug!(%node, code = ?status.code(), message = status.message(), "a stream ended");
-                // The agent may be gone already.
-                let _ = sender.send(Err(status)).await;
+                // The agent may be gone already, or not listening.
+                let _ = sender.send_timeout(Err(status), SEND_TIMEOUT).await;
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -91,9 +99,10 @@ type Sender = mpsc::Sender<Result<wire::CollectorMessage, Status>>;
 
 /// What a node says it still holds of an incarnation.
 struct Kept {
-    incarnation: Incarnation,
     /// Blocks that begin here or later may lack what comes before: the node has it no longer.
     oldest_seq: Seq,
+    /// Why, in the node's words; empty where Hello said it.
+    why: String,
 }
 
 /// One call's state.
@@ -102,7 +111,7 @@ struct Call<'a> {
     peer: &'a Peer,
     stream: Stream,
     keys: Vec<VerifyingKey>,
-    kept: Vec<Kept>,
+    kept: HashMap<Incarnation, Kept>,
     sender: &'a Sender,
 }
 
@@ -117,26 +126,29 @@ impl Ingest {
         let first = tokio::time::timeout(HELLO_TIMEOUT, messages.message())
             .await
             .map_err(|_| Status::deadline_exceeded("no Hello came"))??;
-        let Some(Up::Hello(hello)) = first.and_then(|m| m.message) else {
+        let Some(Up::Hello(mut hello)) = first.and_then(|m| m.message) else {
             return Err(Status::invalid_argument("the first message must be Hello"));
         };
         let stream = Stream::try_from(hello.stream())
             .map_err(|e| Status::invalid_argument(format!("Hello.stream: {e}")))?;
         let keys = self.check_key(node, &hello).await?;
-        let kept = named(&hello)?;
-        let welcome = self.welcome(node, stream, &kept);
+        let (order, kept) = named(&hello)?;
+        let welcome = self.welcome(node, stream, &order);
+        hello.agent_version = hello.agent_version.chars().take(MAX_VERSION_CHARS).collect();
         send(sender, Down::Welcome(welcome)).await?;
         let mode = CleanupMode::try_from(hello.mode()).ok();
         let mut session =
             (stream == Stream::Urgent).then(|| self.nodes.open(node, &hello, mode, clock::wall_ns()));
         let mut call = Call { node, peer: &peer, stream, keys, kept, sender };
         let expires = expiry(&peer);
-        tokio::pin!(expires);
+        let stopping = self.stop.wait();
+        tokio::pin!(expires, stopping);
 
         let mut committing = FuturesOrdered::new();
         loop {
             tokio::select! {
                 biased;
+                () = &mut stopping => break,
                 () = &mut expires => {
                     return Err(Status::unauthenticated("the node's certificate has expired; renew it and connect again"));
                 }
@@ -149,10 +161,11 @@ impl Ingest {
                     let Some(message) = message? else { break };
                     match message.message {
                         Some(Up::Block(block)) => {
-                            let permit = self.room(&block).await?;
                             match self.admit(&call, block) {
+                                // In the order of arrival, before the next message is looked at.
                                 Ok((block, oldest_held)) => {
-                                    committing.push_back(commit(self.store.clone(), block, oldest_held, permit));
+                                    let handed = self.store.hand_over(&block, Some(oldest_held)).await;
+                                    committing.push_back(commit(&block, handed.map_err(unavailable)?));
                                 }
                                 Err(nack) => send(sender, Down::Nack(nack)).await?,
                             }
@@ -161,8 +174,9 @@ impl Ingest {
                         Some(Up::Skip(skip)) => {
                             let incarnation = incarnation(&skip.incarnation)?;
                             tracing::info!(%node, %stream, resume_seq = skip.resume_seq, reason = skip.reason, "a node skips what it no longer holds");
-                            if let Some(k) = call.kept.iter_mut().find(|k| k.incarnation == incarnation) {
-                                k.oldest_seq = k.oldest_seq.max(skip.resume_seq);
+                            if let Some(k) = call.kept.get_mut(&incarnation) && skip.resume_seq > k.oldest_seq {
+                                k.oldest_seq = skip.resume_seq;
+                                k.why = skip.reason.chars().take(MAX_WHY_CHARS).collect();
                             }
                         }
                         Some(Up::Pulse(pulse)) if stream == Stream::Urgent => {
@@ -177,25 +191,27 @@ impl Ingest {
         while let Some(answer) = committing.next().await {
             answer.send(self, &call).await?;
         }
+        if self.stop.is_set() {
+            return Err(Status::unavailable("the collector is stopping; connect again"));
+        }
         Ok(())
     }
 
-    /// A node must sign with a key that it was enrolled with.
+    /// A node must sign with the key that it was enrolled with last; what older keys signed stays good.
     async fn check_key(&self, node: &NodeName, hello: &wire::Hello) -> Result<Vec<VerifyingKey>, Status> {
         let keys = known_keys(&self.store, node).await.map_err(|e| Status::unavailable(e.to_string()))?;
-        if keys.iter().any(|k| k.as_bytes()[..] == hello.signing_key[..]) {
+        if keys.first().is_some_and(|k| k.as_bytes()[..] == hello.signing_key[..]) {
             return Ok(keys);
         }
-        self.say.changed_key(node, &hello.signing_key).await;
+        self.say.changed_key(node, &hello.signing_key);
         Err(Status::permission_denied(format!(
-            "node {node} signs with a key that it was not enrolled with; enrol it again with a join token if its state \
+            "node {node} signs with a key that it was not enrolled with last; enrol it again with a join token if its state \
              folder was really replaced"
         )))
     }
 
-    fn welcome(&self, node: &NodeName, stream: Stream, kept: &[Kept]) -> wire::Welcome {
-        let incarnations: Vec<Incarnation> = kept.iter().map(|k| k.incarnation).collect();
-        let heads = self.store.heads(node, stream, &incarnations);
+    fn welcome(&self, node: &NodeName, stream: Stream, incarnations: &[Incarnation]) -> wire::Welcome {
+        let heads = self.store.heads(node, stream, incarnations);
         let cursors = incarnations
             .iter()
             .zip(heads)
@@ -209,13 +225,6 @@ impl Ingest {
             })
             .collect();
         wire::Welcome { cursors, max_block_bytes: MAX_BLOCK_BYTES as u32 }
-    }
-
-    async fn room(&self, block: &wire::Block) -> Result<OwnedSemaphorePermit, Status> {
-        let bytes = block.header.len() + block.sections.iter().map(bytes::Bytes::len).sum::<usize>();
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(INGEST_BYTES as u32);
-        let budget = self.budget.clone();
-        budget.acquire_many_owned(bytes).await.map_err(|_| Status::unavailable("the collector is stopping"))
     }
 
     /// Checks that a block is whole and the node's own.
@@ -246,13 +255,20 @@ impl Ingest {
                 format!("the block is of node {}, the certificate of {}", h.node, call.node),
             ));
         }
-        let kept = call.kept.iter().find(|k| k.incarnation == h.incarnation);
+        let kept = call.kept.get(&h.incarnation);
         let Some(kept) = kept.filter(|_| h.stream == call.stream) else {
             return Err(refuse(
                 wire::NackReason::Malformed,
                 "the block is of another stream or incarnation than Hello named".to_owned(),
             ));
         };
+        // Only an export may withhold; a store that took such a block would hold a hash of nothing.
+        if (0..h.sections.len()).any(|i| block.withheld(i)) {
+            return Err(refuse(
+                wire::NackReason::Malformed,
+                "a section is withheld; a node must send blocks whole".to_owned(),
+            ));
+        }
         let oldest_held = kept.oldest_seq;
         Ok((block, oldest_held))
     }
@@ -277,9 +293,11 @@ impl Ingest {
             // It is kept, and it contradicts what is stored: somebody changed one of the two.
             Err(e @ CommitError::Equivocation { .. }) => {
                 let seq = statement.map_or(0, |s| s.head.last_seq);
-                self.say.equivocation(call.node, call.stream, seq, &e.to_string()).await;
+                self.say.equivocation(call.node, call.stream, seq, &e.to_string());
                 Ok(())
             }
+            // The next head says as much and more; ending the stream would only take away the way for commands.
+            Err(CommitError::Full { .. }) => Ok(()),
             Err(e) => Err(Status::unavailable(e.to_string())),
         }
     }
@@ -293,12 +311,15 @@ struct Answer {
     result: Result<Committed, CommitError>,
 }
 
-async fn commit(store: Store, block: Block, oldest_held: Seq, permit: OwnedSemaphorePermit) -> Answer {
+/// Waits for what comes of a block.
+fn commit(block: &Block, handed: Handed) -> impl Future<Output = Answer> + use<> {
     let h = block.header();
     let (incarnation, first_seq, last_seq) = (h.incarnation, h.first_seq, h.last_seq);
-    let result = store.commit_held(&block, Some(oldest_held)).await;
-    drop(permit);
-    Answer { incarnation, first_seq, last_seq, result }
+    async move { Answer { incarnation, first_seq, last_seq, result: handed.committed().await } }
+}
+
+fn unavailable(e: CommitError) -> Status {
+    Status::unavailable(e.to_string())
 }
 
 impl Answer {
@@ -320,6 +341,8 @@ impl Answer {
                 if let Stored::AfterLoss { expected_seq } = c.stored {
                     tracing::warn!(node = %call.node, stream = %call.stream, expected_seq, first_seq = self.first_seq,
                         "stored after a loss; the node's gap records say what is missing");
+                    let why = call.kept.get(&self.incarnation).map_or("", |k| &k.why);
+                    ingest.say.hole(call.node, call.stream, expected_seq, self.first_seq, why);
                 }
                 Down::Ack(wire::Ack {
                     incarnation,
@@ -331,7 +354,7 @@ impl Answer {
                 nack(wire::NackReason::Rewind, e.to_string(), expected_seq)
             }
             Err(e @ CommitError::Equivocation { .. }) => {
-                ingest.say.equivocation(call.node, call.stream, self.first_seq, &e.to_string()).await;
+                ingest.say.equivocation(call.node, call.stream, self.first_seq, &e.to_string());
                 nack(wire::NackReason::Equivocation, e.to_string(), 0)
             }
             Err(e @ CommitError::Full { .. }) => nack(wire::NackReason::Full, e.to_string(), 0),
@@ -339,7 +362,7 @@ impl Answer {
                 nack(wire::NackReason::Malformed, e.to_string(), 0)
             }
             // Nothing was promised, so the agent keeps the block and comes back.
-            Err(e) => return Err(Status::unavailable(e.to_string())),
+            Err(e) => return Err(unavailable(e)),
         };
         send(call.sender, message).await
     }
@@ -347,9 +370,9 @@ impl Answer {
 
 async fn send(sender: &Sender, message: Down) -> Result<(), Status> {
     sender
-        .send(Ok(wire::CollectorMessage { message: Some(message) }))
+        .send_timeout(Ok(wire::CollectorMessage { message: Some(message) }), SEND_TIMEOUT)
         .await
-        .map_err(|_| Status::cancelled("the agent is gone"))
+        .map_err(|_| Status::cancelled("the agent is gone, or takes no answers"))
 }
 
 async fn next_command(session: &mut Option<Session>) -> Option<wire::Command> {
@@ -377,17 +400,20 @@ fn incarnation(bytes: &[u8]) -> Result<Incarnation, Status> {
     Incarnation::from_slice(bytes).map_err(|e| Status::invalid_argument(e.to_string()))
 }
 
-fn named(hello: &wire::Hello) -> Result<Vec<Kept>, Status> {
+/// The incarnations that Hello names, each once, in its order, and what is held of them.
+fn named(hello: &wire::Hello) -> Result<(Vec<Incarnation>, HashMap<Incarnation, Kept>), Status> {
     if hello.kept.len() > MAX_KEPT {
         return Err(Status::invalid_argument(format!("Hello.kept names over {MAX_KEPT} incarnations")));
     }
-    let mut list = Vec::new();
-    for k in &hello.kept {
-        list.push(Kept { incarnation: incarnation(&k.incarnation)?, oldest_seq: k.first_seq });
+    let (mut order, mut kept) = (Vec::new(), HashMap::new());
+    let own = wire::Kept { incarnation: hello.incarnation.clone(), first_seq: 1, last_seq: 0 };
+    for k in hello.kept.iter().chain([&own]) {
+        let name = incarnation(&k.incarnation)?;
+        if kept.contains_key(&name) {
+            continue;
+        }
+        order.push(name);
+        kept.insert(name, Kept { oldest_seq: k.first_seq, why: String::new() });
     }
-    let own = incarnation(&hello.incarnation)?;
-    if !list.iter().any(|k| k.incarnation == own) {
-        list.push(Kept { incarnation: own, oldest_seq: 1 });
-    }
-    Ok(list)
+    Ok((order, kept))
 }

@@ -1,5 +1,7 @@
 //! Enrolments in the collector's journal: what a join token was spent on, and which key a node came with.
 
+use std::collections::HashMap;
+
 use dogwatch::identity::TokenId;
 use dogwatch::record::NodeName;
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -15,14 +17,16 @@ use crate::store::decision::What;
 pub struct JournalLedger {
     store: Store,
     asks: mpsc::Sender<Ask>,
-    /// Counting and recording are one step: two callers with one single-use token must not both find it unspent.
-    step: Mutex<()>,
+    /// Counting and recording are one step: two callers with one single-use token must not both find it unspent. Uses that
+    /// this run recorded are counted here as well, since the index may take them in later. One entry for each token that
+    /// was used, of which there are at most so many as token files.
+    step: Mutex<HashMap<TokenId, u64>>,
 }
 
 impl JournalLedger {
     /// A ledger over `store`.
     pub fn new(store: Store, asks: mpsc::Sender<Ask>) -> Self {
-        Self { store, asks, step: Mutex::new(()) }
+        Self { store, asks, step: Mutex::default() }
     }
 
     async fn keep(&self, what: What) -> Result<(), LedgerError> {
@@ -41,14 +45,21 @@ impl Ledger for JournalLedger {
         allowed: u32,
         node: &NodeName,
     ) -> Result<Spend, LedgerError> {
-        let _step = self.step.lock().await;
-        let token = token.to_string();
-        let uses = self.store.token_uses(&token).await.map_err(|e| LedgerError(e.to_string()))?;
-        if uses.count >= u64::from(allowed) {
+        let mut spent = self.step.lock().await;
+        let name = token.to_string();
+        let uses = self.store.token_uses(&name).await.map_err(|e| LedgerError(e.to_string()))?;
+        let used = spent.get(token).copied().unwrap_or(0).max(uses.count);
+        if used >= u64::from(allowed) {
             return Ok(Spend::Exhausted);
         }
-        self.keep(What::TokenSpent { token, node: node.clone() }).await?;
-        Ok(Spend::Spent)
+        // Before it is asked for: whoever gives up waiting may have spent it all the same.
+        spent.insert(*token, used.saturating_add(1));
+        let kept = self.keep(What::TokenSpent { token: name, node: node.clone() }).await;
+        if kept.is_err() {
+            // Refused, or uncertain: then the store tells.
+            spent.insert(*token, used);
+        }
+        kept.map(|()| Spend::Spent)
     }
 
     async fn remember_key(

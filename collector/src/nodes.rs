@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dogwatch::record::{CleanupMode, NodeName};
 use dogwatch::wire;
@@ -26,8 +26,9 @@ pub struct Live {
     pub mode: Option<CleanupMode>,
     /// Its newest figures.
     pub pulse: Option<Arc<wire::Pulse>>,
-    /// When this run of the collector first expected it, wall ns: at start for enrolled ones.
-    pub expected_since_wall_ns: i64,
+    /// Since when it has been without a stream or a word; `None` while its urgent stream is open. Not by the wall clock,
+    /// whose jumps would make every node silent at once.
+    pub quiet_since: Option<Instant>,
 }
 
 /// Why a command had no result.
@@ -87,6 +88,7 @@ impl Drop for Session {
             && entry.commands.as_ref().is_some_and(|(n, _)| *n == self.number)
         {
             entry.live.connected = false;
+            entry.live.quiet_since = Some(Instant::now());
             entry.commands = None;
             // Dropping their senders tells those who wait that the node went away.
             inner.waiting.retain(|_, (node, _)| *node != self.node);
@@ -99,12 +101,12 @@ impl Nodes {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Expects a node that is enrolled but has not spoken in this run.
-    pub fn expect(&self, node: &NodeName, now_wall_ns: i64) {
+    /// Expects a node that is enrolled but has not spoken in this run: from now on it is quiet.
+    pub fn expect(&self, node: &NodeName) {
         let mut inner = self.lock();
         let entry = inner.nodes.entry(node.clone()).or_default();
-        if entry.live.expected_since_wall_ns == 0 {
-            entry.live.expected_since_wall_ns = now_wall_ns;
+        if !entry.live.connected {
+            entry.live.quiet_since.get_or_insert_with(Instant::now);
         }
     }
 
@@ -122,6 +124,7 @@ impl Nodes {
         let number = inner.sessions;
         let entry = inner.nodes.entry(node.clone()).or_default();
         entry.live.connected = true;
+        entry.live.quiet_since = None;
         entry.live.last_seen_wall_ns = now_wall_ns;
         entry.live.agent_version.clone_from(&hello.agent_version);
         entry.live.mode = mode;
@@ -133,6 +136,9 @@ impl Nodes {
     pub fn seen(&self, node: &NodeName, now_wall_ns: i64) {
         if let Some(entry) = self.lock().nodes.get_mut(node) {
             entry.live.last_seen_wall_ns = now_wall_ns;
+            if let Some(since) = &mut entry.live.quiet_since {
+                *since = Instant::now();
+            }
         }
     }
 
@@ -192,13 +198,26 @@ impl Nodes {
             inner.waiting.insert(id.clone(), (node.clone(), sender));
             receiver
         };
+        // Also when whoever waits goes away first.
+        let _waiting = Waiting { nodes: self, id };
         let result = tokio::time::timeout(wait, receiver).await;
-        self.lock().waiting.remove(&id);
         match result {
             Ok(Ok(r)) => Ok(r),
             Ok(Err(_)) => Err(CommandFailed::WentAway(node.clone())),
             Err(_) => Err(CommandFailed::Late(node.clone(), wait)),
         }
+    }
+}
+
+/// An entry among those who wait for a result; dropping it takes it out.
+struct Waiting<'a> {
+    nodes: &'a Nodes,
+    id: String,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.nodes.lock().waiting.remove(&self.id);
     }
 }
 
@@ -240,6 +259,33 @@ mod tests {
         drop(session);
         assert_eq!(asking.await.unwrap().unwrap_err(), CommandFailed::WentAway(a.clone()));
         assert!(!nodes.get(&a).unwrap().connected);
+    }
+
+    #[tokio::test]
+    async fn who_stops_waiting_leaves_nothing_behind() {
+        let nodes = Nodes::default();
+        let a: NodeName = "a".parse().unwrap();
+        let mut session = nodes.open(&a, &wire::Hello::default(), None, 1);
+        let asking = nodes.command(&a, command("1"), Duration::from_secs(30));
+        tokio::select! { biased; _ = asking => unreachable!(), got = session.commands.recv() => drop(got) }
+        assert!(nodes.lock().waiting.is_empty());
+    }
+
+    #[test]
+    fn quiet_begins_at_the_end_of_the_stream_and_again_with_each_word() {
+        let nodes = Nodes::default();
+        let a: NodeName = "a".parse().unwrap();
+        nodes.expect(&a);
+        let expected = nodes.get(&a).unwrap().quiet_since.unwrap();
+        nodes.expect(&a);
+        assert_eq!(nodes.get(&a).unwrap().quiet_since, Some(expected), "expecting it again changes nothing");
+        let session = nodes.open(&a, &wire::Hello::default(), None, 1);
+        assert_eq!(nodes.get(&a).unwrap().quiet_since, None);
+        drop(session);
+        let ended = nodes.get(&a).unwrap().quiet_since.unwrap();
+        assert!(ended >= expected);
+        nodes.seen(&a, 2);
+        assert!(nodes.get(&a).unwrap().quiet_since.unwrap() >= ended);
     }
 
     #[tokio::test]

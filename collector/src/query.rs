@@ -3,7 +3,9 @@
 //! Answers come from the store; only "connected", "last seen" and figures of now come from the live nodes. Rows become
 //! messages here and nowhere else.
 
+use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dogwatch::clock;
@@ -12,7 +14,7 @@ use dogwatch::record::{Body, Kind, Kinds, NodeName, Record, Sample, Severity};
 use dogwatch::wire;
 use dogwatch::wire::desk_server::Desk;
 use futures_util::{Stream, StreamExt, stream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -38,6 +40,18 @@ const APPLY_WAIT: Duration = Duration::from_secs(600);
 const MAX_NEWEST: usize = 100_000;
 /// Rows of one answer where the asker sets no limit.
 const DEFAULT_LIMIT: usize = 10_000;
+/// Answers at once that read blocks: each may hold some hundred MiB of them. More wait their turn.
+const MAX_READING: usize = 8;
+/// An asker that takes nothing for so long loses its turn.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Events that are ready for an asker.
+const READY: usize = 64;
+/// How long an answer waits for its turn.
+const TURN_WAIT: Duration = Duration::from_secs(30);
+/// Nodes of one answer whose samples go with it whole; of more, only their mounts: an answer has a size.
+const WHOLE_SAMPLES: usize = 100;
+/// Nodes whose newest durable sample is remembered: the most nodes that one collector serves, a few KB each.
+const MAX_REMEMBERED: usize = 10_000;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -46,23 +60,50 @@ pub struct Query {
     nodes: Nodes,
     gate: Gate,
     asks: mpsc::Sender<Ask>,
+    reading: Arc<Semaphore>,
+    /// The newest durable samples of nodes that are not connected, and when the node was heard of last then: while that
+    /// stays, so does the sample.
+    remembered: Arc<Mutex<HashMap<NodeName, (i64, Kept)>>>,
 }
+
+/// A sample and when it was taken.
+type Kept = Option<(i64, Arc<Sample>)>;
 
 type Rows<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Query {
     /// A desk over `store` and the live `nodes`.
     pub fn new(store: Store, nodes: Nodes, gate: Gate, asks: mpsc::Sender<Ask>) -> Self {
-        Self { store, nodes, gate, asks }
+        Self {
+            store,
+            nodes,
+            gate,
+            asks,
+            reading: Arc::new(Semaphore::new(MAX_READING)),
+            remembered: Arc::default(),
+        }
     }
 
     fn person<T>(&self, request: &Request<T>, least: Role) -> Result<String, Status> {
         self.gate.require_role(request, least).map(|name| name.to_string())
     }
 
-    async fn node_row(&self, name: NodeName, live: Live) -> Result<wire::NodeRow, Status> {
-        let kept = self.latest_sample(&name).await?;
+    /// A turn at reading blocks.
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, Status> {
+        match tokio::time::timeout(TURN_WAIT, Arc::clone(&self.reading).acquire_owned()).await {
+            Ok(turn) => turn.map_err(|_| stopping()),
+            Err(_) => Err(Status::resource_exhausted(format!(
+                "{MAX_READING} other questions read logs or samples; try again in a moment, or ask for less"
+            ))),
+        }
+    }
+
+    async fn node_row(&self, name: NodeName, live: Live, whole: bool) -> Result<wire::NodeRow, Status> {
         let pulse = live.pulse.as_deref().filter(|_| live.connected);
+        let kept = match pulse {
+            Some(p) if p.sample.is_some() => None,
+            _ => self.latest_sample(&name, live.last_seen_wall_ns).await?,
+        };
         let (sample, sampled_wall_ns) = match (pulse, &kept) {
             (Some(p), _) if p.sample.is_some() => (p.sample.clone(), p.wall_ns),
             (_, Some((at, s))) => (Some(wire::Sample::from(&**s)), *at),
@@ -85,13 +126,18 @@ impl Query {
             unable: pulse.map(|p| p.unable.clone()).unwrap_or_default(),
             records_total: pulse.map_or(0, |p| p.records_total),
             sampled_wall_ns,
-            sample,
+            sample: sample.filter(|_| whole),
             name: name.to_string(),
         })
     }
 
     /// The newest durable sample of a node, and when it was taken.
-    async fn latest_sample(&self, node: &NodeName) -> Result<Option<(i64, Box<Sample>)>, Status> {
+    async fn latest_sample(&self, node: &NodeName, last_seen_wall_ns: i64) -> Result<Kept, Status> {
+        if let Some((seen, kept)) = self.remembered().get(node)
+            && *seen == last_seen_wall_ns
+        {
+            return Ok(kept.clone());
+        }
         let query = EventQuery {
             node: Some(node.clone()),
             kinds: Kinds::default().with(Kind::Sample),
@@ -100,14 +146,23 @@ impl Query {
             limit: 1,
             ..EventQuery::default()
         };
-        match self.store.events(query).recv().await {
+        let kept: Kept = match self.store.events(query).recv().await {
             Some(Ok(event)) => match event.record.body {
-                Body::Sample(sample) => Ok(Some((event.record.at.wall_ns, sample))),
-                _ => Ok(None),
+                Body::Sample(sample) => Some((event.record.at.wall_ns, Arc::from(sample))),
+                _ => None,
             },
-            Some(Err(e)) => Err(refuse(e)),
-            None => Ok(None),
+            Some(Err(e)) => return Err(refuse(e)),
+            None => None,
+        };
+        let mut remembered = self.remembered();
+        if remembered.len() < MAX_REMEMBERED || remembered.contains_key(node) {
+            remembered.insert(node.clone(), (last_seen_wall_ns, kept.clone()));
         }
+        Ok(kept)
+    }
+
+    fn remembered(&self) -> MutexGuard<'_, HashMap<NodeName, (i64, Kept)>> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks connected nodes for figures of now; who does not answer in time keeps its last ones.
@@ -133,8 +188,21 @@ impl Query {
         done.await.map_err(|_| stopping())?.map_err(|e| Status::unavailable(e.to_string()))
     }
 
-    /// Sends an order to a node; before and after stand in the journal.
+    /// Sends an order to a node; before and after stand in the journal, also when whoever ordered it no longer waits.
     async fn order(
+        &self,
+        actor: String,
+        node: String,
+        words: String,
+        command: wire::command::Command,
+        wait: Duration,
+    ) -> Result<wire::ActionRow, Status> {
+        let desk = self.clone();
+        let order = tokio::spawn(async move { desk.carry_out(&actor, &node, words, command, wait).await });
+        order.await.map_err(|_| stopping())?
+    }
+
+    async fn carry_out(
         &self,
         actor: &str,
         node: &str,
@@ -162,7 +230,12 @@ impl Query {
             Ok(r) => (false, r.error.clone()),
             Err(e) => (false, e.to_string()),
         };
-        self.keep("collector", What::CommandEnded { command: id, ok, outcome }).await?;
+        // The deed is done, or not: that its end cannot be written down now must not hide how it ended.
+        if let Err(error) =
+            self.keep("collector", What::CommandEnded { command: id.clone(), ok, outcome }).await
+        {
+            tracing::error!(%node, command = id, ok, %error, "the end of a command could not be journalled");
+        }
         let result = result.map_err(|e| match e {
             CommandFailed::NotConnected(_) | CommandFailed::WentAway(_) => Status::unavailable(e.to_string()),
             CommandFailed::Busy(_) => Status::resource_exhausted(e.to_string()),
@@ -239,9 +312,10 @@ impl Desk for Query {
             self.refresh(&connected).await;
             list = self.nodes.all().into_iter().filter(|(n, _)| wanted(n)).collect();
         }
+        let whole = list.len() <= WHOLE_SAMPLES;
         let mut nodes = Vec::with_capacity(list.len());
         for (name, live) in list {
-            nodes.push(self.node_row(name, live).await?);
+            nodes.push(self.node_row(name, live, whole).await?);
         }
         Ok(Response::new(wire::GetNodesResponse { nodes }))
     }
@@ -338,20 +412,21 @@ impl Desk for Query {
             kinds,
             // A limit keeps the newest; they are shown in the order of time all the same.
             newest_first: asked.limit != 0,
-            limit: asked.limit as usize,
+            limit: (asked.limit as usize).min(MAX_NEWEST),
             ..EventQuery::default()
         };
         let newest_first = query.newest_first;
+        let turn = self.turn().await?;
         let events = ReceiverStream::new(self.store.events(query)).map(|e| match e {
             Ok(event) => Ok(event_message(&event.chain.node, &event.record)),
             Err(e) => Err(refuse(e)),
         });
         if !newest_first {
-            return Ok(Response::new(Box::pin(events)));
+            return Ok(Response::new(read_out(events, turn)));
         }
         let mut newest: Vec<Result<wire::Event, Status>> = events.take(MAX_NEWEST).collect().await;
         newest.reverse();
-        Ok(Response::new(Box::pin(stream::iter(newest))))
+        Ok(Response::new(read_out(stream::iter(newest), turn)))
     }
 
     async fn describe_incident(
@@ -390,7 +465,7 @@ impl Desk for Query {
         let wire::PlanRequest { node, mount } = request.into_inner();
         let words = format!("plan {mount}");
         let command = wire::command::Command::Plan(wire::PlanMount { mount });
-        Ok(Response::new(self.order(&actor, &node, words, command, PLAN_WAIT).await?))
+        Ok(Response::new(self.order(actor, node, words, command, PLAN_WAIT).await?))
     }
 
     async fn apply(&self, request: Request<wire::ApplyRequest>) -> Result<Response<wire::ActionRow>, Status> {
@@ -398,7 +473,7 @@ impl Desk for Query {
         let wire::ApplyRequest { node, action_id } = request.into_inner();
         let words = format!("apply {action_id}");
         let command = wire::command::Command::Apply(wire::ApplyPlan { action_id });
-        Ok(Response::new(self.order(&actor, &node, words, command, APPLY_WAIT).await?))
+        Ok(Response::new(self.order(actor, node, words, command, APPLY_WAIT).await?))
     }
 
     async fn acknowledge(
@@ -439,6 +514,30 @@ fn refuse(e: QueryError) -> Status {
 
 fn rows_of<T: Send + 'static>(rows: Vec<T>) -> Rows<T> {
     Box::pin(stream::iter(rows.into_iter().map(Ok)))
+}
+
+/// Gives `rows` to whoever asked and the turn back after the last, or when nobody takes them.
+fn read_out<T: Send + 'static>(
+    rows: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    turn: OwnedSemaphorePermit,
+) -> Rows<T> {
+    let (sender, receiver) = mpsc::channel(READY);
+    let (whole, done) = oneshot::channel();
+    tokio::spawn(async move {
+        let _turn = turn;
+        let mut rows = std::pin::pin!(rows);
+        while let Some(row) = rows.next().await {
+            if sender.send_timeout(row, READ_TIMEOUT).await.is_err() {
+                return;
+            }
+        }
+        // Only a whole answer says so: what ends without is cut short.
+        let _ = whole.send(());
+    });
+    let end = stream::once(done).filter_map(|whole| async move {
+        whole.err().map(|_| Err(Status::deadline_exceeded("the answer was read too slowly and is cut short")))
+    });
+    Box::pin(ReceiverStream::new(receiver).chain(end))
 }
 
 fn limit(asked: u32) -> usize {

@@ -1,6 +1,7 @@
 //! The collector put together: build everything, bind every port, then spawn.
 
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,15 @@ const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 3 * 1024 * 1024;
 /// Calls on one connection: three streams of an agent, or one person's.
 const MAX_CALLS_PER_CONNECTION: u32 = 32;
+/// Headers of one call: method, path, and what a client library adds.
+const MAX_HEADER_BYTES: u32 = 8 * 1024;
+/// Largest HTTP/2 frame: a block takes many, so that what is urgent passes between them.
+const MAX_FRAME_BYTES: u32 = 16 * 1024;
+/// Calls that a client takes back before they were looked at; more and its connection ends.
+const MAX_TAKEN_BACK: usize = 32;
+/// Calls have this long to end when the collector stops. Streams of agents end at once; a person's answer that nobody
+/// reads would take for ever.
+const SERVER_GRACE: Duration = Duration::from_secs(5);
 /// A silent connection is probed this often, and closed without an answer.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -113,7 +123,9 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 /// # Errors
 /// [`RunError`] says what could not be built or which part ended.
 pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
-    std::fs::create_dir_all(&config.state_dir).map_err(|e| RunError::Start {
+    // What nodes logged and the CA's key are nobody else's.
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.state_dir);
+    made.map_err(|e| RunError::Start {
         what: "making the state folder",
         why: format!(
             "{}: {e}; set state.dir to a folder that this user may write",
@@ -156,7 +168,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
     let on_key_changed = Arc::new(move |node, finding| changed.try_finding(Some(node), finding));
     let enrolment =
         EnrolmentService::new(ca.clone(), tokens, ledger, gate.clone(), receipt_public, on_key_changed);
-    let ingest = Ingest::new(store.clone(), nodes.clone(), gate.clone(), say.clone());
+    let ingest = Ingest::new(store.clone(), nodes.clone(), gate.clone(), say.clone(), stop.clone());
     let desk = Query::new(store.clone(), nodes.clone(), gate, asks);
     let health = crate::health::build(&store, &nodes, &refusals, &tls);
 
@@ -211,10 +223,14 @@ async fn serve(
     desk: Query,
     stop: Stop,
 ) -> Result<(), tonic::transport::Error> {
-    Server::builder()
+    let told = stop.clone();
+    let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(MAX_CALLS_PER_CONNECTION)
+        .max_frame_size(MAX_FRAME_BYTES)
+        .http2_max_header_list_size(MAX_HEADER_BYTES)
+        .http2_max_pending_accept_reset_streams(Some(MAX_TAKEN_BACK))
         .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(
@@ -232,12 +248,15 @@ async fn serve(
                 .max_decoding_message_size(64 * 1024)
                 .max_encoding_message_size(MAX_ANSWER_BYTES),
         )
-        .serve_with_incoming_shutdown(tls.incoming(listener), async move {
+        // Ingest ends its calls by itself: agents hold them open for ever.
+        .serve_with_incoming_shutdown(tls.incoming(listener), async move { told.wait().await });
+    tokio::select! {
+        result = server => result,
+        () = async {
             stop.wait().await;
-            // Agents hold their streams open for ever; they are told by the closing connection and come back.
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        })
-        .await
+            tokio::time::sleep(SERVER_GRACE).await;
+        } => Ok(()),
+    }
 }
 
 async fn say_refusals(
@@ -270,6 +289,7 @@ async fn say_refusals(
         for s in said {
             say.finding(s.node, s.finding, s.count).await;
         }
+        say.tick(clock::wall_ns());
     }
 }
 

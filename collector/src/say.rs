@@ -2,6 +2,14 @@
 //!
 //! They go to [`crate::casework`], which makes them durable and correlates them like any other. Time, ids and words
 //! are made here, so that the same rule always reads alike.
+//!
+//! What a stream notices is folded, for whoever sends one bad block sends a thousand: one finding for each rule and
+//! subject, said at once, then as often as [`FIRST_PAUSE_NS`] doubling up to [`LAST_PAUSE_NS`] allows, with the number of
+//! times. Noticing never waits, so that casework that waits for a disk does not hold up a stream; what finds no room in
+//! its queue is said by the next [`Say::tick`]. Casework clears what has not been said for long.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dogwatch::clock;
 use dogwatch::record::{Fact, Finding, FindingState, NodeName, Severity, Stream, Subject};
@@ -10,16 +18,64 @@ use tokio::sync::mpsc;
 
 use crate::casework::Ask;
 
+/// After this long a finding that was noticed again is said again; each time twice as long.
+const FIRST_PAUSE_NS: i64 = 60 * SECOND_NS;
+/// The longest that it goes unsaid while it is noticed.
+pub const LAST_PAUSE_NS: i64 = 600 * SECOND_NS;
+/// What was not noticed for so long begins anew: before casework clears it, so that it is raised with a new time.
+const FORGOTTEN_NS: i64 = 1_200 * SECOND_NS;
+/// Findings that are folded at once: one of a kind for each of the most nodes.
+const MAX_FOLDS: usize = 10_000;
+const SECOND_NS: i64 = 1_000_000_000;
+/// Longest reason of a node that is shown, in characters.
+pub(crate) const MAX_WHY_CHARS: usize = 200;
+
+/// The rule of two histories of one stream. It is never cleared by itself: what was signed stays signed.
+pub const EQUIVOCATION_RULE: &str = "equivocation";
+
 /// The way to say a finding; clones share it.
 #[derive(Debug, Clone)]
 pub struct Say {
     asks: mpsc::Sender<Ask>,
+    folds: Arc<Mutex<HashMap<String, Fold>>>,
+}
+
+#[derive(Debug)]
+struct Fold {
+    node: Option<NodeName>,
+    finding: Finding,
+    total: u64,
+    unsaid: u64,
+    noticed_ns: i64,
+    /// `None`: never yet, for want of room.
+    said_ns: Option<i64>,
+    pause_ns: i64,
+}
+
+impl Fold {
+    fn due(&self, now_ns: i64) -> bool {
+        self.unsaid > 0 && self.said_ns.is_none_or(|at| now_ns.abs_diff(at) >= self.pause_ns.unsigned_abs())
+    }
+
+    fn say(&mut self, asks: &mpsc::Sender<Ask>, now_ns: i64) {
+        let mut finding = self.finding.clone();
+        if self.said_ns.is_some() {
+            finding.state = FindingState::Updated;
+        }
+        let ask = Ask::Say { node: self.node.clone(), finding: Box::new(finding), count: self.total };
+        if asks.try_send(ask).is_ok() {
+            self.unsaid = 0;
+            if self.said_ns.replace(now_ns).is_some() {
+                self.pause_ns = (self.pause_ns * 2).min(LAST_PAUSE_NS);
+            }
+        }
+    }
 }
 
 impl Say {
     /// Says to the owner of `asks`.
     pub fn new(asks: mpsc::Sender<Ask>) -> Self {
-        Self { asks }
+        Self { asks, folds: Arc::default() }
     }
 
     /// A finding made elsewhere (folded refusals), said `count` times so far.
@@ -28,44 +84,117 @@ impl Say {
         let _ = self.asks.send(Ask::Say { node, finding: Box::new(finding), count }).await;
     }
 
-    /// The same from where waiting is not possible. A full queue holds many findings already.
+    /// The same from where waiting is not possible, said once. Where the queue is full it is said by a later tick.
     pub fn try_finding(&self, node: Option<NodeName>, finding: Finding) {
-        let _ = self.asks.try_send(Ask::Say { node, finding: Box::new(finding), count: 1 });
+        self.notice(node, finding, clock::wall_ns());
     }
 
-    /// A node signs with a key that it was not enrolled with.
-    pub async fn changed_key(&self, node: &NodeName, key: &[u8]) {
+    /// To be called about once a second: says what is due.
+    pub fn tick(&self, now_ns: i64) {
+        let mut folds = self.folds.lock().unwrap_or_else(PoisonError::into_inner);
+        folds.retain(|_, f| f.unsaid > 0 || now_ns.abs_diff(f.noticed_ns) < FORGOTTEN_NS.unsigned_abs());
+        for fold in folds.values_mut().filter(|f| f.due(now_ns)) {
+            fold.say(&self.asks, now_ns);
+        }
+    }
+
+    fn notice(&self, node: Option<NodeName>, mut finding: Finding, now_ns: i64) {
+        let mut folds = self.folds.lock().unwrap_or_else(PoisonError::into_inner);
+        if !folds.contains_key(&finding.id) && folds.len() >= MAX_FOLDS {
+            let quietest = folds.iter().min_by_key(|(_, f)| f.noticed_ns).map(|(id, _)| id.clone());
+            quietest.and_then(|id| folds.remove(&id));
+        }
+        let fold = folds.entry(finding.id.clone()).or_insert_with(|| Fold {
+            node,
+            finding: finding.clone(),
+            total: 0,
+            unsaid: 0,
+            noticed_ns: now_ns,
+            said_ns: None,
+            pause_ns: FIRST_PAUSE_NS,
+        });
+        finding.raised_wall_ns = fold.finding.raised_wall_ns;
+        fold.finding = finding;
+        fold.total += 1;
+        fold.unsaid += 1;
+        fold.noticed_ns = now_ns;
+        if fold.due(now_ns) {
+            fold.say(&self.asks, now_ns);
+        }
+    }
+
+    /// A node signs with another key than it was enrolled with last.
+    pub fn changed_key(&self, node: &NodeName, key: &[u8]) {
         let shown: String = key.iter().take(32).map(|b| format!("{b:02x}")).collect();
-        let finding = make(
-            "node-signing-key-changed",
-            Severity::High,
-            Subject::new("node", node.as_str()),
-            format!("node {node} presented a signing key that it was not enrolled with"),
-            "Chain heads of this node are verified with the key that it was enrolled with. Another key means that the \
-             node's state folder was replaced, or that somebody else speaks with its certificate. Its stream was \
-             refused; if the folder was replaced on purpose, enrol the node again with a join token."
-                .to_owned(),
-            vec![Fact::new("presented_key", shown)],
-        );
-        self.finding(Some(node.clone()), finding, 1).await;
+        let subject = Subject::new("node", node.as_str());
+        let finding = Finding {
+            id: lasting_id("node-signing-key-changed", &subject),
+            ..make(
+                "node-signing-key-changed",
+                Severity::High,
+                subject,
+                format!("node {node} presented a signing key that it was not enrolled with"),
+                "Chain heads of this node are verified with the key that it was enrolled with last. Another key means that \
+                 the node's state folder was replaced or restored, or that somebody else speaks with its certificate. \
+                 Its stream was refused; if the folder was replaced on purpose, enrol the node again with a join token."
+                    .to_owned(),
+                vec![Fact::new("presented_key", shown)],
+            )
+        };
+        self.notice(Some(node.clone()), finding, clock::wall_ns());
     }
 
     /// A node sent other bytes for a seq that the collector holds.
-    pub async fn equivocation(&self, node: &NodeName, stream: Stream, seq: u64, detail: &str) {
-        let finding = make(
-            "equivocation",
-            Severity::High,
-            Subject::new("stream", format!("{node}/{stream}")),
-            format!(
-                "node {node} sent another block for {stream} seq {seq} than the one that the collector holds"
-            ),
-            format!(
-                "{detail}. One of the two was not what the node first sealed. The first stays in the store, the second \
-                 is kept aside; compare them with the node's signed heads."
-            ),
-            vec![Fact::new("stream", stream), Fact::new("seq", seq)],
-        );
-        self.finding(Some(node.clone()), finding, 1).await;
+    pub fn equivocation(&self, node: &NodeName, stream: Stream, seq: u64, detail: &str) {
+        let subject = Subject::new("stream", format!("{node}/{stream}"));
+        let finding = Finding {
+            id: lasting_id(EQUIVOCATION_RULE, &subject),
+            ..make(
+                EQUIVOCATION_RULE,
+                Severity::High,
+                subject,
+                format!(
+                    "node {node} sent another block for {stream} seq {seq} than the one that the collector holds"
+                ),
+                format!(
+                    "{detail}. One of the two was not what the node first sealed. The first stays in the store, the \
+                     second is kept aside; compare them with the node's signed heads."
+                ),
+                vec![Fact::new("stream", stream), Fact::new("seq", seq)],
+            )
+        };
+        self.notice(Some(node.clone()), finding, clock::wall_ns());
+    }
+
+    /// A block was stored though what comes before it never came and, so the node says, never will.
+    pub fn hole(&self, node: &NodeName, stream: Stream, expected_seq: u64, first_seq: u64, why: &str) {
+        let subject = Subject::new("stream", format!("{node}/{stream}"));
+        let why: String = why.chars().filter(|c| !c.is_control()).take(MAX_WHY_CHARS).collect();
+        let finding = Finding {
+            id: lasting_id("stream-hole", &subject),
+            ..make(
+                "stream-hole",
+                Severity::Low,
+                subject,
+                format!(
+                    "node {node} no longer holds {stream} seq {expected_seq} to {}",
+                    first_seq.saturating_sub(1)
+                ),
+                format!(
+                    "The node said that these records cannot be sent any more ({}), so what follows them was stored \
+                     without them. A gap record of the node should say why; one that is missing, or a hole in a stream \
+                     that never filled its ring, means that somebody thins out what the node recorded. `dogwatch-collector \
+                     verify` lists every hole that no gap record accounts for.",
+                    if why.is_empty() { "its ring had to give them up" } else { &why }
+                ),
+                vec![
+                    Fact::new("stream", stream),
+                    Fact::new("first_missing_seq", expected_seq),
+                    Fact::new("last_missing_seq", first_seq.saturating_sub(1)),
+                ],
+            )
+        };
+        self.notice(Some(node.clone()), finding, clock::wall_ns());
     }
 }
 
@@ -93,6 +222,11 @@ pub(crate) fn make(
     }
 }
 
+/// The same for as long as there is such a subject: what is noticed again is the same finding.
+fn lasting_id(rule: &str, subject: &Subject) -> String {
+    finding_id(rule, subject, 0)
+}
+
 fn finding_id(rule: &str, subject: &Subject, wall_ns: i64) -> String {
     let mut hash = Sha256::new();
     for part in [rule.as_bytes(), subject.kind.as_bytes(), subject.name.as_bytes(), &wall_ns.to_le_bytes()] {
@@ -101,4 +235,63 @@ fn finding_id(rule: &str, subject: &Subject, wall_ns: i64) -> String {
     }
     let digest: [u8; 32] = hash.finalize().into();
     digest[..8].iter().fold("f-".to_owned(), |id, b| id + &format!("{b:02x}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(asked: &mut mpsc::Receiver<Ask>) -> Option<(String, FindingState, u64)> {
+        match asked.try_recv().ok()? {
+            Ask::Say { finding, count, .. } => Some((finding.id, finding.state, count)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_noticed_a_thousand_times_is_one_finding_said_seldom() {
+        let (asks, mut asked) = mpsc::channel(8);
+        let say = Say::new(asks);
+        let node: NodeName = "a".parse().unwrap();
+        for i in 0..1_000u64 {
+            say.changed_key(&node, &i.to_le_bytes());
+        }
+        let (id, state, count) = told(&mut asked).unwrap();
+        assert_eq!((state, count), (FindingState::Raised, 1));
+        assert!(told(&mut asked).is_none());
+        let now = clock::wall_ns();
+        say.tick(now + FIRST_PAUSE_NS);
+        assert_eq!(told(&mut asked).unwrap(), (id.clone(), FindingState::Updated, 1_000));
+        say.changed_key(&node, b"k");
+        say.tick(now + FIRST_PAUSE_NS + FIRST_PAUSE_NS);
+        assert!(told(&mut asked).is_none(), "the pause doubles");
+        say.tick(now + 3 * FIRST_PAUSE_NS);
+        assert_eq!(told(&mut asked).unwrap(), (id, FindingState::Updated, 1_001));
+    }
+
+    #[test]
+    fn a_full_queue_loses_no_finding_and_keeps_nobody_waiting() {
+        let (asks, mut asked) = mpsc::channel(1);
+        let say = Say::new(asks);
+        let node: NodeName = "a".parse().unwrap();
+        say.equivocation(&node, Stream::Urgent, 1, "x");
+        say.equivocation(&node, Stream::Evidence, 1, "x");
+        let first = told(&mut asked).unwrap();
+        assert!(told(&mut asked).is_none());
+        say.tick(clock::wall_ns());
+        let second = told(&mut asked).unwrap();
+        assert_eq!(second.1, FindingState::Raised);
+        assert_ne!(first.0, second.0, "each stream is a finding of its own");
+    }
+
+    #[test]
+    fn subjects_that_are_folded_are_bounded() {
+        let (asks, asked) = mpsc::channel(1);
+        drop(asked);
+        let say = Say::new(asks);
+        for i in 0..MAX_FOLDS + 10 {
+            say.changed_key(&format!("n{i}").parse().unwrap(), b"k");
+        }
+        assert_eq!(say.folds.lock().unwrap().len(), MAX_FOLDS);
+    }
 }

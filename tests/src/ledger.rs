@@ -187,11 +187,24 @@ impl Ledger {
         }
     }
 
-    /// Numbered lines from 1 to `last` that are missing, and those that are there more than once; at most ten each.
+    /// Numbered lines from 1 to `last` that are missing, and those that are there more than once.
     pub fn lines_against(&self, last: u64) -> (Vec<u64>, Vec<u64>) {
-        let missing = (1..=last).filter(|n| !self.lines.contains_key(n)).take(10).collect();
-        let twice = self.lines.iter().filter(|(_, count)| **count > 1).map(|(n, _)| *n).take(10).collect();
+        let missing = (1..=last).filter(|n| !self.lines.contains_key(n)).collect();
+        let twice = self.lines.iter().filter(|(_, count)| **count > 1).map(|(n, _)| *n).collect();
         (missing, twice)
+    }
+
+    /// Bytes of logs that gap records give up: inode, first byte, byte behind the last, lines said to be in them.
+    pub fn bytes_given_up(&self) -> Vec<(u64, u64, u64, u64)> {
+        let told =
+            self.gaps.iter().filter(|(_, g)| g.source.starts_with("log:") && g.stream == Stream::Evidence);
+        told.filter_map(|(_, gap)| {
+            let words = gap.reason.rsplit_once("(bytes ")?.1;
+            let mut numbers = words.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok());
+            let (from, to, inode) = (numbers.next()?, numbers.next()?, numbers.next()?);
+            Some((inode, from, to, gap.count.unwrap_or(0)))
+        })
+        .collect()
     }
 
     /// Incarnations of which there are records.

@@ -41,7 +41,7 @@ impl Scribe {
     /// When it cannot be written.
     pub fn rules(folder: &Path) -> PathBuf {
         let path = folder.join("rules.yaml");
-        let text = "rules:\n  - name: numbered\n    match: 'seq=[0-9]+'\n    severity: low\n    summary: \"A numbered line\"\n    \
+        let text = "rules:\n  - name: numbered\n    match: 'seq=[0-9]+'\n    severity: medium\n    summary: \"A numbered line\"\n    \
                     context_before: 0\n    context_after: 0\n";
         std::fs::write(&path, text).expect("a rules file can be written");
         path
@@ -50,6 +50,16 @@ impl Scribe {
     /// The log.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where each line of a log of a scribe's begins, the first line first, and the log's length at the end.
+    ///
+    /// # Panics
+    /// When the log cannot be read.
+    pub fn offsets(log: &Path) -> Vec<u64> {
+        let bytes = std::fs::read(log).expect("the log can be read");
+        let ends = bytes.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(i, _)| i as u64 + 1);
+        std::iter::once(0).chain(ends).collect()
     }
 
     /// Ends, and says how many lines were written.

@@ -5,7 +5,12 @@
 //! told to others when it is durable. Blocks are released for recycling when the collector acknowledged them, or, in a
 //! stream that is not spooled, at once.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -14,6 +19,8 @@ use dogwatch::chain::{ChainId, Head, HeadStatement, SignedHead, SignedReceipt};
 use dogwatch::journal::{BlockInfo, FrameKind, Journal, JournalError, Options, Position, Reader, Recovered};
 use dogwatch::record::{Incarnation, NodeName, Record, Seq, Stream};
 use ed25519_dalek::SigningKey;
+
+use super::KeptRange;
 
 /// What is known of a block that is in the journal and not acknowledged.
 #[derive(Debug, Clone)]
@@ -62,21 +69,23 @@ pub(crate) struct Lane {
     acked: HashMap<Incarnation, Seq>,
     signed: Head,
     spooled: bool,
+    /// Whether what is kept changed since [`Lane::take_kept`].
+    changed: bool,
 }
 
 impl Lane {
-    /// Opens the stream's journal and finds what is not acknowledged.
+    /// Opens the stream's journal and finds what is not acknowledged. A stream that is not `spooled` waits for nobody.
     pub(crate) fn open(
         dir: &Path,
         stream: Stream,
         options: Options,
         node: &NodeName,
         incarnation: Incarnation,
+        spooled: bool,
     ) -> Result<(Self, LaneOpened), JournalError> {
         let dir = dir.join(stream.as_str());
         let (journal, recovered) = Journal::open(&dir, options)?;
         let reader = Reader::open(&dir)?;
-        let spooled = stream != Stream::Recorder;
         let mut unacked = VecDeque::new();
         let mut acked: HashMap<Incarnation, Seq> = HashMap::new();
         let mut newest: Option<(Predecessor, i64)> = None;
@@ -123,6 +132,7 @@ impl Lane {
             acked,
             signed: Head::default(),
             spooled,
+            changed: true,
         };
         lane.release();
         Ok((lane, LaneOpened { recovered, predecessor: newest }))
@@ -145,10 +155,14 @@ impl Lane {
             stream: self.stream,
             previous: self.head.hash,
             start: (self.blocks == 0).then(|| self.start.clone()).flatten(),
-            receipt: self.receipt.clone(),
+            receipt: self.receipt.take(),
         };
-        let block = Block::seal(place, records, salt)?;
-        self.receipt = None;
+        // A receipt is the collector's to word: one that no block can carry must not cost a record.
+        let bare = place.receipt.is_some().then(|| Place { receipt: None, ..place.clone() });
+        let block = match (Block::seal(place, records, salt), bare) {
+            (Err(_), Some(bare)) => Block::seal(bare, records, salt)?,
+            (sealed, _) => sealed?,
+        };
         self.blocks += 1;
         self.head = Head { last_seq: block.header().last_seq, hash: block.hash() };
         self.unsynced.push_back((block, None));
@@ -160,19 +174,19 @@ impl Lane {
         !self.unsynced.is_empty()
     }
 
+    /// Bytes of sealed blocks that wait for the disk.
+    pub(crate) fn unsynced_bytes(&self) -> usize {
+        self.unsynced
+            .iter()
+            .flat_map(|(block, _)| &block.header().sections)
+            .map(|section| section.stored_bytes as usize)
+            .sum()
+    }
+
     /// Appends what is sealed and makes it durable. On an error nothing is forgotten: call again.
     pub(crate) fn flush(&mut self, wall_ns: i64) -> Result<(), JournalError> {
-        let journal = match self.journal.as_mut() {
-            Some(j) => j,
-            None => {
-                // A journal that failed is opened anew; it begins a new segment and finds out what is whole.
-                let (journal, _) = Journal::open(&self.dir, self.options)?;
-                for (_, at) in &mut self.unsynced {
-                    *at = None;
-                }
-                self.journal.insert(journal)
-            }
-        };
+        self.reopen()?;
+        let Some(journal) = self.journal.as_mut() else { return Ok(()) };
         for (block, at) in self.unsynced.iter_mut().filter(|(_, at)| at.is_none()) {
             let h = block.header();
             let info = BlockInfo {
@@ -197,6 +211,7 @@ impl Lane {
             self.journal = None;
             return Err(e);
         }
+        self.changed |= self.spooled && !self.unsynced.is_empty();
         for (block, at) in self.unsynced.drain(..) {
             if self.spooled
                 && let Some(at) = at
@@ -222,14 +237,25 @@ impl Lane {
         if self.head == self.signed || self.has_unsynced() {
             return Ok(false);
         }
+        self.reopen()?;
         let Some(journal) = self.journal.as_mut() else { return Ok(false) };
         let statement =
             HeadStatement { chain: self.chain.clone(), head: self.head, wall_ns, blocks: self.blocks };
         let signed = SignedHead::sign(&statement, key);
-        journal.append(FrameKind::SignedHead, &signed.encode(), wall_ns)?;
-        journal.sync()?;
-        self.signed = self.head;
-        Ok(true)
+        let kept =
+            journal.append(FrameKind::SignedHead, &signed.encode(), wall_ns).and_then(|_| journal.sync());
+        match kept {
+            Ok(()) => {
+                self.signed = self.head;
+                Ok(true)
+            }
+            // Whoever appends the next block makes room or says that there is none; the head after it covers this one.
+            Err(JournalError::Full { .. }) => Ok(false),
+            Err(e) => {
+                self.journal = None;
+                Err(e)
+            }
+        }
     }
 
     /// Takes an acknowledgement in: the cursor, the receipt for the next block, and what may be recycled.
@@ -245,6 +271,8 @@ impl Lane {
             return;
         }
         *seq = last_seq;
+        // First what may go, so that a full ring has room for the receipt.
+        self.release();
         if let Some(journal) = self.journal.as_mut()
             && let Err(error) = journal.append(FrameKind::Receipt, &receipt.encode(), wall_ns)
         {
@@ -254,6 +282,12 @@ impl Lane {
         if incarnation == self.chain.incarnation {
             self.receipt = Some(receipt);
         }
+    }
+
+    /// Lets go of a block that the collector will never take, so that it does not hold the ring for ever.
+    pub(crate) fn let_go(&mut self, incarnation: Incarnation, first: Seq, last: Seq) {
+        self.unacked.retain(|u| (u.incarnation, u.first_seq, u.last_seq) != (incarnation, first, last));
+        self.changed = true;
         self.release();
     }
 
@@ -270,6 +304,7 @@ impl Lane {
                 to_wall_ns: u.last_wall_ns,
             });
             self.unacked.pop_front();
+            self.changed = true;
         }
         self.release();
         evicted
@@ -278,13 +313,34 @@ impl Lane {
     /// How full the ring is of what must not be recycled: 0 to 1.
     pub(crate) fn pressure(&self) -> f64 {
         let (Some(oldest), Some(journal)) = (self.unacked.front(), self.journal.as_ref()) else { return 0.0 };
-        let newest = journal.segments().last().map_or(oldest.at.segment, |s| s.number);
-        (newest.saturating_sub(oldest.at.segment) + 1) as f64 / f64::from(self.options.max_segments.max(1))
+        // Counted, not subtracted: a number is taken at each start, and a coalesced block keeps its old one.
+        let held = journal.segments().iter().filter(|s| s.number >= oldest.at.segment).count();
+        held as f64 / f64::from(self.options.max_segments.max(1))
     }
 
     /// Blocks that wait for the collector.
     pub(crate) fn unacked(&self) -> &VecDeque<Unacked> {
         &self.unacked
+    }
+
+    /// What waits for the collector, by incarnation, oldest first; `None` where nothing changed since the last call.
+    pub(crate) fn take_kept(&mut self) -> Option<Vec<KeptRange>> {
+        if !std::mem::take(&mut self.changed) {
+            return None;
+        }
+        let mut kept: Vec<KeptRange> = Vec::new();
+        for u in &self.unacked {
+            match kept.iter_mut().rev().find(|k| k.incarnation == u.incarnation) {
+                Some(k) => k.last_seq = k.last_seq.max(u.last_seq),
+                None => kept.push(KeptRange {
+                    incarnation: u.incarnation,
+                    first_seq: u.first_seq,
+                    last_seq: u.last_seq,
+                    from: u.at,
+                }),
+            }
+        }
+        Some(kept)
     }
 
     /// Where the chain stands, durable or not.
@@ -302,10 +358,32 @@ impl Lane {
         self.journal.map_or(Ok(()), Journal::close)
     }
 
+    /// Opens a journal that failed anew; it begins a new segment and finds out what is whole.
+    fn reopen(&mut self) -> Result<(), JournalError> {
+        if self.journal.is_some() {
+            return Ok(());
+        }
+        let (journal, _) = Journal::open(&self.dir, self.options)?;
+        self.journal = Some(journal);
+        // A new opening knows nothing of what was released before.
+        self.release();
+        // What the disk holds all the same is not appended again: a seq stands in a journal once.
+        let dir = &self.dir;
+        let mut gone = false;
+        for (block, at) in &mut self.unsynced {
+            gone |= !at.is_some_and(|at| holds(dir, at, &block.encode()));
+            if gone {
+                *at = None;
+            }
+        }
+        Ok(())
+    }
+
     fn release(&mut self) {
         while let Some(u) = self.unacked.front() {
             if self.acked.get(&u.incarnation).is_some_and(|seq| u.last_seq <= *seq) {
                 self.unacked.pop_front();
+                self.changed = true;
             } else {
                 break;
             }
@@ -315,4 +393,15 @@ impl Lane {
             journal.release_before(self.unacked.front().map_or(current, |u| u.at.segment.min(current)));
         }
     }
+}
+
+/// Whether the disk durably holds the frame at `at`, and it is `bytes`.
+fn holds(dir: &Path, at: Position, bytes: &[u8]) -> bool {
+    let synced = match File::open(dir.join(format!("{:020}.seg", at.segment))) {
+        Ok(file) => file.sync_data().is_ok(),
+        // Coalesced at the opening, and durable with that.
+        Err(e) => e.kind() == io::ErrorKind::NotFound,
+    };
+    let read = || Reader::open(dir).ok()?.read_at(at).ok()?;
+    synced && read().is_some_and(|entry| entry.payload == bytes)
 }

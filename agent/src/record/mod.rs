@@ -64,6 +64,9 @@ pub struct RecordConfig {
     pub evidence_bytes: u64,
     /// Bytes that the recorder journal may take.
     pub recorder_bytes: u64,
+    /// Whether a collector takes the record over. Without one nothing waits for an acknowledgement: each ring keeps the
+    /// newest that fits.
+    pub handed_over: bool,
 }
 
 impl RecordConfig {
@@ -359,7 +362,8 @@ pub fn open(
     let (start_counter, mut remarks) = count_start(&config.state_dir)?;
 
     let open_lane = |stream| {
-        Lane::open(&dir, stream, config.options(stream), &config.node, incarnation)
+        let spooled = config.handed_over && stream != Stream::Recorder;
+        Lane::open(&dir, stream, config.options(stream), &config.node, incarnation, spooled)
             .map_err(|source| RecordError::Journal { stream, source })
     };
     let (mut urgent, urgent_opened) = open_lane(Stream::Urgent)?;
@@ -407,7 +411,7 @@ pub fn open(
         incarnation,
         start_counter,
     });
-    let writer = Writer {
+    let mut writer = Writer {
         shared: shared.clone(),
         lanes: [urgent, evidence, recorder],
         key,

@@ -85,7 +85,8 @@ mod tests {
         s.write(b"one").unwrap();
         s.write(b"two").unwrap();
         let whole = std::fs::read(&path).unwrap();
-        for at in 0..whole.len() {
+        // Every byte of what is in use, and samples of the zeros behind: each cut costs a sync.
+        for at in (0..whole.len()).filter(|at| at % SLOT_BYTES < 32 || at % 97 == 0) {
             let mut damaged = whole.clone();
             damaged[at] ^= 0x40;
             std::fs::write(&path, &damaged).unwrap();

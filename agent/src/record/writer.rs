@@ -14,14 +14,19 @@ use dogwatch::record::{Body, Gap, Incarnation, Kind, Record, Seq, Stream};
 use ed25519_dalek::SigningKey;
 
 use super::lane::{Evicted, Lane};
-use super::{KeptRange, SEAL_AFTER, Shared};
+use super::{SEAL_AFTER, Shared};
 
 /// Chain heads are signed at least this often while the chain moves.
 const SIGN_EVERY: Duration = Duration::from_secs(10);
 /// After a failed write, the disk is tried again this much later.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Gaps of running losses are told this often at most.
+/// Gaps of running losses are told this often at most, and less and less often while losses go on: each is a record in
+/// the stream that has the least room.
 const TELL_LOSSES_EVERY: Duration = Duration::from_secs(1);
+/// The least often that they are told.
+const TELL_LOSSES_AT_LEAST_EVERY: Duration = Duration::from_secs(60);
+/// Sealed urgent blocks that wait for a failing disk; beyond it records wait unsealed, where the queue bounds them.
+const MAX_UNSYNCED_BYTES: usize = 2 * 1024 * 1024;
 /// Records that one block holds at most.
 const MAX_RECORDS_PER_BLOCK: usize = 20_000;
 /// Blocks set aside that are kept; the oldest goes first.
@@ -44,10 +49,10 @@ impl Writer {
     /// Only when closing the journals fails at the end; a failing disk is tried again for ever.
     pub fn run(mut self) -> Result<(), String> {
         let mut signed_at = Instant::now();
-        let mut told_at: Option<Instant> = None;
+        let mut telling = Telling { next: Instant::now(), every: TELL_LOSSES_EVERY };
         let mut retry_at: Option<Instant> = None;
         loop {
-            let stopping = self.wait(retry_at, signed_at);
+            let stopping = self.wait(retry_at, signed_at, telling.next);
             self.settle_acks();
             let (found_urgent, mut failed) = self.write_urgent();
             for i in 1..3 {
@@ -56,8 +61,8 @@ impl Writer {
                 }
             }
             let now = Instant::now();
-            let sign_now = found_urgent || stopping || now.duration_since(signed_at) >= SIGN_EVERY;
-            if sign_now && failed.is_none() {
+            if found_urgent || stopping || now.duration_since(signed_at) >= SIGN_EVERY {
+                // Each for itself: one journal that fails must not leave the others unsigned.
                 for lane in &mut self.lanes {
                     if let Err(e) = lane.sign(&self.key, clock::wall_ns()) {
                         failed.get_or_insert(e.to_string());
@@ -68,9 +73,9 @@ impl Writer {
             self.publish();
             retry_at = failed.as_ref().map(|_| now + RETRY_AFTER);
             self.note_failure(failed.clone());
-            if failed.is_none() && told_at.is_none_or(|t| now.duration_since(t) >= TELL_LOSSES_EVERY) {
-                told_at = Some(now);
-                self.tell_losses();
+            if failed.is_none() && (stopping || now >= telling.next) {
+                let told = self.tell_losses();
+                telling.told(now, told);
             }
             if stopping {
                 let mut state = self.shared.lock();
@@ -93,7 +98,7 @@ impl Writer {
     }
 
     /// Sleeps until there is something to do; says whether it is time to stop.
-    fn wait(&self, retry_at: Option<Instant>, signed_at: Instant) -> bool {
+    fn wait(&self, retry_at: Option<Instant>, signed_at: Instant, tell_at: Instant) -> bool {
         let mut state = self.shared.lock();
         loop {
             if state.stop {
@@ -104,8 +109,9 @@ impl Writer {
             let unsynced = self.lanes.iter().any(Lane::has_unsynced);
             let bulk_full =
                 [Stream::Evidence, Stream::Recorder].into_iter().any(|s| state.queue.bytes(s) >= SEAL_BYTES);
+            let tell = state.queue.has_losses();
             let ready =
-                state.queue.bytes(Stream::Urgent) > 0 || bulk_full || state.queue.has_losses() || unsynced;
+                state.queue.bytes(Stream::Urgent) > 0 || bulk_full || unsynced || (tell && tell_at <= now);
             if !backing_off && (ready || !state.acks.is_empty() || !state.aside.is_empty()) {
                 return false;
             }
@@ -118,6 +124,9 @@ impl Writer {
                 .unwrap_or(SEAL_AFTER);
             let sign = SIGN_EVERY.saturating_sub(signed_at.elapsed());
             let mut left = due.min(sign);
+            if tell {
+                left = left.min(tell_at.saturating_duration_since(now));
+            }
             if let Some(t) = retry_at.filter(|_| backing_off) {
                 left = t.saturating_duration_since(now);
             }
@@ -157,8 +166,8 @@ impl Writer {
             stream,
             source: "uplink".to_owned(),
             after_seq: Some(first.saturating_sub(1)),
-            before_seq: Some(last + 1),
-            count: Some(last + 1 - first),
+            before_seq: Some(last.saturating_add(1)),
+            count: Some(last.saturating_add(1).saturating_sub(first)),
             from_wall_ns: found.as_ref().map_or(now.wall_ns, |u| u.first_wall_ns),
             to_wall_ns: found.as_ref().map_or(now.wall_ns, |u| u.last_wall_ns),
             reason: match kept {
@@ -170,6 +179,7 @@ impl Writer {
             incarnation: Some(incarnation),
         };
         self.shared.lock().queue.push(Stream::Urgent, now, Body::Gap(gap));
+        self.lanes[stream.index()].let_go(incarnation, first, last);
     }
 
     fn keep_file(&self, stream: Stream, first: Seq, bytes: &[u8]) -> std::io::Result<PathBuf> {
@@ -188,6 +198,12 @@ impl Writer {
     fn write_urgent(&mut self) -> (bool, Option<String>) {
         let mut important = false;
         loop {
+            // Sealed blocks are held beyond the queue's bound, so a disk that fails must not draw the queue empty.
+            if self.lanes[0].unsynced_bytes() > MAX_UNSYNCED_BYTES
+                && let Err(e) = self.lanes[0].flush(clock::wall_ns())
+            {
+                return (important, Some(e.to_string()));
+            }
             let run = self.shared.lock().queue.take_run(Stream::Urgent, SEAL_BYTES, MAX_RECORDS_PER_BLOCK);
             if run.is_empty() {
                 break;
@@ -295,14 +311,16 @@ impl Writer {
         }
     }
 
-    fn tell_losses(&mut self) {
+    /// Records what was given up; whether there was any.
+    fn tell_losses(&mut self) -> bool {
         let mut state = self.shared.lock();
-        if state.queue.has_losses() {
-            let now = clock::now();
-            for gap in state.queue.take_losses() {
-                state.queue.push(Stream::Urgent, now, Body::Gap(gap));
-            }
+        let gaps = state.queue.take_losses();
+        let now = clock::now();
+        let told = !gaps.is_empty();
+        for gap in gaps {
+            state.queue.push(Stream::Urgent, now, Body::Gap(gap));
         }
+        told
     }
 
     fn note_failure(&self, failed: Option<String>) {
@@ -318,35 +336,41 @@ impl Writer {
     }
 
     /// Tells others what is durable and what is kept.
-    pub(super) fn publish(&self) {
+    pub(super) fn publish(&mut self) {
+        // Reckoned before the lock is taken: whoever records must not wait for it.
+        let kept = self.lanes.each_mut().map(Lane::take_kept);
+        let pressure = self.lanes[Stream::Evidence.index()].pressure();
         let mut durable = [0; 3];
         let mut state = self.shared.lock();
-        for (i, lane) in self.lanes.iter().enumerate() {
+        for (i, (lane, kept)) in self.lanes.iter().zip(kept).enumerate() {
             let behind = if lane.has_unsynced() { state.stats.durable_seq[i] } else { lane.head().last_seq };
             durable[i] = behind;
             state.stats.durable_seq[i] = behind;
             state.stats.unacked_blocks[i] = lane.unacked().len() as u64;
-            let mut kept: Vec<KeptRange> = Vec::new();
-            for u in lane.unacked() {
-                match kept.iter_mut().find(|k| k.incarnation == u.incarnation) {
-                    Some(k) => k.last_seq = k.last_seq.max(u.last_seq),
-                    None => kept.push(KeptRange {
-                        incarnation: u.incarnation,
-                        first_seq: u.first_seq,
-                        last_seq: u.last_seq,
-                        from: u.at,
-                    }),
-                }
+            if let Some(kept) = kept {
+                state.kept[i] = kept;
             }
-            state.kept[i] = kept;
         }
-        state.pressure = self.lanes[Stream::Evidence.index()].pressure();
+        state.pressure = pressure;
         drop(state);
         self.shared.durable.send_if_modified(|d| {
             let changed = *d != durable;
             *d = durable;
             changed
         });
+    }
+}
+
+/// When losses are told next.
+struct Telling {
+    next: Instant,
+    every: Duration,
+}
+
+impl Telling {
+    fn told(&mut self, now: Instant, any: bool) {
+        self.every = if any { (self.every * 2).min(TELL_LOSSES_AT_LEAST_EVERY) } else { TELL_LOSSES_EVERY };
+        self.next = now + self.every;
     }
 }
 

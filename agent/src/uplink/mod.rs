@@ -9,8 +9,8 @@
 
 mod session;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use dogwatch::record::{CleanupMode, Stream};
 use dogwatch::supervise::Stop;
@@ -83,6 +83,7 @@ pub(crate) struct Shared {
     pub(crate) commands: mpsc::Sender<CommandCall>,
     pub(crate) status: Arc<watch::Sender<UplinkStatus>>,
     pub(crate) stop: Stop,
+    memory: Arc<[Mutex<session::Memory>; 3]>,
 }
 
 /// The uplink's handle on its connection.
@@ -103,8 +104,15 @@ impl Uplink {
         status: watch::Sender<UplinkStatus>,
         stop: Stop,
     ) -> Self {
-        let shared =
-            Shared { recorder, config: Arc::new(config), pulse, commands, status: Arc::new(status), stop };
+        let shared = Shared {
+            recorder,
+            config: Arc::new(config),
+            pulse,
+            commands,
+            status: Arc::new(status),
+            stop,
+            memory: Arc::default(),
+        };
         Self { shared, tls }
     }
 
@@ -136,11 +144,13 @@ impl Uplink {
                         s.connections += 1;
                         s.error = None;
                     });
-                    let (reason, served) = self.serve(channel).await;
+                    let since = Instant::now();
+                    let reason = self.serve(channel).await;
                     if self.shared.stop.is_set() {
                         return Ok(());
                     }
-                    if served {
+                    // A connection that ends soon, again and again, must not be made anew at once.
+                    if since.elapsed() >= BACKOFF_MAX {
                         backoff = BACKOFF_MIN;
                     }
                     tracing::info!(
@@ -170,8 +180,8 @@ impl Uplink {
         }
     }
 
-    /// Runs the three calls until the first ends; says why, and whether any was welcomed.
-    async fn serve(&self, channel: Channel) -> (String, bool) {
+    /// Runs the three calls until the first ends; says why.
+    async fn serve(&self, channel: Channel) -> String {
         let mut calls = tokio::task::JoinSet::new();
         let mut renewed = self.tls.swaps();
         renewed.mark_unchanged();
@@ -192,10 +202,9 @@ impl Uplink {
                 None => "no stream".to_owned(),
             },
         };
-        let served = self.shared.status.borrow().connected.iter().any(|c| *c);
         calls.shutdown().await;
         self.shared.status.send_modify(|s| s.connected = [false; 3]);
-        (first, served)
+        first
     }
 }
 

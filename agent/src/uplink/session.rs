@@ -1,13 +1,15 @@
 //! One stream's call: Hello, Welcome, then blocks down the wire and acknowledgements back.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dogwatch::block::{Block, MAX_BLOCK_BYTES};
-use dogwatch::chain::{SignedHead, SignedReceipt};
+use dogwatch::block::{Block, Header, MAX_BLOCK_BYTES};
+use dogwatch::chain::{Head, SignedHead, SignedReceipt};
+use dogwatch::clock;
 use dogwatch::journal::{FrameKind, Position, Reader};
-use dogwatch::record::{Incarnation, Seq, Stream};
+use dogwatch::record::{Body, Gap, Hash, Incarnation, Seq, Stream};
 use dogwatch::wire;
 use dogwatch::wire::agent_message::Message as Up;
 use dogwatch::wire::collector_message::Message as Down;
@@ -35,6 +37,37 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_REWINDS: u32 = 3;
 /// Commands under way at once.
 const MAX_COMMANDS: usize = 4;
+/// Incarnations that Hello names: what a collector takes at most. Of more than that the newest are named.
+const MAX_KEPT: usize = 4096;
+/// Refused blocks that are remembered, so that they are not sent again; the newest.
+const MAX_REFUSED: usize = 1024;
+
+/// Characters of a refusal's reason that are recorded.
+const MAX_DETAIL_CHARS: usize = 1000;
+/// Stands for the hash of a block that was refused: the block after it does not follow what the collector has.
+const PASSED_OVER: Hash = Hash([0xff; 32]);
+
+/// What a stream's calls hand on to the next one.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// Where the newest signed head stands that was sent.
+    heads_sent: Position,
+    /// Blocks that the collector will never take.
+    refused: Vec<(Incarnation, Seq, Seq)>,
+    /// Up to which seq it was told that the collector lacks what is gone here.
+    holes_told: HashMap<Incarnation, Seq>,
+    /// Blocks acknowledged so far.
+    acknowledged: u64,
+}
+
+impl Memory {
+    fn refuse(&mut self, incarnation: Incarnation, first: Seq, last: Seq) {
+        if self.refused.len() == MAX_REFUSED {
+            self.refused.remove(0);
+        }
+        self.refused.push((incarnation, first, last));
+    }
+}
 
 /// Why a call ended.
 #[derive(Debug, thiserror::Error)]
@@ -72,10 +105,10 @@ pub(super) async fn run(
 ) -> (Stream, Result<(), SessionError>) {
     let mut rewinds = 0;
     loop {
-        let acknowledged = shared.status.borrow().acknowledged_blocks;
+        let acknowledged = shared.memory(stream).acknowledged;
         let result = call(&shared, &mut client, stream).await;
         shared.status.send_modify(|s| s.connected[stream.index()] = false);
-        if shared.status.borrow().acknowledged_blocks > acknowledged {
+        if shared.memory(stream).acknowledged > acknowledged {
             rewinds = 0;
         }
         match result {
@@ -90,8 +123,16 @@ pub(super) async fn run(
 #[derive(Debug)]
 struct InFlight {
     incarnation: Incarnation,
+    first_seq: Seq,
     last_seq: Seq,
+    hash: Hash,
     bytes: usize,
+}
+
+impl Shared {
+    fn memory(&self, stream: Stream) -> MutexGuard<'_, Memory> {
+        self.memory[stream.index()].lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 async fn call(
@@ -101,7 +142,7 @@ async fn call(
 ) -> Result<(), SessionError> {
     let (sender, receiver) = mpsc::channel(SEND_QUEUE);
     let dir = shared.recorder.journal_dir(stream);
-    let kept = kept_in(dir.clone()).await?;
+    let Held { kept, blocks } = held(dir.clone()).await?;
     sender
         .send(up(Up::Hello(hello(shared, stream, &kept))))
         .await
@@ -125,9 +166,19 @@ async fn call(
     let mut pulses = shared.pulse.clone();
     let (results, mut done) = mpsc::channel::<wire::CommandResult>(MAX_COMMANDS);
     let mut commands = 0usize;
-    let mut in_flight: VecDeque<InFlight> = VecDeque::new();
+    let mut in_flight: Vec<InFlight> = Vec::new();
     let mut in_flight_bytes = 0usize;
-    let mut position = Position::default();
+    let mut position = at.begin(&blocks);
+    drop(blocks);
+    let heads_from = shared.memory(stream).heads_sent;
+    // Of the recorder's journal only heads are sent.
+    let until = (stream != Stream::Recorder).then_some(position);
+    let (heads, read_to) = earlier_heads(dir.clone(), heads_from, until).await?;
+    for (head_at, head) in heads {
+        send(&sender, Up::Head(head)).await?;
+        shared.memory(stream).heads_sent = head_at;
+    }
+    position = position.max(read_to);
     let mut read_all = false;
     let mut ack_deadline = tokio::time::Instant::now() + ACK_TIMEOUT;
     // A read lives across turns of the loop: dropping it at every message would read the same bytes again and again.
@@ -143,25 +194,24 @@ async fn call(
                 let Some(message) = message? else { return Ok(()) };
                 match message.message {
                     Some(Down::Ack(ack)) => {
-                        let (incarnation, receipt) = take_ack(&ack)?;
-                        while let Some(front) = in_flight.front() {
-                            if front.incarnation == incarnation && front.last_seq > ack.last_seq {
-                                break;
-                            }
-                            in_flight_bytes -= front.bytes;
-                            in_flight.pop_front();
-                            shared.status.send_modify(|s| s.acknowledged_blocks += 1);
-                        }
+                        let (incarnation, receipt) = take_ack(shared, stream, &ack, &at, &in_flight)?;
+                        let before = in_flight.len();
+                        // Chains are acknowledged one by one: those of other incarnations still are on their way.
+                        in_flight.retain(|f| f.incarnation != incarnation || f.last_seq > ack.last_seq);
+                        in_flight_bytes = in_flight.iter().map(|f| f.bytes).sum();
+                        let done = (before - in_flight.len()) as u64;
+                        shared.memory(stream).acknowledged += done;
+                        shared.status.send_modify(|s| s.acknowledged_blocks += done);
                         shared.recorder.acknowledge(stream, incarnation, ack.last_seq, receipt);
                         ack_deadline = tokio::time::Instant::now() + ACK_TIMEOUT;
                     }
                     Some(Down::Nack(nack)) => {
-                        take_nack(shared, stream, &nack, &mut at)?;
+                        take_nack(shared, stream, &nack, &in_flight)?;
                         in_flight.retain(|f| f.incarnation.0 != nack.incarnation[..] || f.last_seq != nack.last_seq);
                         in_flight_bytes = in_flight.iter().map(|f| f.bytes).sum();
                         let skip = wire::Skip {
                             incarnation: nack.incarnation.clone(),
-                            resume_seq: nack.last_seq + 1,
+                            resume_seq: nack.last_seq.saturating_add(1),
                             reason: format!("the block was refused: {}", nack.detail),
                         };
                         send(&sender, Up::Skip(skip)).await?;
@@ -204,11 +254,11 @@ async fn call(
                     read_all = false;
                 }
                 position = batch.next;
-                for (kind, payload) in batch.entries {
+                for (entry_at, kind, payload) in batch.entries {
                     if kind == FrameKind::SignedHead {
                         if let Ok(head) = SignedHead::from_bytes(&payload) {
-                            let head = wire::SignedHead { statement: head.statement.into(), signature: head.signature.to_vec().into() };
-                            send(&sender, Up::Head(head)).await?;
+                            send(&sender, Up::Head(wire::SignedHead::from(&head))).await?;
+                            shared.memory(stream).heads_sent = entry_at;
                         }
                         continue;
                     }
@@ -216,24 +266,37 @@ async fn call(
                     // block's `previous` shows the hole, and the gap says so.
                     let Ok(block) = Block::decode(payload.clone()) else { continue };
                     let header = block.header();
-                    match at.wants(header.incarnation, header.first_seq, header.last_seq) {
+                    let id = (header.incarnation, header.first_seq, header.last_seq);
+                    if shared.memory(stream).refused.contains(&id) {
+                        at.pass_over(header);
+                        continue;
+                    }
+                    match at.wants(header) {
                         Wants::No => continue,
                         Wants::Yes => {}
-                        Wants::AfterHole => {
+                        Wants::AfterHole { after } => {
+                            let reason = "the node no longer holds what comes before";
+                            tell_hole(shared, stream, header, after);
                             let skip = wire::Skip {
                                 incarnation: header.incarnation.0.to_vec().into(),
                                 resume_seq: header.first_seq,
-                                reason: "the node no longer holds what comes before".to_owned(),
+                                reason: reason.to_owned(),
                             };
                             send(&sender, Up::Skip(skip)).await?;
                         }
                     }
-                    at.sent(header.incarnation, header.last_seq);
+                    at.sent(header.incarnation, Head { last_seq: header.last_seq, hash: block.hash() });
                     if in_flight.is_empty() {
                         ack_deadline = tokio::time::Instant::now() + ACK_TIMEOUT;
                     }
                     let bytes = payload.len();
-                    in_flight.push_back(InFlight { incarnation: header.incarnation, last_seq: header.last_seq, bytes });
+                    in_flight.push(InFlight {
+                        incarnation: header.incarnation,
+                        first_seq: header.first_seq,
+                        last_seq: header.last_seq,
+                        hash: block.hash(),
+                        bytes,
+                    });
                     in_flight_bytes += bytes;
                     send(&sender, Up::Block(block.to_wire())).await?;
                 }
@@ -245,16 +308,19 @@ async fn call(
 /// What the collector has of each incarnation, and what it asked for.
 #[derive(Debug, Default)]
 struct Cursors {
-    last: HashMap<Incarnation, Seq>,
+    last: HashMap<Incarnation, Head>,
     /// Blocks whose acknowledgement was lost: the one that ends at this seq is sent once more, for its receipt.
     lacks_receipt: HashMap<Incarnation, Seq>,
-    begun: HashMap<Incarnation, bool>,
 }
 
+#[derive(Debug, PartialEq, Eq)]
 enum Wants {
     No,
     Yes,
-    AfterHole,
+    /// What comes between this seq and the block is gone.
+    AfterHole {
+        after: Seq,
+    },
 }
 
 impl Cursors {
@@ -266,11 +332,16 @@ impl Cursors {
             )));
         }
         let mut at = Self::default();
+        let unacknowledged = shared.recorder.kept(stream);
         for c in welcome.cursors {
-            let incarnation = Incarnation::from_slice(&c.incarnation)
-                .map_err(|e| SessionError::Protocol(format!("Welcome.cursors: {e}")))?;
-            at.last.insert(incarnation, c.last_seq);
-            let unacknowledged = shared.recorder.kept(stream);
+            let broken = |e: &dyn std::fmt::Display| SessionError::Protocol(format!("Welcome.cursors: {e}"));
+            let incarnation = Incarnation::from_slice(&c.incarnation).map_err(|e| broken(&e))?;
+            let hash = if c.hash.is_empty() {
+                Hash::ZERO
+            } else {
+                Hash::from_slice(&c.hash).map_err(|e| broken(&e))?
+            };
+            at.last.insert(incarnation, Head { last_seq: c.last_seq, hash });
             if unacknowledged.iter().any(|k| k.incarnation == incarnation && k.first_seq <= c.last_seq) {
                 at.lacks_receipt.insert(incarnation, c.last_seq);
             }
@@ -278,25 +349,47 @@ impl Cursors {
         Ok(at)
     }
 
-    fn wants(&mut self, incarnation: Incarnation, first: Seq, last: Seq) -> Wants {
-        let have = self.last.get(&incarnation).copied().unwrap_or(0);
-        if last <= have {
-            let again = self.lacks_receipt.get(&incarnation) == Some(&last);
+    /// Just before the first of `blocks` (in the journal's order) that is to be sent; the last one's place where none is.
+    fn begin(&self, blocks: &[Indexed]) -> Position {
+        let wanted = blocks.iter().find(|b| {
+            let have = self.last.get(&b.incarnation).map_or(0, |h| h.last_seq);
+            b.last_seq > have || self.lacks_receipt.get(&b.incarnation) == Some(&b.last_seq)
+        });
+        match wanted {
+            // No frame stands there, as frames stand at multiples of 8.
+            Some(b) => Position { segment: b.at.segment, offset: b.at.offset.saturating_sub(1) },
+            None => blocks.last().map_or_else(Position::default, |b| b.at),
+        }
+    }
+
+    fn wants(&mut self, header: &Header) -> Wants {
+        let have = self.last.get(&header.incarnation).copied().unwrap_or_default();
+        if header.last_seq <= have.last_seq {
+            let again = self.lacks_receipt.get(&header.incarnation) == Some(&header.last_seq);
             if again {
-                self.lacks_receipt.remove(&incarnation);
+                self.lacks_receipt.remove(&header.incarnation);
             }
             return if again { Wants::Yes } else { Wants::No };
         }
-        // The first block sent of an incarnation must be the one after what the collector has, unless seqs were lost
-        // before sealing; the collector tells the two apart by `previous`. A hole is declared only where this node
-        // cannot send what is missing: when an earlier block existed and is gone.
-        let begun = self.begun.insert(incarnation, true).unwrap_or(false);
-        if !begun && first > have + 1 { Wants::AfterHole } else { Wants::Yes }
+        // Seqs that jump between linked blocks were lost before sealing, and their gap is told. Where the link is broken
+        // too, a block that was here is gone.
+        let passed_over = have.hash == PASSED_OVER;
+        if header.previous != have.hash && (passed_over || header.first_seq > have.last_seq + 1) {
+            return Wants::AfterHole { after: have.last_seq };
+        }
+        Wants::Yes
     }
 
-    fn sent(&mut self, incarnation: Incarnation, last: Seq) {
-        let seq = self.last.entry(incarnation).or_default();
-        *seq = (*seq).max(last);
+    fn sent(&mut self, incarnation: Incarnation, head: Head) {
+        let known = self.last.entry(incarnation).or_default();
+        if head.last_seq > known.last_seq {
+            *known = head;
+        }
+    }
+
+    /// Goes on behind a block that is never sent again; what follows it begins with a skip.
+    fn pass_over(&mut self, header: &Header) {
+        self.sent(header.incarnation, Head { last_seq: header.last_seq, hash: PASSED_OVER });
     }
 }
 
@@ -317,7 +410,11 @@ fn up(message: Up) -> wire::AgentMessage {
 }
 
 async fn send(sender: &mpsc::Sender<wire::AgentMessage>, message: Up) -> Result<(), SessionError> {
-    sender.send(up(message)).await.map_err(|_| SessionError::Protocol("the call was closed".to_owned()))
+    // While this waits nothing is received; a collector that reads nothing for so long is given up.
+    match tokio::time::timeout(ACK_TIMEOUT, sender.send(up(message))).await {
+        Ok(sent) => sent.map_err(|_| SessionError::Protocol("the call was closed".to_owned())),
+        Err(_) => Err(SessionError::NoAck),
+    }
 }
 
 fn name(message: Option<&Down>) -> &'static str {
@@ -330,27 +427,42 @@ fn name(message: Option<&Down>) -> &'static str {
     }
 }
 
-fn receipt(r: &wire::SignedReceipt) -> Result<SignedReceipt, SessionError> {
-    let signature = r.signature[..]
-        .try_into()
-        .map_err(|_| SessionError::Protocol("a receipt's signature is not 64 bytes".to_owned()))?;
-    Ok(SignedReceipt { statement: r.statement.to_vec(), signature })
-}
-
-fn take_ack(ack: &wire::Ack) -> Result<(Incarnation, SignedReceipt), SessionError> {
-    let incarnation =
-        Incarnation::from_slice(&ack.incarnation).map_err(|e| SessionError::Protocol(format!("Ack: {e}")))?;
-    let Some(r) = &ack.receipt else {
-        return Err(SessionError::Protocol("an Ack without a receipt".to_owned()));
+/// Checks that a receipt is about what was sent: it is chained into the node's next block, and it lets blocks go.
+fn take_ack(
+    shared: &Shared,
+    stream: Stream,
+    ack: &wire::Ack,
+    at: &Cursors,
+    in_flight: &[InFlight],
+) -> Result<(Incarnation, SignedReceipt), SessionError> {
+    let broken = |e: &dyn std::fmt::Display| SessionError::Protocol(format!("Ack: {e}"));
+    let incarnation = Incarnation::from_slice(&ack.incarnation).map_err(|e| broken(&e))?;
+    let Some(receipt) = ack.receipt.clone() else {
+        return Err(broken(&"it has no receipt"));
     };
-    Ok((incarnation, receipt(r)?))
+    let receipt = SignedReceipt::try_from(receipt).map_err(|e| broken(&e))?;
+    let said = receipt.decode().map_err(|e| broken(&e))?;
+    let (chain, head) = (said.chain, said.head);
+    if chain.node != *shared.recorder.node()
+        || (chain.incarnation, chain.stream, head.last_seq) != (incarnation, stream, ack.last_seq)
+    {
+        return Err(broken(&"its receipt is about something else"));
+    }
+    if at.last.get(&incarnation).is_none_or(|known| ack.last_seq > known.last_seq) {
+        return Err(broken(&format!("seq {} was not sent", ack.last_seq)));
+    }
+    let sent = in_flight.iter().find(|f| (f.incarnation, f.last_seq) == (incarnation, ack.last_seq));
+    if sent.is_some_and(|f| f.hash != head.hash) {
+        return Err(broken(&format!("its receipt for seq {} has another block's hash", ack.last_seq)));
+    }
+    Ok((incarnation, receipt))
 }
 
 fn take_nack(
     shared: &Shared,
     stream: Stream,
     nack: &wire::Nack,
-    at: &mut Cursors,
+    in_flight: &[InFlight],
 ) -> Result<(), SessionError> {
     let incarnation = Incarnation::from_slice(&nack.incarnation)
         .map_err(|e| SessionError::Protocol(format!("Nack: {e}")))?;
@@ -361,20 +473,43 @@ fn take_nack(
             Err(SessionError::Rewind)
         }
         reason => {
+            let id = (incarnation, nack.first_seq, nack.last_seq);
+            if !in_flight.iter().any(|f| (f.incarnation, f.first_seq, f.last_seq) == id) {
+                return Err(SessionError::Protocol("a Nack of a block that is not on its way".to_owned()));
+            }
             tracing::error!(%stream, first_seq = nack.first_seq, last_seq = nack.last_seq, ?reason, detail = nack.detail,
                 "the collector refused a block for good; it is set aside");
             shared.status.send_modify(|s| s.refused_blocks += 1);
-            shared.recorder.set_aside(
-                stream,
-                incarnation,
-                nack.first_seq,
-                nack.last_seq,
-                nack.detail.clone(),
-            );
-            at.sent(incarnation, nack.last_seq);
+            // Blocks behind it are on their way too and will be refused as not following: the next call then goes on
+            // behind this one.
+            shared.memory(stream).refuse(incarnation, nack.first_seq, nack.last_seq);
+            let detail = nack.detail.chars().take(MAX_DETAIL_CHARS).collect();
+            shared.recorder.set_aside(stream, incarnation, nack.first_seq, nack.last_seq, detail);
             Ok(())
         }
     }
+}
+
+/// Records that the collector lacks what this node no longer holds; once for each hole.
+fn tell_hole(shared: &Shared, stream: Stream, header: &Header, after: Seq) {
+    let (incarnation, before) = (header.incarnation, header.first_seq);
+    if before <= after.saturating_add(1)
+        || shared.memory(stream).holes_told.insert(incarnation, before).is_some_and(|told| told >= before)
+    {
+        return;
+    }
+    let gap = Gap {
+        stream,
+        source: "uplink".to_owned(),
+        after_seq: Some(after),
+        before_seq: Some(before),
+        count: Some(before - after - 1),
+        from_wall_ns: 0,
+        to_wall_ns: header.first_at.wall_ns,
+        reason: "the collector does not have these records, and the node no longer holds them".to_owned(),
+        incarnation: Some(incarnation),
+    };
+    shared.recorder.push(Stream::Urgent, clock::now(), Body::Gap(gap));
 }
 
 fn begin_command(
@@ -397,9 +532,13 @@ fn begin_command(
         } else {
             let (reply, answer) = oneshot::channel();
             match commands.try_send(CommandCall { command, reply }) {
-                Ok(()) => {
-                    answer.await.unwrap_or_else(|_| refuse("the agent dropped the command; see its log"))
-                }
+                Ok(()) => tokio::select! {
+                    answer = answer => {
+                        answer.unwrap_or_else(|_| refuse("the agent dropped the command; see its log"))
+                    }
+                    // The call ended; the dropped receiver tells the core that nobody waits any more.
+                    () = results.closed() => return,
+                },
                 Err(_) => refuse("the agent is busy; try again"),
             }
         };
@@ -410,7 +549,7 @@ fn begin_command(
 
 /// Entries read from the journal, and where to go on.
 struct Batch {
-    entries: Vec<(FrameKind, bytes::Bytes)>,
+    entries: Vec<(Position, FrameKind, bytes::Bytes)>,
     next: Position,
 }
 
@@ -429,11 +568,8 @@ fn read(dir: PathBuf, after: Position, stream: Stream) -> JoinHandle<Result<Batc
         let reader = Reader::open(&dir).map_err(|e| e.to_string())?;
         let mut batch = Batch { entries: Vec::new(), next: after };
         let mut bytes = 0;
-        for entry in reader.scan(after) {
+        for entry in reader.scan_after(after) {
             let entry = entry.map_err(|e| e.to_string())?;
-            if entry.at <= after && after != Position::default() {
-                continue;
-            }
             batch.next = entry.at;
             let wanted = match entry.kind {
                 // The recorder's blocks stay on the node until an incident asks; its signed heads anchor them.
@@ -443,7 +579,7 @@ fn read(dir: PathBuf, after: Position, stream: Stream) -> JoinHandle<Result<Batc
             };
             if wanted {
                 bytes += entry.payload.len();
-                batch.entries.push((entry.kind, entry.payload));
+                batch.entries.push((entry.at, entry.kind, entry.payload));
             }
             if bytes >= READ_BYTES {
                 break;
@@ -453,25 +589,83 @@ fn read(dir: PathBuf, after: Position, stream: Stream) -> JoinHandle<Result<Batc
     })
 }
 
-/// Every incarnation that the journal holds, oldest first.
-async fn kept_in(dir: PathBuf) -> Result<Vec<wire::Kept>, SessionError> {
-    let list = move || -> Result<Vec<wire::Kept>, String> {
-        let blocks = Reader::open(&dir).and_then(|r| r.blocks()).map_err(|e| e.to_string())?;
-        let mut kept: Vec<wire::Kept> = Vec::new();
-        for (_, info) in blocks {
-            let incarnation = info.chain.incarnation.0.to_vec();
-            match kept.iter_mut().find(|k| k.incarnation == incarnation) {
+/// A block as the journal's index has it.
+#[derive(Debug, Clone, Copy)]
+struct Indexed {
+    at: Position,
+    incarnation: Incarnation,
+    last_seq: Seq,
+}
+
+/// What the journal holds.
+struct Held {
+    /// By incarnation, oldest first.
+    kept: Vec<wire::Kept>,
+    /// Oldest first.
+    blocks: Vec<Indexed>,
+}
+
+async fn held(dir: PathBuf) -> Result<Held, SessionError> {
+    let list = move || -> Result<Held, String> {
+        let index = Reader::open(&dir).and_then(|r| r.blocks()).map_err(|e| e.to_string())?;
+        let mut held = Held { kept: Vec::new(), blocks: Vec::with_capacity(index.len()) };
+        for (at, info) in index {
+            let incarnation = info.chain.incarnation;
+            held.blocks.push(Indexed { at, incarnation, last_seq: info.last_seq });
+            match held.kept.iter_mut().rev().find(|k| k.incarnation[..] == incarnation.0) {
                 Some(k) => k.last_seq = k.last_seq.max(info.last_seq),
-                None => kept.push(wire::Kept {
-                    incarnation: incarnation.into(),
+                None => held.kept.push(wire::Kept {
+                    incarnation: incarnation.0.to_vec().into(),
                     first_seq: info.first_seq,
                     last_seq: info.last_seq,
                 }),
             }
         }
-        Ok(kept)
+        if held.kept.len() > MAX_KEPT {
+            let surplus = held.kept.len() - MAX_KEPT;
+            held.kept.drain(..surplus);
+            let named: HashMap<&[u8], ()> = held.kept.iter().map(|k| (&k.incarnation[..], ())).collect();
+            held.blocks.retain(|b| named.contains_key(&b.incarnation.0[..]));
+        }
+        Ok(held)
     };
-    tokio::task::spawn_blocking(list)
+    blocking(list).await
+}
+
+/// The newest signed head of each incarnation that stands at `from` or behind it and before `until`, and where reading
+/// ended. A head covers those before it, so the others need not be sent again with each connection.
+async fn earlier_heads(
+    dir: PathBuf,
+    from: Position,
+    until: Option<Position>,
+) -> Result<(Vec<(Position, wire::SignedHead)>, Position), SessionError> {
+    let list = move || -> Result<_, String> {
+        let mut newest: HashMap<Incarnation, (Position, wire::SignedHead)> = HashMap::new();
+        let mut read_to = Position::default();
+        for entry in Reader::open(&dir).map_err(|e| e.to_string())?.scan(from) {
+            let entry = entry.map_err(|e| e.to_string())?;
+            if until.is_some_and(|until| entry.at > until) {
+                break;
+            }
+            read_to = entry.at;
+            if entry.kind == FrameKind::SignedHead
+                && let Ok(head) = SignedHead::from_bytes(&entry.payload)
+                && let Ok(said) = head.decode()
+            {
+                newest.insert(said.chain.incarnation, (entry.at, wire::SignedHead::from(&head)));
+            }
+        }
+        let mut heads: Vec<_> = newest.into_values().collect();
+        heads.sort_by_key(|(at, _)| *at);
+        Ok((heads, read_to))
+    };
+    blocking(list).await
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, SessionError> {
+    tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| SessionError::Journal(e.to_string()))?
         .map_err(SessionError::Journal)

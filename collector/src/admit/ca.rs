@@ -36,8 +36,8 @@ use rustls::pki_types::CertificateDer;
 pub const CLOCK_SKEW: Duration = Duration::from_secs(300);
 /// The CA's own lifetime.
 const CA_LIFETIME: Duration = Duration::from_secs(10 * 366 * DAY);
-/// Longer lifetimes would need revocation.
-const MAX_NODE_LIFETIME: Duration = Duration::from_secs(90 * DAY);
+/// The longest that a node's certificate lasts: longer lifetimes would need revocation.
+pub const MAX_NODE_LIFETIME: Duration = Duration::from_secs(90 * DAY);
 const MAX_SERVER_LIFETIME: Duration = Duration::from_secs(366 * DAY);
 const MAX_PERSON_LIFETIME: Duration = Duration::from_secs(366 * DAY);
 const DAY: u64 = 24 * 3600;

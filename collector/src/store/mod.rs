@@ -41,6 +41,7 @@ mod seat;
 pub mod sled_index;
 pub mod space;
 mod truth;
+mod unfolded;
 mod view;
 pub mod watchdog;
 mod writer;
@@ -55,7 +56,7 @@ use dogwatch::block::Block;
 use dogwatch::chain::{ChainId, Head, SignedHead, SignedReceipt};
 use dogwatch::journal::{JournalError, Position, Reader};
 use dogwatch::record::{Hash, Incarnation, NodeName, Record, Seq, Stream};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 
 pub use ask::{Loose, QueryError};
 pub use filter::{ActionFilter, CommandFilter, FindingFilter, IncidentFilter};
@@ -100,6 +101,21 @@ pub struct Committed {
     pub receipt: SignedReceipt,
     /// How.
     pub stored: Stored,
+}
+
+/// A block that its writer has: it is stored, or refused, in the order in which blocks were handed over, whether or not
+/// anybody waits. So a slow waiter holds nothing that others need.
+#[derive(Debug)]
+pub struct Handed(oneshot::Receiver<Result<Committed, CommitError>>);
+
+impl Handed {
+    /// What came of it; durable where that is `Ok`.
+    ///
+    /// # Errors
+    /// As of [`Store::commit_held`].
+    pub async fn committed(self) -> Result<Committed, CommitError> {
+        self.0.await.map_err(|_| CommitError::Closed)?
+    }
 }
 
 /// Why a block is not stored.
@@ -271,7 +287,15 @@ impl Store {
         block: &Block,
         oldest_held: Option<Seq>,
     ) -> Result<Committed, CommitError> {
-        self.writer(block.header().stream).commit(block, oldest_held).await
+        self.hand_over(block, oldest_held).await?.committed().await
+    }
+
+    /// The first half of [`Store::commit_held`]: waits only for room among what waits for the disk.
+    ///
+    /// # Errors
+    /// [`CommitError::Closed`]; everything else is told by [`Handed::committed`].
+    pub async fn hand_over(&self, block: &Block, oldest_held: Option<Seq>) -> Result<Handed, CommitError> {
+        self.writer(block.header().stream).submit(block, oldest_held).await.map(Handed)
     }
 
     /// [`Store::commit_held`] of a node of which nothing is known to be lost.

@@ -147,11 +147,12 @@ impl BlockWriter {
         })
     }
 
-    pub(super) async fn commit(
+    /// Hands a block to the thread once there is room for it; the answer comes whether or not anybody polls for it.
+    pub(super) async fn submit(
         &self,
         block: &Block,
         oldest_held: Option<Seq>,
-    ) -> Result<Committed, CommitError> {
+    ) -> Result<oneshot::Receiver<Result<Committed, CommitError>>, CommitError> {
         let header = block.header();
         let info = info_of(block);
         let bytes = block.encode();
@@ -170,7 +171,7 @@ impl BlockWriter {
         let (reply, answer) = oneshot::channel();
         let job = BlockJob { info, link, bytes, reply, _room: room };
         self.jobs.send(Job::Block(Box::new(job))).map_err(|_| CommitError::Closed)?;
-        answer.await.map_err(|_| CommitError::Closed)?
+        Ok(answer)
     }
 
     pub(super) async fn commit_head(
