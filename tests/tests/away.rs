@@ -1,8 +1,6 @@
 //! When things are away: the collector, the last free byte, the disk itself. Recording goes on, within bounds, and
 //! nothing is lost that nobody tells.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test, also in the helpers")]
-
 use std::path::Path;
 use std::time::{Duration, Instant};
 

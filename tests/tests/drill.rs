@@ -334,7 +334,7 @@ impl Busy {
         let [gone, new, changed] = canary::compare(&self.before, &canary::remember(self.fs.path()));
         let removed: Vec<PathBuf> = objects(action).into_keys().collect();
         assert_eq!(gone, removed);
-        assert_eq!(new, [self.log.clone()]);
+        assert_eq!(new, std::slice::from_ref(&self.log));
         assert!(changed.is_empty(), "{changed:?}");
     }
 }
