@@ -118,11 +118,12 @@ impl Query {
                 (false, _) => "silent",
             }
             .to_owned(),
-            // Without a connection only what is durable counts, so that the answer is the same after a restart.
+            // Without a connection only what is durable counts, so that the answer is the same after a restart: version
+            // and mode are what the open stream said, nobody knows whether they still hold.
             last_seen_wall_ns: if live.connected { live.last_seen_wall_ns } else { sampled_wall_ns },
-            agent_version: live.agent_version,
+            agent_version: if live.connected { live.agent_version } else { String::new() },
             mounts: mounts.unwrap_or_default(),
-            mode: live.mode.map_or(0, |m| wire::CleanupMode::from(m).into()),
+            mode: live.mode.filter(|_| live.connected).map_or(0, |m| wire::CleanupMode::from(m).into()),
             unable: pulse.map(|p| p.unable.clone()).unwrap_or_default(),
             records_total: pulse.map_or(0, |p| p.records_total),
             sampled_wall_ns,

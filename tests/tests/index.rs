@@ -93,6 +93,9 @@ fn an_index_that_is_gone_cut_or_garbage_costs_no_answer() {
     ann.ask(&["ack", &ids[0], "-m", "mine"]);
     ann.ask(&["note", &ids[0], "a note with \"quotes\" and ünïcode"]);
     ann.ask(&["resolve", &ids[1], "-m", "it is over"]);
+    until("a sample to be stored", PATIENCE, || {
+        (!eve.rows(&["get", "events", "--kind", "sample", "--limit", "1"]).is_empty()).then_some(())
+    });
     drop(scribe);
     post.stop();
     until("the node to be silent", PATIENCE, || {
