@@ -76,7 +76,7 @@ impl Matcher {
                     Some(p) => config().prefilter(Some(p)),
                     None => config(),
                 };
-                Regex::builder().configure(config).build_many_from_hir(&pass.patterns)
+                Regex::builder().configure(config).build_many_from_hir(&pass.patterns).map_err(Box::new)
             })
             .collect::<Result<Vec<_>, _>>()?;
         let which =
