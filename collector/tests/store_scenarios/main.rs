@@ -1,7 +1,12 @@
 //! The store as its callers meet it: what is acked is there once, whatever happens to the process, the disk or the
 //! index.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says where")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    unreachable_pub,
+    reason = "tests end at once, and are one crate that nobody uses"
+)]
 
 mod audit;
 mod commit;
