@@ -9,6 +9,8 @@
 //! uplink ──┘    └─→ act (executor's keeper) ─→ executor  └─ commands ─→ core
 //! ```
 
+mod external;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -312,7 +314,19 @@ fn start_uplink(
     };
     let (status_tx, status) = watch::channel(UplinkStatus::default());
     let (recorder, stopping) = (recorder.clone(), stop.clone());
+    let files = config.certificate.clone();
     parts.spawn("uplink", async move {
+        if let Some(files) = files {
+            let Some((tls, follow)) = external::open(&files, &options, &status_tx, &stopping).await else {
+                return Ok(());
+            };
+            let uplink =
+                Uplink::new(uplink_config, tls, recorder, pulse, commands_tx, status_tx, stopping.clone());
+            return tokio::select! {
+                result = uplink.run() => result,
+                () = follow.run() => Err("following the certificate files ended".to_owned()),
+            };
+        }
         let Some(identity) = enrolled(&options, &status_tx, &stopping).await else { return Ok(()) };
         let tls = identity.tls().clone();
         let uplink =

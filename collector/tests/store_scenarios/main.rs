@@ -4,7 +4,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    unreachable_pub,
     reason = "tests end at once, and are one crate that nobody uses"
 )]
 
