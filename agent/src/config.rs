@@ -45,6 +45,8 @@ pub struct Config {
     pub collector: Option<String>,
     /// A DNS name that the collector's certificate may have instead of its identity.
     pub collector_name: Option<String>,
+    /// Certificate, key and CA of this node from an external CA; `None`: it enrols.
+    pub certificate: Option<CertificateFiles>,
     /// File with the join token.
     pub join_token_file: Option<PathBuf>,
     /// Whose identities are believed.
@@ -57,6 +59,17 @@ pub struct Config {
     pub log_level: String,
     /// How log lines look.
     pub log_format: Format,
+}
+
+/// Files of a node's certificate, PEM; they are read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// Its chain.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// What the collector's certificate chains to.
+    pub ca: PathBuf,
 }
 
 impl Config {
@@ -121,7 +134,7 @@ fn walk(root: &mut Section, around: Around) -> Config {
         detect.logs.rules = tail.rules.rules().iter().map(meaning).collect();
     }
     let policy = root.section("cleanup", |s| policy(s, &state_dir));
-    let (collector, collector_name, join_token_file, trust_domain, pulse_every) =
+    let (collector, collector_name, join_token_file, trust_domain, pulse_every, certificate) =
         root.section("uplink", |s| {
             let every = Duration::from_secs(10);
             (
@@ -130,6 +143,7 @@ fn walk(root: &mut Section, around: Around) -> Config {
                 s.path_value("join_token_file"),
                 s.parse("trust_domain", TrustDomain::default()),
                 s.duration("pulse_every", every, Duration::from_secs(1)..=Duration::from_secs(600)),
+                certificate_files(s),
             )
         });
     let health_listen = root.section("health", |s| match s.text("listen").as_deref() {
@@ -160,6 +174,7 @@ fn walk(root: &mut Section, around: Around) -> Config {
         journal_bytes,
         collector,
         collector_name,
+        certificate,
         join_token_file,
         trust_domain,
         pulse_every,
@@ -167,6 +182,26 @@ fn walk(root: &mut Section, around: Around) -> Config {
         log_level,
         log_format,
     }
+}
+
+fn certificate_files(s: &mut Section) -> Option<CertificateFiles> {
+    if !["certificate", "key", "ca"].iter().any(|k| s.has(k)) {
+        return None;
+    }
+    let mut file = |key: &str| {
+        let path = s.path_value(key);
+        if path.is_none() {
+            s.problem(
+                key,
+                "",
+                "is missing",
+                "an external CA needs certificate, key and ca; or give none of them",
+            );
+        }
+        path
+    };
+    let (certificate, key, ca) = (file("certificate"), file("key"), file("ca"));
+    Some(CertificateFiles { certificate: certificate?, key: key?, ca: ca? })
 }
 
 fn node_name(s: &mut Section, host: Option<&str>) -> NodeName {

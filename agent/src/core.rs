@@ -42,6 +42,10 @@ const HOLE_INTERVALS: f64 = 2.5;
 /// Evidence samples that are remembered, so that a citation of an older sample can name the nearest that was shipped:
 /// two hours at one each ten seconds.
 const REMEMBERED_SAMPLES: usize = 720;
+/// Marks that wait for the disk before those of one file are joined: a stalled disk must not make memory grow.
+const MAX_PENDING: usize = 8192;
+/// Orders of people that wait for their outcome at most.
+const MAX_ORDERS: usize = 16;
 /// Problems of log files that become notes in an hour; the rest are only logged.
 const MAX_PROBLEM_NOTES: usize = 100;
 
@@ -114,7 +118,8 @@ pub struct Core {
     /// (recorder seq, evidence seq) of samples that are in both streams.
     shipped: VecDeque<(Seq, Seq)>,
     pending: VecDeque<Pending>,
-    asking: Vec<CommandCall>,
+    /// Who asked for figures, and when: a sample begun before that does not answer it.
+    asking: Vec<(u64, CommandCall)>,
     ordering: Vec<CommandCall>,
     recording: Vec<Recording>,
     unable: Vec<String>,
@@ -303,6 +308,9 @@ impl Core {
             self.pending.clear();
             return;
         };
+        if self.pending.len() > MAX_PENDING {
+            join_marks(&mut self.pending);
+        }
         let durable = *self.wires.recorder.durable().borrow();
         let mut done = Vec::new();
         while let Some(p) = self.pending.front() {
@@ -365,7 +373,7 @@ impl Core {
             return;
         }
         match &call.command.command {
-            Some(Wanted::Pulse(_)) => self.asking.push(call),
+            Some(Wanted::Pulse(_)) => self.asking.push((now.boot_ns, call)),
             Some(Wanted::Plan(p)) => {
                 let order = Order::PlanMount(p.mount.clone());
                 self.order(now, order, call);
@@ -379,6 +387,11 @@ impl Core {
     }
 
     fn order(&mut self, now: Moment, order: Order, call: CommandCall) {
+        self.ordering.retain(|c| !c.reply.is_closed());
+        if self.ordering.len() >= MAX_ORDERS {
+            answer_error(call, "the node has as many orders under way as it takes at once; try again");
+            return;
+        }
         let command = Command { id: call.command.id.clone(), actor: call.command.actor.clone(), order };
         self.ordering.push(call);
         let steps = self.responder.on_command(command, now);
@@ -415,6 +428,7 @@ impl Core {
             let done = self.recording.remove(i);
             if let Err(why) = &kept {
                 self.refuse(now, &done.action, why);
+                self.abridge(now, &done.action, why);
             }
             let steps = self.responder.on_recorded(&done.action, kept, now);
             self.carry_out(now, steps);
@@ -433,6 +447,24 @@ impl Core {
             format!("nothing was touched: the record of this action could not be kept first ({why})");
         self.count(&refused);
         self.wires.recorder.push(Stream::Urgent, at, Body::Action(Box::new(refused)));
+    }
+
+    /// Records an outcome whose full record could not be kept once more without its objects, which the plan's record has.
+    fn abridge(&mut self, at: Moment, action: &Action, why: &str) {
+        let over = matches!(action.state, ActionState::Done | ActionState::Failed);
+        if !over || (action.objects.is_empty() && action.refused.is_empty()) {
+            return;
+        }
+        let mut brief = action.clone();
+        brief.detail = format!(
+            "{} (the record with its {} objects and {} refusals could not be kept: {why})",
+            action.detail,
+            action.objects.len(),
+            action.refused.len()
+        );
+        brief.objects.clear();
+        brief.refused.clear();
+        self.wires.recorder.push(Stream::Urgent, at, Body::Action(Box::new(brief)));
     }
 
     /// Does what the responder decided, in order. A step can bring further steps.
@@ -556,11 +588,37 @@ impl Core {
                 .sum(),
         };
         self.wires.pulse.send_replace(Some(pulse));
-        for call in self.asking.drain(..) {
+        let (answered, waiting) = std::mem::take(&mut self.asking)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(asked_boot_ns, _)| at.boot_ns >= *asked_boot_ns);
+        self.asking = waiting;
+        for (_, call) in answered {
             let id = call.command.id.clone();
             let _ = call.reply.send(wire::CommandResult { id, ok: true, ..Default::default() });
         }
     }
+}
+
+/// Leaves one mark a file, the newest, which needs whatever the earlier ones needed.
+fn join_marks(pending: &mut VecDeque<Pending>) {
+    let mut newest: BTreeMap<u64, usize> = BTreeMap::new();
+    let mut joined: Vec<Pending> = Vec::new();
+    for p in pending.drain(..) {
+        match newest.get(&p.mark.file) {
+            Some(&i) => {
+                let known = &mut joined[i];
+                known.needs = std::array::from_fn(|s| known.needs[s].max(p.needs[s]));
+                known.mark = p.mark;
+            }
+            None => {
+                newest.insert(p.mark.file, joined.len());
+                joined.push(p);
+            }
+        }
+    }
+    // Told from the front as far as durable, so that the one that waits longest must come last.
+    joined.sort_by_key(|p| p.needs);
+    pending.extend(joined);
 }
 
 fn answer_error(call: CommandCall, error: &str) {
@@ -596,5 +654,25 @@ fn tail_gap(gap: TailGap, at: Moment) -> Gap {
         to_wall_ns: at.wall_ns,
         reason: format!("{} ({range}{bytes})", gap.reason),
         incarnation: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn joined_marks_keep_the_newest_of_each_file_and_all_that_it_needs() {
+        let mark =
+            |file, offset| Mark { file, generation: 0, source: "x".into(), inode: 1, offset, after: 0 };
+        let mut pending: VecDeque<Pending> = (0..10_000u64)
+            .map(|i| Pending { needs: [0, if i == 5000 { 9 } else { 1 }, 2], mark: mark(i % 3, i) })
+            .collect();
+        join_marks(&mut pending);
+        assert_eq!(pending.len(), 3);
+        let needs = |file| pending.iter().find(|p| p.mark.file == file).map(|p| (p.needs, p.mark.offset));
+        assert_eq!(needs(0), Some(([0, 1, 2], 9999)));
+        assert_eq!(needs(1), Some(([0, 1, 2], 9997)));
+        assert_eq!(needs(2), Some(([0, 9, 2], 9998)));
     }
 }

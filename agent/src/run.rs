@@ -9,6 +9,8 @@
 //! uplink ──┘    └─→ act (executor's keeper) ─→ executor  └─ commands ─→ core
 //! ```
 
+mod external;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -70,6 +72,19 @@ fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> RunError {
     move |e| RunError::Start { what, why: e.to_string() }
 }
 
+/// What still runs on the runtime's threads when all parts have ended or were left behind gets this long; a read of a
+/// disk that does not answer must not keep the process.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+
+/// Tells the record's writer to end when the core does, also by a panic.
+struct EndRecord(Recorder);
+
+impl Drop for EndRecord {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
 /// Runs the agent until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -105,7 +120,7 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
     }
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async move {
+    let result = runtime.block_on(async move {
         let stop = Stop::default();
         stop.on_signals()?;
         let health_listener = match config.health_listen {
@@ -113,7 +128,6 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
             None => None,
         };
         let mut parts = Parts::new(stop.clone());
-        let writer_recorder = recorder.clone();
         parts.spawn_thread("record", move || writer.run())?;
 
         let (inbox_tx, inbox) = sync_channel(INBOX);
@@ -156,11 +170,10 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
         };
         let mut core = Core::new(core_config, wires, detectors, responder, unable_here());
         core.seed(opened.active.clone());
-        let core_recorder = recorder.clone();
+        let end_record = EndRecord(recorder.clone());
         parts.spawn_thread("core", move || {
-            let result = core.run();
-            core_recorder.stop();
-            result
+            let _end_record = end_record;
+            core.run()
         })?;
         let ticker_stop = start_sampler(&config, roots, executor_pid, &mut parts, inbox_tx.clone())?;
 
@@ -187,11 +200,11 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
         });
         tracing::info!(node = %config.node, incarnation = %opened.incarnation, start = opened.start_counter, "the agent is up");
         let result = parts.run().await;
-        // If the core ended in a panic nobody told the writer; what waits is sealed all the same.
-        writer_recorder.stop();
         drop(worker);
         Ok(result?)
-    })
+    });
+    runtime.shutdown_timeout(LEAVE_WITHIN);
+    result
 }
 
 fn start_tail(
@@ -301,7 +314,19 @@ fn start_uplink(
     };
     let (status_tx, status) = watch::channel(UplinkStatus::default());
     let (recorder, stopping) = (recorder.clone(), stop.clone());
+    let files = config.certificate.clone();
     parts.spawn("uplink", async move {
+        if let Some(files) = files {
+            let Some((tls, follow)) = external::open(&files, &options, &status_tx, &stopping).await else {
+                return Ok(());
+            };
+            let uplink =
+                Uplink::new(uplink_config, tls, recorder, pulse, commands_tx, status_tx, stopping.clone());
+            return tokio::select! {
+                result = uplink.run() => result,
+                () = follow.run() => Err("following the certificate files ended".to_owned()),
+            };
+        }
         let Some(identity) = enrolled(&options, &status_tx, &stopping).await else { return Ok(()) };
         let tls = identity.tls().clone();
         let uplink =

@@ -441,3 +441,6 @@ impl Casework {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;

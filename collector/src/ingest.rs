@@ -13,6 +13,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dogwatch::block::{Block, MAX_BLOCK_BYTES};
@@ -35,6 +36,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::admit::gate::Gate;
 use crate::keys::known_keys;
+use crate::ledger::JournalLedger;
 use crate::nodes::{Nodes, Session};
 use crate::say::{MAX_WHY_CHARS, Say};
 use crate::store::{CommitError, Committed, Handed, Store, Stored};
@@ -60,12 +62,20 @@ pub struct Ingest {
     gate: Gate,
     say: Say,
     stop: Stop,
+    /// With an external CA there is no enrolment: the key of a node's first Hello counts from then on.
+    first_keys: Option<Arc<JournalLedger>>,
 }
 
 impl Ingest {
     /// A service that commits to `store`; its calls end when `stop` is set, since agents never end them.
     pub fn new(store: Store, nodes: Nodes, gate: Gate, say: Say, stop: Stop) -> Self {
-        Self { store, nodes, gate, say, stop }
+        Self { store, nodes, gate, say, stop, first_keys: None }
+    }
+
+    /// Remembers in `ledger` the signing key that a node of an external CA first comes with.
+    #[must_use]
+    pub fn with_first_keys(self, ledger: Arc<JournalLedger>) -> Self {
+        Self { first_keys: Some(ledger), ..self }
     }
 }
 
@@ -199,7 +209,13 @@ impl Ingest {
 
     /// A node must sign with the key that it was enrolled with last; what older keys signed stays good.
     async fn check_key(&self, node: &NodeName, hello: &wire::Hello) -> Result<Vec<VerifyingKey>, Status> {
-        let keys = known_keys(&self.store, node).await.map_err(|e| Status::unavailable(e.to_string()))?;
+        let mut keys = known_keys(&self.store, node).await.map_err(|e| Status::unavailable(e.to_string()))?;
+        if let (true, Some(ledger)) = (keys.is_empty(), &self.first_keys) {
+            let key = hello.signing_key[..]
+                .try_into()
+                .map_err(|_| Status::invalid_argument("Hello.signing_key must be 32 bytes"))?;
+            keys = ledger.first_key(node, key).await.map_err(|e| Status::unavailable(e.to_string()))?;
+        }
         if keys.first().is_some_and(|k| k.as_bytes()[..] == hello.signing_key[..]) {
             return Ok(keys);
         }

@@ -4,13 +4,17 @@ use std::collections::HashMap;
 
 use dogwatch::identity::TokenId;
 use dogwatch::record::NodeName;
+use ed25519_dalek::VerifyingKey;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::admit::enrol::{KeyStanding, Ledger, LedgerError, Spend};
 use crate::casework::Ask;
 use crate::keys::known_keys;
-use crate::store::Store;
 use crate::store::decision::What;
+use crate::store::{QueryError, Store};
+
+/// What stands for the join token of a node that an external CA let in.
+const EXTERNAL_CA: &str = "external-ca";
 
 /// Keeps enrolments through casework, the journal's one writer.
 #[derive(Debug)]
@@ -35,6 +39,29 @@ impl JournalLedger {
         let stopping = || LedgerError("the collector is stopping".to_owned());
         self.asks.send(ask).await.map_err(|_| stopping())?;
         done.await.map_err(|_| stopping())?.map_err(|e| LedgerError(e.to_string()))
+    }
+}
+
+impl JournalLedger {
+    /// The keys of a node whose certificate an external CA issued: where it has none yet, `key` becomes its first.
+    ///
+    /// # Errors
+    /// When it cannot be made durable.
+    pub async fn first_key(&self, node: &NodeName, key: [u8; 32]) -> Result<Vec<VerifyingKey>, LedgerError> {
+        let failed = |e: QueryError| LedgerError(e.to_string());
+        let _step = self.step.lock().await;
+        let known = known_keys(&self.store, node).await.map_err(failed)?;
+        if !known.is_empty() {
+            return Ok(known);
+        }
+        if VerifyingKey::from_bytes(&key).is_err() {
+            return Err(LedgerError("the signing key is not an Ed25519 key".to_owned()));
+        }
+        let signing_key = key.iter().map(|b| format!("{b:02x}")).collect();
+        self.keep(What::NodeEnrolled { node: node.clone(), signing_key, token: EXTERNAL_CA.to_owned() })
+            .await?;
+        tracing::info!(%node, "a node of the external CA came for the first time; its signing key is remembered");
+        known_keys(&self.store, node).await.map_err(failed)
     }
 }
 

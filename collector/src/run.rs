@@ -166,9 +166,18 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
     let ledger = Arc::new(JournalLedger::new(store.clone(), asks.clone()));
     let changed = say.clone();
     let on_key_changed = Arc::new(move |node, finding| changed.try_finding(Some(node), finding));
-    let enrolment =
-        EnrolmentService::new(ca.clone(), tokens, ledger, gate.clone(), receipt_public, on_key_changed);
-    let ingest = Ingest::new(store.clone(), nodes.clone(), gate.clone(), say.clone(), stop.clone());
+    let enrolment = EnrolmentService::new(
+        ca.clone(),
+        tokens,
+        ledger.clone(),
+        gate.clone(),
+        receipt_public,
+        on_key_changed,
+    );
+    let mut ingest = Ingest::new(store.clone(), nodes.clone(), gate.clone(), say.clone(), stop.clone());
+    if ca.is_none() {
+        ingest = ingest.with_first_keys(ledger);
+    }
     let desk = Query::new(store.clone(), nodes.clone(), gate, asks);
     let health = crate::health::build(&store, &nodes, &refusals, &tls);
 

@@ -85,15 +85,29 @@ fn one(table: &mut Table, place: &CollectorPlace, wanted: usize) -> Result<()> {
     let [executor_rss, executor_anon] = resident(executor)?;
     let mib = |bytes: u64| bytes as f64 / MIB;
     table.row(
-        format!("agent + executor resident, {processes} processes"),
-        mib(agent_rss + executor_rss),
+        format!("agent resident, {processes} processes"),
+        mib(agent_rss),
+        "MiB",
+        None,
+        Limit::AtMost(MAX_RESIDENT_MIB),
+    );
+    table.row(
+        format!("agent + executor resident, pages of the program counted once, {processes} processes"),
+        mib(agent_rss + executor_anon),
         "MiB",
         None,
         Limit::AtMost(MAX_RESIDENT_MIB),
     );
     table.remark(format!(
-        "resident: agent {:.1} MiB ({:.1} anonymous), executor {:.1} MiB ({:.1}); the executor used {:.3} ms/s; {} mounts",
-        mib(agent_rss), mib(agent_anon), mib(executor_rss), mib(executor_anon), ms[1], mounts.len()
+        "resident: agent {:.1} MiB ({:.1} anonymous), executor {:.1} MiB ({:.1}); both {:.1} where shared pages count twice; \
+         the executor used {:.3} ms/s; {} mounts",
+        mib(agent_rss),
+        mib(agent_anon),
+        mib(executor_rss),
+        mib(executor_anon),
+        mib(agent_rss + executor_rss),
+        ms[1],
+        mounts.len()
     ));
     Ok(())
 }

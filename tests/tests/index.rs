@@ -47,6 +47,9 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Something done to the index's folder.
+type Harm<'a> = &'a dyn Fn(&mut Chance);
+
 #[test]
 fn an_index_that_is_gone_cut_or_garbage_costs_no_answer() {
     let stage = Stage::new(programs!());
@@ -131,7 +134,7 @@ fn an_index_that_is_gone_cut_or_garbage_costs_no_answer() {
             std::fs::write(file, bytes).unwrap();
         }
     };
-    let harms: [(&str, &dyn Fn(&mut Chance)); 5] = [
+    let harms: [(&str, Harm<'_>); 5] = [
         ("as it was left", &|_| ()),
         ("deleted", &delete),
         ("cut", &cut),

@@ -1,10 +1,10 @@
 //! Refusals become findings: the first of its kind at once, then folded.
 //!
 //! Pure: no clock, no task; time comes in as an argument. A refusal's key is (address, reason, claimed name). Its first
-//! finding is said at once, later ones are counted and said at most once a minute, and after ten quiet minutes the
+//! finding is said at once, later ones are counted and said after a minute, then ever more seldom up to [`LONGEST_PAUSE_NS`], and after ten quiet minutes the
 //! finding is cleared. Whoever is refused need not be known to anyone, so all that they can make us keep or say is
 //! bounded: [`MAX_KEYS`] keys (the longest quiet is dropped, and cleared), [`MAX_NAMES_PER_ADDRESS`] names for each
-//! address, [`SAID_PER_MINUTE`] findings a minute over all; what exceeds that is counted in one finding of its own.
+//! address, [`SAID_PER_MINUTE`] findings a minute and [`SAID_PER_DAY`] a day over all; what exceeds that is counted in one finding of its own.
 
 mod reason;
 
@@ -28,10 +28,16 @@ pub const MAX_KEYS: usize = 10_000;
 pub const MAX_NAMES_PER_ADDRESS: usize = 16;
 /// Findings said in a minute, first ones and folded ones together: each is a durable decision.
 pub const SAID_PER_MINUTE: u32 = 120;
+/// Findings said in a day: they stay in a journal that never expires, and strangers must not be able to fill it. At 1 KB
+/// each this is 3 MB a day, under attack every day of the year.
+pub const SAID_PER_DAY: u32 = 2_880;
 /// Refusals between those who refuse and the one who folds: a second of a flood.
 pub const QUEUE: usize = 4_096;
 const MINUTE_NS: u64 = 60_000_000_000;
 const QUIET_NS: u64 = 10 * MINUTE_NS;
+const DAY_NS: u64 = 24 * 60 * MINUTE_NS;
+/// The longest that what goes on is not said again; shorter than what counts as quiet.
+const LONGEST_PAUSE_NS: u64 = 8 * MINUTE_NS;
 /// Texts of strangers are cut to this many characters.
 const MAX_TEXT: usize = 300;
 
@@ -136,6 +142,7 @@ struct Entry {
     first_wall_ns: i64,
     last_wall_ns: i64,
     said_wall_ns: i64,
+    pause_ns: u64,
     total: u64,
     unsaid: u64,
 }
@@ -147,6 +154,8 @@ pub struct Refusals {
     keys_of: HashMap<IpAddr, usize>,
     minute_began_ns: i64,
     said_in_minute: u32,
+    day_began_ns: i64,
+    said_in_day: u32,
     evicted: u64,
 }
 
@@ -186,7 +195,7 @@ impl Refusals {
             .iter()
             .filter(|(_, e)| match e.unsaid {
                 0 => now_wall_ns.abs_diff(e.last_wall_ns) >= QUIET_NS,
-                _ => now_wall_ns.abs_diff(e.said_wall_ns) >= MINUTE_NS,
+                _ => now_wall_ns.abs_diff(e.said_wall_ns) >= e.pause_ns,
             })
             .map(|(k, _)| k.clone())
             .collect();
@@ -222,7 +231,7 @@ impl Refusals {
             entry.unsaid += count;
             entry.last_wall_ns = now_wall_ns;
             entry.detail = detail;
-            let due = now_wall_ns.abs_diff(entry.said_wall_ns) >= MINUTE_NS;
+            let due = now_wall_ns.abs_diff(entry.said_wall_ns) >= entry.pause_ns;
             if due && (key.reason == Reason::Flood || self.may_say(now_wall_ns)) {
                 return self.say(&key, FindingState::Updated, now_wall_ns).into_iter().collect();
             }
@@ -242,6 +251,7 @@ impl Refusals {
             first_wall_ns: now_wall_ns,
             last_wall_ns: now_wall_ns,
             said_wall_ns: now_wall_ns,
+            pause_ns: MINUTE_NS,
             total: count,
             unsaid: count,
         };
@@ -250,16 +260,21 @@ impl Refusals {
         said
     }
 
-    /// Counts against the minute's bound.
+    /// Counts against the minute's bound and the day's.
     fn may_say(&mut self, now_wall_ns: i64) -> bool {
         if now_wall_ns.abs_diff(self.minute_began_ns) >= MINUTE_NS {
             self.minute_began_ns = now_wall_ns;
             self.said_in_minute = 0;
         }
-        if self.said_in_minute >= SAID_PER_MINUTE {
+        if now_wall_ns.abs_diff(self.day_began_ns) >= DAY_NS {
+            self.day_began_ns = now_wall_ns;
+            self.said_in_day = 0;
+        }
+        if self.said_in_minute >= SAID_PER_MINUTE || self.said_in_day >= SAID_PER_DAY {
             return false;
         }
         self.said_in_minute += 1;
+        self.said_in_day += 1;
         true
     }
 
@@ -277,6 +292,9 @@ impl Refusals {
         let entry = self.entries.get_mut(key)?;
         entry.unsaid = 0;
         entry.said_wall_ns = now_wall_ns;
+        if state == FindingState::Updated {
+            entry.pause_ns = (entry.pause_ns * 2).min(LONGEST_PAUSE_NS);
+        }
         let said = Said { node: entry.node.clone(), finding: worded(key, entry, state), count: entry.total };
         if state == FindingState::Cleared {
             self.entries.remove(key);

@@ -24,6 +24,10 @@ use crate::incident::Incident;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a question is asked again after the index failed under it.
 const ATTEMPTS: usize = 3;
+/// Rows fetched at first: most questions need no more.
+const FIRST_ROWS: usize = 16;
+/// Rows fetched at once after that.
+const MOST_ROWS: usize = 256;
 /// Most rows that one answer holds, whatever limit was asked for.
 pub(super) const MAX_ROWS: usize = 100_000;
 
@@ -75,28 +79,24 @@ impl Store {
                     && filter.until_wall_ns.is_none_or(|u| l.steps.first().is_none_or(|s| s.wall_ns < u))
             };
             let since = filter.since_wall_ns.unwrap_or(i64::MIN);
-            let mut take = |own: &[u8]| -> Result<bool, IndexError> {
-                if let Some(life) = life(index, own)?.filter(&fits) {
+            let mut take = |life: Life| {
+                if fits(&life) {
                     rows.extend(inner.finding_row(life));
                 }
-                Ok(rows.len() < most)
+                rows.len() < most
             };
             if filter.active_only {
-                by_time(index, Table::FindingActive, |_, own| take(own))?;
+                by_time(index, Table::FindingActive, |_, _, life| Ok(take(life)))?;
                 return Ok(rows);
             }
             let mut full = false;
-            by_time(index, Table::FindingTime, |at, own| {
-                full = at >= since && !take(own)?;
+            by_time(index, Table::FindingTime, |at, _, life| {
+                full = at >= since && !take(life);
                 Ok(at >= since && !full)
             })?;
             if !full && filter.since_wall_ns.is_some() {
                 // Raised and last heard of before, and holding still.
-                by_time(
-                    index,
-                    Table::FindingActive,
-                    |at, own| if at < since { take(own) } else { Ok(true) },
-                )?;
+                by_time(index, Table::FindingActive, |at, _, life| Ok(at >= since || take(life)))?;
             }
             Ok(rows)
         })
@@ -111,12 +111,11 @@ impl Store {
         self.ask(move |inner, index| {
             let mut rows = Vec::new();
             let since = filter.since_wall_ns.unwrap_or(i64::MIN);
-            by_time(index, Table::ActionTime, |at, own| {
+            by_time(index, Table::ActionTime, |at, _, life: Life| {
                 if at < since {
                     return Ok(false);
                 }
-                if let Some(life) = life(index, own)?
-                    && filter.node.as_ref().is_none_or(|n| life.node.as_ref() == Some(n))
+                if filter.node.as_ref().is_none_or(|n| life.node.as_ref() == Some(n))
                     && filter.until_wall_ns.is_none_or(|u| life.steps.first().is_none_or(|s| s.wall_ns < u))
                 {
                     rows.extend(inner.action_row(life));
@@ -136,19 +135,18 @@ impl Store {
         self.ask(move |_, index| {
             let mut rows = Vec::new();
             let since = filter.since_wall_ns.unwrap_or(i64::MIN);
-            by_time(index, Table::IncidentTime, |at, id| {
+            by_time(index, Table::IncidentTime, |at, _, incident: Incident| {
                 if at < since {
                     return Ok(false);
                 }
                 if filter.until_wall_ns.is_some_and(|u| at >= u) {
                     return Ok(true);
                 }
-                let id = String::from_utf8_lossy(id);
-                let row: Option<Incident> = get(index, &Key::of(Table::Incident).text(&id).bytes())?;
-                rows.extend(row.filter(|i| {
-                    (filter.states.is_empty() || filter.states.contains(&i.state))
-                        && filter.node.as_ref().is_none_or(|n| i.nodes.contains(n))
-                }));
+                if (filter.states.is_empty() || filter.states.contains(&incident.state))
+                    && filter.node.as_ref().is_none_or(|n| incident.nodes.contains(n))
+                {
+                    rows.push(incident);
+                }
                 Ok(rows.len() < most(filter.limit))
             })?;
             Ok(rows)
@@ -234,16 +232,14 @@ impl Store {
     pub async fn loose(&self, since_wall_ns: i64, limit: usize) -> Result<Vec<Loose>, QueryError> {
         self.ask(move |inner, index| {
             let mut rows = Vec::new();
-            by_time(index, Table::Loose, |at, own| {
+            by_time(index, Table::Loose, |at, own, life| {
                 if at < since_wall_ns {
                     return Ok(false);
                 }
-                if let Some(l) = life(index, own)? {
-                    if own.first() == Some(&(Table::Finding as u8)) {
-                        rows.extend(inner.finding_row(l).map(|r| Loose::Finding(Box::new(r))));
-                    } else {
-                        rows.extend(inner.action_row(l).map(|r| Loose::Action(Box::new(r))));
-                    }
+                if own.first() == Some(&(Table::Finding as u8)) {
+                    rows.extend(inner.finding_row(life).map(|r| Loose::Finding(Box::new(r))));
+                } else {
+                    rows.extend(inner.action_row(life).map(|r| Loose::Action(Box::new(r))));
                 }
                 Ok(rows.len() < most(limit))
             })?;
@@ -304,9 +300,10 @@ impl Store {
     pub async fn commands(&self, filter: CommandFilter) -> Result<Vec<CommandRow>, QueryError> {
         self.ask(move |_, index| {
             let mut rows = Vec::new();
-            by_time(index, Table::CommandTime, |_, own| {
-                let row: Option<CommandRow> = get(index, own)?;
-                rows.extend(row.filter(|r| filter.node.as_ref().is_none_or(|n| *n == r.node)));
+            by_time(index, Table::CommandTime, |_, _, row: CommandRow| {
+                if filter.node.as_ref().is_none_or(|n| *n == row.node) {
+                    rows.push(row);
+                }
                 Ok(rows.len() < most(filter.limit))
             })?;
             Ok(rows)
@@ -463,14 +460,42 @@ fn first_life(index: &dyn Index, table: Table, id: &str) -> Result<Option<Life>,
     found.first().map(|(_, v)| decode(v)).transpose()
 }
 
-/// Visits a table that begins with a time, newest first: the time, and what the entry points at.
-fn by_time(
+/// Visits what a table that begins with a time points at, newest first: the time, the row's key, and the row. Keys are
+/// read [`SCAN_CHUNK`](super::index::SCAN_CHUNK) at a time, rows fewer, so that a small question stays small. A row that
+/// gets a new step meanwhile may be met with it, and beyond the first chunk of keys may be passed over.
+fn by_time<T: for<'de> serde::Deserialize<'de>>(
     index: &dyn Index,
     table: Table,
-    mut visit: impl FnMut(i64, &[u8]) -> Result<bool, IndexError>,
+    mut visit: impl FnMut(i64, &[u8], T) -> Result<bool, IndexError>,
 ) -> Result<(), IndexError> {
-    each(index, &Span::prefix(&Key::of(table).bytes()), |key, value| match split_time(key) {
-        Some((at, _)) => visit(at, value),
-        None => Err(IndexError::Mismatch("a key without its time".to_owned())),
-    })
+    let mut waiting: Vec<(i64, Vec<u8>)> = Vec::new();
+    let mut most = FIRST_ROWS;
+    let mut more = true;
+    let mut fetch = |waiting: &mut Vec<(i64, Vec<u8>)>| -> Result<bool, IndexError> {
+        let (times, keys): (Vec<i64>, Vec<Vec<u8>>) = std::mem::take(waiting).into_iter().unzip();
+        let rows = index.get_many(&keys)?;
+        for ((at, key), row) in times.into_iter().zip(keys).zip(rows) {
+            if let Some(row) = row
+                && !visit(at, &key, decode(&row)?)?
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    each(index, &Span::prefix(&Key::of(table).bytes()), |key, value| {
+        let Some((at, _)) = split_time(key) else {
+            return Err(IndexError::Mismatch("a key without its time".to_owned()));
+        };
+        waiting.push((at, value.to_vec()));
+        if waiting.len() >= most {
+            most = MOST_ROWS;
+            more = fetch(&mut waiting)?;
+        }
+        Ok(more)
+    })?;
+    if more {
+        fetch(&mut waiting)?;
+    }
+    Ok(())
 }

@@ -52,7 +52,7 @@ pub(super) fn expire(
         {
             again.insert((table as u8, node, life.id.clone()));
         }
-        remove(&mut draft, table, &life)?;
+        remove(&mut draft, table, &life);
     }
     let mut ended: Vec<Vec<u8>> = Vec::new();
     each(index, &Span::prefix(&Key::of(Table::Chain).bytes()), |key, value| {
@@ -62,7 +62,7 @@ pub(super) fn expire(
         Ok(true)
     })?;
     for key in ended {
-        draft.set(key, None)?;
+        draft.set(key, None);
     }
     if !again.is_empty() {
         fold_again(&mut draft, urgent, &again, floor, checkpoint.urgent.position())?;

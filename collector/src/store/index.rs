@@ -7,7 +7,7 @@
 //!
 //! Deliberately absent: a query language, transactions over reads, and durability (the journals have that).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -91,6 +91,10 @@ pub type Batch = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 pub trait Index: Send + Sync + fmt::Debug {
     /// The value at `key`.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError>;
+    /// The values at `keys`, in their order: one request instead of many.
+    fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, IndexError> {
+        keys.iter().map(|k| self.get(k)).collect()
+    }
     /// At most `limit` entries of `span`, in its order.
     fn scan(&self, span: &Span, limit: usize) -> Result<Vec<Pair>, IndexError>;
     /// Applies `batch` atomically.
@@ -234,17 +238,28 @@ pub fn encode<T: Serialize>(row: &T) -> Result<Vec<u8>, IndexError> {
 }
 
 /// Writes that are not applied yet, over the index that they will change.
+///
+/// A fold asks for a few rows at a time, and each question is a way to the index's thread and back. So a draft can be
+/// *patient*: what it does not know it takes for absent and notes. The same frames are then folded again after
+/// [`Draft::learn`] has asked for all of that at once, until nothing was missed.
 #[derive(Debug)]
 pub struct Draft<'a> {
     index: &'a dyn Index,
     before: Batch,
     after: Batch,
+    patient: bool,
+    missed: BTreeSet<Vec<u8>>,
 }
 
 impl<'a> Draft<'a> {
-    /// Nothing changed yet.
+    /// Nothing changed yet; asks the index whenever it does not know.
     pub fn new(index: &'a dyn Index) -> Self {
-        Self { index, before: Batch::new(), after: Batch::new() }
+        Self { index, before: Batch::new(), after: Batch::new(), patient: false, missed: BTreeSet::new() }
+    }
+
+    /// Nothing changed yet; must be asked to [`Draft::learn`].
+    pub fn patient(index: &'a dyn Index) -> Self {
+        Self { patient: true, ..Self::new(index) }
     }
 
     /// The value at `key` as it would be once this is applied.
@@ -255,19 +270,30 @@ impl<'a> Draft<'a> {
         if let Some(v) = self.before.get(key) {
             return Ok(v.clone());
         }
+        if self.patient {
+            self.missed.insert(key.to_vec());
+            return Ok(None);
+        }
         let value = self.index.get(key)?;
         self.before.insert(key.to_vec(), value.clone());
         Ok(value)
     }
 
-    /// Sets (`Some`) or removes (`None`) the value at `key`.
-    pub fn set(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) -> Result<(), IndexError> {
-        if !self.before.contains_key(&key) {
-            let value = self.index.get(&key)?;
-            self.before.insert(key.clone(), value);
+    /// Asks for all that was missed. If there was any, forgets what was folded, and says `false`: fold it again.
+    pub fn learn(&mut self) -> Result<bool, IndexError> {
+        if self.missed.is_empty() {
+            return Ok(true);
         }
+        let missed: Vec<Vec<u8>> = std::mem::take(&mut self.missed).into_iter().collect();
+        let values = self.index.get_many(&missed)?;
+        self.before.extend(missed.into_iter().zip(values));
+        self.after.clear();
+        Ok(false)
+    }
+
+    /// Sets (`Some`) or removes (`None`) the value at `key`.
+    pub fn set(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
         self.after.insert(key, value);
-        Ok(())
     }
 
     /// Keys that would change.
@@ -282,7 +308,11 @@ impl<'a> Draft<'a> {
 
     /// Applies everything together with the checkpoint that it leads to.
     pub fn apply(self, checkpoint: &mut Checkpoint) -> Result<(), IndexError> {
-        let Self { index, before, after } = self;
+        let Self { index, mut before, after, .. } = self;
+        // The digest needs what is replaced.
+        let unknown: Vec<Vec<u8>> = after.keys().filter(|k| !before.contains_key(*k)).cloned().collect();
+        let values = index.get_many(&unknown)?;
+        before.extend(unknown.into_iter().zip(values));
         let mut next = checkpoint.clone();
         let mut batch = Batch::new();
         for (key, value) in after {

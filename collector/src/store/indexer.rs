@@ -11,28 +11,21 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dogwatch::block::Block;
-use dogwatch::chain::ChainId;
-use dogwatch::journal::{Entry, FrameKind, JournalError, Position, Reader};
-use dogwatch::record::{Kind, Kinds};
+use dogwatch::journal::{JournalError, Position, Reader};
 use tokio::sync::{broadcast, watch};
 
+use super::Notice;
 use super::board::{Board, Goal};
 use super::expire::expire;
 use super::index::{Checkpoint, Draft, Folded, Index, IndexError, Opener, examine};
 use super::memory_index::MemoryIndex;
-use super::view::{fold_block, fold_decision};
+use super::unfolded::{Frame, Frames, Which};
 use super::watchdog::{Deadlines, Watched};
-use super::{Notice, truth};
 
 /// Failures of an index on disk before it stays in memory: a third would not end better than two.
 const MAX_ON_DISK: u32 = 3;
 /// Between flushes of an index that changed; what was not flushed is folded again after a crash.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
-/// Frames folded into one batch.
-const BATCH_FRAMES: usize = 512;
-/// Keys changed by one batch, about.
-const BATCH_KEYS: usize = 4096;
 /// Pause after a journal could not be read.
 const READ_RETRY: Duration = Duration::from_millis(200);
 
@@ -312,32 +305,18 @@ impl Indexer {
                 // Closing need not wait for a build; the next start goes on from here.
                 return Err(WorkError::Stopping);
             }
-            let mut draft = Draft::new(&*index);
-            let mut told = Vec::new();
-            let mut last: Option<Folded> = None;
-            let (mut count, mut odd) = (0, 0);
-            while count < BATCH_FRAMES && draft.len() < BATCH_KEYS {
-                let Some(entry) = frames.next_if(|e| !matches!(e, Ok(e) if e.at > upto)) else {
-                    more = false;
+            let batch = Frames::take(&mut frames, which, self.told, from, upto)?;
+            more = !batch.last;
+            let Some(last) = batch.folded else { continue };
+            let mut draft = Draft::patient(&*index);
+            loop {
+                for frame in &batch.frames {
+                    frame.fold(&mut draft)?;
+                }
+                if draft.learn()? {
                     break;
-                };
-                let entry = entry?;
-                if entry.at <= from {
-                    continue;
                 }
-                let known = match which {
-                    Which::Urgent => fold_urgent(&mut draft, &entry, self.told.0)?,
-                    Which::Truth => fold_truth(&mut draft, &entry, self.told.1)?,
-                };
-                match known {
-                    Known::Nothing => {}
-                    Known::Odd => odd += 1,
-                    Known::Tell(notice) => told.push(notice),
-                }
-                last = Some(Folded::after(entry.at, &entry.payload));
-                count += 1;
             }
-            let Some(last) = last else { continue };
             let mut next = held.checkpoint.clone();
             match which {
                 Which::Urgent => next.urgent = last,
@@ -351,13 +330,13 @@ impl Indexer {
                 Which::Truth => &mut self.told.1,
             };
             *mark = (*mark).max(last.position());
-            for notice in told {
+            for notice in batch.frames.into_iter().filter_map(Frame::told) {
                 // Nobody listening is no error.
                 let _ = self.notices.send(notice);
             }
             let mut s = self.slot.lock();
-            s.status.folded_frames += count as u64;
-            s.status.odd_frames += odd;
+            s.status.folded_frames += batch.count;
+            s.status.odd_frames += batch.odd;
         }
         Ok(())
     }
@@ -371,74 +350,6 @@ impl Held {
             self.flushed = Instant::now();
         }
         Ok(())
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Which {
-    Urgent,
-    Truth,
-}
-
-impl Which {
-    fn folded(self, c: &Checkpoint) -> Folded {
-        match self {
-            Self::Urgent => c.urgent,
-            Self::Truth => c.truth,
-        }
-    }
-}
-
-enum Known {
-    Nothing,
-    Odd,
-    Tell(Notice),
-}
-
-fn fold_urgent(draft: &mut Draft<'_>, entry: &Entry, told: Position) -> Result<Known, IndexError> {
-    if entry.kind != FrameKind::Block {
-        return Ok(Known::Nothing);
-    }
-    let tell = entry.at > told;
-    let rows = Kinds::default().with(Kind::Finding).with(Kind::Action);
-    let wanted = if tell { Kinds(u32::MAX) } else { rows };
-    let Ok(block) = Block::decode(entry.payload.clone()) else { return Ok(Known::Odd) };
-    let h = block.header();
-    // Told or not, the same blocks are folded: a rebuild, which tells nobody, gives the same bytes.
-    let fold = h.kinds.intersects(rows);
-    if !tell && !fold {
-        return Ok(Known::Nothing);
-    }
-    let chain = ChainId { node: h.node.clone(), incarnation: h.incarnation, stream: h.stream };
-    let Ok(records) = block.records(wanted) else { return Ok(Known::Odd) };
-    if fold {
-        fold_block(draft, entry.at, &chain, h.last_seq, &records)?;
-    }
-    Ok(if tell { Known::Tell(Notice::Records { chain, records: records.into() }) } else { Known::Nothing })
-}
-
-fn fold_truth(draft: &mut Draft<'_>, entry: &Entry, told: Position) -> Result<Known, IndexError> {
-    if entry.kind != FrameKind::Decision {
-        return Ok(Known::Nothing);
-    }
-    match truth::decode(&entry.payload) {
-        Ok(decision) => {
-            fold_decision(draft, entry.at, &decision)?;
-            Ok(if entry.at > told {
-                Known::Tell(Notice::Decided(Arc::new(decision)))
-            } else {
-                Known::Nothing
-            })
-        }
-        Err(error) => {
-            tracing::error!(
-                segment = entry.at.segment,
-                offset = entry.at.offset,
-                error,
-                "a decision is not understood and has no effect"
-            );
-            Ok(Known::Odd)
-        }
     }
 }
 

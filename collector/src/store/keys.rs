@@ -21,17 +21,17 @@ pub(super) enum Table {
     Chain = 1,
     /// Finding id, origin → [`super::view::Life`].
     Finding = 2,
-    /// Time of newest step, id, origin → nothing.
+    /// Time of newest step, id, origin → the row's key, as in every table by time.
     FindingTime = 3,
     /// Like `FindingTime`, of findings that are not cleared.
     FindingActive = 4,
     /// Action id, origin → [`super::view::Life`].
     Action = 5,
-    /// Time of newest step, id, origin → nothing.
+    /// Time of newest step, id, origin → the row's key.
     ActionTime = 6,
     /// Incident id → `Incident`.
     Incident = 7,
-    /// Time of opening, id → nothing.
+    /// Time of opening, id → the row's key.
     IncidentTime = 8,
     /// Node → enrolments.
     Node = 9,
@@ -39,11 +39,11 @@ pub(super) enum Table {
     Token = 10,
     /// Command id → command.
     Command = 11,
-    /// Time of order, id → nothing.
+    /// Time of order, id → the row's key.
     CommandTime = 12,
     /// Piece and node → incident id.
     Joined = 13,
-    /// Time of first step, piece and origin → nothing: pieces that belong to no incident.
+    /// Time of first step, piece and origin → the row's key: pieces that belong to no incident.
     Loose = 14,
     /// First urgent segment, table, id, origin → nothing: what expiry must look at.
     Segment = 15,

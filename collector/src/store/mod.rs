@@ -41,6 +41,7 @@ mod seat;
 pub mod sled_index;
 pub mod space;
 mod truth;
+mod unfolded;
 mod view;
 pub mod watchdog;
 mod writer;

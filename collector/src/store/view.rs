@@ -120,7 +120,7 @@ pub(super) fn fold_block(
         fold_record(draft, at, chain, record)?;
     }
     if last_seq > folded {
-        draft.set(key, Some(encode(&ChainFold { last_seq, segment: at.segment })?))?;
+        draft.set(key, Some(encode(&ChainFold { last_seq, segment: at.segment })?));
     }
     Ok(())
 }
@@ -167,7 +167,8 @@ pub(super) fn fold_decision(
                 token: token.clone(),
             });
             keep_first_and_newest(&mut row.enrolments, MAX_USES);
-            draft.set(key, Some(encode(&row)?))
+            draft.set(key, Some(encode(&row)?));
+            Ok(())
         }
         What::TokenSpent { token, node } => {
             let key = Key::of(Table::Token).text(token).bytes();
@@ -178,7 +179,8 @@ pub(super) fn fold_decision(
             row.count += 1;
             row.uses.push(TokenUse { wall_ns, node: node.clone() });
             keep_first_and_newest(&mut row.uses, MAX_USES);
-            draft.set(key, Some(encode(&row)?))
+            draft.set(key, Some(encode(&row)?));
+            Ok(())
         }
         What::FindingSaid { node, finding, count } => {
             let said = finding_said(finding, wall_ns, None);
@@ -199,15 +201,17 @@ pub(super) fn fold_decision(
                 ended: None,
             };
             let time = Key::of(Table::CommandTime).newest_first(wall_ns).text(command).bytes();
-            draft.set(time, Some(key.clone()))?;
-            draft.set(key, Some(encode(&row)?))
+            draft.set(time, Some(key.clone()));
+            draft.set(key, Some(encode(&row)?));
+            Ok(())
         }
         What::CommandEnded { command, ok, outcome } => {
             let key = Key::of(Table::Command).text(command).bytes();
             let Some(row) = draft.get(&key)? else { return Ok(()) };
             let mut row: CommandRow = decode(&row)?;
             row.ended = Some(Outcome { wall_ns, ok: *ok, words: outcome.clone() });
-            draft.set(key, Some(encode(&row)?))
+            draft.set(key, Some(encode(&row)?));
+            Ok(())
         }
         What::IncidentOpened { id, .. }
         | What::IncidentSeverity { id, .. }
@@ -232,19 +236,20 @@ fn fold_incident(draft: &mut Draft<'_>, id: &str, decision: &Decision) -> Result
     };
     let Some(after) = after else { return Ok(()) };
     let time = Key::of(Table::IncidentTime).newest_first(after.opened_wall_ns).text(id).bytes();
-    draft.set(time, Some(id.as_bytes().to_vec()))?;
-    draft.set(key, Some(encode(&after)?))
+    draft.set(time, Some(key.clone()));
+    draft.set(key, Some(encode(&after)?));
+    Ok(())
 }
 
 /// Remembers to which incident a piece belongs, and that it is no longer loose.
 fn join(draft: &mut Draft<'_>, id: &str, piece: &Piece, node: &NodeName) -> Result<(), IndexError> {
-    draft.set(joined_key(piece, node), Some(id.as_bytes().to_vec()))?;
+    draft.set(joined_key(piece, node), Some(id.as_bytes().to_vec()));
     let (table, piece_id) = table_of(piece);
     for origin in [Origin::Collector, Origin::Node(node.clone())] {
         let Some(row) = draft.get(&life_key(table, piece_id, &origin))? else { continue };
         let life: Life = decode(&row)?;
         if life.node.as_ref() == Some(node) {
-            draft.set(loose_key(table, &life), None)?;
+            draft.set(loose_key(table, &life), None);
         }
     }
     Ok(())
@@ -328,7 +333,7 @@ fn advance(
     let key = life_key(table, said.id, &origin);
     if let Some(v) = draft.get(&key)? {
         let before: Life = decode(&v)?;
-        unlink(draft, table, &before)?;
+        unlink(draft, table, &before);
         // The collector may learn later which node it is about; a node's own never changes.
         life = Life { node: life.node, ..before };
     }
@@ -338,40 +343,41 @@ fn advance(
     life.steps.push(said.step);
     keep_first_and_newest(&mut life.steps, MAX_STEPS);
     link(draft, table, &life)?;
-    draft.set(key, Some(encode(&life)?))
+    draft.set(key, Some(encode(&life)?));
+    Ok(())
 }
 
 /// Removes a finding or action, and everything that points at it.
-pub(super) fn remove(draft: &mut Draft<'_>, table: Table, life: &Life) -> Result<(), IndexError> {
-    unlink(draft, table, life)?;
-    draft.set(life_key(table, &life.id, &life.origin()), None)
+pub(super) fn remove(draft: &mut Draft<'_>, table: Table, life: &Life) {
+    unlink(draft, table, life);
+    draft.set(life_key(table, &life.id, &life.origin()), None);
 }
 
 fn link(draft: &mut Draft<'_>, table: Table, life: &Life) -> Result<(), IndexError> {
     let own = life_key(table, &life.id, &life.origin());
     for key in time_keys(table, life) {
-        draft.set(key, Some(own.clone()))?;
+        draft.set(key, Some(own.clone()));
     }
     if !life.from_collector {
-        draft.set(segment_key(life.first_segment, &own), Some(Vec::new()))?;
+        draft.set(segment_key(life.first_segment, &own), Some(Vec::new()));
     }
     if let Some(node) = &life.node
         && draft.get(&joined_key(&piece(table, &life.id), node))?.is_none()
     {
-        draft.set(loose_key(table, life), Some(own))?;
+        draft.set(loose_key(table, life), Some(own));
     }
     Ok(())
 }
 
-fn unlink(draft: &mut Draft<'_>, table: Table, life: &Life) -> Result<(), IndexError> {
+fn unlink(draft: &mut Draft<'_>, table: Table, life: &Life) {
     let own = life_key(table, &life.id, &life.origin());
     for key in time_keys(table, life) {
-        draft.set(key, None)?;
+        draft.set(key, None);
     }
     if !life.from_collector {
-        draft.set(segment_key(life.first_segment, &own), None)?;
+        draft.set(segment_key(life.first_segment, &own), None);
     }
-    draft.set(loose_key(table, life), None)
+    draft.set(loose_key(table, life), None);
 }
 
 fn time_keys(table: Table, life: &Life) -> Vec<Vec<u8>> {

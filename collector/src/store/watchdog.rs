@@ -35,6 +35,7 @@ type Reply<T> = SyncSender<Result<T, IndexError>>;
 #[derive(Debug)]
 enum Request {
     Get(Vec<u8>, Reply<Option<Vec<u8>>>),
+    GetMany(Vec<Vec<u8>>, Reply<Vec<Option<Vec<u8>>>>),
     Scan(Span, usize, Reply<Vec<Pair>>),
     Apply(Batch, Reply<()>),
     Flush(Reply<()>),
@@ -100,6 +101,13 @@ impl Index for Watched {
         self.ask("read", |r| Request::Get(key.to_vec(), r))
     }
 
+    fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, IndexError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.ask("read", |r| Request::GetMany(keys.to_vec(), r))
+    }
+
     fn scan(&self, span: &Span, limit: usize) -> Result<Vec<Pair>, IndexError> {
         self.ask("scan", |r| Request::Scan(span.clone(), limit, r))
     }
@@ -151,6 +159,9 @@ fn serve(dir: &Path, opener: &Opener, opened: &Reply<&'static str>, inbox: &Rece
         match request {
             Request::Get(key, reply) => {
                 let _ = reply.send(guarded("read", || index.get(&key)));
+            }
+            Request::GetMany(keys, reply) => {
+                let _ = reply.send(guarded("read", || index.get_many(&keys)));
             }
             Request::Scan(span, limit, reply) => {
                 let _ = reply.send(guarded("scan", || index.scan(&span, limit)));

@@ -15,20 +15,20 @@ use dogwatch_collector::store::decision::{Decision, What};
 use dogwatch_collector::store::{JournalConfig, OpenReport, Store, StoreConfig};
 use ed25519_dalek::SigningKey;
 
-pub const SECOND: i64 = 1_000_000_000;
-pub const T0: i64 = 1_790_000_000 * SECOND;
+pub(crate) const SECOND: i64 = 1_000_000_000;
+pub(crate) const T0: i64 = 1_790_000_000 * SECOND;
 
 /// A node: seals blocks of its chains.
-pub struct Node {
-    pub name: NodeName,
-    pub incarnation: Incarnation,
-    pub key: SigningKey,
+pub(crate) struct Node {
+    pub(crate) name: NodeName,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) key: SigningKey,
     heads: [Head; 3],
     blocks: [u64; 3],
 }
 
 impl Node {
-    pub fn new(name: &str, incarnation: u8) -> Self {
+    pub(crate) fn new(name: &str, incarnation: u8) -> Self {
         Self {
             name: name.parse().unwrap(),
             incarnation: Incarnation([incarnation; 16]),
@@ -38,20 +38,20 @@ impl Node {
         }
     }
 
-    pub fn chain(&self, stream: Stream) -> ChainId {
+    pub(crate) fn chain(&self, stream: Stream) -> ChainId {
         ChainId { node: self.name.clone(), incarnation: self.incarnation, stream }
     }
 
-    pub fn head(&self, stream: Stream) -> Head {
+    pub(crate) fn head(&self, stream: Stream) -> Head {
         self.heads[stream.index()]
     }
 
-    pub fn set_head(&mut self, stream: Stream, head: Head) {
+    pub(crate) fn set_head(&mut self, stream: Stream, head: Head) {
         self.heads[stream.index()] = head;
     }
 
     /// Seals `bodies`, one second apart from `wall_ns` on.
-    pub fn seal(&mut self, stream: Stream, wall_ns: i64, bodies: Vec<Body>) -> Block {
+    pub(crate) fn seal(&mut self, stream: Stream, wall_ns: i64, bodies: Vec<Body>) -> Block {
         let head = self.heads[stream.index()];
         let first = head.last_seq + 1;
         let records: Vec<Record> = bodies
@@ -86,16 +86,16 @@ impl Node {
         block
     }
 
-    pub fn logs(&mut self, wall_ns: i64, lines: usize, len: usize) -> Block {
+    pub(crate) fn logs(&mut self, wall_ns: i64, lines: usize, len: usize) -> Block {
         let bodies = (0..lines).map(|i| log(i, len)).collect();
         self.seal(Stream::Evidence, wall_ns, bodies)
     }
 
-    pub fn finding(&mut self, wall_ns: i64, id: &str, state: FindingState) -> Block {
+    pub(crate) fn finding(&mut self, wall_ns: i64, id: &str, state: FindingState) -> Block {
         self.seal(Stream::Urgent, wall_ns, vec![finding(id, state, wall_ns)])
     }
 
-    pub fn signed_head(&self, stream: Stream) -> SignedHead {
+    pub(crate) fn signed_head(&self, stream: Stream) -> SignedHead {
         let statement = HeadStatement {
             chain: self.chain(stream),
             head: self.head(stream),
@@ -105,13 +105,13 @@ impl Node {
         SignedHead::sign(&statement, &self.key)
     }
 
-    pub fn key_hex(&self) -> String {
+    pub(crate) fn key_hex(&self) -> String {
         Hash(*self.key.verifying_key().as_bytes()).to_string()
     }
 }
 
 /// A line that does not compress.
-pub fn log(i: usize, len: usize) -> Body {
+pub(crate) fn log(i: usize, len: usize) -> Body {
     let mut x = i as u64 ^ 0x9e37_79b9_7f4a_7c15;
     let line = (0..len)
         .map(|_| {
@@ -131,11 +131,11 @@ pub fn log(i: usize, len: usize) -> Body {
     })
 }
 
-pub fn finding(id: &str, state: FindingState, wall_ns: i64) -> Body {
+pub(crate) fn finding(id: &str, state: FindingState, wall_ns: i64) -> Body {
     Body::Finding(Box::new(plain_finding(id, state, wall_ns)))
 }
 
-pub fn plain_finding(id: &str, state: FindingState, wall_ns: i64) -> Finding {
+pub(crate) fn plain_finding(id: &str, state: FindingState, wall_ns: i64) -> Finding {
     Finding {
         id: id.to_owned(),
         rule: "disk-high-water".to_owned(),
@@ -150,28 +150,28 @@ pub fn plain_finding(id: &str, state: FindingState, wall_ns: i64) -> Finding {
     }
 }
 
-pub fn decision(wall_ns: i64, what: What) -> Decision {
+pub(crate) fn decision(wall_ns: i64, what: What) -> Decision {
     Decision { wall_ns, actor: "collector".to_owned(), what }
 }
 
 /// A clock that tests move.
 #[derive(Clone)]
-pub struct Hands(Arc<AtomicI64>);
+pub(crate) struct Hands(Arc<AtomicI64>);
 
 impl Hands {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Arc::new(AtomicI64::new(T0)))
     }
-    pub fn forward(&self, ns: i64) {
+    pub(crate) fn forward(&self, ns: i64) {
         self.0.fetch_add(ns, Ordering::SeqCst);
     }
-    pub fn clock(&self) -> dogwatch_collector::store::Clock {
+    pub(crate) fn clock(&self) -> dogwatch_collector::store::Clock {
         let hands = self.0.clone();
         Arc::new(move || hands.load(Ordering::SeqCst))
     }
 }
 
-pub fn config(dir: &Path) -> StoreConfig {
+pub(crate) fn config(dir: &Path) -> StoreConfig {
     let journal = JournalConfig { segment_bytes: 1 << 20, max_bytes: 64 << 20, max_age: None };
     StoreConfig {
         urgent: journal,
@@ -184,20 +184,20 @@ pub fn config(dir: &Path) -> StoreConfig {
     }
 }
 
-pub fn receipt_key() -> SigningKey {
+pub(crate) fn receipt_key() -> SigningKey {
     SigningKey::from_bytes(&[42; 32])
 }
 
-pub fn open(config: StoreConfig) -> Store {
+pub(crate) fn open(config: StoreConfig) -> Store {
     open_with(config, &Hands::new()).0
 }
 
-pub fn open_with(config: StoreConfig, hands: &Hands) -> (Store, OpenReport) {
+pub(crate) fn open_with(config: StoreConfig, hands: &Hands) -> (Store, OpenReport) {
     Store::open(config, receipt_key(), hands.clock()).unwrap()
 }
 
 /// Waits until `done` says so.
-pub async fn until<F: Future<Output = bool>>(what: &str, mut done: impl FnMut() -> F) {
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut done: impl FnMut() -> F) {
     let begun = Instant::now();
     while !done().await {
         assert!(begun.elapsed() < Duration::from_secs(60), "waited too long until {what}");
@@ -206,7 +206,7 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut done: impl FnMut() 
 }
 
 /// Every evidence seq of a node as the store gives it.
-pub async fn seqs(store: &Store, node: &NodeName, stream: Stream) -> Vec<(Incarnation, Seq)> {
+pub(crate) async fn seqs(store: &Store, node: &NodeName, stream: Stream) -> Vec<(Incarnation, Seq)> {
     let mut events = store.events(dogwatch_collector::store::events::EventQuery {
         node: Some(node.clone()),
         streams: vec![stream],

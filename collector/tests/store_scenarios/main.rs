@@ -1,6 +1,12 @@
 //! The store as its callers meet it: what is acked is there once, whatever happens to the process, the disk or the
 //! index.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "tests end at once, and are one crate that nobody uses"
+)]
+
 mod audit;
 mod commit;
 mod crash;
@@ -8,3 +14,4 @@ mod index;
 mod kit;
 mod questions;
 mod space;
+mod streams;

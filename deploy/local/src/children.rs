@@ -24,6 +24,18 @@ const DRAW_EVERY: Duration = Duration::from_secs(1);
 /// A question of the status that takes longer is dropped until the next draw.
 const ASK_WAIT: Duration = Duration::from_secs(3);
 
+/// Tells a part whose child it is. Without that process it ends: nobody would end it later, and it would hold the folder.
+pub(crate) const PARENT: &str = "DOGWATCH_UP_PID";
+
+/// In a part: arranges that it ends with its parent, also when that is killed. False where the parent is gone already.
+pub(crate) fn end_with_parent() -> bool {
+    let Some(parent) = std::env::var(PARENT).ok().and_then(|p| p.parse::<i32>().ok()) else { return true };
+    // Parents are told by the thread that started the child; that is the main thread, which lives as long as the process.
+    let asked = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
+    // After asking, as it may have died before; without the request it is as it was.
+    asked.is_err() || rustix::process::getppid().is_some_and(|p| p.as_raw_nonzero().get() == parent)
+}
+
 /// Runs both until Ctrl-C, or until one ends by itself.
 pub(crate) async fn run(place: Place, plain: bool) -> Result<(), String> {
     let stop = Stop::default();
@@ -34,18 +46,22 @@ pub(crate) async fn run(place: Place, plain: bool) -> Result<(), String> {
     let with_config = |verb: &[&str]| {
         let mut command = Command::new(&exe);
         command.arg("collector").arg("--config").arg(&collector_config).args(verb);
+        command.env(PARENT, std::process::id().to_string());
         command
     };
     let mut collector = spawn(with_config(&[]), &place.log("collector"))?;
     let name = person();
-    let mut issue = with_config(&["person", &name, "--role", "admin", "--out"]);
-    issue.arg(place.people());
-    output(issue, "making your certificate").await?;
-    let token = output(with_config(&["token", "--ttl", "1h"]), "making a join token").await?;
-    dogwatch::identity::write_private_file(&place.token_file(), token.as_bytes())
-        .map_err(|e| e.to_string())?;
-
-    let tls = tls(&place, &name)?;
+    if let Err(e) = papers(&place, &name, with_config).await {
+        end(collector).await;
+        return Err(e);
+    }
+    let tls = match tls(&place, &name) {
+        Ok(tls) => tls,
+        Err(e) => {
+            end(collector).await;
+            return Err(e);
+        }
+    };
     let mut desk = match connect(&place, &tls, &mut collector, &stop).await {
         Ok(desk) => desk,
         Err(e) => {
@@ -55,6 +71,7 @@ pub(crate) async fn run(place: Place, plain: bool) -> Result<(), String> {
     };
     let mut command = Command::new(&exe);
     command.arg("agent").arg("--config").arg(place.agent_config());
+    command.env(PARENT, std::process::id().to_string());
     let mut agent = match spawn(command, &place.log("agent")) {
         Ok(agent) => agent,
         Err(e) => {
@@ -68,6 +85,15 @@ pub(crate) async fn run(place: Place, plain: bool) -> Result<(), String> {
     end(agent).await;
     end(collector).await;
     result
+}
+
+/// A certificate for this person and a join token for the agent.
+async fn papers(place: &Place, name: &str, verb: impl Fn(&[&str]) -> Command) -> Result<(), String> {
+    let mut issue = verb(&["person", name, "--role", "admin", "--out"]);
+    issue.arg(place.people());
+    output(issue, "making your certificate").await?;
+    let token = output(verb(&["token", "--ttl", "1h"]), "making a join token").await?;
+    dogwatch::identity::write_private_file(&place.token_file(), token.as_bytes()).map_err(|e| e.to_string())
 }
 
 async fn show(

@@ -44,7 +44,14 @@ fn main() -> ExitCode {
     let mut args = std::env::args_os();
     let program = args.next().unwrap_or_default();
     let rest: Vec<OsString> = args.collect();
-    match rest.first().and_then(|a| a.to_str()) {
+    let part = rest.first().and_then(|a| a.to_str());
+    // The executor ends with the agent by its socket.
+    let executor = rest.iter().any(|a| a == "executor");
+    if matches!(part, Some("agent" | "collector")) && !executor && !children::end_with_parent() {
+        eprintln!("the `cargo up` that started this is gone");
+        return ExitCode::FAILURE;
+    }
+    match part {
         Some("agent") => {
             let args = std::iter::once("dogwatch-agent".into()).chain(rest.into_iter().skip(1));
             dogwatch_agent::command::main(args, &["agent"])

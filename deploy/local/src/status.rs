@@ -103,18 +103,21 @@ impl Screen {
     }
 
     fn frame(&mut self, view: Result<View, String>) -> String {
-        let lines = match view {
+        let mut lines = match view {
             Ok(v) => self.lines(&v, width()),
             Err(e) => vec![format!("no answer: {}", harmless(&e))],
         };
-        let mut text = String::new();
+        // What scrolled out above cannot be drawn over.
+        lines.truncate(height().saturating_sub(1).max(1));
+        // Lines end at the edge: one that wraps, as wide characters can, would shift every later frame.
+        let mut text = "\x1b[?7l".to_owned();
         if self.drawn_lines > 0 {
             let _ = write!(text, "\x1b[{}F", self.drawn_lines);
         }
         for line in &lines {
             let _ = writeln!(text, "\x1b[2K{}", cut(line, width()));
         }
-        text += "\x1b[0J";
+        text += "\x1b[0J\x1b[?7h";
         self.drawn_lines = lines.len();
         text
     }
@@ -201,6 +204,10 @@ fn now() -> String {
 
 fn width() -> usize {
     terminal_size::terminal_size().map_or(100, |(w, _)| usize::from(w.0))
+}
+
+fn height() -> usize {
+    terminal_size::terminal_size().map_or(40, |(_, h)| usize::from(h.0))
 }
 
 fn severity(value: i32) -> String {

@@ -88,7 +88,8 @@ fn the_map_is_bounded_and_what_it_drops_is_cleared_and_counted() {
         now += MINUTE;
     }
     assert!(fold.entries.len() <= MAX_KEYS);
-    assert_eq!(fold.entries.len(), fold.keys_of.len());
+    let addresses = fold.entries.keys().filter(|k| k.address.is_some()).count();
+    assert_eq!(addresses, fold.keys_of.len());
     assert_eq!(cleared as u64, fold.evicted());
 }
 
@@ -105,4 +106,26 @@ fn a_clock_that_jumps_back_does_not_silence_it() {
     let mut fold = Refusals::new();
     assert_eq!(fold.refuse(from(1, None), 1000 * MINUTE).len(), 1);
     assert_eq!(fold.refuse(from(1, None), 10 * MINUTE).len(), 1);
+}
+
+#[test]
+fn a_day_of_flood_is_a_bounded_number_of_decisions() {
+    let mut fold = Refusals::new();
+    let mut said = 0;
+    for second in 0..86_400 {
+        let now = i64::from(second) * SECOND;
+        // A new address each second, one that never stops, and more than a minute may say.
+        said += fold.refuse(from(second as u32 + 10, None), now).len();
+        said += fold.refuse(from(1, None), now).len();
+        if second % 60 == 0 {
+            said += (0..200)
+                .map(|i| fold.refuse(from(1_000_000 + second as u32 * 200 + i, None), now).len())
+                .sum::<usize>();
+        }
+        if second % 10 == 0 {
+            said += fold.tick(now).len();
+        }
+    }
+    let floods = 24 * 60 / 8 + 4;
+    assert!(said <= SAID_PER_DAY as usize + floods, "{said}");
 }

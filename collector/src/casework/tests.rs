@@ -1,0 +1,139 @@
+//! Casework over a real store: silence, refusals, people.
+
+use std::sync::Arc;
+
+use dogwatch::wire;
+use ed25519_dalek::SigningKey;
+
+use super::*;
+use crate::say::Say;
+use crate::store::row::FindingRow;
+use crate::store::{JournalConfig, StoreConfig};
+
+struct Desk {
+    store: Store,
+    nodes: Nodes,
+    asks: mpsc::Sender<Ask>,
+    stop: Stop,
+    task: tokio::task::JoinHandle<()>,
+}
+
+fn open(dir: &std::path::Path) -> Store {
+    let journal = JournalConfig { segment_bytes: 1 << 20, max_bytes: 64 << 20, max_age: None };
+    let config = StoreConfig {
+        urgent: journal,
+        evidence: journal,
+        recorder: journal,
+        truth: journal,
+        preallocate_segments: 1,
+        reserve_free_bytes: 0,
+        ..StoreConfig::new(dir)
+    };
+    Store::open(config, SigningKey::from_bytes(&[1; 32]), Arc::new(clock::wall_ns)).unwrap().0
+}
+
+async fn start(dir: &std::path::Path) -> Desk {
+    let (store, nodes, stop) = (open(dir), Nodes::default(), Stop::default());
+    let (asks, asked) = mpsc::channel(ASK_QUEUE);
+    let casework =
+        Casework::open(store.clone(), nodes.clone(), Policy::default(), Duration::from_millis(1), asked)
+            .await
+            .unwrap();
+    let told = stop.clone();
+    let task = tokio::spawn(async move { casework.run(told).await.unwrap() });
+    Desk { store, nodes, asks, stop, task }
+}
+
+impl Desk {
+    async fn keep(&self, what: What) {
+        let (reply, done) = oneshot::channel();
+        let ask = Ask::Keep { what: Box::new(what), actor: "collector".into(), reply };
+        self.asks.send(ask).await.unwrap();
+        done.await.unwrap().unwrap();
+    }
+
+    async fn finding(&self, rule: &str, fits: impl Fn(&FindingRow) -> bool) -> FindingRow {
+        let begun = Instant::now();
+        loop {
+            let rows = self.store.findings(FindingFilter::default()).await.unwrap();
+            if let Some(row) = rows.into_iter().find(|r| r.finding.rule == rule && fits(r)) {
+                return row;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "no such finding of {rule}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn end(self) {
+        self.stop.set();
+        self.task.await.unwrap();
+        self.store.close().await;
+    }
+}
+
+fn enrolled(node: &NodeName) -> What {
+    What::NodeEnrolled { node: node.clone(), signing_key: "00".repeat(32), token: "t".into() }
+}
+
+#[tokio::test]
+async fn a_node_enrolled_while_running_is_expected_found_silent_and_cleared_also_across_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let node: NodeName = "a".parse().unwrap();
+    let desk = start(dir.path()).await;
+    desk.keep(enrolled(&node)).await;
+    assert!(desk.nodes.get(&node).is_some(), "`get nodes` shows it before it ever spoke");
+    let first = desk.finding(SILENT_RULE, |_| true).await;
+    assert_eq!(first.node.as_ref(), Some(&node));
+    desk.end().await;
+
+    let desk = start(dir.path()).await;
+    let session = desk.nodes.open(&node, &wire::Hello::default(), None, 1);
+    let cleared = desk.finding(SILENT_RULE, |r| r.finding.state == FindingState::Cleared).await;
+    assert_eq!(cleared.finding.id, first.finding.id, "the same finding, not a second one");
+    drop(session);
+    let again = desk.finding(SILENT_RULE, |r| r.finding.state == FindingState::Raised).await;
+    assert_ne!(again.finding.id, first.finding.id);
+    assert_eq!(desk.store.incidents(IncidentFilter::default()).await.unwrap().len(), 1, "one story");
+    desk.end().await;
+}
+
+#[tokio::test]
+async fn a_finding_about_no_node_is_shown_and_makes_no_incident() {
+    let dir = tempfile::tempdir().unwrap();
+    let desk = start(dir.path()).await;
+    let subject = Subject::new("address", "192.0.2.9");
+    let finding = make("refused-not-tls", Severity::High, subject, "s".into(), "e".into(), Vec::new());
+    Say::new(desk.asks.clone()).finding(None, finding, 7).await;
+    let row = desk.finding("refused-not-tls", |_| true).await;
+    assert_eq!((row.node, row.count), (None, 7));
+    assert!(desk.store.incidents(IncidentFilter::default()).await.unwrap().is_empty());
+    desk.end().await;
+}
+
+#[tokio::test]
+async fn what_another_run_said_and_nobody_says_any_more_is_cleared() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (_asks, asked) = mpsc::channel(1);
+    let mut casework =
+        Casework::open(store.clone(), Nodes::default(), Policy::default(), Duration::from_secs(60), asked)
+            .await
+            .unwrap();
+    for rule in ["refused-not-tls", EQUIVOCATION_RULE] {
+        let finding = make(rule, Severity::High, Subject::new("x", rule), "s".into(), "e".into(), Vec::new());
+        casework.say(None, finding, 3).await.unwrap();
+    }
+    casework.take_up().await.unwrap();
+    casework.clear_unsaid().await.unwrap();
+    let active = FindingFilter { active_only: true, ..FindingFilter::default() };
+    assert_eq!(store.findings(active.clone()).await.unwrap().len(), 2, "too early");
+    for own in casework.own.values_mut() {
+        own.said = Instant::now().checked_sub(UNSAID).unwrap();
+    }
+    casework.clear_unsaid().await.unwrap();
+    let left = store.findings(active).await.unwrap();
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0].finding.rule, EQUIVOCATION_RULE);
+    drop(casework);
+    store.close().await;
+}
