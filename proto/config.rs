@@ -126,7 +126,7 @@ fn load(file: &Path, noted: &Noted) -> Option<Map<String, Value>> {
     if text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) {
         return Some(Map::new());
     }
-    match serde_saphyr::from_str::<Value>(&text) {
+    match yaml(&text) {
         Ok(Value::Object(m)) => Some(m),
         Ok(Value::Null) => Some(Map::new()),
         Ok(other) => {
@@ -140,6 +140,11 @@ fn load(file: &Path, noted: &Noted) -> Option<Map<String, Value>> {
     }
 }
 
+/// YAML 1.2: only `true` and `false` are booleans. By the rules of 1.1 `mode: off` would be `false`.
+fn yaml(text: &str) -> Result<Value, serde_saphyr::Error> {
+    serde_saphyr::from_str_with_options(text, serde_saphyr::options! { strict_booleans: true })
+}
+
 /// `DOGWATCH_CLEANUP__MODE` → `["cleanup", "mode"]`; names without `__` belong to nobody here.
 fn override_path(name: &str) -> Option<Vec<String>> {
     let rest = name.strip_prefix("DOGWATCH_")?;
@@ -149,7 +154,7 @@ fn override_path(name: &str) -> Option<Vec<String>> {
 
 fn set(map: &mut Map<String, Value>, path: &[String], name: &str, text: &str, noted: &Noted) {
     // A value that is not YAML by itself (a token, a path with a colon) is meant as text.
-    let value = match serde_saphyr::from_str::<Value>(text) {
+    let value = match yaml(text) {
         Ok(Value::Null) | Err(_) => Value::String(text.to_owned()),
         Ok(v) => v,
     };
@@ -508,6 +513,20 @@ mod tests {
         let text = err.to_string();
         assert!(text.contains("8 mistakes"), "{text}");
         assert!(text.contains("a.high = 140%: is out of range; give 0% to 100%"), "{text}");
+    }
+
+    #[test]
+    fn off_is_a_word_and_not_a_boolean() {
+        use crate::record::CleanupMode;
+        for env in [&[][..], &[("DOGWATCH_A__MODE", "off")][..]] {
+            parse("a:\n  mode: off\n  flag: true\n", env, |root| {
+                root.section("a", |s| {
+                    assert_eq!(s.parse("mode", CleanupMode::Auto), CleanupMode::Off);
+                    assert!(s.flag("flag", false));
+                });
+            })
+            .unwrap();
+        }
     }
 
     #[test]

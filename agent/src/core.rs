@@ -7,6 +7,8 @@
 //! It is the only pusher of the evidence stream, and so knows the seq that its next record will have; that is how a
 //! finding can cite a sample that is recorded only because the finding cites it.
 
+mod lines;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,7 +30,7 @@ use crate::act::work::{Done, Job};
 use crate::detect::Detectors;
 use crate::health::Figures;
 use crate::record::{Recorder, Settlement};
-use crate::tail::{Mark, TailEvent, TailGap};
+use crate::tail::{Mark, TailEvent};
 use crate::uplink::CommandCall;
 
 /// Messages that wait for the core at most.
@@ -42,12 +44,8 @@ const HOLE_INTERVALS: f64 = 2.5;
 /// Evidence samples that are remembered, so that a citation of an older sample can name the nearest that was shipped:
 /// two hours at one each ten seconds.
 const REMEMBERED_SAMPLES: usize = 720;
-/// Marks that wait for the disk before those of one file are joined: a stalled disk must not make memory grow.
-const MAX_PENDING: usize = 8192;
 /// Orders of people that wait for their outcome at most.
 const MAX_ORDERS: usize = 16;
-/// Problems of log files that become notes in an hour; the rest are only logged.
-const MAX_PROBLEM_NOTES: usize = 100;
 
 /// What comes in.
 #[derive(Debug)]
@@ -260,71 +258,6 @@ impl Core {
             incarnation: None,
         };
         self.wires.recorder.push(Stream::Urgent, at, Body::Gap(gap));
-    }
-
-    fn on_tail(&mut self, event: TailEvent) {
-        let at = clock::now();
-        match event {
-            TailEvent::Line { line, keep, mark } => {
-                let mut needs = [0; 3];
-                if keep.evidence {
-                    let seq = self.wires.recorder.push(Stream::Evidence, at, Body::Log(line.clone()));
-                    needs[Stream::Evidence.index()] = seq;
-                    if !line.rules.is_empty() {
-                        self.wires.figures.log_matches.fetch_add(1, Ordering::Relaxed);
-                        let cite = self.refer(Stream::Evidence, seq);
-                        for finding in self.detectors.on_log(at, &line, &cite) {
-                            self.say(at, finding);
-                        }
-                    }
-                }
-                if keep.recorder {
-                    needs[Stream::Recorder.index()] =
-                        self.wires.recorder.push(Stream::Recorder, at, Body::Log(line));
-                }
-                self.pending.push_back(Pending { needs, mark });
-            }
-            TailEvent::Progress(mark) => self.pending.push_back(Pending { needs: [0; 3], mark }),
-            TailEvent::Gap(gap) => {
-                let mark = gap.mark.clone();
-                let seq = self.wires.recorder.push(Stream::Urgent, at, Body::Gap(tail_gap(gap, at)));
-                if let Some(mark) = mark {
-                    self.pending.push_back(Pending { needs: [seq, 0, 0], mark });
-                }
-            }
-            TailEvent::Problem(text) => {
-                tracing::warn!("{text}");
-                self.problem_notes += 1;
-                if self.problem_notes <= MAX_PROBLEM_NOTES {
-                    self.wires.recorder.push(Stream::Urgent, at, Body::Note(text));
-                }
-            }
-        }
-    }
-
-    /// Tells the tail what is durable by now.
-    fn tell_durable(&mut self) {
-        let Some(marks) = &self.wires.marks else {
-            self.pending.clear();
-            return;
-        };
-        if self.pending.len() > MAX_PENDING {
-            join_marks(&mut self.pending);
-        }
-        let durable = *self.wires.recorder.durable().borrow();
-        let mut done = Vec::new();
-        while let Some(p) = self.pending.front() {
-            if p.needs.iter().zip(durable).any(|(need, have)| *need > have) {
-                break;
-            }
-            if let Some(p) = self.pending.pop_front() {
-                done.push(p.mark);
-            }
-        }
-        if !done.is_empty() {
-            // A tail that is gone needs no marks.
-            let _ = marks.send(done);
-        }
     }
 
     /// Records a finding, with citations that the collector can follow, and lets the responder see it.
@@ -599,28 +532,6 @@ impl Core {
     }
 }
 
-/// Leaves one mark a file, the newest, which needs whatever the earlier ones needed.
-fn join_marks(pending: &mut VecDeque<Pending>) {
-    let mut newest: BTreeMap<u64, usize> = BTreeMap::new();
-    let mut joined: Vec<Pending> = Vec::new();
-    for p in pending.drain(..) {
-        match newest.get(&p.mark.file) {
-            Some(&i) => {
-                let known = &mut joined[i];
-                known.needs = std::array::from_fn(|s| known.needs[s].max(p.needs[s]));
-                known.mark = p.mark;
-            }
-            None => {
-                newest.insert(p.mark.file, joined.len());
-                joined.push(p);
-            }
-        }
-    }
-    // Told from the front as far as durable, so that the one that waits longest must come last.
-    joined.sort_by_key(|p| p.needs);
-    pending.extend(joined);
-}
-
 fn answer_error(call: CommandCall, error: &str) {
     let id = call.command.id.clone();
     let _ = call.reply.send(wire::CommandResult { id, ok: false, error: error.to_owned(), action: None });
@@ -638,27 +549,9 @@ fn finding_id(mount: &str, at: Moment) -> String {
     digest[..8].iter().fold("f-".to_owned(), |id, b| id + &format!("{b:02x}"))
 }
 
-fn tail_gap(gap: TailGap, at: Moment) -> Gap {
-    let range = match gap.to_offset {
-        Some(to) => format!("bytes {} to {to} of inode {}", gap.from_offset, gap.inode),
-        None => format!("from byte {} of inode {}", gap.from_offset, gap.inode),
-    };
-    let bytes = gap.bytes.map_or_else(String::new, |b| format!(", {b} bytes"));
-    Gap {
-        stream: gap.stream.unwrap_or(Stream::Evidence),
-        source: format!("log:{}", gap.source),
-        after_seq: None,
-        before_seq: None,
-        count: gap.lines,
-        from_wall_ns: at.wall_ns,
-        to_wall_ns: at.wall_ns,
-        reason: format!("{} ({range}{bytes})", gap.reason),
-        incarnation: None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::lines::join_marks;
     use super::*;
 
     #[test]

@@ -7,6 +7,7 @@
 //!
 //! Deliberately absent: what the records mean. Commands and pulses pass through to the core.
 
+mod reading;
 mod session;
 
 use std::sync::{Arc, Mutex};

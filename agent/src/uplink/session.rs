@@ -1,30 +1,28 @@
 //! One stream's call: Hello, Welcome, then blocks down the wire and acknowledgements back.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dogwatch::block::{Block, Header, MAX_BLOCK_BYTES};
 use dogwatch::chain::{Head, SignedHead, SignedReceipt};
 use dogwatch::clock;
-use dogwatch::journal::{FrameKind, Position, Reader};
+use dogwatch::journal::{FrameKind, Position};
 use dogwatch::record::{Body, Gap, Hash, Incarnation, Seq, Stream};
 use dogwatch::wire;
 use dogwatch::wire::agent_message::Message as Up;
 use dogwatch::wire::collector_message::Message as Down;
 use dogwatch::wire::intake_client::IntakeClient;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
+use super::reading::{Batch, Held, Indexed, earlier_heads, held, joined, read};
 use super::{CommandCall, Shared, chain};
 
 /// Bytes of blocks sent and not yet acknowledged, a stream.
 const IN_FLIGHT_BYTES: usize = 4 * 1024 * 1024;
-/// Bytes read from the journal at a time.
-const READ_BYTES: usize = 1024 * 1024;
 /// Messages between this task and the connection.
 const SEND_QUEUE: usize = 8;
 /// The collector must welcome within this long.
@@ -37,8 +35,6 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_REWINDS: u32 = 3;
 /// Commands under way at once.
 const MAX_COMMANDS: usize = 4;
-/// Incarnations that Hello names: what a collector takes at most. Of more than that the newest are named.
-const MAX_KEPT: usize = 4096;
 /// Refused blocks that are remembered, so that they are not sent again; the newest.
 const MAX_REFUSED: usize = 1024;
 
@@ -142,7 +138,7 @@ async fn call(
 ) -> Result<(), SessionError> {
     let (sender, receiver) = mpsc::channel(SEND_QUEUE);
     let dir = shared.recorder.journal_dir(stream);
-    let Held { kept, blocks } = held(dir.clone()).await?;
+    let Held { kept, blocks } = held(dir.clone()).await.map_err(SessionError::Journal)?;
     sender
         .send(up(Up::Hello(hello(shared, stream, &kept))))
         .await
@@ -173,7 +169,8 @@ async fn call(
     let heads_from = shared.memory(stream).heads_sent;
     // Of the recorder's journal only heads are sent.
     let until = (stream != Stream::Recorder).then_some(position);
-    let (heads, read_to) = earlier_heads(dir.clone(), heads_from, until).await?;
+    let (heads, read_to) =
+        earlier_heads(dir.clone(), heads_from, until).await.map_err(SessionError::Journal)?;
     for (head_at, head) in heads {
         send(&sender, Up::Head(head)).await?;
         shared.memory(stream).heads_sent = head_at;
@@ -545,128 +542,4 @@ fn begin_command(
         // The call may have ended meanwhile; the collector then tells its asker that the node went away.
         let _ = results.send(result).await;
     });
-}
-
-/// Entries read from the journal, and where to go on.
-struct Batch {
-    entries: Vec<(Position, FrameKind, bytes::Bytes)>,
-    next: Position,
-}
-
-/// Waits for the read under way; for ever where there is none.
-async fn joined(
-    reading: &mut Option<JoinHandle<Result<Batch, String>>>,
-) -> Result<Result<Batch, String>, JoinError> {
-    match reading {
-        Some(handle) => handle.await,
-        None => std::future::pending().await,
-    }
-}
-
-fn read(dir: PathBuf, after: Position, stream: Stream) -> JoinHandle<Result<Batch, String>> {
-    tokio::task::spawn_blocking(move || {
-        let reader = Reader::open(&dir).map_err(|e| e.to_string())?;
-        let mut batch = Batch { entries: Vec::new(), next: after };
-        let mut bytes = 0;
-        for entry in reader.scan_after(after) {
-            let entry = entry.map_err(|e| e.to_string())?;
-            batch.next = entry.at;
-            let wanted = match entry.kind {
-                // The recorder's blocks stay on the node until an incident asks; its signed heads anchor them.
-                FrameKind::Block => stream != Stream::Recorder,
-                FrameKind::SignedHead => true,
-                FrameKind::Receipt | FrameKind::Decision => false,
-            };
-            if wanted {
-                bytes += entry.payload.len();
-                batch.entries.push((entry.at, entry.kind, entry.payload));
-            }
-            if bytes >= READ_BYTES {
-                break;
-            }
-        }
-        Ok(batch)
-    })
-}
-
-/// A block as the journal's index has it.
-#[derive(Debug, Clone, Copy)]
-struct Indexed {
-    at: Position,
-    incarnation: Incarnation,
-    last_seq: Seq,
-}
-
-/// What the journal holds.
-struct Held {
-    /// By incarnation, oldest first.
-    kept: Vec<wire::Kept>,
-    /// Oldest first.
-    blocks: Vec<Indexed>,
-}
-
-async fn held(dir: PathBuf) -> Result<Held, SessionError> {
-    let list = move || -> Result<Held, String> {
-        let index = Reader::open(&dir).and_then(|r| r.blocks()).map_err(|e| e.to_string())?;
-        let mut held = Held { kept: Vec::new(), blocks: Vec::with_capacity(index.len()) };
-        for (at, info) in index {
-            let incarnation = info.chain.incarnation;
-            held.blocks.push(Indexed { at, incarnation, last_seq: info.last_seq });
-            match held.kept.iter_mut().rev().find(|k| k.incarnation[..] == incarnation.0) {
-                Some(k) => k.last_seq = k.last_seq.max(info.last_seq),
-                None => held.kept.push(wire::Kept {
-                    incarnation: incarnation.0.to_vec().into(),
-                    first_seq: info.first_seq,
-                    last_seq: info.last_seq,
-                }),
-            }
-        }
-        if held.kept.len() > MAX_KEPT {
-            let surplus = held.kept.len() - MAX_KEPT;
-            held.kept.drain(..surplus);
-            let named: HashMap<&[u8], ()> = held.kept.iter().map(|k| (&k.incarnation[..], ())).collect();
-            held.blocks.retain(|b| named.contains_key(&b.incarnation.0[..]));
-        }
-        Ok(held)
-    };
-    blocking(list).await
-}
-
-/// The newest signed head of each incarnation that stands at `from` or behind it and before `until`, and where reading
-/// ended. A head covers those before it, so the others need not be sent again with each connection.
-async fn earlier_heads(
-    dir: PathBuf,
-    from: Position,
-    until: Option<Position>,
-) -> Result<(Vec<(Position, wire::SignedHead)>, Position), SessionError> {
-    let list = move || -> Result<_, String> {
-        let mut newest: HashMap<Incarnation, (Position, wire::SignedHead)> = HashMap::new();
-        let mut read_to = Position::default();
-        for entry in Reader::open(&dir).map_err(|e| e.to_string())?.scan(from) {
-            let entry = entry.map_err(|e| e.to_string())?;
-            if until.is_some_and(|until| entry.at > until) {
-                break;
-            }
-            read_to = entry.at;
-            if entry.kind == FrameKind::SignedHead
-                && let Ok(head) = SignedHead::from_bytes(&entry.payload)
-                && let Ok(said) = head.decode()
-            {
-                newest.insert(said.chain.incarnation, (entry.at, wire::SignedHead::from(&head)));
-            }
-        }
-        let mut heads: Vec<_> = newest.into_values().collect();
-        heads.sort_by_key(|(at, _)| *at);
-        Ok((heads, read_to))
-    };
-    blocking(list).await
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<T, SessionError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| SessionError::Journal(e.to_string()))?
-        .map_err(SessionError::Journal)
 }

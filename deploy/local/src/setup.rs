@@ -57,7 +57,7 @@ impl Place {
 pub(crate) fn prepare(wishes: &Wishes) -> Result<Place, String> {
     let state = match &wishes.state {
         Some(s) => std::path::absolute(s).map_err(|e| format!("{}: {e}", s.display()))?,
-        None => default_state(&|k| std::env::var_os(k).map(PathBuf::from))?,
+        None => default_state(&|k| std::env::var_os(k).filter(|v| !v.is_empty()).map(PathBuf::from))?,
     };
     for dir in ["", "collector", "agent", "people", "logs"] {
         let dir = state.join(dir);
