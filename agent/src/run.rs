@@ -198,7 +198,7 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
             .await;
             Ok::<(), String>(())
         });
-        tracing::info!(node = %config.node, incarnation = %opened.incarnation, start = opened.start_counter, "the agent is up");
+        tracing::info!(node = %config.node, incarnation = %opened.incarnation, start = opened.start_counter, signing_key = %hex(&public_key), "the agent is up");
         let result = parts.run().await;
         drop(worker);
         Ok(result?)
@@ -382,6 +382,11 @@ fn unable_here() -> Vec<String> {
             .to_owned(),
         "clean up files of other users: it does not run as root".to_owned(),
     ]
+}
+
+/// For `verify --node-key`: people note it where the collector cannot change it.
+fn hex(key: &[u8; 32]) -> String {
+    key.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn boot_id(proc: &Path) -> [u8; 16] {

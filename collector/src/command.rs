@@ -205,7 +205,8 @@ fn told(audit: &Audit) -> String {
     } else {
         "given"
     };
-    text += &format!("keys: {} ({origin})\n", audit.keys);
+    let keys = if audit.keys_from_store { audit.keys.to_string() } else { "as named".to_owned() };
+    text += &format!("keys: {keys} ({origin})\n");
     for chain in &audit.report.chains {
         let reach =
             chain.verified_up_to.map_or("nothing signed".to_owned(), |seq| format!("signed up to seq {seq}"));
@@ -228,7 +229,12 @@ fn told(audit: &Audit) -> String {
     if more > 0 {
         text += &format!("and {more} more problems\n");
     }
-    text +=
-        if audit.is_clean() { "sound: nothing departs from what the nodes signed\n" } else { "NOT SOUND\n" };
+    text += match (audit.is_clean(), audit.damaged_bytes) {
+        (true, 0) => "sound: nothing departs from what the nodes signed\n",
+        (true, _) => {
+            "NOT WHOLE: what could be read is what the nodes signed; the damaged bytes could not be checked\n"
+        }
+        (false, _) => "NOT SOUND\n",
+    };
     text
 }

@@ -121,7 +121,9 @@ pub enum Refused {
         at: String,
     },
     /// It is over.
-    #[error("{id} was resolved by {by} at {at}, so it cannot be {wish}; add a note; it opens again by itself if its findings come back")]
+    #[error(
+        "{id} was resolved by {by} at {at}, so it cannot be {wish}; add a note; it opens again by itself if its findings come back"
+    )]
     Resolved {
         /// Which.
         id: String,

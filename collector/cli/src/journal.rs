@@ -53,7 +53,7 @@ impl Folder {
         }
         let what = if dir.is_dir() { "is not a record folder" } else { "does not exist or cannot be read" };
         Err(CliError::Failed(format!(
-            "journal {} {what}: urgent/, evidence/ and recorder/ should be in it\n  try: the `records` folder below the \
+            "journal {} {what}: urgent/, evidence/ and recorder/ should be in it\n  try: the `journal` folder below the \
              agent's state folder",
             dir.display()
         )))

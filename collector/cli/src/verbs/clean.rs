@@ -7,8 +7,8 @@ use crate::args::{CleanArgs, Format, PlanArgs};
 use crate::client::Desk;
 use crate::error::CliError;
 use crate::output::text::{bytes, safe, signed_bytes};
-use crate::output::{Io, Listed as _, one};
-use crate::view::{Action, Object};
+use crate::output::{Io, one};
+use crate::view::Action;
 
 /// Refusals that are listed one by one.
 const REFUSALS_SHOWN: usize = 20;
@@ -127,14 +127,22 @@ fn write_plan(io: &mut Io<'_>, plan: &Action) -> Result<(), CliError> {
         lines.push(("detail", detail.clone()));
     }
     write_lines(io, &lines)?;
-    let mut table = io.table(Object::columns(false)).indented();
-    for object in &plan.objects {
-        for row in object.rows(false) {
-            table.push(io.out, row)?;
-        }
-    }
-    table.finish(io.out)?;
+    write_objects(io, "\nWould go", plan)?;
     write_refusals(io, plan)
+}
+
+/// Every object by its whole path: nobody can agree to a name that is cut.
+fn write_objects(io: &mut Io<'_>, title: &str, action: &Action) -> Result<(), CliError> {
+    if action.objects.is_empty() {
+        return Ok(());
+    }
+    heading(io, title)?;
+    for object in &action.objects {
+        let freed = bytes(object.allocated_bytes);
+        writeln!(io.out, "  {freed:>10}  {:<7}  {}", object.outcome, safe(&object.path))?;
+        writeln!(io.out, "              {}", safe(&object.why_safe))?;
+    }
+    Ok(())
 }
 
 fn write_outcome(io: &mut Io<'_>, done: &Action) -> Result<(), CliError> {
@@ -160,6 +168,7 @@ fn write_outcome(io: &mut Io<'_>, done: &Action) -> Result<(), CliError> {
         lines.push(("detail", detail.clone()));
     }
     write_lines(io, &lines)?;
+    write_objects(io, "\nObjects", done)?;
     write_refusals(io, done)
 }
 
