@@ -312,6 +312,39 @@ fn beyond_the_budgets_lines_are_counted_in_gaps_and_marks_wait_for_them() {
     assert_eq!(rig.events.iter().filter_map(mark).map(|m| m.offset).max(), Some(size));
 }
 
+/// After a crash reading goes on behind the newest line that is durable. So what was dropped before it must be told
+/// before it, or nobody ever tells it.
+#[test]
+fn what_a_budget_dropped_is_told_before_any_later_line_is_handed_on() {
+    let mut rig = Rig::new("*.log");
+    rig.config.evidence_bytes_per_second = 300;
+    let hits = |from: usize| (from..from + 100).map(|n| format!("{n:08} HIT\n")).collect::<String>();
+    rig.append("a.log", &hits(0));
+    rig.turn();
+    // Another second has begun, too soon for the gap to be due by itself.
+    rig.append("a.log", &hits(100));
+    rig.turn_after(Duration::from_millis(900));
+    let mut told = 0;
+    for event in &rig.events {
+        match event {
+            TailEvent::Gap(g) if g.stream == Some(Stream::Evidence) => told = g.to_offset.unwrap(),
+            TailEvent::Line { line, keep, .. } if keep.evidence => {
+                let dropped_before = rig
+                    .gaps()
+                    .iter()
+                    .any(|g| g.stream == Some(Stream::Evidence) && g.from_offset < line.offset);
+                assert!(!dropped_before || told > 0, "{line:?} came before the gap that lies before it");
+            }
+            _ => {}
+        }
+    }
+    let later = rig.events.iter().filter(
+        |e| matches!(e, TailEvent::Line { line, keep, .. } if keep.evidence && line.offset >= 100 * 13),
+    );
+    assert!(later.count() > 0, "the second's budget was used");
+    assert!(told > 0 && told <= 100 * 13, "the first second's loss was told by itself: {told}");
+}
+
 #[test]
 fn a_backlog_over_the_limit_is_skipped_with_a_gap() {
     let mut rig = Rig::new("*.log");

@@ -8,7 +8,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dogwatch_e2e::chance::Chance;
 use dogwatch_e2e::ledger::Ledger;
@@ -19,8 +19,8 @@ use dogwatch_e2e::stage::{House, Post, Stage, yaml};
 use dogwatch_e2e::wait::{quick, until};
 
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Reading is held below the evidence stream's budget of 1 MiB a second, so that catching up after many short lives
-/// waits instead of giving lines up.
+/// So many that catching up after many short lives exceeds the evidence stream's budget of 1 MiB a second, and lines
+/// are given up that gap records must tell.
 const LINES_PER_SECOND: u64 = 800;
 
 /// Processes stand before the stage, so that they end before its folder goes.
@@ -45,8 +45,7 @@ impl Scene {
         let log = stage.path().join("app.log");
         let more = format!(
             "sample: {{ every: 100ms, evidence_every: 200ms, processes: false }}\ncleanup: {{ mode: \"off\" }}\n\
-             tail: {{ globs: [{}], rules_file: {}, start: beginning, poll: 50ms, \
-             bytes_per_second: 800KiB }}\n",
+             tail: {{ globs: [{}], rules_file: {}, start: beginning, poll: 50ms }}\n",
             yaml(&log),
             yaml(&Scribe::rules(stage.path()))
         );
@@ -76,12 +75,21 @@ impl Scene {
         let log = self.scribe.path().to_owned();
         let last = self.scribe.end();
         let offsets = Scribe::offsets(&log);
-        let length = offsets.last().copied().unwrap_or(0);
-        until("the last line to arrive, or a gap in its place", PATIENCE, || {
-            let here = Ledger::read(&store);
-            let told = here.bytes_given_up().iter().any(|(_, _, to, _)| *to == length);
-            (told || here.lines.keys().next_back() >= Some(&last)).then_some(())
-        });
+        let inode = log.metadata().unwrap().ino();
+        let silent = |here: &Ledger| -> Vec<u64> {
+            let told = here.bytes_given_up();
+            let (mut missing, _) = here.lines_against(last);
+            missing.retain(|n| {
+                let at = offsets[*n as usize - 1];
+                !told.iter().any(|(i, from, to, _)| *i == inode && (*from..*to).contains(&at))
+            });
+            missing
+        };
+        // Not by the newest line alone: a gap travels faster than the lines before it.
+        let began = Instant::now();
+        while !silent(&Ledger::read(&store)).is_empty() && began.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(200));
+        }
         self.post.stop();
         self.house.stop();
         self.promised.remember_acknowledged(&Ledger::acknowledged_in(&self.post.state().join("journal")));
@@ -95,14 +103,7 @@ impl Scene {
         assert_eq!(here.silent_holes(), [""; 0], "{what}: holes that no gap record tells");
         let (missing, twice) = here.lines_against(last);
         let told = here.bytes_given_up();
-        let inode = log.metadata().unwrap().ino();
-        let silent: Vec<&u64> = missing
-            .iter()
-            .filter(|n| {
-                let at = offsets[**n as usize - 1];
-                !told.iter().any(|(i, from, to, _)| *i == inode && (*from..*to).contains(&at))
-            })
-            .collect();
+        let silent = silent(&here);
         assert!(twice.is_empty(), "{what}: twice {:?}", &twice[..twice.len().min(10)]);
         assert!(
             silent.is_empty(),
@@ -116,7 +117,7 @@ impl Scene {
         let counted: u64 = told.iter().map(|(_, _, _, count)| count).sum();
         assert!(counted >= missing.len() as u64, "{what}: {} lines miss, {counted} are told", missing.len());
         // A run that ended before it wrote anything leaves nothing, and so no incarnation.
-        assert!(here.incarnations() > agent_crashes / 2, "{what}: {} incarnations", here.incarnations());
+        assert!(here.incarnations() > agent_crashes / 5, "{what}: {} incarnations", here.incarnations());
         let verified = self.house.verify();
         let words = String::from_utf8_lossy(&verified.stdout).into_owned();
         assert!(verified.status.success(), "{what}: {words}\n{}", self.stage.path().display());

@@ -31,6 +31,9 @@ const MAX_UNSYNCED_BYTES: usize = 2 * 1024 * 1024;
 const MAX_RECORDS_PER_BLOCK: usize = 20_000;
 /// Blocks set aside that are kept; the oldest goes first.
 const MAX_ASIDE: usize = 16;
+/// Times that a run of bulk yields to urgent records before it is written all the same: a flood of them must not keep
+/// the rest in memory.
+const URGENT_FIRST: u32 = 16;
 
 /// The writer; its [`Writer::run`] is a thread's whole life.
 #[derive(Debug)]
@@ -54,9 +57,9 @@ impl Writer {
         loop {
             let stopping = self.wait(retry_at, signed_at, telling.next);
             self.settle_acks();
-            let (found_urgent, mut failed) = self.write_urgent();
+            let (mut found_urgent, mut failed) = self.write_urgent();
             for i in 1..3 {
-                if let Err(e) = self.write_bulk(i, stopping) {
+                if let Err(e) = self.write_bulk(i, stopping, &mut found_urgent) {
                     failed.get_or_insert(e);
                 }
             }
@@ -224,9 +227,12 @@ impl Writer {
         }
     }
 
-    /// Seals and writes one of the other streams, as far as it is due.
-    fn write_bulk(&mut self, i: usize, all: bool) -> Result<(), String> {
+    /// Seals and writes one of the other streams, as far as it is due. Urgent records that come meanwhile go first: bulk
+    /// that is always due must not delay them, and a gap is durable before the lines that were handed on after it, for
+    /// those are what a restart goes on from. `important`: whether a finding or an action was among them.
+    fn write_bulk(&mut self, i: usize, all: bool, important: &mut bool) -> Result<(), String> {
         let stream = Stream::ALL[i];
+        let mut yields_left = URGENT_FIRST;
         loop {
             // What is sealed already goes first; sealing more would only make memory grow.
             if self.lanes[i].has_unsynced() {
@@ -243,6 +249,18 @@ impl Writer {
                 if !due {
                     return Ok(());
                 }
+                if yields_left > 0 && state.queue.bytes(Stream::Urgent) > 0 {
+                    yields_left -= 1;
+                    drop(state);
+                    let (found, failed) = self.write_urgent();
+                    *important |= found;
+                    if failed.is_some() {
+                        // A ring of urgent records that is full must not keep the others from being written.
+                        yields_left = 0;
+                    }
+                    continue;
+                }
+                yields_left = URGENT_FIRST.min(yields_left + 1);
                 state.queue.take_run(stream, SEAL_BYTES, MAX_RECORDS_PER_BLOCK)
             };
             if run.is_empty() {

@@ -225,6 +225,13 @@ impl Tailer {
         now: Moment,
         out: Out<'_>,
     ) -> ControlFlow<()> {
+        // What was dropped is told before a later line is handed on: after a crash the newest line that is durable says
+        // from where lines are missing, and must not stand for one that nobody has.
+        if file.dropped_evidence.is_some() && self.evidence_budget.left()
+            || file.dropped_recorder.is_some() && self.recorder_budget.left()
+        {
+            self.say_dropped(file, out)?;
+        }
         let limit = self.config.max_line_bytes;
         let base = file.offset;
         let all = self.config.emit_all && self.recorder_budget.left();
