@@ -81,7 +81,7 @@ pub(crate) async fn run(place: Place, plain: bool) -> Result<(), String> {
     };
 
     let result = show(&place, plain, &mut desk, &mut collector, &mut agent, &stop).await;
-    // The agent first: it hands over what it has while the collector still listens.
+    // The agent first, so that it does not meet a collector that is gone; what it has not handed over yet it keeps.
     end(agent).await;
     end(collector).await;
     result
