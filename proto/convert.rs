@@ -19,6 +19,7 @@ mod sample;
 pub(crate) mod strategies;
 #[cfg(test)]
 mod tests;
+mod vitals;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

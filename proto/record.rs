@@ -6,6 +6,7 @@
 mod action;
 mod finding;
 mod sample;
+mod vitals;
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,6 +16,10 @@ use serde::{Deserialize, Serialize};
 pub use action::{Action, ActionState, CleanupMode, ObjectOutcome, PlannedObject, Refusal, Unexplained};
 pub use finding::{Fact, Finding, FindingState, Severity, Subject};
 pub use sample::{Cpu, Memory, Mount, Pressure, Process, Sample, SelfCost};
+pub use vitals::{
+    Cgroup, ClockState, CoreCpu, DescriptorUse, Disk, Interface, Limits, NetStack, Pod, Spawner, StuckTask,
+    Tasks,
+};
 
 /// A value that a name or number may not have, with the rule that it breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -379,7 +384,7 @@ impl Body {
 }
 
 /// One line of a log, as found and masked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogLine {
     /// The file's path (lossy where it is not UTF-8), or `kmsg`.
     pub source: String,
@@ -393,6 +398,16 @@ pub struct LogLine {
     pub truncated: bool,
     /// Names of the rules that it matched; none for a line kept as context.
     pub rules: Vec<String>,
+    /// Whose container wrote it.
+    pub pod: Option<Pod>,
+    /// `stdout` or `stderr` of a container; empty elsewhere.
+    pub output: String,
+    /// How many partial lines of the runtime it was joined from; 0: not a runtime's line.
+    pub parts: u32,
+    /// When the runtime, or the kernel, says that it was written, wall ns.
+    pub written_wall_ns: Option<i64>,
+    /// Priority of a kernel message, 0 (emergency) to 7 (debug), syslog(2).
+    pub priority: Option<u32>,
 }
 
 /// A loss, said: what is missing, how much of it, and why.

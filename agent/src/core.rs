@@ -315,7 +315,9 @@ impl Core {
                 let order = Order::ApplyPlan(a.action_id.clone());
                 self.order(now, order, call);
             }
-            None => answer_error(call, "this agent's version does not know that command; upgrade it"),
+            Some(Wanted::Holds(_)) | None => {
+                answer_error(call, "this agent's version does not know that command; upgrade it")
+            }
         }
     }
 
@@ -438,8 +440,8 @@ impl Core {
                 .to_owned(),
             citations: Vec::new(),
             facts: vec![Fact::new("last_action", action_id)],
-            raised_wall_ns: at.wall_ns,
-        };
+            raised_wall_ns: at.wall_ns, pod: None,
+};
         self.not_holding.insert(mount.to_owned(), finding.clone());
         self.say(at, finding);
     }

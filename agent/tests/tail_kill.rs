@@ -56,6 +56,7 @@ fn child(root: &Path) -> ! {
                 line: line.into_bytes(),
                 truncated: false,
                 rules: vec![],
+                ..LogLine::default()
             },
         })
         .collect();

@@ -302,6 +302,8 @@ impl Desk for Query {
     type GetFindingsStream = Rows<wire::FindingRow>;
     type GetActionsStream = Rows<wire::ActionRow>;
     type GetEventsStream = Rows<wire::Event>;
+    type WatchStream = Rows<wire::WatchEvent>;
+    type GetSamplesStream = Rows<wire::SampleRow>;
     type TimelineStream = Rows<wire::TimelineEntry>;
 
     async fn get_nodes(
@@ -502,6 +504,59 @@ impl Desk for Query {
         request: Request<wire::IncidentNoteRequest>,
     ) -> Result<Response<wire::Incident>, Status> {
         self.deed(request, Deed::Note).await
+    }
+
+    async fn reopen(
+        &self,
+        request: Request<wire::IncidentNoteRequest>,
+    ) -> Result<Response<wire::Incident>, Status> {
+        self.person(&request, Role::Viewer)?;
+        Err(Status::unimplemented("this collector does not answer that yet"))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<wire::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        self.person(&request, Role::Viewer)?;
+        Err(Status::unimplemented("this collector does not answer that yet"))
+    }
+
+    async fn get_samples(
+        &self,
+        request: Request<wire::GetSamplesRequest>,
+    ) -> Result<Response<Self::GetSamplesStream>, Status> {
+        self.person(&request, Role::Viewer)?;
+        Err(Status::unimplemented("this collector does not answer that yet"))
+    }
+
+    async fn add_hold(&self, request: Request<wire::AddHoldRequest>) -> Result<Response<wire::Hold>, Status> {
+        self.person(&request, Role::Viewer)?;
+        Err(Status::unimplemented("this collector does not answer that yet"))
+    }
+
+    async fn release_hold(
+        &self,
+        request: Request<wire::ReleaseHoldRequest>,
+    ) -> Result<Response<wire::Hold>, Status> {
+        self.person(&request, Role::Viewer)?;
+        Err(Status::unimplemented("this collector does not answer that yet"))
+    }
+
+    async fn get_holds(
+        &self,
+        request: Request<wire::GetHoldsRequest>,
+    ) -> Result<Response<wire::GetHoldsResponse>, Status> {
+        self.person(&request, Role::Viewer)?;
+        Err(Status::unimplemented("this collector does not answer that yet"))
+    }
+
+    async fn get_status(
+        &self,
+        request: Request<wire::GetStatusRequest>,
+    ) -> Result<Response<wire::GetStatusResponse>, Status> {
+        self.person(&request, Role::Viewer)?;
+        Err(Status::unimplemented("this collector does not answer that yet"))
     }
 }
 

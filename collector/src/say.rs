@@ -219,6 +219,7 @@ pub(crate) fn make(
         citations: Vec::new(),
         facts,
         raised_wall_ns: now,
+        pod: None,
     }
 }
 

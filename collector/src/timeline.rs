@@ -339,6 +339,7 @@ mod tests {
                 citations: vec![record(Stream::Evidence, 4), record(Stream::Evidence, 5)],
                 facts: vec![Fact::new("rise_began_wall_ns", T0)],
                 raised_wall_ns: T0 + 60 * S,
+                pod: None,
             },
             from_collector: false,
             count: 1,

@@ -110,6 +110,7 @@ fn sample() -> Sample {
             swap_free_bytes: 7,
             oom_kills_total: Some(0),
             pressure: Some(pressure),
+            ..Memory::default()
         }),
         cpu: Some(Cpu {
             online: 2,
@@ -126,6 +127,7 @@ fn sample() -> Sample {
             load15: 2.0,
             pressure: Some(pressure),
             io_pressure: None,
+            ..Cpu::default()
         }),
         processes: vec![Process {
             pid: 4242,
@@ -135,10 +137,18 @@ fn sample() -> Sample {
             resident_bytes: 1 << 20,
             state: "R".to_owned(),
             cgroup: "/kubepods/pod1".to_owned(),
+            ..Process::default()
         }],
-        self_cost: SelfCost { cpu_us: 1, resident_bytes: 2, queue_bytes: 3, dropped_records: 4 },
+        self_cost: SelfCost {
+            cpu_us: 1,
+            resident_bytes: 2,
+            queue_bytes: 3,
+            dropped_records: 4,
+            ..SelfCost::default()
+        },
         late_ticks: 5,
         failed: vec!["psi: not supported".to_owned()],
+        ..Sample::default()
     }
 }
 
@@ -159,6 +169,7 @@ fn finding() -> Finding {
         }],
         facts: vec![Fact::new("available_bytes", 2u64 << 30)],
         raised_wall_ns: 1_790_000_000_000_000_000,
+        pod: None,
     }
 }
 
@@ -217,6 +228,7 @@ fn records() -> Vec<Record> {
             line: b"no space left on device \xfe".to_vec(),
             truncated: true,
             rules: vec!["enospc".to_owned()],
+            ..LogLine::default()
         }),
         Body::Finding(Box::new(finding())),
         Body::Action(Box::new(action())),

@@ -30,10 +30,14 @@ const SURELY_READABLE_BYTES: usize = 16 * 1024;
 
 /// Bytes that `record` adds to its section before compression; never too few.
 pub fn weigh(record: &Record) -> usize {
-    // Logs are the bulk, so they are reckoned and not encoded: 96 is more than keys, lengths and numbers can take.
+    // Logs are the bulk, so they are reckoned and not encoded: 160 is more than keys, lengths and numbers can take.
     match &record.body {
         Body::Log(l) => {
-            96 + l.source.len() + l.line.len() + l.rules.iter().map(|r| r.len() + 6).sum::<usize>()
+            let pod = l.pod.as_ref().map_or(0, |p| {
+                p.namespace.len() + p.name.len() + p.uid.len() + p.container.len() + p.container_id.len()
+            });
+            let rules: usize = l.rules.iter().map(|r| r.len() + 6).sum();
+            160 + l.source.len() + l.line.len() + l.output.len() + pod + rules
         }
         _ => message::encoded_len(RECORDS_TAG, &wire::Record::from(record)),
     }

@@ -33,6 +33,7 @@ fn line(source: &str, text: &str) -> Body {
         line: text.as_bytes().to_vec(),
         truncated: false,
         rules: vec!["oom".to_owned()],
+        ..LogLine::default()
     })
 }
 

@@ -1,6 +1,6 @@
 //! Findings and their parts.
 
-use super::{MAX_ITEMS, Refused, finding_state, from_owned, items, required, severity, text};
+use super::{MAX_ITEMS, Refused, finding_state, from_owned, items, optional, required, severity, text};
 use crate::record::{Fact, Finding, Subject};
 use crate::wire;
 
@@ -17,6 +17,7 @@ impl From<&Finding> for wire::Finding {
             citations: f.citations.iter().map(Into::into).collect(),
             facts: f.facts.iter().map(Into::into).collect(),
             raised_wall_ns: f.raised_wall_ns,
+            pod: f.pod.as_ref().map(Into::into),
         }
     }
 }
@@ -35,6 +36,7 @@ impl TryFrom<wire::Finding> for Finding {
             citations: items("citations", f.citations, MAX_ITEMS)?,
             facts: items("facts", f.facts, MAX_ITEMS)?,
             raised_wall_ns: f.raised_wall_ns,
+            pod: optional("pod", f.pod)?,
         })
     }
 }

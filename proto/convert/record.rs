@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{MAX_LINE_BYTES, Refused, bounded, from_owned, incarnation, node, stream, text, texts};
+use super::{MAX_LINE_BYTES, Refused, bounded, from_owned, incarnation, node, optional, stream, text, texts};
 use crate::record::{Body, Gap, LogLine, Moment, Record, RecordRef};
 use crate::wire;
 
@@ -83,6 +83,11 @@ impl From<&LogLine> for wire::LogLine {
             line: Bytes::copy_from_slice(&l.line),
             truncated: l.truncated,
             rules: l.rules.clone(),
+            pod: l.pod.as_ref().map(Into::into),
+            output: l.output.clone(),
+            parts: l.parts,
+            written_wall_ns: l.written_wall_ns,
+            priority: l.priority,
         }
     }
 }
@@ -98,6 +103,11 @@ impl TryFrom<wire::LogLine> for LogLine {
             line: l.line.into(),
             truncated: l.truncated,
             rules: texts("rules", l.rules)?,
+            pod: optional("pod", l.pod)?,
+            output: text("output", l.output)?,
+            parts: l.parts,
+            written_wall_ns: l.written_wall_ns,
+            priority: l.priority,
         })
     }
 }

@@ -1,6 +1,8 @@
 //! Samples and their parts.
 
-use super::{MAX_MOUNTS, MAX_PROCESSES, Refused, finite, from_owned, items, optional, required, text, texts};
+use super::{
+    MAX_ITEMS, MAX_MOUNTS, MAX_PROCESSES, Refused, finite, from_owned, items, optional, required, text, texts,
+};
 use crate::record::{Cpu, Memory, Mount, Pressure, Process, Sample, SelfCost};
 use crate::wire;
 
@@ -14,6 +16,15 @@ impl From<&Sample> for wire::Sample {
             self_cost: Some((&s.self_cost).into()),
             late_ticks: s.late_ticks,
             failed: s.failed.clone(),
+            cores: s.cores.iter().map(Into::into).collect(),
+            disks: s.disks.iter().map(Into::into).collect(),
+            interfaces: s.interfaces.iter().map(Into::into).collect(),
+            net: s.net.as_ref().map(Into::into),
+            limits: s.limits.as_ref().map(Into::into),
+            tasks: s.tasks.as_ref().map(Into::into),
+            cgroups: s.cgroups.iter().map(Into::into).collect(),
+            clock: s.clock.as_ref().map(Into::into),
+            every_ms: s.every_ms,
         }
     }
 }
@@ -29,6 +40,15 @@ impl TryFrom<wire::Sample> for Sample {
             self_cost: required("self_cost", s.self_cost)?,
             late_ticks: s.late_ticks,
             failed: texts("failed", s.failed)?,
+            cores: items("cores", s.cores, MAX_ITEMS)?,
+            disks: items("disks", s.disks, MAX_ITEMS)?,
+            interfaces: items("interfaces", s.interfaces, MAX_ITEMS)?,
+            net: optional("net", s.net)?,
+            limits: optional("limits", s.limits)?,
+            tasks: optional("tasks", s.tasks)?,
+            cgroups: items("cgroups", s.cgroups, MAX_ITEMS)?,
+            clock: optional("clock", s.clock)?,
+            every_ms: s.every_ms,
         })
     }
 }
@@ -110,6 +130,13 @@ impl From<&Memory> for wire::Memory {
             swap_free_bytes: m.swap_free_bytes,
             oom_kills_total: m.oom_kills_total,
             pressure: m.pressure.as_ref().map(Into::into),
+            buffers_bytes: m.buffers_bytes,
+            shmem_bytes: m.shmem_bytes,
+            writeback_bytes: m.writeback_bytes,
+            slab_unreclaimable_bytes: m.slab_unreclaimable_bytes,
+            swapped_in_bytes_total: m.swapped_in_bytes_total,
+            swapped_out_bytes_total: m.swapped_out_bytes_total,
+            major_faults_total: m.major_faults_total,
         }
     }
 }
@@ -128,6 +155,13 @@ impl TryFrom<wire::Memory> for Memory {
             swap_free_bytes: m.swap_free_bytes,
             oom_kills_total: m.oom_kills_total,
             pressure: optional("pressure", m.pressure)?,
+            buffers_bytes: m.buffers_bytes,
+            shmem_bytes: m.shmem_bytes,
+            writeback_bytes: m.writeback_bytes,
+            slab_unreclaimable_bytes: m.slab_unreclaimable_bytes,
+            swapped_in_bytes_total: m.swapped_in_bytes_total,
+            swapped_out_bytes_total: m.swapped_out_bytes_total,
+            major_faults_total: m.major_faults_total,
         })
     }
 }
@@ -149,6 +183,10 @@ impl From<&Cpu> for wire::Cpu {
             load15: c.load15,
             pressure: c.pressure.as_ref().map(Into::into),
             io_pressure: c.io_pressure.as_ref().map(Into::into),
+            context_switches_total: c.context_switches_total,
+            forks_total: c.forks_total,
+            running: c.running,
+            blocked: c.blocked,
         }
     }
 }
@@ -171,6 +209,10 @@ impl TryFrom<wire::Cpu> for Cpu {
             load15: finite("load15", c.load15)?,
             pressure: optional("pressure", c.pressure)?,
             io_pressure: optional("io_pressure", c.io_pressure)?,
+            context_switches_total: c.context_switches_total,
+            forks_total: c.forks_total,
+            running: c.running,
+            blocked: c.blocked,
         })
     }
 }
@@ -185,6 +227,12 @@ impl From<&Process> for wire::Process {
             resident_bytes: p.resident_bytes,
             state: p.state.clone(),
             cgroup: p.cgroup.clone(),
+            ppid: p.ppid,
+            threads: p.threads,
+            read_bytes_per_s: p.read_bytes_per_s,
+            written_bytes_per_s: p.written_bytes_per_s,
+            open_files: p.open_files,
+            pod: p.pod.as_ref().map(Into::into),
         }
     }
 }
@@ -200,6 +248,15 @@ impl TryFrom<wire::Process> for Process {
             resident_bytes: p.resident_bytes,
             state: text("state", p.state)?,
             cgroup: text("cgroup", p.cgroup)?,
+            ppid: p.ppid,
+            threads: p.threads,
+            read_bytes_per_s: p.read_bytes_per_s.map(|x| finite("read_bytes_per_s", x)).transpose()?,
+            written_bytes_per_s: p
+                .written_bytes_per_s
+                .map(|x| finite("written_bytes_per_s", x))
+                .transpose()?,
+            open_files: p.open_files,
+            pod: optional("pod", p.pod)?,
         })
     }
 }
@@ -211,6 +268,7 @@ impl From<&SelfCost> for wire::SelfCost {
             resident_bytes: c.resident_bytes,
             queue_bytes: c.queue_bytes,
             dropped_records: c.dropped_records,
+            saving: c.saving,
         }
     }
 }
@@ -223,6 +281,7 @@ impl TryFrom<wire::SelfCost> for SelfCost {
             resident_bytes: c.resident_bytes,
             queue_bytes: c.queue_bytes,
             dropped_records: c.dropped_records,
+            saving: c.saving,
         })
     }
 }

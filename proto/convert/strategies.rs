@@ -1,5 +1,7 @@
 //! Arbitrary domain values, within the limits of the way in.
 
+mod vitals;
+
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -12,6 +14,8 @@ use proptest::sample::select;
 use crate::block::{Header, Predecessor, SectionHeader, Start};
 use crate::chain::{ChainId, Head, HeadStatement, ReceiptStatement, SignedHead, SignedReceipt};
 use crate::record::*;
+
+use vitals::{cgroup, clock_state, core_cpu, disk, interface, limits, net_stack, pod, tasks};
 
 pub(crate) fn text() -> impl Strategy<Value = String> + Clone {
     vec(any::<char>(), 0..12).prop_map(|c| c.into_iter().collect())
@@ -82,24 +86,29 @@ fn mount() -> impl Strategy<Value = Mount> {
 }
 
 fn memory() -> impl Strategy<Value = Memory> {
-    (any::<[u64; 8]>(), any::<Option<u64>>(), of(pressure())).prop_map(|(n, oom_kills_total, pressure)| {
-        Memory {
-            total_bytes: n[0],
-            available_bytes: n[1],
-            free_bytes: n[2],
-            cached_bytes: n[3],
-            dirty_bytes: n[4],
-            slab_bytes: n[5],
-            swap_total_bytes: n[6],
-            swap_free_bytes: n[7],
-            oom_kills_total,
-            pressure,
-        }
+    (any::<[u64; 12]>(), any::<[Option<u64>; 4]>(), of(pressure())).prop_map(|(n, o, pressure)| Memory {
+        total_bytes: n[0],
+        available_bytes: n[1],
+        free_bytes: n[2],
+        cached_bytes: n[3],
+        dirty_bytes: n[4],
+        slab_bytes: n[5],
+        swap_total_bytes: n[6],
+        swap_free_bytes: n[7],
+        oom_kills_total: o[0],
+        pressure,
+        buffers_bytes: n[8],
+        shmem_bytes: n[9],
+        writeback_bytes: n[10],
+        slab_unreclaimable_bytes: n[11],
+        swapped_in_bytes_total: o[1],
+        swapped_out_bytes_total: o[2],
+        major_faults_total: o[3],
     })
 }
 
 fn cpu() -> impl Strategy<Value = Cpu> {
-    (any::<u32>(), any::<[u64; 8]>(), (number(), number(), number()), of(pressure()), of(pressure()))
+    (any::<u32>(), any::<[u64; 12]>(), (number(), number(), number()), of(pressure()), of(pressure()))
         .prop_map(|(online, n, (load1, load5, load15), pressure, io_pressure)| Cpu {
             online,
             user_us: n[0],
@@ -115,12 +124,17 @@ fn cpu() -> impl Strategy<Value = Cpu> {
             load15,
             pressure,
             io_pressure,
+            context_switches_total: n[8],
+            forks_total: n[9],
+            running: n[10],
+            blocked: n[11],
         })
 }
 
 fn process() -> impl Strategy<Value = Process> {
-    (any::<u32>(), any::<[u64; 2]>(), number(), text(), text(), text()).prop_map(
-        |(pid, [start_ticks, resident_bytes], cpu_percent, name, state, cgroup)| Process {
+    let more = (any::<u32>(), any::<u64>(), of(number()), of(number()), any::<Option<u64>>(), of(pod()));
+    (any::<u32>(), any::<[u64; 2]>(), number(), text(), text(), text(), more).prop_map(
+        |(pid, [start_ticks, resident_bytes], cpu_percent, name, state, cgroup, more)| Process {
             pid,
             name,
             start_ticks,
@@ -128,11 +142,17 @@ fn process() -> impl Strategy<Value = Process> {
             resident_bytes,
             state,
             cgroup,
+            ppid: more.0,
+            threads: more.1,
+            read_bytes_per_s: more.2,
+            written_bytes_per_s: more.3,
+            open_files: more.4,
+            pod: more.5,
         },
     )
 }
 
-fn sample() -> impl Strategy<Value = Sample> {
+fn sample() -> BoxedStrategy<Sample> {
     (
         vec(mount(), 0..3),
         of(memory()),
@@ -141,8 +161,10 @@ fn sample() -> impl Strategy<Value = Sample> {
         any::<[u64; 4]>(),
         any::<u64>(),
         texts(),
+        (vec(core_cpu(), 0..3), vec(disk(), 0..3), vec(interface(), 0..3), vec(cgroup(), 0..3)),
+        (of(net_stack()), of(limits()), of(tasks()), of(clock_state()), any::<u32>(), any::<bool>()),
     )
-        .prop_map(|(mounts, memory, cpu, processes, c, late_ticks, failed)| Sample {
+        .prop_map(|(mounts, memory, cpu, processes, c, late_ticks, failed, lists, parts)| Sample {
             mounts,
             memory,
             cpu,
@@ -152,22 +174,50 @@ fn sample() -> impl Strategy<Value = Sample> {
                 resident_bytes: c[1],
                 queue_bytes: c[2],
                 dropped_records: c[3],
+                saving: parts.5,
             },
             late_ticks,
             failed,
+            cores: lists.0,
+            disks: lists.1,
+            interfaces: lists.2,
+            net: parts.0,
+            limits: parts.1,
+            tasks: parts.2,
+            cgroups: lists.3,
+            clock: parts.3,
+            every_ms: parts.4,
         })
+        .boxed()
 }
 
 fn log() -> impl Strategy<Value = LogLine> {
-    (select(vec!["/a", "/b", "kmsg"]), any::<[u64; 2]>(), vec(any::<u8>(), 0..80), any::<bool>(), texts())
-        .prop_map(|(source, [offset, inode], line, truncated, rules)| LogLine {
-            source: source.to_owned(),
-            offset,
-            inode,
-            line,
-            truncated,
-            rules,
-        })
+    (
+        select(vec!["/a", "/b", "kmsg"]),
+        any::<[u64; 2]>(),
+        vec(any::<u8>(), 0..80),
+        any::<bool>(),
+        texts(),
+        of(pod()),
+        any::<(u32, Option<i64>, Option<u32>)>(),
+    )
+        .prop_map(
+            |(source, [offset, inode], line, truncated, rules, pod, (parts, written_wall_ns, priority))| {
+                LogLine {
+                    source: source.to_owned(),
+                    offset,
+                    inode,
+                    line,
+                    truncated,
+                    rules,
+                    pod,
+                    output: "stderr".to_owned(),
+                    parts,
+                    written_wall_ns,
+                    priority,
+                }
+            },
+        )
 }
 
 pub(crate) fn record_ref() -> impl Strategy<Value = RecordRef> {
@@ -201,6 +251,7 @@ fn finding() -> impl Strategy<Value = Finding> {
                 citations,
                 facts: facts.into_iter().map(|(key, value)| Fact { key, value }).collect(),
                 raised_wall_ns: at,
+                pod: None,
             },
         )
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{InvalidValue, RecordRef};
+use super::{InvalidValue, Pod, RecordRef};
 
 /// A neutral rank; the names that people use for it (P1, SEV2) are configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -139,4 +139,6 @@ pub struct Finding {
     pub facts: Vec<Fact>,
     /// When it was raised, wall ns of the node.
     pub raised_wall_ns: i64,
+    /// The pod that it is about.
+    pub pod: Option<Pod>,
 }

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::{Cgroup, ClockState, CoreCpu, Disk, Interface, Limits, NetStack, Pod, Tasks};
+
 /// One tick's readings. A probe that failed leaves its part `None` and says so in `failed`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Sample {
@@ -19,6 +21,24 @@ pub struct Sample {
     pub late_ticks: u64,
     /// Probes that failed on this tick, as `probe: reason`.
     pub failed: Vec<String>,
+    /// Times of each CPU; only where asked for.
+    pub cores: Vec<CoreCpu>,
+    /// Block devices.
+    pub disks: Vec<Disk>,
+    /// Network interfaces of the host.
+    pub interfaces: Vec<Interface>,
+    /// TCP, UDP, connection tracking.
+    pub net: Option<NetStack>,
+    /// What the kernel has limits for.
+    pub limits: Option<Limits>,
+    /// What the scan of processes saw; absent on ticks without a whole scan.
+    pub tasks: Option<Tasks>,
+    /// Control groups; absent on ticks that did not read them.
+    pub cgroups: Vec<Cgroup>,
+    /// The kernel's clock.
+    pub clock: Option<ClockState>,
+    /// Interval at which samples are taken now, ms: longer than configured while the agent saves itself.
+    pub every_ms: u32,
 }
 
 /// A filesystem as `statvfs` sees it.
@@ -110,6 +130,20 @@ pub struct Memory {
     pub oom_kills_total: Option<u64>,
     /// `/proc/pressure/memory`, where the kernel has it.
     pub pressure: Option<Pressure>,
+    /// Buffers.
+    pub buffers_bytes: u64,
+    /// Shmem: shared memory and tmpfs.
+    pub shmem_bytes: u64,
+    /// Writeback.
+    pub writeback_bytes: u64,
+    /// SUnreclaim.
+    pub slab_unreclaimable_bytes: u64,
+    /// Bytes swapped in since boot (`pswpin`), where the kernel has it.
+    pub swapped_in_bytes_total: Option<u64>,
+    /// Bytes swapped out since boot (`pswpout`).
+    pub swapped_out_bytes_total: Option<u64>,
+    /// Page faults that needed a read, since boot (`pgmajfault`).
+    pub major_faults_total: Option<u64>,
 }
 
 /// CPU of the node. Times are µs since boot, summed over the CPUs.
@@ -143,6 +177,14 @@ pub struct Cpu {
     pub pressure: Option<Pressure>,
     /// `/proc/pressure/io`.
     pub io_pressure: Option<Pressure>,
+    /// Context switches since boot.
+    pub context_switches_total: u64,
+    /// Processes and threads made since boot (`processes`).
+    pub forks_total: u64,
+    /// Tasks that are runnable now (`procs_running`).
+    pub running: u64,
+    /// Tasks that wait for I/O now (`procs_blocked`).
+    pub blocked: u64,
 }
 
 /// One of the top processes.
@@ -162,6 +204,18 @@ pub struct Process {
     pub state: String,
     /// Its cgroup's path, where it could be read.
     pub cgroup: String,
+    /// Its parent.
+    pub ppid: u32,
+    /// Threads.
+    pub threads: u64,
+    /// Bytes a second read from storage since the previous sample, where that may be read.
+    pub read_bytes_per_s: Option<f64>,
+    /// Bytes a second written to storage.
+    pub written_bytes_per_s: Option<f64>,
+    /// Descriptors open, where that may be read.
+    pub open_files: Option<u64>,
+    /// Its pod.
+    pub pod: Option<Pod>,
 }
 
 /// What the agent costs the node.
@@ -175,4 +229,6 @@ pub struct SelfCost {
     pub queue_bytes: u64,
     /// Records given up so far; each has its gap record.
     pub dropped_records: u64,
+    /// Whether the agent takes samples less often than configured, to stay below its cap.
+    pub saving: bool,
 }

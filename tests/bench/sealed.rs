@@ -103,6 +103,7 @@ fn record(seq: u64, at: Moment, noise: &mut Noise) -> Record {
         line,
         truncated: false,
         rules: Vec::new(),
+        ..LogLine::default()
     };
     Record { seq, at, body: Body::Log(line) }
 }

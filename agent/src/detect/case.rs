@@ -120,6 +120,7 @@ impl Case {
             citations,
             facts: statement.facts,
             raised_wall_ns: tick.at.wall_ns,
+            pod: None,
         };
         Self { finding, said_ns: Some(tick.at.boot_ns) }
     }

@@ -136,6 +136,11 @@ impl Detectors {
         out
     }
 
+    /// Judges a line of the kernel's log, matched by a rule or not.
+    pub fn on_kernel(&mut self, at: Moment, line: &LogLine, cite: &RecordRef) -> Vec<Finding> {
+        self.on_log(at, line, cite)
+    }
+
     /// What holds now, as last said, oldest first.
     pub fn active(&self) -> Vec<&Finding> {
         let mut active: Vec<&Finding> = self

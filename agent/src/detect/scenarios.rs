@@ -91,6 +91,7 @@ impl Rig {
             line: line.as_bytes().to_vec(),
             truncated: false,
             rules: rules.iter().map(|r| (*r).to_owned()).collect(),
+            ..LogLine::default()
         };
         let cite = self.cite();
         let out = self.detectors.on_log(self.now, &line, &cite);

@@ -255,6 +255,7 @@ mod tests {
             line: vec![b'x'; bytes],
             truncated: false,
             rules: vec![],
+            ..LogLine::default()
         })
     }
 

@@ -40,6 +40,8 @@ pub use ticker::{Ticker, TickerStop, now};
 pub struct Roots {
     /// The proc filesystem.
     pub proc: PathBuf,
+    /// The sysfs, with the cgroup hierarchies at `fs/cgroup`.
+    pub sys: PathBuf,
     /// The table of mounts.
     pub mountinfo: PathBuf,
     /// What the table's paths are relative to.
@@ -49,7 +51,12 @@ pub struct Roots {
 impl Default for Roots {
     /// The agent's own: `/proc`, `/proc/self/mountinfo`, `/`.
     fn default() -> Self {
-        Self { proc: "/proc".into(), mountinfo: "/proc/self/mountinfo".into(), rootfs: "/".into() }
+        Self {
+            proc: "/proc".into(),
+            sys: "/sys".into(),
+            mountinfo: "/proc/self/mountinfo".into(),
+            rootfs: "/".into(),
+        }
     }
 }
 
@@ -59,6 +66,7 @@ impl Roots {
     pub fn of_host(rootfs: &Path) -> Self {
         Self {
             proc: rootfs.join("proc"),
+            sys: rootfs.join("sys"),
             mountinfo: rootfs.join("proc/1/mountinfo"),
             rootfs: rootfs.to_owned(),
         }
@@ -146,6 +154,7 @@ impl Sampler {
             self_cost: self.self_cost.read(failed),
             late_ticks: 0,
             failed: std::mem::take(failed).into_vec(),
+            ..Sample::default()
         }
     }
 }
@@ -213,6 +222,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let roots = Roots {
             proc: dir.path().join("proc"),
+            sys: dir.path().join("sys"),
             mountinfo: dir.path().join("proc/self/mountinfo"),
             rootfs: "/".into(),
         };

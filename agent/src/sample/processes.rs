@@ -249,6 +249,7 @@ impl ProcessProbe {
             resident_bytes: c.resident_bytes,
             state: char::from(c.state).to_string(),
             cgroup: cgroup.unwrap_or_default(),
+            ..Process::default()
         }
     }
 }

@@ -337,7 +337,15 @@ impl Tailer {
             .collect();
         let source = file.source.to_string();
         Some(TailEvent::Line {
-            line: LogLine { source, offset: at, inode: file.inode, line, truncated, rules },
+            line: LogLine {
+                source,
+                offset: at,
+                inode: file.inode,
+                line,
+                truncated,
+                rules,
+                ..LogLine::default()
+            },
             keep,
             mark,
         })

@@ -275,6 +275,7 @@ fn key_changed(
             Fact::new("address", from),
         ],
         raised_wall_ns: now_wall_ns,
+        pod: None,
     }
 }
 

@@ -347,6 +347,7 @@ fn worded(key: &Key, entry: &Entry, state: FindingState) -> Finding {
         citations: Vec::new(),
         facts,
         raised_wall_ns: entry.first_wall_ns,
+        pod: None,
     }
 }
 

@@ -18,6 +18,7 @@ pub(super) fn finding(id: &str, rule: &str, kind: &str, name: &str) -> Finding {
         citations: vec![],
         facts: vec![],
         raised_wall_ns: T0,
+        pod: None,
     }
 }
 

@@ -28,6 +28,7 @@ fn finding(id: u8, state: u8) -> Finding {
         citations: Vec::new(),
         facts: Vec::new(),
         raised_wall_ns: 0,
+        pod: None,
     }
 }
 

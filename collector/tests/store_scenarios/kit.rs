@@ -128,6 +128,7 @@ pub(crate) fn log(i: usize, len: usize) -> Body {
         line,
         truncated: false,
         rules: vec!["error".to_owned()],
+        ..LogLine::default()
     })
 }
 
@@ -147,6 +148,7 @@ pub(crate) fn plain_finding(id: &str, state: FindingState, wall_ns: i64) -> Find
         citations: Vec::new(),
         facts: Vec::new(),
         raised_wall_ns: wall_ns,
+        pod: None,
     }
 }
 

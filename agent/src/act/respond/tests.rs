@@ -53,6 +53,7 @@ fn finding(state: FindingState, severity: Severity) -> Finding {
         citations: Vec::new(),
         facts: Vec::new(),
         raised_wall_ns: WALL,
+        pod: None,
     }
 }
 

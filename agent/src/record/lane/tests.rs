@@ -43,6 +43,7 @@ fn line(seq: Seq, bytes: usize) -> Record {
         line: (0..bytes).map(|_| byte()).collect(),
         truncated: false,
         rules: Vec::new(),
+        ..LogLine::default()
     });
     Record { seq, at: Moment { wall_ns: seq as i64, boot_ns: seq }, body }
 }

@@ -149,6 +149,7 @@ async fn from_collector(desk: &mut crate::client::Desk, ask: &Ask, io: &mut Io<'
                 states,
                 node: ask.node(),
                 limit: ask.wire_limit(),
+                ..Default::default()
             };
             let mut answers = desk.incidents(request).await?;
             let mut found = Vec::new();
@@ -167,6 +168,7 @@ async fn from_collector(desk: &mut crate::client::Desk, ask: &Ask, io: &mut Io<'
                 node: ask.node(),
                 active_only: ask.args.active,
                 limit: ask.wire_limit(),
+                ..Default::default()
             };
             let mut answers = desk.findings(request).await?;
             let mut found = Vec::new();
@@ -184,6 +186,7 @@ async fn from_collector(desk: &mut crate::client::Desk, ask: &Ask, io: &mut Io<'
                 range: Some(ask.wire_range()),
                 node: ask.node(),
                 limit: ask.wire_limit(),
+                ..Default::default()
             };
             let mut answers = desk.actions(request).await?;
             let mut found = Vec::new();
@@ -202,6 +205,7 @@ async fn from_collector(desk: &mut crate::client::Desk, ask: &Ask, io: &mut Io<'
                 node: ask.node(),
                 kinds: ask.args.kind.iter().map(|k| k.as_str().to_owned()).collect(),
                 limit: ask.wire_limit(),
+                ..Default::default()
             };
             let mut answers = desk.events(request).await?;
             // The first answer decides whether there is an answer at all: before it nothing is written, so that a

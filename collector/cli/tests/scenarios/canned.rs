@@ -80,6 +80,7 @@ pub(crate) fn finding() -> wire::FindingRow {
             citations: vec![record(7)],
             facts: vec![wire::Fact { key: "available_bytes".into(), value: "6000".into() }],
             raised_wall_ns: T0,
+            pod: None,
         }),
         updated_wall_ns: T0 + 2 * S,
         cleared_wall_ns: 0,
@@ -225,6 +226,8 @@ impl Desk for Canned {
         Ok(Response::new(wire::GetNodesResponse { nodes }))
     }
 
+    type WatchStream = Answer<wire::WatchEvent>;
+    type GetSamplesStream = Answer<wire::SampleRow>;
     type GetIncidentsStream = Answer<wire::Incident>;
     async fn get_incidents(
         &self,
@@ -340,6 +343,49 @@ impl Desk for Canned {
     ) -> Result<Response<wire::Incident>, Status> {
         self.asked.note(format!("{:?}", r.get_ref()));
         Ok(Response::new(incident(1, wire::Severity::High, "open")))
+    }
+
+    async fn reopen(
+        &self,
+        _: Request<wire::IncidentNoteRequest>,
+    ) -> Result<Response<wire::Incident>, Status> {
+        Err(Status::unimplemented("not canned"))
+    }
+
+    async fn watch(&self, _: Request<wire::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("not canned"))
+    }
+
+    async fn get_samples(
+        &self,
+        _: Request<wire::GetSamplesRequest>,
+    ) -> Result<Response<Self::GetSamplesStream>, Status> {
+        Err(Status::unimplemented("not canned"))
+    }
+
+    async fn add_hold(&self, _: Request<wire::AddHoldRequest>) -> Result<Response<wire::Hold>, Status> {
+        Err(Status::unimplemented("not canned"))
+    }
+
+    async fn release_hold(
+        &self,
+        _: Request<wire::ReleaseHoldRequest>,
+    ) -> Result<Response<wire::Hold>, Status> {
+        Err(Status::unimplemented("not canned"))
+    }
+
+    async fn get_holds(
+        &self,
+        _: Request<wire::GetHoldsRequest>,
+    ) -> Result<Response<wire::GetHoldsResponse>, Status> {
+        Err(Status::unimplemented("not canned"))
+    }
+
+    async fn get_status(
+        &self,
+        _: Request<wire::GetStatusRequest>,
+    ) -> Result<Response<wire::GetStatusResponse>, Status> {
+        Err(Status::unimplemented("not canned"))
     }
 }
 

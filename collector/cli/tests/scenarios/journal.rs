@@ -28,6 +28,7 @@ fn finding(id: &str, state: FindingState, severity: Severity) -> Body {
         citations: vec![],
         facts: vec![],
         raised_wall_ns: T0,
+        pod: None,
     }))
 }
 
@@ -109,6 +110,7 @@ pub(crate) fn folder() -> tempfile::TempDir {
         line: b"\x1b[2Jno space left \xff".to_vec(),
         truncated: false,
         rules: vec!["no-space-left".into()],
+        ..LogLine::default()
     };
     write(
         dir.path(),

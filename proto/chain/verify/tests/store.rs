@@ -107,6 +107,7 @@ impl Writer {
                 line: format!("line {i} of {}", self.id).into_bytes(),
                 truncated: false,
                 rules: vec![],
+                ..LogLine::default()
             })
         };
         let bodies = (self.next_seq..self.next_seq + 3).map(line).collect();
