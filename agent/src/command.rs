@@ -9,6 +9,7 @@ use dogwatch::telemetry;
 
 use crate::act::executor::child_main;
 use crate::act::handle::CHILD_SOCKET;
+use crate::act::hold_line::HoldLine;
 use crate::act::work::Launch;
 use crate::config::Config;
 use crate::run::run;
@@ -72,6 +73,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, prefix: &[&str]) -> ExitCo
         args: prefix.iter().map(OsString::from).chain(["executor".into()]).collect(),
         policy: config.policy.clone(),
         state_dir: config.state_dir.clone(),
+        holds: HoldLine::open(&config.state_dir, &config.host_root),
     };
     match run(config, launch) {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,6 +7,7 @@
 //! It is the only pusher of the evidence stream, and so knows the seq that its next record will have; that is how a
 //! finding can cite a sample that is recorded only because the finding cites it.
 
+mod holds;
 mod lines;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -25,6 +26,7 @@ use dogwatch::wire::command::Command as Wanted;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use crate::act::hold::NodeHold;
 use crate::act::respond::{CLEANUP_NOT_HOLDING, Command, Order, Respond, Step, TRIGGERS};
 use crate::act::work::{Done, Job};
 use crate::detect::Detectors;
@@ -32,6 +34,8 @@ use crate::health::Figures;
 use crate::record::{Recorder, Settlement};
 use crate::tail::{Mark, TailEvent};
 use crate::uplink::CommandCall;
+pub use holds::Held;
+use holds::HoldState;
 
 /// Messages that wait for the core at most.
 pub const INBOX: usize = 256;
@@ -58,6 +62,8 @@ pub enum Message {
     Command(CommandCall),
     /// The executor's thread has a result.
     Done(Done),
+    /// What is held is in force.
+    Held(Held),
     /// Something that the agent cannot do, or again can.
     Unable(Vec<String>),
     /// Time to end.
@@ -82,6 +88,8 @@ pub struct Wires {
     pub recorder: Recorder,
     /// Where jobs for the executor go.
     pub jobs: Sender<Job>,
+    /// Where sets of holds go to be kept.
+    pub holds: Sender<Vec<NodeHold>>,
     /// Marks of the tail that are durable.
     pub marks: Option<Sender<Vec<Mark>>>,
     /// Figures of now, for the uplink.
@@ -124,6 +132,7 @@ pub struct Core {
     unable_parts: Vec<String>,
     problem_notes: usize,
     not_holding: BTreeMap<String, Finding>,
+    holds: HoldState,
 }
 
 impl Core {
@@ -151,6 +160,7 @@ impl Core {
             unable_parts: Vec::new(),
             problem_notes: 0,
             not_holding: BTreeMap::new(),
+            holds: HoldState::default(),
         }
     }
 
@@ -189,6 +199,7 @@ impl Core {
                 Message::Tail(batch) => batch.into_iter().for_each(|e| self.on_tail(e)),
                 Message::Command(call) => self.on_command(call),
                 Message::Done(done) => self.on_done(done),
+                Message::Held(held) => self.on_held(held),
                 Message::Unable(parts) => self.unable_parts = parts,
                 Message::Stop => break,
             }
@@ -315,9 +326,8 @@ impl Core {
                 let order = Order::ApplyPlan(a.action_id.clone());
                 self.order(now, order, call);
             }
-            Some(Wanted::Holds(_)) | None => {
-                answer_error(call, "this agent's version does not know that command; upgrade it")
-            }
+            Some(Wanted::Holds(set)) => self.on_holds(set.clone(), call),
+            None => answer_error(call, "this agent's version does not know that command; upgrade it"),
         }
     }
 
@@ -440,8 +450,9 @@ impl Core {
                 .to_owned(),
             citations: Vec::new(),
             facts: vec![Fact::new("last_action", action_id)],
-            raised_wall_ns: at.wall_ns, pod: None,
-};
+            raised_wall_ns: at.wall_ns,
+            pod: None,
+        };
         self.not_holding.insert(mount.to_owned(), finding.clone());
         self.say(at, finding);
     }
@@ -503,7 +514,7 @@ impl Core {
             .map(|f| wire::Forecast { mount: f.mount, seconds_to_full: f.seconds_to_full })
             .collect();
         let mut unable = self.unable.clone();
-        unable.extend(self.unable_parts.iter().cloned());
+        unable.extend(self.unable_parts.iter().chain(&self.holds.unable).cloned());
         unable.extend(stats.failing.iter().map(|e| format!("write its journal: {e}")));
         self.wires.figures.active_findings.store(self.detectors.active().len() as u64, Ordering::Relaxed);
         self.wires.figures.samples.fetch_add(1, Ordering::Relaxed);

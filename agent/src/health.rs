@@ -39,6 +39,8 @@ pub struct Figures {
     pub refused_cleanups: AtomicU64,
     /// Bytes that cleanups freed.
     pub freed_bytes: AtomicU64,
+    /// Holds in force on this node.
+    pub holds: AtomicU64,
     /// CPU time of agent and executor, µs.
     pub cpu_us: AtomicU64,
     /// Resident set of agent and executor now, bytes.

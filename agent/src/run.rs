@@ -14,7 +14,7 @@ mod external;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
 use dogwatch::clock;
@@ -23,11 +23,13 @@ use dogwatch::identity::load_or_create_signing_key;
 use dogwatch::supervise::{Ended, Parts, Stop};
 use tokio::sync::{mpsc, watch};
 
+use crate::act::hold::{HoldSet, NodeHold};
+use crate::act::hold_line::HoldLine;
 use crate::act::policy::Rules;
 use crate::act::respond::{Respond, Settings};
 use crate::act::work::{self, Launch};
 use crate::config::Config;
-use crate::core::{Core, CoreConfig, INBOX, Message, Wires};
+use crate::core::{Core, CoreConfig, Held, INBOX, Message, Wires};
 use crate::detect::Detectors;
 use crate::enrol::{EnrolOptions, NodeIdentity, Renewal, TokenSource, ensure_enrolled};
 use crate::health::Figures;
@@ -134,6 +136,7 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
         let (jobs_tx, jobs) = channel();
         let (pulse_tx, pulse) = watch::channel(None);
         let figures = Arc::new(Figures::default());
+        let holds = start_holds(launch.holds.clone(), &inbox_tx)?;
 
         let executor_pid = executor.as_ref().ok().map(|e| e.ready().pid);
         let (done, unable) = (inbox_tx.clone(), inbox_tx.clone());
@@ -164,6 +167,7 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
             inbox,
             recorder: recorder.clone(),
             jobs: jobs_tx,
+            holds,
             marks,
             pulse: pulse_tx,
             figures: figures.clone(),
@@ -205,6 +209,32 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
     });
     runtime.shutdown_timeout(LEAVE_WITHIN);
     result
+}
+
+/// The thread that keeps what is held: it alone waits for the disk and the executor. The first that it says is what the
+/// last run kept, so that no plan is made without it.
+fn start_holds(line: HoldLine, inbox: &SyncSender<Message>) -> Result<Sender<Vec<NodeHold>>, RunError> {
+    let (sets_tx, sets) = channel::<Vec<NodeHold>>();
+    let inbox = inbox.clone();
+    let held = |line: &HoldLine, kept| {
+        let now = line.now();
+        let (count, unknown) = match &now.set {
+            HoldSet::Known(holds) => (holds.len(), None),
+            HoldSet::Unknown(why) => (0, Some(why.clone())),
+        };
+        Message::Held(Held { count, places: now.resolved(), kept, unknown })
+    };
+    // The core ends only when the agent does. The inbox is empty yet: this is the first message of all.
+    let _ = inbox.send(held(&line, Ok(())));
+    std::thread::Builder::new().name("holds".to_owned()).spawn(move || {
+        while let Ok(set) = sets.recv() {
+            let kept = line.keep(set);
+            if inbox.send(held(&line, kept)).is_err() {
+                break;
+            }
+        }
+    })?;
+    Ok(sets_tx)
 }
 
 fn start_tail(

@@ -21,6 +21,7 @@ use common::{LoopFs, mount_tmpfs, run};
 use dogwatch::record::{Action, ActionState, CleanupMode, Hash, ObjectOutcome};
 use dogwatch_agent::act::executor::Enforcement;
 use dogwatch_agent::act::handle::{Executor, ExecutorError, look_after};
+use dogwatch_agent::act::hold_line::HoldLine;
 use dogwatch_agent::act::plan::{Allowance, Survey, Trigger, plan};
 use dogwatch_agent::act::policy::{Budgets, Policy, QUARANTINE, RootPolicy, Rules};
 use sha2::{Digest, Sha256};
@@ -44,7 +45,9 @@ fn policy(root: &Path) -> Policy {
 
 fn spawn(policy: Policy) -> Executor {
     let program = Path::new(env!("CARGO_BIN_EXE_dogwatch-agent"));
-    Executor::spawn(program, &["executor".into()], policy, Path::new(STATE)).unwrap()
+    let executor = Executor::spawn(program, &["executor".into()], policy, Path::new(STATE)).unwrap();
+    executor.hold(&HoldLine::open(Path::new(STATE), Path::new("/")));
+    executor
 }
 
 fn device(path: &Path) -> u64 {

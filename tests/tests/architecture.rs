@@ -15,10 +15,12 @@ const WIRE_EDGES: &[&str] = &[
     "agent/src/act/wire.rs",
     // Hands pulses, commands and their results through between uplink and responder.
     "agent/src/core.rs",
+    "agent/src/core/holds.rs",
     "agent/src/enrol.rs",
     "agent/src/run.rs",
     "agent/src/uplink/",
     "collector/src/admit/enrol.rs",
+    "collector/src/holds/push.rs",
     "collector/src/ingest.rs",
     // The newest pulse of each node, and commands on their way: not evidence, never stored.
     "collector/src/nodes.rs",

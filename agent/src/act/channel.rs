@@ -3,11 +3,14 @@
 //! A message is a chain of packets; the first begins with the message's length (u32, little-endian). Packets keep their
 //! boundaries, so that a peer that breaks off in the middle cannot shift what follows.
 //!
+//! Two threads may send on one end; their messages do not mix.
+//!
 //! Invariants: a message is at most [`MAX_MESSAGE_BYTES`]; a longer claim is refused before anything is allocated; every
 //! wait has a deadline or ends when the peer closes.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -23,6 +26,8 @@ const MAX_PACKET_BYTES: usize = 32 << 10;
 #[derive(Debug)]
 pub(super) struct Channel {
     socket: OwnedFd,
+    /// Held from the first packet of a message to its last.
+    sending: Mutex<()>,
 }
 
 /// Why a message did not come or go.
@@ -56,14 +61,14 @@ impl Channel {
     pub(super) fn pair() -> io::Result<(Self, OwnedFd)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        Ok((Self { socket: ours }, theirs))
+        Ok((Self { socket: ours, sending: Mutex::default() }, theirs))
     }
 
     /// An end that was handed over; made non-blocking.
     pub(super) fn from_socket(socket: OwnedFd) -> io::Result<Self> {
         let flags = rustix::fs::fcntl_getfl(&socket)?;
         rustix::fs::fcntl_setfl(&socket, flags | rustix::fs::OFlags::NONBLOCK)?;
-        Ok(Self { socket })
+        Ok(Self { socket, sending: Mutex::default() })
     }
 
     /// Sends one message; `deadline` bounds the wait for room, `None` waits as long as the peer lives.
@@ -71,6 +76,7 @@ impl Channel {
         if message.len() > MAX_MESSAGE_BYTES {
             return Err(ChannelError::Malformed(format!("{} bytes are over the limit", message.len())));
         }
+        let _sending = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
         let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
         let (first, rest) = message.split_at(message.len().min(MAX_PACKET_BYTES - 4));
         let mut packet = Vec::with_capacity(first.len() + 4);
@@ -107,6 +113,19 @@ impl Channel {
         let mut fds = [PollFd::new(&self.socket, PollFlags::empty())];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+    }
+
+    /// Whether a message has begun to come; never waits.
+    pub(super) fn has_message(&self) -> bool {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::IN)
+    }
+
+    /// Ends the channel for both sides; whoever waits on it learns that it is closed.
+    pub(super) fn hang_up(&self) {
+        // One that is closed already needs no end.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
     }
 
     fn send_packet(&self, packet: &[u8], deadline: Option<Instant>) -> Result<(), ChannelError> {

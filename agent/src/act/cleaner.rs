@@ -5,6 +5,7 @@
 //!
 //! Deliberately absent: the socket, confinement (`executor`), and the removal of one object (`remove`).
 
+use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,8 @@ use dogwatch::record::{Action, ActionState, CleanupMode, ObjectOutcome, Refusal,
 
 use super::beneath;
 use super::executor::RootStatus;
+use super::hold::{Hold, HoldSet, holder_of};
+use super::hold_line::HeldNow;
 use super::plan::{Survey, bounded};
 use super::policy::{MAX_OBJECTS, MAX_ROOTS, Policy, Rules};
 use super::quarantine::{Leftover, Root};
@@ -40,8 +43,24 @@ pub(super) struct Cleaner {
     pub(super) roots: Vec<Option<Root>>,
     pub(super) unable: Option<String>,
     ledger: Ledger,
+    held: RefCell<Held>,
     pub(super) hooks: Hooks,
 }
+
+/// What is held, as it was said and as it lay when an action began.
+struct Held {
+    now: HeldNow,
+    places: Vec<Hold>,
+}
+
+impl Held {
+    fn new(now: HeldNow) -> Self {
+        Self { places: now.resolved(), now }
+    }
+}
+
+/// What came in the midst of an action: what is held from now on, or why to stop.
+pub(super) type News<'n> = &'n dyn Fn() -> Result<Option<HeldNow>, String>;
 
 impl Cleaner {
     /// Opens every root that the policy may have; the others are told with the reason.
@@ -82,7 +101,14 @@ impl Cleaner {
             roots.push(opened.ok());
         }
         let ledger = Ledger::default();
-        (Self { rules, roots, unable, ledger, hooks: Hooks::default() }, told)
+        let set = HoldSet::Unknown("the executor was not told yet".to_owned());
+        let held = RefCell::new(Held::new(HeldNow { set, host_root: "/".into() }));
+        (Self { rules, roots, unable, ledger, held, hooks: Hooks::default() }, told)
+    }
+
+    /// Takes what is held from now on.
+    pub(super) fn hold(&mut self, now: HeldNow) {
+        self.held = RefCell::new(Held::new(now));
     }
 
     /// Puts back what earlier runs left in quarantine.
@@ -100,13 +126,8 @@ impl Cleaner {
     }
 
     /// Carries out `action` as far as the policy lets it, and says what became of each object. `clock` is the node's
-    /// wall clock; `go_on` is asked before each object.
-    pub(super) fn apply(
-        &mut self,
-        mut action: Action,
-        clock: &dyn Fn() -> i64,
-        go_on: &dyn Fn() -> bool,
-    ) -> Action {
+    /// wall clock; `news` is asked before each object, and once more before it is moved.
+    pub(super) fn apply(&mut self, mut action: Action, clock: &dyn Fn() -> i64, news: News<'_>) -> Action {
         let root = match self.admit(&action, clock()) {
             Ok(root) => root,
             Err(why) => {
@@ -115,20 +136,17 @@ impl Cleaner {
                 return action;
             }
         };
+        // Links may lie differently than when the holds were told.
+        let fresh = Held::new(self.held.borrow().now.clone());
+        self.held.replace(fresh);
         let began = Instant::now();
         let before = self.space(root);
         let mut run = Run::default();
         for at in 0..action.objects.len() {
-            let stop = if !go_on() {
-                Some("the agent ended".to_owned())
-            } else if began.elapsed() > MAX_APPLY {
-                Some(format!("the action took longer than {} s", MAX_APPLY.as_secs()))
+            let removal = if began.elapsed() > MAX_APPLY {
+                Err(Left::Skipped(format!("the action took longer than {} s", MAX_APPLY.as_secs())))
             } else {
-                None
-            };
-            let removal = match stop {
-                Some(why) => Err(Left::Skipped(why)),
-                None => self.one(&action, at, clock(), &mut run),
+                self.one(&action, at, clock(), news, &mut run)
             };
             run.note(&mut action, at, removal);
         }
@@ -161,8 +179,23 @@ impl Cleaner {
         self.roots.iter().position(usable).ok_or_else(|| "no usable root lies on its filesystem".to_owned())
     }
 
-    fn one(&mut self, action: &Action, at: usize, now_wall_ns: i64, run: &mut Run) -> Result<Removed, Left> {
+    fn one(
+        &mut self,
+        action: &Action,
+        at: usize,
+        now_wall_ns: i64,
+        news: News<'_>,
+        run: &mut Run,
+    ) -> Result<Removed, Left> {
         let object = &action.objects[at];
+        let held = &self.held;
+        let last_word = || {
+            if let Some(now) = news()? {
+                held.replace(Held::new(now));
+            }
+            holder_of(&held.borrow().places, &object.path).map_or(Ok(()), |hold| Err(hold.said()))
+        };
+        last_word().map_err(Left::Skipped)?;
         let Some((index, relative)) = self.rules.root_of(&object.path) else {
             return Err(Left::Skipped("it lies outside every cleanup root".to_owned()));
         };
@@ -185,7 +218,7 @@ impl Cleaner {
         }
         let sibling =
             earlier.map(|l| Sibling { planned_ctime_ns: object.ctime_ns, our_ctime_ns: l.ctime_ns });
-        let place = Place { rules, root, relative, sibling };
+        let place = Place { rules, root, relative, sibling, last_word: &last_word };
         let mut neighbours = |folder: &Path, fd: &OwnedFd| {
             let key = (index, folder.to_owned());
             run.neighbours.entry(key).or_insert_with(|| Rc::new(Neighbours::read(rules, folder, fd))).clone()

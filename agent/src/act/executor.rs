@@ -7,6 +7,8 @@
 //! Life: take the setup, close every other descriptor, open the roots and their quarantines, confine, put back what a
 //! crash left, say [`Ready`], then answer requests one at a time until the parent is gone.
 //!
+//! What is held it is told ([`HeldNow`]), also in the midst of an action; until the first time everything is.
+//!
 //! Invariants: one thread; no tokio; no network; no file written. It looks whether its parent lives before each object.
 
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
@@ -23,9 +25,10 @@ use super::channel::{Channel, ChannelError};
 use super::cleaner::Cleaner;
 pub use super::confine::{Confinement, Enforcement};
 use super::confine::{close_other_descriptors, confine, die_with_parent};
+use super::hold_line::HeldNow;
 use super::policy::Policy;
 pub use super::quarantine::Leftover;
-use super::wire::{action_from_wire, action_to_wire, candidate_to_wire, refusals_to_wire};
+use super::wire::{action_from_wire, action_to_wire, candidate_to_wire, held_from_wire, refusals_to_wire};
 
 /// Version of [`Setup`] and [`Ready`]; both ends are the same binary, so that any other means a mix-up.
 const VERSION: u32 = 1;
@@ -188,13 +191,31 @@ fn answer(
         Some(Request::Apply(wire::Apply { plan: Some(plan) })) => match action_from_wire(plan) {
             Err(why) => send(Reply::Error(format!("the plan does not make sense: {why}"))),
             Ok(plan) => {
-                let applied = cleaner.apply(plan, &now_wall_ns, &|| !channel.is_closed());
+                let applied = cleaner.apply(plan, &now_wall_ns, &|| news(channel));
                 send(Reply::Applied(action_to_wire(&applied)))
             }
         },
+        Some(Request::Held(held)) => {
+            cleaner.hold(held_from_wire(held));
+            Ok(())
+        }
         Some(Request::Apply(wire::Apply { plan: None })) => send(Reply::Error("no plan to apply".to_owned())),
         None => send(Reply::Error("a request of a newer version".to_owned())),
     }
+}
+
+/// What came in the midst of an action: what is held from now on, or a reason to stop.
+fn news(channel: &Channel) -> Result<Option<HeldNow>, String> {
+    let mut held = None;
+    // The parent waits for the action's end and says nothing else meanwhile.
+    while !channel.is_closed() && channel.has_message() {
+        let request = channel.receive(None).map_err(|e| format!("the agent could not be heard: {e}"))?;
+        match wire::ExecutorRequest::decode(request.as_slice()).map(|r| r.request) {
+            Ok(Some(wire::executor_request::Request::Held(now))) => held = Some(held_from_wire(now)),
+            _ => return Err("the agent said something else in the midst of an action".to_owned()),
+        }
+    }
+    if channel.is_closed() { Err("the agent ended".to_owned()) } else { Ok(held) }
 }
 
 /// What a survey's part says in front of the reason for which it is partial.

@@ -18,6 +18,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::channel::{Channel, ChannelError};
 use super::executor::{PARTIAL, Ready, Setup};
+use super::hold_line::HoldLine;
 use super::holder::Holders;
 use super::plan::Survey;
 use super::policy::Policy;
@@ -79,7 +81,7 @@ impl ExecutorError {
 /// A running executor. Dropping it kills the child.
 #[derive(Debug)]
 pub struct Executor {
-    channel: Channel,
+    channel: Arc<Channel>,
     ready: Ready,
     pidfd: OwnedFd,
     ended: Receiver<ExitStatus>,
@@ -101,6 +103,7 @@ impl Executor {
         let mut command = Command::new(program);
         command.args(args).env_clear().stdin(Stdio::from(theirs)).stdout(Stdio::null());
         let (pidfd, ended) = start(command).map_err(failed)?;
+        let channel = Arc::new(channel);
         let mut executor = Self { channel, ready: Ready::unknown(), pidfd, ended, status: None, next_id: 1 };
         let setup = Setup::new(policy, state_dir.to_owned());
         let setup = serde_json::to_vec(&setup).map_err(|e| failed(io::Error::other(e)))?;
@@ -110,6 +113,11 @@ impl Executor {
         executor.ready =
             serde_json::from_slice(&ready).map_err(|e| executor.nonsense(format!("status: {e}")))?;
         Ok(executor)
+    }
+
+    /// Tells it what `holds` says is held, now and at every change; until then it removes nothing.
+    pub fn hold(&self, holds: &HoldLine) {
+        holds.attach(Arc::clone(&self.channel));
     }
 
     /// How it stands: process, confinement, roots, leftovers.

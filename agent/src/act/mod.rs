@@ -1,6 +1,7 @@
 //! Acting: what a cleanup may touch, what it would touch, and the one process that touches it.
 //!
-//! Modules stand in the order in which a cleanup passes them. [`policy`] says what may ever go; [`survey`] lists what
+//! Modules stand in the order in which a cleanup passes them. [`policy`] says what may ever go; [`hold`] what may not,
+//! whatever the policy says ([`hold_line`] keeps it); [`survey`] lists what
 //! is there; [`plan`] picks the smallest set that suffices; [`respond`] decides when to survey, record and apply;
 //! [`handle`] carries requests to the [`executor`], a child process that re-checks everything against the policy it
 //! was started with and removes objects one at a time ([`remove`]).
@@ -18,6 +19,9 @@ mod confine;
 pub mod executor;
 mod forbidden;
 pub mod handle;
+pub mod hold;
+pub mod hold_file;
+pub mod hold_line;
 mod holder;
 mod lease;
 pub mod plan;
@@ -25,11 +29,12 @@ pub mod policy;
 mod quarantine;
 #[cfg(test)]
 mod races;
+mod real_path;
 mod remove;
 pub mod respond;
 mod rotation;
 mod survey;
 mod vet;
-mod wire;
+pub(crate) mod wire;
 mod words;
 pub mod work;

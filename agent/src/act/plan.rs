@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use dogwatch::record::{Action, ActionState, PlannedObject, Refusal};
 
+use super::hold::{Hold, holder_of};
 use super::policy::{RootRules, Rules};
 use super::rotation::newest_of_each_family;
 use super::words;
@@ -49,15 +50,6 @@ pub struct Survey {
     pub passed_over: Vec<Refusal>,
     /// Why the survey is not whole, if it is not.
     pub partial: Option<String>,
-}
-
-/// A statement that files may not be cleaned.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hold {
-    /// The hold's id.
-    pub id: String,
-    /// The file, or the folder with all that lies in it.
-    pub path: PathBuf,
 }
 
 /// What a plan is for.
@@ -301,8 +293,8 @@ fn may_go(
     if object.device != device {
         return Err("it lies on another filesystem".to_owned());
     }
-    if let Some(hold) = holds.iter().find(|h| object.path.starts_with(&h.path)) {
-        return Err(format!("held by {}", hold.id));
+    if let Some(hold) = holder_of(holds, &object.path) {
+        return Err(hold.said());
     }
     let age = rules.judge_age(object.mtime_ns, object.ctime_ns, now_wall_ns)?;
     if newest.contains(object.path.as_path()) {

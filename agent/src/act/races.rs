@@ -16,6 +16,8 @@ use rustix::fs::{AtFlags, CWD, Mode};
 use sha2::{Digest, Sha256};
 
 use super::cleaner::Cleaner;
+use super::hold::HoldSet;
+use super::hold_line::HeldNow;
 use super::plan::{Allowance, Trigger, plan};
 use super::policy::{Budgets, Policy, QUARANTINE, RootPolicy, Rules};
 use super::remove::Gap;
@@ -23,6 +25,7 @@ use crate::act::plan::PLAN_LIFETIME_NS;
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
+mod holds;
 
 use common::LoopFs;
 
@@ -39,6 +42,10 @@ const GAPS: [Gap; 8] = [
 
 /// Far enough from now that a file made a moment ago is old.
 const NOW: i64 = i64::MAX / 4;
+
+fn nothing_held() -> HeldNow {
+    HeldNow { set: HoldSet::Known(Vec::new()), host_root: "/".into() }
+}
 
 /// A root with one rotated log and canaries in it and outside it.
 struct Scene {
@@ -79,8 +86,9 @@ impl Scene {
     }
 
     fn open(root: &Path) -> Cleaner {
-        let (cleaner, roots) = Cleaner::open(Self::policy(root), Path::new("/var/spool/dogwatch-test"));
+        let (mut cleaner, roots) = Cleaner::open(Self::policy(root), Path::new("/var/spool/dogwatch-test"));
         assert_eq!(roots[0].unusable, None);
+        cleaner.hold(nothing_held());
         cleaner
     }
 
@@ -238,7 +246,7 @@ fn no_attacker_in_any_gap_gets_anything_else_removed() {
                     *struck = attack.strike(&victim, &outside, held);
                 }
             }));
-            let applied = cleaner.apply(action, &|| NOW, &|| true);
+            let applied = cleaner.apply(action, &|| NOW, &|| Ok(None));
             cleaner.hooks.at = None;
             let round = format!("{attack:?} at {gap:?}: {:?}", applied.refused);
             rounds += 1;
@@ -305,7 +313,7 @@ fn what_cannot_go_back_stays_in_quarantine_and_is_told_at_every_start() {
         Gap::Moved => fs::write(&victim, "newcomer").unwrap(),
         _ => {}
     }));
-    let applied = cleaner.apply(action, &|| NOW, &|| true);
+    let applied = cleaner.apply(action, &|| NOW, &|| Ok(None));
     assert_eq!(applied.objects[0].outcome, ObjectOutcome::Failed);
     let lies = scene.quarantined();
     assert_eq!(lies.len(), 1);
@@ -331,7 +339,7 @@ fn a_link_made_through_a_descriptor_is_accounted() {
                 rustix::fs::linkat(CWD, &*from, CWD, &extra, AtFlags::SYMLINK_FOLLOW).unwrap();
             }
         }));
-        let applied = cleaner.apply(action, &|| NOW, &|| true);
+        let applied = cleaner.apply(action, &|| NOW, &|| Ok(None));
         assert_eq!(applied.freed_bytes, Some(0));
         if gap == Gap::Compared {
             assert_eq!(applied.objects[0].outcome, ObjectOutcome::Removed);
@@ -369,7 +377,7 @@ fn opened_at(gap: Gap) -> (Scene, Action, usize) {
             *slot.borrow_mut() = Some(thread);
         }
     }));
-    let applied = cleaner.apply(action, &|| NOW, &|| true);
+    let applied = cleaner.apply(action, &|| NOW, &|| Ok(None));
     let read = opener.borrow_mut().take().unwrap().join().unwrap().unwrap();
     (scene, applied, read)
 }
@@ -410,7 +418,7 @@ fn killed_in_a_gap() {
             rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
         }
     }));
-    cleaner.apply(action, &|| NOW, &|| true);
+    cleaner.apply(action, &|| NOW, &|| Ok(None));
 }
 
 #[test]
@@ -461,7 +469,7 @@ fn confined_to_another_folder() {
     let confinement = super::confine::confine(&[std::os::fd::AsFd::as_fd(&folder)]);
     assert_eq!(confinement.landlock.as_str(), "fully");
     let victim = action.objects[0].path.clone();
-    let applied = cleaner.apply(action, &|| NOW, &|| true);
+    let applied = cleaner.apply(action, &|| NOW, &|| Ok(None));
     assert_ne!(applied.objects[0].outcome, ObjectOutcome::Removed, "{applied:#?}");
     let denied = |what: &str, error: std::io::Error| {
         assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied, "{what}: {error}");
@@ -496,7 +504,7 @@ fn an_agent_that_ends_stops_the_action_between_objects() {
     let scene = Scene::new();
     let mut cleaner = Scene::open(&scene.root);
     let action = Scene::planned(&cleaner, &scene.root);
-    let applied = cleaner.apply(action, &|| NOW, &|| false);
+    let applied = cleaner.apply(action, &|| NOW, &|| Err("the agent ended".to_owned()));
     assert_eq!((applied.state, applied.objects[0].outcome), (ActionState::Done, ObjectOutcome::Skipped));
     assert!(scene.victim.exists());
 }
@@ -508,11 +516,12 @@ fn the_executor_has_its_own_ledger_for_the_hour() {
     let mut policy = Scene::policy(&scene.root);
     policy.budgets.max_bytes_per_hour = 42_000;
     let (mut cleaner, _) = Cleaner::open(policy, Path::new("/var/spool/dogwatch-test"));
+    cleaner.hold(nothing_held());
     let device = fs::metadata(&scene.root).unwrap().dev();
     let survey = cleaner.survey(device, NOW).unwrap();
     let mut reasons = Vec::new();
     for candidate in survey.candidates {
-        let applied = cleaner.apply(Scene::planned_of(candidate.object), &|| NOW, &|| true);
+        let applied = cleaner.apply(Scene::planned_of(candidate.object), &|| NOW, &|| Ok(None));
         reasons.push(applied.refused.first().map(|r| r.reason.clone()));
     }
     assert_eq!(reasons.len(), 2);

@@ -2,7 +2,7 @@
 //!
 //! Order, and what each step closes: open the folder beneath its root; open the object through a descriptor known to be
 //! a regular file; vet it by policy; **claim** it (a write lease: nobody else has it open, and nobody can open it unseen
-//! from here on); compare it with the plan; digest it, giving way when somebody wants it; **move** it into quarantine
+//! from here on); compare it with the plan; digest it, giving way when somebody wants it; ask once more whether it is held; **move** it into quarantine
 //! without replacing; compare what arrived there, and that the lease is whole; **unlink**; look through the still open
 //! descriptor what went.
 //!
@@ -113,6 +113,8 @@ pub(super) struct Place<'r> {
     pub(super) relative: &'r Path,
     /// Where this action already removed another link of the object.
     pub(super) sibling: Option<Sibling>,
+    /// Whether it may still go; asked last before it is moved.
+    pub(super) last_word: &'r dyn Fn() -> Result<(), String>,
 }
 
 /// Removing a link changes the inode: what its change time was in the plan, and what we made of it.
@@ -165,6 +167,7 @@ pub(super) fn remove(
     let file = OwnedFd::from(file);
     same(beneath::facts_of(&file), object, false)?;
     hooks.reach(Gap::Digested, object);
+    (place.last_word)().map_err(Left::Skipped)?;
 
     let origin = (&folder, Path::new(name));
     rustix::fs::renameat_with(&folder, name, &place.root.quarantine, &entry, RenameFlags::NOREPLACE)

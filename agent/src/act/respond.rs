@@ -25,7 +25,8 @@ use dogwatch::record::{
 };
 
 use self::need::{base_trigger, need_bytes, severity, trigger, worst};
-use super::plan::{Allowance, Hold, PLAN_LIFETIME_NS, Survey, Trigger, plan};
+use super::hold::Hold;
+use super::plan::{Allowance, PLAN_LIFETIME_NS, Survey, Trigger, plan};
 use super::policy::Rules;
 use super::words;
 

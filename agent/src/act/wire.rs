@@ -3,12 +3,16 @@
 //! What does not make sense is refused by name, so that a message from a taken-over peer cannot become an object with
 //! half its identity.
 
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use dogwatch::convert::Refused;
 use dogwatch::record::{Action, PlannedObject, Refusal};
 use dogwatch::wire;
+use prost::Message;
 
+use super::hold::{HeldThing, HoldSet, MAX_HOLDS, NodeHold};
+use super::hold_line::HeldNow;
 use super::plan::Candidate;
 
 pub(super) fn refusals_to_wire(refusals: &[Refusal]) -> Vec<wire::Refusal> {
@@ -42,4 +46,68 @@ pub(super) fn action_to_wire(action: &Action) -> wire::Action {
 
 pub(super) fn action_from_wire(action: wire::Action) -> Result<Action, Refused> {
     Action::try_from(action)
+}
+
+/// The request that tells an executor what is held. It is not answered, and bears no number of its own.
+pub(super) fn held_request(now: &HeldNow) -> Vec<u8> {
+    let (holds, unknown) = match &now.set {
+        HoldSet::Known(holds) => (holds.iter().map(hold_to_wire).collect(), String::new()),
+        HoldSet::Unknown(why) => (Vec::new(), why.clone()),
+    };
+    let host_root = now.host_root.as_os_str().as_bytes().to_vec().into();
+    let held = wire::HeldNow { holds, unknown, host_root };
+    let request = Some(wire::executor_request::Request::Held(held));
+    wire::ExecutorRequest { id: 0, request }.encode_to_vec()
+}
+
+/// What such a request says. One that does not make sense holds everything.
+pub(super) fn held_from_wire(held: wire::HeldNow) -> HeldNow {
+    let host_root = PathBuf::from(std::ffi::OsString::from_vec(held.host_root.to_vec()));
+    let set = if held.unknown.is_empty() {
+        holds_from_wire(held.holds).map_or_else(|e| HoldSet::Unknown(e.to_string()), HoldSet::Known)
+    } else {
+        HoldSet::Unknown(held.unknown)
+    };
+    HeldNow { set, host_root }
+}
+
+fn hold_to_wire(hold: &NodeHold) -> wire::NodeHold {
+    let mut out = wire::NodeHold { id: hold.id.clone(), reason: hold.reason.clone(), ..Default::default() };
+    match &hold.what {
+        HeldThing::Path(path) => out.path = path.as_os_str().as_bytes().to_vec().into(),
+        HeldThing::Pod { namespace, pod } => {
+            out.namespace.clone_from(namespace);
+            out.pod.clone_from(pod);
+        }
+        HeldThing::Node => out.whole_node = true,
+    }
+    out
+}
+
+/// A whole set, or the first mistake in it by name: half a set would let go what the other half holds.
+pub(crate) fn holds_from_wire(holds: Vec<wire::NodeHold>) -> Result<Vec<NodeHold>, Refused> {
+    if holds.len() > MAX_HOLDS {
+        return Err(Refused::new("holds", format!("{} are over {MAX_HOLDS}", holds.len())));
+    }
+    holds.into_iter().map(hold_from_wire).collect()
+}
+
+fn hold_from_wire(hold: wire::NodeHold) -> Result<NodeHold, Refused> {
+    let pod = !hold.pod.is_empty() && !hold.namespace.is_empty();
+    let what = match (hold.whole_node, hold.path.is_empty(), pod) {
+        (true, true, false) => HeldThing::Node,
+        (false, false, false) => {
+            let path = PathBuf::from(std::ffi::OsString::from_vec(hold.path.to_vec()));
+            if !path.is_absolute() {
+                return Err(Refused::new(
+                    "hold.path",
+                    format!("{} of {} is not absolute", path.display(), hold.id),
+                ));
+            }
+            HeldThing::Path(path)
+        }
+        (false, true, true) => HeldThing::Pod { namespace: hold.namespace, pod: hold.pod },
+        _ => return Err(Refused::new("hold", format!("{} names not exactly one thing", hold.id))),
+    };
+    Ok(NodeHold { id: hold.id, what, reason: hold.reason })
 }

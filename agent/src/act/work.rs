@@ -11,6 +11,7 @@ use dogwatch::clock;
 use dogwatch::record::Action;
 
 use super::handle::{Backoff, Executor, ExecutorError, look_after};
+use super::hold_line::HoldLine;
 use super::plan::Survey;
 use super::policy::Policy;
 
@@ -58,15 +59,19 @@ pub struct Launch {
     pub policy: Policy,
     /// The agent's state folder.
     pub state_dir: PathBuf,
+    /// What it may not touch.
+    pub holds: HoldLine,
 }
 
 impl Launch {
-    /// Starts an executor.
+    /// Starts an executor and tells it what is held.
     ///
     /// # Errors
     /// [`ExecutorError`].
     pub fn start(&self) -> Result<Executor, ExecutorError> {
-        Executor::spawn(&self.program, &self.args, self.policy.clone(), &self.state_dir)
+        let executor = Executor::spawn(&self.program, &self.args, self.policy.clone(), &self.state_dir)?;
+        executor.hold(&self.holds);
+        Ok(executor)
     }
 }
 

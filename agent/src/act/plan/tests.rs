@@ -2,6 +2,7 @@ use dogwatch::record::{CleanupMode, ObjectOutcome};
 use proptest::prelude::*;
 
 use super::*;
+use crate::act::hold::HeldPlace;
 use crate::act::policy::{Budgets, Policy, RootPolicy};
 
 const DAY: i64 = 86_400 * 1_000_000_000;
@@ -115,14 +116,15 @@ fn the_young_the_newest_the_open_and_the_held_stay_with_a_reason() {
         ],
         ..Survey::default()
     };
-    let holds = [Hold { id: "hold-1".to_owned(), path: PathBuf::from("/logs/held") }];
+    let place = HeldPlace::Beneath(PathBuf::from("/logs/held"));
+    let holds = [Hold { id: "hold-1".to_owned(), place, reason: "the auditor asked".to_owned() }];
     let action = plan("a-1".to_owned(), &trigger(1_000, 0), &survey, &rules, PLENTY, &holds, NOW);
     assert_eq!(names(&action), ["/logs/a.log.2"]);
     assert!(reason(&action, "/logs/a.log.1").contains("newest"));
     assert!(reason(&action, "/logs/y.log.2").contains("younger"));
     assert!(reason(&action, "/logs/y.log.1").contains("future"));
     assert_eq!(reason(&action, "/logs/o.log.2"), "open elsewhere");
-    assert_eq!(reason(&action, "/logs/held/h.log.2"), "held by hold-1");
+    assert_eq!(reason(&action, "/logs/held/h.log.2"), "held: hold-1 the auditor asked");
     assert!(action.objects[0].why_safe.contains("unchanged for 3 d"), "{}", action.objects[0].why_safe);
 }
 

@@ -1,0 +1,99 @@
+//! The way that a set of holds takes: in force here, with the executor, and on disk.
+//!
+//! A set is in force before it is durable: what was just held must not go while a disk is slow. The executor is told
+//! over its own channel and looks for news before each object, and once more before it moves one, so that a hold that
+//! comes between a plan and its deed wins. An executor that cannot be told is cut off: it stops at the next object, and
+//! the one started in its place is told first.
+//!
+//! Deliberately absent: who may hold what, and what concerns this node (the collector decides that).
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::channel::Channel;
+use super::hold::{Hold, HoldSet, NodeHold, resolve};
+use super::hold_file;
+use super::real_path::real_paths;
+use super::wire::held_request;
+
+/// How long an executor that is busy may take to have room for the news: it looks between two objects, and the digest of
+/// one takes a second on a slow disk.
+const TELL_WAIT: Duration = Duration::from_secs(20);
+
+/// What is held, and through which root the host is seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldNow {
+    /// The set.
+    pub set: HoldSet,
+    /// The host's root as this process sees it.
+    pub host_root: PathBuf,
+}
+
+impl HeldNow {
+    /// As places that are held, by a look at the filesystem of now.
+    pub fn resolved(&self) -> Vec<Hold> {
+        resolve(&self.set, |path| real_paths(&self.host_root, path))
+    }
+}
+
+/// Keeps what is held. Clones share it.
+#[derive(Debug, Clone)]
+pub struct HoldLine {
+    state_dir: PathBuf,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    now: HeldNow,
+    executor: Option<Arc<Channel>>,
+}
+
+impl HoldLine {
+    /// What the last run kept in `state_dir`; `host_root` is the host's root as this process sees it.
+    pub fn open(state_dir: &Path, host_root: &Path) -> Self {
+        let now = HeldNow { set: hold_file::read(state_dir), host_root: host_root.to_owned() };
+        Self { state_dir: state_dir.to_owned(), inner: Arc::new(Mutex::new(Inner { now, executor: None })) }
+    }
+
+    /// What is held now.
+    pub fn now(&self) -> HeldNow {
+        self.lock().now.clone()
+    }
+
+    /// Puts `holds` in force in place of what was; `Ok` once that is durable too.
+    ///
+    /// # Errors
+    /// Why it is in force but not durable.
+    pub fn keep(&self, holds: Vec<NodeHold>) -> Result<(), String> {
+        {
+            let mut inner = self.lock();
+            inner.now.set = HoldSet::Known(holds.clone());
+            inner.tell();
+        }
+        hold_file::write(&self.state_dir, &holds)
+    }
+
+    /// Tells a newly started executor what is held, and from now on every change.
+    pub(super) fn attach(&self, executor: Arc<Channel>) {
+        let mut inner = self.lock();
+        inner.executor = Some(executor);
+        inner.tell();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn tell(&mut self) {
+        let Some(executor) = &self.executor else { return };
+        if let Err(error) = executor.send(&held_request(&self.now), Some(Instant::now() + TELL_WAIT)) {
+            tracing::warn!(%error, "the executor could not be told what is held; it is cut off and started again");
+            executor.hang_up();
+            self.executor = None;
+        }
+    }
+}

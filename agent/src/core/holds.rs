@@ -1,0 +1,103 @@
+//! What the collector holds on this node: taken, put in force, answered.
+//!
+//! Keeping a set touches the disk and the executor, which the core never waits for; a thread of its own does
+//! ([`crate::act::hold_line`]) and says what came of it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+
+use dogwatch::clock;
+use dogwatch::record::{Body, Stream};
+use dogwatch::wire;
+
+use super::{Core, answer_error};
+use crate::act::hold::{Hold, NodeHold};
+use crate::act::wire::holds_from_wire;
+use crate::uplink::CommandCall;
+
+/// Sets that wait to be kept at most; the collector sends one at a time.
+const MAX_WAITING: usize = 4;
+
+/// A set that was kept, or not.
+#[derive(Debug)]
+pub struct Held {
+    /// How many holds there are.
+    pub count: usize,
+    /// The places that are held from now on.
+    pub places: Vec<Hold>,
+    /// Whether it is durable; if not, why.
+    pub kept: Result<(), String>,
+    /// Why what is held is not known, if it is not.
+    pub unknown: Option<String>,
+}
+
+/// What the core knows of holds.
+#[derive(Debug, Default)]
+pub(super) struct HoldState {
+    waiting: VecDeque<CommandCall>,
+    /// What the node cannot do because of them, in words.
+    pub(super) unable: Option<String>,
+}
+
+impl Core {
+    /// The collector says what is held here.
+    pub(super) fn on_holds(&mut self, set: wire::SetHolds, call: CommandCall) {
+        if self.holds.waiting.len() >= MAX_WAITING {
+            return answer_error(
+                call,
+                "as many sets of holds wait already as the node takes at once; try again",
+            );
+        }
+        let holds = match holds_from_wire(set.holds) {
+            Ok(holds) => holds,
+            Err(e) => {
+                return answer_error(
+                    call,
+                    &format!("a hold does not make sense to this agent ({e}); what it knew stays in force"),
+                );
+            }
+        };
+        let words = said(&holds);
+        if self.wires.holds.send(holds).is_err() {
+            return answer_error(call, "the agent is stopping");
+        }
+        tracing::info!(holds = words, "the collector says what is held here");
+        self.wires.recorder.push(Stream::Urgent, clock::now(), Body::Note(words));
+        self.holds.waiting.push_back(call);
+    }
+
+    /// A set is in force.
+    pub(super) fn on_held(&mut self, held: Held) {
+        self.responder.set_holds(held.places);
+        self.wires.figures.holds.store(held.count as u64, Ordering::Relaxed);
+        self.holds.unable = match (&held.unknown, &held.kept) {
+            (Some(why), _) => Some(format!("clean up: what is held is not known: {why}")),
+            (None, Err(why)) => Some(format!("keep what is held over a restart: {why}")),
+            (None, Ok(())) => None,
+        };
+        // The first one tells what the last run kept, and answers nobody.
+        let Some(call) = self.holds.waiting.pop_front() else { return };
+        match held.kept {
+            Ok(()) => {
+                let id = call.command.id.clone();
+                // Whoever asked may have gone away; it asks again when it is back.
+                let _ = call.reply.send(wire::CommandResult { id, ok: true, ..Default::default() });
+            }
+            Err(why) => answer_error(
+                call,
+                &format!("the holds are in force, but would not survive a restart of the agent: {why}"),
+            ),
+        }
+    }
+}
+
+/// A set in a sentence, for the record.
+fn said(holds: &[NodeHold]) -> String {
+    const SHOWN: usize = 16;
+    if holds.is_empty() {
+        return "nothing is held on this node any more".to_owned();
+    }
+    let ids: Vec<&str> = holds.iter().take(SHOWN).map(|h| h.id.as_str()).collect();
+    let more = if holds.len() > SHOWN { format!(" and {} more", holds.len() - SHOWN) } else { String::new() };
+    format!("held on this node from now on: {}{more}", ids.join(", "))
+}
