@@ -313,7 +313,7 @@ impl Ingest {
                 Ok(())
             }
             // The next head says as much and more; ending the stream would only take away the way for commands.
-            Err(CommitError::Full { .. }) => Ok(()),
+            Err(CommitError::Full { .. } | CommitError::Held { .. }) => Ok(()),
             Err(e) => Err(Status::unavailable(e.to_string())),
         }
     }
@@ -373,7 +373,9 @@ impl Answer {
                 ingest.say.equivocation(call.node, call.stream, self.first_seq, &e.to_string());
                 nack(wire::NackReason::Equivocation, e.to_string(), 0)
             }
-            Err(e @ CommitError::Full { .. }) => nack(wire::NackReason::Full, e.to_string(), 0),
+            Err(e @ (CommitError::Full { .. } | CommitError::Held { .. })) => {
+                nack(wire::NackReason::Full, e.to_string(), 0)
+            }
             Err(e @ (CommitError::TooLarge { .. } | CommitError::Malformed { .. })) => {
                 nack(wire::NackReason::Malformed, e.to_string(), 0)
             }

@@ -12,6 +12,7 @@ pub mod command;
 pub mod config;
 pub mod correlate;
 pub mod health;
+pub mod holds;
 pub mod incident;
 pub mod ingest;
 pub mod keys;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use dogwatch::record::{CleanupMode, NodeName};
 use dogwatch::wire;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Commands that wait for one node at most.
 const COMMAND_QUEUE: usize = 16;
@@ -63,6 +63,7 @@ struct Inner {
     nodes: BTreeMap<NodeName, Entry>,
     waiting: HashMap<String, (NodeName, oneshot::Sender<wire::CommandResult>)>,
     sessions: u64,
+    opened: watch::Sender<u64>,
 }
 
 /// The registry; clones share it.
@@ -129,6 +130,7 @@ impl Nodes {
         entry.live.agent_version.clone_from(&hello.agent_version);
         entry.live.mode = mode;
         entry.commands = Some((number, sender));
+        inner.opened.send_replace(number);
         Session { nodes: self.clone(), node: node.clone(), number, commands }
     }
 
@@ -159,6 +161,17 @@ impl Nodes {
     /// Every node that was expected or spoke.
     pub fn all(&self) -> Vec<(NodeName, Live)> {
         self.lock().nodes.iter().map(|(n, e)| (n.clone(), e.live.clone())).collect()
+    }
+
+    /// Changes whenever a node opens its urgent stream.
+    pub fn opened(&self) -> watch::Receiver<u64> {
+        self.lock().opened.subscribe()
+    }
+
+    /// The nodes whose urgent stream is open, each with a number that no other stream of this run has.
+    pub fn connected(&self) -> Vec<(NodeName, u64)> {
+        let inner = self.lock();
+        inner.nodes.iter().filter_map(|(n, e)| e.commands.as_ref().map(|(s, _)| (n.clone(), *s))).collect()
     }
 
     /// Takes a node's answer to a command. An answer that nobody waits for is dropped.

@@ -3,6 +3,7 @@
 //! Answers come from the store; only "connected", "last seen" and figures of now come from the live nodes. Rows become
 //! messages here and nowhere else.
 
+mod holds;
 mod messages;
 
 use std::collections::HashMap;
@@ -26,6 +27,7 @@ use messages::{
     action_message, entry_message, event_message, finding_message, incident_message, mount_row, piece_words,
 };
 
+use crate::holds::Holds;
 use crate::incident::{Incident, IncidentState};
 use crate::nodes::{CommandFailed, Live, Nodes};
 use crate::store::decision::{Piece, What};
@@ -66,6 +68,7 @@ pub struct Query {
     nodes: Nodes,
     gate: Gate,
     asks: mpsc::Sender<Ask>,
+    holds: Holds,
     reading: Arc<Semaphore>,
     /// The newest durable samples of nodes that are not connected, and when the node was heard of last then: while that
     /// stays, so does the sample.
@@ -79,12 +82,13 @@ type Rows<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Query {
     /// A desk over `store` and the live `nodes`.
-    pub fn new(store: Store, nodes: Nodes, gate: Gate, asks: mpsc::Sender<Ask>) -> Self {
+    pub fn new(store: Store, nodes: Nodes, gate: Gate, asks: mpsc::Sender<Ask>, holds: Holds) -> Self {
         Self {
             store,
             nodes,
             gate,
             asks,
+            holds,
             reading: Arc::new(Semaphore::new(MAX_READING)),
             remembered: Arc::default(),
         }
@@ -531,24 +535,21 @@ impl Desk for Query {
     }
 
     async fn add_hold(&self, request: Request<wire::AddHoldRequest>) -> Result<Response<wire::Hold>, Status> {
-        self.person(&request, Role::Viewer)?;
-        Err(Status::unimplemented("this collector does not answer that yet"))
+        self.hold(request).await
     }
 
     async fn release_hold(
         &self,
         request: Request<wire::ReleaseHoldRequest>,
     ) -> Result<Response<wire::Hold>, Status> {
-        self.person(&request, Role::Viewer)?;
-        Err(Status::unimplemented("this collector does not answer that yet"))
+        self.let_go(request).await
     }
 
     async fn get_holds(
         &self,
         request: Request<wire::GetHoldsRequest>,
     ) -> Result<Response<wire::GetHoldsResponse>, Status> {
-        self.person(&request, Role::Viewer)?;
-        Err(Status::unimplemented("this collector does not answer that yet"))
+        self.list_holds(request).await
     }
 
     async fn get_status(

@@ -25,6 +25,7 @@ use crate::admit::tokens::TokenStore;
 use crate::casework::{ASK_QUEUE, Casework};
 use crate::config::{Config, Keep};
 use crate::correlate::Policy;
+use crate::holds::Keeper;
 use crate::ingest::Ingest;
 use crate::ledger::JournalLedger;
 use crate::nodes::Nodes;
@@ -104,6 +105,7 @@ pub fn store_config(config: &Config) -> StoreConfig {
         evidence: journal(evidence),
         recorder: journal(recorder),
         reserve_free_bytes: config.reserve_bytes,
+        expires_once_told: true,
         ..base
     }
 }
@@ -178,11 +180,15 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
     if ca.is_none() {
         ingest = ingest.with_first_keys(ledger);
     }
-    let desk = Query::new(store.clone(), nodes.clone(), gate, asks);
+    let (keeper, holds) = Keeper::open(store.clone(), nodes.clone(), asks.clone(), say.clone())
+        .await
+        .map_err(failed("taking up holds"))?;
+    let desk = Query::new(store.clone(), nodes.clone(), gate, asks, holds);
     let health = crate::health::build(&store, &nodes, &refusals, &tls);
 
     let mut parts = Parts::new(stop.clone());
     parts.spawn("casework", casework.run(stop.clone()));
+    parts.spawn("holds", keeper.run(stop.clone()));
     parts.spawn("refusals", say_refusals(refused, refusals, say, stop.clone()));
     parts.spawn("health", health::serve(health_listener, health, stop.clone()));
     if let Some(ca) = ca {

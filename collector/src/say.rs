@@ -198,6 +198,40 @@ impl Say {
     }
 }
 
+impl Say {
+    /// What somebody holds keeps a journal from letting go what is old, and it has grown beyond its limit.
+    pub fn outgrown(&self, stream: Stream, held_by: &str, segments: usize, refusing: Option<&str>) {
+        let subject = Subject::new("journal", stream.as_str());
+        let (severity, so) = match refusing {
+            Some(why) => (Severity::Critical, format!("It takes no more blocks: {why}.")),
+            None => (
+                Severity::Medium,
+                format!(
+                    "It may grow to {} times its max_bytes for the sake of what is held, and then takes no more blocks.",
+                    crate::store::held::GROWTH
+                ),
+            ),
+        };
+        let finding = Finding {
+            id: lasting_id("held-over-limit", &subject),
+            ..make(
+                "held-over-limit",
+                severity,
+                subject,
+                format!(
+                    "{segments} segments of the {stream} journal stay beyond its retention, held by {held_by}"
+                ),
+                format!(
+                    "Nothing that is held expires, nor what was received after it. {so} Release holds that are no longer \
+                     needed (`dogwatch get holds`), or raise retention.{stream}.max_bytes."
+                ),
+                vec![Fact::new("segments", segments), Fact::new("held_by", held_by)],
+            )
+        };
+        self.notice(None, finding, clock::wall_ns());
+    }
+}
+
 /// A finding of the collector's, raised now.
 pub(crate) fn make(
     rule: &str,

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use super::catalog::Sought;
 use super::check::{Verdict, judge};
+use super::held::{GROWTH, Kept, first_kept};
 use super::space::{Gate, free_bytes};
 use super::writer::{BlockJob, Job, Parts};
 use super::{CommitError, Committed, Stored, frames};
@@ -37,6 +38,8 @@ pub(super) struct Thread {
     segment: u64,
     /// Heads whose signature is stored already, so that a chain at rest does not fill the journal.
     attested: HashMap<ChainId, Head>,
+    /// Why nothing is taken while what is held fills the journal.
+    outgrown: Option<CommitError>,
 }
 
 /// What becomes of a signed head.
@@ -66,6 +69,7 @@ impl Thread {
             looked: Instant::now(),
             segment: 0,
             attested: HashMap::new(),
+            outgrown: None,
         }
     }
 
@@ -116,7 +120,12 @@ impl Thread {
                         Ok(stored) => pending.acks.push((job, stored)),
                         Err(e) => {
                             // What follows would only fail the same way, one system call after another.
-                            if matches!(e, CommitError::Unavailable { .. } | CommitError::Full { .. }) {
+                            if matches!(
+                                e,
+                                CommitError::Unavailable { .. }
+                                    | CommitError::Full { .. }
+                                    | CommitError::Held { .. }
+                            ) {
                                 failed = Some(e.clone());
                             }
                             answer(job.reply, Err(e));
@@ -146,12 +155,15 @@ impl Thread {
         };
         let reserve_bytes = self.p.reserve_free_bytes;
         let open = self.gate.measure(free);
-        let refusal = (!open).then_some(CommitError::Full { free_bytes: free, reserve_bytes });
+        let full = (!open).then_some(CommitError::Full { free_bytes: free, reserve_bytes });
+        let refusal = full.or_else(|| self.outgrown.clone());
+        let accepting = refusal.is_none();
         let mut stats = self.p.shared.stats();
-        if stats.accepting != open {
-            tracing::warn!(stream = %self.p.shared.stream, free_bytes = free, reserve_bytes, accepting = open, "the store's reserve of free space");
+        if stats.accepting != accepting {
+            let why = refusal.as_ref().map(ToString::to_string);
+            tracing::warn!(stream = %self.p.shared.stream, free_bytes = free, reserve_bytes, accepting, why, "whether blocks are accepted");
         }
-        stats.accepting = open;
+        stats.accepting = accepting;
         stats.refusing = refusal.as_ref().map(ToString::to_string);
         refusal
     }
@@ -231,7 +243,7 @@ impl Thread {
         let outcome = match f(journal) {
             Err(JournalError::Full { .. }) if journal.segments().len() >= most => {
                 if let Some(second) = journal.segments().get(1).map(|s| s.number) {
-                    self.expire(second);
+                    self.expire_unheld(second);
                 }
                 f(self.p.seat.journal().map_err(unavailable)?)
             }
@@ -387,19 +399,43 @@ impl Thread {
 
     fn housekeeping(&mut self) {
         self.looked = Instant::now();
-        self.room();
         let now = (self.p.clock)();
         let segment_bytes = self.p.seat.segment_bytes();
         let Ok(journal) = self.p.seat.journal() else { return };
         let segments = journal.segments();
-        if let Some(keep) = self.p.retention.keep_from(&segments, segment_bytes, now) {
-            self.expire(keep);
-        }
+        let keep_from = self.p.retention.keep_from(&segments, segment_bytes, now);
+        let kept = keep_from.and_then(|keep| self.expire_unheld(keep).map(|kept| (keep, kept)));
+        self.note_kept(kept);
+        self.room();
+    }
+
+    /// Counts what is there and what of it is held, and decides whether it has outgrown what it may become.
+    fn note_kept(&mut self, kept: Option<(u64, Kept)>) {
+        let most = self.p.retention.max_segments(self.p.seat.segment_bytes()).saturating_mul(GROWTH) as usize;
         let Ok(journal) = self.p.seat.journal() else { return };
         let segments = journal.segments();
+        self.outgrown = kept
+            .as_ref()
+            .filter(|_| segments.len() >= most)
+            .map(|(_, kept)| CommitError::Held { segments: segments.len(), by: kept.by.clone() });
         let mut stats = self.p.shared.stats();
         stats.used_bytes = segments.iter().map(|s| s.used_bytes).sum();
         stats.segments = segments.len();
+        stats.held_segments =
+            kept.as_ref().map_or(0, |(keep, _)| segments.iter().filter(|s| s.number < *keep).count());
+        stats.held_by = kept.map(|(_, kept)| kept.by);
+    }
+
+    /// Lets go what lies before `keep_from`, up to the first segment that is held; that one, if there is one.
+    fn expire_unheld(&mut self, keep_from: u64) -> Option<Kept> {
+        let segments = self.p.seat.journal().ok()?.segments();
+        let spans = self.p.spans.get();
+        let kept = first_kept(spans.as_deref(), &segments, &self.p.shared.catalog(), keep_from);
+        let upto = kept.as_ref().map_or(keep_from, |k| k.from);
+        if segments.first().is_some_and(|s| s.number < upto) {
+            self.expire(upto);
+        }
+        kept
     }
 
     fn expire(&mut self, keep_from: u64) {

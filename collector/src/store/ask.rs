@@ -348,7 +348,7 @@ impl Store {
         .await
     }
 
-    async fn ask<T: Send + 'static>(
+    pub(super) async fn ask<T: Send + 'static>(
         &self,
         question: impl Fn(&Inner, &dyn Index) -> Result<T, IndexError> + Send + 'static,
     ) -> Result<T, QueryError> {

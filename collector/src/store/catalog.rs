@@ -4,7 +4,8 @@
 //! bounded: beyond [`MAX_BLOCKS`] the oldest segments keep only their summary, and a question that touches them reads
 //! their frames instead (slower, same answer).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use dogwatch::chain::ChainId;
@@ -218,6 +219,27 @@ impl Catalog {
             }
         }
         found
+    }
+
+    /// Whether one of `segments` has, or may have, a block of one of `nodes` with a record between the two times.
+    pub fn has_any(
+        &self,
+        segments: RangeInclusive<u64>,
+        nodes: &BTreeSet<NodeName>,
+        from_wall_ns: i64,
+        to_wall_ns: i64,
+    ) -> bool {
+        let chains: Vec<u32> = nodes.iter().filter_map(|n| self.nodes.get(n)).flatten().copied().collect();
+        let meets = |first: i64, last: i64| first <= to_wall_ns && last >= from_wall_ns;
+        self.segments.range(segments).any(|(_, segment)| {
+            meets(segment.first_wall_ns, segment.last_wall_ns)
+                && segment.blocks.as_ref().is_none_or(|blocks| {
+                    chains.iter().any(|chain| {
+                        let mut own = blocks.range((*chain, 0)..=(*chain, Seq::MAX));
+                        own.any(|(_, slot)| meets(slot.first_wall_ns, slot.last_wall_ns))
+                    })
+                })
+        })
     }
 
     /// Where the block that holds `seq` of a chain is.

@@ -119,6 +119,50 @@ pub enum What {
         /// The action, or the error.
         outcome: String,
     },
+    /// Somebody said that something may not be cleaned or expired. The actor holds it.
+    HoldAdded {
+        /// `hold-` and eight hexadecimal digits.
+        hold: String,
+        /// On this node only; `None`: on every node, or on those of the incident.
+        node: Option<NodeName>,
+        /// What.
+        target: HoldTarget,
+        /// Why.
+        reason: String,
+    },
+    /// Somebody let it go.
+    HoldReleased {
+        /// Which.
+        hold: String,
+        /// Why.
+        reason: String,
+    },
+    /// A node said that it keeps these, durably.
+    HoldConfirmed {
+        /// Who.
+        node: NodeName,
+        /// Which, those that it confirmed before left out.
+        holds: Vec<String>,
+    },
+}
+
+/// What a hold names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HoldTarget {
+    /// A file, or a folder with all beneath it.
+    Path(String),
+    /// A pod's logs.
+    Pod {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        pod: String,
+    },
+    /// An incident: its nodes as a whole, and what the collector holds of its time.
+    Incident(String),
+    /// The node as a whole.
+    Node,
 }
 
 /// What an incident is made of.

@@ -47,6 +47,10 @@ pub(super) enum Table {
     Loose = 14,
     /// First urgent segment, table, id, origin → nothing: what expiry must look at.
     Segment = 15,
+    /// Hold id → the hold.
+    Hold = 16,
+    /// Hold id, node → the node's name: it confirmed.
+    HoldConfirmed = 17,
 }
 
 /// Who said a finding or made an action.

@@ -30,6 +30,7 @@ pub mod events;
 mod expire;
 mod filter;
 mod frames;
+pub mod held;
 pub mod index;
 mod indexer;
 mod keys;
@@ -67,6 +68,7 @@ pub use writer::Stats;
 use aside::Aside;
 use board::Board;
 use decision::Decision;
+use held::Spans;
 use indexer::Slot;
 use truth::TruthWriter;
 use writer::{BlockWriter, Shared};
@@ -130,6 +132,17 @@ pub enum CommitError {
         free_bytes: u64,
         /// What is kept.
         reserve_bytes: u64,
+    },
+    /// What is held fills the journal to the most that it may become for its sake. The same block may come again later.
+    #[error(
+        "the journal has grown to {segments} segments, since {by} keeps the oldest; release holds, or raise \
+         retention.*.max_bytes"
+    )]
+    Held {
+        /// How many there are.
+        segments: usize,
+        /// A hold's id, or why nobody can tell what is held.
+        by: String,
     },
     /// What comes before is missing here.
     #[error("what comes before is missing; send again from {expected_seq}")]
@@ -266,6 +279,7 @@ pub(crate) struct Inner {
     folded: watch::Receiver<Position>,
     notices: broadcast::Sender<Notice>,
     aside: Arc<Mutex<Aside>>,
+    spans: Spans,
     indexer: Mutex<Option<JoinHandle<()>>>,
 }
 

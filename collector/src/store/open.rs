@@ -15,6 +15,7 @@ use tokio::sync::{broadcast, watch};
 use super::aside::Aside;
 use super::board::Board;
 use super::catalog::{self, Catalog};
+use super::held::{GROWTH, Spans};
 use super::index::Opener;
 use super::indexer::{Indexer, Slot};
 use super::retention::Retention;
@@ -66,6 +67,8 @@ pub struct StoreConfig {
     pub index_deadlines: Deadlines,
     /// Opens the index's engine; `None`: sled.
     pub index_opener: Option<Opener>,
+    /// Whether nothing expires until [`Store::keep_spans`] said what is held.
+    pub expires_once_told: bool,
 }
 
 impl StoreConfig {
@@ -87,6 +90,7 @@ impl StoreConfig {
             reserve_free_bytes: 1 << 30,
             index_deadlines: Deadlines::default(),
             index_opener: None,
+            expires_once_told: false,
         }
     }
 
@@ -163,8 +167,9 @@ impl Store {
             let path = dir.join(name);
             let retention =
                 Retention { max_bytes: figures.max_bytes, max_age_ns: figures.max_age.map(as_ns) };
-            // One more than retention keeps, so that a batch that begins a new segment finds a place.
-            let most = retention.max_segments(figures.segment_bytes).saturating_add(1);
+            // One more than retention keeps, so that a batch that begins a new segment finds a place; and room for what
+            // may not expire.
+            let most = retention.max_segments(figures.segment_bytes).saturating_mul(GROWTH).saturating_add(1);
             let (seat, recovered) = seat(&path, figures, most, &config).map_err(journal)?;
             let reader = Reader::open(&path).map_err(journal)?;
             let mut catalog = Catalog::new(stream, catalog::MAX_BLOCKS);
@@ -235,6 +240,10 @@ impl Store {
         let spawn = |source| OpenError::Io { what: "start a thread for", path: dir.clone(), source };
         let truth = TruthWriter::start(truth_seat, truth_dir, Arc::clone(&board), Arc::clone(&clock))
             .map_err(spawn)?;
+        let spans = Spans::default();
+        if !config.expires_once_told {
+            spans.set(Vec::new());
+        }
         let mut streams = Vec::with_capacity(Stream::ALL.len());
         for ((shared, seat, retention), budget) in writers.into_iter().zip(QUEUE_BYTES) {
             let parts = Parts {
@@ -246,6 +255,7 @@ impl Store {
                 reserve_free_bytes: config.reserve_free_bytes,
                 receipt_key: receipt_key.clone(),
                 clock: Arc::clone(&clock),
+                spans: spans.clone(),
             };
             streams.push((shared, BlockWriter::start(parts, budget).map_err(spawn)?));
         }
@@ -266,6 +276,7 @@ impl Store {
             folded,
             notices,
             aside,
+            spans,
             indexer: Mutex::new(Some(thread)),
         };
         Ok((Self { inner: Arc::new(inner) }, report))

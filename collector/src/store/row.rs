@@ -3,6 +3,8 @@
 use dogwatch::record::{Action, Finding, NodeName, RecordRef, Severity};
 use serde::{Deserialize, Serialize};
 
+use super::decision::HoldTarget;
+
 /// Most steps kept of one finding or action; the first and the newest stay.
 pub const MAX_STEPS: usize = 64;
 
@@ -100,6 +102,36 @@ pub struct CommandRow {
     pub wall_ns: i64,
     /// How it ended, if it has.
     pub ended: Option<Outcome>,
+}
+
+/// A hold as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldRow {
+    /// Its id.
+    pub id: String,
+    /// On which node; `None`: on every one, or on the incident's.
+    pub node: Option<NodeName>,
+    /// What it names.
+    pub target: HoldTarget,
+    /// Why.
+    pub reason: String,
+    /// Who holds it.
+    pub actor: String,
+    /// Since when, wall ns of the collector.
+    pub added_wall_ns: i64,
+    /// Who let it go and when, if it was.
+    pub released: Option<Released>,
+}
+
+/// The end of a hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Released {
+    /// When, wall ns of the collector.
+    pub wall_ns: i64,
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// How a command ended.

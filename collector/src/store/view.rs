@@ -24,7 +24,9 @@ use serde::{Deserialize, Serialize};
 use super::decision::{Decision, Piece, What};
 use super::index::{Draft, IndexError, decode, encode};
 use super::keys::{Key, Origin, Table};
-use super::row::{CommandRow, Enrolment, MAX_STEPS, NodeEnrolled, Outcome, Step, TokenUse, TokenUses};
+use super::row::{
+    CommandRow, Enrolment, HoldRow, MAX_STEPS, NodeEnrolled, Outcome, Released, Step, TokenUse, TokenUses,
+};
 use crate::incident::Incident;
 
 /// Most records that one step cites, its own included: the newest state's record cites all of its own.
@@ -211,6 +213,39 @@ pub(super) fn fold_decision(
             let mut row: CommandRow = decode(&row)?;
             row.ended = Some(Outcome { wall_ns, ok: *ok, words: outcome.clone() });
             draft.set(key, Some(encode(&row)?));
+            Ok(())
+        }
+        What::HoldAdded { hold, node, target, reason } => {
+            let key = Key::of(Table::Hold).text(hold).bytes();
+            if draft.get(&key)?.is_some() {
+                return Ok(());
+            }
+            let row = HoldRow {
+                id: hold.clone(),
+                node: node.clone(),
+                target: target.clone(),
+                reason: reason.clone(),
+                actor: decision.actor.clone(),
+                added_wall_ns: wall_ns,
+                released: None,
+            };
+            draft.set(key, Some(encode(&row)?));
+            Ok(())
+        }
+        What::HoldReleased { hold, reason } => {
+            let key = Key::of(Table::Hold).text(hold).bytes();
+            let Some(row) = draft.get(&key)? else { return Ok(()) };
+            let mut row: HoldRow = decode(&row)?;
+            let released = Released { wall_ns, by: decision.actor.clone(), reason: reason.clone() };
+            row.released.get_or_insert(released);
+            draft.set(key, Some(encode(&row)?));
+            Ok(())
+        }
+        What::HoldConfirmed { node, holds } => {
+            for hold in holds {
+                let key = Key::of(Table::HoldConfirmed).text(hold).text(node.as_str()).bytes();
+                draft.set(key, Some(encode(node)?));
+            }
             Ok(())
         }
         What::IncidentOpened { id, .. }

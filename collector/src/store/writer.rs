@@ -20,6 +20,7 @@ use super::aside::Aside;
 use super::board::Board;
 use super::catalog::Catalog;
 use super::check::Link;
+use super::held::Spans;
 use super::retention::Retention;
 use super::seat::Seat;
 use super::{Clock, CommitError, Committed};
@@ -57,6 +58,10 @@ pub struct Stats {
     pub syncs: u64,
     /// Segments expired since start.
     pub expired_segments: u64,
+    /// Segments that retention would have let go and that are held, and what grew behind them beyond the limit.
+    pub held_segments: usize,
+    /// A hold's id that keeps them, or why nobody can tell what is held.
+    pub held_by: Option<String>,
     /// Offered blocks for which there was no room aside.
     pub aside_turned_away: u64,
 }
@@ -130,6 +135,7 @@ pub(super) struct Parts {
     pub(super) reserve_free_bytes: u64,
     pub(super) receipt_key: SigningKey,
     pub(super) clock: Clock,
+    pub(super) spans: Spans,
 }
 
 impl BlockWriter {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dogwatch::record::{FindingState, Stream};
+use dogwatch_collector::store::held::HeldSpan;
 use dogwatch_collector::store::{CommitError, FindingFilter, JournalConfig, Store, Stored};
 
 use crate::kit::{self, Hands, Node, SECOND, T0};
@@ -194,5 +195,59 @@ async fn age_goes_by_receipt_and_rows_go_with_their_records() {
     let (store, _) = kit::open_with(config, &hands);
     store.indexed(Duration::from_secs(30)).await.unwrap();
     assert_eq!(store.dump().await.unwrap(), rows);
+    store.close().await;
+}
+
+fn held(node: &Node, from_wall_ns: i64, to_wall_ns: i64) -> HeldSpan {
+    HeldSpan { hold: "hold-00000001".to_owned(), nodes: [node.name.clone()].into(), from_wall_ns, to_wall_ns }
+}
+
+#[tokio::test]
+async fn what_is_held_outlives_size_and_age_until_it_fills_twice_its_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = kit::config(dir.path());
+    let max_age = Some(Duration::from_secs(50));
+    config.evidence = JournalConfig { segment_bytes: 1 << 20, max_bytes: 4 << 20, max_age };
+    let hands = Hands::new();
+    let (store, _) = kit::open_with(config.clone(), &hands);
+    let (mut node, mut other) = (Node::new("n1", 1), Node::new("n2", 2));
+    // By the node's own clock, which lives a year ago.
+    let then = T0 - 365 * 86_400 * SECOND;
+    for i in 0..5 {
+        store.commit(&node.logs(then + i * 200 * SECOND, 100, 2000)).await.unwrap();
+    }
+    let first = numbers(&store, &node).await;
+    store.keep_spans(vec![held(&node, then, then + 1_000 * SECOND)]);
+    hands.forward(1_000 * SECOND);
+    let mut stored = 0;
+    let refused = loop {
+        let block = other.logs(T0 + stored * 200 * SECOND, 100, 2000);
+        match store.commit(&block).await {
+            Ok(_) => stored += 1,
+            Err(e) => break (block, e),
+        }
+        hands.forward(100 * SECOND);
+        assert!(stored < 200, "the journal grows without an end");
+    };
+    let CommitError::Held { segments, by } = &refused.1 else { panic!("{:?}", refused.1) };
+    assert_eq!((*segments, by.as_str()), (8, "hold-00000001"), "twice its four");
+    let stats = store.status().streams[1].clone();
+    assert!(!stats.accepting && stats.refusing.unwrap().contains("hold-00000001"));
+    assert_eq!((stats.held_segments > 0, stats.held_by.as_deref()), (true, Some("hold-00000001")));
+    assert_eq!(numbers(&store, &node).await, first, "all that is held is there");
+    assert_eq!(numbers(&store, &other).await.len() as i64, stored * 100, "and all that was acked");
+    // Another stream goes on.
+    store.commit(&node.finding(T0, "f-1", FindingState::Raised)).await.unwrap();
+    store.close().await;
+
+    // Until somebody says what is held nothing goes, also after a restart.
+    config.expires_once_told = true;
+    let (store, _) = kit::open_with(config, &hands);
+    assert!(matches!(store.commit(&refused.0).await, Err(CommitError::Held { .. })));
+    assert_eq!(numbers(&store, &node).await, first);
+    store.keep_spans(Vec::new());
+    kit::until("there is room again", || async { store.commit(&refused.0).await.is_ok() }).await;
+    assert!(store.status().streams[1].segments <= 4);
+    assert!(numbers(&store, &node).await.is_empty(), "let go, it is as old as it is");
     store.close().await;
 }
