@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::cgroup::Group;
 use crate::process::Process;
 use crate::wait::until;
 
@@ -104,8 +105,10 @@ impl Stage {
     /// An agent of node `node` that keeps its state in `state`, not started. `more` is YAML: sections besides `node`,
     /// `uplink`, `health`, `log`; it must have `state` only for what differs from [`AGENT_JOURNALS`].
     pub fn post(&self, node: &str, state: &Path, house: Option<&House>, more: &str) -> Post {
-        let mut text =
-            format!("node: {{ name: {node} }}\nhealth: {{ listen: \"off\" }}\nlog: {{ level: info }}\n");
+        let mut text = format!("node: {{ name: {node} }}\nlog: {{ level: info }}\n");
+        if !more.lines().any(|l| l.starts_with("health:")) {
+            text += "health: { listen: \"off\" }\n";
+        }
         if !more.lines().any(|l| l.starts_with("state:")) {
             text += &format!("state: {{ dir: {}, {AGENT_JOURNALS} }}\n", yaml(state));
         }
@@ -128,6 +131,7 @@ impl Stage {
             name: format!("agent {node}"),
             config,
             state: state.to_owned(),
+            groups: Vec::new(),
             process: None,
         }
     }
@@ -296,10 +300,16 @@ pub struct Post {
     log: PathBuf,
     name: String,
     state: PathBuf,
+    groups: Vec<PathBuf>,
     process: Option<Process>,
 }
 
 impl Post {
+    /// It becomes a member of `group` before it runs its first instruction, whenever it is started.
+    pub fn confine(&mut self, group: &Group) {
+        self.groups.extend(group.procs_files());
+    }
+
     /// Starts it and waits until it says that it is up.
     ///
     /// # Panics
@@ -320,8 +330,10 @@ impl Post {
 
     /// Starts it.
     pub fn launch(&mut self) {
-        let mut command = Command::new(&self.program);
-        command.arg("--config").arg(&self.config);
+        let mut command = Command::new("sh");
+        // The shell joins the groups and becomes the agent: its id stays.
+        command.args(["-c", "program=$1 config=$2; shift 2; for g; do echo $$ >\"$g\" || exit 1; done; exec \"$program\" --config \"$config\"", "sh"]);
+        command.arg(&self.program).arg(&self.config).args(&self.groups);
         self.process = Some(Process::start(&self.name, command, &self.log));
     }
 
