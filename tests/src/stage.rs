@@ -132,6 +132,7 @@ impl Stage {
             config,
             state: state.to_owned(),
             groups: Vec::new(),
+            environment: Vec::new(),
             process: None,
         }
     }
@@ -301,6 +302,7 @@ pub struct Post {
     name: String,
     state: PathBuf,
     groups: Vec<PathBuf>,
+    environment: Vec<(String, String)>,
     process: Option<Process>,
 }
 
@@ -308,6 +310,11 @@ impl Post {
     /// It becomes a member of `group` before it runs its first instruction, whenever it is started.
     pub fn confine(&mut self, group: &Group) {
         self.groups.extend(group.procs_files());
+    }
+
+    /// It has `name` set to `value` in its environment whenever it is started.
+    pub fn environment(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Starts it and waits until it says that it is up.
@@ -334,6 +341,7 @@ impl Post {
         // The shell joins the groups and becomes the agent: its id stays.
         command.args(["-c", "program=$1 config=$2; shift 2; for g; do echo $$ >\"$g\" || exit 1; done; exec \"$program\" --config \"$config\"", "sh"]);
         command.arg(&self.program).arg(&self.config).args(&self.groups);
+        command.envs(self.environment.iter().map(|(n, v)| (n, v)));
         self.process = Some(Process::start(&self.name, command, &self.log));
     }
 

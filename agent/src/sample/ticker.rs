@@ -17,9 +17,7 @@ use rustix::time::{
 
 /// Now, by both clocks of the node.
 pub fn now() -> Moment {
-    let wall = clock_gettime(ClockId::Realtime);
-    let wall_ns = wall.tv_sec.saturating_mul(1_000_000_000).saturating_add(wall.tv_nsec);
-    Moment { wall_ns, boot_ns: boot_ns() }
+    dogwatch::clock::now()
 }
 
 /// Nanoseconds since boot, suspend included.
