@@ -31,6 +31,12 @@ pub struct Config {
     pub evidence_every: Duration,
     /// Whether processes are read.
     pub processes: bool,
+    /// Whether each CPU's times are read.
+    pub per_core: bool,
+    /// Whether block devices are read.
+    pub disks: bool,
+    /// Whether interfaces and the network stack are read.
+    pub network: bool,
     /// Log tailing; `None`: off.
     pub tail: Option<TailConfig>,
     /// Thresholds.
@@ -117,11 +123,14 @@ fn walk(root: &mut Section, around: Around) -> Config {
         ];
         (dir, segment, sizes)
     });
-    let (sample_every, evidence_every, processes) = root.section("sample", |s| {
+    let (sample_every, evidence_every, [processes, per_core, disks, network]) = root.section("sample", |s| {
         let second = Duration::from_secs(1);
         let hour = Duration::from_secs(3600);
         let every = s.duration("every", second, Duration::from_millis(100)..=hour);
-        (every, s.duration("evidence_every", second * 10, every..=hour), s.flag("processes", true))
+        let evidence_every = s.duration("evidence_every", second * 10, every..=hour);
+        let flags = [("processes", true), ("per_core", false), ("disks", true), ("network", true)]
+            .map(|(k, on)| s.flag(k, on));
+        (every, evidence_every, flags)
     });
     let tail = root.section("tail", tail);
     let mut detect = root.section("detect", detect);
@@ -167,6 +176,9 @@ fn walk(root: &mut Section, around: Around) -> Config {
         sample_every,
         evidence_every,
         processes,
+        per_core,
+        disks,
+        network,
         tail,
         detect,
         policy,

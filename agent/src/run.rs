@@ -255,7 +255,13 @@ fn start_sampler(
     inbox: SyncSender<Message>,
 ) -> Result<TickerStop, RunError> {
     let (mut ticker, stop) = Ticker::new(config.sample_every).map_err(failed("the sampler's timer"))?;
-    let options = SampleOptions { processes: config.processes, ..SampleOptions::default() };
+    let options = SampleOptions {
+        processes: config.processes,
+        per_core: config.per_core,
+        disks: config.disks,
+        network: config.network,
+        ..SampleOptions::default()
+    };
     parts.spawn_thread("sampler", move || {
         let mut sampler = Sampler::new(roots, options);
         if let Some(pid) = executor_pid {

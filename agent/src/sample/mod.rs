@@ -1,25 +1,34 @@
 //! Sampling: a node's vital signs, once a tick.
 //!
-//! [`Sampler`] reads, [`Ticker`] says when. Plain threads, no async: a tick reads some ten files of `/proc` and asks
+//! [`Sampler`] reads, [`Ticker`] says when. Plain threads, no async: a tick reads some twenty files of `/proc` and asks
 //! each filesystem for its figures, and nothing here may wait for anything else. Every reader takes its root, keeps its
-//! descriptors and buffers, and costs the kernel's own work and little more.
+//! descriptors and buffers, and costs the kernel's own work and little more. What changes rarely (limits, what sysfs
+//! says of devices and links) is read every tenth or sixtieth tick.
 //!
 //! A probe that fails costs its part of the sample and a line in `failed`, never the sample.
 //!
 //! Deliberately absent: thresholds and judgement (that is [`crate::detect`]), clocks of records, storage.
 
 mod cpu;
+mod disks;
+mod interfaces;
+mod limits;
 mod memory;
 mod mountinfo;
 mod mounts;
+mod netstack;
 mod pressure;
 mod processes;
 mod procfile;
+mod rare;
 mod remote;
+mod roster;
 mod self_cost;
 mod ticker;
+mod timex;
 
 use std::fmt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,9 +36,13 @@ use std::time::Duration;
 use dogwatch::record::Sample;
 use rustix::time::{ClockId, clock_gettime};
 
-use cpu::CpuProbe;
+use cpu::{CpuProbe, CpuReading};
+use disks::DiskProbe;
+use interfaces::InterfaceProbe;
+use limits::LimitsProbe;
 use memory::MemoryProbe;
 use mounts::MountProbe;
+use netstack::NetStackProbe;
 use processes::{ProcessOptions, ProcessProbe};
 use self_cost::SelfCostProbe;
 
@@ -71,6 +84,15 @@ impl Roots {
             rootfs: rootfs.to_owned(),
         }
     }
+
+    /// Where the figures of the host's network namespace are: with process 1, or, where that cannot be read, with the
+    /// agent itself. `/proc/net` would be the agent's own also when `proc` is the host's.
+    fn net(&self) -> PathBuf {
+        let of = |pid: &str| self.proc.join(pid).join("net");
+        let readable = |net: &PathBuf| File::open(net.join("dev")).is_ok();
+        // With neither, the failures name what was wanted.
+        [of("1"), of("self")].into_iter().find(readable).unwrap_or_else(|| of("1"))
+    }
 }
 
 /// How to sample.
@@ -84,17 +106,26 @@ pub struct SampleOptions {
     pub process_budget: Duration,
     /// How long a tick waits for filesystems with a server.
     pub remote_deadline: Duration,
+    /// Whether each CPU's times are read besides their sum.
+    pub per_core: bool,
+    /// Whether block devices are read.
+    pub disks: bool,
+    /// Whether interfaces and the network stack are read.
+    pub network: bool,
 }
 
 impl Default for SampleOptions {
     /// Ten processes each; 25 ms a tick, which is some 2,000 processes, or 2.5 % of a CPU at 1 Hz; 200 ms for
-    /// servers, which leaves a finding its quarter of a second.
+    /// servers, which leaves a finding its quarter of a second; no single CPUs, which on a large node are half a sample.
     fn default() -> Self {
         Self {
             processes: true,
             top_processes: 10,
             process_budget: Duration::from_millis(25),
             remote_deadline: Duration::from_millis(200),
+            per_core: false,
+            disks: true,
+            network: true,
         }
     }
 }
@@ -104,6 +135,9 @@ pub struct Sampler {
     mounts: MountProbe,
     memory: MemoryProbe,
     cpu: CpuProbe,
+    limits: LimitsProbe,
+    disks: Option<DiskProbe>,
+    network: Option<(InterfaceProbe, NetStackProbe)>,
     processes: Option<ProcessProbe>,
     self_cost: SelfCostProbe,
 }
@@ -115,7 +149,8 @@ impl fmt::Debug for Sampler {
 }
 
 impl Sampler {
-    /// A sampler beneath `roots`. Opens nothing yet; what cannot be opened is said by each sample.
+    /// A sampler beneath `roots`. Looks whose network namespace it can read and opens nothing else yet; what cannot be
+    /// opened is said by each sample.
     pub fn new(roots: Roots, options: SampleOptions) -> Self {
         let ticks_per_second = rustix::param::clock_ticks_per_second();
         let page_bytes = rustix::param::page_size() as u64;
@@ -127,8 +162,15 @@ impl Sampler {
         };
         Self {
             mounts: MountProbe::new(&roots, Arc::new(remote::statvfs), options.remote_deadline),
-            memory: MemoryProbe::new(&roots.proc),
-            cpu: CpuProbe::new(&roots.proc, ticks_per_second),
+            memory: MemoryProbe::new(&roots.proc, page_bytes),
+            cpu: CpuProbe::new(&roots.proc, ticks_per_second, options.per_core),
+            limits: LimitsProbe::new(&roots.proc),
+            disks: options.disks.then(|| DiskProbe::new(&roots.proc, &roots.sys)),
+            network: options.network.then(|| {
+                let net = roots.net();
+                let stack = NetStackProbe::new(&net, &roots.proc, page_bytes);
+                (InterfaceProbe::new(&net, &roots.sys), stack)
+            }),
             processes: options
                 .processes
                 .then(|| ProcessProbe::new(&roots.proc, process_options, Box::new(thread_cpu_time))),
@@ -146,10 +188,23 @@ impl Sampler {
     pub fn sample(&mut self) -> Sample {
         let mut failed = Failures::default();
         let failed = &mut failed;
+        let mounts = self.mounts.read(failed);
+        let memory = self.memory.read(failed);
+        let CpuReading { cpu, cores, tasks } = self.cpu.read(failed);
+        let (interfaces, net) = match &mut self.network {
+            Some((interfaces, stack)) => (interfaces.read(failed), stack.read(failed)),
+            None => (Vec::new(), None),
+        };
         Sample {
-            mounts: self.mounts.read(failed),
-            memory: self.memory.read(failed),
-            cpu: self.cpu.read(failed),
+            mounts,
+            memory,
+            cpu,
+            cores,
+            disks: self.disks.as_mut().map(|d| d.read(failed)).unwrap_or_default(),
+            interfaces,
+            net,
+            limits: self.limits.read(tasks, failed),
+            clock: timex::read(failed),
             processes: self.processes.as_mut().map(|p| p.read(ticker::boot_ns(), failed)).unwrap_or_default(),
             self_cost: self.self_cost.read(failed),
             late_ticks: 0,
@@ -228,8 +283,9 @@ mod tests {
         };
         let sample = Sampler::new(roots, SampleOptions::default()).sample();
         assert!(sample.mounts.is_empty() && sample.memory.is_none() && sample.cpu.is_none());
-        assert!(sample.processes.is_empty());
-        for probe in ["mounts: ", "memory: ", "cpu: ", "processes: ", "self: "] {
+        assert!(sample.processes.is_empty() && sample.disks.is_empty() && sample.interfaces.is_empty());
+        assert!(sample.net.is_none() && sample.limits.is_none());
+        for probe in ["mounts: ", "memory: ", "cpu: ", "interfaces: ", "network: ", "processes: ", "self: "] {
             assert!(sample.failed.iter().any(|f| f.starts_with(probe)), "{probe} in {:?}", sample.failed);
         }
         assert!(mount_is_unknown(&sample, "/any"));
@@ -241,8 +297,34 @@ mod tests {
         sampler.watch_child(std::process::id());
         let sample = sampler.sample();
         assert!(sample.mounts.iter().any(|m| m.path == "/"), "{:?}", sample.mounts);
-        assert!(sample.memory.is_some() && sample.cpu.is_some());
+        assert!(sample.memory.is_some() && sample.cpu.is_some() && sample.cores.is_empty());
+        assert!(sample.net.is_some() && sample.limits.is_some() && sample.clock.is_some());
+        assert!(sample.interfaces.iter().any(|i| i.name == "lo"), "{:?}", sample.interfaces);
         assert!(sample.self_cost.resident_bytes > 0);
+    }
+
+    #[test]
+    fn the_network_is_that_of_process_1_or_else_ones_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = Roots::of_host(dir.path());
+        let proc = dir.path().join("proc");
+        assert_eq!(roots.net(), proc.join("1/net"), "what is wanted is named where neither can be read");
+        for pid in ["self", "1"] {
+            std::fs::create_dir_all(proc.join(pid).join("net")).unwrap();
+            std::fs::write(proc.join(pid).join("net/dev"), "").unwrap();
+            assert_eq!(roots.net(), proc.join(pid).join("net"));
+        }
+    }
+
+    #[test]
+    fn what_is_switched_off_is_not_read() {
+        let off =
+            SampleOptions { disks: false, network: false, processes: false, ..SampleOptions::default() };
+        let sample = Sampler::new(Roots::default(), off).sample();
+        assert!(sample.disks.is_empty() && sample.interfaces.is_empty() && sample.net.is_none());
+        let cores = SampleOptions { per_core: true, processes: false, ..SampleOptions::default() };
+        let sample = Sampler::new(Roots::default(), cores).sample();
+        assert_eq!(sample.cores.len(), sample.cpu.unwrap().online as usize);
     }
 
     #[test]
