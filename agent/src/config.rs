@@ -12,6 +12,7 @@ use dogwatch::telemetry::Format;
 
 use crate::act::policy::{Budgets, Policy, RootPolicy};
 use crate::detect::{DetectConfig, LogRule};
+use crate::kmsg::{KernelConfig, Origin};
 use crate::tail::{RuleSet, Start, TailConfig};
 
 const MIB: u64 = 1024 * 1024;
@@ -39,6 +40,8 @@ pub struct Config {
     pub network: bool,
     /// Log tailing; `None`: off.
     pub tail: Option<TailConfig>,
+    /// The kernel's log; `None`: off.
+    pub kernel: Option<KernelConfig>,
     /// Thresholds.
     pub detect: DetectConfig,
     /// What a cleanup may do.
@@ -132,9 +135,10 @@ fn walk(root: &mut Section, around: Around) -> Config {
             .map(|(k, on)| s.flag(k, on));
         (every, evidence_every, flags)
     });
-    let tail = root.section("tail", tail);
+    let (tails, tail) = root.section("tail", tail);
+    let kernel = root.section("kernel", |s| kernel(s, &tail.rules, &host_root));
     let mut detect = root.section("detect", detect);
-    if let Some(tail) = &tail {
+    if tails || kernel.is_some() {
         let meaning = |r: &crate::tail::Rule| LogRule {
             name: r.name.clone(),
             severity: r.severity,
@@ -142,6 +146,7 @@ fn walk(root: &mut Section, around: Around) -> Config {
         };
         detect.logs.rules = tail.rules.rules().iter().map(meaning).collect();
     }
+    let tail = tails.then_some(tail);
     let policy = root.section("cleanup", |s| policy(s, &state_dir));
     let (collector, collector_name, join_token_file, trust_domain, pulse_every, certificate) =
         root.section("uplink", |s| {
@@ -180,6 +185,7 @@ fn walk(root: &mut Section, around: Around) -> Config {
         disks,
         network,
         tail,
+        kernel,
         detect,
         policy,
         segment_bytes,
@@ -230,7 +236,8 @@ fn node_name(s: &mut Section, host: Option<&str>) -> NodeName {
     })
 }
 
-fn tail(s: &mut Section) -> Option<TailConfig> {
+/// Whether to tail, and how; the rules are the kernel log's as well.
+fn tail(s: &mut Section) -> (bool, TailConfig) {
     let mut c = TailConfig::default();
     let on = s.flag("enabled", true);
     if let Some(globs) = s.texts("globs") {
@@ -271,6 +278,23 @@ fn tail(s: &mut Section) -> Option<TailConfig> {
     c.max_files = s.number("max_files", c.max_files, 1..=65_536);
     c.bytes_per_second = s.bytes("bytes_per_second", c.bytes_per_second, 64 * 1024..=1 << 40);
     c.poll = s.duration("poll", c.poll, Duration::from_millis(10)..=Duration::from_secs(60));
+    (on, c)
+}
+
+fn kernel(s: &mut Section, rules: &RuleSet, host_root: &Path) -> Option<KernelConfig> {
+    let mut c = KernelConfig { rules: rules.clone(), ..KernelConfig::default() };
+    if host_root != Path::new("/") {
+        // Where a container has only the host's; its own comes second.
+        c.devices.insert(0, host_root.join("dev/kmsg"));
+    }
+    let on = s.flag("enabled", true);
+    c.origin = s.parse("source", Origin::Auto);
+    c.history = s.duration("history", c.history, Duration::ZERO..=Duration::from_secs(365 * 86_400));
+    c.evidence_priority = s.number("evidence_priority", c.evidence_priority, 0..=7);
+    c.lines_per_second = s.number("lines_per_second", c.lines_per_second, 1..=1_000_000);
+    c.evidence_lines_per_second =
+        s.number("evidence_lines_per_second", c.evidence_lines_per_second, 1..=1_000_000);
+    c.poll = s.duration("poll", c.poll, Duration::from_millis(100)..=Duration::from_secs(60));
     on.then_some(c)
 }
 

@@ -7,6 +7,7 @@
 //! It is the only pusher of the evidence stream, and so knows the seq that its next record will have; that is how a
 //! finding can cite a sample that is recorded only because the finding cites it.
 
+mod kernel;
 mod lines;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -29,6 +30,7 @@ use crate::act::respond::{CLEANUP_NOT_HOLDING, Command, Order, Respond, Step, TR
 use crate::act::work::{Done, Job};
 use crate::detect::Detectors;
 use crate::health::Figures;
+use crate::kmsg;
 use crate::record::{Recorder, Settlement};
 use crate::tail::{Mark, TailEvent};
 use crate::uplink::CommandCall;
@@ -54,6 +56,8 @@ pub enum Message {
     Sample(Moment, Box<Sample>),
     /// Events of the tail, in order.
     Tail(Vec<TailEvent>),
+    /// What the kernel said.
+    Kernel(kmsg::Batch),
     /// A command of the collector's.
     Command(CommandCall),
     /// The executor's thread has a result.
@@ -84,6 +88,8 @@ pub struct Wires {
     pub jobs: Sender<Job>,
     /// Marks of the tail that are durable.
     pub marks: Option<Sender<Vec<Mark>>>,
+    /// Marks of the kernel's log that are durable.
+    pub kernel_marks: Option<Sender<kmsg::Mark>>,
     /// Figures of now, for the uplink.
     pub pulse: watch::Sender<Option<wire::Pulse>>,
     /// Counters, for metrics.
@@ -124,17 +130,19 @@ pub struct Core {
     unable_parts: Vec<String>,
     problem_notes: usize,
     not_holding: BTreeMap<String, Finding>,
+    kernel: kernel::Kernel,
 }
 
 impl Core {
     /// A core that begins with what the last run left: findings that were active then.
     pub fn new(
         config: CoreConfig,
-        wires: Wires,
+        mut wires: Wires,
         detectors: Detectors,
         responder: Respond,
         unable: Vec<String>,
     ) -> Self {
+        let kernel = kernel::Kernel::new(wires.kernel_marks.take());
         Self {
             config,
             wires,
@@ -151,6 +159,7 @@ impl Core {
             unable_parts: Vec::new(),
             problem_notes: 0,
             not_holding: BTreeMap::new(),
+            kernel,
         }
     }
 
@@ -187,6 +196,7 @@ impl Core {
             match message {
                 Message::Sample(at, sample) => self.on_sample(at, sample),
                 Message::Tail(batch) => batch.into_iter().for_each(|e| self.on_tail(e)),
+                Message::Kernel(batch) => self.on_kernel(batch),
                 Message::Command(call) => self.on_command(call),
                 Message::Done(done) => self.on_done(done),
                 Message::Unable(parts) => self.unable_parts = parts,
@@ -194,6 +204,7 @@ impl Core {
             }
             self.settle();
             self.tell_durable();
+            self.tell_kernel_durable();
         }
         let now = clock::now();
         self.wires.recorder.push(Stream::Urgent, now, Body::Note("the agent stops".to_owned()));
@@ -503,7 +514,7 @@ impl Core {
             .map(|f| wire::Forecast { mount: f.mount, seconds_to_full: f.seconds_to_full })
             .collect();
         let mut unable = self.unable.clone();
-        unable.extend(self.unable_parts.iter().cloned());
+        unable.extend(self.unable_parts.iter().chain(&self.kernel.unable).cloned());
         unable.extend(stats.failing.iter().map(|e| format!("write its journal: {e}")));
         self.wires.figures.active_findings.store(self.detectors.active().len() as u64, Ordering::Relaxed);
         self.wires.figures.samples.fetch_add(1, Ordering::Relaxed);

@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! sampler ─┐                  ┌─ record (journals) ── uplink ══ collector
-//! tail ────┼─→ core ──────────┤                          │
+//! tail ────┤                  │                          │
+//! kmsg ────┼─→ core ──────────┤                          │
 //! uplink ──┘    └─→ act (executor's keeper) ─→ executor  └─ commands ─→ core
 //! ```
 
@@ -14,7 +15,7 @@ mod external;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, channel, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, channel, sync_channel};
 use std::time::Duration;
 
 use dogwatch::clock;
@@ -31,6 +32,7 @@ use crate::core::{Core, CoreConfig, INBOX, Message, Wires};
 use crate::detect::Detectors;
 use crate::enrol::{EnrolOptions, NodeIdentity, Renewal, TokenSource, ensure_enrolled};
 use crate::health::Figures;
+use crate::kmsg;
 use crate::record::{self, RecordConfig, Recorder};
 use crate::sample::{Roots, SampleOptions, Sampler, Ticker, TickerStop};
 use crate::tail::{self, CHECKPOINT_FILE, CheckpointWriter, Journaled, Resume, TailConfig, Tailer};
@@ -151,6 +153,13 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
             }
             None => (None, None),
         };
+        let (kernel_marks, kernel_handle) = match &config.kernel {
+            Some(kernel) => {
+                let (marks, handle) = start_kmsg(kernel, &config.state_dir, &opened, boot_id, &inbox_tx)?;
+                (Some(marks), Some(handle))
+            }
+            None => (None, None),
+        };
         let detectors = Detectors::new(config.detect.clone(), config.node.clone(), opened.incarnation);
         let settings = Settings {
             low_water_available: 1.0 - config.detect.disk.space.low_used,
@@ -165,6 +174,7 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
             recorder: recorder.clone(),
             jobs: jobs_tx,
             marks,
+            kernel_marks,
             pulse: pulse_tx,
             figures: figures.clone(),
         };
@@ -192,7 +202,7 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
             // The tail ends first, and the core drains what came before; both may be busy for a moment, so this must not
             // block the runtime.
             let _ = tokio::task::spawn_blocking(move || {
-                drop(tail_handle);
+                drop((tail_handle, kernel_handle));
                 inbox.send(Message::Stop)
             })
             .await;
@@ -245,6 +255,28 @@ fn start_tail(
         if stopping.is_set() { Ok(()) } else { Err("tailing ended by itself".to_owned()) }
     })?;
     Ok((marks_tx, handle))
+}
+
+fn start_kmsg(
+    config: &kmsg::KernelConfig,
+    state: &Path,
+    opened: &record::Opened,
+    boot_id: [u8; 16],
+    inbox: &SyncSender<Message>,
+) -> Result<(std::sync::mpsc::Sender<kmsg::Mark>, kmsg::Handle), RunError> {
+    let (marks, checkpoint, problem) = kmsg::Keeper::start(state.join(kmsg::CHECKPOINT_FILE), boot_id)?;
+    if let Some(problem) = problem {
+        tracing::error!("the checkpoint of the kernel's log cannot be kept: {problem}");
+    }
+    let resume = kmsg::Resume { boot_id, checkpoint, journaled: opened.newest_lines.clone() };
+    let inbox = inbox.clone();
+    let send = move |batch| match inbox.try_send(Message::Kernel(batch)) {
+        Ok(()) => kmsg::Sent::Taken,
+        Err(TrySendError::Full(Message::Kernel(batch))) => kmsg::Sent::Full(batch),
+        Err(_) => kmsg::Sent::Gone,
+    };
+    let handle = kmsg::start(config.clone(), resume, send).map_err(failed("reading the kernel's log"))?;
+    Ok((marks, handle))
 }
 
 fn start_sampler(

@@ -112,6 +112,10 @@ impl Stage {
         if !more.lines().any(|l| l.starts_with("state:")) {
             text += &format!("state: {{ dir: {}, {AGENT_JOURNALS} }}\n", yaml(state));
         }
+        // The machine's kernel speaks of other scenarios' filesystems too.
+        if !more.lines().any(|l| l.starts_with("kernel:")) {
+            text += "kernel: { enabled: false }\n";
+        }
         let tag = NEXT_TAG.fetch_add(1, Ordering::Relaxed);
         if let Some(house) = house {
             let token = self.path().join(format!("token-{node}-{tag}"));

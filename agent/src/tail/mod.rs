@@ -22,6 +22,7 @@ pub mod checkpoint;
 mod deliver;
 mod discover;
 mod follow;
+mod judge;
 mod lines;
 pub mod mask;
 mod matcher;
@@ -39,6 +40,7 @@ use dogwatch::record::{LogLine, Stream};
 
 pub use checkpoint::{CHECKPOINT_FILE, Checkpoint, CheckpointStore, CheckpointWriter};
 pub use discover::GlobError;
+pub(crate) use judge::Judge;
 pub use mask::{MaskError, Masker};
 pub use rules::{Mistake, Rule, RuleSet, RulesError};
 pub use tailer::{TailError, Tailer};
