@@ -304,6 +304,46 @@ mod tests {
     }
 
     #[test]
+    fn a_hostile_host_is_survived_and_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = "stat meminfo vmstat loadavg diskstats pressure/cpu pressure/io pressure/memory 1/mountinfo \
+                     1/net/dev 1/net/snmp 1/net/snmp6 1/net/netstat 1/net/sockstat 1/net/sockstat6 \
+                     1/net/stat/nf_conntrack 1/stat self/statm sys/fs/file-nr sys/kernel/pid_max \
+                     sys/kernel/threads-max sys/net/netfilter/nf_conntrack_max";
+        // Binary, one endless number, one endless line of them, the right beginning and then nothing, many short lines.
+        let hostile: [Vec<u8>; 5] = [
+            (0..=255).cycle().take(2 << 20).collect(),
+            vec![b'9'; 2 << 20],
+            b"18446744073709551615 ".repeat(100_000),
+            b"cpu  1 2".to_vec(),
+            b"a: 1 |\n".repeat(100_000),
+        ];
+        let roots = Roots::of_host(dir.path());
+        for text in hostile {
+            for file in files.split_whitespace() {
+                let path = roots.proc.join(file);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, &text).unwrap();
+            }
+            let mut sampler =
+                Sampler::new(roots.clone(), SampleOptions { per_core: true, ..SampleOptions::default() });
+            for _ in 0..2 {
+                let sample = sampler.sample();
+                assert!(sample.memory.is_none() && sample.cpu.is_none() && sample.net.is_none());
+                assert!(sample.interfaces.is_empty() && sample.disks.is_empty() && sample.cores.is_empty());
+                assert!(sample.failed.len() <= Failures::MAX + 1);
+                for probe in ["memory: ", "cpu: ", "disks: ", "network: ", "limits: "] {
+                    assert!(
+                        sample.failed.iter().any(|f| f.starts_with(probe)),
+                        "{probe} in {:?}",
+                        sample.failed
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
     fn the_network_is_that_of_process_1_or_else_ones_own() {
         let dir = tempfile::tempdir().unwrap();
         let roots = Roots::of_host(dir.path());
