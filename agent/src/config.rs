@@ -12,6 +12,7 @@ use dogwatch::telemetry::Format;
 
 use crate::act::policy::{Budgets, Policy, RootPolicy};
 use crate::detect::{DetectConfig, LogRule};
+use crate::sample::Caps;
 use crate::tail::{RuleSet, Start, TailConfig};
 
 const MIB: u64 = 1024 * 1024;
@@ -31,6 +32,10 @@ pub struct Config {
     pub evidence_every: Duration,
     /// Whether processes are read.
     pub processes: bool,
+    /// Control groups; `None`: off.
+    pub cgroups: Option<CgroupConfig>,
+    /// What the agent may cost before it takes samples less often.
+    pub caps: Caps,
     /// Log tailing; `None`: off.
     pub tail: Option<TailConfig>,
     /// Thresholds.
@@ -59,6 +64,15 @@ pub struct Config {
     pub log_level: String,
     /// How log lines look.
     pub log_format: Format,
+}
+
+/// How control groups are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CgroupConfig {
+    /// How often.
+    pub every: Duration,
+    /// How many at most.
+    pub max: usize,
 }
 
 /// Files of a node's certificate, PEM; they are read again when they change.
@@ -117,12 +131,14 @@ fn walk(root: &mut Section, around: Around) -> Config {
         ];
         (dir, segment, sizes)
     });
-    let (sample_every, evidence_every, processes) = root.section("sample", |s| {
+    let (sample_every, evidence_every, processes, cgroups) = root.section("sample", |s| {
         let second = Duration::from_secs(1);
         let hour = Duration::from_secs(3600);
         let every = s.duration("every", second, Duration::from_millis(100)..=hour);
-        (every, s.duration("evidence_every", second * 10, every..=hour), s.flag("processes", true))
+        let evidence_every = s.duration("evidence_every", second * 10, every..=hour);
+        (every, evidence_every, s.flag("processes", true), s.section("cgroups", cgroups))
     });
+    let caps = root.section("caps", caps);
     let tail = root.section("tail", tail);
     let mut detect = root.section("detect", detect);
     if let Some(tail) = &tail {
@@ -167,6 +183,8 @@ fn walk(root: &mut Section, around: Around) -> Config {
         sample_every,
         evidence_every,
         processes,
+        cgroups,
+        caps,
         tail,
         detect,
         policy,
@@ -182,6 +200,30 @@ fn walk(root: &mut Section, around: Around) -> Config {
         log_level,
         log_format,
     }
+}
+
+fn cgroups(s: &mut Section) -> Option<CgroupConfig> {
+    let on = s.flag("enabled", true);
+    let every =
+        s.duration("every", Duration::from_secs(5), Duration::from_millis(100)..=Duration::from_secs(600));
+    // Each has some ten files, and a sample with all of them must fit in a record.
+    let max = s.number("max", 2_000, 1..=2_000);
+    on.then_some(CgroupConfig { every, max })
+}
+
+fn caps(s: &mut Section) -> Caps {
+    let d = Caps::default();
+    let cpu = s.fraction("cpu", d.cpu);
+    // Below that it would be at its slowest from the first minute on.
+    if cpu < 0.005 {
+        s.problem(
+            "cpu",
+            &cpu.to_string(),
+            "is less than the agent needs at its slowest",
+            "give it at least 0.5%",
+        );
+    }
+    Caps { cpu, memory_bytes: s.bytes("memory", d.memory_bytes, 32 * MIB..=1 << 40) }
 }
 
 fn certificate_files(s: &mut Section) -> Option<CertificateFiles> {

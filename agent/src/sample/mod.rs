@@ -8,15 +8,18 @@
 //!
 //! Deliberately absent: thresholds and judgement (that is [`crate::detect`]), clocks of records, storage.
 
+mod cgroups;
 mod cpu;
 mod memory;
 mod mountinfo;
 mod mounts;
+mod pods;
 mod pressure;
 mod processes;
 mod procfile;
 mod remote;
 mod self_cost;
+mod thrift;
 mod ticker;
 
 use std::fmt;
@@ -27,12 +30,15 @@ use std::time::Duration;
 use dogwatch::record::Sample;
 use rustix::time::{ClockId, clock_gettime};
 
+use cgroups::{CgroupOptions, CgroupProbe};
 use cpu::CpuProbe;
 use memory::MemoryProbe;
 use mounts::MountProbe;
 use processes::{ProcessOptions, ProcessProbe};
 use self_cost::SelfCostProbe;
 
+pub use pods::Pods;
+pub use thrift::{Caps, Pace, Thrift};
 pub use ticker::{Ticker, TickerStop, now};
 
 /// Where the node's files are.
@@ -46,16 +52,19 @@ pub struct Roots {
     pub mountinfo: PathBuf,
     /// What the table's paths are relative to.
     pub rootfs: PathBuf,
+    /// The folder of logs, with `pods` and `containers`.
+    pub log: PathBuf,
 }
 
 impl Default for Roots {
-    /// The agent's own: `/proc`, `/proc/self/mountinfo`, `/`.
+    /// The agent's own: `/proc`, `/proc/self/mountinfo`, `/`, `/var/log`.
     fn default() -> Self {
         Self {
             proc: "/proc".into(),
             sys: "/sys".into(),
             mountinfo: "/proc/self/mountinfo".into(),
             rootfs: "/".into(),
+            log: "/var/log".into(),
         }
     }
 }
@@ -69,6 +78,7 @@ impl Roots {
             sys: rootfs.join("sys"),
             mountinfo: rootfs.join("proc/1/mountinfo"),
             rootfs: rootfs.to_owned(),
+            log: rootfs.join("var/log"),
         }
     }
 }
@@ -78,23 +88,37 @@ impl Roots {
 pub struct SampleOptions {
     /// Whether processes are read at all.
     pub processes: bool,
-    /// How many of the top processes, by CPU and by memory each.
+    /// How many of the top processes, by CPU, by memory and by I/O each.
     pub top_processes: usize,
     /// CPU time of one tick that reading processes may take. A scan that needs more is spread over ticks.
     pub process_budget: Duration,
     /// How long a tick waits for filesystems with a server.
     pub remote_deadline: Duration,
+    /// Whether control groups are read at all.
+    pub cgroups: bool,
+    /// How many of them at most.
+    pub max_cgroups: usize,
+    /// How often all of them are read.
+    pub cgroups_every: Duration,
+    /// CPU time of one tick that reading them may take. A pass that needs more is spread over ticks.
+    pub cgroup_budget: Duration,
 }
 
 impl Default for SampleOptions {
     /// Ten processes each; 25 ms a tick, which is some 2,000 processes, or 2.5 % of a CPU at 1 Hz; 200 ms for
-    /// servers, which leaves a finding its quarter of a second.
+    /// servers, which leaves a finding its quarter of a second. Up to 2,000 groups, which is more than 500 pods have, each
+    /// 5 s and at 10 ms a tick: a group has ten files, and three hundred of them once a second would cost more than all
+    /// else together, and fill the evidence of an idle node.
     fn default() -> Self {
         Self {
             processes: true,
             top_processes: 10,
             process_budget: Duration::from_millis(25),
             remote_deadline: Duration::from_millis(200),
+            cgroups: true,
+            max_cgroups: 2_000,
+            cgroups_every: Duration::from_secs(5),
+            cgroup_budget: Duration::from_millis(10),
         }
     }
 }
@@ -105,6 +129,8 @@ pub struct Sampler {
     memory: MemoryProbe,
     cpu: CpuProbe,
     processes: Option<ProcessProbe>,
+    cgroups: Option<CgroupProbe>,
+    pods: Pods,
     self_cost: SelfCostProbe,
 }
 
@@ -132,6 +158,15 @@ impl Sampler {
             processes: options
                 .processes
                 .then(|| ProcessProbe::new(&roots.proc, process_options, Box::new(thread_cpu_time))),
+            cgroups: options.cgroups.then(|| {
+                let options = CgroupOptions {
+                    max: options.max_cgroups,
+                    every: options.cgroups_every,
+                    budget: options.cgroup_budget,
+                };
+                CgroupProbe::new(&roots.sys.join("fs/cgroup"), options, Box::new(thread_cpu_time))
+            }),
+            pods: Pods::new(&roots.log),
             self_cost: SelfCostProbe::new(&roots.proc, ticks_per_second, page_bytes),
         }
     }
@@ -141,16 +176,22 @@ impl Sampler {
         self.self_cost.watch_child(pid);
     }
 
-    /// Reads everything once. `late_ticks`, `queue_bytes` and `dropped_records` are 0: they are the caller's to fill
-    /// in from [`Ticker::late_ticks`] and from the recorder.
+    /// Reads everything once. `late_ticks`, `every_ms`, `saving`, `queue_bytes` and `dropped_records` are left out: they
+    /// are the caller's to fill in from [`Ticker`], [`Thrift`] and the recorder.
     pub fn sample(&mut self) -> Sample {
         let mut failed = Failures::default();
         let failed = &mut failed;
+        let now_ns = ticker::boot_ns();
+        self.pods.refresh(now_ns);
+        let scanned = self.processes.as_mut().map(|p| p.read(now_ns, &self.pods, failed)).unwrap_or_default();
+        let cgroups = self.cgroups.as_mut().map(|c| c.read(now_ns, &self.pods, failed)).unwrap_or_default();
         Sample {
             mounts: self.mounts.read(failed),
             memory: self.memory.read(failed),
             cpu: self.cpu.read(failed),
-            processes: self.processes.as_mut().map(|p| p.read(ticker::boot_ns(), failed)).unwrap_or_default(),
+            processes: scanned.processes,
+            tasks: scanned.tasks,
+            cgroups,
             self_cost: self.self_cost.read(failed),
             late_ticks: 0,
             failed: std::mem::take(failed).into_vec(),
@@ -225,11 +266,12 @@ mod tests {
             sys: dir.path().join("sys"),
             mountinfo: dir.path().join("proc/self/mountinfo"),
             rootfs: "/".into(),
+            log: dir.path().join("log"),
         };
         let sample = Sampler::new(roots, SampleOptions::default()).sample();
         assert!(sample.mounts.is_empty() && sample.memory.is_none() && sample.cpu.is_none());
         assert!(sample.processes.is_empty());
-        for probe in ["mounts: ", "memory: ", "cpu: ", "processes: ", "self: "] {
+        for probe in ["mounts: ", "memory: ", "cpu: ", "processes: ", "cgroups: ", "self: "] {
             assert!(sample.failed.iter().any(|f| f.starts_with(probe)), "{probe} in {:?}", sample.failed);
         }
         assert!(mount_is_unknown(&sample, "/any"));
