@@ -13,6 +13,7 @@ use dogwatch::telemetry::Format;
 use crate::act::policy::{Budgets, Policy, RootPolicy};
 use crate::detect::{DetectConfig, LogRule};
 use crate::kmsg::{KernelConfig, Origin};
+use crate::sample::Caps;
 use crate::tail::{RuleSet, Start, TailConfig};
 
 const MIB: u64 = 1024 * 1024;
@@ -38,6 +39,10 @@ pub struct Config {
     pub disks: bool,
     /// Whether interfaces and the network stack are read.
     pub network: bool,
+    /// Control groups; `None`: off.
+    pub cgroups: Option<CgroupConfig>,
+    /// What the agent may cost before it takes samples less often.
+    pub caps: Caps,
     /// Log tailing; `None`: off.
     pub tail: Option<TailConfig>,
     /// The kernel's log; `None`: off.
@@ -68,6 +73,15 @@ pub struct Config {
     pub log_level: String,
     /// How log lines look.
     pub log_format: Format,
+}
+
+/// How control groups are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CgroupConfig {
+    /// How often.
+    pub every: Duration,
+    /// How many at most.
+    pub max: usize,
 }
 
 /// Files of a node's certificate, PEM; they are read again when they change.
@@ -126,15 +140,17 @@ fn walk(root: &mut Section, around: Around) -> Config {
         ];
         (dir, segment, sizes)
     });
-    let (sample_every, evidence_every, [processes, per_core, disks, network]) = root.section("sample", |s| {
-        let second = Duration::from_secs(1);
-        let hour = Duration::from_secs(3600);
-        let every = s.duration("every", second, Duration::from_millis(100)..=hour);
-        let evidence_every = s.duration("evidence_every", second * 10, every..=hour);
-        let flags = [("processes", true), ("per_core", false), ("disks", true), ("network", true)]
-            .map(|(k, on)| s.flag(k, on));
-        (every, evidence_every, flags)
-    });
+    let (sample_every, evidence_every, [processes, per_core, disks, network], cgroups) =
+        root.section("sample", |s| {
+            let second = Duration::from_secs(1);
+            let hour = Duration::from_secs(3600);
+            let every = s.duration("every", second, Duration::from_millis(100)..=hour);
+            let evidence_every = s.duration("evidence_every", second * 10, every..=hour);
+            let flags = [("processes", true), ("per_core", false), ("disks", true), ("network", true)]
+                .map(|(k, on)| s.flag(k, on));
+            (every, evidence_every, flags, s.section("cgroups", cgroups))
+        });
+    let caps = root.section("caps", caps);
     let (tails, tail) = root.section("tail", tail);
     let kernel = root.section("kernel", |s| kernel(s, &tail.rules, &host_root));
     let mut detect = root.section("detect", detect);
@@ -184,6 +200,8 @@ fn walk(root: &mut Section, around: Around) -> Config {
         per_core,
         disks,
         network,
+        cgroups,
+        caps,
         tail,
         kernel,
         detect,
@@ -200,6 +218,30 @@ fn walk(root: &mut Section, around: Around) -> Config {
         log_level,
         log_format,
     }
+}
+
+fn cgroups(s: &mut Section) -> Option<CgroupConfig> {
+    let on = s.flag("enabled", true);
+    let every =
+        s.duration("every", Duration::from_secs(5), Duration::from_millis(100)..=Duration::from_secs(600));
+    // Each has some ten files, and a sample with all of them must fit in a record.
+    let max = s.number("max", 2_000, 1..=2_000);
+    on.then_some(CgroupConfig { every, max })
+}
+
+fn caps(s: &mut Section) -> Caps {
+    let d = Caps::default();
+    let cpu = s.fraction("cpu", d.cpu);
+    // Below that it would be at its slowest from the first minute on.
+    if cpu < 0.005 {
+        s.problem(
+            "cpu",
+            &cpu.to_string(),
+            "is less than the agent needs at its slowest",
+            "give it at least 0.5%",
+        );
+    }
+    Caps { cpu, memory_bytes: s.bytes("memory", d.memory_bytes, 32 * MIB..=1 << 40) }
 }
 
 fn certificate_files(s: &mut Section) -> Option<CertificateFiles> {

@@ -32,6 +32,7 @@ use crate::detect::Detectors;
 use crate::health::Figures;
 use crate::kmsg;
 use crate::record::{Recorder, Settlement};
+use crate::sample::Pace;
 use crate::tail::{Mark, TailEvent};
 use crate::uplink::CommandCall;
 
@@ -64,6 +65,8 @@ pub enum Message {
     Done(Done),
     /// Something that the agent cannot do, or again can.
     Unable(Vec<String>),
+    /// Samples come at another interval from now on.
+    Pace(Pace),
     /// Time to end.
     Stop,
 }
@@ -128,6 +131,10 @@ pub struct Core {
     recording: Vec<Recording>,
     unable: Vec<String>,
     unable_parts: Vec<String>,
+    /// Why samples come less often than configured.
+    saving: Option<String>,
+    /// When control groups were last in a sample.
+    last_groups_boot_ns: Option<u64>,
     problem_notes: usize,
     not_holding: BTreeMap<String, Finding>,
     kernel: kernel::Kernel,
@@ -157,6 +164,8 @@ impl Core {
             recording: Vec::new(),
             unable,
             unable_parts: Vec::new(),
+            saving: None,
+            last_groups_boot_ns: None,
             problem_notes: 0,
             not_holding: BTreeMap::new(),
             kernel,
@@ -200,6 +209,7 @@ impl Core {
                 Message::Command(call) => self.on_command(call),
                 Message::Done(done) => self.on_done(done),
                 Message::Unable(parts) => self.unable_parts = parts,
+                Message::Pace(pace) => self.on_pace(&pace),
                 Message::Stop => break,
             }
             self.settle();
@@ -217,6 +227,9 @@ impl Core {
         sample.self_cost.queue_bytes = stats.queue_bytes;
         sample.self_cost.dropped_records = stats.dropped;
         self.note_hole(at, &sample);
+        if !sample.cgroups.is_empty() {
+            self.last_groups_boot_ns = Some(at.boot_ns);
+        }
 
         let recorder_seq = recorder.push(Stream::Recorder, at, Body::Sample(sample.clone()));
         let cite = self.refer(Stream::Recorder, recorder_seq);
@@ -225,7 +238,7 @@ impl Core {
             let evidence_seq = recorder.push(Stream::Evidence, at, Body::Sample(sample.clone()));
             self.remember(recorder_seq, evidence_seq);
             self.schedule_evidence(at);
-        } else if at.boot_ns >= self.next_evidence_boot_ns {
+        } else if self.is_evidence_due(at, &sample) {
             let evidence_seq = recorder.next_seq(Stream::Evidence);
             recorder.push_routine_sample(at, Body::Sample(sample.clone()));
             self.remember(recorder_seq, evidence_seq);
@@ -241,6 +254,24 @@ impl Core {
         self.publish(at, &sample);
     }
 
+    /// Control groups are in some samples only; one that goes to the evidence waits for them, so that they are in it at all.
+    fn is_evidence_due(&self, at: Moment, sample: &Sample) -> bool {
+        let every_ns = self.config.evidence_every.as_nanos() as u64;
+        let expected =
+            self.last_groups_boot_ns.is_some_and(|last| at.boot_ns.saturating_sub(last) < every_ns);
+        let may_wait = expected && sample.cgroups.is_empty();
+        at.boot_ns >= self.next_evidence_boot_ns
+            && (!may_wait || at.boot_ns >= self.next_evidence_boot_ns.saturating_add(every_ns))
+    }
+
+    /// Says that the agent takes samples less often, or again more often, and why.
+    fn on_pace(&mut self, pace: &Pace) {
+        tracing::warn!(every = ?pace.every, saving = pace.saving, why = pace.why, "the pace of samples changed");
+        let now = clock::now();
+        self.wires.recorder.push(Stream::Urgent, now, Body::Note(pace.why.clone()));
+        self.saving = pace.saving.then(|| format!("sample as often as configured: {}", pace.why));
+    }
+
     fn schedule_evidence(&mut self, at: Moment) {
         self.next_evidence_boot_ns = at.boot_ns + self.config.evidence_every.as_nanos() as u64;
     }
@@ -248,7 +279,11 @@ impl Core {
     fn note_hole(&mut self, at: Moment, sample: &Sample) {
         let Some(last) = self.last_sample.replace(at) else { return };
         let gap_ns = at.boot_ns.saturating_sub(last.boot_ns) as f64;
-        let every_ns = self.config.sample_every.as_nanos() as f64;
+        // The one in force when this sample was waited for: the agent may take fewer to save itself.
+        let every_ns = match sample.every_ms {
+            0 => self.config.sample_every.as_nanos() as f64,
+            ms => f64::from(ms) * 1e6,
+        };
         if gap_ns <= every_ns * HOLE_INTERVALS {
             return;
         }
@@ -515,10 +550,13 @@ impl Core {
             .collect();
         let mut unable = self.unable.clone();
         unable.extend(self.unable_parts.iter().chain(&self.kernel.unable).cloned());
+        unable.extend(self.saving.iter().cloned());
         unable.extend(stats.failing.iter().map(|e| format!("write its journal: {e}")));
         self.wires.figures.active_findings.store(self.detectors.active().len() as u64, Ordering::Relaxed);
         self.wires.figures.samples.fetch_add(1, Ordering::Relaxed);
         self.wires.figures.late_ticks.store(sample.late_ticks, Ordering::Relaxed);
+        self.wires.figures.every_ms.store(u64::from(sample.every_ms), Ordering::Relaxed);
+        self.wires.figures.saving.store(sample.self_cost.saving, Ordering::Relaxed);
         self.wires.figures.cpu_us.store(sample.self_cost.cpu_us, Ordering::Relaxed);
         self.wires.figures.resident_bytes.store(sample.self_cost.resident_bytes, Ordering::Relaxed);
         let pulse = wire::Pulse {

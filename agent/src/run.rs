@@ -22,6 +22,7 @@ use dogwatch::clock;
 use dogwatch::health;
 use dogwatch::identity::load_or_create_signing_key;
 use dogwatch::supervise::{Ended, Parts, Stop};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 
 use crate::act::policy::Rules;
@@ -34,7 +35,7 @@ use crate::enrol::{EnrolOptions, NodeIdentity, Renewal, TokenSource, ensure_enro
 use crate::health::Figures;
 use crate::kmsg;
 use crate::record::{self, RecordConfig, Recorder};
-use crate::sample::{Roots, SampleOptions, Sampler, Ticker, TickerStop};
+use crate::sample::{Roots, SampleOptions, Sampler, Thrift, Ticker, TickerStop};
 use crate::tail::{self, CHECKPOINT_FILE, CheckpointWriter, Journaled, Resume, TailConfig, Tailer};
 use crate::uplink::{Uplink, UplinkConfig, UplinkStatus, jittered};
 
@@ -93,6 +94,7 @@ impl Drop for EndRecord {
 /// [`RunError`] says what could not be built or which part ended.
 pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
     let executor = launch.start();
+    raise_descriptor_limit();
     let state = &config.state_dir;
     std::fs::create_dir_all(state).map_err(|e| RunError::Start {
         what: "making the state folder",
@@ -287,23 +289,44 @@ fn start_sampler(
     inbox: SyncSender<Message>,
 ) -> Result<TickerStop, RunError> {
     let (mut ticker, stop) = Ticker::new(config.sample_every).map_err(failed("the sampler's timer"))?;
-    let options = SampleOptions {
+    let mut options = SampleOptions {
         processes: config.processes,
         per_core: config.per_core,
         disks: config.disks,
         network: config.network,
+        cgroups: config.cgroups.is_some(),
         ..SampleOptions::default()
     };
+    if let Some(cgroups) = &config.cgroups {
+        (options.cgroups_every, options.max_cgroups) = (cgroups.every, cgroups.max);
+    }
+    let mut thrift = Thrift::new(config.caps, config.sample_every);
     parts.spawn_thread("sampler", move || {
         let mut sampler = Sampler::new(roots, options);
         if let Some(pid) = executor_pid {
             sampler.watch_child(pid);
         }
+        let mut unsaid = None;
         while let Some(at) = ticker.wait().map_err(|e| format!("waiting for a tick: {e}"))? {
             let mut sample = sampler.sample();
             sample.late_ticks = ticker.late_ticks();
+            sample.every_ms = ticker.interval().as_millis().try_into().unwrap_or(u32::MAX);
+            sample.self_cost.saving = thrift.is_saving();
+            let cost = sample.self_cost;
             // A core that is behind by the whole inbox misses this one, and says so as a hole between two samples.
             let _ = inbox.try_send(Message::Sample(at, Box::new(sample)));
+            if let Some(pace) = thrift.on_cost(at.boot_ns, cost.cpu_us, cost.resident_bytes) {
+                ticker
+                    .set_interval(pace.every)
+                    .map_err(|e| format!("changing the sampler's interval: {e}"))?;
+                unsaid = Some(pace);
+            }
+            if let Some(pace) = unsaid.take()
+                && let Err(TrySendError::Full(Message::Pace(pace))) = inbox.try_send(Message::Pace(pace))
+            {
+                // Said at the next tick instead.
+                unsaid = Some(pace);
+            }
         }
         Ok(())
     })?;
@@ -407,6 +430,15 @@ async fn enrolled(
             () = tokio::time::sleep(jittered(backoff)) => {}
         }
         backoff = (backoff * 2).min(ENROL_BACKOFF_MAX);
+    }
+}
+
+/// Takes the descriptors that it may have: the usual soft limit of 1,024 is for programs that use select(2), and logs and
+/// control groups want some thousands. The executor, started before, stays at the old limit.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
 

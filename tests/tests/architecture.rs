@@ -41,6 +41,8 @@ const WIRE_EDGES: &[&str] = &[
 const PURE: &[&str] = &[
     "agent/src/detect",
     "agent/src/act/plan",
+    "agent/src/pod.rs",
+    "agent/src/sample/thrift.rs",
     "collector/src/correlate",
     "collector/src/timeline.rs",
     "collector/src/timeline/",

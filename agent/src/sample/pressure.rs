@@ -39,7 +39,7 @@ impl PressureFile {
 }
 
 /// The figures of a pressure file. `full` is absent for CPU on kernels before 5.13 and is then 0.
-fn parse(text: &[u8]) -> Option<Pressure> {
+pub(super) fn parse(text: &[u8]) -> Option<Pressure> {
     let mut pressure = Pressure::default();
     let mut some = false;
     for line in text.split(|&b| b == b'\n') {
