@@ -66,7 +66,10 @@ impl CgroupMemoryDetector {
     fn verdict(&self, cgroup: &Cgroup, used: f64, grown: f64, hits: u64) -> Verdict {
         let c = &self.config;
         let pressure = cgroup.memory_pressure.unwrap_or_default();
-        let felt = hits > 0 || pressure.some_avg10 >= c.some_avg10;
+        // Where the group's pressure is known, hits alone tell nothing below nearly all of the limit: reclaiming page cache
+        // there costs nobody any time.
+        let hit = hits > 0 && (cgroup.memory_pressure.is_none() || used >= c.serious_used);
+        let felt = hit || pressure.some_avg10 >= c.some_avg10;
         let grows = grown >= c.growth;
         let turns = pressure.some_avg60 >= c.thrash_avg60;
         if used >= c.high_used && ((grows && felt) || turns) {
@@ -114,10 +117,10 @@ impl CgroupMemoryDetector {
             calm: format!("{} {} is not at its memory limit any more: {figures}", subject.kind, subject.name),
             explanation: format!(
                 "Working set is what is charged without inactive file pages, as the kubelet reckons. Medium from {} of \
-                 the limit, high from {}, and only while it grows by {} of the limit in {} and the limit is felt (it was \
-                 hit, or pressure some avg10 ≥ {} %), or its tasks wait without growth (some avg60 ≥ {} %). Cleared \
-                 below {}, or when it neither grows nor feels the limit. At the limit the kernel kills within the group \
-                 alone; the node need not be short.",
+                 the limit, high from {}, and only while it grows by {} of the limit in {} and the limit is felt (pressure \
+                 some avg10 ≥ {} %, or it was hit and the group has no PSI or is in the high part), or its tasks wait \
+                 without growth (some avg60 ≥ {} %). Cleared below {}, or when it neither grows nor feels the limit. At \
+                 the limit the kernel kills within the group alone; the node need not be short.",
                 words::percent(c.high_used),
                 words::percent(c.serious_used),
                 words::percent(c.growth),

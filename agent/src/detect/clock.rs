@@ -64,6 +64,10 @@ impl ClockDetector {
                 self.jumped(tick, before, after, place, moved, out);
                 return;
             }
+            // Taken back: it was none, and neither is its way back.
+            if moved.abs() <= limit {
+                return;
+            }
         }
         if let Some(last) = last
             && step_ns(last, tick.at).abs() > limit

@@ -36,9 +36,13 @@ impl DiskErrorDetector {
     }
 
     fn words(&self, known: &Known, disk: &str, what: &str, mut facts: Vec<Fact>) -> Words {
-        let mounts = known.mounts_of(disk);
+        let mounts = known.mounts_on(disk);
         // The correlation's key: findings about this filesystem are one story.
-        facts.extend(mounts.first().map(|m| Fact::new("mount", m)));
+        if let [mount] = mounts[..]
+            && !facts.iter().any(|f| f.key == "mount")
+        {
+            facts.push(Fact::new("mount", mount));
+        }
         let of = if mounts.is_empty() { String::new() } else { format!(" ({})", mounts.join(", ")) };
         Words {
             over: format!("disk {disk}{of}: {what}"),
@@ -204,11 +208,7 @@ impl Detector for DiskErrorDetector {
         let made = |lines: u64| {
             let mut facts = vec![Fact::new("lines_number", lines), Fact::new("device_name", device)];
             facts.extend(known.mounts_of(device).first().map(|m| Fact::new("mount", m)));
-            let mut words =
-                self.words(known, &disk, &format!("{lines} error lines of the kernel, last: {shown}"), facts);
-            let mut mount = false;
-            words.facts.retain(|f| f.key != "mount" || !std::mem::replace(&mut mount, true));
-            words
+            self.words(known, &disk, &format!("{lines} error lines of the kernel, last: {shown}"), facts)
         };
         // The words need the detector whole, so they are made for the number that the watch will tell.
         let lines = self.watch.hits(&Subject::new("disk", disk.as_str())) + 1;

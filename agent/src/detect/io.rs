@@ -125,7 +125,7 @@ impl IoDetector {
                 Fact::new("stalled_seconds", format!("{seconds:.0}")),
                 Fact::new("device_number", format!("{}:{}", disk.major, disk.minor)),
             ]);
-            let mounts = known.mounts_of(&disk.name).join(", ");
+            let mounts = known.mounts_on(&disk.name).join(", ");
             let of = if mounts.is_empty() { String::new() } else { format!(" ({mounts})") };
             if !mounts.is_empty() {
                 facts.push(Fact::new("mounts_name", &mounts));

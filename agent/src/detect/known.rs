@@ -218,6 +218,18 @@ impl Known {
         self.mounts.iter().filter(of).map(|(path, _, _, _)| path.as_str()).collect()
     }
 
+    /// The mount points of the disk `disk` and of its partitions.
+    pub(super) fn mounts_on(&self, disk: &str) -> Vec<&str> {
+        let mut paths = self.mounts_of(disk);
+        for (path, source, _, _) in &self.mounts {
+            let on = source.strip_prefix("/dev/").is_some_and(|device| self.disk_of(device) == disk);
+            if on && !paths.contains(&path.as_str()) {
+                paths.push(path);
+            }
+        }
+        paths
+    }
+
     /// The disk that `device` is, or is a partition of, by the names of the disks that are known: `sda1` → `sda`.
     pub(super) fn disk_of(&self, device: &str) -> String {
         let is_known = |name: &str| self.disks.iter().any(|(n, _, _)| n == name);

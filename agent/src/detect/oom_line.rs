@@ -181,7 +181,7 @@ mod tests {
             [("a,task=b", "/g"), ("x,pid=1,uid=2", "/g"), ("n", "/a,task=b,c,task_memcgs/dddddddddd")]
         {
             let text = format!(
-                "oom-kill:constraint=CONSTRAINT_MEMCG,oom_memcg=/,task_memcg={group},task={task},pid=9,uid=0"
+                "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),oom_memcg=/,task_memcg={group},task={task},pid=9,uid=0"
             );
             assert_eq!(
                 parse(&text),

@@ -62,7 +62,8 @@ pub struct CgroupMemoryConfig {
     pub growth: f64,
     /// Over which growth and hits of the limit are counted.
     pub window: Duration,
-    /// The limit is felt at or above this pressure (some avg10, per cent), or when it was hit within `window`.
+    /// The limit is felt at or above this pressure (some avg10, per cent), or when it was hit within `window` and the group
+    /// has no pressure of its own or is at `serious_used`.
     pub some_avg10: f64,
     /// Raised without growth at or above this pressure (some avg60, per cent): it turns in place.
     pub thrash_avg60: f64,
@@ -71,8 +72,8 @@ pub struct CgroupMemoryConfig {
 }
 
 impl Default for CgroupMemoryConfig {
-    /// 90 % of a limit that is normal for a cache says nothing, so it must grow too; a twentieth of the pressure at
-    /// which the node itself is short (40 %) would be noise, a quarter of it is work that waits.
+    /// 90 % of a limit that is normal for a cache says nothing, so it must grow too; a quarter of the pressure at
+    /// which the node itself is short (40 %) is work that waits.
     fn default() -> Self {
         Self {
             high_used: 0.90,
