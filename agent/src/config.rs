@@ -1,5 +1,7 @@
 //! The agent's configuration. `deploy/config/agent.yaml` shows every key with its default.
 
+mod detect;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -153,7 +155,7 @@ fn walk(root: &mut Section, around: Around) -> Config {
     let caps = root.section("caps", caps);
     let (tails, tail) = root.section("tail", tail);
     let kernel = root.section("kernel", |s| kernel(s, &tail.rules, &host_root));
-    let mut detect = root.section("detect", detect);
+    let mut detect = root.section("detect", detect::detect);
     if tails || kernel.is_some() {
         let meaning = |r: &crate::tail::Rule| LogRule {
             name: r.name.clone(),
@@ -373,51 +375,6 @@ fn policy(s: &mut Section, state_dir: &Path) -> Policy {
     policy
 }
 
-fn detect(s: &mut Section) -> DetectConfig {
-    let mut c = DetectConfig::default();
-    let day = Duration::from_secs(86_400);
-    for (key, marks) in [("space", &mut c.disk.space), ("inodes", &mut c.disk.inodes)] {
-        s.section(key, |s| {
-            marks.high_used = s.fraction("high_used", marks.high_used);
-            marks.low_used = s.fraction("low_used", marks.low_used);
-            marks.serious_used = s.fraction("serious_used", marks.serious_used);
-            marks.critical_used = s.fraction("critical_used", marks.critical_used);
-            let rising = [marks.low_used, marks.high_used, marks.serious_used, marks.critical_used];
-            if rising.windows(2).any(|w| w[0] > w[1]) {
-                let shown = format!("{rising:?}");
-                let remedy = "let low_used, high_used, serious_used and critical_used rise in this order";
-                s.problem("high_used", &shown, "is out of order", remedy);
-            }
-        });
-    }
-    s.section("disk", |s| {
-        c.disk.raise_ticks = s.number("raise_ticks", c.disk.raise_ticks, 1..=3600);
-        c.disk.clear_ticks = s.number("clear_ticks", c.disk.clear_ticks, 1..=3600);
-        c.disk.ignore = s.texts("ignore").unwrap_or_default().into_iter().collect();
-    });
-    s.section("time_to_full", |s| {
-        let f = &mut c.forecast;
-        f.bound = s.duration("bound", f.bound, Duration::from_secs(1)..=day * 30);
-        f.critical = s.duration("critical", f.critical, Duration::ZERO..=day * 30);
-        f.min_history = s.duration("min_history", f.min_history, Duration::from_secs(2)..=day);
-        f.noise_floor_bytes = s.bytes("noise_floor_bytes", f.noise_floor_bytes, 0..=1 << 50);
-    });
-    s.section("memory", |s| {
-        let m = &mut c.memory;
-        m.some_avg10 = s.number("some_avg10", m.some_avg10, 0.0..=100.0);
-        m.full_avg10 = s.number("full_avg10", m.full_avg10, 0.0..=100.0);
-        m.min_available = s.fraction("min_available", m.min_available);
-        m.critical_available = s.fraction("critical_available", m.critical_available);
-        m.clear_available = s.fraction("clear_available", m.clear_available);
-    });
-    s.section("logs", |s| {
-        let l = &mut c.logs;
-        l.update_interval = s.duration("update_every", l.update_interval, Duration::from_secs(1)..=day);
-        l.quiet = s.duration("quiet", l.quiet, Duration::from_secs(1)..=day);
-    });
-    c
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -440,6 +397,9 @@ mod tests {
             ("DOGWATCH_DETECT__SPACE__HIGH_USED", "20%"),
             ("DOGWATCH_TAIL__GLOBS", "['*.log']"),
             ("DOGWATCH_STATE__DIRR", "/x"),
+            ("DOGWATCH_DETECT__RULES__OFF", "[zombies, no-such-rule]"),
+            ("DOGWATCH_DETECT__CONNTRACK__HIGH_USED", "99%"),
+            ("DOGWATCH_DETECT__TCP_RETRANSMITS__CLEAR_SHARE", "50%"),
         ];
         let environment = environment.map(|(k, v)| (k.to_owned(), v.to_owned()));
         let text = Config::load(None, environment).unwrap_err().to_string();
@@ -451,6 +411,9 @@ mod tests {
             "detect.space.high_used",
             "tail.globs[0]",
             "state.dirr",
+            "detect.rules.off[1] = no-such-rule",
+            "detect.conntrack.high_used",
+            "detect.tcp_retransmits.clear_share",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }

@@ -158,7 +158,8 @@ fn statement(
             words::duration(config.quiet.as_secs_f64()),
         ),
         facts: vec![Fact::new("matches", count)],
-        since: None,
+        since: Vec::new(),
+        pod: None,
     }
 }
 
