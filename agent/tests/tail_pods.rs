@@ -7,7 +7,8 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use dogwatch::record::{LogLine, Moment, Stream};
+use dogwatch::record::{Incarnation, LogLine, Moment, NodeName, RecordRef, Stream};
+use dogwatch_agent::detect::{DetectConfig, Detectors};
 use dogwatch_agent::tail::{
     Checkpoint, Journaled, Keep, Resume, RuleSet, Start, TailConfig, TailEvent, Tailer,
 };
@@ -212,6 +213,12 @@ fn a_message_says_whose_it_is_and_when_it_was_written() {
         (&b"not of the format"[..], 0, "")
     );
     assert!(got[1].pod.is_some() && got[1].written_wall_ns.is_none());
+
+    let (node, incarnation): (NodeName, _) = ("n1".parse().unwrap(), Incarnation([1; 16]));
+    let cite = RecordRef { node: node.clone(), incarnation, stream: Stream::Evidence, seq: 1 };
+    let findings = Detectors::new(DetectConfig::default(), node, incarnation).on_log(at(1), first, &cite);
+    assert_eq!(findings.len(), 1);
+    assert_eq!(findings[0].pod, first.pod);
 }
 
 #[test]
