@@ -607,8 +607,15 @@ mod tests {
 
     #[test]
     fn joined_marks_keep_the_newest_of_each_file_and_all_that_it_needs() {
-        let mark =
-            |file, offset| Mark { file, generation: 0, source: "x".into(), inode: 1, offset, after: 0 };
+        let mark = |file, offset| Mark {
+            file,
+            generation: 0,
+            source: "x".into(),
+            inode: 1,
+            offset,
+            after: 0,
+            done: offset,
+        };
         let mut pending: VecDeque<Pending> = (0..10_000u64)
             .map(|i| Pending { needs: [0, if i == 5000 { 9 } else { 1 }, 2], mark: mark(i % 3, i) })
             .collect();

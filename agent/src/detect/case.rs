@@ -129,6 +129,12 @@ impl Case {
         Self { finding, said_ns: Some(tick.at.boot_ns) }
     }
 
+    /// Says whose it is.
+    pub(super) fn of(mut self, pod: Option<dogwatch::record::Pod>) -> Self {
+        self.finding.pod = pod;
+        self
+    }
+
     /// Continues what an earlier run raised.
     pub(super) fn resume(finding: Finding) -> Self {
         Self { finding, said_ns: None }

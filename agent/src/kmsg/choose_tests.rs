@@ -145,3 +145,26 @@ fn a_report_of_the_oom_killer_is_evidence_from_end_to_end() {
     }
     assert_eq!(shown(std::mem::take(&mut c.out)), ["r0", "er1", "er2", "er3", "er4", "r5"]);
 }
+
+#[test]
+fn messages_are_judged_faster_than_a_kernel_prints_them() {
+    let config = KernelConfig { lines_per_second: 1_000_000, ..KernelConfig::default() };
+    let judge = Judge::new(&config.rules, SOURCE, 16 * 1024).unwrap();
+    let mut c = Chooser::new(&config, judge, true, Recorded::default(), at(10));
+    let cpu = || {
+        let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        t.tv_sec as f64 + t.tv_nsec as f64 / 1e9
+    };
+    let messages = 50_000u64;
+    let before = cpu();
+    for seq in 0..messages {
+        let record = format!(
+            "6,{seq},9000000,-;eth0: renamed from veth{seq}, promiscuous mode entered on port 3(br0)\n SUBSYSTEM=net\n"
+        );
+        c.take(&super::super::record::parse(record.as_bytes()).unwrap(), at(10));
+    }
+    let rate = messages as f64 / (cpu() - before);
+    eprintln!("{rate:.0} kernel messages per core-second");
+    assert_eq!(c.out.len() as u64, messages);
+    assert!(rate > 5_000.0, "{rate:.0}");
+}
