@@ -28,7 +28,7 @@ use crate::correlate::Policy;
 use crate::ingest::Ingest;
 use crate::ledger::JournalLedger;
 use crate::nodes::Nodes;
-use crate::query::Query;
+use crate::query::{Certificates, Query};
 use crate::say::Say;
 use crate::store::{JournalConfig, Store, StoreConfig};
 
@@ -178,7 +178,9 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
     if ca.is_none() {
         ingest = ingest.with_first_keys(ledger);
     }
-    let desk = Query::new(store.clone(), nodes.clone(), gate, asks);
+    let certificates =
+        Certificates { tls: tls.clone(), ca_ends_wall_ns: ca.as_ref().map(|ca| ca.not_after_wall_ns()) };
+    let desk = Query::new(store.clone(), nodes.clone(), gate, asks, certificates, stop.clone());
     let health = crate::health::build(&store, &nodes, &refusals, &tls);
 
     let mut parts = Parts::new(stop.clone());
@@ -199,9 +201,9 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
     Ok(result?)
 }
 
-type Certificates = (Option<Arc<Ca>>, ServerTls, Option<FileWatch>);
+type Loaded = (Option<Arc<Ca>>, ServerTls, Option<FileWatch>);
 
-fn certificates(config: &Config, refusals: &RefusalSender) -> Result<Certificates, RunError> {
+fn certificates(config: &Config, refusals: &RefusalSender) -> Result<Loaded, RunError> {
     let options =
         ServerTlsOptions { trust_domain: config.trust_domain.clone(), ..ServerTlsOptions::default() };
     let now = clock::wall_ns();
