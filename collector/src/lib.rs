@@ -8,6 +8,7 @@
 
 pub mod admit;
 pub mod casework;
+pub mod census;
 pub mod command;
 pub mod condition;
 pub mod config;

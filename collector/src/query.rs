@@ -90,6 +90,11 @@ impl Query {
         self.counts.all()
     }
 
+    /// Asks that wait for casework, and the most that may.
+    pub fn backlog(&self) -> (usize, usize) {
+        (self.asks.max_capacity() - self.asks.capacity(), self.asks.max_capacity())
+    }
+
     /// Who watches now.
     pub fn watchers(&self) -> usize {
         self.watching.watchers()

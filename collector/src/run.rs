@@ -23,6 +23,7 @@ use crate::admit::gate::Gate;
 use crate::admit::refusals::{Refusal, RefusalSender, Refusals, refusal_queue};
 use crate::admit::tokens::TokenStore;
 use crate::casework::{ASK_QUEUE, Casework};
+use crate::census::Census;
 use crate::config::{Config, Keep};
 use crate::correlate::Policy;
 use crate::ingest::Ingest;
@@ -180,11 +181,20 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
     }
     let certificates =
         Certificates { tls: tls.clone(), ca_ends_wall_ns: ca.as_ref().map(|ca| ca.not_after_wall_ns()) };
-    let desk = Query::new(store.clone(), nodes.clone(), gate, asks, certificates, stop.clone());
-    let health = crate::health::build(&store, &nodes, &refusals, &tls);
+    let desk = Query::new(store.clone(), nodes.clone(), gate, asks, certificates.clone(), stop.clone());
+    let census = Census::default();
+    let health = crate::health::build(crate::health::Sources {
+        store: store.clone(),
+        nodes: nodes.clone(),
+        refusals: refusals.clone(),
+        certificates,
+        desk: desk.clone(),
+        census: census.clone(),
+    });
 
     let mut parts = Parts::new(stop.clone());
     parts.spawn("casework", casework.run(stop.clone()));
+    parts.spawn("census", census.run(store.clone(), stop.clone()));
     parts.spawn("refusals", say_refusals(refused, refusals, say, stop.clone()));
     parts.spawn("health", health::serve(health_listener, health, stop.clone()));
     if let Some(ca) = ca {

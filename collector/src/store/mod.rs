@@ -63,6 +63,7 @@ pub use ask::{Loose, QueryError};
 pub use filter::{ActionFilter, CommandFilter, FindingFilter, IncidentFilter};
 pub use indexer::IndexStatus;
 pub use open::{JournalConfig, OpenReport, StoreConfig};
+pub use search::{Active, FindingKey};
 pub use writer::{Arrival, Stats};
 
 use aside::Aside;

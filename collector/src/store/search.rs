@@ -5,9 +5,13 @@
 //! first.
 
 use std::cell::Cell;
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::ask::{QueryError, by_time, most};
+use dogwatch::record::{NodeName, Severity};
+
+use super::ask::{MAX_ROWS, QueryError, by_time, most};
 use super::decision::Piece;
 use super::filter::{ActionFilter, FindingFilter, IncidentFilter};
 use super::index::{Index, IndexError};
@@ -21,7 +25,41 @@ use crate::select::Select;
 /// How long rows are looked through for those that were chosen: each is a block to read.
 const SEARCH_TIME: Duration = Duration::from_secs(20);
 
+/// Whose finding, and its id.
+pub type FindingKey = (Option<NodeName>, String);
+
+/// A finding that is active, in short.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Active {
+    /// Which.
+    pub key: FindingKey,
+    /// How bad.
+    pub severity: Severity,
+    /// Its rule.
+    pub rule: String,
+}
+
 impl Store {
+    /// Every finding that is active, newest first, without reading the records of those whose `rules` are known.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn active(&self, rules: Arc<HashMap<FindingKey, String>>) -> Result<Vec<Active>, QueryError> {
+        self.search(move |inner, index, time| {
+            let mut all = Vec::new();
+            by_time(index, Table::FindingActive, |_, _, life: Life| {
+                let key = (life.node.clone(), life.id.clone());
+                let severity = life.steps.last().map_or(Severity::Info, |s| s.severity);
+                let known = rules.get(&key).cloned();
+                let rule = known.or_else(|| inner.finding_row(life).map(|r| r.finding.rule));
+                all.extend(rule.map(|rule| Active { key, severity, rule }));
+                Ok(all.len() < MAX_ROWS && time.is_left())
+            })?;
+            Ok(all)
+        })
+        .await
+    }
+
     /// Findings, by their newest step.
     ///
     /// # Errors
