@@ -8,7 +8,9 @@
 
 pub mod admit;
 pub mod casework;
+pub mod census;
 pub mod command;
+pub mod condition;
 pub mod config;
 pub mod correlate;
 pub mod health;
@@ -20,5 +22,8 @@ pub mod nodes;
 pub mod query;
 pub mod run;
 pub mod say;
+pub mod select;
+pub mod sieve;
 pub mod store;
 pub mod timeline;
+pub mod wording;

@@ -23,12 +23,13 @@ use crate::admit::gate::Gate;
 use crate::admit::refusals::{Refusal, RefusalSender, Refusals, refusal_queue};
 use crate::admit::tokens::TokenStore;
 use crate::casework::{ASK_QUEUE, Casework};
+use crate::census::Census;
 use crate::config::{Config, Keep};
 use crate::correlate::Policy;
 use crate::ingest::Ingest;
 use crate::ledger::JournalLedger;
 use crate::nodes::Nodes;
-use crate::query::Query;
+use crate::query::{Certificates, Query};
 use crate::say::Say;
 use crate::store::{JournalConfig, Store, StoreConfig};
 
@@ -178,11 +179,22 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
     if ca.is_none() {
         ingest = ingest.with_first_keys(ledger);
     }
-    let desk = Query::new(store.clone(), nodes.clone(), gate, asks);
-    let health = crate::health::build(&store, &nodes, &refusals, &tls);
+    let certificates =
+        Certificates { tls: tls.clone(), ca_ends_wall_ns: ca.as_ref().map(|ca| ca.not_after_wall_ns()) };
+    let desk = Query::new(store.clone(), nodes.clone(), gate, asks, certificates.clone(), stop.clone());
+    let census = Census::default();
+    let health = crate::health::build(crate::health::Sources {
+        store: store.clone(),
+        nodes: nodes.clone(),
+        refusals: refusals.clone(),
+        certificates,
+        desk: desk.clone(),
+        census: census.clone(),
+    });
 
     let mut parts = Parts::new(stop.clone());
     parts.spawn("casework", casework.run(stop.clone()));
+    parts.spawn("census", census.run(store.clone(), stop.clone()));
     parts.spawn("refusals", say_refusals(refused, refusals, say, stop.clone()));
     parts.spawn("health", health::serve(health_listener, health, stop.clone()));
     if let Some(ca) = ca {
@@ -199,9 +211,9 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
     Ok(result?)
 }
 
-type Certificates = (Option<Arc<Ca>>, ServerTls, Option<FileWatch>);
+type Loaded = (Option<Arc<Ca>>, ServerTls, Option<FileWatch>);
 
-fn certificates(config: &Config, refusals: &RefusalSender) -> Result<Certificates, RunError> {
+fn certificates(config: &Config, refusals: &RefusalSender) -> Result<Loaded, RunError> {
     let options =
         ServerTlsOptions { trust_domain: config.trust_domain.clone(), ..ServerTlsOptions::default() };
     let now = clock::wall_ns();

@@ -129,6 +129,11 @@ impl Correlator {
         this
     }
 
+    /// Whether it still looks after an incident; it lets go of what is over and cannot be rejoined.
+    pub fn knows(&self, id: &str) -> bool {
+        self.incidents.contains_key(id)
+    }
+
     /// Learns of a decision that a person took. Its own come back harmlessly.
     pub fn apply(&mut self, decision: &Decision) {
         if let Some(incident) = Incident::open(decision) {

@@ -34,6 +34,23 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason, in the order of declaration.
+    pub const ALL: [Self; 13] = [
+        Self::NoCertificate,
+        Self::ExpiredCertificate,
+        Self::EarlyCertificate,
+        Self::UntrustedCertificate,
+        Self::BadCertificate,
+        Self::WrongNode,
+        Self::WrongRole,
+        Self::JoinToken,
+        Self::BadEnrolment,
+        Self::RefusedByPeer,
+        Self::NotTls,
+        Self::Overloaded,
+        Self::Flood,
+    ];
+
     /// The finding's rule.
     pub fn rule(self) -> &'static str {
         match self {
