@@ -7,10 +7,7 @@ use crate::args::{HoldAddArgs, Selectors};
 use crate::range::Range;
 
 pub(crate) fn range(range: Range) -> wire::TimeRange {
-    wire::TimeRange {
-        since_wall_ns: range.since.unwrap_or(0),
-        until_wall_ns: range.until.unwrap_or(0),
-    }
+    wire::TimeRange { since_wall_ns: range.since.unwrap_or(0), until_wall_ns: range.until.unwrap_or(0) }
 }
 
 pub(crate) fn selector(which: &Selectors) -> wire::Selector {

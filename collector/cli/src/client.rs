@@ -11,8 +11,8 @@ use tonic::transport::Channel;
 use tonic::{Code, Response, Status, Streaming};
 
 use crate::config::Settings;
-use crate::holder;
 use crate::error::{CliError, chain};
+use crate::holder;
 
 /// For a connection, and for each answer, where `--timeout` does not say.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -77,9 +77,7 @@ pub(crate) async fn connect(
     timeout: Option<Duration>,
 ) -> Result<Desk, CliError> {
     let (channel, asked) = match dial {
-        Dial::Over(channel) => {
-            (channel.clone(), settings.asked().unwrap_or_else(|| "(given)".to_owned()))
-        }
+        Dial::Over(channel) => (channel.clone(), settings.asked().unwrap_or_else(|| "(given)".to_owned())),
         Dial::Configured => {
             let address = settings.collector.clone().ok_or_else(|| unconfigured("collector: HOST:PORT"))?;
             let asked = settings.asked().unwrap_or_else(|| address.clone());

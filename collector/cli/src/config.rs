@@ -204,7 +204,10 @@ mod tests {
         assert_eq!(s.collector.as_deref(), Some("c:3"));
         assert_eq!(s.asked().as_deref(), Some("c:3 (from --collector)"));
         let from_env = with(&env, &none).unwrap().asked().unwrap();
-        assert!(from_env.starts_with("b:2 (from /") && from_env.ends_with("$DOGWATCH_CLI_CONFIG)"), "{from_env}");
+        assert!(
+            from_env.starts_with("b:2 (from /") && from_env.ends_with("$DOGWATCH_CLI_CONFIG)"),
+            "{from_env}"
+        );
         assert!(s.journal_only && s.journal == Some("j".into()));
     }
 

@@ -45,7 +45,9 @@ fn blame_at(path: &Path, why: &str, now_ns: i64) -> Option<String> {
     }
     if now_ns < facts.not_before_wall_ns {
         let begin = Utc(facts.not_before_wall_ns).to_the_second();
-        return Some(format!("this machine's clock: your certificate ({shown}) begins at {begin}, which is yet to come"));
+        return Some(format!(
+            "this machine's clock: your certificate ({shown}) begins at {begin}, which is yet to come"
+        ));
     }
     if name(&facts).is_none() {
         return Some(format!(
@@ -83,7 +85,8 @@ mod tests {
     fn what_is_wrong_with_a_certificate_is_named() {
         let at = |text: &str| crate::time::parse(text, 0).unwrap();
         let alice = certificate("spiffe://dogwatch/person/alice/role/viewer");
-        let blamed = |file: &tempfile::NamedTempFile, why: &str, when: &str| blame_at(file.path(), why, at(when));
+        let blamed =
+            |file: &tempfile::NamedTempFile, why: &str, when: &str| blame_at(file.path(), why, at(when));
         assert_eq!(blamed(&alice, "connection refused", "2026-02-01"), None);
         assert!(blamed(&alice, "received fatal alert", "2026-02-01").unwrap().contains("alice, role viewer"));
         assert!(blamed(&alice, "", "2026-06-02").unwrap().contains("expired at 2026-06-01"));

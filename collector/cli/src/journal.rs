@@ -20,8 +20,8 @@ use dogwatch::record::{
 use dogwatch::wire;
 
 use crate::error::{CliError, chain};
-use crate::time::Utc;
 use crate::range::Range;
+use crate::time::Utc;
 use crate::view::{Action, Event, Finding, Node};
 
 /// Most findings or actions of one answer.
@@ -99,9 +99,7 @@ impl Folder {
         }
         loop {
             // The first of equals: what is urgent before what is evidence.
-            let next = (0..streams.len())
-                .filter_map(|i| streams[i].peek().map(|at| (at, i)))
-                .min();
+            let next = (0..streams.len()).filter_map(|i| streams[i].peek().map(|at| (at, i))).min();
             let Some((_, i)) = next else { break };
             let Some((node, record)) = streams[i].next() else { break };
             if !take(event(&node, &record))? {

@@ -68,7 +68,8 @@ fn renamed(command: clap::Command, called: &str) -> clap::Command {
     if called == "dogwatch" {
         return command;
     }
-    let examples = command.get_after_help().map(|h| h.to_string().replace("  dogwatch ", &format!("  {called} ")));
+    let examples =
+        command.get_after_help().map(|h| h.to_string().replace("  dogwatch ", &format!("  {called} ")));
     let command = match examples {
         Some(examples) => command.after_help(examples),
         None => command,
@@ -81,12 +82,8 @@ fn start(cli: Cli, called: &'static str, io: &mut Io<'_>) -> Result<(), CliError
         .enable_all()
         .build()
         .map_err(|e| CliError::failed("cannot start", &e))?;
-    let world = World {
-        now_ns: now_ns(),
-        env: Box::new(|key| env::var_os(key)),
-        dial: Dial::Configured,
-        called,
-    };
+    let world =
+        World { now_ns: now_ns(), env: Box::new(|key| env::var_os(key)), dial: Dial::Configured, called };
     let outcome = runtime.block_on(run(cli, &world, io));
     // A task that still asks for something must not keep the program from ending.
     runtime.shutdown_background();

@@ -29,8 +29,7 @@ pub(crate) enum TopView {
 }
 
 impl TopView {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Nodes, Self::Mounts, Self::Pods, Self::Processes, Self::Disks];
+    pub(crate) const ALL: [Self; 5] = [Self::Nodes, Self::Mounts, Self::Pods, Self::Processes, Self::Disks];
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -54,7 +53,11 @@ Examples:
   dogwatch top --disk --once               block devices, as a table
   dogwatch top processes -o json           for programs")]
 pub(crate) struct TopArgs {
-    #[arg(value_enum, value_name = "WHAT", help = "What to show [default: nodes; with one --node all of it]")]
+    #[arg(
+        value_enum,
+        value_name = "WHAT",
+        help = "What to show [default: nodes; with one --node all of it]"
+    )]
     pub(crate) view: Option<TopView>,
     #[command(flatten)]
     pub(crate) which: Selectors,

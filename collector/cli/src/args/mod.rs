@@ -17,21 +17,27 @@ pub(crate) use order::{
     CompletionArgs, ConfigArgs, ConfigVerb, HoldAddArgs, HoldArgs, HoldListArgs, HoldReleaseArgs, HoldVerb,
     ManArgs, StatusArgs, VersionArgs,
 };
-pub(crate) use select::{Selectors, When};
+pub(crate) use select::Selectors;
 
 /// Asks dogwatch's collector what happened on the nodes, and orders what may be ordered.
 ///
 /// Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 verification failed.
 /// Times are UTC. NO_COLOR is respected.
 #[derive(Debug, Parser)]
-#[command(name = "dogwatch", version, propagate_version = true, max_term_width = 100, after_help = "\
+#[command(
+    name = "dogwatch",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "\
 At 03:00:
   dogwatch status                           is dogwatch itself well
   dogwatch get incidents --open             what is wrong now
   dogwatch describe incident INC            everything about one of them
   dogwatch top mounts                       what is full next
   dogwatch logs --pod NAMESPACE/NAME        what it said
-  dogwatch watch                            what happens from now on")]
+  dogwatch watch                            what happens from now on"
+)]
 pub struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,

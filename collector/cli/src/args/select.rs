@@ -89,8 +89,7 @@ impl Selectors {
 /// Whether `pod` is `asked`, or one of the pods of a controller of that name: `api-6d5f8-x2x`, `api-0`, `api-x2x7k`.
 fn is_pod(asked: &str, pod: &str) -> bool {
     let hash = |part: &str| {
-        (3..=10).contains(&part.len())
-            && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        (3..=10).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
     };
     let ordinal = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     match pod.strip_prefix(asked) {

@@ -45,7 +45,7 @@ pub(crate) fn ascii(c: char) -> Option<&'static str> {
 
 /// Passes text on in ASCII. Bytes that are no UTF-8 become `?`.
 #[derive(Debug)]
-pub struct Ascii<W: Write> {
+pub(crate) struct Ascii<W: Write> {
     to: W,
     /// The beginning of a character whose end is yet to come: at most 3 bytes.
     part: Vec<u8>,
@@ -53,7 +53,7 @@ pub struct Ascii<W: Write> {
 
 impl<W: Write> Ascii<W> {
     /// Writes to `to`.
-    pub fn new(to: W) -> Self {
+    pub(crate) fn new(to: W) -> Self {
         Self { to, part: Vec::new() }
     }
 }
@@ -98,7 +98,9 @@ mod tests {
 
     #[test]
     fn what_is_drawn_is_drawn_in_ascii_of_the_same_width() {
-        for text in [bar(0.55, 10), spark(&[Some(0.0), None, Some(0.3), Some(1.0)], 4, None), "漢字 → …".to_owned()] {
+        for text in
+            [bar(0.55, 10), spark(&[Some(0.0), None, Some(0.3), Some(1.0)], 4, None), "漢字 → …".to_owned()]
+        {
             let mut out = Ascii::new(Vec::new());
             out.write_all(text.as_bytes()).unwrap();
             let shown = String::from_utf8(out.to).unwrap();

@@ -208,7 +208,8 @@ impl Point {
                 .map(|d| {
                     let waited = d.read_time_ms_total.saturating_add(d.write_time_ms_total);
                     let requests = d.reads_total.saturating_add(d.writes_total);
-                    let totals = [d.busy_ms_total, d.read_bytes_total, d.written_bytes_total, waited, requests];
+                    let totals =
+                        [d.busy_ms_total, d.read_bytes_total, d.written_bytes_total, waited, requests];
                     (d.name.clone(), totals)
                 })
                 .collect(),

@@ -126,7 +126,10 @@ fn summary(ui: &Ui, board: &Board) -> Line {
         line.push((format!(", {away} not connected"), Paint::Bad));
     }
     if let Some((seconds, what)) = soon {
-        line.push((format!(", next to be full: {} in {}", safe(&what), crate::time::span(seconds)), Paint::Notice));
+        line.push((
+            format!(", next to be full: {} in {}", safe(&what), crate::time::span(seconds)),
+            Paint::Notice,
+        ));
     }
     line
 }
@@ -175,7 +178,9 @@ fn nothing(view: TopView) -> &'static str {
     match view {
         TopView::Nodes => "no nodes",
         TopView::Mounts => "no mounts",
-        TopView::Pods => "no pods: the samples name none (no Kubernetes there, or an agent that reads no control groups)",
+        TopView::Pods => {
+            "no pods: the samples name none (no Kubernetes there, or an agent that reads no control groups)"
+        }
         TopView::Processes => "no processes",
         TopView::Disks => "no disks",
     }
@@ -188,7 +193,9 @@ fn help() -> Vec<Line> {
         lines.push(vec![(format!("  {keys}{blank}"), Paint::Bold), ((*words).to_owned(), Paint::Plain)]);
     }
     lines.push(Line::new());
-    lines.push(plain("  GROWTH is of the working set over the window. PSI is the share of the last 10 s in".to_owned()));
+    lines.push(plain(
+        "  GROWTH is of the working set over the window. PSI is the share of the last 10 s in".to_owned(),
+    ));
     lines.push(plain("  which something waited for CPU, memory or I/O, the worst of the three.".to_owned()));
     lines
 }
@@ -196,7 +203,9 @@ fn help() -> Vec<Line> {
 fn last(ui: &Ui) -> Line {
     match &ui.trouble {
         Some(trouble) => vec![(safe(trouble).into_owned(), Paint::Bad)],
-        None => vec![("q end  ? keys  ←→ view  ↑↓ row  Enter node  s sort  r reverse".to_owned(), Paint::Dim)],
+        None => {
+            vec![("q end  ? keys  ←→ view  ↑↓ row  Enter node  s sort  r reverse".to_owned(), Paint::Dim)]
+        }
     }
 }
 
@@ -239,7 +248,8 @@ fn put(buffer: &mut Buffer, area: Rect, lines: &[Line], color: bool) {
 
 fn in_ascii(buffer: &mut Buffer) {
     for cell in &mut buffer.content {
-        let shown: String = cell.symbol().chars().map(|c| ascii(c).map_or(c.to_string(), str::to_owned)).collect();
+        let shown: String =
+            cell.symbol().chars().map(|c| ascii(c).map_or(c.to_string(), str::to_owned)).collect();
         if shown != cell.symbol() {
             cell.set_symbol(&shown);
         }

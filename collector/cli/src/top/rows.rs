@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use dogwatch::record::Pressure;
 use serde::Serialize;
 
-use super::board::{Board, Point, PodKey, Watched, pods};
+use super::board::{Board, PodKey, Point, Watched, pods};
 use crate::args::{Selectors, TopView};
 use crate::output::Listed;
 use crate::output::table::{Cell, Column};
@@ -195,12 +195,7 @@ fn node(w: &Watched) -> NodeRow {
         io_pressure_percent: avg(cpu.and_then(|c| c.io_pressure)),
         fullest_mount: fullest.map(|m| m.path.clone()),
         fullest_used_fraction: fullest.and_then(crate::view::Mount::used_fraction),
-        seconds_to_full: w
-            .node
-            .mounts
-            .iter()
-            .filter_map(|m| m.seconds_to_full)
-            .min_by(f64::total_cmp),
+        seconds_to_full: w.node.mounts.iter().filter_map(|m| m.seconds_to_full).min_by(f64::total_cmp),
         cpu_history: w.cpu_history(),
         memory_history: w.history(|p| p.memory),
         pressure_history: w.history(|p| p.pressure.map(|v| v / 100.0)),
@@ -228,9 +223,7 @@ fn mounts(w: &Watched) -> Vec<Row> {
 fn pod_rows(w: &Watched, choice: &Choice) -> Vec<Row> {
     // Containers are asked for by name, too.
     let containers = choice.containers || choice.which.container.is_some();
-    let wanted = |k: &PodKey| {
-        k.2.is_empty() != containers && choice.which.takes_pod(&k.0, &k.1, &k.2)
-    };
+    let wanted = |k: &PodKey| k.2.is_empty() != containers && choice.which.takes_pod(&k.0, &k.1, &k.2);
     let groups = pods(&w.cgroups);
     groups
         .into_iter()
@@ -240,13 +233,13 @@ fn pod_rows(w: &Watched, choice: &Choice) -> Vec<Row> {
                 let (old, new, seconds) = w.apart(|p: &Point| p.pod(&key).and_then(of))?;
                 Some(new.checked_sub(old)? as f64 / seconds)
             };
-            let throttled = w
-                .apart(|p| p.pod(&key).and_then(|t| t.throttled.zip(t.periods)))
-                .and_then(|(old, new, _)| {
+            let throttled = w.apart(|p| p.pod(&key).and_then(|t| t.throttled.zip(t.periods))).and_then(
+                |(old, new, _)| {
                     let periods = new.1.checked_sub(old.1)?;
                     let throttled = new.0.checked_sub(old.0)?;
                     Some(if periods == 0 { 0.0 } else { (throttled as f64 / periods as f64).min(1.0) })
-                });
+                },
+            );
             let growth = w.across(|p| p.pod(&key).and_then(|t| t.working_set));
             let limit = g.memory_limit.filter(|l| *l > 0);
             Row::Pod(PodRow {
@@ -472,7 +465,13 @@ impl Row {
 
 fn percent(fraction: Option<f64>, notice: f64, bad: f64) -> Cell {
     let Some(f) = fraction else { return Cell::maybe(None::<&str>) };
-    let paint = if f >= bad { Paint::Bad } else if f >= notice { Paint::Notice } else { Paint::Plain };
+    let paint = if f >= bad {
+        Paint::Bad
+    } else if f >= notice {
+        Paint::Notice
+    } else {
+        Paint::Plain
+    };
     Cell::painted(format!("{:.0} %", f * 100.0), paint)
 }
 
@@ -571,7 +570,11 @@ impl Listed for Row {
                 ]
             }
             Self::Disk(r) => {
-                let disk = if r.read_only == Some(true) { format!("{} (read-only)", r.disk) } else { r.disk.clone() };
+                let disk = if r.read_only == Some(true) {
+                    format!("{} (read-only)", r.disk)
+                } else {
+                    r.disk.clone()
+                };
                 vec![
                     Cell::new(&r.node),
                     Cell::new(disk),

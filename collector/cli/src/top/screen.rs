@@ -24,7 +24,7 @@ pub(crate) struct Screen;
 
 impl Screen {
     /// Takes the terminal over: raw mode, the other screen, no cursor.
-    pub(crate) fn take(out: &mut dyn Write) -> Result<Self, CliError> {
+    pub(crate) fn take(mut out: &mut dyn Write) -> Result<Self, CliError> {
         let previous = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             give_back();
@@ -32,7 +32,7 @@ impl Screen {
         }));
         terminal::enable_raw_mode().map_err(|e| CliError::failed("cannot use the terminal", &e))?;
         let screen = Self;
-        execute!(out, terminal::EnterAlternateScreen, cursor::Hide)
+        execute!(&mut out, terminal::EnterAlternateScreen, cursor::Hide)
             .map_err(|e| CliError::failed("cannot use the terminal", &e))?;
         Ok(screen)
     }

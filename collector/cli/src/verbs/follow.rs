@@ -9,7 +9,7 @@ use std::time::Duration;
 use dogwatch::record::Severity;
 
 use super::Here;
-use crate::client::{Answers, Desk, Watched, WatchQuestion};
+use crate::client::{Answers, Desk, WatchQuestion, Watched};
 use crate::error::CliError;
 use crate::output::Io;
 use crate::time::Utc;

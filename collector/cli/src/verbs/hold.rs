@@ -41,7 +41,9 @@ async fn add(here: &Here<'_>, args: &HoldAddArgs, io: &mut Io<'_>) -> Result<(),
     let hold = Hold::from(desk.add_hold(ask::hold(args, pod)).await?);
     said(io, args.output, "held", &hold)?;
     if hold.state == "pending" {
-        io.say("not every node that it concerns has confirmed it yet; `dogwatch hold ls -o wide` says who has")?;
+        io.say(
+            "not every node that it concerns has confirmed it yet; `dogwatch hold ls -o wide` says who has",
+        )?;
     }
     Ok(())
 }

@@ -30,9 +30,14 @@ pub(super) fn man(args: &ManArgs, io: &mut Io<'_>) -> Result<(), CliError> {
             if !dir.is_dir() {
                 return Err(CliError::Usage(format!("--out {}: there is no such folder", dir.display())));
             }
-            clap_mangen::generate_to(command, dir)
-                .map_err(|e| CliError::failed(format!("cannot write manual pages into {}", dir.display()), &e))?;
-            io.say(&format!("the pages are in {}; `man -l {}` shows one", dir.display(), dir.join("dogwatch.1").display()))
+            clap_mangen::generate_to(command, dir).map_err(|e| {
+                CliError::failed(format!("cannot write manual pages into {}", dir.display()), &e)
+            })?;
+            io.say(&format!(
+                "the pages are in {}; `man -l {}` shows one",
+                dir.display(),
+                dir.join("dogwatch.1").display()
+            ))
         }
         None => {
             let mut page = Vec::new();
@@ -50,7 +55,9 @@ pub(super) fn man(args: &ManArgs, io: &mut Io<'_>) -> Result<(), CliError> {
 pub(super) fn config(here: &Here<'_>, io: &mut Io<'_>) -> Result<(), CliError> {
     let s = &here.settings;
     match &s.file {
-        Some(file) => writeln!(io.out, "# from {}{}", crate::harmless(&file.display().to_string()), s.file_from)?,
+        Some(file) => {
+            writeln!(io.out, "# from {}{}", crate::harmless(&file.display().to_string()), s.file_from)?
+        }
         None => {
             writeln!(io.out, "# no configuration file; looked for, in this order:")?;
             for (path, ..) in &here.candidates {

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use dogwatch::record::{Kind, Kinds, Severity};
 
+use super::Here;
 use super::follow::Feed;
 use super::get::{Pattern, instead, takes};
-use super::Here;
 use crate::args::{LogFormat, LogsArgs, Selectors};
 use crate::ask;
 use crate::client::Desk;
@@ -38,7 +38,9 @@ pub(super) async fn logs(here: &Here<'_>, args: LogsArgs, io: &mut Io<'_>) -> Re
         return Err(CliError::Usage("--no-prefix is for -o text; objects have no prefix".to_owned()));
     }
     if args.follow && matches!(format, LogFormat::Json | LogFormat::Yaml) {
-        return Err(CliError::Usage("-f has no end, and an array has one; use -o text, raw or jsonl".to_owned()));
+        return Err(CliError::Usage(
+            "-f has no end, and an array has one; use -o text, raw or jsonl".to_owned(),
+        ));
     }
     if args.follow && range.until.is_some() {
         return Err(CliError::Usage("--until ends and -f does not; give one of the two".to_owned()));
@@ -77,7 +79,8 @@ struct Ask {
 
 impl Ask {
     fn note(&self, io: &mut Io<'_>, whose: &str) -> Result<(), CliError> {
-        let usual = if self.usual { format!("the last {USUAL}; --since asks for more. ") } else { String::new() };
+        let usual =
+            if self.usual { format!("the last {USUAL}; --since asks for more. ") } else { String::new() };
         io.say(&format!("{usual}{whose}"))
     }
 }
@@ -141,7 +144,8 @@ async fn from_collector(
 fn from_journal(dir: &Path, ask: &Ask, mut lines: Lines, io: &mut Io<'_>) -> Result<(), CliError> {
     if ask.args.follow {
         return Err(CliError::Usage(
-            "a journal cannot be followed, a collector can\n  try: without -f, or without --journal".to_owned(),
+            "a journal cannot be followed, a collector can\n  try: without -f, or without --journal"
+                .to_owned(),
         ));
     }
     let folder = Folder::open(dir)?;
@@ -238,7 +242,9 @@ impl Lines {
         self.shown += 1;
         match self.format {
             LogFormat::Text => text(io, line),
-            LogFormat::Raw if io.terminal.columns.is_some() => Ok(writeln!(io.out, "{}", safe(&line.message))?),
+            LogFormat::Raw if io.terminal.columns.is_some() => {
+                Ok(writeln!(io.out, "{}", safe(&line.message))?)
+            }
             LogFormat::Raw => Ok(writeln!(io.out, "{}", line.message)?),
             LogFormat::Json => {
                 write!(io.out, "{}", if self.shown > 1 { ",\n" } else { "\n" })?;

@@ -74,9 +74,11 @@ async fn trend(
                 let all = m.used_bytes() + m.available_bytes;
                 (all > 0).then(|| m.used_bytes() as f64 / all as f64)
             }),
-            None => sample.memory.as_ref().filter(|m| m.total_bytes > 0).map(|m| {
-                1.0 - m.available_bytes as f64 / m.total_bytes as f64
-            }),
+            None => sample
+                .memory
+                .as_ref()
+                .filter(|m| m.total_bytes > 0)
+                .map(|m| 1.0 - m.available_bytes as f64 / m.total_bytes as f64),
         };
         points.extend(value.map(|v| (at, v)));
     }
@@ -128,12 +130,8 @@ pub(super) fn write(io: &mut Io<'_>, trends: &[Trend]) -> Result<(), CliError> {
         // The newest cells are the ones that matter where not all have room.
         let drawn = spark(&trend.values, cells, Some(1.0));
         let paint = if peak >= 0.9 { Paint::Bad } else { Paint::Notice };
-        let head = format!(
-            "{}  {} to {}",
-            safe(&trend.what),
-            trend.from.to_the_second(),
-            trend.to.to_the_second()
-        );
+        let head =
+            format!("{}  {} to {}", safe(&trend.what), trend.from.to_the_second(), trend.to.to_the_second());
         writeln!(io.out, "{}", fit(&format!("  {head}"), columns))?;
         if cells + 4 + width(&figures) <= columns {
             writeln!(io.out, "  {}  {figures}", paint.on(&drawn, io.terminal.color))?;
@@ -184,12 +182,7 @@ impl Gutter {
             return Ok(());
         }
         let shown = safe(&head).trim_end().to_owned();
-        writeln!(
-            io.out,
-            "{time:>8} {} {}",
-            paint.on(mark, color),
-            Paint::Dim.on(&fit(&shown, room), color)
-        )?;
+        writeln!(io.out, "{time:>8} {} {}", paint.on(mark, color), Paint::Dim.on(&fit(&shown, room), color))?;
         for line in wrapped(&safe(&entry.summary), room) {
             writeln!(io.out, "         {} {line}", Paint::Dim.on("│", color))?;
         }

@@ -39,7 +39,9 @@ const MAX_WINDOW: Duration = Duration::from_secs(24 * 3600);
 pub(super) async fn top(here: &Here<'_>, args: TopArgs, io: &mut Io<'_>) -> Result<(), CliError> {
     let which = args.which.clone().checked()?;
     if which.severity.is_some() || !which.rules.is_empty() {
-        return Err(CliError::Usage("--severity and --rule mean nothing for figures; see `get findings`".to_owned()));
+        return Err(CliError::Usage(
+            "--severity and --rule mean nothing for figures; see `get findings`".to_owned(),
+        ));
     }
     if args.window > MAX_WINDOW || args.window.is_zero() {
         return Err(CliError::Usage("--window is more than nothing and at most 24h".to_owned()));
@@ -69,7 +71,9 @@ pub(super) async fn top(here: &Here<'_>, args: TopArgs, io: &mut Io<'_>) -> Resu
     }
     let unread: Vec<String> = seen
         .iter()
-        .filter_map(|o| o.unread.as_ref().map(|why| format!("{}: its sample cannot be read: {why}", o.node.name)))
+        .filter_map(|o| {
+            o.unread.as_ref().map(|why| format!("{}: its sample cannot be read: {why}", o.node.name))
+        })
         .collect();
     board.look(seen, now(here));
     remember(&desk, &mut board, window, now(here)).await;
@@ -92,7 +96,11 @@ pub(super) async fn top(here: &Here<'_>, args: TopArgs, io: &mut Io<'_>) -> Resu
 
 /// The real clock moves while one looks; in tests it is the world's.
 fn now(here: &Here<'_>) -> i64 {
-    if matches!(here.world.dial, crate::Dial::Configured) { crate::program::now_ns() } else { here.world.now_ns }
+    if matches!(here.world.dial, crate::Dial::Configured) {
+        crate::program::now_ns()
+    } else {
+        here.world.now_ns
+    }
 }
 
 async fn look(desk: &mut Desk, nodes: &[String]) -> Result<Vec<Observed>, CliError> {

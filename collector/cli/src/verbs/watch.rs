@@ -71,11 +71,7 @@ fn write(io: &mut Io<'_>, format: Format, news: &News) -> Result<(), CliError> {
     Ok(())
 }
 
-fn write_line(
-    io: &mut Io<'_>,
-    row: &[Cell],
-    columns: Option<usize>,
-) -> Result<(), CliError> {
+fn write_line(io: &mut Io<'_>, row: &[Cell], columns: Option<usize>) -> Result<(), CliError> {
     const LEAST: [usize; 5] = [20, 12, 8, 8, 0];
     let narrow = columns.is_some_and(|c| c < 80);
     let mut room = columns.unwrap_or(usize::MAX);
@@ -85,7 +81,8 @@ fn write_line(
         if narrow && i == 3 {
             continue;
         }
-        let text = if narrow && i == 0 { cell.text().get(11..19).unwrap_or(cell.text()) } else { cell.text() };
+        let text =
+            if narrow && i == 0 { cell.text().get(11..19).unwrap_or(cell.text()) } else { cell.text() };
         let least = if narrow && i == 0 { 8 } else { least };
         let cut = fit(text, room);
         room -= width(&cut).min(room);

@@ -122,7 +122,13 @@ impl Action {
             (_, Some(freed)) => format!(", freed {} of {}", bytes(freed), bytes(self.planned_bytes)),
             _ => format!(", {} planned", bytes(self.planned_bytes)),
         };
-        format!("cleanup of {} {}{freed}: {} ({})", self.mount, self.state.unwrap_or("?"), self.reason, self.id)
+        format!(
+            "cleanup of {} {}{freed}: {} ({})",
+            self.mount,
+            self.state.unwrap_or("?"),
+            self.reason,
+            self.id
+        )
     }
 
     fn worth(&self) -> Option<Severity> {
@@ -175,7 +181,13 @@ impl Listed for News {
             What::Event(e) => (e.node.clone(), e.severity, e.kind.as_str(), e.news()),
             What::Missed(n) => (None, None, "missed", n.to_string()),
         };
-        vec![vec![time(Some(self.time)), Cell::maybe(node), severity(rank), Cell::new(kind), Cell::new(words)]]
+        vec![vec![
+            time(Some(self.time)),
+            Cell::maybe(node),
+            severity(rank),
+            Cell::new(kind),
+            Cell::new(words),
+        ]]
     }
 
     fn name(&self) -> Option<&str> {

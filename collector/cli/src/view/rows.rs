@@ -32,7 +32,9 @@ pub(crate) fn state(word: Option<&str>) -> Cell {
     let paint = match word {
         Some("connected" | "resolved" | "cleared" | "done" | "removed" | "well" | "holding") => Paint::Good,
         Some("open" | "silent" | "failed") => Paint::Bad,
-        Some("raised" | "updated" | "acknowledged" | "refused" | "started" | "skipped" | "pending") => Paint::Notice,
+        Some("raised" | "updated" | "acknowledged" | "refused" | "started" | "skipped" | "pending") => {
+            Paint::Notice
+        }
         Some(_) => Paint::Plain,
         None => return Cell::maybe(word),
     };

@@ -36,9 +36,9 @@ pub(super) async fn watch(here: &Here<'_>, ask: &Ask, io: &mut Io<'_>) -> Result
             let feed = feed(here, &desk, ask, vec!["finding".to_owned()]).await?;
             let rows = desk::findings(&mut desk, ask).await?;
             follow(feed, rows, ask, io, |what| match what {
-                What::Finding(f) => Some(f).filter(|f: &Finding| {
-                    ask.bad_enough(f.severity) && ask.in_state(f.state)
-                }),
+                What::Finding(f) => {
+                    Some(f).filter(|f: &Finding| ask.bad_enough(f.severity) && ask.in_state(f.state))
+                }
                 _ => None,
             })
             .await
@@ -107,7 +107,8 @@ async fn follow<T: Listed>(
     loop {
         let news = feed.next(io).await?;
         let Some(row) = wanted(news.what) else { continue };
-        if ask.args.names.is_empty() || row.name().is_some_and(|n| ask.args.names.iter().any(|w| id(w) == n)) {
+        if ask.args.names.is_empty() || row.name().is_some_and(|n| ask.args.names.iter().any(|w| id(w) == n))
+        {
             list.push(io, &row)?;
             io.out.flush()?;
         }

@@ -47,9 +47,7 @@ pub(super) async fn nodes(desk: &mut Desk, ask: &Ask) -> Result<Vec<Node>, CliEr
     }
     let rows = desk.nodes(names, ask.args.cached).await?;
     let mut nodes: Vec<Node> = rows.into_iter().map(Node::from).collect();
-    nodes.retain(|n| {
-        ask.named(&n.name) && ask.of_node(Some(&n.name)) && ask.in_state(n.state.as_deref())
-    });
+    nodes.retain(|n| ask.named(&n.name) && ask.of_node(Some(&n.name)) && ask.in_state(n.state.as_deref()));
     nodes.sort_by(|a, b| a.name.cmp(&b.name));
     if let Some(missing) = ask.which.nodes.iter().find(|w| !nodes.iter().any(|n| n.name == **w))
         && ask.args.state.is_empty()
@@ -109,8 +107,8 @@ pub(super) async fn actions(desk: &mut Desk, ask: &Ask) -> Result<Vec<Action>, C
 
 /// Released ones only where they are asked for by state or by name.
 pub(super) async fn holds(desk: &mut Desk, ask: &Ask) -> Result<Vec<Hold>, CliError> {
-    let released = !ask.args.active
-        && (ask.args.state.iter().any(|s| s == "released") || !ask.args.names.is_empty());
+    let released =
+        !ask.args.active && (ask.args.state.iter().any(|s| s == "released") || !ask.args.names.is_empty());
     let mut found: Vec<Hold> = desk.holds(released).await?.into_iter().map(Hold::from).collect();
     found.retain(|h| {
         let pod = h.pod.as_deref().unwrap_or_default();

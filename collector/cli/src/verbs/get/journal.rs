@@ -125,9 +125,9 @@ pub(in crate::verbs) fn takes(
 
 /// Whether `source` is `asked`, or lies beneath it.
 fn within(asked: &str, source: &str) -> bool {
-    source.strip_prefix(asked).is_some_and(|rest| {
-        rest.is_empty() || rest.starts_with('/') || asked.ends_with('/')
-    })
+    source
+        .strip_prefix(asked)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || asked.ends_with('/'))
 }
 
 #[cfg(test)]
