@@ -18,7 +18,11 @@ const T0: i64 = 1_795_227_000 * S;
 fn sample(n: u64) -> Sample {
     let pod = |name: &str| Some(Pod { namespace: "shop".into(), name: name.into(), ..Pod::default() });
     Sample {
-        memory: Some(Memory { total_bytes: 100, available_bytes: 90 - n, ..Memory::default() }),
+        memory: Some(Memory {
+            total_bytes: 100,
+            available_bytes: 90_u64.saturating_sub(n),
+            ..Memory::default()
+        }),
         cpu: Some(Cpu { user_us: n * 250_000, idle_us: n * 750_000, load1: 0.5, ..Cpu::default() }),
         cgroups: vec![
             Cgroup {

@@ -69,16 +69,12 @@ pub(super) async fn top(here: &Here<'_>, args: TopArgs, io: &mut Io<'_>) -> Resu
             "there is no node {missing}\n  try: `dogwatch get nodes -o name` lists them"
         )));
     }
-    let unread: Vec<String> = seen
-        .iter()
-        .filter_map(|o| {
-            o.unread.as_ref().map(|why| format!("{}: its sample cannot be read: {why}", o.node.name))
-        })
-        .collect();
+    let troubles = unread(&seen);
     board.look(seen, now(here));
     remember(&desk, &mut board, window, now(here)).await;
     let live = io.terminal.live && !args.once && args.output == Format::Table;
     if live {
+        ui.trouble = troubles.into_iter().next();
         return watch(here, desk, board, ui, args.interval.max(LEAST_INTERVAL), io).await;
     }
     // Rates need two looks.
@@ -88,7 +84,7 @@ pub(super) async fn top(here: &Here<'_>, args: TopArgs, io: &mut Io<'_>) -> Resu
         let again = look(&mut desk, &which.nodes).await?;
         board.look(again, now(here));
     }
-    for words in unread {
+    for words in troubles {
         io.say(&words)?;
     }
     print(&board, &ui, &args, io)
@@ -105,6 +101,13 @@ fn now(here: &Here<'_>) -> i64 {
 
 async fn look(desk: &mut Desk, nodes: &[String]) -> Result<Vec<Observed>, CliError> {
     Ok(desk.nodes(nodes.to_vec(), false).await?.into_iter().map(Observed::from).collect())
+}
+
+/// Nodes whose sample cannot be read, and why.
+fn unread(seen: &[Observed]) -> Vec<String> {
+    let why =
+        |o: &Observed| Some(format!("{}: its sample cannot be read: {}", o.node.name, o.unread.as_ref()?));
+    seen.iter().filter_map(why).collect()
 }
 
 /// Fetches what was recorded of each node. What cannot be had is left out: the figures of now do not depend on it.
@@ -193,10 +196,10 @@ async fn watch(
                 seen = &mut next => {
                     match seen {
                         Ok(seen) => {
+                            ui.trouble = unread(&seen).into_iter().next();
                             if !ui.paused {
                                 board.look(seen, now(here));
                             }
-                            ui.trouble = None;
                         }
                         Err(e) => {
                             let text = e.to_string();

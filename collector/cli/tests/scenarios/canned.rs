@@ -277,7 +277,9 @@ impl Desk for Canned {
     ) -> Result<Response<Self::GetEventsStream>, Status> {
         self.asked.note(format!("{:?}", r.get_ref()));
         if r.get_ref().node == "many" {
-            return Ok(Response::new(Box::pin(tokio_stream::iter((0..20_000).map(|n| Ok(event(n)))))));
+            return Ok(Response::new(Box::pin(tokio_stream::iter(
+                (0..20_000).map(|n| Ok(wire::Event { node: "many".into(), ..event(n) })),
+            ))));
         }
         Ok(stream((0..4).map(event).collect()))
     }
@@ -537,6 +539,7 @@ pub(crate) fn sample(n: i64) -> wire::Sample {
         ..wire::Cgroup::default()
     };
     wire::Sample {
+        self_cost: Some(wire::SelfCost::default()),
         mounts: vec![wire::Mount {
             path: "/var".into(),
             fs: "ext4".into(),
