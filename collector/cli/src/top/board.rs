@@ -279,6 +279,20 @@ pub(crate) fn pods(cgroups: &[Cgroup]) -> BTreeMap<PodKey, Group> {
         add(&mut s.written, t.written);
         add(&mut sum.oom_kills, g.oom_kills);
         add(&mut sum.pids, g.pids);
+        add(&mut sum.memory_limit, g.memory_limit);
+        sum.cpu_limit = match (sum.cpu_limit, g.cpu_limit) {
+            (Some(a), Some(b)) => Some(a + b),
+            (a, b) => a.or(b),
+        };
+    }
+    // A pod is limited by its containers only where each of them is.
+    for ((namespace, pod, container), g) in &all {
+        if let Some(sum) = sums.get_mut(&(namespace.clone(), pod.clone(), String::new()))
+            && !container.is_empty()
+        {
+            sum.memory_limit = sum.memory_limit.filter(|_| g.memory_limit.is_some());
+            sum.cpu_limit = sum.cpu_limit.filter(|_| g.cpu_limit.is_some());
+        }
     }
     for (key, sum) in sums {
         let own = all.entry(key).or_default();
@@ -295,6 +309,8 @@ pub(crate) fn pods(cgroups: &[Cgroup]) -> BTreeMap<PodKey, Group> {
         t.written = t.written.or(s.written);
         own.oom_kills = own.oom_kills.max(sum.oom_kills);
         own.pids = own.pids.or(sum.pids);
+        own.memory_limit = own.memory_limit.or(sum.memory_limit);
+        own.cpu_limit = own.cpu_limit.or(sum.cpu_limit);
     }
     all
 }

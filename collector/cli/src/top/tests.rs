@@ -201,11 +201,24 @@ fn one_pod_has_groups_in_several_controllers() {
     };
     let all = pods(&[
         Cgroup { pod: pod("a"), cpu_us_total: Some(1), ..Cgroup::default() },
-        Cgroup { pod: pod("a"), working_set_bytes: Some(10), ..Cgroup::default() },
-        Cgroup { pod: pod("b"), cpu_us_total: Some(2), working_set_bytes: Some(5), ..Cgroup::default() },
+        Cgroup {
+            pod: pod("a"),
+            working_set_bytes: Some(10),
+            memory_limit_bytes: Some(20),
+            cpu_limit_cores: Some(0.5),
+            ..Cgroup::default()
+        },
+        Cgroup {
+            pod: pod("b"),
+            cpu_us_total: Some(2),
+            working_set_bytes: Some(5),
+            memory_limit_bytes: Some(30),
+            ..Cgroup::default()
+        },
         Cgroup { pod: None, cpu_us_total: Some(99), ..Cgroup::default() },
     ]);
-    let whole = &all[&("n".to_owned(), "p".to_owned(), String::new())].totals;
-    assert_eq!((whole.cpu_us, whole.working_set), (Some(3), Some(15)));
+    let whole = &all[&("n".to_owned(), "p".to_owned(), String::new())];
+    assert_eq!((whole.totals.cpu_us, whole.totals.working_set), (Some(3), Some(15)));
+    assert_eq!((whole.memory_limit, whole.cpu_limit), (Some(50), None), "one container has no CPU limit");
     assert_eq!(all.len(), 3);
 }

@@ -83,7 +83,8 @@ fn write_line(io: &mut Io<'_>, row: &[Cell], columns: Option<usize>) -> Result<(
         }
         let text =
             if narrow && i == 0 { cell.text().get(11..19).unwrap_or(cell.text()) } else { cell.text() };
-        let least = if narrow && i == 0 { 8 } else { least };
+        // Where room is short words need it more than columns in line.
+        let least = if narrow { 0 } else { least };
         let cut = fit(text, room);
         room -= width(&cut).min(room);
         line.push_str(&cell.paint().on(&cut, io.terminal.color));
