@@ -25,9 +25,9 @@ const WIRE_EDGES: &[&str] = &[
     "collector/src/query.rs",
     "collector/src/query/",
     "collector/src/run.rs",
+    "collector/cli/src/ask.rs",
     "collector/cli/src/client.rs",
     "collector/cli/src/journal.rs",
-    "collector/cli/src/verbs/get.rs",
     "collector/cli/src/view/from_wire.rs",
     "deploy/local/src/children.rs",
     "deploy/local/src/status.rs",
@@ -46,6 +46,11 @@ const PURE: &[&str] = &[
     "collector/src/correlate",
     "collector/src/timeline.rs",
     "collector/src/timeline/",
+    "collector/cli/src/top/board.rs",
+    "collector/cli/src/top/cells.rs",
+    "collector/cli/src/top/draw.rs",
+    "collector/cli/src/top/rows.rs",
+    "collector/cli/src/top/ui.rs",
 ];
 
 /// What a pure module may not name. `store::decision` and `store::row` are values, and the only part of the store that
