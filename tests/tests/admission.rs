@@ -41,7 +41,7 @@ impl Ledger for Uses {
         &self,
         _: &NodeName,
         _: &[u8; 32],
-        _: &TokenId,
+        _: &str,
     ) -> Result<KeyStanding, LedgerError> {
         Ok(KeyStanding::New)
     }
