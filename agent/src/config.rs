@@ -63,8 +63,8 @@ pub struct Config {
     pub collector_name: Option<String>,
     /// Certificate, key and CA of this node from an external CA; `None`: it enrols.
     pub certificate: Option<CertificateFiles>,
-    /// File with the join token.
-    pub join_token_file: Option<PathBuf>,
+    /// By what the node enrols.
+    pub enrol_by: Option<EnrolBy>,
     /// Whose identities are believed.
     pub trust_domain: TrustDomain,
     /// How often figures of now are sent.
@@ -84,6 +84,20 @@ pub struct CgroupConfig {
     pub every: Duration,
     /// How many at most.
     pub max: usize,
+}
+
+/// By what a node enrols: files, read anew at each attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EnrolBy {
+    /// A join token.
+    JoinToken(PathBuf),
+    /// The token of the pod's own service account.
+    ServiceAccount {
+        /// It.
+        token: PathBuf,
+        /// The CA of the collector that it is shown to, PEM.
+        ca: PathBuf,
+    },
 }
 
 /// Files of a node's certificate, PEM; they are read again when they change.
@@ -166,13 +180,13 @@ fn walk(root: &mut Section, around: Around) -> Config {
     }
     let tail = tails.then_some(tail);
     let policy = root.section("cleanup", |s| policy(s, &state_dir));
-    let (collector, collector_name, join_token_file, trust_domain, pulse_every, certificate) =
+    let (collector, collector_name, enrol_by, trust_domain, pulse_every, certificate) =
         root.section("uplink", |s| {
             let every = Duration::from_secs(10);
             (
                 s.text("collector"),
                 s.text("collector_name"),
-                s.path_value("join_token_file"),
+                enrol_by(s),
                 s.parse("trust_domain", TrustDomain::default()),
                 s.duration("pulse_every", every, Duration::from_secs(1)..=Duration::from_secs(600)),
                 certificate_files(s),
@@ -213,7 +227,7 @@ fn walk(root: &mut Section, around: Around) -> Config {
         collector,
         collector_name,
         certificate,
-        join_token_file,
+        enrol_by,
         trust_domain,
         pulse_every,
         health_listen,
@@ -244,6 +258,34 @@ fn caps(s: &mut Section) -> Caps {
         );
     }
     Caps { cpu, memory_bytes: s.bytes("memory", d.memory_bytes, 32 * MIB..=1 << 40) }
+}
+
+fn enrol_by(s: &mut Section) -> Option<EnrolBy> {
+    let join = s.path_value("join_token_file");
+    let token = s.path_value("service_account_token_file");
+    let ca = s.path_value("collector_ca_file");
+    match (join, token, ca) {
+        (join, None, None) => join.map(EnrolBy::JoinToken),
+        (None, Some(token), Some(ca)) => Some(EnrolBy::ServiceAccount { token, ca }),
+        (Some(path), Some(_), _) => {
+            let shown = path.display().to_string();
+            let why = "there is a service account's token as well";
+            s.problem("join_token_file", &shown, why, "give the agent one of the two");
+            None
+        }
+        (_, Some(_), None) => {
+            let why = "is missing: a service account's token is shown only to a collector that is known";
+            let remedy = "name a file with the output of `dogwatch-collector ca`";
+            s.problem("collector_ca_file", "", why, remedy);
+            None
+        }
+        (_, None, Some(path)) => {
+            let shown = path.display().to_string();
+            let why = "goes with service_account_token_file, which is missing";
+            s.problem("collector_ca_file", &shown, why, "drop it: a join token names its CA itself");
+            None
+        }
+    }
 }
 
 fn certificate_files(s: &mut Section) -> Option<CertificateFiles> {
@@ -400,6 +442,7 @@ mod tests {
             ("DOGWATCH_DETECT__RULES__OFF", "[zombies, no-such-rule]"),
             ("DOGWATCH_DETECT__CONNTRACK__HIGH_USED", "99%"),
             ("DOGWATCH_DETECT__TCP_RETRANSMITS__CLEAR_SHARE", "50%"),
+            ("DOGWATCH_UPLINK__SERVICE_ACCOUNT_TOKEN_FILE", "/token"),
         ];
         let environment = environment.map(|(k, v)| (k.to_owned(), v.to_owned()));
         let text = Config::load(None, environment).unwrap_err().to_string();
@@ -414,6 +457,7 @@ mod tests {
             "detect.rules.off[1] = no-such-rule",
             "detect.conntrack.high_used",
             "detect.tcp_retransmits.clear_share",
+            "uplink.collector_ca_file",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }

@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, watch};
 use crate::act::policy::Rules;
 use crate::act::respond::{Respond, Settings};
 use crate::act::work::{self, Launch};
-use crate::config::Config;
+use crate::config::{Config, EnrolBy};
 use crate::core::{Core, CoreConfig, INBOX, Message, Wires};
 use crate::detect::Detectors;
 use crate::enrol::{EnrolOptions, NodeIdentity, Renewal, TokenSource, ensure_enrolled};
@@ -364,7 +364,7 @@ fn start_uplink(
     let options = EnrolOptions {
         trust_domain: config.trust_domain.clone(),
         server_dns_name: config.collector_name.clone(),
-        token: config.join_token_file.clone().map(TokenSource::File),
+        token: config.enrol_by.clone().map(token_source),
         ..EnrolOptions::new(collector, config.node.clone(), config.state_dir.clone())
     };
     let uplink_config = UplinkConfig {
@@ -404,6 +404,15 @@ fn start_uplink(
         }
     });
     status
+}
+
+fn token_source(by: EnrolBy) -> TokenSource {
+    match by {
+        EnrolBy::JoinToken(path) => TokenSource::File(path),
+        EnrolBy::ServiceAccount { token, ca } => {
+            TokenSource::ServiceAccount { token_file: token, ca_file: ca }
+        }
+    }
 }
 
 /// Enrols, however long it takes; `None` when the agent stops meanwhile.

@@ -2,13 +2,14 @@
 //!
 //! Modules stand in the order in which data passes them: [`admit`] decides who may speak, [`ingest`] takes blocks in,
 //! [`store`] keeps them, [`correlate`] makes findings into [`incident`]s, [`timeline`] tells them, [`query`] answers the
-//! desk. [`config`] says what to do, [`health`] how it goes, [`run`] puts it together.
+//! desk. [`cluster`] asks the cluster's API, [`config`] says what to do, [`health`] how it goes, [`run`] puts it together.
 //!
 //! Deliberately absent: anything of the agent's.
 
 pub mod admit;
 pub mod casework;
 pub mod census;
+pub mod cluster;
 pub mod command;
 pub mod condition;
 pub mod config;

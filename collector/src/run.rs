@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tonic::transport::Server;
 
+use crate::admit::accounts::Accounts;
 use crate::admit::ca::{Ca, CaOptions, keep_server_certificate};
 use crate::admit::enrol::EnrolmentService;
 use crate::admit::gate::Gate;
@@ -24,6 +25,7 @@ use crate::admit::refusals::{Refusal, RefusalSender, Refusals, refusal_queue};
 use crate::admit::tokens::TokenStore;
 use crate::casework::{ASK_QUEUE, Casework};
 use crate::census::Census;
+use crate::cluster::Cluster;
 use crate::config::{Config, Keep};
 use crate::correlate::Policy;
 use crate::ingest::Ingest;
@@ -167,7 +169,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
     let ledger = Arc::new(JournalLedger::new(store.clone(), asks.clone()));
     let changed = say.clone();
     let on_key_changed = Arc::new(move |node, finding| changed.try_finding(Some(node), finding));
-    let enrolment = EnrolmentService::new(
+    let mut enrolment = EnrolmentService::new(
         ca.clone(),
         tokens,
         ledger.clone(),
@@ -175,6 +177,11 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
         receipt_public,
         on_key_changed,
     );
+    if let Some(c) = &config.cluster {
+        let cluster = Cluster::open(c.kubeconfig.as_ref()).await.map_err(failed("the cluster's API"))?;
+        let (audience, account) = (c.audience.clone(), c.service_account.clone());
+        enrolment = enrolment.with_accounts(Accounts::new(Box::new(cluster), audience, account));
+    }
     let mut ingest = Ingest::new(store.clone(), nodes.clone(), gate.clone(), say.clone(), stop.clone());
     if ca.is_none() {
         ingest = ingest.with_first_keys(ledger);

@@ -290,6 +290,29 @@ fn what_the_root_does_not_lead_to_is_not_reported_with_false_figures() {
 }
 
 #[test]
+fn a_root_that_is_mounted_read_only_does_not_make_the_host_read_only() {
+    in_own_namespace(|dir| {
+        let m = dir.join("m");
+        mount_tmpfs(&m, "size=1m");
+        let root = dir.join("host");
+        std::fs::create_dir_all(&root).unwrap();
+        rustix::mount::mount_bind_recursive("/", &root).unwrap();
+        // As a container's runtime does it with `readOnly: true`.
+        mount_remount(&root, MountFlags::RDONLY | MountFlags::BIND, c"").unwrap();
+        let through = root.join(m.strip_prefix("/").unwrap());
+        mount_remount(&through, MountFlags::RDONLY | MountFlags::BIND, c"").unwrap();
+        let roots = Roots { rootfs: root, ..own_roots() };
+        let mut probe = probe(&roots);
+        let (mounts, _) = read(&mut probe);
+        assert!(!at(&mounts, Path::new("/")).unwrap().read_only, "{mounts:?}");
+        assert!(!at(&mounts, &m).unwrap().read_only, "{mounts:?}");
+        mount_remount(&m, MountFlags::RDONLY | MountFlags::BIND, c"").unwrap();
+        let seen = (0..=RECHECK).any(|_| at(&read(&mut probe).0, &m).is_some_and(|m| m.read_only));
+        assert!(seen, "read-only on the host itself");
+    });
+}
+
+#[test]
 fn a_sample_is_bounded_and_prefers_disks() {
     let dir = tempfile::tempdir().unwrap();
     let table = dir.path().join("mountinfo");
