@@ -253,7 +253,7 @@ mod tests {
             format!("/var/log/pods/Shop_web-0_{UID}/app/0.log"),
             format!("/var/log/pods/shop_we\u{1b}b_{UID}/app/0.log"),
             format!("/var/log/pods/shop_web_0_{UID}/app/0.log"),
-            format!("/var/log/pods/shop_web/app/0.log"),
+            "/var/log/pods/shop_web/app/0.log".to_owned(),
             format!("/var/log/pods/shop_web-0_{UID}/{}/0.log", "a".repeat(64)),
             "/var/log/syslog".to_owned(),
         ] {
