@@ -6,6 +6,7 @@
 
 pub mod canary;
 pub mod chance;
+pub mod day;
 pub mod layout;
 pub mod ledger;
 pub mod loopfs;
