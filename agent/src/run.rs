@@ -348,7 +348,9 @@ fn start_uplink(
 fn token_source(by: EnrolBy) -> TokenSource {
     match by {
         EnrolBy::JoinToken(path) => TokenSource::File(path),
-        EnrolBy::ServiceAccount { token, ca } => TokenSource::ServiceAccount { token_file: token, ca_file: ca },
+        EnrolBy::ServiceAccount { token, ca } => {
+            TokenSource::ServiceAccount { token_file: token, ca_file: ca }
+        }
     }
 }
 

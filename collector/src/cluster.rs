@@ -27,7 +27,9 @@ const MAX_REASON_CHARS: usize = 300;
 
 /// The cluster cannot be spoken to at all.
 #[derive(Debug, thiserror::Error)]
-#[error("{attempt}: {reason}; run in a pod with its service account's token mounted, or name a file in cluster.kubeconfig")]
+#[error(
+    "{attempt}: {reason}; run in a pod with its service account's token mounted, or name a file in cluster.kubeconfig"
+)]
 pub struct ClusterError {
     attempt: String,
     reason: String,
@@ -88,9 +90,9 @@ impl Review for Cluster {
         };
         let reviews: Api<TokenReview> = Api::all(self.client.clone());
         let answer = reviews.create(&PostParams::default(), &asked).await.map_err(|e| why(&e))?;
-        let status = answer
-            .status
-            .ok_or_else(|| ReviewError("the API server's answer to a token review has no status".to_owned()))?;
+        let status = answer.status.ok_or_else(|| {
+            ReviewError("the API server's answer to a token review has no status".to_owned())
+        })?;
         let user = status.user.unwrap_or_default();
         let mut extra = user.extra.unwrap_or_default();
         Ok(Reviewed {

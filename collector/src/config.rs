@@ -173,8 +173,7 @@ fn walk(root: &mut Section, state: PathBuf) -> Config {
 fn cluster(s: &mut Section, external: bool) -> Option<ClusterConfig> {
     let review = s.flag("token_review", false);
     let audience = s.text("audience").unwrap_or_else(|| "dogwatch".to_owned());
-    let account =
-        ServiceAccount { namespace: "dogwatch".to_owned(), name: "dogwatch-agent".to_owned() };
+    let account = ServiceAccount { namespace: "dogwatch".to_owned(), name: "dogwatch-agent".to_owned() };
     let service_account = s.parse("service_account", account);
     let kubeconfig = s.path_value("kubeconfig");
     if audience.is_empty() {

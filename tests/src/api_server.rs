@@ -82,16 +82,20 @@ impl ApiServer {
         let CertifiedKey { cert, signing_key } =
             generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate can be made");
         let key = PrivateKeyDer::Pkcs8(signing_key.serialize_der().into());
-        let config = rustls::ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
-            .with_safe_default_protocol_versions()
-            .expect("ring speaks TLS 1.2 and 1.3")
-            .with_no_client_auth()
-            .with_single_cert(vec![cert.der().clone()], key)
-            .expect("key and certificate belong together");
+        let config =
+            rustls::ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+                .with_safe_default_protocol_versions()
+                .expect("ring speaks TLS 1.2 and 1.3")
+                .with_no_client_auth()
+                .with_single_cert(vec![cert.der().clone()], key)
+                .expect("key and certificate belong together");
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
         let address = listener.local_addr().expect("a bound socket has an address");
-        let shared =
-            Arc::new(Shared { answer: Mutex::new(answer), asked: Mutex::default(), stop: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            answer: Mutex::new(answer),
+            asked: Mutex::default(),
+            stop: AtomicBool::new(false),
+        });
         let (theirs, config) = (Arc::clone(&shared), Arc::new(config));
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -168,7 +172,9 @@ fn serve(tcp: TcpStream, config: Arc<rustls::ServerConfig>, shared: &Shared) -> 
         };
         let head = String::from_utf8_lossy(&held[..head_ends]).into_owned();
         let field = |name: &str| {
-            head.lines().find_map(|l| l.to_ascii_lowercase().starts_with(name).then(|| l[name.len()..].trim().to_owned()))
+            head.lines().find_map(|l| {
+                l.to_ascii_lowercase().starts_with(name).then(|| l[name.len()..].trim().to_owned())
+            })
         };
         let length: usize = field("content-length:").and_then(|v| v.parse().ok()).unwrap_or(0);
         while held.len() < head_ends + length {

@@ -85,7 +85,13 @@ async fn an_api_that_cannot_say_is_no_refusal() {
         (status(429, "too many requests"), "answers 429"),
         (Answer::Says(502, "<html>bad gateway</html>".to_owned()), "502"),
         (Answer::Says(201, "{\"spec\":".to_owned()), "cannot be understood"),
-        (Answer::Says(201, "{\"metadata\":{},\"spec\":{},\"status\":{\"authenticated\":\"yes\"}}".to_owned()), "cannot be understood"),
+        (
+            Answer::Says(
+                201,
+                "{\"metadata\":{},\"spec\":{},\"status\":{\"authenticated\":\"yes\"}}".to_owned(),
+            ),
+            "cannot be understood",
+        ),
         (Answer::Says(201, "{\"metadata\":{},\"spec\":{}}".to_owned()), "no status"),
         (Answer::Says(200, String::new()), "cannot be understood"),
     ] {
@@ -138,7 +144,10 @@ fn an_agent_is_let_in_by_its_pods_token_once_the_api_answers() {
     let mut post = stage.post("worker-1", &stage.path().join("agent"), None, &uplink);
     post.start();
     until("the API was asked", START, || (!api.asked().is_empty()).then_some(()));
-    assert!(!stage.path().join("agent/identity/credentials.json").exists(), "let in without a word of the API");
+    assert!(
+        !stage.path().join("agent/identity/credentials.json").exists(),
+        "let in without a word of the API"
+    );
     // Bound to another node: refused, and that is a finding.
     api.answer(review_of(Some("worker-2")));
     let person = house.person("alice", "viewer");

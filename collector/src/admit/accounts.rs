@@ -95,7 +95,9 @@ pub enum AccountRefusal {
     )]
     Off,
     /// It cannot be a token.
-    #[error("what the agent sent is no service account's token: {0}; look at uplink.service_account_token_file")]
+    #[error(
+        "what the agent sent is no service account's token: {0}; look at uplink.service_account_token_file"
+    )]
     Malformed(&'static str),
     /// The cluster does not know it.
     #[error(
@@ -118,7 +120,9 @@ pub enum AccountRefusal {
     )]
     NotBound,
     /// It is another node's.
-    #[error("the token is bound to node {bound}, and the agent says that it is {claimed}; NODE_NAME must be spec.nodeName")]
+    #[error(
+        "the token is bound to node {bound}, and the agent says that it is {claimed}; NODE_NAME must be spec.nodeName"
+    )]
     WrongNode {
         /// Whose it is.
         bound: String,

@@ -22,8 +22,8 @@ use dogwatch::wire::enrolment_server::EnrolmentServer;
 use dogwatch::wire::intake_client::IntakeClient;
 use dogwatch::wire::intake_server::{Intake, IntakeServer};
 use dogwatch::wire::{
-    AgentMessage, CollectorMessage, EnrolRequest, EnrolResponse, Pulse, RenewRequest, TokenKind, Welcome, agent_message,
-    collector_message,
+    AgentMessage, CollectorMessage, EnrolRequest, EnrolResponse, Pulse, RenewRequest, TokenKind, Welcome,
+    agent_message, collector_message,
 };
 use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -175,7 +175,8 @@ impl Review for Cluster {
 }
 
 async fn enrol_by_account(house: &House, node: &str, token: &str, seed: u8) -> Result<EnrolResponse, Status> {
-    let join = JoinToken { id: TokenId([0; 8]), secret: TokenSecret::new([0; 32]), ca: house.ca.fingerprint() };
+    let join =
+        JoinToken { id: TokenId([0; 8]), secret: TokenSecret::new([0; 32]), ca: house.ca.fingerprint() };
     let (_, mut request) = enrol_request(node, &join, seed);
     request.token = token.to_owned();
     request.kind = TokenKind::ServiceAccount.into();
