@@ -63,7 +63,10 @@ impl Scene {
         let stage = Stage::new(programs!());
         let state = stage.path().join("agent");
         let nothing = stage.path().join("no-logs");
-        let tail = format!("tail: {{ globs: [\"{}/*.log\"] }}\n", nothing.display());
+        let tail = format!(
+            "kernel: {{ enabled: true, history: 1s }}\ntail: {{ globs: [\"{}/*.log\"] }}\n",
+            nothing.display()
+        );
         let mut post =
             stage.post("node-a", &state, None, &format!("cleanup: {{ mode: \"off\" }}\n{tail}{more}"));
         launch(&mut post);
