@@ -31,6 +31,8 @@ const OF_THE_MACHINE: &[&str] = &[
     "disk-time-to-full",
 ];
 
+/// As a container's group: in each controller.
+const CONTROLLERS: &[&str] = &["memory", "cpu", "cpuacct", "pids"];
 /// A minute's windows in ten seconds.
 const QUICK_THROTTLING: &str = "sample: { cgroups: { every: 1s } }\n\
     detect: { cpu_throttling: { window: 10s, min_periods: 30, min_throttled: 1s, raise_ticks: 3 } }\n";
@@ -74,11 +76,7 @@ impl Scene {
         let scene = Self { stage, post, journal };
         until("the agent to be up", PATIENCE, || scene.post.said().contains("the agent is up").then_some(()));
         // A first sample of everything, so that what changes from here on is seen to change.
-        until("a sample", PATIENCE, || {
-            let rows = scene.journal.dogwatch(&["get", "events", "--kind", "sample", "-o", "json"]);
-            let rows: Value = serde_json::from_slice(&rows.stdout).ok()?;
-            rows.as_array().filter(|r| r.len() >= 3).map(|_| ())
-        });
+        until("some samples", PATIENCE, || (scene.samples() >= 6).then_some(()));
         scene
     }
 
@@ -95,6 +93,13 @@ impl Scene {
         until(&format!("{rule} about {who}; said so far: {:?}", self.brief()), PATIENCE, || {
             self.findings().into_iter().find(|f| f.rule == rule && f.all.to_string().contains(who))
         })
+    }
+
+    /// Samples taken so far.
+    fn samples(&self) -> usize {
+        let rows = self.journal.dogwatch(&["get", "events", "--kind", "sample", "-o", "json"]);
+        let rows: Value = serde_json::from_slice(&rows.stdout).unwrap_or_default();
+        rows.as_array().map_or(0, Vec::len)
     }
 
     /// Whether the newest sample speaks of `what`.
@@ -149,7 +154,7 @@ fn python(stage: &Stage, group: &Group, script: &str, args: &[&str]) -> Process 
 #[test]
 fn a_control_group_runs_out_of_memory_and_a_process_is_killed() {
     let scene = Scene::new("");
-    let group = Group::new(&["memory"]);
+    let group = Group::new(CONTROLLERS);
     group.set("memory", "memory.limit_in_bytes", 24 * MIB);
     let mut culprit = python(&scene.stage, &group, "held=[]\nwhile True: held.append(bytearray(1<<20))", &[]);
     let status = until("the kernel to kill it", PATIENCE, || culprit.ended());
@@ -164,13 +169,12 @@ fn a_control_group_runs_out_of_memory_and_a_process_is_killed() {
 #[test]
 fn a_control_group_is_at_its_memory_limit_and_grows() {
     let scene = Scene::new("");
-    let group = Group::new(&["memory"]);
+    let group = Group::new(CONTROLLERS);
     group.set("memory", "memory.limit_in_bytes", 64 * MIB);
-    // It grows to within a few MiB of its limit and then works on files, so that the limit is hit over and over.
-    let file = scene.stage.path().join("working-set");
-    std::fs::write(&file, vec![7u8; 48 << 20]).expect("a file can be written");
-    let script = "import sys,time\nheld=[]\nfor i in range(44):\n    held.append(bytearray(b'x'*(1<<20)))\n    time.sleep(0.25)\n\
-                  while True:\n    with open(sys.argv[1],'rb',0) as f:\n        while f.read(1<<20): pass\n";
+    // It grows to within a few MiB of its limit and then works on files of its own, so that the limit is hit over and over.
+    let file = scene.stage.path().join("written");
+    let script = "import sys,time\nheld=[]\nfor i in range(50):\n    held.append(bytearray(b'x'*(1<<20)))\n    time.sleep(0.25)\n\
+                  while True:\n    with open(sys.argv[1],'wb',0) as f:\n        for i in range(32): f.write(held[i])\n";
     let _culprit = python(&scene.stage, &group, script, &[&file.display().to_string()]);
     scene.expect("cgroup-memory-pressure", &group.path());
     scene.only(&["cgroup-memory-pressure"], &group.path());
@@ -179,7 +183,7 @@ fn a_control_group_is_at_its_memory_limit_and_grows() {
 #[test]
 fn a_quota_throttles() {
     let scene = Scene::new(QUICK_THROTTLING);
-    let group = Group::new(&["cpu", "cpuacct"]);
+    let group = Group::new(CONTROLLERS);
     group.set("cpu", "cpu.cfs_period_us", 100_000);
     group.set("cpu", "cpu.cfs_quota_us", 10_000);
     let _culprit = python(&scene.stage, &group, "while True: pass", &[]);
@@ -196,7 +200,9 @@ fn a_disk_answers_no_more() {
     std::fs::write(&image, vec![1u8; 16 << 20]).expect("an image can be written");
     let disk = LoopDevice::attach(&image);
     let name = disk.0.trim_start_matches("/dev/").to_owned();
-    until("the disk to be sampled", PATIENCE, || scene.sampled(&name).then_some(()));
+    // Which devices there are is looked at each tenth tick.
+    let before = scene.samples();
+    until("the disk to be sampled", PATIENCE, || (scene.samples() >= before + 12).then_some(()));
     medium.freeze().expect("it can be frozen");
     let mut command = Command::new("dd");
     command.args([
@@ -262,7 +268,7 @@ fn a_filesystem_goes_read_only() {
 #[test]
 fn a_control_group_has_no_pid_left() {
     let scene = Scene::new("");
-    let group = Group::new(&["pids"]);
+    let group = Group::new(CONTROLLERS);
     group.set("pids", "pids.max", 30);
     let script = "import os,time\nfor i in range(40):\n    try:\n        if os.fork()==0:\n            time.sleep(600); os._exit(0)\n    \
                   except OSError: break\ntime.sleep(600)\n";
@@ -274,7 +280,7 @@ fn a_control_group_has_no_pid_left() {
 #[test]
 fn a_process_runs_out_of_descriptors() {
     let scene = Scene::new("");
-    let group = Group::new(&["pids"]);
+    let group = Group::new(CONTROLLERS);
     let script = "import resource,time\nresource.setrlimit(resource.RLIMIT_NOFILE,(128,128))\nheld=[]\n\
                   try:\n    while True: held.append(open('/dev/null'))\nexcept OSError: pass\ntime.sleep(600)\n";
     let culprit = python(&scene.stage, &group, script, &[]);
@@ -286,7 +292,7 @@ fn a_process_runs_out_of_descriptors() {
 #[test]
 fn a_fork_storm() {
     let scene = Scene::new(QUICK_FORKS);
-    let group = Group::new(&["pids"]);
+    let group = Group::new(CONTROLLERS);
     // Children that live for a moment, so that a scan meets some of them.
     let script = "import os,time\nwhile True:\n    kids=[]\n    for i in range(40):\n        p=os.fork()\n        if p==0:\n            \
                   time.sleep(0.05); os._exit(0)\n        kids.append(p)\n    for k in kids: os.waitpid(k,0)\n";

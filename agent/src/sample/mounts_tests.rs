@@ -331,6 +331,32 @@ fn a_sample_is_bounded_and_prefers_disks() {
 }
 
 #[test]
+fn ten_thousand_mounts_cost_a_bounded_part_of_a_tick() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = dir.path().join("mountinfo");
+    let mut text = "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n".to_owned();
+    for i in 0..10_000 {
+        text.push_str(&format!("{} 1 {}:{} / /t{i} rw - tmpfs tmpfs rw\n", i + 10, i / 256, i % 256));
+    }
+    std::fs::write(&table, text).unwrap();
+    let asked = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let count = asked.clone();
+    let stat: StatFn = Arc::new(move |_| {
+        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ok(Figures { total_bytes: 1, ..Figures::default() })
+    });
+    let roots = Roots { mountinfo: table, ..Roots::default() };
+    let mut probe = MountProbe::new(&roots, stat, Duration::from_secs(5));
+    let began = super::super::thread_cpu_time();
+    let (mounts, failed) = read(&mut probe);
+    let spent = super::super::thread_cpu_time() - began;
+    assert_eq!((mounts.len(), failed.len()), (MAX_REPORTED, 1), "{failed:?}");
+    assert!(asked.load(std::sync::atomic::Ordering::Relaxed) <= MAX_REPORTED as u64, "{asked:?}");
+    // Unoptimised, as tests are; optimised it is a tenth.
+    assert!(spent < Duration::from_millis(500), "{spent:?}");
+}
+
+#[test]
 fn what_lies_beneath_a_remote_mount_is_asked_as_remote() {
     let table = "\
 1 0 8:1 / / rw - ext4 /dev/sda1 rw
