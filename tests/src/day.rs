@@ -165,7 +165,7 @@ impl Day {
             d.reads_total += if flushing { 0 } else { io };
             d.writes_total += if flushing { 0 } else { io / 2 };
             d.in_flight = if flushing { 6 } else { self.chance.between(0, 12) };
-            if t % 1_800 == 0 {
+            if t.is_multiple_of(1_800) {
                 // A health monitor's command that the device does not know.
                 d.io_errors_total = d.io_errors_total.map(|e| e + 1);
             }
@@ -192,7 +192,7 @@ impl Day {
             i.rx_packets_total += packets + if pulling { 30_000 } else { 0 };
             i.tx_packets_total += packets;
             // Frames of protocols that nobody speaks here, and a drop in a burst.
-            i.rx_dropped_total += u64::from(self.second % 3 == 0) + packets / 2_000;
+            i.rx_dropped_total += u64::from(self.second.is_multiple_of(3)) + packets / 2_000;
         }
         if let Some(n) = &mut s.net {
             let sent = 100 + (busy * 9_000.0) as u64;
@@ -206,7 +206,7 @@ impl Day {
     }
 
     fn groups(&mut self, s: &mut Sample, t: u64, busy: f64) {
-        if t % HOUR == 0 {
+        if t.is_multiple_of(HOUR) {
             self.job += 1;
         }
         if t % (8 * HOUR) == 100 {
@@ -227,7 +227,8 @@ impl Day {
                 // A garbage collector's saw.
                 "heap" => {
                     g.working_set_bytes = Some(limit / 100 * (40 + t % 300 / 8));
-                    g.memory_limit_hits_total = g.memory_limit_hits_total.map(|h| h + u64::from(t % 50 == 0));
+                    g.memory_limit_hits_total =
+                        g.memory_limit_hits_total.map(|h| h + u64::from(t.is_multiple_of(50)));
                 }
                 // A quota that is met in bursts.
                 "bursty" => {
@@ -291,7 +292,7 @@ fn made_parts(s: &mut Sample) {
         s.interfaces.push(Interface { name: name.into(), ..Interface::default() });
     }
     s.net.get_or_insert_with(NetStack::default);
-    s.limits.get_or_insert_with(|| Limits {
+    s.limits.get_or_insert(Limits {
         open_files: Some(40_000),
         open_files_max: Some(800_000),
         tasks: Some(2_000),

@@ -41,7 +41,6 @@
 
 mod case;
 mod cgroup_memory;
-mod clock;
 mod config;
 mod cpu;
 mod crash_loop;
@@ -63,6 +62,7 @@ mod swap;
 mod tasks;
 mod trend;
 mod twins;
+mod wall_clock;
 mod watch;
 mod window;
 mod words;
@@ -115,9 +115,9 @@ pub const RULES: &[&str] = &[
     network::CONNTRACK_RULE,
     limits::DESCRIPTOR_RULE,
     limits::PID_RULE,
-    clock::JUMP_RULE,
-    clock::SKEW_RULE,
-    clock::UNSYNCHRONISED_RULE,
+    wall_clock::JUMP_RULE,
+    wall_clock::SKEW_RULE,
+    wall_clock::UNSYNCHRONISED_RULE,
     kernel::RULE,
     crash_loop::RULE,
 ];
@@ -183,7 +183,7 @@ impl Detectors {
                 Box::new(disk_errors::DiskErrorDetector::new(&config)),
                 Box::new(network::NetworkDetector::new(&config)),
                 Box::new(limits::LimitDetector::new(&config)),
-                Box::new(clock::ClockDetector::new(&config)),
+                Box::new(wall_clock::ClockDetector::new(&config)),
                 Box::new(kernel::KernelDetector::new(&config)),
                 Box::new(crash_loop::CrashLoopDetector::new(&config)),
             ],

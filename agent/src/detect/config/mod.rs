@@ -2,7 +2,6 @@
 //!
 //! Ticks are samples that show the thing that is judged; a sample without control groups is none for a rule about them.
 
-mod clock;
 mod compute;
 mod disk;
 mod io;
@@ -10,12 +9,12 @@ mod limits;
 mod logs;
 mod memory;
 mod network;
+mod wall_clock;
 mod workload;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-pub use clock::ClockConfig;
 pub use compute::{ForkConfig, SaturationConfig, StealConfig, ThrottleConfig};
 pub use disk::{DiskConfig, ForecastConfig, WaterMarks};
 pub use io::{DiskErrorConfig, IoStallConfig};
@@ -23,6 +22,7 @@ pub use limits::{LimitConfig, ZombieConfig};
 pub use logs::{LogConfig, LogRule};
 pub use memory::{CgroupMemoryConfig, MemoryConfig, OomConfig, SwapConfig};
 pub use network::{InterfaceConfig, ListenConfig, RetransmitConfig};
+pub use wall_clock::ClockConfig;
 pub use workload::{CrashLoopConfig, HungConfig, KernelConfig};
 
 /// Every detector's thresholds.

@@ -157,7 +157,7 @@ impl Any {
     }
 
     fn maybe(&mut self) -> Option<u64> {
-        (self.next() % 4 > 0).then(|| self.number())
+        (!self.next().is_multiple_of(4)).then(|| self.number())
     }
 
     fn real(&mut self) -> f64 {
@@ -220,7 +220,7 @@ impl Any {
             }
         }
         if let Some(c) = &mut s.clock {
-            (c.synchronised, c.offset_us) = (self.next() % 2 == 0, self.number() as i64);
+            (c.synchronised, c.offset_us) = (self.next().is_multiple_of(2), self.number() as i64);
         }
         match self.next() % 5 {
             0 => s.cgroups.clear(),
