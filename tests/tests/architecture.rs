@@ -42,8 +42,11 @@ const PURE: &[&str] = &[
     "agent/src/detect",
     "agent/src/act/plan",
     "collector/src/correlate",
+    "collector/src/condition",
+    "collector/src/select.rs",
     "collector/src/timeline.rs",
     "collector/src/timeline/",
+    "collector/src/wording.rs",
 ];
 
 /// What a pure module may not name. `store::decision` and `store::row` are values, and the only part of the store that

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dogwatch::record::{
-    Body, CleanupMode, FindingState, Kind, Kinds, LogLine, NodeName, Pod, Sample, Severity, Stream,
+    Body, CleanupMode, FindingState, Kind, Kinds, LogLine, NodeName, Pod, Severity, Stream,
 };
 use dogwatch_collector::incident::Incident;
 use dogwatch_collector::select::Select;
@@ -169,10 +169,7 @@ async fn what_arrives_is_told_as_it_becomes_durable() {
     let block = node.logs(T0, 3, 20);
     store.commit(&block).await.unwrap();
     store.commit(&block).await.unwrap();
-    store
-        .commit(&node.seal(Stream::Recorder, T0, vec![Body::Sample(Box::new(Sample::default()))]))
-        .await
-        .unwrap();
+    store.commit(&node.seal(Stream::Recorder, T0, vec![Body::Sample(Box::default())])).await.unwrap();
     let first = arrivals.recv().await.unwrap();
     let kinds = Kinds::default().with(Kind::Log);
     let (chain, records) = store.arrived(first, kinds).await.unwrap();
