@@ -187,7 +187,7 @@ fn store(facts: &Facts, out: &mut Vec<Check>) {
                 streams.join(", "),
                 first.refusing.as_deref().unwrap_or_default()
             ),
-            "free space on the collector's disk, give it a larger one, or lower retention or store.reserve; nodes keep \
+            "free space on the collector's disk, give it a larger one, or lower retention or store.reserve_bytes; nodes keep \
              what they record until then, as far as their rings reach",
         ));
     } else if let Some(j) = facts.journals.iter().min_by_key(|j| j.free_bytes) {
@@ -404,7 +404,7 @@ fn nodes(facts: &Facts, out: &mut Vec<Check>) {
         "uplink",
         Severity::Medium,
         "hand over too slowly",
-        "look at the network, and at budgets in the agent's uplink section; what its ring cannot hold becomes a gap",
+        "look at the network and at the agent's log; what its ring cannot hold until then becomes a gap",
         &|n| {
             (n.connected && n.lag_records > LAG_RECORDS)
                 .then(|| format!("{} records wait to be handed over", n.lag_records))
@@ -448,14 +448,14 @@ fn nodes(facts: &Facts, out: &mut Vec<Check>) {
         "coverage",
         Severity::Low,
         "cannot see or do everything",
-        "`dogwatch get nodes -o yaml` tells each; most need a mount or a capability in the DaemonSet",
+        "`dogwatch get nodes -o json` tells each; most need a mount or a capability in the DaemonSet",
         &|n| (!n.unable.is_empty()).then(|| format!("cannot see or do everything: {}", n.unable.join("; "))),
     );
     well &= each(
         "saving",
         Severity::Low,
         "sample less often than configured",
-        "the agent stays below its CPU cap; raise the cap or lower what it reads",
+        "sample less often by choice (sample.every), or lower what is read (sample.processes)",
         &|n| n.saving.then(|| "samples less often than configured, to stay below its cap".to_owned()),
     );
     let connected = facts.nodes.iter().filter(|n| n.connected).count();
@@ -529,7 +529,7 @@ fn advice(class: &str) -> (Severity, &'static str) {
         }
         "ring" => (
             Severity::Medium,
-            "the node was away for longer than its ring reaches: enlarge journal.*_bytes there",
+            "the node was away for longer than its ring reaches: enlarge state.evidence_bytes there",
         ),
         "rotated" => (
             Severity::Low,

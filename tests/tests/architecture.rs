@@ -44,6 +44,8 @@ const PURE: &[&str] = &[
     "agent/src/pod.rs",
     "agent/src/sample/thrift.rs",
     "collector/src/correlate",
+    "collector/src/condition",
+    "collector/src/select.rs",
     "collector/src/timeline.rs",
     "collector/src/timeline/",
     "collector/cli/src/top/board.rs",
@@ -51,6 +53,7 @@ const PURE: &[&str] = &[
     "collector/cli/src/top/draw.rs",
     "collector/cli/src/top/rows.rs",
     "collector/cli/src/top/ui.rs",
+    "collector/src/wording.rs",
 ];
 
 /// What a pure module may not name. `store::decision` and `store::row` are values, and the only part of the store that

@@ -295,20 +295,19 @@ async fn tell_one(store: &Store, wish: &Wish, happening: &Happening, line: &mut 
     let select = &wish.sieve.select;
     match happening {
         Happening::Missed(n) => line.miss(*n),
-        Happening::Incident(i) if wish.incidents => {
-            if store.chooses(select, i).await.unwrap_or(false) {
-                line.say(Told::Incident(incident_message(i)));
-            }
+        Happening::Incident(i) if wish.incidents && store.chooses(select, i).await.unwrap_or(false) => {
+            line.say(Told::Incident(incident_message(i)));
         }
-        Happening::Finding(row, message) if wish.findings => {
-            if select.finding(row.node.as_ref(), &row.finding) {
-                line.say(Told::Finding(message.clone()));
-            }
+        Happening::Finding(row, message)
+            if wish.findings && select.finding(row.node.as_ref(), &row.finding) =>
+        {
+            line.say(Told::Finding(message.clone()));
         }
-        Happening::Action(row, message, finding) if wish.actions => {
-            if select.action(&row.node, &row.action, finding.as_ref().map(|f| &f.finding)) {
-                line.say(Told::Action(message.clone()));
-            }
+        Happening::Action(row, message, finding)
+            if wish.actions
+                && select.action(&row.node, &row.action, finding.as_ref().map(|f| &f.finding)) =>
+        {
+            line.say(Told::Action(message.clone()));
         }
         Happening::Records(chain, records) => {
             for record in records.iter().filter(|r| wish.records.contains(r.body.kind())) {
