@@ -1,5 +1,7 @@
 //! The agent's configuration. `deploy/config/agent.yaml` shows every key with its default.
 
+mod detect;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,8 @@ use dogwatch::telemetry::Format;
 
 use crate::act::policy::{Budgets, Policy, RootPolicy};
 use crate::detect::{DetectConfig, LogRule};
+use crate::kmsg::{KernelConfig, Origin};
+use crate::sample::Caps;
 use crate::tail::{RuleSet, Start, TailConfig};
 
 const MIB: u64 = 1024 * 1024;
@@ -31,8 +35,20 @@ pub struct Config {
     pub evidence_every: Duration,
     /// Whether processes are read.
     pub processes: bool,
+    /// Whether each CPU's times are read.
+    pub per_core: bool,
+    /// Whether block devices are read.
+    pub disks: bool,
+    /// Whether interfaces and the network stack are read.
+    pub network: bool,
+    /// Control groups; `None`: off.
+    pub cgroups: Option<CgroupConfig>,
+    /// What the agent may cost before it takes samples less often.
+    pub caps: Caps,
     /// Log tailing; `None`: off.
     pub tail: Option<TailConfig>,
+    /// The kernel's log; `None`: off.
+    pub kernel: Option<KernelConfig>,
     /// Thresholds.
     pub detect: DetectConfig,
     /// What a cleanup may do.
@@ -47,8 +63,8 @@ pub struct Config {
     pub collector_name: Option<String>,
     /// Certificate, key and CA of this node from an external CA; `None`: it enrols.
     pub certificate: Option<CertificateFiles>,
-    /// File with the join token.
-    pub join_token_file: Option<PathBuf>,
+    /// By what the node enrols.
+    pub enrol_by: Option<EnrolBy>,
     /// Whose identities are believed.
     pub trust_domain: TrustDomain,
     /// How often figures of now are sent.
@@ -59,6 +75,29 @@ pub struct Config {
     pub log_level: String,
     /// How log lines look.
     pub log_format: Format,
+}
+
+/// How control groups are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CgroupConfig {
+    /// How often.
+    pub every: Duration,
+    /// How many at most.
+    pub max: usize,
+}
+
+/// By what a node enrols: files, read anew at each attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EnrolBy {
+    /// A join token.
+    JoinToken(PathBuf),
+    /// The token of the pod's own service account.
+    ServiceAccount {
+        /// It.
+        token: PathBuf,
+        /// The CA of the collector that it is shown to, PEM.
+        ca: PathBuf,
+    },
 }
 
 /// Files of a node's certificate, PEM; they are read again when they change.
@@ -117,15 +156,21 @@ fn walk(root: &mut Section, around: Around) -> Config {
         ];
         (dir, segment, sizes)
     });
-    let (sample_every, evidence_every, processes) = root.section("sample", |s| {
-        let second = Duration::from_secs(1);
-        let hour = Duration::from_secs(3600);
-        let every = s.duration("every", second, Duration::from_millis(100)..=hour);
-        (every, s.duration("evidence_every", second * 10, every..=hour), s.flag("processes", true))
-    });
-    let tail = root.section("tail", tail);
-    let mut detect = root.section("detect", detect);
-    if let Some(tail) = &tail {
+    let (sample_every, evidence_every, [processes, per_core, disks, network], cgroups) =
+        root.section("sample", |s| {
+            let second = Duration::from_secs(1);
+            let hour = Duration::from_secs(3600);
+            let every = s.duration("every", second, Duration::from_millis(100)..=hour);
+            let evidence_every = s.duration("evidence_every", second * 10, every..=hour);
+            let flags = [("processes", true), ("per_core", false), ("disks", true), ("network", true)]
+                .map(|(k, on)| s.flag(k, on));
+            (every, evidence_every, flags, s.section("cgroups", cgroups))
+        });
+    let caps = root.section("caps", caps);
+    let (tails, tail) = root.section("tail", tail);
+    let kernel = root.section("kernel", |s| kernel(s, &tail.rules, &host_root));
+    let mut detect = root.section("detect", detect::detect);
+    if tails || kernel.is_some() {
         let meaning = |r: &crate::tail::Rule| LogRule {
             name: r.name.clone(),
             severity: r.severity,
@@ -133,14 +178,15 @@ fn walk(root: &mut Section, around: Around) -> Config {
         };
         detect.logs.rules = tail.rules.rules().iter().map(meaning).collect();
     }
+    let tail = tails.then_some(tail);
     let policy = root.section("cleanup", |s| policy(s, &state_dir));
-    let (collector, collector_name, join_token_file, trust_domain, pulse_every, certificate) =
+    let (collector, collector_name, enrol_by, trust_domain, pulse_every, certificate) =
         root.section("uplink", |s| {
             let every = Duration::from_secs(10);
             (
                 s.text("collector"),
                 s.text("collector_name"),
-                s.path_value("join_token_file"),
+                enrol_by(s),
                 s.parse("trust_domain", TrustDomain::default()),
                 s.duration("pulse_every", every, Duration::from_secs(1)..=Duration::from_secs(600)),
                 certificate_files(s),
@@ -167,7 +213,13 @@ fn walk(root: &mut Section, around: Around) -> Config {
         sample_every,
         evidence_every,
         processes,
+        per_core,
+        disks,
+        network,
+        cgroups,
+        caps,
         tail,
+        kernel,
         detect,
         policy,
         segment_bytes,
@@ -175,12 +227,64 @@ fn walk(root: &mut Section, around: Around) -> Config {
         collector,
         collector_name,
         certificate,
-        join_token_file,
+        enrol_by,
         trust_domain,
         pulse_every,
         health_listen,
         log_level,
         log_format,
+    }
+}
+
+fn cgroups(s: &mut Section) -> Option<CgroupConfig> {
+    let on = s.flag("enabled", true);
+    let every =
+        s.duration("every", Duration::from_secs(5), Duration::from_millis(100)..=Duration::from_secs(600));
+    // Each has some ten files, and a sample with all of them must fit in a record.
+    let max = s.number("max", 2_000, 1..=2_000);
+    on.then_some(CgroupConfig { every, max })
+}
+
+fn caps(s: &mut Section) -> Caps {
+    let d = Caps::default();
+    let cpu = s.fraction("cpu", d.cpu);
+    // Below that it would be at its slowest from the first minute on.
+    if cpu < 0.005 {
+        s.problem(
+            "cpu",
+            &cpu.to_string(),
+            "is less than the agent needs at its slowest",
+            "give it at least 0.5%",
+        );
+    }
+    Caps { cpu, memory_bytes: s.bytes("memory", d.memory_bytes, 32 * MIB..=1 << 40) }
+}
+
+fn enrol_by(s: &mut Section) -> Option<EnrolBy> {
+    let join = s.path_value("join_token_file");
+    let token = s.path_value("service_account_token_file");
+    let ca = s.path_value("collector_ca_file");
+    match (join, token, ca) {
+        (join, None, None) => join.map(EnrolBy::JoinToken),
+        (None, Some(token), Some(ca)) => Some(EnrolBy::ServiceAccount { token, ca }),
+        (Some(path), Some(_), _) => {
+            let shown = path.display().to_string();
+            let why = "there is a service account's token as well";
+            s.problem("join_token_file", &shown, why, "give the agent one of the two");
+            None
+        }
+        (_, Some(_), None) => {
+            let why = "is missing: a service account's token is shown only to a collector that is known";
+            let remedy = "name a file with the output of `dogwatch-collector ca`";
+            s.problem("collector_ca_file", "", why, remedy);
+            None
+        }
+        (_, None, Some(path)) => {
+            let shown = path.display().to_string();
+            let why = "goes with service_account_token_file, which is missing";
+            s.problem("collector_ca_file", &shown, why, "drop it: a join token names its CA itself");
+            None
+        }
     }
 }
 
@@ -218,7 +322,8 @@ fn node_name(s: &mut Section, host: Option<&str>) -> NodeName {
     })
 }
 
-fn tail(s: &mut Section) -> Option<TailConfig> {
+/// Whether to tail, and how; the rules are the kernel log's as well.
+fn tail(s: &mut Section) -> (bool, TailConfig) {
     let mut c = TailConfig::default();
     let on = s.flag("enabled", true);
     if let Some(globs) = s.texts("globs") {
@@ -259,6 +364,23 @@ fn tail(s: &mut Section) -> Option<TailConfig> {
     c.max_files = s.number("max_files", c.max_files, 1..=65_536);
     c.bytes_per_second = s.bytes("bytes_per_second", c.bytes_per_second, 64 * 1024..=1 << 40);
     c.poll = s.duration("poll", c.poll, Duration::from_millis(10)..=Duration::from_secs(60));
+    (on, c)
+}
+
+fn kernel(s: &mut Section, rules: &RuleSet, host_root: &Path) -> Option<KernelConfig> {
+    let mut c = KernelConfig { rules: rules.clone(), ..KernelConfig::default() };
+    if host_root != Path::new("/") {
+        // Where a container has only the host's; its own comes second.
+        c.devices.insert(0, host_root.join("dev/kmsg"));
+    }
+    let on = s.flag("enabled", true);
+    c.origin = s.parse("source", Origin::Auto);
+    c.history = s.duration("history", c.history, Duration::ZERO..=Duration::from_secs(365 * 86_400));
+    c.evidence_priority = s.number("evidence_priority", c.evidence_priority, 0..=7);
+    c.lines_per_second = s.number("lines_per_second", c.lines_per_second, 1..=1_000_000);
+    c.evidence_lines_per_second =
+        s.number("evidence_lines_per_second", c.evidence_lines_per_second, 1..=1_000_000);
+    c.poll = s.duration("poll", c.poll, Duration::from_millis(100)..=Duration::from_secs(60));
     on.then_some(c)
 }
 
@@ -295,51 +417,6 @@ fn policy(s: &mut Section, state_dir: &Path) -> Policy {
     policy
 }
 
-fn detect(s: &mut Section) -> DetectConfig {
-    let mut c = DetectConfig::default();
-    let day = Duration::from_secs(86_400);
-    for (key, marks) in [("space", &mut c.disk.space), ("inodes", &mut c.disk.inodes)] {
-        s.section(key, |s| {
-            marks.high_used = s.fraction("high_used", marks.high_used);
-            marks.low_used = s.fraction("low_used", marks.low_used);
-            marks.serious_used = s.fraction("serious_used", marks.serious_used);
-            marks.critical_used = s.fraction("critical_used", marks.critical_used);
-            let rising = [marks.low_used, marks.high_used, marks.serious_used, marks.critical_used];
-            if rising.windows(2).any(|w| w[0] > w[1]) {
-                let shown = format!("{rising:?}");
-                let remedy = "let low_used, high_used, serious_used and critical_used rise in this order";
-                s.problem("high_used", &shown, "is out of order", remedy);
-            }
-        });
-    }
-    s.section("disk", |s| {
-        c.disk.raise_ticks = s.number("raise_ticks", c.disk.raise_ticks, 1..=3600);
-        c.disk.clear_ticks = s.number("clear_ticks", c.disk.clear_ticks, 1..=3600);
-        c.disk.ignore = s.texts("ignore").unwrap_or_default().into_iter().collect();
-    });
-    s.section("time_to_full", |s| {
-        let f = &mut c.forecast;
-        f.bound = s.duration("bound", f.bound, Duration::from_secs(1)..=day * 30);
-        f.critical = s.duration("critical", f.critical, Duration::ZERO..=day * 30);
-        f.min_history = s.duration("min_history", f.min_history, Duration::from_secs(2)..=day);
-        f.noise_floor_bytes = s.bytes("noise_floor_bytes", f.noise_floor_bytes, 0..=1 << 50);
-    });
-    s.section("memory", |s| {
-        let m = &mut c.memory;
-        m.some_avg10 = s.number("some_avg10", m.some_avg10, 0.0..=100.0);
-        m.full_avg10 = s.number("full_avg10", m.full_avg10, 0.0..=100.0);
-        m.min_available = s.fraction("min_available", m.min_available);
-        m.critical_available = s.fraction("critical_available", m.critical_available);
-        m.clear_available = s.fraction("clear_available", m.clear_available);
-    });
-    s.section("logs", |s| {
-        let l = &mut c.logs;
-        l.update_interval = s.duration("update_every", l.update_interval, Duration::from_secs(1)..=day);
-        l.quiet = s.duration("quiet", l.quiet, Duration::from_secs(1)..=day);
-    });
-    c
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -362,6 +439,10 @@ mod tests {
             ("DOGWATCH_DETECT__SPACE__HIGH_USED", "20%"),
             ("DOGWATCH_TAIL__GLOBS", "['*.log']"),
             ("DOGWATCH_STATE__DIRR", "/x"),
+            ("DOGWATCH_DETECT__RULES__OFF", "[zombies, no-such-rule]"),
+            ("DOGWATCH_DETECT__CONNTRACK__HIGH_USED", "99%"),
+            ("DOGWATCH_DETECT__TCP_RETRANSMITS__CLEAR_SHARE", "50%"),
+            ("DOGWATCH_UPLINK__SERVICE_ACCOUNT_TOKEN_FILE", "/token"),
         ];
         let environment = environment.map(|(k, v)| (k.to_owned(), v.to_owned()));
         let text = Config::load(None, environment).unwrap_err().to_string();
@@ -373,6 +454,10 @@ mod tests {
             "detect.space.high_used",
             "tail.globs[0]",
             "state.dirr",
+            "detect.rules.off[1] = no-such-rule",
+            "detect.conntrack.high_used",
+            "detect.tcp_retransmits.clear_share",
+            "uplink.collector_ca_file",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }

@@ -8,7 +8,9 @@
 //! finding can cite a sample that is recorded only because the finding cites it.
 
 mod holds;
+mod kernel;
 mod lines;
+mod pace;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -18,8 +20,8 @@ use std::time::Duration;
 
 use dogwatch::clock;
 use dogwatch::record::{
-    Action, ActionState, Body, Fact, Finding, FindingState, Gap, Moment, RecordRef, Sample, Seq, Severity,
-    Stream, Subject,
+    Action, ActionState, Body, Fact, Finding, FindingState, Moment, RecordRef, Sample, Seq, Severity, Stream,
+    Subject,
 };
 use dogwatch::wire;
 use dogwatch::wire::command::Command as Wanted;
@@ -31,11 +33,14 @@ use crate::act::respond::{CLEANUP_NOT_HOLDING, Command, Order, Respond, Step, TR
 use crate::act::work::{Done, Job};
 use crate::detect::Detectors;
 use crate::health::Figures;
+use crate::kmsg;
 use crate::record::{Recorder, Settlement};
+use crate::sample::Pace;
 use crate::tail::{Mark, TailEvent};
 use crate::uplink::CommandCall;
 pub use holds::Held;
 use holds::HoldState;
+use pace::EvidenceTurns;
 
 /// Messages that wait for the core at most.
 pub const INBOX: usize = 256;
@@ -43,8 +48,6 @@ pub const INBOX: usize = 256;
 const DURABLE_WAIT: Duration = Duration::from_secs(5);
 /// How often it is looked whether a record is durable while an action waits for it.
 const SETTLE_POLL: Duration = Duration::from_millis(5);
-/// A hole between two samples longer than this many intervals is a gap.
-const HOLE_INTERVALS: f64 = 2.5;
 /// Evidence samples that are remembered, so that a citation of an older sample can name the nearest that was shipped:
 /// two hours at one each ten seconds.
 const REMEMBERED_SAMPLES: usize = 720;
@@ -58,6 +61,8 @@ pub enum Message {
     Sample(Moment, Box<Sample>),
     /// Events of the tail, in order.
     Tail(Vec<TailEvent>),
+    /// What the kernel said.
+    Kernel(kmsg::Batch),
     /// A command of the collector's.
     Command(CommandCall),
     /// The executor's thread has a result.
@@ -66,6 +71,8 @@ pub enum Message {
     Held(Held),
     /// Something that the agent cannot do, or again can.
     Unable(Vec<String>),
+    /// Samples come at another interval from now on.
+    Pace(Pace),
     /// Time to end.
     Stop,
 }
@@ -92,6 +99,8 @@ pub struct Wires {
     pub holds: Sender<Vec<NodeHold>>,
     /// Marks of the tail that are durable.
     pub marks: Option<Sender<Vec<Mark>>>,
+    /// Marks of the kernel's log that are durable.
+    pub kernel_marks: Option<Sender<kmsg::Mark>>,
     /// Figures of now, for the uplink.
     pub pulse: watch::Sender<Option<wire::Pulse>>,
     /// Counters, for metrics.
@@ -120,7 +129,7 @@ pub struct Core {
     detectors: Detectors,
     responder: Respond,
     last_sample: Option<Moment>,
-    next_evidence_boot_ns: u64,
+    evidence: EvidenceTurns,
     /// (recorder seq, evidence seq) of samples that are in both streams.
     shipped: VecDeque<(Seq, Seq)>,
     pending: VecDeque<Pending>,
@@ -130,27 +139,31 @@ pub struct Core {
     recording: Vec<Recording>,
     unable: Vec<String>,
     unable_parts: Vec<String>,
+    /// Why samples come less often than configured.
+    saving: Option<String>,
     problem_notes: usize,
     not_holding: BTreeMap<String, Finding>,
     holds: HoldState,
+    kernel: kernel::Kernel,
 }
 
 impl Core {
     /// A core that begins with what the last run left: findings that were active then.
     pub fn new(
         config: CoreConfig,
-        wires: Wires,
+        mut wires: Wires,
         detectors: Detectors,
         responder: Respond,
         unable: Vec<String>,
     ) -> Self {
+        let kernel = kernel::Kernel::new(wires.kernel_marks.take());
         Self {
+            evidence: EvidenceTurns::new(config.evidence_every),
             config,
             wires,
             detectors,
             responder,
             last_sample: None,
-            next_evidence_boot_ns: 0,
             shipped: VecDeque::new(),
             pending: VecDeque::new(),
             asking: Vec::new(),
@@ -158,9 +171,11 @@ impl Core {
             recording: Vec::new(),
             unable,
             unable_parts: Vec::new(),
+            saving: None,
             problem_notes: 0,
             not_holding: BTreeMap::new(),
             holds: HoldState::default(),
+            kernel,
         }
     }
 
@@ -197,14 +212,17 @@ impl Core {
             match message {
                 Message::Sample(at, sample) => self.on_sample(at, sample),
                 Message::Tail(batch) => batch.into_iter().for_each(|e| self.on_tail(e)),
+                Message::Kernel(batch) => self.on_kernel(batch),
                 Message::Command(call) => self.on_command(call),
                 Message::Done(done) => self.on_done(done),
                 Message::Held(held) => self.on_held(held),
                 Message::Unable(parts) => self.unable_parts = parts,
+                Message::Pace(pace) => self.on_pace(&pace),
                 Message::Stop => break,
             }
             self.settle();
             self.tell_durable();
+            self.tell_kernel_durable();
         }
         let now = clock::now();
         self.wires.recorder.push(Stream::Urgent, now, Body::Note("the agent stops".to_owned()));
@@ -217,6 +235,7 @@ impl Core {
         sample.self_cost.queue_bytes = stats.queue_bytes;
         sample.self_cost.dropped_records = stats.dropped;
         self.note_hole(at, &sample);
+        let has_groups = !sample.cgroups.is_empty();
 
         let recorder_seq = recorder.push(Stream::Recorder, at, Body::Sample(sample.clone()));
         let cite = self.refer(Stream::Recorder, recorder_seq);
@@ -224,12 +243,12 @@ impl Core {
         if !findings.is_empty() {
             let evidence_seq = recorder.push(Stream::Evidence, at, Body::Sample(sample.clone()));
             self.remember(recorder_seq, evidence_seq);
-            self.schedule_evidence(at);
-        } else if at.boot_ns >= self.next_evidence_boot_ns {
+            self.evidence.took(at.boot_ns, has_groups);
+        } else if self.evidence.is_due(at.boot_ns, has_groups) {
             let evidence_seq = recorder.next_seq(Stream::Evidence);
             recorder.push_routine_sample(at, Body::Sample(sample.clone()));
             self.remember(recorder_seq, evidence_seq);
-            self.schedule_evidence(at);
+            self.evidence.took(at.boot_ns, has_groups);
         }
         self.responder.on_sample(&sample.mounts);
         for finding in findings {
@@ -239,36 +258,6 @@ impl Core {
         let steps = self.responder.on_tick(at);
         self.carry_out(at, steps);
         self.publish(at, &sample);
-    }
-
-    fn schedule_evidence(&mut self, at: Moment) {
-        self.next_evidence_boot_ns = at.boot_ns + self.config.evidence_every.as_nanos() as u64;
-    }
-
-    fn note_hole(&mut self, at: Moment, sample: &Sample) {
-        let Some(last) = self.last_sample.replace(at) else { return };
-        let gap_ns = at.boot_ns.saturating_sub(last.boot_ns) as f64;
-        let every_ns = self.config.sample_every.as_nanos() as f64;
-        if gap_ns <= every_ns * HOLE_INTERVALS {
-            return;
-        }
-        let missed = (gap_ns / every_ns).round() as u64 - 1;
-        let gap = Gap {
-            stream: Stream::Recorder,
-            source: "sampler".to_owned(),
-            after_seq: None,
-            before_seq: None,
-            count: Some(missed),
-            from_wall_ns: last.wall_ns,
-            to_wall_ns: at.wall_ns,
-            reason: format!(
-                "no sample for {:.1} s; the node was suspended, starved of CPU, or a reader hung ({} ticks late so far)",
-                gap_ns / 1e9,
-                sample.late_ticks
-            ),
-            incarnation: None,
-        };
-        self.wires.recorder.push(Stream::Urgent, at, Body::Gap(gap));
     }
 
     /// Records a finding, with citations that the collector can follow, and lets the responder see it.
@@ -514,11 +503,14 @@ impl Core {
             .map(|f| wire::Forecast { mount: f.mount, seconds_to_full: f.seconds_to_full })
             .collect();
         let mut unable = self.unable.clone();
-        unable.extend(self.unable_parts.iter().chain(&self.holds.unable).cloned());
+        unable.extend(self.unable_parts.iter().chain(&self.kernel.unable).chain(&self.holds.unable).cloned());
+        unable.extend(self.saving.iter().cloned());
         unable.extend(stats.failing.iter().map(|e| format!("write its journal: {e}")));
         self.wires.figures.active_findings.store(self.detectors.active().len() as u64, Ordering::Relaxed);
         self.wires.figures.samples.fetch_add(1, Ordering::Relaxed);
         self.wires.figures.late_ticks.store(sample.late_ticks, Ordering::Relaxed);
+        self.wires.figures.every_ms.store(u64::from(sample.every_ms), Ordering::Relaxed);
+        self.wires.figures.saving.store(sample.self_cost.saving, Ordering::Relaxed);
         self.wires.figures.cpu_us.store(sample.self_cost.cpu_us, Ordering::Relaxed);
         self.wires.figures.resident_bytes.store(sample.self_cost.resident_bytes, Ordering::Relaxed);
         let pulse = wire::Pulse {
@@ -569,8 +561,15 @@ mod tests {
 
     #[test]
     fn joined_marks_keep_the_newest_of_each_file_and_all_that_it_needs() {
-        let mark =
-            |file, offset| Mark { file, generation: 0, source: "x".into(), inode: 1, offset, after: 0 };
+        let mark = |file, offset| Mark {
+            file,
+            generation: 0,
+            source: "x".into(),
+            inode: 1,
+            offset,
+            after: 0,
+            done: offset,
+        };
         let mut pending: VecDeque<Pending> = (0..10_000u64)
             .map(|i| Pending { needs: [0, if i == 5000 { 9 } else { 1 }, 2], mark: mark(i % 3, i) })
             .collect();

@@ -5,7 +5,8 @@
 //! receipt key). The TLS key is new for each certificate and lives in the same file, so that key and certificate change
 //! in one atomic step. Both files are 0600 and never leave the node; only requests and public keys do.
 //!
-//! Invariants: a join token's secret is said only over a connection whose CA bears the token's fingerprint; a signing key
+//! Invariants: a join token's secret is said only over a connection whose CA bears the token's fingerprint, and a service
+//! account's token only over one whose CA is the one on file; a signing key
 //! is never replaced silently; what does not come back whole from the collector is not stored; a renewal that fails
 //! leaves what was in use.
 //!
@@ -32,7 +33,7 @@ use dogwatch::identity::{
 use dogwatch::record::NodeName;
 use dogwatch::tls::{ClientMaterial, ClientTls, ClientTlsOptions, certificates_from_pem};
 use dogwatch::wire::enrolment_client::EnrolmentClient;
-use dogwatch::wire::{EnrolRequest, EnrolResponse, RenewRequest};
+use dogwatch::wire::{EnrolRequest, EnrolResponse, RenewRequest, TokenKind};
 use rustls::pki_types::CertificateDer;
 use tonic::transport::Channel;
 
@@ -46,7 +47,8 @@ pub const CALL_WAIT: Duration = Duration::from_secs(20);
 /// CAs of the collector that are believed at once: the present one, and what it replaces.
 pub const MAX_ROOTS: usize = 4;
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
-const MAX_TOKEN_FILE_BYTES: u64 = 4 * 1024;
+/// Of a token's file, and of the CA's: join tokens have some 150 bytes, service accounts' one to two KiB.
+const MAX_TOKEN_FILE_BYTES: u64 = 16 * 1024;
 const NS: i64 = 1_000_000_000;
 /// A long sleep would overlook a jump of the wall clock.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
@@ -58,6 +60,13 @@ pub enum TokenSource {
     Text(String),
     /// A file that holds it; read anew at each attempt, so that a replaced secret is found.
     File(PathBuf),
+    /// This pod's own token, which the kubelet keeps fresh, in place of a join token.
+    ServiceAccount {
+        /// The token; read anew at each attempt.
+        token_file: PathBuf,
+        /// The CA of the collector, PEM; the first certificate counts. The token is said to nobody else.
+        ca_file: PathBuf,
+    },
 }
 
 impl fmt::Debug for TokenSource {
@@ -65,6 +74,7 @@ impl fmt::Debug for TokenSource {
         match self {
             Self::Text(_) => f.write_str("Text(…)"),
             Self::File(path) => write!(f, "File({})", path.display()),
+            Self::ServiceAccount { token_file, .. } => write!(f, "ServiceAccount({})", token_file.display()),
         }
     }
 }
@@ -265,23 +275,23 @@ async fn enrol(
 ) -> Result<(Held, ClientMaterial), EnrolError> {
     const WHAT: &str = "enrol";
     let source = source.clone();
-    let text = blocking(move || token_text(&source)).await?;
-    let token: JoinToken = text.parse().map_err(|e| EnrolError::Token(format!("{e}")))?;
+    let shown = blocking(move || Shown::read(&source)).await?;
     let key = TlsKey::generate().map_err(|e| EnrolError::Key(e.to_string()))?;
     let csr = key.csr_der().map_err(|e| EnrolError::Key(e.to_string()))?;
-    let pinned = ClientTls::pinned(token.ca, options.tls())?;
+    let pinned = ClientTls::pinned(shown.ca, options.tls())?;
     let mut client = client(options, &pinned, WHAT).await?;
     let request = EnrolRequest {
         node: options.node.to_string(),
         signing_key: signing_key.verifying_key().to_bytes().to_vec().into(),
         signing_proof: enrol_proof(signing_key, &csr).to_vec().into(),
         csr_der: csr.into(),
-        token: token.to_text(),
+        token: shown.text,
+        kind: shown.kind.into(),
     };
     let answer = client.enrol(request).await.map_err(|s| refused(options, WHAT, &s))?.into_inner();
     let ca = spki_fingerprint(&answer.ca_der).map_err(|e| EnrolError::Answer(format!("its CA: {e}")))?;
-    if ca != token.ca {
-        return Err(EnrolError::Answer(format!("its CA is {ca}, and the join token names {}", token.ca)));
+    if ca != shown.ca {
+        return Err(EnrolError::Answer(format!("its CA is {ca}, and {} was expected", shown.ca)));
     }
     let (held, material) = accept(options, &key, answer, Vec::new())?;
     store(options, &held.credentials).await?;
@@ -376,12 +386,41 @@ fn whole_chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn token_text(source: &TokenSource) -> Result<String, EnrolError> {
-    let path: &Path = match source {
-        TokenSource::Text(text) => return Ok(text.clone()),
-        TokenSource::File(path) => path,
-    };
-    let refuse = |reason: String| EnrolError::TokenFile { path: path.to_owned(), reason };
+/// What is shown to be let in, and to whom.
+struct Shown {
+    kind: TokenKind,
+    text: String,
+    ca: Fingerprint,
+}
+
+impl Shown {
+    /// Blocks for small files.
+    fn read(source: &TokenSource) -> Result<Self, EnrolError> {
+        let text = match source {
+            TokenSource::Text(text) => text.clone(),
+            TokenSource::File(path) => small_file(path, "the join token")?,
+            TokenSource::ServiceAccount { token_file, ca_file } => {
+                let pem = small_file(ca_file, "the collector's CA")?;
+                let refuse = |reason: String| EnrolError::TokenFile {
+                    what: "the collector's CA",
+                    path: ca_file.clone(),
+                    reason,
+                };
+                let roots = certificates_from_pem("collector CA", pem.as_bytes())
+                    .map_err(|e| refuse(e.to_string()))?;
+                let first = roots.first().ok_or_else(|| refuse("it holds no certificate".to_owned()))?;
+                let ca = spki_fingerprint(first).map_err(|e| refuse(e.to_string()))?;
+                let text = small_file(token_file, "the service account's token")?.trim().to_owned();
+                return Ok(Self { kind: TokenKind::ServiceAccount, text, ca });
+            }
+        };
+        let token: JoinToken = text.parse().map_err(|e| EnrolError::Token(format!("{e}")))?;
+        Ok(Self { kind: TokenKind::Join, text: token.to_text(), ca: token.ca })
+    }
+}
+
+fn small_file(path: &Path, what: &'static str) -> Result<String, EnrolError> {
+    let refuse = |reason: String| EnrolError::TokenFile { what, path: path.to_owned(), reason };
     // A mounted secret is a symlink and may be readable by its group: the folder is what guards it.
     let file = File::open(path).map_err(|e| refuse(e.to_string()))?;
     let mut text = String::new();

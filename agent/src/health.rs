@@ -1,7 +1,7 @@
 //! The agent's own figures, for `/metrics`, `/healthz` and `/readyz`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dogwatch::health::Health;
 use dogwatch::record::Stream;
@@ -45,6 +45,10 @@ pub struct Figures {
     pub cpu_us: AtomicU64,
     /// Resident set of agent and executor now, bytes.
     pub resident_bytes: AtomicU64,
+    /// Interval of samples now, ms.
+    pub every_ms: AtomicU64,
+    /// Whether that is longer than configured.
+    pub saving: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -85,6 +89,15 @@ impl Collector for Export {
         };
         gauge("active_findings", "Findings active now", None, get(&f.active_findings) as f64)?;
         gauge("resident", "Resident set", Some(&Unit::Bytes), get(&f.resident_bytes) as f64)?;
+        let every = get(&f.every_ms) as f64 / 1e3;
+        gauge("sample_interval", "Interval of samples now", Some(&Unit::Seconds), every)?;
+        let saving = f64::from(u8::from(f.saving.load(Ordering::Relaxed)));
+        gauge(
+            "saving",
+            "1 while samples come less often than configured, to stay below the caps",
+            None,
+            saving,
+        )?;
         gauge("queue", "Bytes that wait to be sealed", Some(&Unit::Bytes), stats.queue_bytes as f64)?;
         gauge(
             "journal_failing",

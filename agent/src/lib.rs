@@ -1,9 +1,9 @@
 //! The agent: a flight recorder and first responder for one node.
 //!
-//! Modules stand in the order in which data passes them: [`sample`] and [`tail`] read the node, [`detect`] states what
-//! is wrong, [`act`] plans and (in a process of its own) cleans, [`record`] keeps everything in journals, [`uplink`]
+//! Modules stand in the order in which data passes them: [`sample`], [`tail`] and [`kmsg`] read the node,
+//! [`detect`] states what is wrong, [`act`] plans and (in a process of its own) cleans, [`record`] keeps everything in journals, [`uplink`]
 //! hands it to the collector after [`enrol`] let it in. [`core`] owns what is known and connects them; [`config`] says
-//! what to do, [`health`] how it goes, [`run`] and [`command`] put it together.
+//! what to do, [`health`] how it goes, [`pod`] whose something is, [`run`] and [`command`] put it together.
 //!
 //! Deliberately absent: the collector, the cluster's API.
 
@@ -14,6 +14,8 @@ pub mod core;
 pub mod detect;
 pub mod enrol;
 pub mod health;
+pub mod kmsg;
+pub mod pod;
 pub mod record;
 pub mod run;
 pub mod sample;

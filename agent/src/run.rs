@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! sampler ─┐                  ┌─ record (journals) ── uplink ══ collector
-//! tail ────┼─→ core ──────────┤                          │
+//! tail ────┤                  │                          │
+//! kmsg ────┼─→ core ──────────┤                          │
 //! uplink ──┘    └─→ act (executor's keeper) ─→ executor  └─ commands ─→ core
 //! ```
 
@@ -14,13 +15,14 @@ mod external;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::time::Duration;
 
 use dogwatch::clock;
 use dogwatch::health;
 use dogwatch::identity::load_or_create_signing_key;
 use dogwatch::supervise::{Ended, Parts, Stop};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 
 use crate::act::hold::{HoldSet, NodeHold};
@@ -28,13 +30,14 @@ use crate::act::hold_line::HoldLine;
 use crate::act::policy::Rules;
 use crate::act::respond::{Respond, Settings};
 use crate::act::work::{self, Launch};
-use crate::config::Config;
+use crate::config::{Config, EnrolBy};
 use crate::core::{Core, CoreConfig, Held, INBOX, Message, Wires};
 use crate::detect::Detectors;
 use crate::enrol::{EnrolOptions, NodeIdentity, Renewal, TokenSource, ensure_enrolled};
 use crate::health::Figures;
+use crate::kmsg;
 use crate::record::{self, RecordConfig, Recorder};
-use crate::sample::{Roots, SampleOptions, Sampler, Ticker, TickerStop};
+use crate::sample::{Roots, SampleOptions, Sampler, Thrift, Ticker, TickerStop};
 use crate::tail::{self, CHECKPOINT_FILE, CheckpointWriter, Journaled, Resume, TailConfig, Tailer};
 use crate::uplink::{Uplink, UplinkConfig, UplinkStatus, jittered};
 
@@ -93,6 +96,7 @@ impl Drop for EndRecord {
 /// [`RunError`] says what could not be built or which part ended.
 pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
     let executor = launch.start();
+    raise_descriptor_limit();
     let state = &config.state_dir;
     std::fs::create_dir_all(state).map_err(|e| RunError::Start {
         what: "making the state folder",
@@ -154,6 +158,13 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
             }
             None => (None, None),
         };
+        let (kernel_marks, kernel_handle) = match &config.kernel {
+            Some(kernel) => {
+                let (marks, handle) = start_kmsg(kernel, &config.state_dir, &opened, boot_id, &inbox_tx)?;
+                (Some(marks), Some(handle))
+            }
+            None => (None, None),
+        };
         let detectors = Detectors::new(config.detect.clone(), config.node.clone(), opened.incarnation);
         let settings = Settings {
             low_water_available: 1.0 - config.detect.disk.space.low_used,
@@ -169,6 +180,7 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
             jobs: jobs_tx,
             holds,
             marks,
+            kernel_marks,
             pulse: pulse_tx,
             figures: figures.clone(),
         };
@@ -196,7 +208,7 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
             // The tail ends first, and the core drains what came before; both may be busy for a moment, so this must not
             // block the runtime.
             let _ = tokio::task::spawn_blocking(move || {
-                drop(tail_handle);
+                drop((tail_handle, kernel_handle));
                 inbox.send(Message::Stop)
             })
             .await;
@@ -277,6 +289,28 @@ fn start_tail(
     Ok((marks_tx, handle))
 }
 
+fn start_kmsg(
+    config: &kmsg::KernelConfig,
+    state: &Path,
+    opened: &record::Opened,
+    boot_id: [u8; 16],
+    inbox: &SyncSender<Message>,
+) -> Result<(std::sync::mpsc::Sender<kmsg::Mark>, kmsg::Handle), RunError> {
+    let (marks, checkpoint, problem) = kmsg::Keeper::start(state.join(kmsg::CHECKPOINT_FILE), boot_id)?;
+    if let Some(problem) = problem {
+        tracing::error!("the checkpoint of the kernel's log cannot be kept: {problem}");
+    }
+    let resume = kmsg::Resume { boot_id, checkpoint, journaled: opened.newest_lines.clone() };
+    let inbox = inbox.clone();
+    let send = move |batch| match inbox.try_send(Message::Kernel(batch)) {
+        Ok(()) => kmsg::Sent::Taken,
+        Err(TrySendError::Full(Message::Kernel(batch))) => kmsg::Sent::Full(batch),
+        Err(_) => kmsg::Sent::Gone,
+    };
+    let handle = kmsg::start(config.clone(), resume, send).map_err(failed("reading the kernel's log"))?;
+    Ok((marks, handle))
+}
+
 fn start_sampler(
     config: &Config,
     roots: Roots,
@@ -285,17 +319,44 @@ fn start_sampler(
     inbox: SyncSender<Message>,
 ) -> Result<TickerStop, RunError> {
     let (mut ticker, stop) = Ticker::new(config.sample_every).map_err(failed("the sampler's timer"))?;
-    let options = SampleOptions { processes: config.processes, ..SampleOptions::default() };
+    let mut options = SampleOptions {
+        processes: config.processes,
+        per_core: config.per_core,
+        disks: config.disks,
+        network: config.network,
+        cgroups: config.cgroups.is_some(),
+        ..SampleOptions::default()
+    };
+    if let Some(cgroups) = &config.cgroups {
+        (options.cgroups_every, options.max_cgroups) = (cgroups.every, cgroups.max);
+    }
+    let mut thrift = Thrift::new(config.caps, config.sample_every);
     parts.spawn_thread("sampler", move || {
         let mut sampler = Sampler::new(roots, options);
         if let Some(pid) = executor_pid {
             sampler.watch_child(pid);
         }
+        let mut unsaid = None;
         while let Some(at) = ticker.wait().map_err(|e| format!("waiting for a tick: {e}"))? {
             let mut sample = sampler.sample();
             sample.late_ticks = ticker.late_ticks();
+            sample.every_ms = ticker.interval().as_millis().try_into().unwrap_or(u32::MAX);
+            sample.self_cost.saving = thrift.is_saving();
+            let cost = sample.self_cost;
             // A core that is behind by the whole inbox misses this one, and says so as a hole between two samples.
             let _ = inbox.try_send(Message::Sample(at, Box::new(sample)));
+            if let Some(pace) = thrift.on_cost(at.boot_ns, cost.cpu_us, cost.resident_bytes) {
+                ticker
+                    .set_interval(pace.every)
+                    .map_err(|e| format!("changing the sampler's interval: {e}"))?;
+                unsaid = Some(pace);
+            }
+            if let Some(pace) = unsaid.take()
+                && let Err(TrySendError::Full(Message::Pace(pace))) = inbox.try_send(Message::Pace(pace))
+            {
+                // Said at the next tick instead.
+                unsaid = Some(pace);
+            }
         }
         Ok(())
     })?;
@@ -333,7 +394,7 @@ fn start_uplink(
     let options = EnrolOptions {
         trust_domain: config.trust_domain.clone(),
         server_dns_name: config.collector_name.clone(),
-        token: config.join_token_file.clone().map(TokenSource::File),
+        token: config.enrol_by.clone().map(token_source),
         ..EnrolOptions::new(collector, config.node.clone(), config.state_dir.clone())
     };
     let uplink_config = UplinkConfig {
@@ -375,6 +436,15 @@ fn start_uplink(
     status
 }
 
+fn token_source(by: EnrolBy) -> TokenSource {
+    match by {
+        EnrolBy::JoinToken(path) => TokenSource::File(path),
+        EnrolBy::ServiceAccount { token, ca } => {
+            TokenSource::ServiceAccount { token_file: token, ca_file: ca }
+        }
+    }
+}
+
 /// Enrols, however long it takes; `None` when the agent stops meanwhile.
 async fn enrolled(
     options: &EnrolOptions,
@@ -399,6 +469,15 @@ async fn enrolled(
             () = tokio::time::sleep(jittered(backoff)) => {}
         }
         backoff = (backoff * 2).min(ENROL_BACKOFF_MAX);
+    }
+}
+
+/// Takes the descriptors that it may have: the usual soft limit of 1,024 is for programs that use select(2), and logs and
+/// control groups want some thousands. The executor, started before, stays at the old limit.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
 

@@ -20,6 +20,7 @@ use crate::incident::Incident;
 use crate::nodes::Nodes;
 use crate::say::{EQUIVOCATION_RULE, make};
 use crate::store::decision::{Decision, What};
+use crate::store::row::Spoke;
 use crate::store::{DecideError, FindingFilter, IncidentFilter, Loose, Notice, QueryError, Store};
 
 /// Asks that wait for casework at most.
@@ -66,6 +67,8 @@ pub enum Deed {
     Resolve,
     /// Says something.
     Note,
+    /// Opens it again.
+    Reopen,
 }
 
 /// What casework is asked for.
@@ -162,7 +165,12 @@ impl Casework {
     ) -> Result<Self, CaseworkError> {
         store.indexed(INDEX_PATIENCE).await?;
         for row in store.nodes().await? {
-            nodes.expect(&row.node);
+            if !row.enrolments.is_empty() {
+                nodes.expect(&row.node);
+            }
+            if let Some(spoke) = row.spoke {
+                nodes.remember(&row.node, spoke);
+            }
         }
         let correlator = Correlator::new(policy, Vec::new(), []);
         let mut casework = Self {
@@ -321,10 +329,21 @@ impl Casework {
                     What::NodeEnrolled { node, .. } => Some(node.clone()),
                     _ => None,
                 };
-                let decision = Decision { wall_ns: clock::wall_ns(), actor, what: *what };
+                let wall_ns = clock::wall_ns();
+                let spoke = match &*what {
+                    What::NodeSpoke { node, agent_version, mode } => Some((
+                        node.clone(),
+                        Spoke { wall_ns, agent_version: agent_version.clone(), mode: *mode },
+                    )),
+                    _ => None,
+                };
+                let decision = Decision { wall_ns, actor, what: *what };
                 let result = self.keep(vec![decision]).await;
                 if let Some(node) = enrolled.filter(|_| result.is_ok()) {
                     self.nodes.expect(&node);
+                }
+                if let Some((node, spoke)) = spoke.filter(|_| result.is_ok()) {
+                    self.nodes.remember(&node, spoke);
                 }
                 let _ = reply.send(result);
                 Ok(())
@@ -386,9 +405,14 @@ impl Casework {
             Deed::Acknowledge => incident.acknowledge(actor, text, now)?,
             Deed::Resolve => incident.resolve(actor, text, now)?,
             Deed::Note => incident.note(actor, text, now)?,
+            Deed::Reopen => incident.reopen(actor, text, now)?,
         };
         self.keep(vec![decision.clone()]).await?;
         self.correlator.apply(&decision);
+        if deed == Deed::Reopen && !self.correlator.knows(id) {
+            // It was over for so long that the correlator had let go of it, and of its findings.
+            self.take_up().await?;
+        }
         self.store.incident(id).await?.ok_or_else(|| Refusal::Unknown(id.to_owned()))
     }
 

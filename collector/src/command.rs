@@ -39,6 +39,8 @@ enum Verb {
     Token(TokenArgs),
     /// Make a certificate for a person.
     Person(PersonArgs),
+    /// Print the certificate of this collector's CA: what agents know it by.
+    Ca,
     /// Check every block, link and signed head of a store, offline.
     Verify(VerifyArgs),
 }
@@ -69,6 +71,9 @@ struct PersonArgs {
     /// Folder for NAME.crt, NAME.key and ca.crt.
     #[arg(long, short, default_value = ".")]
     out: PathBuf,
+    /// Write no files: print key, certificate and CA, in this order, in one PEM text. The CLI takes such a file for all three.
+    #[arg(long, conflicts_with = "out")]
+    stdout: bool,
 }
 
 #[derive(Debug, Args)]
@@ -111,6 +116,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         None => serve(config),
         Some(Verb::Token(a)) => token(&config, a),
         Some(Verb::Person(a)) => person(&config, &a),
+        Some(Verb::Ca) => open_ca(&config).map(|ca| print!("{}", ca.root_pem())),
         Some(Verb::Verify(a)) => return verify(&config, a),
     };
     match result {
@@ -156,6 +162,10 @@ fn person(config: &Config, args: &PersonArgs) -> Result<(), String> {
     let ca = open_ca(config)?;
     let issued =
         ca.issue_person(&args.name, args.role, args.ttl, clock::wall_ns()).map_err(|e| e.to_string())?;
+    if args.stdout {
+        print!("{}{}{}", issued.key_pem, issued.chain_pem, issued.ca_pem);
+        return Ok(());
+    }
     std::fs::create_dir_all(&args.out).map_err(|e| format!("{}: {e}", args.out.display()))?;
     let file = |suffix: &str| args.out.join(format!("{}.{suffix}", args.name));
     let write = |path: PathBuf, text: &str, private: bool| {

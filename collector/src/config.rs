@@ -9,6 +9,7 @@ use dogwatch::config::{Problems, Section, read};
 use dogwatch::identity::TrustDomain;
 use dogwatch::telemetry::Format;
 
+use crate::admit::accounts::ServiceAccount;
 use crate::admit::ca::MAX_NODE_LIFETIME;
 
 const MIB: u64 = 1024 * 1024;
@@ -32,6 +33,8 @@ pub struct Config {
     pub node_lifetime: Duration,
     /// Certificate, key and client roots of an external CA; `None`: its own.
     pub external: Option<External>,
+    /// How service accounts' tokens are judged; `None`: they are not taken.
+    pub cluster: Option<ClusterConfig>,
     /// Size of a segment file.
     pub segment_bytes: u64,
     /// Free space below which nothing more is accepted.
@@ -59,6 +62,17 @@ pub struct External {
     pub key: PathBuf,
     /// Roots that client certificates chain to, PEM.
     pub client_ca: PathBuf,
+}
+
+/// What lets agents enrol by the tokens of their pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// What the tokens must be for.
+    pub audience: String,
+    /// Whose they must be.
+    pub service_account: ServiceAccount,
+    /// How to reach the API server; `None`: as a pod does.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// How much of a stream is kept, by receipt.
@@ -106,6 +120,7 @@ fn walk(root: &mut Section, state: PathBuf) -> Config {
         let lifetime = s.duration("node_lifetime", DAY, Duration::from_secs(5)..=MAX_NODE_LIFETIME);
         (domain, lifetime, external(s))
     });
+    let cluster = root.section("cluster", |s| cluster(s, external.is_some()));
     let (segment_bytes, reserve_bytes) = root.section("store", |s| {
         let segment = s.bytes("segment_bytes", 64 * MIB, 2 * MIB..=GIB);
         let reserve = s.bytes("reserve_bytes", 512 * MIB, 0..=u64::MAX);
@@ -143,6 +158,7 @@ fn walk(root: &mut Section, state: PathBuf) -> Config {
         trust_domain,
         node_lifetime,
         external,
+        cluster,
         segment_bytes,
         reserve_bytes,
         retention,
@@ -152,6 +168,26 @@ fn walk(root: &mut Section, state: PathBuf) -> Config {
         log_level,
         log_format,
     }
+}
+
+fn cluster(s: &mut Section, external: bool) -> Option<ClusterConfig> {
+    let review = s.flag("token_review", false);
+    let audience = s.text("audience").unwrap_or_else(|| "dogwatch".to_owned());
+    let account = ServiceAccount { namespace: "dogwatch".to_owned(), name: "dogwatch-agent".to_owned() };
+    let service_account = s.parse("service_account", account);
+    let kubeconfig = s.path_value("kubeconfig");
+    if audience.is_empty() {
+        s.problem("audience", "", "is empty", "name what the agents' tokens are made for, e.g. dogwatch");
+    }
+    if review && external {
+        s.problem(
+            "token_review",
+            "true",
+            "an external CA lets nodes in, this collector enrols none",
+            "drop it, or the files in identity",
+        );
+    }
+    review.then_some(ClusterConfig { audience, service_account, kubeconfig })
 }
 
 fn external(s: &mut Section) -> Option<External> {
@@ -192,6 +228,8 @@ mod tests {
         let env = [
             ("DOGWATCH_SERVER__LISTEN", "nowhere"),
             ("DOGWATCH_IDENTITY__KEY", "/k"),
+            ("DOGWATCH_CLUSTER__SERVICE_ACCOUNT", "dogwatch-agent"),
+            ("DOGWATCH_CLUSTER__AUDIENC", "dogwatch"),
             ("DOGWATCH_STORE__SEGMENT_BYTES", "3000001"),
             ("DOGWATCH_RETENTION__URGENT__MAX_AGE", "never"),
             ("DOGWATCH_SERVER__PORT", "1"),
@@ -205,6 +243,8 @@ mod tests {
                 "server.port",
                 "identity.certificate",
                 "identity.client_ca",
+                "cluster.service_account",
+                "cluster.audienc",
                 "store.segment_bytes",
                 "retention.urgent.max_age"
             ]

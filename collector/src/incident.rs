@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::store::decision::{Decision, Piece, What};
 
 /// Where an incident is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IncidentState {
     /// Nobody has taken it yet.

@@ -149,6 +149,11 @@ impl Ingest {
         let mode = CleanupMode::try_from(hello.mode()).ok();
         let mut session =
             (stream == Stream::Urgent).then(|| self.nodes.open(node, &hello, mode, clock::wall_ns()));
+        if session.is_some() {
+            self.nodes.certificate(node, peer.not_after_wall_ns);
+            self.say.spoke(node, &hello.agent_version, mode, self.nodes.get(node).and_then(|l| l.spoke));
+        }
+        let _open = self.nodes.count(stream);
         let mut call = Call { node, peer: &peer, stream, keys, kept, sender };
         let expires = expiry(&peer);
         let stopping = self.stop.wait();

@@ -93,7 +93,7 @@ impl Ledger for JournalLedger {
         &self,
         node: &NodeName,
         key: &[u8; 32],
-        token: &TokenId,
+        token: &str,
     ) -> Result<KeyStanding, LedgerError> {
         let _step = self.step.lock().await;
         let known = known_keys(&self.store, node).await.map_err(|e| LedgerError(e.to_string()))?;
@@ -104,7 +104,7 @@ impl Ledger for JournalLedger {
         };
         if !matches!(standing, KeyStanding::Same) {
             let signing_key = key.iter().map(|b| format!("{b:02x}")).collect();
-            self.keep(What::NodeEnrolled { node: node.clone(), signing_key, token: token.to_string() })
+            self.keep(What::NodeEnrolled { node: node.clone(), signing_key, token: token.to_owned() })
                 .await?;
         }
         Ok(standing)

@@ -2,13 +2,16 @@
 //!
 //! Modules stand in the order in which data passes them: [`admit`] decides who may speak, [`ingest`] takes blocks in,
 //! [`store`] keeps them, [`correlate`] makes findings into [`incident`]s, [`timeline`] tells them, [`query`] answers the
-//! desk. [`config`] says what to do, [`health`] how it goes, [`run`] puts it together.
+//! desk. [`cluster`] asks the cluster's API, [`config`] says what to do, [`health`] how it goes, [`run`] puts it together.
 //!
 //! Deliberately absent: anything of the agent's.
 
 pub mod admit;
 pub mod casework;
+pub mod census;
+pub mod cluster;
 pub mod command;
+pub mod condition;
 pub mod config;
 pub mod correlate;
 pub mod health;
@@ -21,5 +24,8 @@ pub mod nodes;
 pub mod query;
 pub mod run;
 pub mod say;
+pub mod select;
+pub mod sieve;
 pub mod store;
 pub mod timeline;
+pub mod wording;

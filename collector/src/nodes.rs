@@ -6,9 +6,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dogwatch::record::{CleanupMode, NodeName};
+use dogwatch::record::{CleanupMode, NodeName, Stream};
 use dogwatch::wire;
 use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::store::row::Spoke;
 
 /// Commands that wait for one node at most.
 const COMMAND_QUEUE: usize = 16;
@@ -26,6 +28,13 @@ pub struct Live {
     pub mode: Option<CleanupMode>,
     /// Its newest figures.
     pub pulse: Option<Arc<wire::Pulse>>,
+    /// When the certificate of its urgent stream ends, wall ns, where it ends.
+    pub certificate_ends_wall_ns: Option<i64>,
+    /// How far its clock was ahead of the collector's when its newest figures came, ns; what they took on their way makes
+    /// it look behind by as much.
+    pub clock_ahead_ns: Option<i64>,
+    /// What its agent said of itself when that changed last, as the store holds it.
+    pub spoke: Option<Spoke>,
     /// Since when it has been without a stream or a word; `None` while its urgent stream is open. Not by the wall clock,
     /// whose jumps would make every node silent at once.
     pub quiet_since: Option<Instant>,
@@ -64,6 +73,7 @@ struct Inner {
     waiting: HashMap<String, (NodeName, oneshot::Sender<wire::CommandResult>)>,
     sessions: u64,
     opened: watch::Sender<u64>,
+    streams: [u64; 3],
 }
 
 /// The registry; clones share it.
@@ -94,6 +104,19 @@ impl Drop for Session {
             // Dropping their senders tells those who wait that the node went away.
             inner.waiting.retain(|_, (node, _)| *node != self.node);
         }
+    }
+}
+
+/// An open call of a stream; counted while it lives.
+#[derive(Debug)]
+pub struct OpenStream {
+    nodes: Nodes,
+    stream: Stream,
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.nodes.lock().streams[self.stream.index()] -= 1;
     }
 }
 
@@ -149,8 +172,32 @@ impl Nodes {
         let mut inner = self.lock();
         if let Some(entry) = inner.nodes.get_mut(node) {
             entry.live.last_seen_wall_ns = now_wall_ns;
+            entry.live.clock_ahead_ns = Some(pulse.wall_ns.saturating_sub(now_wall_ns));
             entry.live.pulse = Some(Arc::new(pulse));
         }
+    }
+
+    /// Remembers what the store holds of what a node's agent said of itself.
+    pub fn remember(&self, node: &NodeName, spoke: Spoke) {
+        self.lock().nodes.entry(node.clone()).or_default().live.spoke = Some(spoke);
+    }
+
+    /// Notes when the certificate ends that a node's urgent stream came with.
+    pub fn certificate(&self, node: &NodeName, ends_wall_ns: Option<i64>) {
+        if let Some(entry) = self.lock().nodes.get_mut(node) {
+            entry.live.certificate_ends_wall_ns = ends_wall_ns;
+        }
+    }
+
+    /// Counts an open call of `stream` until the guard is dropped.
+    pub fn count(&self, stream: Stream) -> OpenStream {
+        self.lock().streams[stream.index()] += 1;
+        OpenStream { nodes: self.clone(), stream }
+    }
+
+    /// Open calls of each stream, in the order of [`Stream::ALL`].
+    pub fn streams(&self) -> [u64; 3] {
+        self.lock().streams
     }
 
     /// One node's live state.

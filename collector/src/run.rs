@@ -17,19 +17,22 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tonic::transport::Server;
 
+use crate::admit::accounts::Accounts;
 use crate::admit::ca::{Ca, CaOptions, keep_server_certificate};
 use crate::admit::enrol::EnrolmentService;
 use crate::admit::gate::Gate;
 use crate::admit::refusals::{Refusal, RefusalSender, Refusals, refusal_queue};
 use crate::admit::tokens::TokenStore;
 use crate::casework::{ASK_QUEUE, Casework};
+use crate::census::Census;
+use crate::cluster::Cluster;
 use crate::config::{Config, Keep};
 use crate::correlate::Policy;
 use crate::holds::Keeper;
 use crate::ingest::Ingest;
 use crate::ledger::JournalLedger;
 use crate::nodes::Nodes;
-use crate::query::Query;
+use crate::query::{Certificates, Query};
 use crate::say::Say;
 use crate::store::{JournalConfig, Store, StoreConfig};
 
@@ -168,7 +171,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
     let ledger = Arc::new(JournalLedger::new(store.clone(), asks.clone()));
     let changed = say.clone();
     let on_key_changed = Arc::new(move |node, finding| changed.try_finding(Some(node), finding));
-    let enrolment = EnrolmentService::new(
+    let mut enrolment = EnrolmentService::new(
         ca.clone(),
         tokens,
         ledger.clone(),
@@ -176,19 +179,36 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
         receipt_public,
         on_key_changed,
     );
+    if let Some(c) = &config.cluster {
+        let cluster = Cluster::open(c.kubeconfig.as_ref()).await.map_err(failed("the cluster's API"))?;
+        let (audience, account) = (c.audience.clone(), c.service_account.clone());
+        enrolment = enrolment.with_accounts(Accounts::new(Box::new(cluster), audience, account));
+    }
     let mut ingest = Ingest::new(store.clone(), nodes.clone(), gate.clone(), say.clone(), stop.clone());
     if ca.is_none() {
         ingest = ingest.with_first_keys(ledger);
     }
+    let certificates =
+        Certificates { tls: tls.clone(), ca_ends_wall_ns: ca.as_ref().map(|ca| ca.not_after_wall_ns()) };
     let (keeper, holds) = Keeper::open(store.clone(), nodes.clone(), asks.clone(), say.clone())
         .await
         .map_err(failed("taking up holds"))?;
-    let desk = Query::new(store.clone(), nodes.clone(), gate, asks, holds);
-    let health = crate::health::build(&store, &nodes, &refusals, &tls);
+    let desk =
+        Query::new(store.clone(), nodes.clone(), gate, asks, holds, certificates.clone(), stop.clone());
+    let census = Census::default();
+    let health = crate::health::build(crate::health::Sources {
+        store: store.clone(),
+        nodes: nodes.clone(),
+        refusals: refusals.clone(),
+        certificates,
+        desk: desk.clone(),
+        census: census.clone(),
+    });
 
     let mut parts = Parts::new(stop.clone());
     parts.spawn("casework", casework.run(stop.clone()));
     parts.spawn("holds", keeper.run(stop.clone()));
+    parts.spawn("census", census.run(store.clone(), stop.clone()));
     parts.spawn("refusals", say_refusals(refused, refusals, say, stop.clone()));
     parts.spawn("health", health::serve(health_listener, health, stop.clone()));
     if let Some(ca) = ca {
@@ -205,9 +225,9 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
     Ok(result?)
 }
 
-type Certificates = (Option<Arc<Ca>>, ServerTls, Option<FileWatch>);
+type Loaded = (Option<Arc<Ca>>, ServerTls, Option<FileWatch>);
 
-fn certificates(config: &Config, refusals: &RefusalSender) -> Result<Certificates, RunError> {
+fn certificates(config: &Config, refusals: &RefusalSender) -> Result<Loaded, RunError> {
     let options =
         ServerTlsOptions { trust_domain: config.trust_domain.clone(), ..ServerTlsOptions::default() };
     let now = clock::wall_ns();

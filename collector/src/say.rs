@@ -12,11 +12,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dogwatch::clock;
-use dogwatch::record::{Fact, Finding, FindingState, NodeName, Severity, Stream, Subject};
+use dogwatch::record::{CleanupMode, Fact, Finding, FindingState, NodeName, Severity, Stream, Subject};
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::casework::Ask;
+use crate::store::decision::What;
+use crate::store::row::Spoke;
 
 /// After this long a finding that was noticed again is said again; each time twice as long.
 const FIRST_PAUSE_NS: i64 = 60 * SECOND_NS;
@@ -121,6 +123,25 @@ impl Say {
         if fold.due(now_ns) {
             fold.say(&self.asks, now_ns);
         }
+    }
+
+    /// An agent said what it is. Kept where it is another than what is `known`, so that it can be told of a node that is
+    /// away; what finds no room is kept when the node connects the next time.
+    pub fn spoke(
+        &self,
+        node: &NodeName,
+        agent_version: &str,
+        mode: Option<CleanupMode>,
+        known: Option<Spoke>,
+    ) {
+        if known.is_some_and(|k| k.agent_version == agent_version && k.mode == mode) {
+            return;
+        }
+        let what = What::NodeSpoke { node: node.clone(), agent_version: agent_version.to_owned(), mode };
+        let (reply, _) = oneshot::channel();
+        let ask = Ask::Keep { what: Box::new(what), actor: "collector".to_owned(), reply };
+        // Nobody waits for it.
+        let _ = self.asks.try_send(ask);
     }
 
     /// A node signs with another key than it was enrolled with last.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::cgroup::Group;
 use crate::process::Process;
 use crate::wait::until;
 
@@ -104,10 +105,16 @@ impl Stage {
     /// An agent of node `node` that keeps its state in `state`, not started. `more` is YAML: sections besides `node`,
     /// `uplink`, `health`, `log`; it must have `state` only for what differs from [`AGENT_JOURNALS`].
     pub fn post(&self, node: &str, state: &Path, house: Option<&House>, more: &str) -> Post {
-        let mut text =
-            format!("node: {{ name: {node} }}\nhealth: {{ listen: \"off\" }}\nlog: {{ level: info }}\n");
+        let mut text = format!("node: {{ name: {node} }}\nlog: {{ level: info }}\n");
+        if !more.lines().any(|l| l.starts_with("health:")) {
+            text += "health: { listen: \"off\" }\n";
+        }
         if !more.lines().any(|l| l.starts_with("state:")) {
             text += &format!("state: {{ dir: {}, {AGENT_JOURNALS} }}\n", yaml(state));
+        }
+        // The machine's kernel speaks of other scenarios' filesystems too.
+        if !more.lines().any(|l| l.starts_with("kernel:")) {
+            text += "kernel: { enabled: false }\n";
         }
         let tag = NEXT_TAG.fetch_add(1, Ordering::Relaxed);
         if let Some(house) = house {
@@ -121,6 +128,11 @@ impl Stage {
         }
         text += more;
         let config = self.path().join(format!("agent-{node}-{tag}.yaml"));
+        let mut environment = Vec::new();
+        // A scenario that says something about detection wants all of it.
+        if !more.lines().any(|l| l.starts_with("detect:")) {
+            environment.push(("DOGWATCH_DETECT__RULES__OFF".to_owned(), RULES_OFF.to_owned()));
+        }
         std::fs::write(&config, text).expect("a configuration can be written");
         Post {
             program: self.programs.agent.clone(),
@@ -128,6 +140,8 @@ impl Stage {
             name: format!("agent {node}"),
             config,
             state: state.to_owned(),
+            groups: Vec::new(),
+            environment,
             process: None,
         }
     }
@@ -144,6 +158,9 @@ impl Stage {
 /// Small journals, quickly made: 4 MiB for what is urgent, 16 MiB each for the rest.
 pub const AGENT_JOURNALS: &str =
     "segment_bytes: 1MiB, urgent_bytes: 4MiB, evidence_bytes: 16MiB, recorder_bytes: 16MiB";
+
+/// Rules about how busy the machine is that runs the tests, which is no part of any scenario.
+const RULES_OFF: &str = "[cpu-saturation, cpu-steal, fork-storm, io-stall, tcp-retransmits]";
 
 static NEXT_TAG: AtomicU16 = AtomicU16::new(1);
 
@@ -296,10 +313,22 @@ pub struct Post {
     log: PathBuf,
     name: String,
     state: PathBuf,
+    groups: Vec<PathBuf>,
+    environment: Vec<(String, String)>,
     process: Option<Process>,
 }
 
 impl Post {
+    /// It becomes a member of `group` before it runs its first instruction, whenever it is started.
+    pub fn confine(&mut self, group: &Group) {
+        self.groups.extend(group.procs_files());
+    }
+
+    /// It has `name` set to `value` in its environment whenever it is started.
+    pub fn environment(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts it and waits until it says that it is up.
     ///
     /// # Panics
@@ -320,8 +349,11 @@ impl Post {
 
     /// Starts it.
     pub fn launch(&mut self) {
-        let mut command = Command::new(&self.program);
-        command.arg("--config").arg(&self.config);
+        let mut command = Command::new("sh");
+        // The shell joins the groups and becomes the agent: its id stays.
+        command.args(["-c", "program=$1 config=$2; shift 2; for g; do echo $$ >\"$g\" || exit 1; done; exec \"$program\" --config \"$config\"", "sh"]);
+        command.arg(&self.program).arg(&self.config).args(&self.groups);
+        command.envs(self.environment.iter().map(|(n, v)| (n, v)));
         self.process = Some(Process::start(&self.name, command, &self.log));
     }
 

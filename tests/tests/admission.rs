@@ -37,12 +37,7 @@ impl Ledger for Uses {
         Ok(if *spent <= allowed { Spend::Spent } else { Spend::Exhausted })
     }
 
-    async fn remember_key(
-        &self,
-        _: &NodeName,
-        _: &[u8; 32],
-        _: &TokenId,
-    ) -> Result<KeyStanding, LedgerError> {
+    async fn remember_key(&self, _: &NodeName, _: &[u8; 32], _: &str) -> Result<KeyStanding, LedgerError> {
         Ok(KeyStanding::New)
     }
 }

@@ -27,9 +27,9 @@ const WIRE_EDGES: &[&str] = &[
     "collector/src/query.rs",
     "collector/src/query/",
     "collector/src/run.rs",
+    "collector/cli/src/ask.rs",
     "collector/cli/src/client.rs",
     "collector/cli/src/journal.rs",
-    "collector/cli/src/verbs/get.rs",
     "collector/cli/src/view/from_wire.rs",
     "deploy/local/src/children.rs",
     "deploy/local/src/status.rs",
@@ -43,9 +43,19 @@ const WIRE_EDGES: &[&str] = &[
 const PURE: &[&str] = &[
     "agent/src/detect",
     "agent/src/act/plan",
+    "agent/src/pod.rs",
+    "agent/src/sample/thrift.rs",
     "collector/src/correlate",
+    "collector/src/condition",
+    "collector/src/select.rs",
     "collector/src/timeline.rs",
     "collector/src/timeline/",
+    "collector/cli/src/top/board.rs",
+    "collector/cli/src/top/cells.rs",
+    "collector/cli/src/top/draw.rs",
+    "collector/cli/src/top/rows.rs",
+    "collector/cli/src/top/ui.rs",
+    "collector/src/wording.rs",
 ];
 
 /// What a pure module may not name. `store::decision` and `store::row` are values, and the only part of the store that

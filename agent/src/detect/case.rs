@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use dogwatch::record::{
-    Fact, Finding, FindingState, Incarnation, Moment, NodeName, RecordRef, Seq, Severity, Stream, Subject,
+    Fact, Finding, FindingState, Incarnation, Moment, NodeName, Pod, RecordRef, Seq, Severity, Stream,
+    Subject,
 };
 use sha2::{Digest, Sha256};
 
@@ -79,7 +80,9 @@ pub(super) struct Statement {
     pub(super) explanation: String,
     pub(super) facts: Vec<Fact>,
     /// Records that show it beside the one that is judged, oldest first.
-    pub(super) since: Option<RecordRef>,
+    pub(super) since: Vec<RecordRef>,
+    /// Whose it is, where that is known.
+    pub(super) pod: Option<Pod>,
 }
 
 /// The fact that says when what led to a finding began, wall ns; it is told from raised to cleared.
@@ -108,6 +111,7 @@ impl Case {
     pub(super) fn raise(tick: Tick<'_>, rule: &str, subject: Subject, statement: Statement) -> Self {
         let id = tick.identity.finding_id(rule, &subject, tick.at);
         let mut citations: Vec<RecordRef> = statement.since.into_iter().filter(|r| r != tick.cite).collect();
+        citations.truncate(MAX_CITATIONS - 1);
         citations.push(tick.cite.clone());
         let finding = Finding {
             id,
@@ -120,9 +124,15 @@ impl Case {
             citations,
             facts: statement.facts,
             raised_wall_ns: tick.at.wall_ns,
-            pod: None,
+            pod: statement.pod,
         };
         Self { finding, said_ns: Some(tick.at.boot_ns) }
+    }
+
+    /// Says whose it is.
+    pub(super) fn of(mut self, pod: Option<dogwatch::record::Pod>) -> Self {
+        self.finding.pod = pod;
+        self
     }
 
     /// Continues what an earlier run raised.
@@ -148,6 +158,12 @@ impl Case {
         f.summary = statement.summary;
         f.explanation = statement.explanation;
         f.facts = with_rise(&f.facts, statement.facts);
+        if statement.pod.is_some() {
+            f.pod = statement.pod;
+        }
+        for record in &statement.since {
+            self.cite(record);
+        }
         self.cite(tick.cite);
         self.said_ns = Some(tick.at.boot_ns);
         self.finding.clone()

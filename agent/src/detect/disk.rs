@@ -143,7 +143,7 @@ impl WaterDetector {
     fn raising(&self, tick: Tick<'_>, mount: &Mount, used: f64, rise: Rise) -> Statement {
         let mut statement = self.statement(mount, used);
         statement.facts.push(Fact::new(RISE_FACT, rise.at.wall_ns));
-        statement.since = Some(tick.identity.record(rise.place));
+        statement.since.push(tick.identity.record(rise.place));
         statement
     }
 
@@ -212,7 +212,8 @@ impl WaterDetector {
                 self.config.clear_ticks,
             ),
             facts: self.facts(mount, used),
-            since: None,
+            since: Vec::new(),
+            pod: None,
         }
     }
 

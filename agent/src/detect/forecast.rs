@@ -215,7 +215,8 @@ fn statement(config: &ForecastConfig, tick: Tick<'_>, mount: &Mount, p: Projecti
             Fact::new("bound_seconds", config.bound.as_secs()),
             Fact::new("device_name", &mount.device),
         ],
-        since: Some(tick.identity.record(p.fall.since.place)),
+        since: vec![tick.identity.record(p.fall.since.place)],
+        pod: None,
     }
 }
 

@@ -94,7 +94,10 @@ impl LogDetector {
         }
         let last_line = shown(line);
         let statement = statement(rule, name, &self.config, &key.1, 1, &last_line);
-        let case = Case::raise(tick, name, Subject::new(SUBJECT_KIND, key.1.as_str()), statement);
+        let subject = Subject::new(SUBJECT_KIND, key.1.as_str());
+        // What is folded is nobody's alone.
+        let pod = line.pod.clone().filter(|_| key.1 != OTHER_SOURCES);
+        let case = Case::raise(tick, name, subject, statement).of(pod);
         out.push(case.finding().clone());
         self.open.insert(key, Open { case, count: 1, untold: 0, last_ns: Some(tick.at.boot_ns), last_line });
     }
@@ -158,7 +161,8 @@ fn statement(
             words::duration(config.quiet.as_secs_f64()),
         ),
         facts: vec![Fact::new("matches", count)],
-        since: None,
+        since: Vec::new(),
+        pod: None,
     }
 }
 

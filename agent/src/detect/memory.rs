@@ -1,12 +1,15 @@
 //! `memory-pressure`: tasks wait for memory, or next to none is left.
 //!
 //! Pressure (PSI) says what work suffers, available bytes what is left before the OOM killer comes; either suffices,
-//! and where the kernel has no PSI the bytes decide alone.
+//! and where the kernel has no PSI the bytes decide alone. The node's pressure counts the waits of a single group at its
+//! own limit too: while enough is available and such a group is known, it is that group's finding
+//! (`cgroup-memory-pressure`) and not the node's.
 
-use dogwatch::record::{Fact, Finding, Memory, Pressure, Process, Sample, Severity, Subject};
+use dogwatch::record::{Fact, Finding, Memory, Pressure, Process, Severity, Subject};
 
 use super::case::{Case, Statement, Tick};
 use super::config::MemoryConfig;
+use super::known::{Known, Scene, place_facts};
 use super::words;
 
 /// Rule name.
@@ -49,10 +52,11 @@ impl MemoryDetector {
         self.case.iter().map(Case::finding)
     }
 
-    pub(super) fn on_sample(&mut self, tick: Tick<'_>, sample: &Sample, out: &mut Vec<Finding>) {
+    pub(super) fn on_sample(&mut self, tick: Tick<'_>, scene: &Scene<'_>, out: &mut Vec<Finding>) {
+        let Scene { sample, known } = *scene;
         // A sample without memory says nothing either way.
         let Some(memory) = &sample.memory else { return };
-        let severity = self.judge(memory);
+        let severity = self.judge(memory, known);
         if (severity.is_some() || self.case.is_some()) && !sample.processes.is_empty() {
             self.remember(&sample.processes);
         }
@@ -62,7 +66,7 @@ impl MemoryDetector {
                 if let Some(severity) = severity.filter(|_| self.over >= self.config.raise_ticks) {
                     self.oom_kills_at_raise = memory.oom_kills_total;
                     let subject = Subject::new("memory", tick.identity.node.as_str());
-                    let case = Case::raise(tick, RULE, subject, self.statement(memory, severity));
+                    let case = Case::raise(tick, RULE, subject, self.statement(memory, known, severity));
                     out.push(case.finding().clone());
                     self.case = Some(case);
                     self.calm = 0;
@@ -75,10 +79,10 @@ impl MemoryDetector {
                 if self.calm >= self.config.clear_ticks {
                     self.over = 0;
                     if let Some(case) = self.case.take() {
-                        out.push(self.clear(case, tick, memory));
+                        out.push(self.clear(case, tick, memory, known));
                     }
                 } else if worse || due {
-                    let statement = self.statement(memory, severity.unwrap_or(Severity::Medium));
+                    let statement = self.statement(memory, known, severity.unwrap_or(Severity::Medium));
                     // Borrowed anew: the statement needed all of the detector.
                     if let Some(case) = &mut self.case {
                         out.push(case.update(tick, statement));
@@ -89,10 +93,11 @@ impl MemoryDetector {
     }
 
     /// How bad it is; `None` when it is not.
-    fn judge(&self, memory: &Memory) -> Option<Severity> {
+    fn judge(&self, memory: &Memory, known: &Known) -> Option<Severity> {
         let c = &self.config;
         let available = available_fraction(memory);
-        let p = memory.pressure.unwrap_or_default();
+        let of_a_group = available >= c.clear_available && known.group_at_limit().is_some();
+        let p = memory.pressure.filter(|_| !of_a_group).unwrap_or_default();
         if available < c.critical_available || p.full_avg10 >= c.critical_full_avg10 {
             Some(Severity::Critical)
         } else if available < c.min_available || p.full_avg10 >= c.full_avg10 {
@@ -118,7 +123,7 @@ impl MemoryDetector {
         self.processes = largest.into_iter().take(self.config.name_processes).cloned().collect();
     }
 
-    fn statement(&self, memory: &Memory, severity: Severity) -> Statement {
+    fn statement(&self, memory: &Memory, known: &Known, severity: Severity) -> Statement {
         let c = &self.config;
         let pressure = match memory.pressure {
             Some(p) => format!(
@@ -136,14 +141,20 @@ impl MemoryDetector {
             ),
             None => String::new(),
         };
+        let process = known.growing_process(None).filter(|p| p.by() >= c.growth_floor_bytes);
+        let group = known.growing_group().filter(|g| g.by() >= c.growth_floor_bytes);
+        let growing = process.or(group).map_or_else(String::new, |g| format!("; {}", g.words()));
+        let pod = process.and_then(|p| p.pod.clone()).or_else(|| group.and_then(|g| g.pod.clone()));
         Statement {
             severity,
-            summary: format!("memory is short: {}{pressure}{largest}", left(memory)),
+            summary: format!("memory is short: {}{pressure}{growing}{largest}", left(memory)),
             explanation: format!(
                 "Raised after {} samples with pressure some avg10 ≥ {} % (medium), full avg10 ≥ {} % or available below \
                  {} (high), full avg10 ≥ {} % or available below {} (critical). Pressure is the kernel's PSI \
                  (/proc/pressure/memory), available its MemAvailable. The kubelet evicts pods at \
-                 memory.available<100Mi by default. Cleared after {} samples at half that pressure with {} available.",
+                 memory.available<100Mi by default. Cleared after {} samples at half that pressure with {} available. \
+                 Named as growing is who took most in the last three minutes, {} at least; pressure alone is not the \
+                 node's while {} are available and a control group is at its own limit.",
                 c.raise_ticks,
                 c.some_avg10,
                 c.full_avg10,
@@ -152,14 +163,17 @@ impl MemoryDetector {
                 words::percent(c.critical_available),
                 c.clear_ticks,
                 words::percent(c.clear_available.max(c.min_available)),
+                words::bytes(c.growth_floor_bytes as f64),
+                words::percent(c.clear_available),
             ),
-            facts: self.facts(memory),
-            since: None,
+            facts: self.facts(memory, known),
+            since: Vec::new(),
+            pod,
         }
     }
 
-    fn clear(&mut self, case: Case, tick: Tick<'_>, memory: &Memory) -> Finding {
-        let facts = self.facts(memory);
+    fn clear(&mut self, case: Case, tick: Tick<'_>, memory: &Memory, known: &Known) -> Finding {
+        let facts = self.facts(memory, known);
         self.processes.clear();
         let summary = format!("memory is not short any more: {}", left(memory));
         let why = format!(
@@ -170,7 +184,7 @@ impl MemoryDetector {
         case.clear(tick, summary, why, facts)
     }
 
-    fn facts(&self, memory: &Memory) -> Vec<Fact> {
+    fn facts(&self, memory: &Memory, known: &Known) -> Vec<Fact> {
         let mut facts = vec![
             Fact::new("available_bytes", memory.available_bytes),
             Fact::new("total_bytes", memory.total_bytes),
@@ -189,6 +203,17 @@ impl MemoryDetector {
             facts.push(Fact::new(format!("process_{}_resident_bytes", i + 1), p.resident_bytes));
             if !p.cgroup.is_empty() {
                 facts.push(Fact::new(format!("process_{}_cgroup", i + 1), &p.cgroup));
+            }
+        }
+        for (what, grown) in [("process", known.growing_process(None)), ("cgroup", known.growing_group())] {
+            if let Some(g) = grown.filter(|g| g.by() >= self.config.growth_floor_bytes) {
+                facts.push(Fact::new(format!("growing_{what}_name"), &g.name));
+                facts.push(Fact::new(format!("growing_{what}_bytes"), g.by()));
+                facts.push(Fact::new(format!("growing_{what}_seconds"), g.seconds().round()));
+                let place = place_facts(&g.cgroup, g.pod.as_ref());
+                facts.extend(
+                    place.into_iter().map(|f| Fact::new(format!("growing_{what}_{}", f.key), f.value)),
+                );
             }
         }
         facts

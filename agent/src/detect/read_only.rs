@@ -1,13 +1,15 @@
 //! `mount-read-only`: a filesystem that could be written cannot be any more.
 //!
 //! Linux turns a filesystem read-only when its metadata or device failed (`errors=remount-ro`). Only the transition is
-//! a finding: what was read-only when first seen is meant to be.
+//! a finding: what was read-only when first seen is meant to be. The kernel's line comes before the next sample, and
+//! names a device: its mounts are those that the last sample showed.
 
 use std::collections::BTreeMap;
 
 use dogwatch::record::{Fact, Finding, Mount, Severity, Subject};
 
 use super::case::{Case, Statement, Tick};
+use super::known::Known;
 
 /// Rule name.
 pub(super) const RULE: &str = "mount-read-only";
@@ -41,6 +43,32 @@ impl ReadOnlyDetector {
 
     pub(super) fn active(&self) -> impl Iterator<Item = &Finding> {
         self.mounts.values().filter_map(|s| s.case.as_ref()).map(Case::finding)
+    }
+
+    /// A line of the kernel's log; whether it is about a mount that is known here.
+    pub(super) fn on_kernel(
+        &mut self,
+        tick: Tick<'_>,
+        text: &str,
+        known: &Known,
+        out: &mut Vec<Finding>,
+    ) -> bool {
+        let Some(device) = remounted_device(text) else { return false };
+        let mut found = false;
+        for path in known.mounts_of(device) {
+            let Some(state) = self.mounts.get_mut(path) else { continue };
+            found = true;
+            if state.case.is_none() {
+                let mut statement = line_statement(path, device);
+                statement.facts.push(Fact::new("device_name", device));
+                let case = Case::raise(tick, RULE, Subject::new("mount", path), statement);
+                out.push(case.finding().clone());
+                state.case = Some(case);
+            }
+            state.writable_ticks = 0;
+            state.was_writable = false;
+        }
+        found
     }
 
     pub(super) fn on_mount(&mut self, tick: Tick<'_>, mount: &Mount, out: &mut Vec<Finding>) {
@@ -80,6 +108,36 @@ impl ReadOnlyDetector {
     }
 }
 
+/// The device in `EXT4-fs (sda1): Remounting filesystem read-only`, `BTRFS info (device sda1): forced readonly`,
+/// `FAT-fs (sda1): Filesystem has been set read-only`.
+fn remounted_device(text: &str) -> Option<&str> {
+    let (head, said) = text.split_once("): ")?;
+    let told = ["Remounting filesystem read-only", "forced readonly", "Filesystem has been set read-only"];
+    if !told.iter().any(|t| said.starts_with(t)) {
+        return None;
+    }
+    let (fs, device) = head.split_once(" (")?;
+    let device = device.strip_prefix("device ").unwrap_or(device);
+    // BTRFS adds its state: `device sda1: state EA`.
+    let device = device.split(':').next().unwrap_or(device);
+    let a_name = fs.len() <= 32 && fs.bytes().all(|b| b.is_ascii_alphanumeric() || b"- ".contains(&b));
+    (a_name && !device.is_empty()).then_some(device)
+}
+
+fn line_statement(path: &str, device: &str) -> Statement {
+    Statement {
+        severity: severity(path),
+        summary: format!("{path} (on {device}) turned read-only: the kernel says so"),
+        explanation: "A line of the kernel's log says that the filesystem met an error and was made read-only \
+                      (errors=remount-ro); the lines before it say which. Critical for / and what lies below /var, where \
+                      the node itself writes; high elsewhere. Cleared once it has been writable in samples."
+            .to_owned(),
+        facts: Vec::new(),
+        since: Vec::new(),
+        pod: None,
+    }
+}
+
 /// Where the system and the runtime write, the node is lost with it.
 fn severity(path: &str) -> Severity {
     if path == "/" || path == "/var" || path.starts_with("/var/") {
@@ -99,7 +157,8 @@ fn statement(mount: &Mount) -> Statement {
                       high elsewhere. Mounts that were read-only from the start are no finding."
             .to_owned(),
         facts: facts(mount),
-        since: None,
+        since: Vec::new(),
+            pod: None,
     }
 }
 

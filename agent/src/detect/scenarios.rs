@@ -1,9 +1,13 @@
 //! Scripted nodes and what is found on them. A rig feeds samples a second apart and holds every finding against the
 //! rules of a finding's life.
 
+mod containers;
 mod disks;
+mod kernel;
+mod lives;
 mod others;
 mod properties;
+mod world;
 
 use std::collections::HashMap;
 
@@ -99,6 +103,20 @@ impl Rig {
         out
     }
 
+    /// A line of the kernel's log, now; with the shipped rules that it matches.
+    pub(super) fn kernel(&mut self, rules: &[&str], line: &str) -> Vec<Finding> {
+        let line = LogLine {
+            source: "kmsg".to_owned(),
+            line: line.as_bytes().to_vec(),
+            rules: rules.iter().map(|r| (*r).to_owned()).collect(),
+            ..LogLine::default()
+        };
+        let cite = self.cite();
+        let out = self.detectors.on_kernel(self.now, &line, &cite);
+        self.hold(&out, &cite);
+        out
+    }
+
     /// A sample of these mounts alone.
     pub(super) fn mounts(&mut self, mounts: &[Mount]) -> Vec<Finding> {
         self.sample(&Sample { mounts: mounts.to_vec(), ..Sample::default() })
@@ -124,7 +142,7 @@ impl Rig {
             for fact in &f.facts {
                 let unit = [
                     "bytes", "percent", "inodes", "seconds", "second", "name", "type", "number", "cgroup",
-                    "raised", "matches", "_ns",
+                    "raised", "matches", "_ns", "mount",
                 ];
                 assert!(unit.iter().any(|u| fact.key.contains(u)), "{} has no unit", fact.key);
             }

@@ -13,8 +13,10 @@ pub enum EnrolError {
     #[error(transparent)]
     File(#[from] KeyFileError),
     /// The token's file.
-    #[error("cannot read the join token from {}: {reason}", path.display())]
+    #[error("cannot read {what} from {}: {reason}", path.display())]
     TokenFile {
+        /// What is in it.
+        what: &'static str,
         /// Which file.
         path: PathBuf,
         /// Why.
@@ -26,7 +28,7 @@ pub enum EnrolError {
     /// There is no certificate, and nothing to get one with.
     #[error(
         "node {node} {why}, and no join token is configured. Make one with `dogwatch-collector token` and give it \
-         to the agent as collector.join_token_file (or DOGWATCH_COLLECTOR__JOIN_TOKEN)"
+         to the agent as uplink.join_token_file, or in a cluster give it uplink.service_account_token_file"
     )]
     NoToken {
         /// Who.

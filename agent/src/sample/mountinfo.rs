@@ -102,6 +102,8 @@ pub(super) struct Entry<'a> {
     pub(super) path: Cow<'a, [u8]>,
     pub(super) fs: Cow<'a, [u8]>,
     pub(super) source: Cow<'a, [u8]>,
+    /// Options of the mount.
+    mount_options: &'a [u8],
     /// Options of the superblock, escaped as they are: only known ones are looked for.
     super_options: &'a [u8],
 }
@@ -116,6 +118,12 @@ impl<'a> Entry<'a> {
     pub(super) fn is_emergency_read_only(&self) -> bool {
         self.super_option(b"emergency_ro").is_some()
             || (self.fs.starts_with(b"ext") && self.super_option(b"shutdown").is_some())
+    }
+
+    /// Whether mount or superblock are read-only, as the table says it.
+    pub(super) fn is_read_only(&self) -> bool {
+        let ro = |options: &[u8]| options.split(|&b| b == b',').any(|option| option == b"ro");
+        ro(self.mount_options) || ro(self.super_options)
     }
 
     /// The value of superblock option `name`; empty for one without a value.
@@ -182,7 +190,7 @@ fn parse_line(line: &[u8]) -> Option<Entry<'_>> {
     let (dev_major, dev_minor) = (number32(dev.next()?)?, number32(dev.next()?)?);
     let root = unescape(fields.next()?);
     let path = unescape(fields.next()?);
-    let _mount_options = fields.next()?;
+    let mount_options = fields.next()?;
     // Any number of optional fields up to a lone hyphen.
     fields.find(|f| *f == b"-")?;
     let fs = unescape(fields.next()?);
@@ -197,6 +205,7 @@ fn parse_line(line: &[u8]) -> Option<Entry<'_>> {
         path,
         fs,
         source,
+        mount_options,
         super_options,
     })
 }

@@ -46,6 +46,9 @@ struct Target {
     /// Whether a server may keep its caller waiting.
     remote: bool,
     emergency_read_only: bool,
+    /// What the table says, where `statvfs` looks through another mount: a host's root that a container has mounted
+    /// read-only is not read-only on the host.
+    read_only: Option<bool>,
 }
 
 /// Reader of the node's filesystems.
@@ -182,6 +185,7 @@ impl Target {
             },
             remote,
             emergency_read_only: entry.is_emergency_read_only(),
+            read_only: (rootfs != Path::new("/")).then(|| entry.is_read_only()),
         })
     }
 
@@ -193,7 +197,7 @@ impl Target {
             inodes_total: f.inodes_total,
             inodes_free: f.inodes_free,
             // Of the mount and its superblock, both of which the kernel folds into ST_RDONLY.
-            read_only: f.read_only || self.emergency_read_only,
+            read_only: self.read_only.unwrap_or(f.read_only) || self.emergency_read_only,
             ..self.mount.clone()
         }
     }

@@ -290,6 +290,29 @@ fn what_the_root_does_not_lead_to_is_not_reported_with_false_figures() {
 }
 
 #[test]
+fn a_root_that_is_mounted_read_only_does_not_make_the_host_read_only() {
+    in_own_namespace(|dir| {
+        let m = dir.join("m");
+        mount_tmpfs(&m, "size=1m");
+        let root = dir.join("host");
+        std::fs::create_dir_all(&root).unwrap();
+        rustix::mount::mount_bind_recursive("/", &root).unwrap();
+        // As a container's runtime does it with `readOnly: true`.
+        mount_remount(&root, MountFlags::RDONLY | MountFlags::BIND, c"").unwrap();
+        let through = root.join(m.strip_prefix("/").unwrap());
+        mount_remount(&through, MountFlags::RDONLY | MountFlags::BIND, c"").unwrap();
+        let roots = Roots { rootfs: root, ..own_roots() };
+        let mut probe = probe(&roots);
+        let (mounts, _) = read(&mut probe);
+        assert!(!at(&mounts, Path::new("/")).unwrap().read_only, "{mounts:?}");
+        assert!(!at(&mounts, &m).unwrap().read_only, "{mounts:?}");
+        mount_remount(&m, MountFlags::RDONLY | MountFlags::BIND, c"").unwrap();
+        let seen = (0..=RECHECK).any(|_| at(&read(&mut probe).0, &m).is_some_and(|m| m.read_only));
+        assert!(seen, "read-only on the host itself");
+    });
+}
+
+#[test]
 fn a_sample_is_bounded_and_prefers_disks() {
     let dir = tempfile::tempdir().unwrap();
     let table = dir.path().join("mountinfo");
@@ -305,6 +328,32 @@ fn a_sample_is_bounded_and_prefers_disks() {
     assert_eq!(mounts.len(), MAX_REPORTED);
     assert!(mounts.iter().any(|m| m.path == "/last"));
     assert_eq!(failed, ["mounts: 1502 filesystems, of which 1000 are reported"]);
+}
+
+#[test]
+fn ten_thousand_mounts_cost_a_bounded_part_of_a_tick() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = dir.path().join("mountinfo");
+    let mut text = "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n".to_owned();
+    for i in 0..10_000 {
+        text.push_str(&format!("{} 1 {}:{} / /t{i} rw - tmpfs tmpfs rw\n", i + 10, i / 256, i % 256));
+    }
+    std::fs::write(&table, text).unwrap();
+    let asked = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let count = asked.clone();
+    let stat: StatFn = Arc::new(move |_| {
+        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ok(Figures { total_bytes: 1, ..Figures::default() })
+    });
+    let roots = Roots { mountinfo: table, ..Roots::default() };
+    let mut probe = MountProbe::new(&roots, stat, Duration::from_secs(5));
+    let began = super::super::thread_cpu_time();
+    let (mounts, failed) = read(&mut probe);
+    let spent = super::super::thread_cpu_time() - began;
+    assert_eq!((mounts.len(), failed.len()), (MAX_REPORTED, 1), "{failed:?}");
+    assert!(asked.load(std::sync::atomic::Ordering::Relaxed) <= MAX_REPORTED as u64, "{asked:?}");
+    // Unoptimised, as tests are; optimised it is a tenth.
+    assert!(spent < Duration::from_millis(500), "{spent:?}");
 }
 
 #[test]

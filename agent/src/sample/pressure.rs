@@ -39,7 +39,7 @@ impl PressureFile {
 }
 
 /// The figures of a pressure file. `full` is absent for CPU on kernels before 5.13 and is then 0.
-fn parse(text: &[u8]) -> Option<Pressure> {
+pub(super) fn parse(text: &[u8]) -> Option<Pressure> {
     let mut pressure = Pressure::default();
     let mut some = false;
     for line in text.split(|&b| b == b'\n') {
@@ -72,6 +72,8 @@ fn parse(text: &[u8]) -> Option<Pressure> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -89,5 +91,16 @@ mod tests {
         assert_eq!(parse(b"some avg10=1.00 avg60=0.00 avg300=0.00 total=1\n").unwrap().full_total_us, 0);
         assert_eq!(parse(b""), None);
         assert_eq!(parse(b"some avg10=x avg60=0 avg300=0 total=1\n"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_words_make_it_panic(
+            words in prop::collection::vec("some|full|\n|(avg10|avg60|total)=?|=|[0-9.]{1,24}|\\PC", 0..30),
+            bytes in prop::collection::vec(any::<u8>(), 0..256),
+        ) {
+            parse(words.join(" ").replace("= ", "=").replace(" \n ", "\n").as_bytes());
+            parse(&bytes);
+        }
     }
 }

@@ -17,9 +17,7 @@ use rustix::time::{
 
 /// Now, by both clocks of the node.
 pub fn now() -> Moment {
-    let wall = clock_gettime(ClockId::Realtime);
-    let wall_ns = wall.tv_sec.saturating_mul(1_000_000_000).saturating_add(wall.tv_nsec);
-    Moment { wall_ns, boot_ns: boot_ns() }
+    dogwatch::clock::now()
 }
 
 /// Nanoseconds since boot, suspend included.
@@ -46,13 +44,11 @@ pub struct TickerStop(Arc<OwnedFd>);
 impl Ticker {
     /// A ticker whose first tick is due at once and the others each `interval` (at least 1 ms) after it.
     pub fn new(interval: Duration) -> io::Result<(Self, TickerStop)> {
-        let interval = interval.clamp(Duration::from_millis(1), Duration::from_secs(86_400));
         let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let interval_ns = interval.as_nanos() as u64;
+        let interval_ns = nanoseconds(interval);
         let due_ns = boot_ns();
-        let spec = Itimerspec { it_interval: timespec(interval_ns), it_value: timespec(due_ns) };
-        timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME, &spec)?;
+        arm(&timer, due_ns, interval_ns)?;
         Ok((Self { timer, stop: Arc::clone(&stop), interval_ns, due_ns, late_ticks: 0 }, TickerStop(stop)))
     }
 
@@ -83,6 +79,24 @@ impl Ticker {
         }
     }
 
+    /// Makes the ticks that follow come each `interval` (at least 1 ms), the next one that long after the last one was due,
+    /// or now if that is over.
+    ///
+    /// Errors: those of timerfd_settime(2); the interval is then as it was.
+    pub fn set_interval(&mut self, interval: Duration) -> io::Result<()> {
+        let interval_ns = nanoseconds(interval);
+        let last_due_ns = self.due_ns.saturating_sub(self.interval_ns);
+        let due_ns = last_due_ns.saturating_add(interval_ns).max(boot_ns());
+        arm(&self.timer, due_ns, interval_ns)?;
+        (self.interval_ns, self.due_ns) = (interval_ns, due_ns);
+        Ok(())
+    }
+
+    /// The interval now.
+    pub fn interval(&self) -> Duration {
+        Duration::from_nanos(self.interval_ns)
+    }
+
     /// Ticks that began more than a quarter of the interval late, or not at all.
     pub fn late_ticks(&self) -> u64 {
         self.late_ticks
@@ -106,6 +120,16 @@ impl TickerStop {
     }
 }
 
+fn nanoseconds(interval: Duration) -> u64 {
+    interval.clamp(Duration::from_millis(1), Duration::from_secs(86_400)).as_nanos() as u64
+}
+
+fn arm(timer: &OwnedFd, due_ns: u64, interval_ns: u64) -> io::Result<()> {
+    let spec = Itimerspec { it_interval: timespec(interval_ns), it_value: timespec(due_ns) };
+    timerfd_settime(timer, TimerfdTimerFlags::ABSTIME, &spec)?;
+    Ok(())
+}
+
 fn timespec(ns: u64) -> Timespec {
     Timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 }
 }
@@ -124,6 +148,21 @@ mod tests {
         }
         // A busy machine makes ticks late, and those are counted; none may come early.
         assert!(last.boot_ns - first.boot_ns >= 10 * 20_000_000 - 20_000_000, "{first:?} {last:?}");
+    }
+
+    #[test]
+    fn a_changed_interval_counts_from_the_last_tick() {
+        let (mut ticker, _stop) = Ticker::new(Duration::from_secs(3600)).unwrap();
+        let first = ticker.wait().unwrap().unwrap();
+        ticker.set_interval(Duration::from_millis(50)).unwrap();
+        let second = ticker.wait().unwrap().unwrap();
+        let third = ticker.wait().unwrap().unwrap();
+        // The first tick may have begun late, which the second does not wait for.
+        assert!(second.boot_ns - first.boot_ns < 3_600_000_000_000, "{first:?} {second:?}");
+        assert!(third.boot_ns - first.boot_ns >= 50_000_000, "{first:?} {third:?}");
+        ticker.set_interval(Duration::from_secs(3600)).unwrap();
+        assert_eq!(ticker.interval(), Duration::from_secs(3600));
+        assert!(ticker.due_ns > third.boot_ns + 3_500_000_000_000);
     }
 
     #[test]

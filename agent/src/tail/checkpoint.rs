@@ -61,8 +61,11 @@ pub struct FileState {
     pub head: Fingerprint,
     /// Everything before this offset is durable.
     pub offset: u64,
-    /// Lines still to be kept as context after the last match before `offset`.
+    /// Lines still to be kept as context after the last match before `done`.
     pub after: u8,
+    /// Lines that are complete before this offset are durable too; never less than `offset`, whatever it says.
+    #[serde(default)]
+    pub done: u64,
     /// Whether it was rotated and read to its end: its disappearance loses nothing.
     pub ended: bool,
 }

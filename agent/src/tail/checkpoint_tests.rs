@@ -9,6 +9,7 @@ fn checkpoint(offset: u64, files: usize) -> Checkpoint {
         head: Fingerprint { bytes: 256, digest: u64::MAX },
         offset,
         after: 2,
+        done: 0,
         ended: false,
     };
     Checkpoint { files: (0..files).map(file).collect() }

@@ -15,7 +15,7 @@ pub(super) const MASK_MARGIN: usize = 1024;
 /// Bytes before a chunk that are read again to find context of a match at its beginning.
 const CONTEXT_BYTES: usize = 64 * 1024;
 
-type Out<'a> = &'a mut dyn FnMut(TailEvent) -> ControlFlow<()>;
+pub(super) type Out<'a> = &'a mut dyn FnMut(TailEvent) -> ControlFlow<()>;
 
 /// What comes after a chunk.
 pub(super) enum Next {
@@ -36,6 +36,24 @@ enum Ends {
     Nothing,
     /// The block is the beginning of one line whose end is not in sight.
     Later,
+}
+
+/// A line on its way out.
+pub(super) struct Taken<'a> {
+    /// It, or as much of it as is there.
+    pub(super) line: &'a [u8],
+    /// From where reading would have to begin to meet it again.
+    pub(super) from: u64,
+    /// Its offset.
+    pub(super) at: u64,
+    /// The offset behind it.
+    pub(super) behind: u64,
+    /// What is dealt with once it is durable: offset, lines done, and context due.
+    pub(super) mark: (u64, u64, u8),
+    /// Whether it goes on.
+    pub(super) cut: bool,
+    /// Of a runtime's line: the output, parts, and when it was written.
+    pub(super) dress: Option<(&'static str, u32, Option<i64>)>,
 }
 
 impl Tailer {
@@ -116,7 +134,7 @@ impl Tailer {
 
     /// Skips the older part of a backlog that is over the limit.
     fn skip_ahead(&mut self, file: &mut Followed, size: u64, out: Out<'_>) -> Next {
-        let (from, target) = (file.offset, size - self.config.max_backlog_bytes / 2);
+        let (from, target) = (file.low(), size - self.config.max_backlog_bytes / 2);
         let bytes =
             file.file.as_ref().and_then(|f| read_some(f, target, CHUNK_BYTES).ok()).unwrap_or_default();
         match memchr(b'\n', &bytes) {
@@ -127,6 +145,7 @@ impl Tailer {
             }
         }
         file.after = 0;
+        file.joiner.clear();
         let reason = format!("more than {} bytes were waiting to be read", self.config.max_backlog_bytes);
         let flow = self.gap(file, None, (from, file.offset), None, reason, out);
         if flow.is_break() { Next::Stopped } else { Next::More }
@@ -143,6 +162,7 @@ impl Tailer {
                 self.deliver(file, &rest, Ends::Nothing, now, out)?;
             }
         }
+        self.cut(file, now, out)?;
         self.say_dropped(file, out)?;
         if file.long {
             file.move_to(file.size, b"");
@@ -172,7 +192,7 @@ impl Tailer {
                 bytes: Some(dropped.bytes),
                 lines: Some(dropped.lines),
                 reason: format!("over the {stream} stream's budget of bytes in a second"),
-                mark: Some(file.mark(file.offset, file.after)),
+                mark: Some(file.mark_here()),
             }))?;
         }
         self.progress(file, out)
@@ -188,7 +208,7 @@ impl Tailer {
         out: Out<'_>,
     ) -> ControlFlow<()> {
         self.stats.gaps += 1;
-        let mark = Some(file.mark(file.offset, file.after));
+        let mark = Some(file.mark_here());
         let (source, inode) = (file.source.to_string(), file.inode);
         let bytes = Some(to.saturating_sub(from));
         let to_offset = Some(to);
@@ -206,8 +226,8 @@ impl Tailer {
     }
 
     /// Says how far `file` is, if that is farther than what was said last.
-    fn progress(&mut self, file: &mut Followed, out: Out<'_>) -> ControlFlow<()> {
-        let mark = file.mark(file.offset, file.after);
+    pub(super) fn progress(&mut self, file: &mut Followed, out: Out<'_>) -> ControlFlow<()> {
+        let mark = file.mark_here();
         if mark.offset <= file.told {
             return ControlFlow::Continue(());
         }
@@ -225,13 +245,10 @@ impl Tailer {
         now: Moment,
         out: Out<'_>,
     ) -> ControlFlow<()> {
-        // What was dropped is told before a later line is handed on: after a crash the newest line that is durable says
-        // from where lines are missing, and must not stand for one that nobody has.
-        if file.dropped_evidence.is_some() && self.evidence_budget.left()
-            || file.dropped_recorder.is_some() && self.recorder_budget.left()
-        {
-            self.say_dropped(file, out)?;
+        if file.pod.is_some() && ends != Ends::Later {
+            return self.deliver_messages(file, block, now, out);
         }
+        self.say_dropped_first(file, out)?;
         let limit = self.config.max_line_bytes;
         let base = file.offset;
         let all = self.config.emit_all && self.recorder_budget.left();
@@ -250,8 +267,23 @@ impl Tailer {
                 Ends::Later => 0,
             };
             let at = base + piece.range.start as u64;
+            let line = &block[piece.range.clone()];
+            let taken = Taken {
+                line,
+                from: at,
+                at,
+                behind: at + line.len() as u64 + 1,
+                // Its end is not known yet, so the mark stays before it; the offset keeps it from coming twice.
+                mark: if ends == Ends::Later {
+                    (at.min(file.low()), at, file.after)
+                } else {
+                    (base + end, base + end, piece.after)
+                },
+                cut: ends == Ends::Later,
+                dress: None,
+            };
             self.count(piece);
-            if let Some(event) = self.event(file, block, piece, at, base + end, all, ends, now) {
+            if let Some(event) = self.event(file, piece, taken, all, now) {
                 let flow = out(event);
                 if flow.is_break() {
                     if ends != Ends::Later {
@@ -272,7 +304,19 @@ impl Tailer {
         self.progress(file, out)
     }
 
-    fn count(&mut self, piece: &Piece) {
+    /// Says what the budgets dropped, where they have room again.
+    pub(super) fn say_dropped_first(&mut self, file: &mut Followed, out: Out<'_>) -> ControlFlow<()> {
+        // What was dropped is told before a later line is handed on: after a crash the newest line that is durable says
+        // from where lines are missing, and must not stand for one that nobody has.
+        if file.dropped_evidence.is_some() && self.evidence_budget.left()
+            || file.dropped_recorder.is_some() && self.recorder_budget.left()
+        {
+            self.say_dropped(file, out)?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    pub(super) fn count(&mut self, piece: &Piece) {
         self.stats.matches += u64::from(!piece.rules.is_empty());
         for rule in &piece.rules {
             if let Some(count) = self.stats.rule_matches.get_mut(usize::from(*rule)) {
@@ -281,36 +325,31 @@ impl Tailer {
         }
     }
 
-    /// The event for the line `piece` at offset `at`, unless nobody wants it or the budgets drop it.
-    #[expect(clippy::too_many_arguments, reason = "one place where a line's fate is decided")]
-    fn event(
+    /// The event for the line `taken`, which is `piece`, unless nobody wants it or the budgets drop it.
+    pub(super) fn event(
         &mut self,
         file: &mut Followed,
-        block: &[u8],
         piece: &Piece,
-        at: u64,
-        end: u64,
+        taken: Taken<'_>,
         all: bool,
-        ends: Ends,
         now: Moment,
     ) -> Option<TailEvent> {
-        let line = &block[piece.range.clone()];
+        let Taken { line, from, at, behind, mark, cut, dress } = taken;
         let limit = self.config.max_line_bytes;
         let cost = line.len().min(limit) as u64 + 1;
         let mut keep = Keep {
             evidence: piece.evidence && file.evidence_to.is_none_or(|to| at > to),
             recorder: all && file.recorder_to.is_none_or(|to| at > to),
         };
-        let behind = at + line.len() as u64 + 1;
         if keep.evidence && !self.evidence_budget.take(cost) {
             keep.evidence = false;
             self.stats.dropped_lines += 1;
-            Dropped::add(&mut file.dropped_evidence, at, behind, now.boot_ns);
+            Dropped::add(&mut file.dropped_evidence, (from, at, behind), behind - at, now.boot_ns);
         }
         if keep.recorder && !self.recorder_budget.take(cost) {
             keep.recorder = false;
             self.stats.dropped_lines += 1;
-            Dropped::add(&mut file.dropped_recorder, at, behind, now.boot_ns);
+            Dropped::add(&mut file.dropped_recorder, (from, at, behind), behind - at, now.boot_ns);
         }
         if keep.evidence {
             file.evidence_to = Some(at);
@@ -321,34 +360,29 @@ impl Tailer {
         if !keep.evidence && !keep.recorder {
             return None;
         }
-        let mark = match ends {
-            // Its end is not known yet, so the mark stays before it; the offsets above keep it from coming twice.
-            Ends::Later => file.mark(at, file.after),
-            _ => file.mark(end, piece.after),
-        };
+        let mark = file.mark(mark.0, mark.1, mark.2);
         file.told = file.told.max(mark.offset);
-        let truncated = ends == Ends::Later || line.len() > limit;
-        let line = self.masked(line);
         let rules = piece
             .rules
             .iter()
             .filter_map(|r| self.config.rules.rules().get(usize::from(*r)))
             .map(|r| r.name.clone())
             .collect();
-        let source = file.source.to_string();
-        Some(TailEvent::Line {
-            line: LogLine {
-                source,
-                offset: at,
-                inode: file.inode,
-                line,
-                truncated,
-                rules,
-                ..LogLine::default()
-            },
-            keep,
-            mark,
-        })
+        let (output, parts, written_wall_ns) = dress.unwrap_or_default();
+        let line = LogLine {
+            source: file.source.to_string(),
+            offset: at,
+            inode: file.inode,
+            truncated: cut || line.len() > limit,
+            line: self.masked(line),
+            rules,
+            pod: file.pod.clone(),
+            output: output.to_owned(),
+            parts,
+            written_wall_ns,
+            priority: None,
+        };
+        Some(TailEvent::Line { line, keep, mark })
     }
 
     /// `line`, masked and cut.
@@ -360,16 +394,17 @@ impl Tailer {
         line
     }
 
-    /// Counts a whole block as dropped for the recorder stream, as far as it was not counted before.
-    fn drop_block(&mut self, file: &mut Followed, block: &[u8], now: Moment) {
+    /// Counts a whole block as dropped for the recorder stream, as far as it was not counted or handed on before.
+    pub(super) fn drop_block(&mut self, file: &mut Followed, block: &[u8], now: Moment) {
         let (base, to) = (file.offset, file.offset + block.len() as u64);
-        let counted = file.dropped_recorder.map_or(base, |d| d.to.max(base));
+        let done = file.done();
+        let counted = file.dropped_recorder.map_or(done, |d| d.to.max(done));
         let Some(rest) = block.get((counted - base) as usize..).filter(|r| !r.is_empty()) else { return };
-        if file.recorder_to.is_some_and(|have| have >= base) {
+        if file.recorder_to.is_some_and(|have| have >= done) {
             return;
         }
         let lines = (memchr_iter(b'\n', rest).count() as u64).max(1);
-        let fresh = Dropped { from: base, since_ns: now.boot_ns, ..Dropped::default() };
+        let fresh = Dropped { from: file.low(), done, since_ns: now.boot_ns, ..Dropped::default() };
         let slot = file.dropped_recorder.get_or_insert(fresh);
         slot.to = to;
         slot.bytes += rest.len() as u64;
@@ -389,8 +424,11 @@ impl Tailer {
             let at = from + range.start as u64;
             let piece = Piece { range, rules: Vec::new(), evidence: true, after: file.after };
             // Its mark is that of the place where reading stands: nothing behind it is dealt with.
-            if let Some(event) = self.event(file, &bytes, &piece, at, file.offset, false, Ends::Newline, now)
-            {
+            let line = &bytes[piece.range.clone()];
+            let behind = at + line.len() as u64 + 1;
+            let mark = (file.offset, file.offset, file.after);
+            let taken = Taken { line, from: at, at, behind, mark, cut: false, dress: None };
+            if let Some(event) = self.event(file, &piece, taken, false, now) {
                 out(event)?;
             }
         }
@@ -399,7 +437,10 @@ impl Tailer {
 
     /// The content of `file` was replaced: says what was lost and begins at its start.
     fn begin_anew(&mut self, file: &mut Followed, size: u64, now: Moment, out: Out<'_>) -> Next {
-        let mut flow = self.say_dropped(file, out);
+        let mut flow = self.cut(file, now, out);
+        if flow.is_continue() {
+            flow = self.say_dropped(file, out);
+        }
         let unread = file.size.max(file.scan).saturating_sub(file.offset);
         let rescued = self.rescue(file, now);
         if !rescued && unread > 0 && !(file.long && file.size <= file.scan) {
@@ -415,6 +456,8 @@ impl Tailer {
         (file.long, file.after, file.ended) = (false, 0, false);
         (file.evidence_to, file.recorder_to, file.waiting_at) = (None, None, None);
         file.committed = (0, 0);
+        (file.committed_done, file.done) = (0, 0);
+        file.joiner.clear();
         file.active_ns = now.boot_ns;
         if let Place::Copy(_) = file.place {
             file.place = Place::Live;

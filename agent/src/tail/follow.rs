@@ -11,12 +11,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use dogwatch::record::Pod;
 use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
 
 use super::Mark;
 use super::checkpoint::{FileState, Fingerprint};
 use super::matcher::Matcher;
+use super::runtime::Joiner;
 
 /// Bytes at the beginning of a file that tell it from others.
 pub(super) const HEAD_BYTES: usize = 256;
@@ -57,7 +59,10 @@ pub(super) struct Copied {
 /// Lines that a budget dropped and that no gap has said yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Dropped {
+    /// From where reading would have to begin again,
     pub(super) from: u64,
+    /// and behind which offset lines are not dealt with.
+    pub(super) done: u64,
     pub(super) to: u64,
     pub(super) bytes: u64,
     pub(super) lines: u64,
@@ -65,11 +70,11 @@ pub(super) struct Dropped {
 }
 
 impl Dropped {
-    /// Adds a line at `from..to`.
-    pub(super) fn add(slot: &mut Option<Self>, from: u64, to: u64, now_ns: u64) {
-        let dropped = slot.get_or_insert(Self { from, since_ns: now_ns, ..Self::default() });
+    /// Adds a line of `bytes` at `done..to`, which reading meets if it begins at `from`.
+    pub(super) fn add(slot: &mut Option<Self>, (from, done, to): (u64, u64, u64), bytes: u64, now_ns: u64) {
+        let dropped = slot.get_or_insert(Self { from, done, since_ns: now_ns, ..Self::default() });
         dropped.to = dropped.to.max(to);
-        dropped.bytes += to - from;
+        dropped.bytes += bytes;
         dropped.lines += 1;
     }
 }
@@ -103,6 +108,14 @@ pub(super) struct Followed {
     pub(super) dropped_recorder: Option<Dropped>,
     /// Durable up to here, and the context due there.
     pub(super) committed: (u64, u8),
+    /// Lines complete before this are durable too.
+    pub(super) committed_done: u64,
+    /// Lines complete before this were handed on, though reading may stand before it.
+    pub(super) done: u64,
+    /// Whose container writes it,
+    pub(super) pod: Option<Pod>,
+    /// and what joins its messages.
+    pub(super) joiner: Joiner,
     /// The last offset that a mark said.
     pub(super) told: u64,
     pub(super) size: u64,
@@ -204,14 +217,30 @@ pub(super) fn holds(file: &File, offset: u64, tail: &[u8]) -> bool {
 }
 
 impl Followed {
-    /// A mark at `offset`, or before the first line that no gap has said yet.
-    pub(super) fn mark(&self, offset: u64, after: u8) -> Mark {
-        let unsaid =
-            [self.dropped_evidence, self.dropped_recorder].into_iter().flatten().map(|d| d.from).min();
-        let (offset, after) = match unsaid {
-            Some(from) if from < offset => (from, 0),
-            _ => (offset, after),
-        };
+    /// Where reading would have to begin again: at the oldest message that is open.
+    pub(super) fn low(&self) -> u64 {
+        self.joiner.low().map_or(self.offset, |low| low.min(self.offset))
+    }
+
+    /// Lines complete before this were handed on.
+    pub(super) fn done(&self) -> u64 {
+        self.done.max(self.offset)
+    }
+
+    /// A mark where reading stands.
+    pub(super) fn mark_here(&self) -> Mark {
+        self.mark(self.low(), self.done(), self.after)
+    }
+
+    /// A mark at `offset`, lines being dealt with up to `done`; or before the first line that no gap has said yet.
+    pub(super) fn mark(&self, offset: u64, done: u64, after: u8) -> Mark {
+        let (mut offset, mut done, mut after) = (offset, done, after);
+        for unsaid in [self.dropped_evidence, self.dropped_recorder].into_iter().flatten() {
+            offset = offset.min(unsaid.from);
+            if unsaid.done < done {
+                (done, after) = (unsaid.done, 0);
+            }
+        }
         Mark {
             file: self.key,
             generation: self.generation,
@@ -219,6 +248,7 @@ impl Followed {
             inode: self.inode,
             offset,
             after,
+            done,
         }
     }
 
@@ -262,6 +292,8 @@ impl Followed {
         let tail = self.file.as_ref().and_then(|f| read_some(f, from, (offset - from) as usize).ok());
         self.tail = tail.unwrap_or_default();
         (self.offset, self.scan, self.long, self.told) = (offset, offset, false, offset);
+        self.done = 0;
+        self.joiner.clear();
     }
 
     /// As a checkpoint keeps it.
@@ -274,6 +306,7 @@ impl Followed {
             head: fingerprint(&self.head),
             offset: self.committed.0,
             after: self.committed.1,
+            done: self.committed_done.max(self.committed.0),
             ended: self.ended && self.committed.0 >= self.offset,
         }
     }

@@ -13,8 +13,11 @@
 //!   [`Mark`] passes a gap that was not said.
 //! - Memory does not depend on what a log holds: one buffer of 256 KiB, and some hundred bytes for each file.
 //!
-//! Deliberately absent: tokio, a clock (time comes in as an argument), parsing of log formats, multi-line joining. A
-//! line of a file whose last line has no newline yet is handed on once the newline comes or the file is rotated.
+//! Files of pods are in the CRI log format: rules see the messages in them, joined from their parts ([`runtime`], `pods`);
+//! of these, a message of which no further part comes is handed on cut when its file is rotated or after half a minute.
+//!
+//! Deliberately absent: tokio, a clock (time comes in as an argument), parsing of other log formats (lines of Docker's
+//! json-file driver stay as they are), joining of lines that a program wrote apart. A line of a file whose last line has no newline yet is handed on once the newline comes or the file is rotated.
 //! Losses that leave no trace are not seen: what is written and truncated away between two looks, where no copy of the
 //! file lies beside it.
 
@@ -22,12 +25,15 @@ pub mod checkpoint;
 mod deliver;
 mod discover;
 mod follow;
+mod judge;
 mod lines;
 pub mod mask;
 mod matcher;
 mod pattern;
+mod pods;
 mod reconcile;
 pub mod rules;
+mod runtime;
 mod tailer;
 pub mod watch;
 
@@ -39,6 +45,7 @@ use dogwatch::record::{LogLine, Stream};
 
 pub use checkpoint::{CHECKPOINT_FILE, Checkpoint, CheckpointStore, CheckpointWriter};
 pub use discover::GlobError;
+pub(crate) use judge::Judge;
 pub use mask::{MaskError, Masker};
 pub use rules::{Mistake, Rule, RuleSet, RulesError};
 pub use tailer::{TailError, Tailer};
@@ -89,6 +96,8 @@ pub struct TailConfig {
     pub poll: Duration,
     /// How often the globs are walked, hints aside.
     pub sweep: Duration,
+    /// Where the kubelet keeps pods' logs: whose a file beneath it is, its path says ([`crate::pod`]).
+    pub pod_logs: PathBuf,
     /// How long a rotated or deleted file must be quiet before it is closed.
     pub rotated_quiet: Duration,
 }
@@ -118,6 +127,7 @@ impl Default for TailConfig {
             max_backlog_bytes: 1024 * 1024 * 1024,
             poll: Duration::from_millis(200),
             sweep: Duration::from_secs(5),
+            pod_logs: crate::pod::LOG_FOLDER.into(),
             rotated_quiet: Duration::from_secs(5),
         }
     }
@@ -136,8 +146,11 @@ pub struct Mark {
     pub inode: u64,
     /// Offset in bytes.
     pub offset: u64,
-    /// Lines after the offset that are still context of a match before it.
+    /// Lines after `done` that are still context of a match before it.
     pub after: u8,
+    /// Lines that are complete before this offset are dealt with too: reading must begin at `offset` alone because a
+    /// message began there whose end was not in sight.
+    pub done: u64,
 }
 
 /// Which streams a line is for.

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dogwatch::record::{Moment, Stream};
+use dogwatch::record::{Moment, Pod, Stream};
 use memchr::{memchr, memrchr};
 
 use super::checkpoint::FileState;
@@ -18,6 +18,7 @@ use super::follow::{
     Copied, Followed, Opened, Place, TELLING_HEAD, begins_as, generations, holds, open, read_some, remainder,
     sibling,
 };
+use super::runtime::{Joiner, written_of};
 use super::tailer::Tailer;
 use super::{Start, TailEvent, TailGap};
 
@@ -268,6 +269,8 @@ impl Tailer {
         };
         let at_end = self.first_sweep && !self.had_checkpoint && self.config.start == Start::End;
         let start = match known {
+            // Messages may have been open there; what the journal has of what follows is passed over.
+            Some(_) if file.pod.is_some() => 0,
             Some(offset) => offset,
             None if at_end => start_of_last_line(file),
             None => 0,
@@ -284,6 +287,7 @@ impl Tailer {
         file.place_at(state.offset);
         file.after = state.after;
         file.committed = (state.offset, state.after);
+        (file.done, file.committed_done) = (state.done, state.done);
         file.ended = state.ended && file.size == state.offset;
         if file.ended {
             file.file = None;
@@ -350,7 +354,7 @@ impl Tailer {
         (file.place, file.ended, file.fresh) = (Place::Rotated, false, false);
         file.generation += 1;
         file.place_at(offset);
-        file.committed = (offset, 0);
+        (file.committed, file.committed_done) = ((offset, 0), offset);
         self.add(file);
     }
 
@@ -377,6 +381,10 @@ impl Tailer {
             dropped_evidence: None,
             dropped_recorder: None,
             committed: (0, 0),
+            committed_done: 0,
+            done: 0,
+            pod: self.pod(source),
+            joiner: Joiner::default(),
             told: 0,
             size: opened.size,
             mtime_ns: opened.mtime_ns,
@@ -389,6 +397,12 @@ impl Tailer {
             queued: false,
             waiting_at: None,
         }
+    }
+
+    /// Whose container writes `source`, if it is a pod's.
+    fn pod(&self, source: &str) -> Option<Pod> {
+        let beneath = Path::new(source).strip_prefix(&self.config.pod_logs).ok()?.to_str()?;
+        crate::pod::from_log_path(&format!("{}{beneath}", crate::pod::LOG_FOLDER))
     }
 
     fn add(&mut self, file: Followed) {
@@ -408,7 +422,12 @@ impl Tailer {
                 continue;
             };
             let line = &bytes[..memchr(b'\n', &bytes).unwrap_or(bytes.len())];
-            if bytes.is_empty() || self.masked(line) != known.line.line {
+            // A message's text may be joined from several lines; its time is that of its last one, to the nanosecond.
+            let same = match known.line.written_wall_ns {
+                Some(wall_ns) => written_of(line) == Some(wall_ns),
+                None => self.masked(line) == known.line.line,
+            };
+            if bytes.is_empty() || !same {
                 continue;
             }
             match known.stream {
@@ -490,7 +509,7 @@ impl Tailer {
         self.reopen(file, found, now);
         file.generation += 1;
         file.place_at(from);
-        file.committed = (from, 0);
+        (file.committed, file.committed_done) = ((from, 0), from);
     }
 }
 

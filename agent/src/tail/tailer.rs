@@ -17,6 +17,7 @@ use super::discover::Discovery;
 use super::follow::{Followed, Place, mtime_ns};
 use super::mask::Masker;
 use super::matcher::Matcher;
+use super::runtime::Unwrapped;
 use super::{Journaled, Mark, Resume, Stats, TailConfig, TailEvent, Turn};
 
 /// Bytes read from one file before it is another one's turn.
@@ -31,6 +32,8 @@ const MIN_SWEEP_NS_A_FILE: u64 = 50_000;
 const CHECKPOINT_NS: u64 = 1_000_000_000;
 /// A gap is said at the latest this long after the first line that it lacks.
 const GAP_NS: u64 = 1_000_000_000;
+/// A message of which no part came for this long is handed on as it is. Runtimes write the parts of one together.
+const PART_NS: u64 = 30_000_000_000;
 /// Events of a sweep that wait to be taken; more are dropped and counted as problems.
 const MAX_PENDING: usize = 4096;
 
@@ -102,6 +105,7 @@ pub struct Tailer {
     pub(super) evidence_budget: Budget,
     pub(super) recorder_budget: Budget,
     pub(super) buffer: Vec<u8>,
+    pub(super) unwrapped: Unwrapped,
     pub(super) stats: Stats,
     pub(super) folders: BTreeSet<PathBuf>,
     pub(super) pending: VecDeque<TailEvent>,
@@ -143,6 +147,7 @@ impl Tailer {
             evidence_budget: Budget::new(config.evidence_bytes_per_second),
             recorder_budget: Budget::new(config.recorder_bytes_per_second),
             buffer: vec![0; CHUNK_BYTES],
+            unwrapped: Unwrapped::default(),
             stats: Stats { rule_matches: vec![0; rules], ..Stats::default() },
             folders: BTreeSet::new(),
             pending: VecDeque::new(),
@@ -228,8 +233,10 @@ impl Tailer {
     pub fn durable(&mut self, marks: impl IntoIterator<Item = Mark>) {
         for mark in marks {
             let Some(file) = self.files.get_mut(&mark.file) else { continue };
-            if file.generation == mark.generation && mark.offset > file.committed.0 {
+            let newer = mark.offset > file.committed.0 || mark.done > file.committed_done;
+            if file.generation == mark.generation && newer {
                 file.committed = (mark.offset, mark.after);
+                file.committed_done = mark.done;
                 self.dirty = true;
             }
         }
@@ -322,6 +329,9 @@ impl Tailer {
                 if !changed && quiet && matches!(file.place, Place::Rotated | Place::Gone) {
                     flow = self.finish(&mut file, now, out);
                 }
+            }
+            if flow.is_continue() && file.joiner.is_stale(now.boot_ns, PART_NS) {
+                flow = self.cut(&mut file, now, out);
             }
             let old = |d: Option<super::follow::Dropped>| {
                 d.is_some_and(|d| now.boot_ns.saturating_sub(d.since_ns) >= GAP_NS)

@@ -12,6 +12,7 @@ use tonic::{Code, Response, Status, Streaming};
 
 use crate::config::Settings;
 use crate::error::{CliError, chain};
+use crate::holder;
 
 /// For a connection, and for each answer, where `--timeout` does not say.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -19,8 +20,15 @@ const ANSWER: Duration = Duration::from_secs(10);
 const PLAN: Duration = Duration::from_secs(120);
 /// A node removes what a plan names.
 const APPLY: Duration = Duration::from_secs(600);
+/// How long a connection may say nothing at all before it counts as gone, while it is watched.
+const KEEPALIVE: Duration = Duration::from_secs(15);
 /// Largest message that is taken: an action names each of its objects.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
+
+/// What is asked of a watched stream.
+pub(crate) type WatchQuestion = wire::WatchRequest;
+/// A piece of a watched stream.
+pub(crate) type Watched = wire::WatchEvent;
 
 /// How the collector is reached.
 #[derive(Debug, Clone, Default)]
@@ -32,8 +40,8 @@ pub enum Dial {
     Over(Channel),
 }
 
-/// A connection to a collector.
-#[derive(Debug)]
+/// A connection to a collector. Clones share it.
+#[derive(Debug, Clone)]
 pub(crate) struct Desk {
     client: DeskClient<Channel>,
     asked: String,
@@ -45,15 +53,19 @@ pub(crate) struct Desk {
 pub(crate) struct Answers<T> {
     stream: Streaming<T>,
     asked: String,
-    wait: Duration,
+    /// For each part; `None` where there need not be one for days.
+    wait: Option<Duration>,
 }
 
 impl<T> Answers<T> {
     /// The next part; `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<T>, CliError> {
-        match tokio::time::timeout(self.wait, self.stream.message()).await {
+        let Some(wait) = self.wait else {
+            return self.stream.message().await.map_err(|s| refused(&self.asked, &s));
+        };
+        match tokio::time::timeout(wait, self.stream.message()).await {
             Ok(part) => part.map_err(|s| refused(&self.asked, &s)),
-            Err(_) => Err(too_slow(&self.asked, self.wait)),
+            Err(_) => Err(too_slow(&self.asked, wait)),
         }
     }
 }
@@ -65,19 +77,23 @@ pub(crate) async fn connect(
     timeout: Option<Duration>,
 ) -> Result<Desk, CliError> {
     let (channel, asked) = match dial {
-        Dial::Over(channel) => {
-            (channel.clone(), settings.collector.clone().unwrap_or_else(|| "(given)".to_owned()))
-        }
+        Dial::Over(channel) => (channel.clone(), settings.asked().unwrap_or_else(|| "(given)".to_owned())),
         Dial::Configured => {
-            let asked = settings.collector.clone().ok_or_else(|| unconfigured("collector: HOST:PORT"))?;
-            (dial_tls(settings, &asked, timeout.unwrap_or(ANSWER)).await?, asked)
+            let address = settings.collector.clone().ok_or_else(|| unconfigured("collector: HOST:PORT"))?;
+            let asked = settings.asked().unwrap_or_else(|| address.clone());
+            (dial_tls(settings, &address, &asked, timeout.unwrap_or(ANSWER)).await?, asked)
         }
     };
     let client = DeskClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
     Ok(Desk { client, asked, timeout })
 }
 
-async fn dial_tls(settings: &Settings, asked: &str, timeout: Duration) -> Result<Channel, CliError> {
+async fn dial_tls(
+    settings: &Settings,
+    address: &str,
+    asked: &str,
+    timeout: Duration,
+) -> Result<Channel, CliError> {
     let (Some(ca), Some(cert), Some(key)) = (&settings.ca, &settings.cert, &settings.key) else {
         return Err(unconfigured("ca:, cert: and key: (PEM files)"));
     };
@@ -88,8 +104,16 @@ async fn dial_tls(settings: &Settings, asked: &str, timeout: Duration) -> Result
         ..ClientTlsOptions::default()
     };
     let tls = ClientTls::new(&material, options).map_err(|e| CliError::Usage(chain(&e)))?;
-    let endpoint = tls.endpoint(asked).map_err(|e| CliError::Usage(chain(&e)))?;
-    endpoint.connect_with_connector(tls).await.map_err(|e| unreachable(asked, &chain(&e)))
+    let endpoint = tls.endpoint(address).map_err(|e| CliError::Usage(chain(&e)))?;
+    // A collector that vanishes without a word (a pulled cable) must be noticed while it is watched.
+    let endpoint = endpoint.http2_keep_alive_interval(KEEPALIVE).keep_alive_timeout(KEEPALIVE);
+    endpoint.connect_with_connector(tls).await.map_err(|e| {
+        let why = chain(&e);
+        match holder::blame(cert, &why) {
+            Some(remedy) => CliError::NoAnswer { asked: asked.to_owned(), why, remedy },
+            None => unreachable(asked, &why),
+        }
+    })
 }
 
 impl Desk {
@@ -179,12 +203,63 @@ impl Desk {
         answer(&self.asked, wait, self.client.add_note(saying(id, text))).await
     }
 
+    pub(crate) async fn reopen(&mut self, id: &str, text: &str) -> Result<wire::Incident, CliError> {
+        let wait = self.wait(ANSWER);
+        answer(&self.asked, wait, self.client.reopen(saying(id, text))).await
+    }
+
+    /// What happens from now on. Ends only with an error, or when the collector ends it.
+    pub(crate) async fn watch(
+        &mut self,
+        ask: wire::WatchRequest,
+    ) -> Result<Answers<wire::WatchEvent>, CliError> {
+        let wait = self.wait(ANSWER);
+        let stream = answer(&self.asked, wait, self.client.watch(ask)).await?;
+        Ok(Answers { stream, asked: self.asked.clone(), wait: None })
+    }
+
+    pub(crate) async fn samples(
+        &mut self,
+        ask: wire::GetSamplesRequest,
+    ) -> Result<Answers<wire::SampleRow>, CliError> {
+        let wait = self.wait(ANSWER);
+        let stream = answer(&self.asked, wait, self.client.get_samples(ask)).await?;
+        Ok(self.answers(stream, wait))
+    }
+
+    pub(crate) async fn add_hold(&mut self, ask: wire::AddHoldRequest) -> Result<wire::Hold, CliError> {
+        let wait = self.wait(ANSWER);
+        answer(&self.asked, wait, self.client.add_hold(ask)).await
+    }
+
+    pub(crate) async fn release_hold(&mut self, id: &str, reason: &str) -> Result<wire::Hold, CliError> {
+        let wait = self.wait(ANSWER);
+        let ask = wire::ReleaseHoldRequest { id: id.to_owned(), reason: reason.to_owned() };
+        answer(&self.asked, wait, self.client.release_hold(ask)).await
+    }
+
+    pub(crate) async fn holds(&mut self, released: bool) -> Result<Vec<wire::Hold>, CliError> {
+        let wait = self.wait(ANSWER);
+        let call = self.client.get_holds(wire::GetHoldsRequest { released });
+        Ok(answer(&self.asked, wait, call).await?.holds)
+    }
+
+    pub(crate) async fn status(&mut self) -> Result<wire::GetStatusResponse, CliError> {
+        let wait = self.wait(ANSWER);
+        answer(&self.asked, wait, self.client.get_status(wire::GetStatusRequest {})).await
+    }
+
+    /// Which collector this is, in words.
+    pub(crate) fn asked(&self) -> &str {
+        &self.asked
+    }
+
     fn wait(&self, usual: Duration) -> Duration {
         self.timeout.unwrap_or(usual)
     }
 
     fn answers<T>(&self, stream: Streaming<T>, wait: Duration) -> Answers<T> {
-        Answers { stream, asked: self.asked.clone(), wait }
+        Answers { stream, asked: self.asked.clone(), wait: Some(wait) }
     }
 }
 
@@ -239,9 +314,10 @@ fn refused(asked: &str, status: &Status) -> CliError {
         Code::InvalidArgument => CliError::Usage(format!("collector {asked}: {said}")),
         Code::Unavailable | Code::DeadlineExceeded => unreachable(asked, &why(status)),
         Code::Unauthenticated => with("a certificate that this collector issued (--cert, --key)"),
-        Code::PermissionDenied => {
-            with("a certificate with the role that this needs; ask whoever runs the collector")
-        }
+        Code::PermissionDenied => with(
+            "a certificate with the role that this needs (viewer reads, responder commands, admin administers): ask \
+             whoever runs the collector; `dogwatch config view` says which one is used now",
+        ),
         Code::Unimplemented => with("a collector of this program's version: that one does not know the call"),
         Code::Unknown | Code::Internal | Code::DataLoss => {
             CliError::Failed(format!("collector {asked}: {}", why(status)))

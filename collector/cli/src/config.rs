@@ -34,6 +34,21 @@ pub(crate) struct Settings {
     pub(crate) journal_only: bool,
     /// The file that was read.
     pub(crate) file: Option<PathBuf>,
+    /// Where that file's name, and the collector's address, come from, in words.
+    pub(crate) file_from: &'static str,
+    pub(crate) collector_from_flag: bool,
+}
+
+impl Settings {
+    /// The collector that is asked, and where its address was found: `host:port (from …/cli.yaml)`.
+    pub(crate) fn asked(&self) -> Option<String> {
+        let address = self.collector.as_deref()?;
+        Some(match &self.file {
+            _ if self.collector_from_flag => format!("{address} (from --collector)"),
+            Some(file) => format!("{address} (from {}{})", file.display(), self.file_from),
+            None => address.to_owned(),
+        })
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -50,10 +65,10 @@ struct File {
 /// Reads the file that counts and lays the flags over it. `env` gives environment variables.
 pub(crate) fn load(global: &Global, env: &Env<'_>) -> Result<Settings, CliError> {
     let mut settings = Settings::default();
-    for (path, must_exist) in candidates(global, env) {
+    for (path, must_exist, from) in candidates(global, env) {
         match read(&path) {
             Ok(file) => {
-                settings = settled(file, path)?;
+                settings = Settings { file_from: from, ..settled(file, path)? };
                 break;
             }
             Err(Unread::Missing) if !must_exist => {}
@@ -77,24 +92,26 @@ pub(crate) fn load(global: &Global, env: &Env<'_>) -> Result<Settings, CliError>
     settings.journal_only = global.journal.is_some();
     if let Some(collector) = &global.collector {
         settings.collector = Some(collector.clone());
+        settings.collector_from_flag = true;
     }
     Ok(settings)
 }
 
-fn candidates(global: &Global, env: &Env<'_>) -> Vec<(PathBuf, bool)> {
+/// Files in the order in which they count, whether each must exist, and what named it.
+pub(crate) fn candidates(global: &Global, env: &Env<'_>) -> Vec<(PathBuf, bool, &'static str)> {
     if let Some(path) = &global.config {
-        return vec![(path.clone(), true)];
+        return vec![(path.clone(), true, ", --config")];
     }
     let dir = |key: &str| env(key).filter(|v| !v.is_empty()).map(PathBuf::from);
     if let Some(path) = dir("DOGWATCH_CLI_CONFIG") {
-        return vec![(path, true)];
+        return vec![(path, true, ", $DOGWATCH_CLI_CONFIG")];
     }
     let home = dir("HOME");
     let under_home = |rest: &str| home.as_ref().map(|h| h.join(rest));
     let config = dir("XDG_CONFIG_HOME").or_else(|| under_home(".config")).map(|d| d.join("dogwatch"));
     let state = dir("DOGWATCH_STATE")
         .or_else(|| dir("XDG_STATE_HOME").or_else(|| under_home(".local/state")).map(|d| d.join("dogwatch")));
-    [config, state].into_iter().flatten().map(|d| (d.join("cli.yaml"), false)).collect()
+    [config, state].into_iter().flatten().map(|d| (d.join("cli.yaml"), false, "")).collect()
 }
 
 enum Unread {
@@ -133,8 +150,8 @@ fn settled(file: File, path: PathBuf) -> Result<Settings, CliError> {
         key: at(file.key),
         server_name: file.server_name,
         journal: at(file.journal),
-        journal_only: false,
         file: Some(path),
+        ..Settings::default()
     })
 }
 
@@ -185,6 +202,12 @@ mod tests {
         let flags = Global { collector: Some("c:3".into()), journal: Some("j".into()), ..Global::default() };
         let s = with(&env, &flags).unwrap();
         assert_eq!(s.collector.as_deref(), Some("c:3"));
+        assert_eq!(s.asked().as_deref(), Some("c:3 (from --collector)"));
+        let from_env = with(&env, &none).unwrap().asked().unwrap();
+        assert!(
+            from_env.starts_with("b:2 (from /") && from_env.ends_with("$DOGWATCH_CLI_CONFIG)"),
+            "{from_env}"
+        );
         assert!(s.journal_only && s.journal == Some("j".into()));
     }
 

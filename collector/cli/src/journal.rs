@@ -2,7 +2,7 @@
 //!
 //! A record folder holds one journal a stream: `urgent/`, `evidence/`, `recorder/`. Reading takes no lock and changes
 //! nothing, so it is safe beside a running agent. Findings and actions are folded to their newest state. Events are
-//! those that a collector would have: urgent and evidence, merged by time; the recorder's every line stays out.
+//! those that a collector would have: urgent and evidence, merged by time; the recorder's every line only where asked for.
 //!
 //! Bounds: one block of each stream is in memory, and at most [`MAX_ROWS`] findings or actions (the oldest give way).
 //!
@@ -20,24 +20,12 @@ use dogwatch::record::{
 use dogwatch::wire;
 
 use crate::error::{CliError, chain};
+use crate::range::Range;
 use crate::time::Utc;
 use crate::view::{Action, Event, Finding, Node};
 
 /// Most findings or actions of one answer.
 pub(crate) const MAX_ROWS: usize = 100_000;
-
-/// Half-open `[since, until)`, wall ns.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Range {
-    pub(crate) since: Option<i64>,
-    pub(crate) until: Option<i64>,
-}
-
-impl Range {
-    pub(crate) fn holds(&self, wall_ns: i64) -> bool {
-        self.since.is_none_or(|s| wall_ns >= s) && self.until.is_none_or(|u| wall_ns < u)
-    }
-}
 
 /// A node's record folder.
 #[derive(Debug)]
@@ -93,30 +81,32 @@ impl Folder {
         Ok(found)
     }
 
-    /// Events of `kinds` in `range`, by time, given to `take` as they are read; it says whether to go on.
+    /// Events of `kinds` in `range`, by time, given to `take` as they are read; it says whether to go on. `whole` adds the
+    /// recorder's: every line and sample that the node still has.
     pub(crate) fn events(
         &self,
         kinds: Kinds,
         range: Range,
+        whole: bool,
         remarks: &mut Vec<String>,
         mut take: impl FnMut(Event) -> Result<bool, CliError>,
     ) -> Result<(), CliError> {
-        let mut urgent = self.records(Stream::Urgent, kinds, range)?;
-        let mut evidence = self.records(Stream::Evidence, kinds, range)?;
+        let mut streams = Vec::new();
+        for stream in Stream::ALL {
+            if whole || stream != Stream::Recorder {
+                streams.extend(self.records(stream, kinds, range)?);
+            }
+        }
         loop {
-            let at = |r: &mut Option<Records>| r.as_mut().and_then(Records::peek);
-            let next = match (at(&mut urgent), at(&mut evidence)) {
-                (None, None) => break,
-                (Some(u), Some(e)) if e < u => evidence.as_mut(),
-                (Some(_), _) => urgent.as_mut(),
-                (None, Some(_)) => evidence.as_mut(),
-            };
-            let Some((node, record)) = next.and_then(Records::next) else { break };
+            // The first of equals: what is urgent before what is evidence.
+            let next = (0..streams.len()).filter_map(|i| streams[i].peek().map(|at| (at, i))).min();
+            let Some((_, i)) = next else { break };
+            let Some((node, record)) = streams[i].next() else { break };
             if !take(event(&node, &record))? {
                 break;
             }
         }
-        remarks.extend([urgent, evidence].into_iter().flatten().flat_map(Records::remarks));
+        remarks.extend(streams.into_iter().flat_map(Records::remarks));
         Ok(())
     }
 
@@ -335,6 +325,18 @@ fn event(node: &NodeName, record: &Record) -> Event {
             field("offset", l.offset.to_string());
             if !l.rules.is_empty() {
                 field("rules", l.rules.join(","));
+            }
+            if let Some(pod) = &l.pod {
+                for (key, value) in [
+                    ("namespace", &pod.namespace),
+                    ("pod", &pod.name),
+                    ("container", &pod.container),
+                    ("output", &l.output),
+                ] {
+                    if !value.is_empty() {
+                        field(key, value.clone());
+                    }
+                }
             }
             let worth = if l.rules.is_empty() { Severity::Info } else { Severity::Low };
             (worth, String::from_utf8_lossy(&l.line).into_owned())

@@ -1,6 +1,7 @@
 //! Who may speak to the collector: it lets nodes in, names them, and says whom it turned away.
 //!
-//! [`ca`] issues certificates, [`tokens`] are what a new node is let in by, [`enrol`] is the service that does it,
+//! [`ca`] issues certificates, [`tokens`] and (in a cluster) [`accounts`] are what a new node is let in by, [`enrol`] is the
+//! service that does it,
 //! [`gate`] asks every call who it is from, and [`refusals`] folds what was refused into findings.
 //!
 //! Invariants: a name comes from a verified certificate or a valid token, never from what a caller says of itself; a
@@ -9,6 +10,7 @@
 //! Deliberately absent: sockets and handshakes (`dogwatch::tls`), where decisions are kept (the store, behind
 //! [`enrol::Ledger`]), and what happens inside an admitted stream.
 
+pub mod accounts;
 pub mod ca;
 pub mod enrol;
 pub mod gate;

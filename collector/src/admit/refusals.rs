@@ -88,20 +88,29 @@ impl From<RefusedHandshake> for Refusal {
 pub struct RefusalSender {
     queue: mpsc::Sender<Refusal>,
     dropped: Arc<AtomicU64>,
+    counts: Arc<[AtomicU64; Reason::ALL.len()]>,
 }
 
 /// A bounded queue of refusals.
 pub fn refusal_queue() -> (RefusalSender, mpsc::Receiver<Refusal>) {
     let (queue, receiver) = mpsc::channel(QUEUE);
-    (RefusalSender { queue, dropped: Arc::new(AtomicU64::new(0)) }, receiver)
+    (RefusalSender { queue, dropped: Arc::default(), counts: Arc::default() }, receiver)
 }
 
 impl RefusalSender {
     /// Hands one over, or counts it.
     pub fn report(&self, refusal: Refusal) {
+        if let Some(count) = self.counts.get(refusal.reason as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
         if self.queue.try_send(refusal).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// How many there were for each reason, those that did not fit included.
+    pub fn counts(&self) -> [(Reason, u64); Reason::ALL.len()] {
+        Reason::ALL.map(|r| (r, self.counts.get(r as usize).map_or(0, |n| n.load(Ordering::Relaxed))))
     }
 
     /// How many did not fit; for metrics and [`Refusals::lost`].

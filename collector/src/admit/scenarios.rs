@@ -22,8 +22,8 @@ use dogwatch::wire::enrolment_server::EnrolmentServer;
 use dogwatch::wire::intake_client::IntakeClient;
 use dogwatch::wire::intake_server::{Intake, IntakeServer};
 use dogwatch::wire::{
-    AgentMessage, CollectorMessage, EnrolRequest, EnrolResponse, Pulse, RenewRequest, Welcome, agent_message,
-    collector_message,
+    AgentMessage, CollectorMessage, EnrolRequest, EnrolResponse, Pulse, RenewRequest, TokenKind, Welcome,
+    agent_message, collector_message,
 };
 use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -34,6 +34,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Server};
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::accounts::{Accounts, Review, ReviewError, Reviewed};
 use super::ca::{Ca, CaOptions, CheckedRequest};
 use super::enrol::{EnrolmentService, KeyStanding, Ledger, LedgerError, Spend};
 use super::gate::Gate;
@@ -70,7 +71,7 @@ impl Ledger for MemoryLedger {
         &self,
         node: &NodeName,
         key: &[u8; 32],
-        _: &TokenId,
+        _: &str,
     ) -> Result<KeyStanding, LedgerError> {
         Ok(match self.0.lock().unwrap().keys.insert(node.clone(), *key) {
             None => KeyStanding::New,
@@ -135,6 +136,10 @@ impl House {
     }
 
     async fn open_with(options: ServerTlsOptions, issues: bool) -> Self {
+        Self::open_for(options, issues, None).await
+    }
+
+    async fn open_for(options: ServerTlsOptions, issues: bool, accounts: Option<Accounts>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ca = Ca::open_or_create(&dir.path().join("ca"), CaOptions::default(), wall_ns()).unwrap();
         let ca = Arc::new(ca);
@@ -145,7 +150,7 @@ impl House {
         let gate = Gate::new(sender);
         let key_changes: Arc<Mutex<Vec<(NodeName, Finding)>>> = Arc::default();
         let said = Arc::clone(&key_changes);
-        let service = EnrolmentService::new(
+        let mut service = EnrolmentService::new(
             issues.then(|| Arc::clone(&ca)),
             tokens.clone(),
             Arc::new(MemoryLedger::default()),
@@ -153,6 +158,9 @@ impl House {
             [5; 32],
             Arc::new(move |node, finding| said.lock().unwrap().push((node, finding))),
         );
+        if let Some(accounts) = accounts {
+            service = service.with_accounts(accounts);
+        }
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let incoming = tls.incoming(listener);
@@ -225,6 +233,7 @@ fn enrol_request(node: &str, token: &JoinToken, signing_seed: u8) -> (TlsKey, En
         signing_key: signing.verifying_key().to_bytes().to_vec().into(),
         signing_proof: enrol_proof(&signing, &csr).to_vec().into(),
         csr_der: csr.into(),
+        kind: TokenKind::Join.into(),
     };
     (key, request)
 }

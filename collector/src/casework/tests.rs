@@ -137,3 +137,86 @@ async fn what_another_run_said_and_nobody_says_any_more_is_cleared() {
     drop(casework);
     store.close().await;
 }
+
+#[tokio::test]
+async fn an_incident_that_was_over_for_long_is_looked_after_again_once_it_is_reopened() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (_asks, asked) = mpsc::channel(1);
+    // Nothing is rejoined: what is over is let go of at the next tick, and what is quiet is over at once.
+    let policy = Policy { rejoin_ns: -1, quiet_ns: 0, ..Policy::default() };
+    let mut casework =
+        Casework::open(store.clone(), Nodes::default(), policy, Duration::from_secs(60), asked)
+            .await
+            .unwrap();
+    let node: NodeName = "a".parse().unwrap();
+    let finding =
+        make("stream-hole", Severity::High, Subject::new("stream", "a"), "s".into(), "e".into(), Vec::new());
+    casework.say(Some(node.clone()), finding.clone(), 1).await.unwrap();
+    let id = store.incidents(IncidentFilter::default()).await.unwrap().remove(0).id;
+    let refused = casework.person(&id, Deed::Reopen, "rita", "").await.unwrap_err();
+    assert!(refused.to_string().contains("there is nothing to reopen"), "{refused}");
+    let over = |f: &Finding| Finding { state: FindingState::Cleared, ..f.clone() };
+    casework.say(Some(node.clone()), over(&finding), 2).await.unwrap();
+    casework.person(&id, Deed::Resolve, "rita", "").await.unwrap();
+    casework.tick().await.unwrap();
+    assert!(!casework.correlator.knows(&id), "it was let go of");
+
+    let again = casework.person(&id, Deed::Reopen, "rita", "not over").await.unwrap();
+    assert_eq!((again.state, again.resolved_wall_ns), (crate::incident::IncidentState::Open, None));
+    let told = again.log.last().unwrap();
+    assert_eq!(
+        (told.actor.as_str(), told.kind.as_str(), told.text.as_str()),
+        ("rita", "state", "reopened: not over")
+    );
+    assert!(casework.correlator.knows(&id));
+    casework.tick().await.unwrap();
+    let state = |i: Option<Incident>| i.unwrap().state;
+    assert_eq!(
+        state(store.incident(&id).await.unwrap()),
+        crate::incident::IncidentState::Open,
+        "it holds still"
+    );
+    // The same finding again, of a new episode: it belongs there, and its end is the incident's.
+    let anew = Finding { raised_wall_ns: clock::wall_ns(), ..finding };
+    casework.say(Some(node.clone()), anew.clone(), 3).await.unwrap();
+    assert_eq!(store.incidents(IncidentFilter::default()).await.unwrap().len(), 1);
+    casework.say(Some(node), over(&anew), 4).await.unwrap();
+    // Resolved by itself: the finding that it was opened for is over.
+    let begun = Instant::now();
+    while state(store.incident(&id).await.unwrap()) != crate::incident::IncidentState::Resolved {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the reopened incident is looked after by nobody");
+        casework.tick().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    store.close().await;
+}
+
+#[tokio::test]
+async fn what_an_agent_says_of_itself_is_kept_once_and_known_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let node: NodeName = "a".parse().unwrap();
+    let desk = start(dir.path()).await;
+    desk.keep(enrolled(&node)).await;
+    let say = Say::new(desk.asks.clone());
+    let known = |desk: &Desk| desk.nodes.get(&node).and_then(|l| l.spoke);
+    let mode = Some(dogwatch::record::CleanupMode::Plan);
+    say.spoke(&node, "0.1.0", mode, known(&desk));
+    let begun = Instant::now();
+    while known(&desk).is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it is not kept");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let first = known(&desk).unwrap();
+    assert_eq!((first.agent_version.as_str(), first.mode), ("0.1.0", mode));
+    say.spoke(&node, "0.1.0", mode, known(&desk));
+    // Behind what was asked before: nothing was.
+    desk.keep(enrolled(&node)).await;
+    assert_eq!(known(&desk), Some(first.clone()), "the same again is not kept again");
+    desk.end().await;
+
+    let desk = start(dir.path()).await;
+    assert_eq!(known(&desk), Some(first));
+    assert_eq!(desk.store.nodes().await.unwrap()[0].enrolments.len(), 2, "and the enrolments stay");
+    desk.end().await;
+}

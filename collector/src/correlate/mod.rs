@@ -129,6 +129,11 @@ impl Correlator {
         this
     }
 
+    /// Whether it still looks after an incident; it lets go of what is over and cannot be rejoined.
+    pub fn knows(&self, id: &str) -> bool {
+        self.incidents.contains_key(id)
+    }
+
     /// Learns of a decision that a person took. Its own come back harmlessly.
     pub fn apply(&mut self, decision: &Decision) {
         if let Some(incident) = Incident::open(decision) {
@@ -218,8 +223,11 @@ impl Correlator {
                 life.active += 1;
                 continue;
             }
-            // Nobody saw it clear, or the clock was set back since: its quiet time begins now.
-            let cleared = seen.cleared_ns.filter(|c| *c <= now_ns).unwrap_or(now_ns);
+            // Nobody saw it clear, or the clock was set back since: its quiet time begins now. Where a person has reopened
+            // the incident since, it must not be taken for one that came and went after that.
+            let reopened = self.incidents.get(id).and_then(Incident::reopened_by_person);
+            let unseen = || reopened.map_or(now_ns, |t| t.min(now_ns));
+            let cleared = seen.cleared_ns.filter(|c| *c <= now_ns).unwrap_or_else(unseen);
             seen.cleared_ns = Some(cleared);
             life.newest_clear_ns = life.newest_clear_ns.max(cleared);
         }

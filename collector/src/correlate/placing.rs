@@ -119,7 +119,13 @@ impl Correlator {
         }
         let (worse, resolved) =
             (finding.severity > incident.severity, incident.state == IncidentState::Resolved);
-        self.put(id, Piece::Finding(finding.id.clone()), node, reason, now_ns, out);
+        let piece = Piece::Finding(finding.id.clone());
+        if incident.holds(&piece, node) {
+            // It was there before it went to another that is long over: there is nothing to decide anew.
+            self.remember((node.clone(), finding.id.clone()), finding, Some(id.to_owned()));
+        } else {
+            self.put(id, piece, node, reason, now_ns, out);
+        }
         if resolved {
             let reason = format!("{} raised: {}", finding.rule, shown(&finding.summary));
             self.reopen(id, reason, now_ns, out);

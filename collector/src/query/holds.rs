@@ -9,7 +9,7 @@ use crate::holds::{Refusal, View, Wish};
 use crate::store::decision::HoldTarget;
 
 impl Query {
-    pub(super) async fn hold(
+    pub(super) async fn hold_added(
         &self,
         request: Request<wire::AddHoldRequest>,
     ) -> Result<Response<wire::Hold>, Status> {
@@ -23,7 +23,7 @@ impl Query {
         Ok(Response::new(hold_message(view)))
     }
 
-    pub(super) async fn let_go(
+    pub(super) async fn hold_released(
         &self,
         request: Request<wire::ReleaseHoldRequest>,
     ) -> Result<Response<wire::Hold>, Status> {
@@ -33,7 +33,7 @@ impl Query {
         Ok(Response::new(hold_message(view)))
     }
 
-    pub(super) async fn list_holds(
+    pub(super) async fn holds_listed(
         &self,
         request: Request<wire::GetHoldsRequest>,
     ) -> Result<Response<wire::GetHoldsResponse>, Status> {

@@ -1,12 +1,16 @@
 //! Rows as messages: how what the store holds looks on the wire to the desk.
 
-use dogwatch::record::{Body, NodeName, Record, Severity};
+use std::collections::HashMap;
+
+use dogwatch::record::{Action, Body, Finding, LogLine, NodeName, Record, Sample, Severity};
 use dogwatch::wire;
 
 use crate::incident::Incident;
+use crate::select;
 use crate::store::decision::Piece;
 use crate::store::row::{ActionRow, FindingRow};
 use crate::timeline;
+use crate::wording;
 
 pub(super) fn piece_words(piece: &Piece) -> String {
     match piece {
@@ -83,69 +87,138 @@ pub(super) fn entry_message(e: &timeline::TimelineEntry) -> wire::TimelineEntry 
     }
 }
 
-/// One record as an event: what it says in one line, and its figures.
+/// One record as an event: what it says in one line, and its figures. The names of fields are a contract: they are only
+/// ever added to.
 pub(super) fn event_message(node: &NodeName, record: &Record) -> wire::Event {
-    let mut fields = std::collections::HashMap::new();
-    let mut field = |k: &str, v: String| fields.insert(k.to_owned(), v);
-    let (level, source, message) = match &record.body {
-        Body::Sample(s) => {
-            for m in &s.mounts {
-                field(&format!("available_bytes.{}", m.path), m.available_bytes.to_string());
-            }
-            if let Some(m) = &s.memory {
-                field("memory_available_bytes", m.available_bytes.to_string());
-            }
-            (
-                Severity::Info,
-                "sampler".to_owned(),
-                format!("{} mounts, {} processes", s.mounts.len(), s.processes.len()),
-            )
-        }
-        Body::Log(l) => {
-            field("offset", l.offset.to_string());
-            if !l.rules.is_empty() {
-                field("rules", l.rules.join(","));
-            }
-            (Severity::Info, l.source.clone(), String::from_utf8_lossy(&l.line).into_owned())
-        }
-        Body::Finding(f) => {
-            field("finding", f.id.clone());
-            field("rule", f.rule.clone());
-            field("state", f.state.as_str().to_owned());
-            for fact in &f.facts {
-                field(&fact.key, fact.value.clone());
-            }
-            (f.severity, f.subject.to_string(), f.summary.clone())
-        }
-        Body::Action(a) => {
-            field("action", a.id.clone());
-            field("state", a.state.as_str().to_owned());
-            field("planned_bytes", a.planned_bytes.to_string());
-            if let Some(freed) = a.freed_bytes {
-                field("freed_bytes", freed.to_string());
-            }
-            (
-                Severity::Info,
-                format!("mount {}", a.mount),
-                format!("cleanup {}: {}", a.state.as_str(), a.reason),
-            )
-        }
+    let mut fields = Fields::default();
+    match &record.body {
+        Body::Sample(s) => fields.of_sample(s),
+        Body::Log(l) => fields.of_line(l),
+        Body::Finding(f) => fields.of_finding(f),
+        Body::Action(a) => fields.of_action(a),
         Body::Gap(g) => {
-            field("stream", g.stream.to_string());
-            if let Some(n) = g.count {
-                field("count", n.to_string());
-            }
-            (Severity::Low, g.source.clone(), g.reason.clone())
+            fields.set("stream", g.stream);
+            fields.some("count", g.count);
+            fields.some("after_seq", g.after_seq);
+            fields.some("before_seq", g.before_seq);
+            fields.set("from_wall_ns", g.from_wall_ns);
+            fields.set("to_wall_ns", g.to_wall_ns);
         }
-        Body::Note(n) => (Severity::Info, "agent".to_owned(), n.clone()),
-    };
+        Body::Note(_) => {}
+    }
     wire::Event {
         wall_ns: record.at.wall_ns,
         node: node.to_string(),
         kind: record.body.kind().as_str().to_owned(),
-        severity: severity(level),
-        source,
-        message,
-        fields,
+        severity: severity(wording::severity(record)),
+        source: wording::source(record).into_owned(),
+        message: wording::message(record).into_owned(),
+        fields: fields.0,
+    }
+}
+
+/// Figures by name.
+#[derive(Default)]
+struct Fields(HashMap<String, String>);
+
+impl Fields {
+    fn set(&mut self, key: &str, value: impl ToString) {
+        self.0.insert(key.to_owned(), value.to_string());
+    }
+
+    fn some(&mut self, key: &str, value: Option<impl ToString>) {
+        if let Some(value) = value {
+            self.set(key, value);
+        }
+    }
+
+    /// Where it is not empty.
+    fn text(&mut self, key: &str, value: &str) {
+        if !value.is_empty() {
+            self.set(key, value);
+        }
+    }
+
+    fn of_sample(&mut self, s: &Sample) {
+        for m in &s.mounts {
+            self.set(&format!("available_bytes.{}", m.path), m.available_bytes);
+            self.set(
+                &format!("available_percent.{}", m.path),
+                format!("{:.1}", m.available_fraction() * 100.0),
+            );
+        }
+        if let Some(m) = &s.memory {
+            self.set("memory_available_bytes", m.available_bytes);
+            self.set("memory_total_bytes", m.total_bytes);
+            self.set("swap_used_bytes", m.swap_total_bytes.saturating_sub(m.swap_free_bytes));
+            self.some("memory_pressure_percent", m.pressure.map(|p| p.some_avg10));
+        }
+        if let Some(c) = &s.cpu {
+            self.set("cpus", c.online);
+            self.set("load1", c.load1);
+            self.some("cpu_pressure_percent", c.pressure.map(|p| p.some_avg10));
+            self.some("io_pressure_percent", c.io_pressure.map(|p| p.some_avg10));
+        }
+        if let Some(t) = &s.tasks {
+            self.set("processes", t.processes);
+            self.set("zombies", t.zombies);
+        }
+        if !s.failed.is_empty() {
+            self.set("failed", s.failed.join("; "));
+        }
+    }
+
+    fn of_line(&mut self, l: &LogLine) {
+        self.set("path", &l.source);
+        self.set("offset", l.offset);
+        self.text("rules", &l.rules.join(","));
+        if let Some((namespace, pod, container)) = select::pod_names_of_line(l) {
+            self.text("namespace", namespace);
+            self.text("pod", pod);
+            self.text("container", container);
+        }
+        if let Some(pod) = &l.pod {
+            self.text("pod_uid", &pod.uid);
+            self.text("container_id", &pod.container_id);
+        }
+        self.text("output", &l.output);
+        self.some("priority", l.priority);
+        self.some("written_wall_ns", l.written_wall_ns);
+        if l.truncated {
+            self.set("truncated", true);
+        }
+    }
+
+    fn of_finding(&mut self, f: &Finding) {
+        // Facts first: what a fact is called must not hide what the finding is.
+        for fact in &f.facts {
+            self.set(&fact.key, &fact.value);
+        }
+        self.set("finding", &f.id);
+        self.set("rule", &f.rule);
+        self.set("state", f.state.as_str());
+        if let Some(pod) = &f.pod {
+            self.text("namespace", &pod.namespace);
+            self.text("pod", &pod.name);
+            self.text("container", &pod.container);
+        }
+    }
+
+    fn of_action(&mut self, a: &Action) {
+        self.set("action", &a.id);
+        self.set("state", a.state.as_str());
+        self.set("mount", &a.mount);
+        self.set("actor", &a.actor);
+        self.some("finding", a.finding_id.as_deref());
+        self.set("planned_bytes", a.planned_bytes);
+        self.some("freed_bytes", a.freed_bytes);
+        self.some("available_before_bytes", a.available_before_bytes);
+        self.some("available_after_bytes", a.available_after_bytes);
+        self.set("objects", a.objects.len());
+        self.set("refused", a.refused.len());
+        let whole: Vec<&str> =
+            a.refused.iter().filter(|r| r.path.is_none()).map(|r| r.reason.as_str()).collect();
+        self.text("refused_because", &whole.join("; "));
+        self.text("detail", &a.detail);
     }
 }

@@ -18,7 +18,7 @@ use super::catalog::Sought;
 use super::check::{Verdict, judge};
 use super::held::{GROWTH, Kept, first_kept};
 use super::space::{Gate, free_bytes};
-use super::writer::{BlockJob, Job, Parts};
+use super::writer::{Arrival, BlockJob, Job, Parts};
 use super::{CommitError, Committed, Stored, frames};
 
 /// Between looks at retention and free space when nothing comes in.
@@ -163,6 +163,8 @@ impl Thread {
             let why = refusal.as_ref().map(ToString::to_string);
             tracing::warn!(stream = %self.p.shared.stream, free_bytes = free, reserve_bytes, accepting, why, "whether blocks are accepted");
         }
+        stats.free_bytes = free;
+        stats.reserve_free_bytes = reserve_bytes;
         stats.accepting = accepting;
         stats.refusing = refusal.as_ref().map(ToString::to_string);
         refusal
@@ -294,6 +296,13 @@ impl Thread {
             let mut stats = shared.stats();
             stats.syncs += 1;
             stats.stored_blocks += pending.blocks.len() as u64;
+            let stored = pending.acks.iter().filter(|(_, s)| *s != Stored::Known);
+            stats.stored_bytes += stored.map(|(job, _)| job.bytes.len() as u64).sum::<u64>();
+            drop(stats);
+            for (at, _) in &pending.blocks {
+                // Nobody listening is no error.
+                let _ = shared.arrivals.send(Arrival { stream: shared.stream, at: *at });
+            }
         }
         shared.stats().known_blocks +=
             pending.acks.iter().filter(|(_, s)| *s == Stored::Known).count() as u64;
@@ -421,6 +430,7 @@ impl Thread {
         let mut stats = self.p.shared.stats();
         stats.used_bytes = segments.iter().map(|s| s.used_bytes).sum();
         stats.segments = segments.len();
+        stats.max_bytes = self.p.retention.max_bytes;
         stats.held_segments =
             kept.as_ref().map_or(0, |(keep, _)| segments.iter().filter(|s| s.number < *keep).count());
         stats.held_by = kept.map(|(_, kept)| kept.by);

@@ -1,17 +1,18 @@
-//! Questions that the index answers: findings, actions, incidents, nodes, tokens, commands.
+//! Questions that the index answers: one finding, action or incident, nodes, tokens, commands. Lists that somebody chose
+//! from are [`super::search`]'s.
 //!
 //! Answers come newest first. A row's newest record is read from its journal; where that is gone or damaged the row is
 //! left out, which is logged. A question that finds the index failing reports that, waits for the next one, and is
 //! asked again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dogwatch::block::Block;
 use dogwatch::journal::Position;
 use dogwatch::record::{Body, Kinds, NodeName, Record, RecordRef, Stream};
 
 use super::decision::{Piece, What};
-use super::filter::{ActionFilter, CommandFilter, FindingFilter, IncidentFilter};
+use super::filter::CommandFilter;
 use super::index::{Index, IndexError, Span, decode, each};
 use super::indexer::Slot;
 use super::keys::{Key, Origin, Table, split_time};
@@ -66,92 +67,13 @@ pub enum Loose {
 }
 
 impl Store {
-    /// Findings, by their newest step.
-    ///
-    /// # Errors
-    /// [`QueryError`], as of every question here.
-    pub async fn findings(&self, filter: FindingFilter) -> Result<Vec<FindingRow>, QueryError> {
-        self.ask(move |inner, index| {
-            let mut rows = Vec::new();
-            let most = most(filter.limit);
-            let fits = |l: &Life| {
-                filter.node.as_ref().is_none_or(|n| l.node.as_ref() == Some(n))
-                    && filter.until_wall_ns.is_none_or(|u| l.steps.first().is_none_or(|s| s.wall_ns < u))
-            };
-            let since = filter.since_wall_ns.unwrap_or(i64::MIN);
-            let mut take = |life: Life| {
-                if fits(&life) {
-                    rows.extend(inner.finding_row(life));
-                }
-                rows.len() < most
-            };
-            if filter.active_only {
-                by_time(index, Table::FindingActive, |_, _, life| Ok(take(life)))?;
-                return Ok(rows);
-            }
-            let mut full = false;
-            by_time(index, Table::FindingTime, |at, _, life| {
-                full = at >= since && !take(life);
-                Ok(at >= since && !full)
-            })?;
-            if !full && filter.since_wall_ns.is_some() {
-                // Raised and last heard of before, and holding still.
-                by_time(index, Table::FindingActive, |at, _, life| Ok(at >= since || take(life)))?;
-            }
-            Ok(rows)
-        })
-        .await
-    }
-
-    /// Actions, by their newest step.
+    /// How `node` was let in; `None` for one that never was.
     ///
     /// # Errors
     /// [`QueryError`].
-    pub async fn actions(&self, filter: ActionFilter) -> Result<Vec<ActionRow>, QueryError> {
-        self.ask(move |inner, index| {
-            let mut rows = Vec::new();
-            let since = filter.since_wall_ns.unwrap_or(i64::MIN);
-            by_time(index, Table::ActionTime, |at, _, life: Life| {
-                if at < since {
-                    return Ok(false);
-                }
-                if filter.node.as_ref().is_none_or(|n| life.node.as_ref() == Some(n))
-                    && filter.until_wall_ns.is_none_or(|u| life.steps.first().is_none_or(|s| s.wall_ns < u))
-                {
-                    rows.extend(inner.action_row(life));
-                }
-                Ok(rows.len() < most(filter.limit))
-            })?;
-            Ok(rows)
-        })
-        .await
-    }
-
-    /// Incidents, by their opening.
-    ///
-    /// # Errors
-    /// [`QueryError`].
-    pub async fn incidents(&self, filter: IncidentFilter) -> Result<Vec<Incident>, QueryError> {
-        self.ask(move |_, index| {
-            let mut rows = Vec::new();
-            let since = filter.since_wall_ns.unwrap_or(i64::MIN);
-            by_time(index, Table::IncidentTime, |at, _, incident: Incident| {
-                if at < since {
-                    return Ok(false);
-                }
-                if filter.until_wall_ns.is_some_and(|u| at >= u) {
-                    return Ok(true);
-                }
-                if (filter.states.is_empty() || filter.states.contains(&incident.state))
-                    && filter.node.as_ref().is_none_or(|n| incident.nodes.contains(n))
-                {
-                    rows.push(incident);
-                }
-                Ok(rows.len() < most(filter.limit))
-            })?;
-            Ok(rows)
-        })
-        .await
+    pub async fn enrolled(&self, node: &NodeName) -> Result<Option<NodeEnrolled>, QueryError> {
+        let key = Key::of(Table::Node).text(node.as_str()).bytes();
+        self.ask(move |_, index| get(index, &key)).await
     }
 
     /// One incident.
@@ -183,13 +105,7 @@ impl Store {
     pub async fn finding_of(&self, node: &NodeName, id: &str) -> Result<Option<FindingRow>, QueryError> {
         let (node, id) = (node.clone(), id.to_owned());
         self.ask(move |inner, index| {
-            let own = life(index, &life_key(Table::Finding, &id, &Origin::Node(node.clone())))?;
-            let found = match own {
-                Some(l) => Some(l),
-                None => life(index, &life_key(Table::Finding, &id, &Origin::Collector))?
-                    .filter(|l| l.node.as_ref() == Some(&node)),
-            };
-            Ok(found.and_then(|l| inner.finding_row(l)))
+            Ok(inner.finding_life(index, &node, &id)?.and_then(|l| inner.finding_row(l)))
         })
         .await
     }
@@ -360,6 +276,28 @@ impl Store {
 }
 
 impl Inner {
+    pub(super) fn finding_life(
+        &self,
+        index: &dyn Index,
+        node: &NodeName,
+        id: &str,
+    ) -> Result<Option<Life>, IndexError> {
+        let own = life(index, &life_key(Table::Finding, id, &Origin::Node(node.clone())))?;
+        Ok(match own {
+            Some(l) => Some(l),
+            None => life(index, &life_key(Table::Finding, id, &Origin::Collector))?
+                .filter(|l| l.node.as_ref() == Some(node)),
+        })
+    }
+
+    /// The finding that asked for an action of `node`, where the index answers at once.
+    pub(super) fn finding_of_action(&self, node: &NodeName, id: &str) -> Option<dogwatch::record::Finding> {
+        let (index, _) = self.slot.current(Duration::ZERO)?;
+        // An index that fails is found out by the questions that need it.
+        let life = self.finding_life(&*index, node, id).ok().flatten()?;
+        self.finding_row(life).map(|r| r.finding)
+    }
+
     fn answer<T>(
         &self,
         question: &dyn Fn(&Self, &dyn Index) -> Result<T, IndexError>,
@@ -381,7 +319,7 @@ impl Inner {
     }
 
     /// `None` where the newest record is no longer readable.
-    fn finding_row(&self, life: Life) -> Option<FindingRow> {
+    pub(super) fn finding_row(&self, life: Life) -> Option<FindingRow> {
         let finding = if life.from_collector {
             let entry = self.truth_reader.read_at(life.at.position()).ok().flatten();
             match entry.and_then(|e| truth::decode(&e.payload).ok()).map(|d| d.what) {
@@ -401,7 +339,7 @@ impl Inner {
         finding.map(|finding| FindingRow { node, finding, from_collector, count, steps })
     }
 
-    fn action_row(&self, life: Life) -> Option<ActionRow> {
+    pub(super) fn action_row(&self, life: Life) -> Option<ActionRow> {
         let record = self.newest(&life);
         let Life { id, node, steps, .. } = life;
         match (record.map(|r| r.body), node) {
@@ -428,7 +366,7 @@ impl Inner {
 /// The index, of another generation than the one that `failed`.
 fn current(slot: &Slot, failed: Option<u64>) -> Option<(std::sync::Arc<dyn Index>, u64)> {
     const STEP: Duration = Duration::from_millis(20);
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     loop {
         let (index, generation) = slot.current(PATIENCE)?;
         if failed != Some(generation) {
@@ -442,7 +380,7 @@ fn current(slot: &Slot, failed: Option<u64>) -> Option<(std::sync::Arc<dyn Index
     }
 }
 
-fn most(limit: usize) -> usize {
+pub(super) fn most(limit: usize) -> usize {
     if limit == 0 { MAX_ROWS } else { limit.min(MAX_ROWS) }
 }
 
@@ -463,7 +401,7 @@ fn first_life(index: &dyn Index, table: Table, id: &str) -> Result<Option<Life>,
 /// Visits what a table that begins with a time points at, newest first: the time, the row's key, and the row. Keys are
 /// read [`SCAN_CHUNK`](super::index::SCAN_CHUNK) at a time, rows fewer, so that a small question stays small. A row that
 /// gets a new step meanwhile may be met with it, and beyond the first chunk of keys may be passed over.
-fn by_time<T: for<'de> serde::Deserialize<'de>>(
+pub(super) fn by_time<T: for<'de> serde::Deserialize<'de>>(
     index: &dyn Index,
     table: Table,
     mut visit: impl FnMut(i64, &[u8], T) -> Result<bool, IndexError>,

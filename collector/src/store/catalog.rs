@@ -22,8 +22,8 @@ pub struct Wanted {
     pub since_wall_ns: i64,
     /// Latest wall time, ns, exclusive.
     pub until_wall_ns: i64,
-    /// Only this node.
-    pub node: Option<NodeName>,
+    /// Only these nodes; empty: any.
+    pub nodes: Vec<NodeName>,
     /// Only blocks that share a kind with these.
     pub kinds: Kinds,
 }
@@ -32,7 +32,7 @@ impl Wanted {
     /// Whether a block may hold an answer.
     pub fn matches(&self, info: &BlockInfo) -> bool {
         self.in_range(info.first_wall_ns, info.last_wall_ns, info.kinds)
-            && self.node.as_ref().is_none_or(|n| *n == info.chain.node)
+            && (self.nodes.is_empty() || self.nodes.contains(&info.chain.node))
     }
 
     fn in_range(&self, first_wall_ns: i64, last_wall_ns: i64, kinds: Kinds) -> bool {
@@ -173,6 +173,11 @@ impl Catalog {
         }
     }
 
+    /// Whether it has noted a block of `node`, which may have expired since.
+    pub fn knows(&self, node: &NodeName) -> bool {
+        self.nodes.contains_key(node)
+    }
+
     /// Blocks held in detail.
     pub fn len(&self) -> usize {
         self.blocks
@@ -186,8 +191,8 @@ impl Catalog {
     /// What may answer `wanted`.
     pub fn find(&self, wanted: &Wanted) -> Found {
         let mut found = Found::default();
-        let chains: Option<&[u32]> =
-            wanted.node.as_ref().map(|n| self.nodes.get(n).map_or(&[][..], Vec::as_slice));
+        let chains: Option<Vec<u32>> = (!wanted.nodes.is_empty())
+            .then(|| wanted.nodes.iter().filter_map(|n| self.nodes.get(n)).flatten().copied().collect());
         for (number, segment) in &self.segments {
             if !wanted.in_range(segment.first_wall_ns, segment.last_wall_ns, segment.kinds) {
                 continue;
@@ -209,7 +214,7 @@ impl Catalog {
                     });
                 }
             };
-            match chains {
+            match &chains {
                 None => blocks.iter().for_each(|(k, s)| take(k, s)),
                 Some(chains) => {
                     for chain in chains {
@@ -330,7 +335,7 @@ mod tests {
         Wanted {
             since_wall_ns: since,
             until_wall_ns: until,
-            node: node.map(|n| n.parse().unwrap()),
+            nodes: node.iter().map(|n| n.parse().unwrap()).collect(),
             kinds: Kinds(u32::MAX),
         }
     }

@@ -4,7 +4,7 @@
 //! effect. Rebuilding the index replays them in order and decides nothing again. Serialised as JSON with a version, so
 //! that an old journal stays readable; unknown fields are ignored, an unknown kind is an error that names it.
 
-use dogwatch::record::{Finding, NodeName, Severity};
+use dogwatch::record::{CleanupMode, Finding, NodeName, Severity};
 use serde::{Deserialize, Serialize};
 
 use crate::incident::IncidentState;
@@ -33,6 +33,15 @@ pub enum What {
         signing_key: String,
         /// The join token's id.
         token: String,
+    },
+    /// A node came with another version or mode than the last time.
+    NodeSpoke {
+        /// Who.
+        node: NodeName,
+        /// The agent's version.
+        agent_version: String,
+        /// Its cleanup mode, if it said one.
+        mode: Option<CleanupMode>,
     },
     /// A join token was spent once; recorded before the certificate is issued.
     TokenSpent {

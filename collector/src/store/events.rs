@@ -8,6 +8,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use std::vec::IntoIter;
 
 use dogwatch::block::Block;
@@ -17,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::catalog::{Candidate, Sought, Wanted};
 use super::{Inner, QueryError, Store, frames};
+use crate::sieve::Sieve;
 
 /// Decoded bytes of blocks that one question may hold open.
 const MAX_OPEN_BYTES: usize = 128 * 1024 * 1024;
@@ -32,16 +34,20 @@ pub struct EventQuery {
     pub since_wall_ns: i64,
     /// Before this.
     pub until_wall_ns: i64,
-    /// Of this node.
-    pub node: Option<NodeName>,
+    /// Of these nodes; empty: of any.
+    pub nodes: Vec<NodeName>,
     /// Of these kinds.
     pub kinds: Kinds,
     /// Of these streams; empty: all.
     pub streams: Vec<Stream>,
     /// Newest first instead of oldest first.
     pub newest_first: bool,
-    /// At most so many; 0: no limit.
+    /// At most so many of those that the sieve lets pass; 0: no limit.
     pub limit: usize,
+    /// What they must be like, looked at before the limit.
+    pub sieve: Sieve,
+    /// How long blocks may be read and looked through, waiting for the reader not included; `None`: without end.
+    pub most_time: Option<Duration>,
 }
 
 impl Default for EventQuery {
@@ -50,11 +56,13 @@ impl Default for EventQuery {
         Self {
             since_wall_ns: i64::MIN,
             until_wall_ns: i64::MAX,
-            node: None,
+            nodes: Vec::new(),
             kinds: Kinds(u32::MAX),
             streams: Vec::new(),
             newest_first: false,
             limit: 0,
+            sieve: Sieve::default(),
+            most_time: None,
         }
     }
 }
@@ -85,18 +93,34 @@ impl Store {
     pub fn events(&self, query: EventQuery) -> mpsc::Receiver<Result<Event, QueryError>> {
         let (send, receive) = mpsc::channel(WAITING);
         let store = self.clone();
-        tokio::task::spawn_blocking(move || match Events::begin(&store.inner, query) {
-            Ok(events) => {
-                for event in events {
-                    if send.blocking_send(event).is_err() {
-                        return;
+        tokio::task::spawn_blocking(move || {
+            let gone = || send.is_closed();
+            match Events::begin(&store.inner, query, &gone) {
+                Ok(mut events) => {
+                    while let Some(event) = events.timed_next() {
+                        if send.blocking_send(event).is_err() {
+                            return;
+                        }
                     }
                 }
+                // Nobody listening is no error.
+                Err(e) => drop(send.blocking_send(Err(e))),
             }
-            // Nobody listening is no error.
-            Err(e) => drop(send.blocking_send(Err(e))),
         });
         receive
+    }
+
+    /// Whether anything is known of `node`: it was enrolled, or a block of it came.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn knows(&self, node: &NodeName) -> Result<bool, QueryError> {
+        let came = |stream| {
+            let shared = self.shared(stream);
+            let noted = shared.catalog().knows(node);
+            noted || shared.heads().keys().any(|chain| chain.node == *node)
+        };
+        Ok(Stream::ALL.into_iter().any(came) || self.enrolled(node).await?.is_some())
     }
 }
 
@@ -132,6 +156,10 @@ struct Events<'a> {
     /// Order in which blocks were opened: settles ties.
     rank: usize,
     failed: bool,
+    /// Whether nobody listens any more.
+    gone: &'a dyn Fn() -> bool,
+    /// Time spent, waiting for the reader not included.
+    spent: Duration,
 }
 
 /// An open block: its records that are wanted, from `key` on.
@@ -162,11 +190,12 @@ impl Ord for Open {
 }
 
 impl<'a> Events<'a> {
-    fn begin(inner: &'a Inner, query: EventQuery) -> Result<Self, QueryError> {
+    fn begin(inner: &'a Inner, query: EventQuery, gone: &'a dyn Fn() -> bool) -> Result<Self, QueryError> {
+        let begun = Instant::now();
         let wanted = Wanted {
             since_wall_ns: query.since_wall_ns,
             until_wall_ns: query.until_wall_ns,
-            node: query.node.clone(),
+            nodes: query.nodes.clone(),
             kinds: query.kinds,
         };
         let mut closed = Vec::new();
@@ -202,7 +231,36 @@ impl<'a> Events<'a> {
             given: 0,
             rank: 0,
             failed: false,
+            gone,
+            spent: begun.elapsed(),
         })
+    }
+
+    /// The next event, with the time that it takes counted.
+    fn timed_next(&mut self) -> Option<Result<Event, QueryError>> {
+        let begun = Instant::now();
+        let next = self.next(begun);
+        self.spent += begun.elapsed();
+        next
+    }
+
+    /// An error once the time is up: how far the search came.
+    fn in_time(&self, begun: Instant, reached: i64) -> Result<(), QueryError> {
+        match self.query.most_time {
+            Some(most) if self.spent + begun.elapsed() > most => {
+                let back = if self.query.newest_first { "back" } else { "up" };
+                Err(QueryError::TooBroad {
+                    what: format!(
+                        "{} s of searching came {back} to {}",
+                        most.as_secs(),
+                        jiff::Timestamp::from_second(reached.div_euclid(1_000_000_000))
+                            .map_or_else(|_| format!("{reached} ns"), |t| t.to_string())
+                    ),
+                    remedy: "go on from there, or name a shorter time, a node, a kind or a source",
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Later is smaller when the newest come first.
@@ -211,8 +269,17 @@ impl<'a> Events<'a> {
     }
 
     /// Opens every block that may begin before what is open.
-    fn open_due(&mut self) -> Result<(), QueryError> {
+    fn open_due(&mut self, started: Instant) -> Result<(), QueryError> {
         while let Some(next) = self.closed.last() {
+            // What matches seldom may have thousands of blocks looked through for each event.
+            if (self.gone)() {
+                self.closed.clear();
+                return Ok(());
+            }
+            self.in_time(
+                started,
+                if self.query.newest_first { next.last_wall_ns } else { next.first_wall_ns },
+            )?;
             let begins =
                 self.key(if self.query.newest_first { next.last_wall_ns } else { next.first_wall_ns });
             if self.open.peek().is_some_and(|Reverse(o)| o.key < begins) {
@@ -244,11 +311,23 @@ impl<'a> Events<'a> {
             tracing::debug!(chain = ?candidate.chain, first_seq = candidate.first_seq, "a block is no longer readable");
             return;
         };
-        let bytes = block.iter().flat_map(|b| &b.header().sections).map(|s| s.raw_bytes as usize).sum();
+        let bytes: usize =
+            block.iter().flat_map(|b| &b.header().sections).map(|s| s.raw_bytes as usize).sum();
         let (since, until) = (self.query.since_wall_ns, self.query.until_wall_ns);
+        let all = records.len();
+        let chain = Arc::clone(&candidate.chain);
+        let finding = |id: &str| self.inner.finding_of_action(&chain.node, id);
         records.retain(|r| {
-            self.query.kinds.contains(r.body.kind()) && r.at.wall_ns >= since && r.at.wall_ns < until
+            self.query.kinds.contains(r.body.kind())
+                && r.at.wall_ns >= since
+                && r.at.wall_ns < until
+                && (self.query.sieve.is_open() || self.query.sieve.passes(&chain.node, r, &finding))
         });
+        if !self.query.sieve.is_open() {
+            // What did not pass is freed.
+            records.shrink_to_fit();
+        }
+        let bytes = bytes * records.len() / all.max(1);
         records
             .sort_by_key(|r| (self.key(r.at.wall_ns), if self.query.newest_first { !r.seq } else { r.seq }));
         let mut rest = records.into_iter();
@@ -256,19 +335,16 @@ impl<'a> Events<'a> {
         self.rank += 1;
         self.open_bytes += bytes;
         let key = self.key(next.at.wall_ns);
-        let chain = Arc::clone(&candidate.chain);
         self.open.push(Reverse(Open { key, rank: self.rank, bytes, chain, next, rest }));
     }
 }
 
-impl Iterator for Events<'_> {
-    type Item = Result<Event, QueryError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
+impl Events<'_> {
+    fn next(&mut self, started: Instant) -> Option<Result<Event, QueryError>> {
         if self.failed || (self.query.limit > 0 && self.given >= self.query.limit) {
             return None;
         }
-        if let Err(e) = self.open_due() {
+        if let Err(e) = self.open_due(started) {
             self.failed = true;
             return Some(Err(e));
         }

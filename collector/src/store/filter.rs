@@ -3,6 +3,7 @@
 use dogwatch::record::NodeName;
 
 use crate::incident::IncidentState;
+use crate::select::Select;
 
 /// Which findings.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +16,8 @@ pub struct FindingFilter {
     pub node: Option<NodeName>,
     /// Not cleared.
     pub active_only: bool,
+    /// About what.
+    pub select: Select,
     /// At most so many, the newest; 0: 100,000.
     pub limit: usize,
 }
@@ -28,6 +31,8 @@ pub struct ActionFilter {
     pub until_wall_ns: Option<i64>,
     /// Of this node.
     pub node: Option<NodeName>,
+    /// About what.
+    pub select: Select,
     /// At most so many, the newest; 0: 100,000.
     pub limit: usize,
 }
@@ -43,6 +48,9 @@ pub struct IncidentFilter {
     pub states: Vec<IncidentState>,
     /// With this node.
     pub node: Option<NodeName>,
+    /// About what: severity is the incident's own, nodes are its own where nothing but they and severity is chosen;
+    /// for the rest one of its findings must match, of those whose records are still held.
+    pub select: Select,
     /// At most so many, the newest; 0: 100,000.
     pub limit: usize,
 }

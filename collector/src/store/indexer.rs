@@ -48,6 +48,10 @@ pub struct IndexStatus {
     pub odd_frames: u64,
     /// How long the last build took.
     pub build_time: Duration,
+    /// When it was opened or built; `None` while it is.
+    pub ready_since: Option<Instant>,
+    /// How far it is behind what is durable: the time since it had caught up last; zero where it has.
+    pub lag: Duration,
 }
 
 /// Where the current index is found.
@@ -62,6 +66,10 @@ struct SlotState {
     index: Option<Arc<dyn Index>>,
     generation: u64,
     status: IndexStatus,
+    /// How far the urgent and the truth journal are folded.
+    folded: (Position, Position),
+    /// When everything was that was durable then.
+    caught_up: Instant,
 }
 
 impl Slot {
@@ -75,8 +83,17 @@ impl Slot {
             folded_frames: 0,
             odd_frames: 0,
             build_time: Duration::ZERO,
+            ready_since: None,
+            lag: Duration::ZERO,
         };
-        Self { state: Mutex::new(SlotState { index: None, generation: 0, status }), ready: Condvar::new() }
+        let state = SlotState {
+            index: None,
+            generation: 0,
+            status,
+            folded: Default::default(),
+            caught_up: Instant::now(),
+        };
+        Self { state: Mutex::new(state), ready: Condvar::new() }
     }
 
     /// The index and its generation, waiting for it at most `patience`.
@@ -88,8 +105,12 @@ impl Slot {
         guard.index.clone().map(|i| (i, guard.generation))
     }
 
-    pub(super) fn status(&self) -> IndexStatus {
-        self.lock().status.clone()
+    /// How it does; `goal`: what is durable.
+    pub(super) fn status(&self, goal: &Goal) -> IndexStatus {
+        let s = self.lock();
+        let behind = s.folded.0 < goal.urgent || s.folded.1 < goal.truth;
+        let lag = if behind { s.caught_up.elapsed() } else { Duration::ZERO };
+        IndexStatus { lag, ..s.status.clone() }
     }
 
     fn lock(&self) -> MutexGuard<'_, SlotState> {
@@ -199,6 +220,8 @@ impl Indexer {
                 let mut s = self.slot.lock();
                 let old = s.index.take();
                 s.status.ready = false;
+                s.status.ready_since = None;
+                s.folded = Default::default();
                 s.status.rebuilds += 1;
                 s.status.reason = Some(reason.clone());
                 drop(s);
@@ -221,6 +244,7 @@ impl Indexer {
                     s.status.fallback = fallback;
                     s.status.engine = held.index.engine();
                     s.status.build_time = begun.elapsed();
+                    s.status.ready_since = Some(Instant::now());
                     self.slot.ready.notify_all();
                     return Some(held);
                 }
@@ -285,7 +309,11 @@ impl Indexer {
         }
         self.advance(held, Which::Truth, goal.truth)?;
         self.folded.send_replace(held.checkpoint.truth.position());
-        self.advance(held, Which::Urgent, goal.urgent)
+        self.advance(held, Which::Urgent, goal.urgent)?;
+        let mut s = self.slot.lock();
+        s.folded = (held.checkpoint.urgent.position(), held.checkpoint.truth.position());
+        s.caught_up = Instant::now();
+        Ok(())
     }
 
     fn advance(&mut self, held: &mut Held, which: Which, upto: Position) -> Result<(), WorkError> {

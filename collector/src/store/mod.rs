@@ -38,6 +38,7 @@ pub mod memory_index;
 mod open;
 pub mod retention;
 pub mod row;
+mod search;
 mod seat;
 pub mod sled_index;
 pub mod space;
@@ -56,14 +57,15 @@ use std::time::Duration;
 use dogwatch::block::Block;
 use dogwatch::chain::{ChainId, Head, SignedHead, SignedReceipt};
 use dogwatch::journal::{JournalError, Position, Reader};
-use dogwatch::record::{Hash, Incarnation, NodeName, Record, Seq, Stream};
+use dogwatch::record::{Hash, Incarnation, Kinds, NodeName, Record, Seq, Stream};
 use tokio::sync::{broadcast, oneshot, watch};
 
 pub use ask::{Loose, QueryError};
 pub use filter::{ActionFilter, CommandFilter, FindingFilter, IncidentFilter};
 pub use indexer::IndexStatus;
 pub use open::{JournalConfig, OpenReport, StoreConfig};
-pub use writer::Stats;
+pub use search::{Active, FindingKey};
+pub use writer::{Arrival, Stats};
 
 use aside::Aside;
 use board::Board;
@@ -262,6 +264,8 @@ pub struct StoreStatus {
     pub streams: [Stats; 3],
     /// Of the index.
     pub index: IndexStatus,
+    /// Why the truth journal takes nothing, if it does not.
+    pub truth_failing: Option<String>,
 }
 
 /// The store. Cheap to clone; all clones are one.
@@ -278,6 +282,7 @@ pub(crate) struct Inner {
     slot: Arc<Slot>,
     folded: watch::Receiver<Position>,
     notices: broadcast::Sender<Notice>,
+    arrivals: broadcast::Sender<Arrival>,
     aside: Arc<Mutex<Aside>>,
     spans: Spans,
     indexer: Mutex<Option<JoinHandle<()>>>,
@@ -371,6 +376,27 @@ impl Store {
         self.inner.notices.subscribe()
     }
 
+    /// Blocks of any stream as they become durable, before the index knows of them.
+    pub fn arrivals(&self) -> broadcast::Receiver<Arrival> {
+        self.inner.arrivals.subscribe()
+    }
+
+    /// What a block that arrived holds of `kinds`: whose it is and its records by seq. Nothing where it is gone already.
+    pub async fn arrived(&self, arrival: Arrival, kinds: Kinds) -> Option<(ChainId, Vec<Record>)> {
+        let store = self.clone();
+        let read = move || {
+            let entry = store.shared(arrival.stream).reader.read_at(arrival.at).ok().flatten()?;
+            let block = Block::decode(entry.payload).ok()?;
+            if !block.header().kinds.intersects(kinds) {
+                return None;
+            }
+            let h = block.header();
+            let chain = ChainId { node: h.node.clone(), incarnation: h.incarnation, stream: h.stream };
+            block.records(kinds).ok().map(|records| (chain, records))
+        };
+        tokio::task::spawn_blocking(read).await.ok().flatten()
+    }
+
     /// Keeps bytes that could not be accepted, for whoever investigates; where they are, or `None` when there is no
     /// more room.
     ///
@@ -388,7 +414,11 @@ impl Store {
     /// How the store does.
     pub fn status(&self) -> StoreStatus {
         let stats = |stream| self.shared(stream).stats().clone();
-        StoreStatus { streams: Stream::ALL.map(stats), index: self.inner.slot.status() }
+        StoreStatus {
+            streams: Stream::ALL.map(stats),
+            index: self.inner.slot.status(&self.inner.board.goal()),
+            truth_failing: self.inner.truth.failing(),
+        }
     }
 
     /// Writes out and closes everything; waits for it. Other clones answer `Closed` from then on.

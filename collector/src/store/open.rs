@@ -33,6 +33,8 @@ const SEGMENT_UNIT: u64 = 4096;
 const QUEUE_BYTES: [usize; 3] = [8 << 20, 40 << 20, 16 << 20];
 /// Notices that a subscriber may lag behind before it must reconsider.
 const NOTICES: usize = 4096;
+/// Arrivals that a subscriber may lag behind before it is told how many it missed; some 40 bytes each.
+const ARRIVALS: usize = 4096;
 
 /// One journal's figures.
 #[derive(Debug, Clone, Copy)]
@@ -155,6 +157,7 @@ impl Store {
             ..OpenReport::default()
         };
 
+        let (arrivals, _) = broadcast::channel(ARRIVALS);
         let mut writers = Vec::with_capacity(Stream::ALL.len());
         for stream in Stream::ALL {
             let figures = match stream {
@@ -183,7 +186,7 @@ impl Store {
                 }
             }
             report.blocks += catalog.len();
-            let shared = Arc::new(Shared::new(stream, path, reader, catalog));
+            let shared = Arc::new(Shared::new(stream, path, reader, catalog, arrivals.clone()));
             *shared.heads() = heads;
             report.journals.push((name, recovered));
             writers.push((shared, seat, retention));
@@ -275,6 +278,7 @@ impl Store {
             slot,
             folded,
             notices,
+            arrivals,
             aside,
             spans,
             indexer: Mutex::new(Some(thread)),

@@ -1,6 +1,6 @@
 //! Rows: what the index answers with. Each is a fold over records and decisions and nothing else.
 
-use dogwatch::record::{Action, Finding, NodeName, RecordRef, Severity};
+use dogwatch::record::{Action, CleanupMode, Finding, NodeName, RecordRef, Severity};
 use serde::{Deserialize, Serialize};
 
 use super::decision::HoldTarget;
@@ -56,6 +56,19 @@ pub struct NodeEnrolled {
     pub node: NodeName,
     /// Each time, oldest first; of very many, the first and the newest.
     pub enrolments: Vec<Enrolment>,
+    /// What its agent said of itself when that changed last.
+    pub spoke: Option<Spoke>,
+}
+
+/// What an agent said of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spoke {
+    /// When it said so first, wall ns of the collector.
+    pub wall_ns: i64,
+    /// Its version.
+    pub agent_version: String,
+    /// Its cleanup mode.
+    pub mode: Option<CleanupMode>,
 }
 
 /// One time that a node was let in.

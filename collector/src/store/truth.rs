@@ -55,15 +55,26 @@ pub(super) struct TruthWriter {
     jobs: Sender<Job>,
     turn: Arc<Semaphore>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    failing: Failing,
 }
+
+/// Why the journal took nothing the last time, if it did not.
+type Failing = Arc<Mutex<Option<String>>>;
 
 impl TruthWriter {
     pub(super) fn start(seat: Seat, dir: PathBuf, board: Arc<Board>, clock: Clock) -> std::io::Result<Self> {
         let (jobs, inbox) = channel();
+        let failing = Failing::default();
+        let told = Arc::clone(&failing);
         let thread = std::thread::Builder::new()
             .name("store-truth".to_owned())
-            .spawn(move || run(seat, &dir, &board, &clock, &inbox))?;
-        Ok(Self { jobs, turn: Arc::new(Semaphore::new(WAITING)), thread: Mutex::new(Some(thread)) })
+            .spawn(move || run(seat, &dir, &board, &clock, &inbox, &told))?;
+        Ok(Self { jobs, turn: Arc::new(Semaphore::new(WAITING)), thread: Mutex::new(Some(thread)), failing })
+    }
+
+    /// Why it took nothing the last time, if it did not.
+    pub(super) fn failing(&self) -> Option<String> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Makes the decisions durable, all under one sync; where the last of them stands.
@@ -90,7 +101,15 @@ impl TruthWriter {
     }
 }
 
-fn run(mut seat: Seat, dir: &std::path::Path, board: &Board, clock: &Clock, inbox: &Receiver<Job>) {
+fn run(
+    mut seat: Seat,
+    dir: &std::path::Path,
+    board: &Board,
+    clock: &Clock,
+    inbox: &Receiver<Job>,
+    failing: &Mutex<Option<String>>,
+) {
+    let tell = |why: Option<String>| *failing.lock().unwrap_or_else(PoisonError::into_inner) = why;
     let mut stop = false;
     while !stop {
         let Ok(first) = inbox.recv() else { break };
@@ -109,7 +128,10 @@ fn run(mut seat: Seat, dir: &std::path::Path, board: &Board, clock: &Clock, inbo
                         last = Some(at);
                         waiting.push((reply, at));
                     }
-                    Err(e) => drop(reply.send(Err(e))),
+                    Err(e) => {
+                        tell(Some(e.to_string()));
+                        drop(reply.send(Err(e)));
+                    }
                 },
             }
         }
@@ -121,6 +143,7 @@ fn run(mut seat: Seat, dir: &std::path::Path, board: &Board, clock: &Clock, inbo
         if synced.is_ok() {
             board.truth(last);
         }
+        tell(synced.as_ref().err().map(ToString::to_string));
         for (reply, at) in waiting {
             let outcome = match &synced {
                 Ok(()) => Ok(at),

@@ -25,7 +25,8 @@ use super::decision::{Decision, Piece, What};
 use super::index::{Draft, IndexError, decode, encode};
 use super::keys::{Key, Origin, Table};
 use super::row::{
-    CommandRow, Enrolment, HoldRow, MAX_STEPS, NodeEnrolled, Outcome, Released, Step, TokenUse, TokenUses,
+    CommandRow, Enrolment, HoldRow, MAX_STEPS, NodeEnrolled, Outcome, Released, Spoke, Step, TokenUse,
+    TokenUses,
 };
 use crate::incident::Incident;
 
@@ -158,17 +159,19 @@ pub(super) fn fold_decision(
     let wall_ns = decision.wall_ns;
     match &decision.what {
         What::NodeEnrolled { node, signing_key, token } => {
-            let key = Key::of(Table::Node).text(node.as_str()).bytes();
-            let mut row = match draft.get(&key)? {
-                Some(v) => decode(&v)?,
-                None => NodeEnrolled { node: node.clone(), enrolments: Vec::new() },
-            };
+            let (key, mut row) = node_row(draft, node)?;
             row.enrolments.push(Enrolment {
                 wall_ns,
                 signing_key: signing_key.clone(),
                 token: token.clone(),
             });
             keep_first_and_newest(&mut row.enrolments, MAX_USES);
+            draft.set(key, Some(encode(&row)?));
+            Ok(())
+        }
+        What::NodeSpoke { node, agent_version, mode } => {
+            let (key, mut row) = node_row(draft, node)?;
+            row.spoke = Some(Spoke { wall_ns, agent_version: agent_version.clone(), mode: *mode });
             draft.set(key, Some(encode(&row)?));
             Ok(())
         }
@@ -257,6 +260,15 @@ pub(super) fn fold_decision(
             join(draft, id, piece, node)
         }
     }
+}
+
+fn node_row(draft: &mut Draft<'_>, node: &NodeName) -> Result<(Vec<u8>, NodeEnrolled), IndexError> {
+    let key = Key::of(Table::Node).text(node.as_str()).bytes();
+    let row = match draft.get(&key)? {
+        Some(v) => decode(&v)?,
+        None => NodeEnrolled { node: node.clone(), enrolments: Vec::new(), spoke: None },
+    };
+    Ok((key, row))
 }
 
 fn fold_incident(draft: &mut Draft<'_>, id: &str, decision: &Decision) -> Result<(), IndexError> {

@@ -10,10 +10,10 @@ use std::thread::JoinHandle;
 
 use dogwatch::block::Block;
 use dogwatch::chain::{ChainId, Head, SignedHead};
-use dogwatch::journal::{BlockInfo, Reader};
+use dogwatch::journal::{BlockInfo, Position, Reader};
 use dogwatch::record::{Seq, Stream};
 use ed25519_dalek::SigningKey;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, oneshot};
 
 use super::append::Thread;
 use super::aside::Aside;
@@ -37,6 +37,15 @@ pub(super) struct Shared {
     heads: Mutex<HashMap<ChainId, Head>>,
     catalog: Mutex<Catalog>,
     stats: Mutex<Stats>,
+    /// Told of each block that became durable.
+    pub(super) arrivals: broadcast::Sender<Arrival>,
+}
+
+/// A block that became durable.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    pub(super) stream: Stream,
+    pub(super) at: Position,
 }
 
 /// How a writer does.
@@ -48,10 +57,18 @@ pub struct Stats {
     pub refusing: Option<String>,
     /// Bytes that the journal's segments hold.
     pub used_bytes: u64,
+    /// Most bytes that retention lets them hold.
+    pub max_bytes: u64,
+    /// Bytes that were free in the journal's filesystem when it was looked at last.
+    pub free_bytes: u64,
+    /// Free bytes below which nothing is accepted.
+    pub reserve_free_bytes: u64,
     /// Segments in use.
     pub segments: usize,
     /// Blocks stored since start.
     pub stored_blocks: u64,
+    /// Their bytes.
+    pub stored_bytes: u64,
     /// Blocks acked again since start.
     pub known_blocks: u64,
     /// Syncs since start.
@@ -66,8 +83,21 @@ pub struct Stats {
     pub aside_turned_away: u64,
 }
 
+impl Arrival {
+    /// Of which stream.
+    pub fn stream(self) -> Stream {
+        self.stream
+    }
+}
+
 impl Shared {
-    pub(super) fn new(stream: Stream, dir: PathBuf, reader: Reader, catalog: Catalog) -> Self {
+    pub(super) fn new(
+        stream: Stream,
+        dir: PathBuf,
+        reader: Reader,
+        catalog: Catalog,
+        arrivals: broadcast::Sender<Arrival>,
+    ) -> Self {
         let stats = Stats { accepting: true, ..Stats::default() };
         Self {
             stream,
@@ -76,6 +106,7 @@ impl Shared {
             heads: Mutex::default(),
             catalog: Mutex::new(catalog),
             stats: Mutex::new(stats),
+            arrivals,
         }
     }
 

@@ -210,7 +210,7 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut done: impl F
 /// Every evidence seq of a node as the store gives it.
 pub(crate) async fn seqs(store: &Store, node: &NodeName, stream: Stream) -> Vec<(Incarnation, Seq)> {
     let mut events = store.events(dogwatch_collector::store::events::EventQuery {
-        node: Some(node.clone()),
+        nodes: vec![node.clone()],
         streams: vec![stream],
         ..Default::default()
     });

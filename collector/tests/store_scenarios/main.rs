@@ -8,6 +8,7 @@
 )]
 
 mod audit;
+mod chosen;
 mod commit;
 mod crash;
 mod index;

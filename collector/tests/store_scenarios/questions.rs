@@ -218,7 +218,7 @@ async fn events_come_in_order_of_time_from_the_blocks_that_can_hold_them() {
     let got = all(range.clone()).await;
     assert_eq!(got.len(), 21);
     assert!(got.iter().all(|e| (since..until).contains(&e.record.at.wall_ns)));
-    let of_n2 = all(EventQuery { node: Some("n2".parse().unwrap()), ..range.clone() }).await;
+    let of_n2 = all(EventQuery { nodes: vec!["n2".parse().unwrap()], ..range.clone() }).await;
     assert_eq!(of_n2.len(), 10);
     let findings = all(EventQuery { kinds: Kinds::default().with(Kind::Finding), ..range.clone() }).await;
     assert_eq!(findings.len(), 1);

@@ -1,8 +1,11 @@
-//! Output: how what is known is written. `text` makes it harmless, `table` is for people, `json` for programs.
+//! Output: how what is known is written. `text` makes it harmless, `table` is for people (on old
+//! terminals through `plain`), `json` and `yaml` are for programs.
 
 pub(crate) mod json;
+pub(crate) mod plain;
 pub(crate) mod table;
 pub(crate) mod text;
+pub(crate) mod yaml;
 
 use std::io::{BufRead, Write};
 
@@ -22,6 +25,11 @@ pub struct Terminal {
     pub color: bool,
     /// Whether somebody can be asked: stdin and stderr are a terminal.
     pub can_ask: bool,
+    /// Whether a picture can be kept up to date: stdin and stdout are a terminal that can place its cursor.
+    pub live: bool,
+    /// Whether the terminal knows ASCII alone. What is written to [`Io`] is translated by whoever made it; pictures that
+    /// go round it have to know.
+    pub ascii: bool,
 }
 
 /// The three standard streams.
@@ -64,6 +72,11 @@ pub(crate) trait Listed: Serialize {
     fn rows(&self, wide: bool) -> Vec<Vec<Cell>>;
     /// What `-o name` prints; `None` for things without a name.
     fn name(&self) -> Option<&str>;
+    /// All that is shown of it, to tell whether it changed.
+    fn looks(&self) -> String {
+        let rows = self.rows(false);
+        rows.iter().flatten().map(Cell::text).collect::<Vec<_>>().join("\n")
+    }
 }
 
 /// A list under way, in the format that was asked for.
@@ -82,7 +95,7 @@ impl List {
                 write!(io.out, "[")?;
                 None
             }
-            Format::Jsonl | Format::Name => None,
+            Format::Jsonl | Format::Yaml | Format::Name => None,
         };
         Ok(Self { format, table, count: 0 })
     }
@@ -105,6 +118,7 @@ impl List {
                 json::line(io.out, item)?;
                 writeln!(io.out)?;
             }
+            Format::Yaml => yaml::item(io.out, item)?,
             Format::Name => {
                 if let Some(name) = item.name() {
                     writeln!(io.out, "{}", safe(name))?;
@@ -114,12 +128,24 @@ impl List {
         Ok(())
     }
 
+    /// Writes what waits; from now on each item is written as it comes.
+    pub(crate) fn go_live(&mut self, io: &mut Io<'_>) -> Result<(), CliError> {
+        if let Some(table) = &mut self.table {
+            table.go_live(io.out)?;
+        }
+        io.out.flush()?;
+        Ok(())
+    }
+
     pub(crate) fn finish<T: Listed>(mut self, io: &mut Io<'_>) -> Result<(), CliError> {
         if let Some(table) = &mut self.table {
             table.finish(io.out)?;
-            if self.count == 0 {
-                io.say(&format!("no {}", T::PLURAL))?;
-            }
+        }
+        if self.count == 0 && matches!(self.format, Format::Table | Format::Wide | Format::Name) {
+            io.say(&format!("no {}", T::PLURAL))?;
+        }
+        if self.format == Format::Yaml && self.count == 0 {
+            writeln!(io.out, "[]")?;
         }
         if self.format == Format::Json {
             writeln!(io.out, "{}", if self.count == 0 { "]" } else { "\n]" })?;
@@ -133,6 +159,7 @@ impl List {
 pub(crate) fn one<T: Listed>(io: &mut Io<'_>, format: Format, item: &T) -> Result<(), CliError> {
     match format {
         Format::Json => json::pretty(io.out, item).and_then(|()| Ok(writeln!(io.out)?))?,
+        Format::Yaml => yaml::document(io.out, item)?,
         _ => {
             let mut list = List::begin::<T>(io, format)?;
             list.push(io, item)?;

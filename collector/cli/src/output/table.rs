@@ -58,6 +58,12 @@ impl Cell {
     pub(crate) fn painted(text: impl AsRef<str>, paint: Paint) -> Self {
         Self { text: safe(text.as_ref()).into_owned(), paint }
     }
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+    pub(crate) fn paint(&self) -> Paint {
+        self.paint
+    }
     /// `-` for what is not known.
     pub(crate) fn maybe(text: Option<impl AsRef<str>>) -> Self {
         text.filter(|t| !t.as_ref().is_empty()).map_or_else(|| Self::painted("-", Paint::Dim), Self::new)
@@ -96,12 +102,48 @@ impl Table {
         if self.waiting.len() >= SIZED_ROWS { self.settle(out) } else { Ok(()) }
     }
 
+    /// Writes what waits, with its head, also where nothing does: from now on rows are written as they come, and the last
+    /// column has all the room that is left.
+    pub(crate) fn go_live(&mut self, out: &mut dyn Write) -> Result<(), CliError> {
+        if self.widths.is_none() {
+            self.settle(out)?;
+        }
+        let shown: Vec<usize> = (0..self.columns.len()).filter(|&i| self.shows(i)).collect();
+        if let (Some(room), Some(widths), Some(&last)) = (self.terminal, &mut self.widths, shown.last()) {
+            let before: usize = shown.iter().filter(|&&i| i != last).map(|&i| widths[i] + GAP.len()).sum();
+            widths[last] = widths[last].max(room.saturating_sub(before + self.indent.len()));
+        }
+        Ok(())
+    }
+
+    /// The head and `rows` as painted lines, none wider than the terminal.
+    pub(crate) fn lines(mut self, rows: Vec<Vec<Cell>>) -> Vec<Line> {
+        self.waiting = rows;
+        self.measure();
+        let head = self.head();
+        std::iter::once(&head).chain(&self.waiting).map(|row| self.line(row)).collect()
+    }
+
     /// Writes what waits. A table without rows writes nothing.
     pub(crate) fn finish(&mut self, out: &mut dyn Write) -> Result<(), CliError> {
         if self.widths.is_none() && !self.waiting.is_empty() { self.settle(out) } else { Ok(()) }
     }
 
     fn settle(&mut self, out: &mut dyn Write) -> Result<(), CliError> {
+        self.measure();
+        let head = self.head();
+        self.write_row(out, &head)?;
+        for row in std::mem::take(&mut self.waiting) {
+            self.write_row(out, &row)?;
+        }
+        Ok(())
+    }
+
+    fn head(&self) -> Vec<Cell> {
+        self.columns.iter().map(|c| Cell::painted(c.head, Paint::Bold)).collect()
+    }
+
+    fn measure(&mut self) {
         let mut widths: Vec<usize> = self.columns.iter().map(|c| width(c.head)).collect();
         for row in &self.waiting {
             for (w, cell) in widths.iter_mut().zip(row) {
@@ -114,12 +156,6 @@ impl Table {
             self.narrow(&mut widths, room);
         }
         self.widths = Some(widths);
-        let head = self.columns.iter().map(|c| Cell::painted(c.head, Paint::Bold)).collect::<Vec<_>>();
-        self.write_row(out, &head)?;
-        for row in std::mem::take(&mut self.waiting) {
-            self.write_row(out, &row)?;
-        }
-        Ok(())
     }
 
     /// Leaves out weak columns until the rest can be read: a flexible one wants [`LEAST_READABLE`].
@@ -163,10 +199,18 @@ impl Table {
     }
 
     fn write_row(&self, out: &mut dyn Write, row: &[Cell]) -> Result<(), CliError> {
-        let widths = self.widths.as_deref().unwrap_or_default();
-        let mut room = self.terminal.unwrap_or(usize::MAX);
         let mut line = String::new();
-        put(&mut line, &mut room, self.indent, Paint::Plain, false);
+        for (text, paint) in self.line(row) {
+            line.push_str(&paint.on(&text, self.color));
+        }
+        writeln!(out, "{}", line.trim_end())?;
+        Ok(())
+    }
+
+    fn line(&self, row: &[Cell]) -> Line {
+        let widths = self.widths.as_deref().unwrap_or_default();
+        let mut line = Pen { room: self.terminal.unwrap_or(usize::MAX), line: Vec::new() };
+        line.put(self.indent, Paint::Plain);
         let last = (0..row.len()).rfind(|&i| self.shows(i)).unwrap_or(0);
         for (i, (cell, column)) in row.iter().zip(&self.columns).enumerate().filter(|(i, _)| self.shows(*i)) {
             let own = widths.get(i).copied().unwrap_or(0);
@@ -177,24 +221,35 @@ impl Table {
             };
             let blank = " ".repeat(own.saturating_sub(width(&text)));
             if column.right {
-                put(&mut line, &mut room, &blank, Paint::Plain, false);
+                line.put(&blank, Paint::Plain);
             }
-            put(&mut line, &mut room, &text, cell.paint, self.color);
+            line.put(&text, cell.paint);
             if i != last {
                 if !column.right {
-                    put(&mut line, &mut room, &blank, Paint::Plain, false);
+                    line.put(&blank, Paint::Plain);
                 }
-                put(&mut line, &mut room, GAP, Paint::Plain, false);
+                line.put(GAP, Paint::Plain);
             }
         }
-        writeln!(out, "{}", line.trim_end())?;
-        Ok(())
+        line.line
     }
 }
 
-/// Appends `text` as far as `room` reaches, so that a line never wraps.
-fn put(line: &mut String, room: &mut usize, text: &str, paint: Paint, color: bool) {
-    let cut = fit(text, *room);
-    *room -= width(&cut).min(*room);
-    line.push_str(&paint.on(&cut, color));
+/// Pieces of one line, each in its colour.
+pub(crate) type Line = Vec<(String, Paint)>;
+
+/// Draws a line as far as there is room, so that it never wraps.
+struct Pen {
+    room: usize,
+    line: Line,
+}
+
+impl Pen {
+    fn put(&mut self, text: &str, paint: Paint) {
+        let cut = fit(text, self.room);
+        self.room -= width(&cut).min(self.room);
+        if !cut.is_empty() {
+            self.line.push((cut.into_owned(), paint));
+        }
+    }
 }

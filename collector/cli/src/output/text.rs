@@ -88,6 +88,72 @@ pub(crate) fn bar(fraction: f64, cells: usize) -> String {
     out
 }
 
+/// The last `cells` of `values` as a line of bars, from 0 to `top` (their greatest where `None`); a blank where a value
+/// is not known, and before the first.
+pub(crate) fn spark(values: &[Option<f64>], cells: usize, top: Option<f64>) -> String {
+    const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let known = |v: &Option<f64>| v.filter(|v| v.is_finite());
+    let shown = &values[values.len().saturating_sub(cells)..];
+    let top = top.unwrap_or_else(|| shown.iter().filter_map(known).fold(0.0, f64::max));
+    let mut out = " ".repeat(cells - shown.len());
+    for value in shown.iter().map(known) {
+        out.push(match value {
+            None => ' ',
+            Some(v) if top > 0.0 => LEVELS[((v / top).clamp(0.0, 1.0) * 7.0).round() as usize],
+            Some(_) => LEVELS[0],
+        });
+    }
+    out
+}
+
+/// `text` on lines of at most `columns`, broken between words where that can be; at least one line.
+pub(crate) fn wrapped(text: &str, columns: usize) -> Vec<String> {
+    let columns = columns.max(1);
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let mut word = word.to_owned();
+        loop {
+            let line = lines.last().map_or(0, |l| width(l));
+            let gap = usize::from(line > 0);
+            if line + gap + width(&word) <= columns {
+                if let Some(last) = lines.last_mut() {
+                    last.push_str(&" ".repeat(gap));
+                    last.push_str(&word);
+                }
+                break;
+            }
+            if line > 0 {
+                lines.push(String::new());
+                continue;
+            }
+            let mut taken = 0;
+            let cut = word.char_indices().find(|(_, c)| {
+                taken += c.width().unwrap_or(0);
+                taken > columns
+            });
+            // A character that is wider than the whole line has a line of its own nevertheless.
+            let first = word.chars().next().map_or(0, char::len_utf8);
+            let at = cut.map_or(word.len(), |(i, _)| i).max(first);
+            let rest = word.split_off(at);
+            if let Some(last) = lines.last_mut() {
+                *last = word;
+            }
+            if rest.is_empty() {
+                break;
+            }
+            lines.push(String::new());
+            word = rest;
+        }
+    }
+    lines
+}
+
+/// A rate in binary units a second.
+pub(crate) fn rate(bytes_per_s: f64) -> String {
+    let n = if bytes_per_s.is_finite() { bytes_per_s.max(0.0) as u64 } else { 0 };
+    format!("{}/s", bytes(n))
+}
+
 /// A number with thousands apart: `12 345`.
 pub(crate) fn count(n: u64) -> String {
     let digits = n.to_string();
@@ -112,6 +178,8 @@ pub(crate) enum Paint {
     Notice,
     Bad,
     Worst,
+    /// The row that a person stands on.
+    Selected,
 }
 
 impl Paint {
@@ -124,6 +192,7 @@ impl Paint {
             Self::Notice => "33",
             Self::Bad => "31",
             Self::Worst => "1;31",
+            Self::Selected => "7",
             Self::Plain => return Cow::Borrowed(text),
         };
         if color && !text.is_empty() {
@@ -164,6 +233,16 @@ mod tests {
     }
 
     #[test]
+    fn sparklines() {
+        let values: Vec<_> = [0.0, 0.5, 1.0].map(Some).into();
+        assert_eq!(spark(&values, 4, Some(1.0)), " ▁▅█");
+        assert_eq!(spark(&[Some(2.0), None, Some(4.0)], 3, None), "▅ █");
+        assert_eq!(spark(&[Some(0.0), Some(0.0)], 2, None), "▁▁");
+        assert_eq!(spark(&values, 1, Some(1.0)), "█");
+        assert_eq!(rate(2048.0), "2.0 KiB/s");
+    }
+
+    #[test]
     fn figures() {
         let sizes: Vec<_> = [0, 1023, 1024, 13_207_024_435, 1_048_575, u64::MAX].map(bytes).into();
         assert_eq!(sizes, ["0 B", "1023 B", "1.0 KiB", "12.3 GiB", "1.0 MiB", "16.0 EiB"]);
@@ -184,6 +263,21 @@ mod tests {
             let shown = safe(&text);
             prop_assert!(!shown.chars().any(is_dangerous));
             prop_assert!(width(&fit(&shown, columns)) <= columns);
+        }
+
+        #[test]
+        fn wrapped_lines_hold_everything_and_fit(text in "[a-z漢 ]{0,60}", columns in 2_usize..30) {
+            let lines = wrapped(&text, columns);
+            prop_assert!(lines.iter().all(|l| width(l) <= columns), "{lines:?}");
+            let without = |t: &str| t.replace(' ', "");
+            prop_assert_eq!(without(&lines.concat()), without(&text));
+        }
+
+        #[test]
+        fn sparklines_have_the_width_asked_for(
+            values in prop::collection::vec(prop::option::of(any::<f64>()), 0..40), cells in 0_usize..30
+        ) {
+            prop_assert_eq!(width(&spark(&values, cells, None)), cells);
         }
 
         #[test]

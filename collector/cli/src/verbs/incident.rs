@@ -1,10 +1,10 @@
 //! Verbs about one incident: told in full, told in order, and what people say to it.
 
-use super::{Here, id, needs_no_name};
+use super::{Here, id, needs_no_name, picture, worded};
 use crate::args::{Format, IncidentArgs, NoteArgs, SayArgs};
 use crate::error::CliError;
 use crate::output::text::{Paint, fit, safe};
-use crate::output::{Io, List, Listed, json, one};
+use crate::output::{Io, List, Listed, json, one, yaml};
 use crate::time::Utc;
 use crate::view::{Detail, Entry, Incident};
 
@@ -22,8 +22,16 @@ pub(super) async fn describe(here: &Here<'_>, args: &IncidentArgs, io: &mut Io<'
             json::line(io.out, &detail)?;
             writeln!(io.out)?;
         }
+        Format::Yaml => yaml::document(io.out, &detail)?,
         Format::Name => writeln!(io.out, "{}", safe(&detail.incident.id))?,
-        Format::Table | Format::Wide => write_detail(io, &detail, args.output == Format::Wide)?,
+        Format::Table | Format::Wide => {
+            let trends = if io.terminal.columns.is_some() {
+                picture::trends(&mut desk, &detail, here.world.now_ns).await
+            } else {
+                Vec::new()
+            };
+            write_detail(io, &detail, &trends, args.output == Format::Wide)?;
+        }
     }
     io.out.flush()?;
     Ok(())
@@ -34,6 +42,17 @@ pub(super) async fn timeline(here: &Here<'_>, args: &IncidentArgs, io: &mut Io<'
     let mut desk = here.desk_for("tell an incident").await?;
     let mut answers = desk.timeline(id(&args.id)).await?;
     let mut next = answers.next().await?;
+    if args.output == Format::Table
+        && let Some(columns) = io.terminal.columns
+    {
+        let mut drawn = picture::Gutter::new(columns);
+        while let Some(entry) = next {
+            drawn.entry(io, &Entry::from(entry))?;
+            next = answers.next().await?;
+        }
+        io.out.flush()?;
+        return if drawn.is_empty() { io.say("no entries") } else { Ok(()) };
+    }
     let mut list = List::begin::<Entry>(io, args.output)?;
     while let Some(entry) = next {
         list.push(io, &Entry::from(entry))?;
@@ -54,9 +73,17 @@ pub(super) async fn resolve(here: &Here<'_>, args: &SayArgs, io: &mut Io<'_>) ->
     said(io, args.output, "resolved", &incident)
 }
 
+pub(super) async fn reopen(here: &Here<'_>, args: &SayArgs, io: &mut Io<'_>) -> Result<(), CliError> {
+    let mut desk = here.desk_for("reopen an incident").await?;
+    let incident = desk.reopen(id(&args.id), &args.text).await?.into();
+    said(io, args.output, "reopened", &incident)
+}
+
 pub(super) async fn note(here: &Here<'_>, args: &NoteArgs, io: &mut Io<'_>) -> Result<(), CliError> {
+    let text = args.text.join(" ");
+    worded("a note", &text)?;
     let mut desk = here.desk_for("take a note").await?;
-    let incident = desk.note(id(&args.id), &args.text.join(" ")).await?.into();
+    let incident = desk.note(id(&args.id), &text).await?.into();
     said(io, args.output, "noted on", &incident)
 }
 
@@ -70,7 +97,12 @@ fn said(io: &mut Io<'_>, format: Format, what: &str, incident: &Incident) -> Res
     Ok(())
 }
 
-fn write_detail(io: &mut Io<'_>, detail: &Detail, wide: bool) -> Result<(), CliError> {
+fn write_detail(
+    io: &mut Io<'_>,
+    detail: &Detail,
+    trends: &[picture::Trend],
+    wide: bool,
+) -> Result<(), CliError> {
     let i = &detail.incident;
     heading(io, &format!("{}  {}", i.id, i.title))?;
     let time = |t: Option<Utc>| t.map_or_else(|| "-".to_owned(), Utc::to_the_second);
@@ -85,6 +117,7 @@ fn write_detail(io: &mut Io<'_>, detail: &Detail, wide: bool) -> Result<(), CliE
     ] {
         writeln!(io.out, "  {key:<12}  {}", safe(&value))?;
     }
+    picture::write(io, trends)?;
     section(io, "Findings", &detail.finding_details, wide)?;
     section(io, "Actions", &detail.action_details, wide)?;
     if !detail.belongs.is_empty() {
@@ -93,7 +126,14 @@ fn write_detail(io: &mut Io<'_>, detail: &Detail, wide: bool) -> Result<(), CliE
             writeln!(io.out, "  {}", safe(why))?;
         }
     }
-    section(io, "Timeline", &detail.timeline, wide)
+    match io.terminal.columns {
+        Some(columns) if !wide && !detail.timeline.is_empty() => {
+            heading(io, "\nTimeline")?;
+            let mut drawn = picture::Gutter::new(columns);
+            detail.timeline.iter().try_for_each(|entry| drawn.entry(io, entry))
+        }
+        _ => section(io, "Timeline", &detail.timeline, wide),
+    }
 }
 
 fn section<T: Listed>(io: &mut Io<'_>, title: &str, items: &[T], wide: bool) -> Result<(), CliError> {

@@ -1,12 +1,21 @@
 //! Verbs: what each command does, from question to printed answer.
 
 mod clean;
+mod follow;
 mod get;
+mod hold;
 mod incident;
+mod itself;
+mod logs;
+mod picture;
+mod status;
+mod top;
+mod watch;
 
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
-use crate::args::{Cli, Format, Verb};
+use crate::args::{Cli, ConfigVerb, Format, Verb};
 use crate::client::{self, Desk, Dial};
 use crate::config::{self, Settings};
 use crate::error::CliError;
@@ -23,6 +32,8 @@ pub struct World {
     pub env: Box<Env<'static>>,
     /// How collectors are reached.
     pub dial: Dial,
+    /// How people call this program: `dogwatch`, or `kubectl dogwatch`.
+    pub called: &'static str,
 }
 
 impl std::fmt::Debug for World {
@@ -42,22 +53,37 @@ pub async fn run(cli: Cli, world: &World, io: &mut Io<'_>) -> Result<(), CliErro
         io.say(&format!("configuration: {file}"))?;
         io.say(&format!("collector: {}", settings.collector.as_deref().unwrap_or("none")))?;
     }
-    let here = Here { settings, world, timeout: cli.global.timeout };
+    let candidates = config::candidates(&cli.global, &*world.env);
+    let here = Here { settings, candidates, world, timeout: cli.global.timeout };
     match cli.verb {
         Verb::Get(args) => get::get(&here, args, io).await,
         Verb::Describe(args) => incident::describe(&here, &args.incident, io).await,
         Verb::Timeline(args) => incident::timeline(&here, &args, io).await,
+        Verb::Top(args) => top::top(&here, args, io).await,
+        Verb::Logs(args) => logs::logs(&here, args, io).await,
+        Verb::Watch(args) => watch::watch(&here, args, io).await,
         Verb::Plan(args) => clean::plan(&here, &args, io).await,
         Verb::Clean(args) => clean::clean(&here, &args, io).await,
         Verb::Ack(args) => incident::acknowledge(&here, &args, io).await,
         Verb::Resolve(args) => incident::resolve(&here, &args, io).await,
+        Verb::Reopen(args) => incident::reopen(&here, &args, io).await,
         Verb::Note(args) => incident::note(&here, &args, io).await,
+        Verb::Hold(args) => hold::hold(&here, args.verb, io).await,
+        Verb::Status(args) => status::status(&here, &args, io).await,
+        Verb::Completion(args) => itself::completion(&here, &args, io),
+        Verb::Man(args) => itself::man(&args, io),
+        Verb::Config(args) => match args.verb {
+            ConfigVerb::View => itself::config(&here, io),
+        },
+        Verb::Version(args) => status::version(&here, &args, io).await,
     }
 }
 
 /// What every verb starts from.
 struct Here<'w> {
     settings: Settings,
+    /// Configuration files that were looked for.
+    candidates: Vec<(PathBuf, bool, &'static str)>,
     world: &'w World,
     timeout: Option<std::time::Duration>,
 }
@@ -65,6 +91,13 @@ struct Here<'w> {
 impl Here<'_> {
     async fn desk(&self) -> Result<Desk, CliError> {
         client::connect(&self.settings, &self.world.dial, self.timeout).await
+    }
+
+    /// The journal to read instead, where there is one and `failed` means that no collector answered.
+    fn stand_in(&self, failed: &CliError) -> Option<&Path> {
+        let unanswered = matches!(failed, CliError::NoAnswer { .. })
+            || (self.settings.collector.is_none() && matches!(failed, CliError::Usage(_)));
+        self.settings.journal.as_deref().filter(|_| unanswered)
     }
 
     /// For verbs that only a collector can carry out.
@@ -83,11 +116,19 @@ fn id(text: &str) -> &str {
     text.strip_prefix("incident/").unwrap_or(text)
 }
 
+/// Refuses a value that says nothing.
+fn worded(flag: &str, text: &str) -> Result<(), CliError> {
+    if text.trim().is_empty() {
+        return Err(CliError::Usage(format!("{flag} is empty; say something that the next one can use")));
+    }
+    Ok(())
+}
+
 /// `-o name` of something that has none.
 fn needs_no_name(format: Format, what: &str) -> Result<(), CliError> {
     match format {
         Format::Name => {
-            Err(CliError::Usage(format!("{what} have no names; use -o table, wide, json or jsonl")))
+            Err(CliError::Usage(format!("{what} have no names; use -o table, wide, json, jsonl or yaml")))
         }
         _ => Ok(()),
     }

@@ -1,11 +1,13 @@
 //! From wire messages. Total: what a newer collector says and this program does not know becomes `null`.
 
-use dogwatch::record::Severity;
+use dogwatch::record::{Pod, Sample, Severity};
 use dogwatch::wire;
 
 use super::{
-    Action, Citation, Detail, Entry, Event, Finding, Incident, Mount, Node, Object, Refusal, Subject,
+    Action, Check, Citation, Detail, Entry, Event, Finding, Hold, Incident, Mount, News, Node, Object,
+    Observed, Refusal, Status, Subject, What,
 };
+use crate::error::chain;
 use crate::time::Utc;
 
 fn known(text: String) -> Option<String> {
@@ -164,6 +166,7 @@ impl From<wire::FindingRow> for Finding {
             incident: known(row.incident),
             count: (row.count > 0).then_some(row.count),
             from_collector: row.from_collector,
+            pod: f.pod.and_then(|p| Pod::try_from(p).ok()),
         }
     }
 }
@@ -255,4 +258,89 @@ impl From<wire::Event> for Event {
             fields: e.fields.into_iter().collect(),
         }
     }
+}
+
+impl From<wire::Hold> for Hold {
+    fn from(h: wire::Hold) -> Self {
+        Self {
+            id: h.id,
+            node: known(h.node),
+            path: known(h.path),
+            namespace: known(h.namespace),
+            pod: known(h.pod),
+            incident: known(h.incident),
+            reason: h.reason,
+            actor: h.actor,
+            added_at: Utc::known(h.added_wall_ns),
+            released_at: Utc::known(h.released_wall_ns),
+            released_by: known(h.released_by),
+            confirmed_by: h.confirmed_by,
+            state: h.state,
+        }
+    }
+}
+
+impl From<wire::GetStatusResponse> for Status {
+    fn from(s: wire::GetStatusResponse) -> Self {
+        Self {
+            collector_version: known(s.collector_version),
+            started_at: Utc::known(s.started_wall_ns),
+            checks: s.checks.into_iter().map(Check::from).collect(),
+        }
+    }
+}
+
+impl From<wire::StatusCheck> for Check {
+    fn from(c: wire::StatusCheck) -> Self {
+        Self {
+            subject: c.subject,
+            name: c.name,
+            severity: severity(c.severity),
+            words: c.words,
+            remedy: known(c.remedy),
+        }
+    }
+}
+
+impl News {
+    /// `None` for a kind of news that this program does not know.
+    pub(crate) fn from_wire(e: wire::WatchEvent) -> Option<Self> {
+        use wire::watch_event::What as Told;
+        let what = match e.what? {
+            Told::Incident(i) => What::Incident(i.into()),
+            Told::Finding(f) => What::Finding(f.into()),
+            Told::Action(a) => What::Action(a.into()),
+            Told::Event(e) => What::Event(e.into()),
+            Told::Missed(n) => What::Missed(n),
+        };
+        Some(Self { time: Utc(e.wall_ns), what })
+    }
+}
+
+/// A sample by the contract's own conversion, or why it is none.
+fn sample(wire: wire::Sample) -> Result<Sample, String> {
+    Sample::try_from(wire).map_err(|e| chain(&e))
+}
+
+impl From<wire::NodeRow> for Observed {
+    fn from(mut row: wire::NodeRow) -> Self {
+        let at = row.sampled_wall_ns;
+        let read = row.sample.clone().map(sample);
+        let (sample, unread) = match read {
+            Some(Ok(s)) => (Some((at, s)), None),
+            Some(Err(why)) => {
+                // Figures of a sample that is refused as a whole are not shown in part either.
+                row.sample = None;
+                (None, Some(why))
+            }
+            None => (None, None),
+        };
+        Self { node: row.into(), sample, unread }
+    }
+}
+
+/// When it was taken, and the sample; `Err` says why it cannot be read.
+pub(crate) fn sampled(row: wire::SampleRow) -> Result<(i64, Sample), String> {
+    let at = row.wall_ns;
+    sample(row.sample.unwrap_or_default()).map(|s| (at, s))
 }

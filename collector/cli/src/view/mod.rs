@@ -6,11 +6,15 @@
 //! Deliberately absent: checking. What a collector says is shown as it says it, made harmless for terminals by `output`.
 
 mod from_wire;
+mod lines;
 mod rows;
 
 use std::collections::BTreeMap;
 
-use dogwatch::record::Severity;
+pub(crate) use from_wire::sampled;
+pub(crate) use rows::state;
+
+use dogwatch::record::{Pod, Sample, Severity};
 use serde::Serialize;
 
 use crate::time::Utc;
@@ -110,6 +114,7 @@ pub(crate) struct Finding {
     pub(crate) incident: Option<String>,
     pub(crate) count: Option<u64>,
     pub(crate) from_collector: bool,
+    pub(crate) pod: Option<Pod>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -184,4 +189,77 @@ pub(crate) struct Event {
     pub(crate) source: String,
     pub(crate) message: String,
     pub(crate) fields: BTreeMap<String, String>,
+}
+
+/// What may not be cleaned or expired.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Hold {
+    pub(crate) id: String,
+    /// `null`: every node.
+    pub(crate) node: Option<String>,
+    pub(crate) path: Option<String>,
+    pub(crate) namespace: Option<String>,
+    pub(crate) pod: Option<String>,
+    pub(crate) incident: Option<String>,
+    pub(crate) reason: String,
+    pub(crate) actor: String,
+    pub(crate) added_at: Option<Utc>,
+    pub(crate) released_at: Option<Utc>,
+    pub(crate) released_by: Option<String>,
+    pub(crate) confirmed_by: Vec<String>,
+    pub(crate) state: String,
+}
+
+/// How dogwatch itself is.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Status {
+    pub(crate) collector_version: Option<String>,
+    pub(crate) started_at: Option<Utc>,
+    /// Worst first.
+    pub(crate) checks: Vec<Check>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Check {
+    /// `collector`, or a node's name.
+    pub(crate) subject: String,
+    pub(crate) name: String,
+    pub(crate) severity: Option<Severity>,
+    pub(crate) words: String,
+    pub(crate) remedy: Option<String>,
+}
+
+impl Check {
+    /// A severity that this program does not know is not taken for well.
+    pub(crate) fn is_well(&self) -> bool {
+        self.severity == Some(Severity::Info)
+    }
+}
+
+/// One piece of what `watch` tells.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct News {
+    pub(crate) time: Utc,
+    #[serde(flatten)]
+    pub(crate) what: What,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "what", content = "is", rename_all = "lowercase")]
+pub(crate) enum What {
+    Incident(Incident),
+    Finding(Finding),
+    Action(Action),
+    Event(Event),
+    /// So many were passed over.
+    Missed(u64),
+}
+
+/// A node with the newest sample of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Observed {
+    pub(crate) node: Node,
+    pub(crate) sample: Option<(i64, Sample)>,
+    /// Why the sample that came could not be read.
+    pub(crate) unread: Option<String>,
 }

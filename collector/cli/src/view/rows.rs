@@ -30,9 +30,11 @@ pub(crate) fn severity(s: Option<Severity>) -> Cell {
 /// The words of states, coloured by what they mean.
 pub(crate) fn state(word: Option<&str>) -> Cell {
     let paint = match word {
-        Some("connected" | "resolved" | "cleared" | "done" | "removed") => Paint::Good,
+        Some("connected" | "resolved" | "cleared" | "done" | "removed" | "well" | "holding") => Paint::Good,
         Some("open" | "silent" | "failed") => Paint::Bad,
-        Some("raised" | "updated" | "acknowledged" | "refused" | "started" | "skipped") => Paint::Notice,
+        Some("raised" | "updated" | "acknowledged" | "refused" | "started" | "skipped" | "pending") => {
+            Paint::Notice
+        }
         Some(_) => Paint::Plain,
         None => return Cell::maybe(word),
     };
@@ -99,6 +101,13 @@ impl Listed for Node {
             mounts.push(None);
         }
         mounts.into_iter().map(|m| self.row(m, wide)).collect()
+    }
+
+    /// Without when it was last seen, which changes all the time.
+    fn looks(&self) -> String {
+        let timeless = Self { last_seen: None, ..self.clone() };
+        let rows = timeless.rows(false);
+        rows.iter().flatten().map(Cell::text).collect::<Vec<_>>().join("\n")
     }
 
     fn name(&self) -> Option<&str> {

@@ -50,3 +50,48 @@ fn usage_and_help_have_their_codes() {
     assert!(String::from_utf8_lossy(&ended.stderr).contains("no collector is configured"));
     assert!(ended.stdout.is_empty());
 }
+
+#[test]
+fn it_completes_explains_itself_and_says_whom_it_would_ask() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = dogwatch(&["completion", shell]).output().unwrap();
+        assert!(
+            script.status.success() && String::from_utf8(script.stdout).unwrap().contains("incidents"),
+            "{shell}"
+        );
+    }
+    let page = dogwatch(&["man"]).output().unwrap().stdout;
+    assert!(String::from_utf8(page).unwrap().starts_with(".ie"), "a page of roff");
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().to_str().unwrap();
+    assert!(dogwatch(&["man", "--out", at]).status().unwrap().success());
+    for page in ["dogwatch.1", "dogwatch-top.1", "dogwatch-hold-add.1"] {
+        assert!(dir.path().join(page).is_file(), "{page}");
+    }
+    assert_eq!(dogwatch(&["man", "--out", "/nonexistent"]).status().unwrap().code(), Some(2));
+
+    let config = dir.path().join("cli.yaml");
+    std::fs::write(&config, "collector: c.example:7443\njournal: j\n").unwrap();
+    let view = dogwatch(&["config", "view", "--config", config.to_str().unwrap()]).output().unwrap().stdout;
+    let view = String::from_utf8(view).unwrap();
+    assert!(view.contains("collector: \"c.example:7443\"\n") && view.contains(", --config"), "{view}");
+    let none = dogwatch(&["config", "view"]).output().unwrap().stdout;
+    assert!(String::from_utf8(none).unwrap().contains("/nonexistent/.config/dogwatch/cli.yaml"));
+    let version = dogwatch(&["version"]).output().unwrap();
+    assert_eq!(version.stdout, format!("dogwatch {}\n", env!("CARGO_PKG_VERSION")).into_bytes());
+}
+
+#[test]
+fn kubectl_runs_it_as_a_plugin() {
+    let plugin = env!("CARGO_BIN_EXE_kubectl-dogwatch");
+    let folder = std::path::Path::new(plugin).parent().unwrap();
+    let path = format!("{}:/usr/local/bin:/usr/bin:/bin", folder.display());
+    let ran = Command::new("kubectl").args(["dogwatch", "watch", "--help"]).env("PATH", path).output();
+    let ran = ran.expect("this test needs kubectl");
+    let help = String::from_utf8(ran.stdout).unwrap();
+    assert!(
+        help.contains("Usage: kubectl dogwatch watch")
+            && help.contains("  kubectl dogwatch watch --severity"),
+        "{help}"
+    );
+}

@@ -3,6 +3,7 @@
 use std::io::Cursor;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use clap::Parser as _;
@@ -11,8 +12,8 @@ use dogwatch::wire::desk_server::{Desk, DeskServer};
 pub(crate) use dogwatch_cli::Dial;
 use dogwatch_cli::error::CliError;
 use dogwatch_cli::{Cli, Io, Terminal, World, run};
-use tokio_stream::Stream;
 use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::{Endpoint, Server};
 use tonic::{Request, Response, Status};
 
@@ -38,6 +39,9 @@ impl Asked {
 #[derive(Debug, Clone, Default)]
 struct Canned {
     asked: Asked,
+    watches: Arc<AtomicU64>,
+    /// Whether dogwatch itself is well.
+    well: Arc<AtomicBool>,
 }
 
 type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -168,7 +172,13 @@ fn event(n: i64) -> wire::Event {
         severity: if hostile { wire::Severity::High } else { wire::Severity::Info }.into(),
         source: "/var/log/syslog".into(),
         message: if hostile { HOSTILE.into() } else { format!("line {n}") },
-        fields: [("seq".to_owned(), n.to_string())].into(),
+        fields: if n == 3 {
+            [("namespace", "shop"), ("pod", "api-6d5f8-x2x7k"), ("container", "main"), ("offset", "30")]
+                .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                .into()
+        } else {
+            [("seq".to_owned(), n.to_string())].into()
+        },
     }
 }
 
@@ -206,6 +216,7 @@ impl Desk for Canned {
             mode: wire::CleanupMode::Plan.into(),
             records_total: 5,
             sampled_wall_ns: T0,
+            sample: Some(sample(60)),
             ..wire::NodeRow::default()
         };
         let two = wire::NodeRow {
@@ -266,7 +277,9 @@ impl Desk for Canned {
     ) -> Result<Response<Self::GetEventsStream>, Status> {
         self.asked.note(format!("{:?}", r.get_ref()));
         if r.get_ref().node == "many" {
-            return Ok(Response::new(Box::pin(tokio_stream::iter((0..20_000).map(|n| Ok(event(n)))))));
+            return Ok(Response::new(Box::pin(tokio_stream::iter(
+                (0..20_000).map(|n| Ok(wire::Event { node: "many".into(), ..event(n) })),
+            ))));
         }
         Ok(stream((0..4).map(event).collect()))
     }
@@ -347,45 +360,246 @@ impl Desk for Canned {
 
     async fn reopen(
         &self,
-        _: Request<wire::IncidentNoteRequest>,
+        r: Request<wire::IncidentNoteRequest>,
     ) -> Result<Response<wire::Incident>, Status> {
-        Err(Status::unimplemented("not canned"))
+        known(&r.get_ref().id)?;
+        self.asked.note(format!("Reopen{:?}", r.get_ref()));
+        Ok(Response::new(incident(1, wire::Severity::High, "open")))
     }
 
-    async fn watch(&self, _: Request<wire::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented("not canned"))
+    /// The first watch ends as if the collector went away; the second goes on for ever.
+    async fn watch(&self, r: Request<wire::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        self.asked.note(format!("{:?}", r.get_ref()));
+        let told = |at: i64, what| Ok(wire::WatchEvent { wall_ns: T0 + at * S, what: Some(what) });
+        use wire::watch_event::What;
+        if self.watches.fetch_add(1, Ordering::SeqCst) == 0 {
+            let first = vec![
+                told(0, What::Incident(incident(1, wire::Severity::High, "open"))),
+                told(1, What::Finding(finding())),
+                told(2, What::Action(action(wire::ActionState::Done))),
+                told(3, What::Event(event(1))),
+                told(4, What::Missed(7)),
+                Err(Status::unavailable("the collector stops")),
+            ];
+            return Ok(Response::new(Box::pin(tokio_stream::iter(first))));
+        }
+        let later = vec![
+            told(9, What::Event(event(9))),
+            told(10, What::Incident(incident(2, wire::Severity::Low, "resolved"))),
+        ];
+        Ok(Response::new(Box::pin(tokio_stream::iter(later).chain(tokio_stream::pending()))))
     }
 
     async fn get_samples(
         &self,
-        _: Request<wire::GetSamplesRequest>,
+        r: Request<wire::GetSamplesRequest>,
     ) -> Result<Response<Self::GetSamplesStream>, Status> {
-        Err(Status::unimplemented("not canned"))
+        self.asked.note(format!("{:?}", r.get_ref()));
+        if r.get_ref().node != "node-1" {
+            return Ok(stream(vec![]));
+        }
+        let row = |n: i64| wire::SampleRow {
+            node: "node-1".into(),
+            wall_ns: T0 + (n - 60) * 10 * S,
+            sample: Some(sample(n)),
+        };
+        Ok(stream((0..60).map(row).collect()))
     }
 
-    async fn add_hold(&self, _: Request<wire::AddHoldRequest>) -> Result<Response<wire::Hold>, Status> {
-        Err(Status::unimplemented("not canned"))
+    async fn add_hold(&self, r: Request<wire::AddHoldRequest>) -> Result<Response<wire::Hold>, Status> {
+        self.asked.note(format!("{:?}", r.get_ref()));
+        let asked = r.into_inner().hold.unwrap_or_default();
+        if asked.incident == "inc-2026-11-21-009" {
+            return Err(Status::not_found("there is no incident inc-2026-11-21-009"));
+        }
+        Ok(Response::new(wire::Hold { reason: asked.reason.clone(), ..held(&asked) }))
     }
 
     async fn release_hold(
         &self,
-        _: Request<wire::ReleaseHoldRequest>,
+        r: Request<wire::ReleaseHoldRequest>,
     ) -> Result<Response<wire::Hold>, Status> {
-        Err(Status::unimplemented("not canned"))
+        self.asked.note(format!("{:?}", r.get_ref()));
+        match r.get_ref().id.as_str() {
+            "hold-00000001" => Ok(Response::new(wire::Hold {
+                state: "released".into(),
+                released_wall_ns: T0 + 60 * S,
+                released_by: "bob".into(),
+                ..held(&wire::Hold { path: "/var/log/app".into(), ..wire::Hold::default() })
+            })),
+            id => Err(Status::not_found(format!("there is no hold {id}"))),
+        }
     }
 
     async fn get_holds(
         &self,
-        _: Request<wire::GetHoldsRequest>,
+        r: Request<wire::GetHoldsRequest>,
     ) -> Result<Response<wire::GetHoldsResponse>, Status> {
-        Err(Status::unimplemented("not canned"))
+        let one = held(&wire::Hold { path: HOSTILE.into(), ..wire::Hold::default() });
+        let two = wire::Hold {
+            id: "hold-00000002".into(),
+            state: "pending".into(),
+            ..held(&wire::Hold {
+                namespace: "shop".into(),
+                pod: "api".into(),
+                node: "node-1".into(),
+                ..wire::Hold::default()
+            })
+        };
+        let three = wire::Hold {
+            id: "hold-00000003".into(),
+            state: "released".into(),
+            released_wall_ns: T0,
+            released_by: "bob".into(),
+            ..held(&wire::Hold { incident: "inc-2026-11-21-001".into(), ..wire::Hold::default() })
+        };
+        let holds = if r.get_ref().released { vec![one, two, three] } else { vec![one, two] };
+        Ok(Response::new(wire::GetHoldsResponse { holds }))
     }
 
     async fn get_status(
         &self,
         _: Request<wire::GetStatusRequest>,
     ) -> Result<Response<wire::GetStatusResponse>, Status> {
-        Err(Status::unimplemented("not canned"))
+        let check = |subject: &str, name: &str, severity: wire::Severity, words: &str, remedy: &str| {
+            wire::StatusCheck {
+                subject: subject.into(),
+                name: name.into(),
+                severity: severity.into(),
+                words: words.into(),
+                remedy: remedy.into(),
+            }
+        };
+        let mut checks = vec![
+            check(
+                "collector",
+                "store",
+                wire::Severity::Info,
+                "the store holds 3.0 GiB, 40.0 GiB are free",
+                "",
+            ),
+            check("node-1", "uplink", wire::Severity::Info, "connected for 3 h", ""),
+        ];
+        if !self.well.load(Ordering::SeqCst) {
+            checks.insert(0, check(
+                "node-2",
+                "uplink",
+                wire::Severity::High,
+                "nothing was heard of it for 20 min; it holds what it could not hand over, as far as its journal reaches",
+                "look at the agent's pod on node-2, and at the network between",
+            ));
+            checks.insert(1, check("node-\u{1b}[2J", "clock", wire::Severity::Low, "2 s ahead \u{202e}", ""));
+        }
+        Ok(Response::new(wire::GetStatusResponse {
+            collector_version: "0.1.0".into(),
+            started_wall_ns: T0 - 12_000 * S,
+            checks,
+        }))
+    }
+}
+
+fn held(asked: &wire::Hold) -> wire::Hold {
+    wire::Hold {
+        id: "hold-00000001".into(),
+        reason: "the auditors want it".into(),
+        actor: "alice".into(),
+        added_wall_ns: T0,
+        confirmed_by: vec!["node-1".into()],
+        state: "holding".into(),
+        ..asked.clone()
+    }
+}
+
+/// The `n`th of a node's samples, 10 s apart: /var fills, one pod's memory grows, another is throttled.
+pub(crate) fn sample(n: i64) -> wire::Sample {
+    let n = n as u64;
+    let pressure = Some(wire::Pressure { some_avg10: n as f64 / 2.0, ..wire::Pressure::default() });
+    let pod = |name: &str, container: &str| {
+        Some(wire::Pod {
+            namespace: "shop".into(),
+            name: name.into(),
+            uid: format!("uid-{name}"),
+            container: container.into(),
+            container_id: String::new(),
+        })
+    };
+    let group = |name: &str, container: &str, memory: u64, throttled: u64| wire::Cgroup {
+        path: format!("/kubepods/{name}/{container}"),
+        version: 2,
+        pod: pod(name, container),
+        cpu_us_total: Some(n * 5_000_000),
+        periods_total: Some(n * 100),
+        throttled_periods_total: Some(n * throttled),
+        cpu_limit_cores: Some(1.0),
+        working_set_bytes: Some(memory),
+        memory_limit_bytes: Some(1 << 30),
+        read_bytes_total: Some(n << 20),
+        written_bytes_total: Some(n << 22),
+        oom_kills_total: Some(u64::from(throttled > 0)),
+        ..wire::Cgroup::default()
+    };
+    wire::Sample {
+        self_cost: Some(wire::SelfCost::default()),
+        mounts: vec![wire::Mount {
+            path: "/var".into(),
+            fs: "ext4".into(),
+            total_bytes: 100 << 30,
+            free_bytes: (70 - n) << 30,
+            available_bytes: (66 - n) << 30,
+            ..wire::Mount::default()
+        }],
+        memory: Some(wire::Memory {
+            total_bytes: 100,
+            available_bytes: 100 - n,
+            pressure,
+            ..wire::Memory::default()
+        }),
+        cpu: Some(wire::Cpu {
+            online: 4,
+            user_us: n * 10_000_000,
+            idle_us: n * 30_000_000,
+            load1: 1.5,
+            pressure,
+            ..wire::Cpu::default()
+        }),
+        processes: vec![
+            wire::Process {
+                pid: 4711,
+                name: "java\u{1b}[31m漢".into(),
+                cpu_percent: 93.0,
+                resident_bytes: 3 << 30,
+                state: "R".into(),
+                threads: 80,
+                read_bytes_per_s: Some(1024.0),
+                pod: pod("api-6d5f8-x2x7k", "main"),
+                ..wire::Process::default()
+            },
+            wire::Process {
+                pid: 1,
+                name: "systemd".into(),
+                resident_bytes: 9 << 20,
+                state: "S".into(),
+                ..wire::Process::default()
+            },
+        ],
+        disks: vec![wire::Disk {
+            name: "nvme0n1".into(),
+            reads_total: n * 100,
+            read_bytes_total: n << 24,
+            read_time_ms_total: n * 200,
+            writes_total: n * 100,
+            written_bytes_total: n << 25,
+            write_time_ms_total: n * 400,
+            busy_ms_total: n * 5_000,
+            in_flight: 3,
+            ..wire::Disk::default()
+        }],
+        cgroups: vec![
+            group("api-6d5f8-x2x7k", "main", (300 + 5 * n) << 20, 0),
+            group("api-6d5f8-x2x7k", "sidecar", 10 << 20, 0),
+            group("web\u{202e}-0", "main", 700 << 20, 60),
+        ],
+        ..wire::Sample::default()
     }
 }
 
@@ -398,16 +612,17 @@ pub(crate) fn service() -> DeskServer<impl Desk> {
 pub(crate) struct Running {
     address: SocketAddr,
     pub(crate) asked: Asked,
+    pub(crate) well: Arc<AtomicBool>,
 }
 
 pub(crate) async fn desk() -> Running {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let canned = Canned::default();
-    let asked = canned.asked.clone();
+    let (asked, well) = (canned.asked.clone(), canned.well.clone());
     let server = Server::builder().add_service(DeskServer::new(canned));
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    Running { address, asked }
+    Running { address, asked, well }
 }
 
 /// What a command wrote, and how it ended.
@@ -431,6 +646,35 @@ impl Running {
         self.run_as(How::default(), args).await
     }
 
+    /// Runs what has no end, until `done` holds of what it wrote to stdout and stderr.
+    pub(crate) async fn run_until(
+        &self,
+        how: How<'_>,
+        args: &[&str],
+        done: impl Fn(&str, &str) -> bool,
+    ) -> Ran {
+        let channel = Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect_lazy();
+        let (out, err) = (Shared::default(), Shared::default());
+        let (mut to, mut talk) = (out.clone(), err.clone());
+        let run = run_into(Dial::Over(channel), how, args, (&mut to, &mut talk));
+        let until = async {
+            loop {
+                if done(&out.text(), &err.text()) {
+                    break;
+                }
+                tokio::select! { _ = out.written.notified() => {}, _ = err.written.notified() => {} }
+            }
+        };
+        let code = tokio::select! {
+            code = run => code,
+            _ = until => 0,
+            _ = tokio::time::sleep(std::time::Duration::from_secs(30)) => {
+                panic!("{args:?} never wrote what was waited for:\n{}\n{}", out.text(), err.text())
+            }
+        };
+        Ran { code, out: out.text(), err: err.text() }
+    }
+
     pub(crate) async fn run_as(&self, how: How<'_>, args: &[&str]) -> Ran {
         let channel = Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect_lazy();
         run_with(Dial::Over(channel), how, args).await
@@ -447,29 +691,61 @@ pub(crate) async fn run_without_desk(args: &[&str]) -> Ran {
 }
 
 pub(crate) async fn run_with(dial: Dial, how: How<'_>, args: &[&str]) -> Ran {
-    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let (out, err) = (Shared::default(), Shared::default());
+    let code = run_into(dial, how, args, (&mut out.clone(), &mut err.clone())).await;
+    Ran { code, out: out.text(), err: err.text() }
+}
+
+/// What is written, while it is written.
+#[derive(Debug, Clone, Default)]
+struct Shared {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    written: Arc<tokio::sync::Notify>,
+}
+
+impl Shared {
+    fn text(&self) -> String {
+        String::from_utf8(self.bytes.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl std::io::Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.bytes.lock().unwrap().extend_from_slice(bytes);
+        self.written.notify_one();
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+async fn run_into(dial: Dial, how: How<'_>, args: &[&str], (out, err): (&mut Shared, &mut Shared)) -> u8 {
     let mut input = Cursor::new(how.answer.unwrap_or_default().to_owned());
     let mut io = Io {
-        out: &mut out,
-        err: &mut err,
+        out,
+        err,
         input: &mut input,
-        terminal: Terminal { columns: how.columns, color: how.color, can_ask: how.answer.is_some() },
+        terminal: Terminal {
+            columns: how.columns,
+            color: how.color,
+            can_ask: how.answer.is_some(),
+            ..Terminal::default()
+        },
     };
     let cli = Cli::try_parse_from(std::iter::once("dogwatch").chain(args.iter().copied()));
     let outcome = match cli {
         Ok(cli) => {
-            let world = World { now_ns: T0, env: Box::new(|_| None), dial };
+            let world = World { now_ns: T0, env: Box::new(|_| None), dial, called: "dogwatch" };
             run(cli, &world, &mut io).await
         }
         Err(e) => Err(CliError::Usage(e.to_string())),
     };
-    let mut err = String::from_utf8(err).unwrap();
-    let code = match outcome {
+    match outcome {
         Ok(()) => 0,
         Err(e) => {
-            err.push_str(&format!("{e}\n"));
+            writeln!(io.err, "{e}").unwrap();
             e.exit_code()
         }
-    };
-    Ran { code, out: String::from_utf8(out).unwrap(), err }
+    }
 }

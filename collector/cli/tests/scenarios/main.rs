@@ -4,6 +4,9 @@
 
 mod binary;
 mod canned;
+mod follow;
 mod journal;
+mod terminal;
 mod tls;
+mod top;
 mod verbs;

@@ -50,6 +50,22 @@ async fn collector(ca: &str, issuer: &Issuer<'_, KeyPair>) -> String {
     address
 }
 
+/// A desk over mutual TLS, and the configuration of a person who may ask it, in a folder.
+pub(crate) async fn configured() -> (tempfile::TempDir, String) {
+    let (ca, issuer) = authority();
+    let address = collector(&ca, &issuer).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (cert, key) = issue(&issuer, "spiffe://dogwatch/person/alice/role/responder");
+    fs::write(dir.path().join("ca.pem"), &ca).unwrap();
+    fs::write(dir.path().join("alice.pem"), cert).unwrap();
+    private(&dir.path().join("alice.key"), &key);
+    let config = dir.path().join("cli.yaml");
+    fs::write(&config, format!("collector: {address}\nca: ca.pem\ncert: alice.pem\nkey: alice.key\n"))
+        .unwrap();
+    let config = config.to_str().unwrap().to_owned();
+    (dir, config)
+}
+
 #[tokio::test]
 async fn a_persons_certificate_opens_the_desk_and_a_wrong_authority_is_named() {
     let (ca, issuer) = authority();

@@ -24,7 +24,7 @@ fn has(value: &Value, contract: &str) {
 #[tokio::test]
 async fn tables_for_people() {
     let desk = desk().await;
-    for what in ["nodes", "incidents", "findings", "actions", "events"] {
+    for what in ["nodes", "incidents", "findings", "actions", "events", "holds"] {
         let ran = desk.run(&["get", what]).await;
         assert_eq!(ran.code, 0, "{}", ran.err);
         assert_snapshot!(format!("get-{what}"), ran.out);
@@ -36,8 +36,8 @@ async fn tables_for_people() {
 #[tokio::test]
 async fn narrow_terminals_are_never_overrun_and_colours_do_not_count() {
     let desk = desk().await;
-    for what in ["nodes", "incidents", "findings", "actions", "events"] {
-        for columns in [1, 20, 40, 80] {
+    for what in ["nodes", "incidents", "findings", "actions", "events", "holds"] {
+        for columns in [1, 20, 40, 80, 120, 200] {
             let plain = desk.run_as(How { columns: Some(columns), ..How::default() }, &["get", what]).await;
             for line in plain.out.lines() {
                 assert!(unicode_width::UnicodeWidthStr::width(line) <= columns, "{columns}: {line}");
@@ -46,8 +46,8 @@ async fn narrow_terminals_are_never_overrun_and_colours_do_not_count() {
                 .run_as(How { columns: Some(columns), color: true, ..How::default() }, &["get", what])
                 .await;
             assert_eq!(uncoloured(&coloured.out), plain.out);
-            if columns == 80 {
-                assert_snapshot!(format!("get-{what}-80"), plain.out);
+            if columns >= 40 {
+                assert_snapshot!(format!("get-{what}-{columns}"), plain.out);
             }
         }
     }
@@ -74,6 +74,18 @@ async fn hostile_text_reaches_no_terminal_in_any_format() {
         &["plan", "node-1", "--mount", "/var"],
         &["describe", "incident", "inc-2026-11-21-001", "-o", "json"],
         &["describe", "incident", "\u{1b}[2J"],
+        &["get", "events", "-o", "yaml"],
+        &["get", "holds", "-o", "wide"],
+        &["get", "holds", "-o", "yaml"],
+        &["hold", "ls"],
+        &["logs"],
+        &["logs", "-o", "json"],
+        &["logs", "-o", "yaml"],
+        &["status"],
+        &["status", "-o", "yaml"],
+        &["top", "processes"],
+        &["top", "pods", "-o", "json"],
+        &["top", "--node", "node-1"],
     ] {
         let ran = desk.run(args).await;
         assert!(!ran.out.contains(['\u{1b}', '\u{202e}', '\r']), "{args:?}: {}", ran.out);
@@ -162,7 +174,132 @@ async fn what_is_asked_reaches_the_collector() {
     desk.run(&["get", "findings", "--active", "--node", "node-1", "--limit", "2"]).await;
     desk.run(&["get", "findings", "--severity", "high", "--limit", "2"]).await;
     desk.run(&["get", "events", "--since", "-90s", "--kind", "log,gap"]).await;
+    desk.run(&[
+        "get",
+        "events",
+        "--node",
+        "a,b",
+        "--node",
+        "c",
+        "--pod",
+        "shop/api",
+        "-c",
+        "main",
+        "--severity",
+        "high",
+        "--rule",
+        "oom",
+        "--grep",
+        "a|b",
+        "--source",
+        "/var/log",
+        "--limit",
+        "3",
+    ])
+    .await;
+    desk.run(&["get", "incidents", "--state", "resolved", "-n", "shop"]).await;
     assert_snapshot!("asked", desk.asked.all().join("\n"));
+}
+
+#[tokio::test]
+async fn yaml_short_names_and_order() {
+    let desk = desk().await;
+    let ran = desk.run(&["get", "inc", "inc-2026-11-21-001", "-o", "yaml"]).await;
+    assert_snapshot!("get-incident-yaml", ran.out);
+    let ran = desk.run(&["get", "no", "-o", "name", "--sort-by", ".state"]).await;
+    assert_eq!(ran.out, "node-1\nnode-3\nnode-2\n", "connected, never-seen, silent: {}", ran.err);
+    let ran = desk.run(&["get", "incidents", "--sort-by", "{.severity}", "-o", "name"]).await;
+    assert_eq!(ran.out, "inc-2026-11-21-003\ninc-2026-11-21-001\ninc-2026-11-21-002\n", "by rank");
+    let ran = desk.run(&["get", "ev", "--sort-by", "message", "--limit", "2", "-o", "jsonl"]).await;
+    assert_eq!(ran.out.lines().map(|l| json(l)["message"].clone()).collect::<Vec<_>>(), ["line 2", "line 3"]);
+    let none = desk.run(&["get", "nodes", "--state", "silent", "-o", "name"]).await;
+    assert_eq!(none.out, "node-2\n");
+    let ran = desk.run(&["get"]).await;
+    assert!(ran.err.contains("incidents (inc)"), "{}", ran.err);
+    let ran = desk.run(&["get", "incidens"]).await;
+    assert!(ran.err.contains("incidents"), "a typo is answered by what was meant: {}", ran.err);
+}
+
+#[tokio::test]
+async fn holds_are_added_listed_and_released() {
+    let desk = desk().await;
+    let ran =
+        desk.run(&["hold", "add", "--pod", "shop/api", "--node", "node-1", "-m", "we look tomorrow"]).await;
+    assert_eq!(
+        (ran.code, ran.out.as_str()),
+        (0, "held hold-00000001: pod shop/api on node-1, holding\n"),
+        "{}",
+        ran.err
+    );
+    let ran = desk.run(&["hold", "release", "hold-00000001", "-m", "done"]).await;
+    assert_eq!(ran.out, "released hold-00000001: /var/log/app on every node, released\n");
+    assert_snapshot!("holds-asked", desk.asked.all().join("\n"));
+    let names = |ran: crate::canned::Ran| ran.out.lines().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(names(desk.run(&["hold", "ls", "-o", "name"]).await).len(), 2);
+    assert_eq!(names(desk.run(&["hold", "ls", "--all", "-o", "name"]).await).len(), 3);
+    assert_eq!(
+        names(desk.run(&["get", "holds", "--pod", "shop/api", "-o", "name"]).await),
+        ["hold-00000002"]
+    );
+    assert_eq!(
+        names(desk.run(&["get", "holds", "--state", "released", "-o", "name"]).await),
+        ["hold-00000003"]
+    );
+    let holds = json(&desk.run(&["get", "holds", "-o", "json"]).await.out);
+    has(
+        &holds[0],
+        "id node path namespace pod incident reason actor added_at released_at released_by confirmed_by state",
+    );
+}
+
+#[tokio::test]
+async fn it_says_what_is_wrong_with_dogwatch_itself() {
+    let desk = desk().await;
+    let ran = desk.run(&["status"]).await;
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("2 things are wrong"), "{}", ran.err);
+    assert_snapshot!("status", ran.out);
+    for columns in [20, 40, 80, 120] {
+        let ran =
+            desk.run_as(How { columns: Some(columns), ..How::default() }, &["status", "-o", "wide"]).await;
+        assert!(
+            ran.out.lines().all(|l| unicode_width::UnicodeWidthStr::width(l) <= columns),
+            "{columns}: {}",
+            ran.out
+        );
+        if columns == 40 {
+            assert_snapshot!("status-wide-40", ran.out);
+        }
+    }
+    let status = json(&desk.run(&["status", "-o", "json"]).await.out);
+    has(&status, "collector_version started_at checks");
+    has(&status["checks"][0], "subject name severity words remedy");
+    desk.well.store(true, std::sync::atomic::Ordering::SeqCst);
+    let ran = desk.run(&["status"]).await;
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{}", ran.out);
+    let ran = desk.run(&["version", "--collector", "c:1"]).await;
+    assert!(ran.out.contains("collector 0.1.0 at c:1 (from --collector)"), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn pictures_are_for_terminals() {
+    let desk = desk().await;
+    for columns in [20, 40, 80, 120, 200] {
+        let how = How { columns: Some(columns), ..How::default() };
+        for verb in [&["describe", "incident", "inc-2026-11-21-001"][..], &["timeline", "inc-2026-11-21-001"]]
+        {
+            let ran = desk.run_as(how, verb).await;
+            assert_eq!(ran.code, 0, "{}", ran.err);
+            for line in ran.out.lines().filter(|l| !l.starts_with("  because") && !l.starts_with("  opened"))
+            {
+                let width = unicode_width::UnicodeWidthStr::width(line);
+                assert!(width <= columns || line.starts_with("  "), "{columns}: {line}");
+            }
+            if columns == 40 || columns == 80 {
+                assert_snapshot!(format!("{}-{columns}", verb[0]), ran.out);
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -184,10 +321,40 @@ async fn exit_codes_say_what_happened() {
     let none = desk.run(&["timeline", "inc-2026-11-21-009"]).await;
     assert_eq!((none.code, none.out.as_str()), (3, ""));
     assert!(none.err.contains("there is no incident inc-2026-11-21-009"), "{}", none.err);
-    assert_eq!(desk.run(&["get", "nodes", "node-9"]).await.code, 3);
+    for unknown in [
+        &["get", "nodes", "node-9"][..],
+        &["get", "nodes", "--node", "node-9"],
+        &["top", "--node", "node-9"],
+        &["hold", "release", "hold-9", "-m", "x"],
+        &["hold", "add", "--incident", "inc-2026-11-21-009", "-m", "x"],
+        &["reopen", "inc-2026-11-21-009"],
+    ] {
+        let ran = desk.run(unknown).await;
+        assert_eq!((ran.code, ran.out.as_str()), (3, ""), "{unknown:?}: {}", ran.err);
+        assert!(ran.err.contains("there is no"), "{unknown:?}: {}", ran.err);
+    }
     assert_eq!(desk.run(&["get", "incidents", "inc-x", "-o", "json"]).await.code, 3);
     for usage in [
-        &["get", "pods"][..],
+        &["get", "pod"][..],
+        &["get"],
+        &["get", "incidents", "--grep", "x"],
+        &["get", "events", "--grep", "("],
+        &["get", "findings", "--state", "gone"],
+        &["get", "events", "-w", "-o", "json"],
+        &["get", "actions", "--pod", "a/b"],
+        &["get", "events", "--pod", "a/b", "-n", "c"],
+        &["get", "nodes", "--sort-by", "nonsense"],
+        &["note", "inc-2026-11-21-001", "  "],
+        &["hold", "add", "-m", "why"],
+        &["hold", "add", "--path", "relative", "-m", "why"],
+        &["hold", "add", "--pod", "api", "-m", "why"],
+        &["hold", "add", "--path", "/x", "-m", " "],
+        &["hold", "add", "--path", "/x"],
+        &["logs", "-f", "-o", "json"],
+        &["watch", "-o", "yaml"],
+        &["watch", "--kind", "everything"],
+        &["top", "--sort", "colour"],
+        &["top", "--severity", "high"],
         &["get", "nodes", "--since", "1h"],
         &["get", "incidents", "--kind", "log"],
         &["get", "events", "--since", "soon"],

@@ -21,6 +21,8 @@ pub enum Reason {
     WrongRole,
     /// A join token that lets nobody in.
     JoinToken,
+    /// A service account's token that lets nobody in.
+    ServiceAccount,
     /// An enrolment that is malformed: its request or proof does not hold.
     BadEnrolment,
     /// The caller does not believe the collector's certificate.
@@ -34,6 +36,23 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason, in the order of declaration.
+    pub const ALL: [Self; 13] = [
+        Self::NoCertificate,
+        Self::ExpiredCertificate,
+        Self::EarlyCertificate,
+        Self::UntrustedCertificate,
+        Self::BadCertificate,
+        Self::WrongNode,
+        Self::WrongRole,
+        Self::JoinToken,
+        Self::BadEnrolment,
+        Self::RefusedByPeer,
+        Self::NotTls,
+        Self::Overloaded,
+        Self::Flood,
+    ];
+
     /// The finding's rule.
     pub fn rule(self) -> &'static str {
         match self {
@@ -45,6 +64,7 @@ impl Reason {
             Self::WrongNode => "refused-wrong-node",
             Self::WrongRole => "refused-wrong-role",
             Self::JoinToken => "refused-join-token",
+            Self::ServiceAccount => "refused-service-account",
             Self::BadEnrolment => "refused-bad-enrolment",
             Self::RefusedByPeer => "refused-by-peer",
             Self::NotTls => "refused-not-tls",
@@ -60,6 +80,7 @@ impl Reason {
             | Self::UntrustedCertificate
             | Self::WrongNode
             | Self::JoinToken
+            | Self::ServiceAccount
             | Self::Overloaded
             | Self::Flood => Severity::High,
             _ => Severity::Medium,
@@ -77,6 +98,7 @@ impl Reason {
             Self::WrongNode => "it spoke for a node that it is not",
             Self::WrongRole => "it may not do what it asked",
             Self::JoinToken => "its join token lets nobody in",
+            Self::ServiceAccount => "its service account's token lets nobody in",
             Self::BadEnrolment => "its enrolment was malformed",
             Self::RefusedByPeer => "it does not believe the collector's certificate",
             Self::NotTls => "it did not complete a TLS handshake",
@@ -113,6 +135,10 @@ impl Reason {
             Self::JoinToken => {
                 "Make a new one with `dogwatch-collector token`. A spent token that is tried again may be a \
                  retry, or a token that was seen by someone else."
+            }
+            Self::ServiceAccount => {
+                "Compare the agent's projected token (audience, service account, its pod's node) with `cluster` in the \
+                 collector's configuration. A token of another node or account may be stolen: look at the address."
             }
             Self::BadEnrolment => "Compare the versions of agent and collector.",
             Self::RefusedByPeer => {

@@ -152,3 +152,79 @@ async fn an_external_ca_turns_enrolment_off_and_says_so() {
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert!(status.message().contains("external CA"), "{status}");
 }
+
+/// Knows the token `good.of.worker-1`, bound to that node, and cannot answer about `busy.api.server`.
+struct Cluster;
+
+#[tonic::async_trait]
+impl Review for Cluster {
+    async fn review(&self, token: &str, audience: &str) -> Result<Reviewed, ReviewError> {
+        let (node, authenticated) = match token {
+            "busy.api.server" => return Err(ReviewError("the API server is busy".to_owned())),
+            "good.of.worker-1" => ("worker-1", true),
+            _ => ("", false),
+        };
+        Ok(Reviewed {
+            authenticated,
+            username: "system:serviceaccount:dogwatch:dogwatch-agent".to_owned(),
+            audiences: vec![audience.to_owned()],
+            nodes: vec![node.to_owned()],
+            ..Reviewed::default()
+        })
+    }
+}
+
+async fn enrol_by_account(house: &House, node: &str, token: &str, seed: u8) -> Result<EnrolResponse, Status> {
+    let join =
+        JoinToken { id: TokenId([0; 8]), secret: TokenSecret::new([0; 32]), ca: house.ca.fingerprint() };
+    let (_, mut request) = enrol_request(node, &join, seed);
+    request.token = token.to_owned();
+    request.kind = TokenKind::ServiceAccount.into();
+    enrol(house, &join, request).await
+}
+
+#[tokio::test]
+async fn a_service_accounts_token_lets_its_own_node_in_and_no_other() {
+    let account = "dogwatch/dogwatch-agent".parse().unwrap();
+    let accounts = Accounts::new(Box::new(Cluster), "dogwatch".to_owned(), account);
+    let mut house = House::open_for(ServerTlsOptions::default(), true, Some(accounts)).await;
+    // As often as it likes: a pod that lost its state comes with the same token.
+    enrol_by_account(&house, "worker-1", "good.of.worker-1", 1).await.unwrap();
+    enrol_by_account(&house, "worker-1", "good.of.worker-1", 2).await.unwrap();
+    {
+        let said = house.key_changes.lock().unwrap();
+        assert_eq!(said.len(), 1, "another signing key is said");
+        assert!(said[0].1.explanation.contains("service account dogwatch/dogwatch-agent"), "{said:?}");
+    }
+    for (node, token, says) in [
+        ("worker-2", "good.of.worker-1", "bound to node worker-1"),
+        ("worker-1", "bad.of.worker-1", "does not accept"),
+        ("worker-1", "dwj1", "no JSON web token"),
+    ] {
+        let status = enrol_by_account(&house, node, token, 3).await.unwrap_err();
+        assert_eq!(status.code(), Code::PermissionDenied, "{status}");
+        assert!(status.message().contains(says), "{status}");
+        let refusal = house.next_refusal().await;
+        assert_eq!(refusal.reason, Reason::ServiceAccount);
+        assert!(refusal.detail.contains(says) && refusal.node.is_none(), "{refusal:?}");
+    }
+    // Not knowing is no refusal: the agent comes back.
+    let status = enrol_by_account(&house, "worker-1", "busy.api.server", 3).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    house.nothing_refused();
+}
+
+#[tokio::test]
+async fn where_accounts_are_not_taken_or_the_kind_is_unknown_it_is_said() {
+    let mut house = House::open().await;
+    let status = enrol_by_account(&house, "worker-1", "good.of.worker-1", 1).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert!(status.message().contains("cluster.token_review"), "{status}");
+    assert_eq!(house.next_refusal().await.reason, Reason::ServiceAccount);
+    let token = house.token(1);
+    let (_, mut request) = enrol_request("worker-1", &token, 1);
+    request.kind = 7;
+    let status = enrol(&house, &token, request).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    assert_eq!(house.next_refusal().await.reason, Reason::BadEnrolment);
+}

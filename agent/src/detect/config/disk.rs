@@ -1,22 +1,7 @@
-//! What the detectors hold against the node: plain values, filled in by the agent's configuration.
+//! Filesystems.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
-
-use dogwatch::record::Severity;
-
-/// Every detector's thresholds.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct DetectConfig {
-    /// Filesystems that fill.
-    pub disk: DiskConfig,
-    /// Filesystems that will be full soon.
-    pub forecast: ForecastConfig,
-    /// Memory.
-    pub memory: MemoryConfig,
-    /// Log rules.
-    pub logs: LogConfig,
-}
 
 /// Thresholds of one measure, as used fractions of 1. Used is 1 − available ÷ capacity, as the kubelet reckons.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -103,80 +88,6 @@ impl Default for ForecastConfig {
             min_drop_fraction: 0.10,
             noise_floor_bytes: 1 << 20,
             update_interval: Duration::from_secs(60),
-        }
-    }
-}
-
-/// When memory is a finding. Pressure is per cent of time over the last 10 s (`avg10`).
-#[derive(Debug, Clone, PartialEq)]
-pub struct MemoryConfig {
-    /// Raised at or above this share of time in which some task waited for memory.
-    pub some_avg10: f64,
-    /// Raised at or above this share of time in which every task waited for memory.
-    pub full_avg10: f64,
-    /// Raised below this available fraction.
-    pub min_available: f64,
-    /// Critical at or above this share of time in which every task waited for memory.
-    pub critical_full_avg10: f64,
-    /// Critical below this available fraction.
-    pub critical_available: f64,
-    /// Cleared only at or above this available fraction, and at half the pressure.
-    pub clear_available: f64,
-    /// Consecutive samples before a finding is raised.
-    pub raise_ticks: u32,
-    /// Consecutive calm samples before it is cleared.
-    pub clear_ticks: u32,
-    /// An active finding is said again, with its new figures, after this.
-    pub update_interval: Duration,
-    /// How many of the largest processes are named.
-    pub name_processes: usize,
-}
-
-impl Default for MemoryConfig {
-    fn default() -> Self {
-        Self {
-            some_avg10: 40.0,
-            full_avg10: 10.0,
-            min_available: 0.05,
-            critical_full_avg10: 40.0,
-            critical_available: 0.02,
-            clear_available: 0.10,
-            raise_ticks: 5,
-            clear_ticks: 15,
-            update_interval: Duration::from_secs(60),
-            name_processes: 5,
-        }
-    }
-}
-
-/// What a match of a log rule means.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogRule {
-    /// The rule's name, as lines carry it; the finding's rule.
-    pub name: String,
-    /// The finding's severity.
-    pub severity: Severity,
-    /// What a match means, in words, e.g. `the kernel killed a process for want of memory`.
-    pub summary: String,
-}
-
-/// How matched lines become findings.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogConfig {
-    /// The rules. A match of a rule that is not here is a finding of medium severity.
-    pub rules: Vec<LogRule>,
-    /// Further matches are counted and said at most this often.
-    pub update_interval: Duration,
-    /// A finding is cleared after so long without a match.
-    pub quiet: Duration,
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self {
-            rules: Vec::new(),
-            update_interval: Duration::from_secs(30),
-            quiet: Duration::from_secs(5 * 60),
         }
     }
 }

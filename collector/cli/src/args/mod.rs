@@ -3,17 +3,41 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod follow;
+mod get;
+mod order;
+mod select;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use dogwatch::record::{Kind, Severity};
 
 use crate::time;
+pub(crate) use follow::{LogFormat, LogsArgs, TopArgs, TopView, WatchArgs};
+pub(crate) use get::{Format, GetArgs, Resource};
+pub(crate) use order::{
+    CompletionArgs, ConfigArgs, ConfigVerb, HoldAddArgs, HoldArgs, HoldListArgs, HoldReleaseArgs, HoldVerb,
+    ManArgs, StatusArgs, VersionArgs,
+};
+pub(crate) use select::Selectors;
 
 /// Asks dogwatch's collector what happened on the nodes, and orders what may be ordered.
 ///
 /// Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 verification failed.
 /// Times are UTC. NO_COLOR is respected.
 #[derive(Debug, Parser)]
-#[command(name = "dogwatch", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "dogwatch",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "\
+At 03:00:
+  dogwatch status                           is dogwatch itself well
+  dogwatch get incidents --open             what is wrong now
+  dogwatch describe incident INC            everything about one of them
+  dogwatch top mounts                       what is full next
+  dogwatch logs --pod NAMESPACE/NAME        what it said
+  dogwatch watch                            what happens from now on"
+)]
 pub struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -52,12 +76,18 @@ pub(crate) struct Global {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// List nodes, incidents, events, findings or actions
+    /// List nodes, incidents, events, findings, actions or holds
     Get(GetArgs),
     /// Everything about one incident
     Describe(DescribeArgs),
     /// An incident told in order: rise, finding, plan, cleanup, recovery
     Timeline(IncidentArgs),
+    /// Figures of nodes, mounts, pods and processes: live on a terminal, a table elsewhere
+    Top(TopArgs),
+    /// Log lines that the collector holds, or all of a node's own journal
+    Logs(LogsArgs),
+    /// What happens from now on, a line each
+    Watch(WatchArgs),
     /// Ask a node what a cleanup of a mount would touch; touches nothing
     Plan(PlanArgs),
     /// Plan a cleanup of a mount, show the plan, and carry out exactly that plan
@@ -66,89 +96,29 @@ pub(crate) enum Verb {
     Ack(SayArgs),
     /// Say that an incident is over
     Resolve(SayArgs),
+    /// Open a resolved incident again
+    Reopen(SayArgs),
     /// Add a note to an incident
     Note(NoteArgs),
-}
-
-/// What `get` lists.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Resource {
-    #[value(aliases = ["node", "no"])]
-    Nodes,
-    #[value(aliases = ["incident", "inc"])]
-    Incidents,
-    #[value(aliases = ["event", "ev"])]
-    Events,
-    #[value(aliases = ["finding"])]
-    Findings,
-    #[value(aliases = ["action"])]
-    Actions,
-}
-
-impl Resource {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Nodes => "nodes",
-            Self::Incidents => "incidents",
-            Self::Events => "events",
-            Self::Findings => "findings",
-            Self::Actions => "actions",
-        }
-    }
-}
-
-/// How answers are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub(crate) enum Format {
-    /// For people
-    #[default]
-    Table,
-    /// For people with a wide terminal
-    Wide,
-    /// One array of objects
-    Json,
-    /// One object a line, as it comes
-    Jsonl,
-    /// Names or ids alone
-    Name,
+    /// Keep files, a pod's logs, a node or an incident from being cleaned or expired
+    Hold(HoldArgs),
+    /// How dogwatch itself is: what is wrong with it, and what to do
+    Status(StatusArgs),
+    /// Print a completion script for a shell
+    Completion(CompletionArgs),
+    /// Print the manual page, or write one for each verb
+    Man(ManArgs),
+    /// Show which configuration counts
+    Config(ConfigArgs),
+    /// Versions of this program and of the collector
+    Version(VersionArgs),
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct GetArgs {
-    #[arg(value_enum)]
-    pub(crate) resource: Resource,
-    /// Only these, by name or id
-    #[arg(value_name = "NAME")]
-    pub(crate) names: Vec<String>,
-    #[arg(short, long, value_enum, default_value_t)]
-    pub(crate) output: Format,
-    /// Not before: 1h, "1h ago", "2026-11-21 02:10", today, …
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
-    pub(crate) since: Option<String>,
-    /// Before
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
-    pub(crate) until: Option<String>,
-    /// Only of this node
-    #[arg(long, value_name = "NODE")]
-    pub(crate) node: Option<String>,
-    /// Only this bad or worse: info, low, medium, high, critical
-    #[arg(long, value_name = "SEVERITY")]
-    pub(crate) severity: Option<Severity>,
-    /// Events of these kinds only: sample, log, finding, action, gap, note
-    #[arg(long, value_name = "KIND", value_delimiter = ',')]
-    pub(crate) kind: Vec<Kind>,
-    /// The newest N only
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) limit: Option<u32>,
-    /// Findings that still hold, incidents that are not resolved
-    #[arg(long)]
-    pub(crate) active: bool,
-    /// Nodes: do not ask them for figures of this moment
-    #[arg(long)]
-    pub(crate) cached: bool,
-}
-
-#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dogwatch describe incident inc-2026-11-21-001
+  dogwatch describe inc inc-2026-11-21-001 -o json")]
 pub(crate) struct DescribeArgs {
     /// What to describe: an incident
     #[arg(value_enum)]
@@ -172,6 +142,9 @@ pub(crate) struct IncidentArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  dogwatch plan node-1 --mount /var")]
 pub(crate) struct PlanArgs {
     /// The node that makes the plan
     pub(crate) node: String,
@@ -183,6 +156,10 @@ pub(crate) struct PlanArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dogwatch clean node-1 --mount /var          shows the plan, asks, applies exactly that plan
+  dogwatch clean node-1 --mount /var --yes    for scripts")]
 pub(crate) struct CleanArgs {
     #[command(flatten)]
     pub(crate) plan: PlanArgs,
@@ -233,6 +210,7 @@ pub(crate) fn host_port(text: &str) -> Result<String, String> {
 mod tests {
     use super::*;
     use clap::CommandFactory as _;
+    use dogwatch::record::Kind;
 
     #[test]
     fn the_command_line_is_well_formed() {
@@ -278,10 +256,10 @@ mod tests {
         ])
         .unwrap();
         let Verb::Get(get) = cli.verb else { panic!("get") };
-        assert_eq!(get.since.as_deref(), Some("-1h"));
+        assert_eq!(get.when.since.as_deref(), Some("-1h"));
         assert_eq!(get.kind, [Kind::Log, Kind::Gap]);
         assert!(cli.global.verbose && cli.global.collector.as_deref() == Some("h:1"));
         assert!(Cli::try_parse_from(["dogwatch", "get", "inc", "--limit", "0"]).is_err());
-        assert!(Cli::try_parse_from(["dogwatch", "get", "pods"]).is_err());
+        assert!(Cli::try_parse_from(["dogwatch", "get", "pod"]).is_err());
     }
 }

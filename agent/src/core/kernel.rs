@@ -1,0 +1,129 @@
+//! What the kernel says: messages to be recorded and judged, and how far the record of them is durable.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Sender;
+
+use dogwatch::clock;
+use dogwatch::record::{Body, LogLine, Moment, Seq, Stream};
+
+use super::Core;
+use crate::kmsg::{Batch, Event, Mark};
+use crate::tail::Keep;
+
+/// Marks that wait for the disk at most; beyond it the newest two are joined.
+const MAX_PENDING: usize = 256;
+/// Messages remembered that a finding moved to the evidence stream, so that they do not come there again as context of
+/// a later match: more than a rule can ask for.
+const MAX_MOVED: usize = 64;
+
+/// What the core keeps for the kernel's log.
+#[derive(Debug, Default)]
+pub(super) struct Kernel {
+    /// Where marks go that are durable; `None`: it is not read.
+    marks: Option<Sender<Mark>>,
+    /// Why it cannot be read.
+    pub(super) unable: Option<String>,
+    pending: VecDeque<([Seq; 3], Mark)>,
+    moved: VecDeque<u64>,
+}
+
+impl Kernel {
+    /// Nothing was read yet; durable marks go to `marks`.
+    pub(super) fn new(marks: Option<Sender<Mark>>) -> Self {
+        Self { marks, ..Self::default() }
+    }
+}
+
+impl Core {
+    pub(super) fn on_kernel(&mut self, batch: Batch) {
+        let at = clock::now();
+        let mut needs = [0; 3];
+        let mut push = |core: &Self, stream: Stream, body| {
+            let seq = core.wires.recorder.push(stream, at, body);
+            needs[stream.index()] = seq;
+            seq
+        };
+        for event in batch.events {
+            match event {
+                Event::Line { line, keep } => self.on_kernel_line(at, *line, keep, &mut push),
+                Event::Gap(gap) => {
+                    push(self, Stream::Urgent, Body::Gap(gap));
+                }
+                Event::Note(text) => {
+                    tracing::info!("{text}");
+                    push(self, Stream::Urgent, Body::Note(text));
+                }
+                Event::Unable(why) => {
+                    tracing::warn!("cannot {why}");
+                    push(self, Stream::Urgent, Body::Note(format!("the agent cannot {why}")));
+                    self.kernel.unable = Some(why);
+                }
+            }
+        }
+        let Some(mark) = batch.mark.filter(|_| self.kernel.marks.is_some()) else { return };
+        let pending = &mut self.kernel.pending;
+        if pending.len() >= MAX_PENDING
+            && let Some((earlier, _)) = pending.pop_back()
+        {
+            needs = std::array::from_fn(|s| needs[s].max(earlier[s]));
+        }
+        pending.push_back((needs, mark));
+    }
+
+    fn on_kernel_line(
+        &mut self,
+        at: Moment,
+        line: LogLine,
+        keep: Keep,
+        push: &mut dyn FnMut(&Self, Stream, Body) -> Seq,
+    ) {
+        let recorded = keep.recorder.then(|| push(self, Stream::Recorder, Body::Log(line.clone())));
+        let mut shipped = None;
+        if keep.evidence && !self.kernel.moved.contains(&line.offset) {
+            shipped = Some(push(self, Stream::Evidence, Body::Log(line.clone())));
+            if !line.rules.is_empty() {
+                self.wires.figures.log_matches.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        // Context was judged when it came for the recorder stream, unless it never did.
+        let cite = match (shipped, recorded) {
+            (Some(seq), Some(_)) => self.refer(Stream::Evidence, seq),
+            (Some(seq), None) if !line.rules.is_empty() => self.refer(Stream::Evidence, seq),
+            (None, Some(seq)) => self.refer(Stream::Recorder, seq),
+            _ => return,
+        };
+        let findings = self.detectors.on_kernel(at, &line, &cite);
+        if findings.is_empty() {
+            return;
+        }
+        if let (None, Some(recorder_seq)) = (shipped, recorded) {
+            if self.kernel.moved.len() == MAX_MOVED {
+                self.kernel.moved.pop_front();
+            }
+            self.kernel.moved.push_back(line.offset);
+            let evidence_seq = push(self, Stream::Evidence, Body::Log(line));
+            self.remember(recorder_seq, evidence_seq);
+        }
+        for finding in findings {
+            self.say(at, finding);
+        }
+    }
+
+    /// Tells the reader's checkpoint what is durable by now.
+    pub(super) fn tell_kernel_durable(&mut self) {
+        if self.kernel.pending.is_empty() {
+            return;
+        }
+        let durable = *self.wires.recorder.durable().borrow();
+        let over = |needs: &[Seq; 3]| needs.iter().zip(durable).all(|(need, have)| *need <= have);
+        let mut newest = None;
+        while let Some((_, mark)) = self.kernel.pending.pop_front_if(|(needs, _)| over(needs)) {
+            newest = Some(mark);
+        }
+        if let (Some(mark), Some(marks)) = (newest, &self.kernel.marks) {
+            // A thread that could not be started keeps nothing; the journal has it all the same.
+            let _ = marks.send(mark);
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! What an answer is about: nodes, pods, severities, rules, and from when to when.
+
+use clap::Args;
+use dogwatch::record::Severity;
+
+use crate::error::CliError;
+use crate::range::Range;
+use crate::time;
+
+/// Everything that is given must match.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Which")]
+pub(crate) struct Selectors {
+    /// Only of these nodes: repeat it, or put commas between them
+    #[arg(long = "node", value_name = "NODE", value_delimiter = ',')]
+    pub(crate) nodes: Vec<String>,
+    /// Only of pods in this namespace
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+    /// Only of this pod: its name, NAMESPACE/NAME, or what stands before its ReplicaSet's hash
+    #[arg(long, value_name = "POD")]
+    pub(crate) pod: Option<String>,
+    /// Only of this container
+    #[arg(short = 'c', long, value_name = "CONTAINER")]
+    pub(crate) container: Option<String>,
+    /// Only this bad or worse: info, low, medium, high, critical
+    #[arg(long, value_name = "SEVERITY")]
+    pub(crate) severity: Option<Severity>,
+    /// Only by these rules: repeat it, or put commas between them
+    #[arg(long = "rule", value_name = "RULE", value_delimiter = ',')]
+    pub(crate) rules: Vec<String>,
+}
+
+impl Selectors {
+    /// `--pod NAMESPACE/NAME` taken apart; refused where it contradicts `--namespace`, or where a value is empty.
+    pub(crate) fn checked(mut self) -> Result<Self, CliError> {
+        if let Some((namespace, pod)) = self.pod.as_deref().and_then(|p| p.split_once('/')) {
+            if self.namespace.as_deref().is_some_and(|n| n != namespace) {
+                return Err(CliError::Usage(format!(
+                    "--pod {namespace}/{pod} is not in the namespace that --namespace names; give one of the two"
+                )));
+            }
+            (self.namespace, self.pod) = (Some(namespace.to_owned()), Some(pod.to_owned()));
+        }
+        let empty = |flag: &str| CliError::Usage(format!("{flag} is empty; leave it out to ask for all"));
+        for (flag, value) in
+            [("--namespace", &self.namespace), ("--pod", &self.pod), ("--container", &self.container)]
+        {
+            if value.as_deref().is_some_and(|v| v.trim().is_empty()) {
+                return Err(empty(flag));
+            }
+        }
+        for (flag, values) in [("--node", &mut self.nodes), ("--rule", &mut self.rules)] {
+            if values.iter().any(|v| v.trim().is_empty()) {
+                return Err(empty(flag));
+            }
+            let mut seen = Vec::new();
+            values.retain(|v| !seen.contains(v) && (seen.push(v.clone()), true).1);
+        }
+        Ok(self)
+    }
+
+    /// Whether one of the flags that speak of pods was given.
+    pub(crate) fn of_pods(&self) -> bool {
+        self.namespace.is_some() || self.pod.is_some() || self.container.is_some()
+    }
+
+    pub(crate) fn takes_node(&self, node: Option<&str>) -> bool {
+        self.nodes.is_empty() || node.is_some_and(|n| self.nodes.iter().any(|w| w == n))
+    }
+
+    pub(crate) fn takes_severity(&self, severity: Option<Severity>) -> bool {
+        self.severity.is_none_or(|least| severity.is_some_and(|s| s >= least))
+    }
+
+    /// By the contract's rule: a pod's name, or the beginning of it before the hash of its ReplicaSet.
+    pub(crate) fn takes_pod(&self, namespace: &str, pod: &str, container: &str) -> bool {
+        self.namespace.as_deref().is_none_or(|n| n == namespace)
+            && self.pod.as_deref().is_none_or(|p| is_pod(p, pod))
+            && self.container.as_deref().is_none_or(|c| c == container)
+    }
+
+    /// `rules` are those of a finding or a line.
+    pub(crate) fn takes_rule<'r>(&self, mut rules: impl Iterator<Item = &'r str>) -> bool {
+        self.rules.is_empty() || rules.any(|r| self.rules.iter().any(|w| w == r))
+    }
+}
+
+/// Whether `pod` is `asked`, or one of the pods of a controller of that name: `api-6d5f8-x2x`, `api-0`, `api-x2x7k`.
+fn is_pod(asked: &str, pod: &str) -> bool {
+    let hash = |part: &str| {
+        (3..=10).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+    };
+    let ordinal = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    match pod.strip_prefix(asked) {
+        Some("") => true,
+        Some(rest) => match rest.strip_prefix('-').map(|r| r.split('-').collect::<Vec<_>>()).as_deref() {
+            Some([one]) => ordinal(one) || hash(one),
+            Some([set, own]) => hash(set) && hash(own),
+            _ => false,
+        },
+        None => false,
+    }
+}
+
+/// From when to when.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "When")]
+pub(crate) struct When {
+    /// Not before: 1h, "1h ago", "2026-11-21 02:10", today, …
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(crate) since: Option<String>,
+    /// Before
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(crate) until: Option<String>,
+}
+
+impl When {
+    pub(crate) fn range(&self, now_ns: i64) -> Result<Range, CliError> {
+        let moment = |flag: &str, text: &Option<String>| {
+            text.as_deref()
+                .map(|t| time::parse(t, now_ns).map_err(|e| CliError::Usage(format!("{flag}: {e}"))))
+                .transpose()
+        };
+        let range = Range { since: moment("--since", &self.since)?, until: moment("--until", &self.until)? };
+        if let (Some(since), Some(until)) = (range.since, range.until)
+            && since >= until
+        {
+            return Err(CliError::Usage(
+                "--since is not before --until, so nothing can be between them".to_owned(),
+            ));
+        }
+        Ok(range)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_are_found_by_name_and_by_controller() {
+        for (asked, pod, found) in [
+            ("api", "api", true),
+            ("api", "api-6d5f8-x2x", true),
+            ("api", "api-6d5f8b7c9d-x2x7k", true),
+            ("api", "api-0", true),
+            ("api", "api-x2x7k", true),
+            ("api-6d5f8-x2x", "api-6d5f8-x2x", true),
+            ("api", "apiary", false),
+            ("api", "api-gateway-6d5f8-x2x", false),
+            ("ap", "api", false),
+        ] {
+            assert_eq!(is_pod(asked, pod), found, "{asked} {pod}");
+        }
+    }
+
+    #[test]
+    fn a_pod_may_bring_its_namespace() {
+        let of = |namespace: Option<&str>, pod: &str| {
+            Selectors {
+                namespace: namespace.map(str::to_owned),
+                pod: Some(pod.to_owned()),
+                ..Selectors::default()
+            }
+            .checked()
+        };
+        let s = of(None, "shop/api").unwrap();
+        assert_eq!((s.namespace.as_deref(), s.pod.as_deref()), (Some("shop"), Some("api")));
+        assert!(s.takes_pod("shop", "api-6d5f8-x2x", "main") && !s.takes_pod("web", "api", "main"));
+        assert_eq!(of(Some("web"), "shop/api").unwrap_err().exit_code(), 2);
+        assert_eq!(of(None, " ").unwrap_err().exit_code(), 2);
+        let twice = Selectors { nodes: vec!["a".into(), "b".into(), "a".into()], ..Selectors::default() };
+        assert_eq!(twice.checked().unwrap().nodes, ["a", "b"]);
+    }
+}

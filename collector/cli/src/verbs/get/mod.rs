@@ -1,0 +1,244 @@
+//! `get`: lists, from a collector or, when none answers, from a node's journal.
+
+mod changes;
+mod desk;
+mod journal;
+mod sorted;
+
+use std::collections::VecDeque;
+use std::path::Path;
+
+use dogwatch::record::Severity;
+
+use super::{Here, id, needs_no_name};
+use crate::args::{GetArgs, Resource, Selectors};
+use crate::error::CliError;
+use crate::output::{Io, List, Listed};
+use crate::range::Range;
+use crate::view::Event;
+pub(super) use journal::{Pattern, takes};
+
+/// Events that a table shows when neither a time nor a number was asked for.
+const EVENTS_SHOWN: u32 = 500;
+
+/// What was asked, checked.
+struct Ask {
+    resource: Resource,
+    args: GetArgs,
+    which: Selectors,
+    range: Range,
+}
+
+impl Ask {
+    /// What the collector may cut to, where nothing is left out after it.
+    fn wire_limit(&self) -> u32 {
+        let states = !self.args.state.is_empty() && self.resource != Resource::Incidents;
+        let narrowed = states || !self.args.names.is_empty() || self.args.sort_by.is_some();
+        if narrowed { 0 } else { self.args.limit.unwrap_or(0) }
+    }
+
+    fn named(&self, name: &str) -> bool {
+        self.args.names.is_empty() || self.args.names.iter().any(|n| id(n) == name)
+    }
+
+    fn in_state(&self, state: Option<&str>) -> bool {
+        self.args.state.is_empty() || state.is_some_and(|s| self.args.state.iter().any(|w| w == s))
+    }
+
+    /// The collector has chosen already; one that is older than the contract's selector knows only one node.
+    fn of_node(&self, node: Option<&str>) -> bool {
+        self.which.takes_node(node)
+    }
+
+    fn bad_enough(&self, severity: Option<Severity>) -> bool {
+        self.which.takes_severity(severity)
+    }
+
+    /// Incidents that `--active` asks for.
+    fn incident_states(&self) -> Vec<String> {
+        if self.args.active && self.args.state.is_empty() {
+            return vec!["open".to_owned(), "acknowledged".to_owned()];
+        }
+        self.args.state.clone()
+    }
+}
+
+pub(super) async fn get(here: &Here<'_>, args: GetArgs, io: &mut Io<'_>) -> Result<(), CliError> {
+    let mut ask = checked(args, here.world.now_ns)?;
+    if ask.resource == Resource::Events
+        && ask.args.output.for_people()
+        && ask.args.limit.is_none()
+        && ask.range == Range::default()
+    {
+        ask.args.limit = Some(EVENTS_SHOWN);
+        io.say(&format!(
+            "the newest {EVENTS_SHOWN} events at most; --since, --until or --limit ask for others"
+        ))?;
+    }
+    if ask.args.watch {
+        return changes::watch(here, &ask, io).await;
+    }
+    if here.settings.journal_only {
+        let dir = here.settings.journal.as_deref().unwrap_or(Path::new("."));
+        return journal::list(dir, &ask, io);
+    }
+    let failed = match here.desk().await {
+        Ok(mut desk) => match desk::list(&mut desk, &ask, io).await {
+            Err(e) => e,
+            Ok(()) => return Ok(()),
+        },
+        Err(e) => e,
+    };
+    match here.stand_in(&failed) {
+        Some(dir) => {
+            io.say(&instead(&failed, dir))?;
+            journal::list(dir, &ask, io)
+        }
+        None => Err(failed),
+    }
+}
+
+/// Says that a journal steps in, and why.
+pub(super) fn instead(failed: &CliError, dir: &Path) -> String {
+    let why = failed.to_string();
+    format!("{}; this is from the journal {}", why.lines().next().unwrap_or_default(), dir.display())
+}
+
+/// Refuses flags that mean nothing for what is listed, rather than ignoring them.
+fn checked(args: GetArgs, now_ns: i64) -> Result<Ask, CliError> {
+    use Resource::{Actions, Events, Findings, Holds, Incidents, Nodes};
+    let Some(resource) = args.resource else {
+        return Err(CliError::Usage(
+            "get what? One of: nodes (no), incidents (inc), events (ev), findings (fi), actions (ac), holds (ho)\n  try: \
+             dogwatch get incidents --open"
+                .to_owned(),
+        ));
+    };
+    let which = args.which.clone().checked()?;
+    let refuse = |given: bool, flag: &str, takes: &[Resource]| {
+        if given && !takes.contains(&resource) {
+            let takes: Vec<_> = takes.iter().map(|r| r.as_str()).collect();
+            return Err(CliError::Usage(format!(
+                "{flag} means nothing for {}; it is for {}",
+                resource.as_str(),
+                takes.join(", ")
+            )));
+        }
+        Ok(())
+    };
+    refuse(args.when.since.is_some(), "--since", &[Incidents, Events, Findings, Actions])?;
+    refuse(args.when.until.is_some(), "--until", &[Incidents, Events, Findings, Actions])?;
+    refuse(which.severity.is_some(), "--severity", &[Incidents, Events, Findings])?;
+    refuse(!which.rules.is_empty(), "--rule", &[Incidents, Events, Findings])?;
+    refuse(which.namespace.is_some(), "--namespace", &[Incidents, Events, Findings, Holds])?;
+    refuse(which.pod.is_some(), "--pod", &[Incidents, Events, Findings, Holds])?;
+    refuse(which.container.is_some(), "--container", &[Incidents, Events, Findings])?;
+    refuse(args.limit.is_some(), "--limit", &[Incidents, Events, Findings, Actions])?;
+    refuse(!args.kind.is_empty(), "--kind", &[Events])?;
+    refuse(args.grep.is_some(), "--grep", &[Events])?;
+    refuse(args.source.is_some(), "--source", &[Events])?;
+    refuse(args.active, "--active", &[Findings, Incidents, Holds])?;
+    refuse(!args.state.is_empty(), "--state", &[Nodes, Incidents, Findings, Actions, Holds])?;
+    refuse(args.cached, "--cached", &[Nodes])?;
+    refuse(!args.names.is_empty(), "a name", &[Nodes, Incidents, Findings, Actions, Holds])?;
+    if resource == Events {
+        needs_no_name(args.output, "events")?;
+    }
+    known_states(resource, &args.state)?;
+    if args.watch && !args.output.endless() {
+        return Err(CliError::Usage(
+            "--watch has no end, and an array has one; use -o table, wide, jsonl or name".to_owned(),
+        ));
+    }
+    // Said here, so that a mistake in it costs no question.
+    args.grep.as_deref().map(Pattern::new).transpose()?;
+    let range = args.when.range(now_ns)?;
+    Ok(Ask { resource, args, which, range })
+}
+
+/// A state that nothing can be in would match nothing for ever.
+fn known_states(resource: Resource, asked: &[String]) -> Result<(), CliError> {
+    let known: &[&str] = match resource {
+        Resource::Nodes => &["connected", "silent", "never-seen"],
+        Resource::Incidents => &["open", "acknowledged", "resolved"],
+        Resource::Findings => &["raised", "updated", "cleared"],
+        Resource::Actions => &["planned", "started", "done", "failed", "refused"],
+        Resource::Holds => &["holding", "pending", "released"],
+        Resource::Events => &[],
+    };
+    match asked.iter().find(|s| !known.contains(&s.as_str())) {
+        Some(s) => Err(CliError::Usage(format!(
+            "--state {s:?} is none of those of {}: {}",
+            resource.as_str(),
+            known.join(", ")
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Writes rows in order, the newest `--limit` of them. Names that were asked for and are not there are an error.
+fn write_all<T: Listed>(io: &mut Io<'_>, ask: &Ask, mut rows: Vec<T>) -> Result<(), CliError> {
+    none_missing(ask, &rows)?;
+    if let Some(field) = &ask.args.sort_by {
+        sorted::by(&mut rows, field)?;
+    }
+    let newest = ask.args.limit.map_or(0, |n| rows.len().saturating_sub(n as usize));
+    let mut list = List::begin::<T>(io, ask.args.output)?;
+    for row in rows.iter().skip(newest) {
+        list.push(io, row)?;
+    }
+    list.finish::<T>(io)
+}
+
+fn none_missing<T: Listed>(ask: &Ask, rows: &[T]) -> Result<(), CliError> {
+    match ask.args.names.iter().map(|n| id(n)).find(|n| !rows.iter().any(|r| r.name() == Some(n))) {
+        Some(missing) => {
+            Err(CliError::NotFound(format!("there is no {missing} among the {} asked for", T::PLURAL)))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Events on their way out: as they come, or the newest few kept back until the end.
+struct Events {
+    list: List,
+    kept: Option<(usize, VecDeque<Event>)>,
+}
+
+impl Events {
+    fn begin(io: &mut Io<'_>, ask: &Ask) -> Result<Self, CliError> {
+        // What is sorted must be there first, and that has a bound.
+        let limit = match (&ask.args.sort_by, ask.args.limit) {
+            (_, Some(n)) => Some(n as usize),
+            (Some(_), None) => Some(crate::journal::MAX_ROWS),
+            (None, None) => None,
+        };
+        let kept = limit.map(|n| (n, VecDeque::new()));
+        Ok(Self { list: List::begin::<Event>(io, ask.args.output)?, kept })
+    }
+
+    fn take(&mut self, io: &mut Io<'_>, ask: &Ask, event: Event) -> Result<(), CliError> {
+        if !ask.bad_enough(event.severity) || !ask.of_node(event.node.as_deref()) {
+            return Ok(());
+        }
+        let Some((limit, kept)) = &mut self.kept else { return self.list.push(io, &event) };
+        if kept.len() >= *limit {
+            kept.pop_front();
+        }
+        kept.push_back(event);
+        Ok(())
+    }
+
+    fn finish(mut self, io: &mut Io<'_>, ask: &Ask) -> Result<(), CliError> {
+        self.write_kept(io, ask)?;
+        self.list.finish::<Event>(io)
+    }
+
+    fn write_kept(&mut self, io: &mut Io<'_>, ask: &Ask) -> Result<(), CliError> {
+        let mut rows: Vec<Event> = self.kept.take().into_iter().flat_map(|(_, kept)| kept).collect();
+        if let Some(field) = &ask.args.sort_by {
+            sorted::by(&mut rows, field)?;
+        }
+        rows.iter().try_for_each(|event| self.list.push(io, event))
+    }
+}

@@ -1,0 +1,89 @@
+//! `hold`: what may not be cleaned or expired, until somebody lets go of it.
+
+use super::{Here, worded};
+use crate::args::{Format, HoldAddArgs, HoldListArgs, HoldReleaseArgs, HoldVerb};
+use crate::ask;
+use crate::error::CliError;
+use crate::output::text::safe;
+use crate::output::{Io, List, one};
+use crate::view::Hold;
+
+pub(super) async fn hold(here: &Here<'_>, verb: HoldVerb, io: &mut Io<'_>) -> Result<(), CliError> {
+    match verb {
+        HoldVerb::Add(args) => add(here, &args, io).await,
+        HoldVerb::Release(args) => release(here, &args, io).await,
+        HoldVerb::Ls(args) => list(here, &args, io).await,
+    }
+}
+
+async fn add(here: &Here<'_>, args: &HoldAddArgs, io: &mut Io<'_>) -> Result<(), CliError> {
+    worded("-m", &args.reason)?;
+    let usage = |words: &str| Err(CliError::Usage(words.to_owned()));
+    if args.path.is_none() && args.pod.is_none() && args.node.is_none() && args.incident.is_none() {
+        return usage("hold what? Give --path, --pod NAMESPACE/NAME, --node or --incident");
+    }
+    if args.path.as_deref().is_some_and(|p| !p.starts_with('/')) {
+        return usage("--path is a path on the nodes, from their root: it begins with /");
+    }
+    let pod = match args.pod.as_deref().map(|p| p.split_once('/')) {
+        Some(Some((namespace, name))) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Some((namespace, name))
+        }
+        Some(_) => return usage("--pod is NAMESPACE/NAME here, so that it cannot be another's"),
+        None => None,
+    };
+    for (flag, value) in [("--node", &args.node), ("--incident", &args.incident)] {
+        if let Some(value) = value {
+            worded(flag, value)?;
+        }
+    }
+    let mut desk = here.desk_for("take a hold").await?;
+    let hold = Hold::from(desk.add_hold(ask::hold(args, pod)).await?);
+    said(io, args.output, "held", &hold)?;
+    if hold.state == "pending" {
+        io.say(
+            "not every node that it concerns has confirmed it yet; `dogwatch hold ls -o wide` says who has",
+        )?;
+    }
+    Ok(())
+}
+
+async fn release(here: &Here<'_>, args: &HoldReleaseArgs, io: &mut Io<'_>) -> Result<(), CliError> {
+    worded("-m", &args.reason)?;
+    let mut desk = here.desk_for("release a hold").await?;
+    let hold = Hold::from(desk.release_hold(&args.id, &args.reason).await?);
+    said(io, args.output, "released", &hold)
+}
+
+async fn list(here: &Here<'_>, args: &HoldListArgs, io: &mut Io<'_>) -> Result<(), CliError> {
+    let mut desk = here.desk_for("list holds").await?;
+    let mut holds: Vec<Hold> = desk.holds(args.all).await?.into_iter().map(Hold::from).collect();
+    holds.sort_by(|a, b| (a.added_at, &a.id).cmp(&(b.added_at, &b.id)));
+    let mut list = List::begin::<Hold>(io, args.output)?;
+    for hold in &holds {
+        list.push(io, hold)?;
+    }
+    list.finish::<Hold>(io)
+}
+
+/// One line for people, the hold for programs.
+fn said(io: &mut Io<'_>, format: Format, what: &str, hold: &Hold) -> Result<(), CliError> {
+    if format != Format::Table {
+        return one(io, format, hold);
+    }
+    let on = match (&hold.node, hold.path.is_some() || hold.pod.is_some()) {
+        (Some(node), true) => format!(" on {node}"),
+        (None, true) => " on every node".to_owned(),
+        _ => String::new(),
+    };
+    writeln!(
+        io.out,
+        "{what} {}: {}{}, {}",
+        safe(&hold.id),
+        safe(&hold.what()),
+        safe(&on),
+        safe(&hold.state)
+    )?;
+    io.out.flush()?;
+    Ok(())
+}

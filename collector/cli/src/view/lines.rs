@@ -1,0 +1,201 @@
+//! Holds, checks and news: how they become rows and lines.
+
+use super::rows::{severity, state};
+use super::{Action, Check, Event, Finding, Hold, Incident, News, What};
+use crate::output::Listed;
+use crate::output::table::{Cell, Column};
+use crate::output::text::bytes;
+use crate::time::Utc;
+use dogwatch::record::Severity;
+
+fn time(t: Option<Utc>) -> Cell {
+    Cell::maybe(t.map(Utc::to_the_second))
+}
+
+impl Hold {
+    /// What is held, in words.
+    pub(crate) fn what(&self) -> String {
+        match (&self.path, &self.pod, &self.incident, &self.node) {
+            (Some(path), ..) => path.clone(),
+            (_, Some(pod), ..) => {
+                format!("pod {}/{pod}", self.namespace.as_deref().unwrap_or("?"))
+            }
+            (_, _, Some(incident), _) => format!("incident {incident}"),
+            (_, _, _, Some(node)) => format!("node {node}"),
+            _ => "?".to_owned(),
+        }
+    }
+}
+
+impl Listed for Hold {
+    const PLURAL: &'static str = "holds";
+
+    fn columns(wide: bool) -> Vec<Column> {
+        let mut c = vec![
+            Column::left("ID"),
+            Column::left("STATE"),
+            Column::flexible("NODE").weak(2),
+            Column::flexible("WHAT"),
+            Column::left("ADDED").weak(1),
+            Column::flexible("BY").weak(3),
+        ];
+        if wide {
+            c.extend([
+                Column::left("RELEASED").weak(4),
+                Column::flexible("RELEASED BY").weak(5),
+                Column::flexible("CONFIRMED BY").weak(4),
+            ]);
+        }
+        c.push(Column::flexible("REASON"));
+        c
+    }
+
+    fn rows(&self, wide: bool) -> Vec<Vec<Cell>> {
+        let mut r = vec![
+            Cell::new(&self.id),
+            state(Some(&self.state)),
+            Cell::new(self.node.as_deref().unwrap_or("(every)")),
+            Cell::new(self.what()),
+            time(self.added_at),
+            Cell::new(&self.actor),
+        ];
+        if wide {
+            r.extend([
+                time(self.released_at),
+                Cell::maybe(self.released_by.as_deref()),
+                Cell::maybe(Some(self.confirmed_by.join(","))),
+            ]);
+        }
+        r.push(Cell::new(&self.reason));
+        vec![r]
+    }
+
+    fn name(&self) -> Option<&str> {
+        Some(&self.id)
+    }
+}
+
+impl Listed for Check {
+    const PLURAL: &'static str = "checks";
+
+    fn columns(_wide: bool) -> Vec<Column> {
+        vec![
+            Column::left("SEVERITY"),
+            Column::flexible("SUBJECT"),
+            Column::flexible("CHECK").weak(1),
+            Column::flexible("WORDS"),
+            Column::flexible("REMEDY"),
+        ]
+    }
+
+    fn rows(&self, _wide: bool) -> Vec<Vec<Cell>> {
+        vec![vec![
+            if self.is_well() { state(Some("well")) } else { severity(self.severity) },
+            Cell::new(&self.subject),
+            Cell::new(&self.name),
+            Cell::new(&self.words),
+            Cell::maybe(self.remedy.as_deref()),
+        ]]
+    }
+
+    fn name(&self) -> Option<&str> {
+        Some(&self.name)
+    }
+}
+
+impl Incident {
+    fn news(&self) -> String {
+        format!("{} {}: {}", self.id, self.state, self.title)
+    }
+}
+
+impl Finding {
+    fn news(&self) -> String {
+        let pod = self.pod.as_ref().map(|p| format!(" [{}/{}]", p.namespace, p.name)).unwrap_or_default();
+        format!("{} {}{pod}: {} ({})", self.rule, self.state.unwrap_or("?"), self.summary, self.id)
+    }
+}
+
+impl Action {
+    fn news(&self) -> String {
+        let freed = match (self.state, self.freed_bytes) {
+            (_, Some(freed)) => format!(", freed {} of {}", bytes(freed), bytes(self.planned_bytes)),
+            _ => format!(", {} planned", bytes(self.planned_bytes)),
+        };
+        format!(
+            "cleanup of {} {}{freed}: {} ({})",
+            self.mount,
+            self.state.unwrap_or("?"),
+            self.reason,
+            self.id
+        )
+    }
+
+    fn worth(&self) -> Option<Severity> {
+        Some(match self.state {
+            Some("failed" | "refused") => Severity::Medium,
+            _ => Severity::Info,
+        })
+    }
+}
+
+impl Event {
+    /// `namespace/pod/container` of a line, as far as it is known.
+    pub(crate) fn pod(&self) -> Option<String> {
+        let field = |key: &str| self.fields.get(key).map(String::as_str).filter(|v| !v.is_empty());
+        let pod = field("pod")?;
+        let mut words = field("namespace").map_or_else(|| pod.to_owned(), |n| format!("{n}/{pod}"));
+        if let Some(container) = field("container") {
+            words.push('/');
+            words.push_str(container);
+        }
+        Some(words)
+    }
+
+    fn news(&self) -> String {
+        match self.kind.as_str() {
+            "log" => format!("{}: {}", self.pod().unwrap_or_else(|| self.source.clone()), self.message),
+            _ => self.message.clone(),
+        }
+    }
+}
+
+impl Listed for News {
+    const PLURAL: &'static str = "news";
+
+    fn columns(_wide: bool) -> Vec<Column> {
+        vec![
+            Column::left("TIME"),
+            Column::flexible("NODE"),
+            Column::left("SEVERITY"),
+            Column::left("KIND").weak(1),
+            Column::flexible("WHAT"),
+        ]
+    }
+
+    fn rows(&self, _wide: bool) -> Vec<Vec<Cell>> {
+        let (node, rank, kind, words) = match &self.what {
+            What::Incident(i) => (Some(i.nodes.join(",")), i.severity, "incident", i.news()),
+            What::Finding(f) => (f.node.clone(), f.severity, "finding", f.news()),
+            What::Action(a) => (Some(a.node.clone()), a.worth(), "action", a.news()),
+            What::Event(e) => (e.node.clone(), e.severity, e.kind.as_str(), e.news()),
+            What::Missed(n) => (None, None, "missed", n.to_string()),
+        };
+        vec![vec![
+            time(Some(self.time)),
+            Cell::maybe(node),
+            severity(rank),
+            Cell::new(kind),
+            Cell::new(words),
+        ]]
+    }
+
+    fn name(&self) -> Option<&str> {
+        match &self.what {
+            What::Incident(i) => Some(&i.id),
+            What::Finding(f) => Some(&f.id),
+            What::Action(a) => Some(&a.id),
+            What::Event(_) | What::Missed(_) => None,
+        }
+    }
+}

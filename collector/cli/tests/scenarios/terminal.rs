@@ -1,0 +1,100 @@
+//! The program on a real terminal (tmux's), against a desk over mutual TLS.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::tls::configured;
+
+/// A tmux server of this test's own; it ends with it.
+struct Tmux(String);
+
+impl Tmux {
+    fn start(name: &str, columns: &str, program: &str) -> Self {
+        let tmux = Self(format!("dogwatch-{name}-{}", std::process::id()));
+        tmux.run(&["-f", "/dev/null", "new-session", "-d", "-x", columns, "-y", "24", program]);
+        tmux
+    }
+
+    fn run(&self, args: &[&str]) -> String {
+        let ended = Command::new("tmux").arg("-u").args(["-L", &self.0]).args(args).output();
+        let ended = ended.expect("this test needs tmux (Debian package tmux)");
+        assert!(ended.status.success(), "tmux {args:?}: {}", String::from_utf8_lossy(&ended.stderr));
+        String::from_utf8(ended.stdout).unwrap()
+    }
+
+    fn screen(&self) -> String {
+        self.run(&["capture-pane", "-p"])
+    }
+
+    async fn shows(&self, words: &str) -> String {
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            let screen = self.screen();
+            if screen.contains(words) {
+                return screen;
+            }
+            assert!(Instant::now() < end, "{words:?} never came:\n{screen}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn press(&self, key: &str) {
+        self.run(&["send-keys", key]);
+    }
+}
+
+impl Drop for Tmux {
+    fn drop(&mut self) {
+        let _ = Command::new("tmux").args(["-L", &self.0, "kill-server"]).output();
+    }
+}
+
+fn program(config: &str, env: &str, args: &str) -> String {
+    let dogwatch = env!("CARGO_BIN_EXE_dogwatch");
+    format!(
+        "env {env} {dogwatch} --config {config} {args}; echo ended with $?; stty -a | grep -c ' echo '; cat"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn top_is_alive_answers_keys_and_gives_the_terminal_back() {
+    let (_dir, config) = configured().await;
+    let tmux = Tmux::start("top", "100", &program(&config, "LANG=C.UTF-8", "top"));
+    let screen = tmux.shows("node-1").await;
+    assert!(
+        screen.contains("dogwatch top · nodes") && screen.contains("3 nodes, 2 not connected"),
+        "{screen}"
+    );
+    tmux.press("2");
+    tmux.shows("/mnt/データ").await;
+    tmux.press("3");
+    tmux.shows("shop/api-6d5f8-x2x7k").await;
+    tmux.press("s");
+    tmux.shows("by memory").await;
+    tmux.press("?");
+    tmux.shows("sort by the next or the previous column").await;
+    tmux.press("q");
+    let screen = tmux.shows("ended with 0").await;
+    assert!(!screen.contains("shop/api"), "the other screen is gone: {screen}");
+    tmux.shows("\n1\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_gives_the_terminal_back_and_plain_terminals_get_ascii() {
+    let (_dir, config) = configured().await;
+    let tmux = Tmux::start(
+        "ascii",
+        "60",
+        &program(&config, "-u LC_ALL -u LC_CTYPE LANG=C NO_COLOR=1", "top mounts"),
+    );
+    let screen = tmux.shows("/mnt/").await;
+    assert!(screen.is_ascii(), "{screen}");
+    tmux.run(&["resize-window", "-x", "40", "-y", "12"]);
+    let pid = tmux.run(&["list-panes", "-F", "#{pane_pid}"]);
+    let child = Command::new("pgrep").args(["-P", pid.trim(), "-f", "top mounts"]).output().unwrap();
+    let child = String::from_utf8(child.stdout).unwrap();
+    let told = Command::new("kill").args(["-TERM", child.trim()]).status().unwrap();
+    assert!(told.success(), "kill {child:?}");
+    tmux.shows("ended with 0").await;
+    tmux.shows("\n1\n").await;
+}

@@ -1,0 +1,152 @@
+//! Orders: what a responder does to incidents and has nodes do, each journalled with its actor.
+
+use std::time::Duration;
+
+use dogwatch::clock;
+use dogwatch::identity::Role;
+use dogwatch::record::NodeName;
+use dogwatch::wire;
+use tokio::sync::oneshot;
+use tonic::{Request, Response, Status};
+
+use super::messages::incident_message;
+use super::{Query, new_id, stopping};
+use crate::casework::{Ask, Deed, Refusal};
+use crate::incident::Refused;
+use crate::nodes::CommandFailed;
+use crate::store::decision::What;
+
+/// How long a node has to make a plan: a survey of a large log folder on a slow disk.
+const PLAN_WAIT: Duration = Duration::from_secs(60);
+/// How long a node has to carry a plan out.
+const APPLY_WAIT: Duration = Duration::from_secs(600);
+
+impl Query {
+    pub(super) async fn plan_made(
+        &self,
+        request: Request<wire::PlanRequest>,
+    ) -> Result<Response<wire::ActionRow>, Status> {
+        let actor = self.person(&request, Role::Responder)?;
+        let wire::PlanRequest { node, mount } = request.into_inner();
+        let words = format!("plan {mount}");
+        let command = wire::command::Command::Plan(wire::PlanMount { mount });
+        Ok(Response::new(self.order(actor, node, words, command, PLAN_WAIT).await?))
+    }
+
+    pub(super) async fn plan_applied(
+        &self,
+        request: Request<wire::ApplyRequest>,
+    ) -> Result<Response<wire::ActionRow>, Status> {
+        let actor = self.person(&request, Role::Responder)?;
+        let wire::ApplyRequest { node, action_id } = request.into_inner();
+        let words = format!("apply {action_id}");
+        let command = wire::command::Command::Apply(wire::ApplyPlan { action_id });
+        Ok(Response::new(self.order(actor, node, words, command, APPLY_WAIT).await?))
+    }
+
+    pub(super) async fn keep(&self, actor: &str, what: What) -> Result<(), Status> {
+        let (reply, done) = oneshot::channel();
+        let ask = Ask::Keep { what: Box::new(what), actor: actor.to_owned(), reply };
+        self.asks.send(ask).await.map_err(|_| stopping())?;
+        done.await.map_err(|_| stopping())?.map_err(|e| Status::unavailable(e.to_string()))
+    }
+
+    /// Sends an order to a node; before and after stand in the journal, also when whoever ordered it no longer waits.
+    async fn order(
+        &self,
+        actor: String,
+        node: String,
+        words: String,
+        command: wire::command::Command,
+        wait: Duration,
+    ) -> Result<wire::ActionRow, Status> {
+        let desk = self.clone();
+        let order = tokio::spawn(async move { desk.carry_out(&actor, &node, words, command, wait).await });
+        order.await.map_err(|_| stopping())?
+    }
+
+    async fn carry_out(
+        &self,
+        actor: &str,
+        node: &str,
+        words: String,
+        command: wire::command::Command,
+        wait: Duration,
+    ) -> Result<wire::ActionRow, Status> {
+        let node: NodeName = node.parse().map_err(|e| Status::invalid_argument(format!("{e}")))?;
+        let mount = match &command {
+            wire::command::Command::Plan(p) => Some(p.mount.clone()),
+            _ => None,
+        };
+        if self.nodes.get(&node).is_none() {
+            return Err(Status::not_found(format!(
+                "there is no node {node}; `dogwatch get nodes` lists them"
+            )));
+        }
+        let id = new_id("c");
+        self.keep(actor, What::Commanded { command: id.clone(), node: node.clone(), order: words }).await?;
+        let command = wire::Command {
+            id: id.clone(),
+            actor: actor.to_owned(),
+            deadline_wall_ns: clock::wall_ns() + wait.as_nanos() as i64,
+            command: Some(command),
+        };
+        let result = self.nodes.command(&node, command, wait).await;
+        let (ok, outcome) = match &result {
+            Ok(r) if r.ok => (true, r.action.as_ref().map_or_else(String::new, |a| a.id.clone())),
+            Ok(r) => (false, r.error.clone()),
+            Err(e) => (false, e.to_string()),
+        };
+        // The deed is done, or not: that its end cannot be written down now must not hide how it ended.
+        if let Err(error) =
+            self.keep("collector", What::CommandEnded { command: id.clone(), ok, outcome }).await
+        {
+            tracing::error!(%node, command = id, ok, %error, "the end of a command could not be journalled");
+        }
+        let result = result.map_err(|e| match e {
+            CommandFailed::NotConnected(_) | CommandFailed::WentAway(_) => Status::unavailable(e.to_string()),
+            CommandFailed::Busy(_) => Status::resource_exhausted(e.to_string()),
+            CommandFailed::Late(..) => Status::deadline_exceeded(e.to_string()),
+        })?;
+        if !result.ok {
+            return Err(match mount {
+                // The node decides; the collector's newest figures only tell which kind of refusal it was.
+                Some(mount) if self.lacks_mount(&node, &mount) => Status::not_found(result.error),
+                _ => Status::failed_precondition(result.error),
+            });
+        }
+        let wall_ns = clock::wall_ns();
+        Ok(wire::ActionRow {
+            node: node.to_string(),
+            action: result.action,
+            wall_ns,
+            incident: String::new(),
+        })
+    }
+
+    fn lacks_mount(&self, node: &NodeName, mount: &str) -> bool {
+        let pulse = self.nodes.get(node).and_then(|l| l.pulse);
+        let sample = pulse.as_ref().and_then(|p| p.sample.as_ref());
+        sample.is_some_and(|s| !s.mounts.is_empty() && s.mounts.iter().all(|m| m.path != mount))
+    }
+
+    pub(super) async fn deed(
+        &self,
+        request: Request<wire::IncidentNoteRequest>,
+        deed: Deed,
+    ) -> Result<Response<wire::Incident>, Status> {
+        let actor = self.person(&request, Role::Responder)?;
+        let wire::IncidentNoteRequest { id, text } = request.into_inner();
+        let (reply, done) = oneshot::channel();
+        self.asks.send(Ask::Person { id, deed, actor, text, reply }).await.map_err(|_| stopping())?;
+        match done.await.map_err(|_| stopping())? {
+            Ok(incident) => Ok(Response::new(incident_message(&incident))),
+            Err(e @ Refusal::Unknown(_)) => Err(Status::not_found(e.to_string())),
+            Err(Refusal::State(e @ (Refused::Empty { .. } | Refused::TooLong { .. }))) => {
+                Err(Status::invalid_argument(e.to_string()))
+            }
+            Err(Refusal::State(e)) => Err(Status::failed_precondition(e.to_string())),
+            Err(Refusal::Store(e)) => Err(Status::unavailable(e.to_string())),
+        }
+    }
+}
