@@ -7,8 +7,10 @@
 //! It is the only pusher of the evidence stream, and so knows the seq that its next record will have; that is how a
 //! finding can cite a sample that is recorded only because the finding cites it.
 
+mod figures;
 mod kernel;
 mod lines;
+mod reload;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -35,6 +37,8 @@ use crate::record::{Recorder, Settlement};
 use crate::sample::Pace;
 use crate::tail::{Mark, TailEvent};
 use crate::uplink::CommandCall;
+
+pub use reload::{Live, Reload};
 
 /// Messages that wait for the core at most.
 pub const INBOX: usize = 256;
@@ -67,6 +71,8 @@ pub enum Message {
     Unable(Vec<String>),
     /// Samples come at another interval from now on.
     Pace(Pace),
+    /// The configuration changed, or a new one cannot be used.
+    Reload(Box<Reload>),
     /// Time to end.
     Stop,
 }
@@ -210,6 +216,7 @@ impl Core {
                 Message::Done(done) => self.on_done(done),
                 Message::Unable(parts) => self.unable_parts = parts,
                 Message::Pace(pace) => self.on_pace(&pace),
+                Message::Reload(reload) => self.on_reload(*reload),
                 Message::Stop => break,
             }
             self.settle();
@@ -266,6 +273,7 @@ impl Core {
 
     /// Says that the agent takes samples less often, or again more often, and why.
     fn on_pace(&mut self, pace: &Pace) {
+        self.count_pace(pace);
         tracing::warn!(every = ?pace.every, saving = pace.saving, why = pace.why, "the pace of samples changed");
         let now = clock::now();
         self.wires.recorder.push(Stream::Urgent, now, Body::Note(pace.why.clone()));
@@ -511,20 +519,6 @@ impl Core {
         }
     }
 
-    fn count(&self, action: &Action) {
-        let figures = &self.wires.figures;
-        match action.state {
-            ActionState::Planned => figures.plans.fetch_add(1, Ordering::Relaxed),
-            ActionState::Done => {
-                figures.freed_bytes.fetch_add(action.freed_bytes.unwrap_or(0), Ordering::Relaxed);
-                figures.cleanups.fetch_add(1, Ordering::Relaxed)
-            }
-            ActionState::Failed => figures.failed_cleanups.fetch_add(1, Ordering::Relaxed),
-            ActionState::Refused => figures.refused_cleanups.fetch_add(1, Ordering::Relaxed),
-            ActionState::Started => return,
-        };
-    }
-
     fn answer(&mut self, command: &str, result: Result<Box<Action>, String>) {
         let Some(i) = self.ordering.iter().position(|c| c.command.id == command) else { return };
         let call = self.ordering.swap_remove(i);
@@ -552,13 +546,7 @@ impl Core {
         unable.extend(self.unable_parts.iter().chain(&self.kernel.unable).cloned());
         unable.extend(self.saving.iter().cloned());
         unable.extend(stats.failing.iter().map(|e| format!("write its journal: {e}")));
-        self.wires.figures.active_findings.store(self.detectors.active().len() as u64, Ordering::Relaxed);
-        self.wires.figures.samples.fetch_add(1, Ordering::Relaxed);
-        self.wires.figures.late_ticks.store(sample.late_ticks, Ordering::Relaxed);
-        self.wires.figures.every_ms.store(u64::from(sample.every_ms), Ordering::Relaxed);
-        self.wires.figures.saving.store(sample.self_cost.saving, Ordering::Relaxed);
-        self.wires.figures.cpu_us.store(sample.self_cost.cpu_us, Ordering::Relaxed);
-        self.wires.figures.resident_bytes.store(sample.self_cost.resident_bytes, Ordering::Relaxed);
+        self.count_now(sample);
         let pulse = wire::Pulse {
             wall_ns: at.wall_ns,
             sample: Some(sample.into()),

@@ -132,7 +132,7 @@ impl Query {
                 Ok(event) => {
                     let Body::Gap(gap) = event.record.body else { continue };
                     seen += 1;
-                    let class = wording::gap_class(&gap);
+                    let class = gap.class();
                     let node = event.chain.node.to_string();
                     let loss = losses.entry((node.clone(), class)).or_insert_with(|| Loss {
                         node,
