@@ -10,6 +10,7 @@
 mod figures;
 mod kernel;
 mod lines;
+mod pace;
 mod reload;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,8 +21,8 @@ use std::time::Duration;
 
 use dogwatch::clock;
 use dogwatch::record::{
-    Action, ActionState, Body, Fact, Finding, FindingState, Gap, Moment, RecordRef, Sample, Seq, Severity,
-    Stream, Subject,
+    Action, ActionState, Body, Fact, Finding, FindingState, Moment, RecordRef, Sample, Seq, Severity, Stream,
+    Subject,
 };
 use dogwatch::wire;
 use dogwatch::wire::command::Command as Wanted;
@@ -37,6 +38,7 @@ use crate::record::{Recorder, Settlement};
 use crate::sample::Pace;
 use crate::tail::{Mark, TailEvent};
 use crate::uplink::CommandCall;
+use pace::EvidenceTurns;
 
 pub use reload::{Live, Reload};
 
@@ -46,8 +48,6 @@ pub const INBOX: usize = 256;
 const DURABLE_WAIT: Duration = Duration::from_secs(5);
 /// How often it is looked whether a record is durable while an action waits for it.
 const SETTLE_POLL: Duration = Duration::from_millis(5);
-/// A hole between two samples longer than this many intervals is a gap.
-const HOLE_INTERVALS: f64 = 2.5;
 /// Evidence samples that are remembered, so that a citation of an older sample can name the nearest that was shipped:
 /// two hours at one each ten seconds.
 const REMEMBERED_SAMPLES: usize = 720;
@@ -127,7 +127,7 @@ pub struct Core {
     detectors: Detectors,
     responder: Respond,
     last_sample: Option<Moment>,
-    next_evidence_boot_ns: u64,
+    evidence: EvidenceTurns,
     /// (recorder seq, evidence seq) of samples that are in both streams.
     shipped: VecDeque<(Seq, Seq)>,
     pending: VecDeque<Pending>,
@@ -139,8 +139,6 @@ pub struct Core {
     unable_parts: Vec<String>,
     /// Why samples come less often than configured.
     saving: Option<String>,
-    /// When control groups were last in a sample.
-    last_groups_boot_ns: Option<u64>,
     problem_notes: usize,
     not_holding: BTreeMap<String, Finding>,
     kernel: kernel::Kernel,
@@ -157,12 +155,12 @@ impl Core {
     ) -> Self {
         let kernel = kernel::Kernel::new(wires.kernel_marks.take());
         Self {
+            evidence: EvidenceTurns::new(config.evidence_every),
             config,
             wires,
             detectors,
             responder,
             last_sample: None,
-            next_evidence_boot_ns: 0,
             shipped: VecDeque::new(),
             pending: VecDeque::new(),
             asking: Vec::new(),
@@ -171,7 +169,6 @@ impl Core {
             unable,
             unable_parts: Vec::new(),
             saving: None,
-            last_groups_boot_ns: None,
             problem_notes: 0,
             not_holding: BTreeMap::new(),
             kernel,
@@ -234,9 +231,7 @@ impl Core {
         sample.self_cost.queue_bytes = stats.queue_bytes;
         sample.self_cost.dropped_records = stats.dropped;
         self.note_hole(at, &sample);
-        if !sample.cgroups.is_empty() {
-            self.last_groups_boot_ns = Some(at.boot_ns);
-        }
+        let has_groups = !sample.cgroups.is_empty();
 
         let recorder_seq = recorder.push(Stream::Recorder, at, Body::Sample(sample.clone()));
         let cite = self.refer(Stream::Recorder, recorder_seq);
@@ -244,12 +239,12 @@ impl Core {
         if !findings.is_empty() {
             let evidence_seq = recorder.push(Stream::Evidence, at, Body::Sample(sample.clone()));
             self.remember(recorder_seq, evidence_seq);
-            self.schedule_evidence(at);
-        } else if self.is_evidence_due(at, &sample) {
+            self.evidence.took(at.boot_ns, has_groups);
+        } else if self.evidence.is_due(at.boot_ns, has_groups) {
             let evidence_seq = recorder.next_seq(Stream::Evidence);
             recorder.push_routine_sample(at, Body::Sample(sample.clone()));
             self.remember(recorder_seq, evidence_seq);
-            self.schedule_evidence(at);
+            self.evidence.took(at.boot_ns, has_groups);
         }
         self.responder.on_sample(&sample.mounts);
         for finding in findings {
@@ -259,59 +254,6 @@ impl Core {
         let steps = self.responder.on_tick(at);
         self.carry_out(at, steps);
         self.publish(at, &sample);
-    }
-
-    /// Control groups are in some samples only; one that goes to the evidence waits for them, so that they are in it at all.
-    fn is_evidence_due(&self, at: Moment, sample: &Sample) -> bool {
-        let every_ns = self.config.evidence_every.as_nanos() as u64;
-        let expected =
-            self.last_groups_boot_ns.is_some_and(|last| at.boot_ns.saturating_sub(last) < every_ns);
-        let may_wait = expected && sample.cgroups.is_empty();
-        at.boot_ns >= self.next_evidence_boot_ns
-            && (!may_wait || at.boot_ns >= self.next_evidence_boot_ns.saturating_add(every_ns))
-    }
-
-    /// Says that the agent takes samples less often, or again more often, and why.
-    fn on_pace(&mut self, pace: &Pace) {
-        self.count_pace(pace);
-        tracing::warn!(every = ?pace.every, saving = pace.saving, why = pace.why, "the pace of samples changed");
-        let now = clock::now();
-        self.wires.recorder.push(Stream::Urgent, now, Body::Note(pace.why.clone()));
-        self.saving = pace.saving.then(|| format!("sample as often as configured: {}", pace.why));
-    }
-
-    fn schedule_evidence(&mut self, at: Moment) {
-        self.next_evidence_boot_ns = at.boot_ns + self.config.evidence_every.as_nanos() as u64;
-    }
-
-    fn note_hole(&mut self, at: Moment, sample: &Sample) {
-        let Some(last) = self.last_sample.replace(at) else { return };
-        let gap_ns = at.boot_ns.saturating_sub(last.boot_ns) as f64;
-        // The one in force when this sample was waited for: the agent may take fewer to save itself.
-        let every_ns = match sample.every_ms {
-            0 => self.config.sample_every.as_nanos() as f64,
-            ms => f64::from(ms) * 1e6,
-        };
-        if gap_ns <= every_ns * HOLE_INTERVALS {
-            return;
-        }
-        let missed = (gap_ns / every_ns).round() as u64 - 1;
-        let gap = Gap {
-            stream: Stream::Recorder,
-            source: "sampler".to_owned(),
-            after_seq: None,
-            before_seq: None,
-            count: Some(missed),
-            from_wall_ns: last.wall_ns,
-            to_wall_ns: at.wall_ns,
-            reason: format!(
-                "no sample for {:.1} s; the node was suspended, starved of CPU, or a reader hung ({} ticks late so far)",
-                gap_ns / 1e9,
-                sample.late_ticks
-            ),
-            incarnation: None,
-        };
-        self.wires.recorder.push(Stream::Urgent, at, Body::Gap(gap));
     }
 
     /// Records a finding, with citations that the collector can follow, and lets the responder see it.

@@ -10,6 +10,7 @@ use dogwatch::clock;
 use dogwatch::health::{Health, Page};
 use dogwatch::record::GAP_CLASSES;
 use dogwatch::record::{Severity, Stream};
+use dogwatch::reload::Outcome;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Registry;
@@ -36,6 +37,8 @@ pub struct Sources {
     pub desk: Query,
     /// What is open.
     pub census: Census,
+    /// How the configuration was read last.
+    pub reload: Outcome,
 }
 
 /// What the collector serves.
@@ -65,6 +68,8 @@ pub fn build(sources: Sources) -> Health {
 impl Collector for Sources {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let mut page = Page::new(encoder);
+        page.build(env!("CARGO_PKG_VERSION"))?;
+        self.reload.export(&mut page)?;
         self.callers(&mut page)?;
         self.journals(&mut page)?;
         self.index(&mut page)?;

@@ -81,9 +81,11 @@ impl FindingState {
 /// What a finding is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Subject {
-    /// `mount`, `memory`, `log`, `node`, `address`, `certificate`, `stream`.
+    /// `mount`, `memory`, `log`, `node`, `disk`, `interface`, `process`, `pod`, `cgroup`, `kernel`, `address`,
+    /// `certificate`, `stream`.
     pub kind: String,
-    /// The path, address or name; the node's name where the kind is `node` or `memory`.
+    /// The path, address or name; the node's name where the kind is `node` or `memory`; `namespace/name/container` of a
+    /// pod, or its uid; `comm (pid)` of a process.
     pub name: String,
 }
 

@@ -2,7 +2,7 @@
 //! the same seconds.
 //!
 //! On: every probe, three journals, the tail with the shipped rules, detectors, the executor, and the uplink to a
-//! collector. The executor's CPU time and memory count as the agent's.
+//! collector. The executor's CPU time and memory count as the agent's. With 300 control groups both read those too.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -10,12 +10,15 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use dogwatch::wire;
 
+use super::exporter::Exporter;
+use super::groups::Groups;
 use super::place::{CollectorPlace, quiet};
 use super::process::{Running, again, all, children, cpu_time, resident, wait_for};
 use super::table::{Limit, Table};
 
-/// Numbers of processes on the machine, as nearly as what runs anyway allows.
-const PROCESSES: [usize; 2] = [100, 1_000];
+/// Numbers of processes on the machine, as nearly as what runs anyway allows, and of pods with two containers each. In
+/// ascending order: processes that were made stay.
+const CASES: [(usize, usize); 4] = [(100, 0), (100, 100), (1_000, 0), (1_000, 100)];
 /// Long enough for 20 ticks and two blocks of each stream.
 const MEASURED: Duration = Duration::from_secs(20);
 /// For first allocations, enrolment and the first blocks.
@@ -28,26 +31,27 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
     let place = CollectorPlace::make("store: { segment_bytes: 8MiB, reserve_bytes: 64MiB }\n")?;
     let (_collector, _) = place.start()?;
     let mut sleepers = Vec::new();
-    for wanted in PROCESSES {
+    for (wanted, pods) in CASES {
         // The agent, its executor and the two readers come on top.
         while all()?.len() + 4 < wanted {
             let mut command = Command::new("sleep");
             quiet(&mut command).arg("300").stdin(Stdio::null());
             sleepers.push(Running::start(command)?);
         }
-        one(table, &place, wanted)?;
+        let groups = if pods > 0 { Groups::make(pods)? } else { Groups::default() };
+        one(table, &place, wanted, &groups.paths)?;
     }
     Ok(())
 }
 
-fn one(table: &mut Table, place: &CollectorPlace, wanted: usize) -> Result<()> {
-    let name = format!("idle-{wanted}");
+fn one(table: &mut Table, place: &CollectorPlace, wanted: usize, groups: &[String]) -> Result<()> {
+    let name = format!("idle-{wanted}-{}", groups.len());
     let agent = place.start_agent(&name, "cleanup: { mode: plan }\n")?;
     let mounts = mounts(place, &name)?;
     ensure!(!mounts.is_empty(), "the agent reported no mount");
     let bare = |how: &str| -> Result<Running> {
         let mut command = again(&["bare", how])?;
-        command.args(&mounts);
+        command.args(&mounts).arg("--").args(groups);
         Running::start(command)
     };
     let (mut kept, mut each) = (bare("kept")?, bare("each")?);
@@ -55,9 +59,12 @@ fn one(table: &mut Table, place: &CollectorPlace, wanted: usize) -> Result<()> {
     std::thread::sleep(SETTLE);
     kept.still_runs("the bare reader")?;
     each.still_runs("the bare reader")?;
+    let exporter = Exporter::start()?;
     let processes = all()?.len();
 
-    let pids = [agent.pid(), executor, kept.pid(), each.pid()];
+    let mut pids = vec![agent.pid(), executor, kept.pid(), each.pid()];
+    pids.extend(exporter.iter().map(Exporter::pid));
+    let scraped = exporter.as_ref().map(Exporter::scrapes);
     let read = || pids.iter().map(|p| cpu_time(*p)).collect::<Result<Vec<_>>>();
     let (began, before) = (std::time::Instant::now(), read()?);
     std::thread::sleep(MEASURED);
@@ -66,7 +73,7 @@ fn one(table: &mut Table, place: &CollectorPlace, wanted: usize) -> Result<()> {
         after.iter().zip(&before).map(|(a, b)| (*a - *b).as_secs_f64() * 1e3 / seconds).collect();
 
     let own = ms[0] + ms[1];
-    let what = format!("agent idle, {processes} processes");
+    let what = format!("agent idle, {processes} processes, {} groups", groups.len());
     table.row(
         &what,
         own,
@@ -81,18 +88,33 @@ fn one(table: &mut Table, place: &CollectorPlace, wanted: usize) -> Result<()> {
         Some(("bare reader, stat opened anew", ms[3])),
         Limit::None,
     );
+    match (&exporter, scraped) {
+        (Some(exporter), Some(before)) => {
+            let peer = Some(("node_exporter, 1 Hz, no processes, no groups", ms[4]));
+            table.row(format!("{what} (again)"), own, "ms/s", peer, Limit::None);
+            let [rss, _] = resident(exporter.pid())?;
+            let answered = exporter.scrapes() - before;
+            let remark =
+                format!("node_exporter: {answered} scrapes answered, {:.1} MiB resident", rss as f64 / MIB);
+            table.remark(remark);
+        }
+        _ => table.remark("prometheus-node-exporter is not installed, so that it is not beside the agent"),
+    }
     let [agent_rss, agent_anon] = resident(agent.pid())?;
     let [executor_rss, executor_anon] = resident(executor)?;
     let mib = |bytes: u64| bytes as f64 / MIB;
     table.row(
-        format!("agent resident, {processes} processes"),
+        format!("agent resident, {processes} processes, {} groups", groups.len()),
         mib(agent_rss),
         "MiB",
         None,
         Limit::AtMost(MAX_RESIDENT_MIB),
     );
     table.row(
-        format!("agent + executor resident, pages of the program counted once, {processes} processes"),
+        format!(
+            "agent + executor resident, pages of the program counted once, {processes} processes, {} groups",
+            groups.len()
+        ),
         mib(agent_rss + executor_anon),
         "MiB",
         None,

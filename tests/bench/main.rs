@@ -13,6 +13,8 @@
 
 mod bare;
 mod crossing;
+mod exporter;
+mod groups;
 mod idle;
 mod ingest;
 mod place;

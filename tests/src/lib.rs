@@ -9,6 +9,7 @@ pub mod api_server;
 pub mod canary;
 pub mod cgroup;
 pub mod chance;
+pub mod day;
 pub mod layout;
 pub mod ledger;
 pub mod loopfs;

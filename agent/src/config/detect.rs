@@ -285,3 +285,36 @@ fn quiet(s: &mut Section, quiet: &mut Duration) {
 fn percent(s: &mut Section, key: &str, percent: &mut f64) {
     *percent = s.number(key, *percent, 0.0..=100.0);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_of_findings_has_an_entry_for_each_rule_and_no_other() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/FINDINGS.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let (own, _) = page.split_once("\n## Log rules").expect("the built-in rules come first");
+        let entries: Vec<&str> = own
+            .lines()
+            .filter_map(|l| l.strip_prefix("| `"))
+            .filter_map(|l| l.split_once('`'))
+            .map(|(rule, _)| rule)
+            .collect();
+        for rule in RULES {
+            assert_eq!(entries.iter().filter(|e| e == &rule).count(), 1, "{rule}");
+        }
+        for entry in entries {
+            assert!(RULES.contains(&entry), "{entry} is no rule");
+        }
+    }
+
+    #[test]
+    fn every_rule_can_be_switched_off_by_its_name() {
+        let off = format!("[{}]", RULES.join(", "));
+        let environment =
+            [("NODE_NAME".to_owned(), "n1".to_owned()), ("DOGWATCH_DETECT__RULES__OFF".to_owned(), off)];
+        let config = crate::config::Config::load(None, environment).unwrap();
+        assert_eq!(config.detect.off.len(), RULES.len());
+    }
+}

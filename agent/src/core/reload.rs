@@ -37,8 +37,7 @@ impl Core {
         self.wires.recorder.push(Stream::Urgent, now, Body::Note(reload.told));
         let Some(live) = reload.live else { return };
         self.config.evidence_every = live.evidence_every;
-        let soonest = now.boot_ns.saturating_add(live.evidence_every.as_nanos() as u64);
-        self.next_evidence_boot_ns = self.next_evidence_boot_ns.min(soonest);
+        self.evidence.set_every(live.evidence_every, now.boot_ns);
         self.responder.set_mode(live.mode);
         if let Some(detect) = live.detect {
             self.judge_anew(*detect);

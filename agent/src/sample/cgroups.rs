@@ -153,7 +153,7 @@ impl CgroupProbe {
         let Some(hierarchies) = &self.hierarchies else { return true };
         let changed = |(path, links): &Stamp| {
             let stat = statat(hierarchies.walked(), path, AtFlags::SYMLINK_NOFOLLOW);
-            stat.map_or(true, |s| s.st_nlink as u64 != *links)
+            stat.map_or(true, |s| i128::from(s.st_nlink) != *links)
         };
         self.gone
             || self.walked_ns.is_none_or(|at| now_ns.saturating_sub(at) >= WALK_NS)

@@ -12,6 +12,7 @@
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use dogwatch::identity::{JoinToken, TokenId, check_enrol_proof};
@@ -23,7 +24,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::{Request, Response, Status};
 
-use super::accounts::{AccountError, AccountRefusal, Accounts};
+use super::accounts::{AccountError, AccountRefusal, Accounts, ReviewError};
 use super::ca::{Ca, CheckedRequest, Issued};
 use super::gate::Gate;
 use super::refusals::Reason;
@@ -31,6 +32,8 @@ use super::tokens::{TokenRecord, TokenRefusal, TokenStore};
 
 /// Calls at once: each checks three signatures and makes one. More wait; 64 a time serve 10,000 nodes within a minute.
 const MAX_CALLS: usize = 64;
+/// How often it is said that the cluster cannot be asked.
+const SAY_UNAVAILABLE_EVERY_NS: i64 = 60 * 1_000_000_000;
 /// A ledger that does not answer within this has a full or stalled disk; the node tries again later.
 pub const LEDGER_WAIT: Duration = Duration::from_secs(10);
 
@@ -115,6 +118,8 @@ pub struct EnrolmentService<L> {
     receipt_key: [u8; 32],
     on_key_changed: OnKeyChanged,
     calls: Semaphore,
+    /// When it was last said that the cluster cannot be asked, wall ns.
+    said_unavailable: AtomicI64,
     clock: fn() -> i64,
 }
 
@@ -145,6 +150,7 @@ impl<L: Ledger> EnrolmentService<L> {
             receipt_key,
             on_key_changed,
             calls,
+            said_unavailable: AtomicI64::new(0),
             clock: super::wall_ns,
         }
     }
@@ -231,9 +237,18 @@ impl<L: Ledger> EnrolmentService<L> {
                 Err(Status::permission_denied(why))
             }
             Err(AccountError::Unavailable(error)) => {
-                tracing::error!(%node, %error, "a service account's token cannot be reviewed; the agent tries again");
+                self.say_unavailable(&error);
                 Err(Status::unavailable(format!("{error}; this is tried again")))
             }
+        }
+    }
+
+    /// Once a minute: while the API server is away every agent that is not in yet comes again and again.
+    fn say_unavailable(&self, error: &ReviewError) {
+        let (now, before) = ((self.clock)(), self.said_unavailable.load(Ordering::Relaxed));
+        if now.saturating_sub(before) >= SAY_UNAVAILABLE_EVERY_NS {
+            self.said_unavailable.store(now, Ordering::Relaxed);
+            tracing::error!(%error, "service accounts' tokens cannot be reviewed; agents try again");
         }
     }
 

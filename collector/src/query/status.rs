@@ -14,7 +14,6 @@ use crate::condition::{Facts, Index, Journal, Loss, Node, judge};
 use crate::nodes::Live;
 use crate::store::events::EventQuery;
 use crate::store::{FindingFilter, QueryError};
-use crate::wording;
 
 /// Gaps are counted as far back as this.
 const GAPS_BACK_NS: i64 = 3_600 * 1_000_000_000;

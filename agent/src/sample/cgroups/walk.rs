@@ -22,8 +22,9 @@ const MAX_DEPTH: usize = 8;
 /// Directories opened in one walk. A node holds 500 pods at most; more is a leak or an attack.
 const MAX_VISITED: usize = 10_000;
 
-/// A directory that was read, and the links that it had: it has another number when a group in it comes or goes.
-pub(super) type Stamp = (CString, u64);
+/// A directory that was read, and the links that it had: it has another number when a group in it comes or goes. The
+/// kernel's type for it differs between machines; this one holds all.
+pub(super) type Stamp = (CString, i128);
 
 /// A walk under way.
 #[derive(Default)]
@@ -91,7 +92,7 @@ impl Walk {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let dir = openat(root, &path, flags, Mode::empty())?;
         let links = fstat(&dir)?.st_nlink;
-        self.stamps.push((path, links as u64));
+        self.stamps.push((path, i128::from(links)));
         let mut names = RawDir::new(&dir, entries);
         while let Some(entry) = names.next() {
             let entry = entry?;

@@ -1,0 +1,348 @@
+//! Real trouble: each test brings it about on this machine and waits for the agent's finding, with the right subject;
+//! nothing else may be said about what the test made.
+//!
+//! What a machine says about itself as a whole (its CPUs are busy, tasks wait for memory) may be true at the same time,
+//! since other tests run beside these; such findings are printed, not counted.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use dogwatch_e2e::cgroup::Group;
+use dogwatch_e2e::loopfs::LoopFs;
+use dogwatch_e2e::process::Process;
+use dogwatch_e2e::programs;
+use dogwatch_e2e::stage::{Person, Post, Stage};
+use dogwatch_e2e::wait::until;
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(150);
+const MIB: u64 = 1 << 20;
+/// Rules about the machine as a whole, or about what other tests may be doing to it right now.
+const OF_THE_MACHINE: &[&str] = &[
+    "cpu-saturation",
+    "cpu-steal",
+    "memory-pressure",
+    "swap-storm",
+    "clock-skew",
+    "disk-high-water",
+    "inode-high-water",
+    "disk-time-to-full",
+];
+
+/// A minute's windows in ten seconds.
+const QUICK_THROTTLING: &str = "sample: { cgroups: { every: 1s } }\n\
+    detect: { cpu_throttling: { window: 10s, min_periods: 30, min_throttled: 1s, raise_ticks: 3 } }\n";
+/// Stalls of seconds, where a node gives them half a minute and two.
+const QUICK_STALLS: &str = "detect: { io_stall: { dead_after: 5s }, hung_tasks: { after: 5s } }\n";
+/// Fewer forks than a node's: an unoptimised scan beside other tests leaves the storm little CPU.
+const QUICK_FORKS: &str = "detect: { fork_storm: { min_per_second: 100, factor: 2, raise_ticks: 5 } }\n";
+
+struct Scene {
+    stage: Stage,
+    post: Post,
+    journal: Person,
+}
+
+/// A finding as the node's own journal has it.
+#[derive(Debug, Clone)]
+struct Said {
+    rule: String,
+    subject: String,
+    all: Value,
+}
+
+impl Scene {
+    /// An agent on its own. `more`: further configuration, thresholds that are scaled down to a test's patience.
+    fn new(more: &str) -> Self {
+        Self::with(more, |post| post.launch())
+    }
+
+    fn with(more: &str, launch: impl FnOnce(&mut Post)) -> Self {
+        let stage = Stage::new(programs!());
+        let state = stage.path().join("agent");
+        let nothing = stage.path().join("no-logs");
+        let tail = format!(
+            "kernel: {{ enabled: true, history: 1s }}\ntail: {{ globs: [\"{}/*.log\"] }}\n",
+            nothing.display()
+        );
+        let mut post =
+            stage.post("node-a", &state, None, &format!("cleanup: {{ mode: \"off\" }}\n{tail}{more}"));
+        launch(&mut post);
+        let journal = stage.on_journal(&state);
+        let scene = Self { stage, post, journal };
+        until("the agent to be up", PATIENCE, || scene.post.said().contains("the agent is up").then_some(()));
+        // A first sample of everything, so that what changes from here on is seen to change.
+        until("a sample", PATIENCE, || {
+            let rows = scene.journal.dogwatch(&["get", "events", "--kind", "sample", "-o", "json"]);
+            let rows: Value = serde_json::from_slice(&rows.stdout).ok()?;
+            rows.as_array().filter(|r| r.len() >= 3).map(|_| ())
+        });
+        scene
+    }
+
+    fn findings(&self) -> Vec<Said> {
+        let out = self.journal.dogwatch(&["get", "findings", "-o", "json"]);
+        let rows: Value = serde_json::from_slice(&out.stdout).unwrap_or_default();
+        let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+        let said = |row: &Value| Said { rule: text(&row["rule"]), subject: subject(row), all: row.clone() };
+        rows.as_array().into_iter().flatten().map(said).collect()
+    }
+
+    /// Waits for a finding of `rule` whose subject or facts name `who`.
+    fn expect(&self, rule: &str, who: &str) -> Said {
+        until(&format!("{rule} about {who}; said so far: {:?}", self.brief()), PATIENCE, || {
+            self.findings().into_iter().find(|f| f.rule == rule && f.all.to_string().contains(who))
+        })
+    }
+
+    /// Whether the newest sample speaks of `what`.
+    fn sampled(&self, what: &str) -> bool {
+        let out = self.journal.dogwatch(&["get", "nodes", "-o", "json"]);
+        String::from_utf8_lossy(&out.stdout).contains(what)
+    }
+
+    fn brief(&self) -> Vec<String> {
+        self.findings().iter().map(|f| format!("{} about {}", f.rule, f.subject)).collect()
+    }
+
+    /// Nothing but `rules` was said about `who`; what was said about the machine is printed.
+    fn only(&self, rules: &[&str], who: &str) {
+        let mut beside: BTreeMap<String, String> = BTreeMap::new();
+        for f in self.findings() {
+            if rules.contains(&f.rule.as_str()) {
+                continue;
+            }
+            let about = f.all.to_string().contains(who);
+            assert!(
+                OF_THE_MACHINE.contains(&f.rule.as_str()) || !about,
+                "{} was said about {who} too: {:#}",
+                f.rule,
+                f.all
+            );
+            beside.insert(f.rule, f.subject);
+        }
+        eprintln!("{rules:?} about {who}; beside it: {beside:?}");
+    }
+}
+
+fn subject(row: &Value) -> String {
+    match &row["subject"] {
+        Value::String(text) => text.clone(),
+        other => format!(
+            "{} {}",
+            other["kind"].as_str().unwrap_or_default(),
+            other["name"].as_str().unwrap_or_default()
+        ),
+    }
+}
+
+/// Starts `script` with python3 as a member of `group`.
+fn python(stage: &Stage, group: &Group, script: &str, args: &[&str]) -> Process {
+    let join: String = group.procs_files().iter().map(|f| format!("echo $$ >{};", f.display())).collect();
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("{join} exec python3 -c \"$0\" \"$@\"")).arg(script).args(args);
+    Process::start("the culprit", command, &stage.path().join("culprit.log"))
+}
+
+#[test]
+fn a_control_group_runs_out_of_memory_and_a_process_is_killed() {
+    let scene = Scene::new("");
+    let group = Group::new(&["memory"]);
+    group.set("memory", "memory.limit_in_bytes", 24 * MIB);
+    let mut culprit = python(&scene.stage, &group, "held=[]\nwhile True: held.append(bytearray(1<<20))", &[]);
+    let status = until("the kernel to kill it", PATIENCE, || culprit.ended());
+    assert!(!status.success());
+    let said = scene.expect("oom-kill", &group.path());
+    let text = said.all.to_string();
+    assert!(text.contains("python3"), "{text}");
+    assert!(text.contains(&culprit.id().to_string()), "{text}");
+    scene.only(&["oom-kill", "cgroup-memory-pressure"], &group.path());
+}
+
+#[test]
+fn a_control_group_is_at_its_memory_limit_and_grows() {
+    let scene = Scene::new("");
+    let group = Group::new(&["memory"]);
+    group.set("memory", "memory.limit_in_bytes", 64 * MIB);
+    // It grows to within a few MiB of its limit and then works on files, so that the limit is hit over and over.
+    let file = scene.stage.path().join("working-set");
+    std::fs::write(&file, vec![7u8; 48 << 20]).expect("a file can be written");
+    let script = "import sys,time\nheld=[]\nfor i in range(44):\n    held.append(bytearray(b'x'*(1<<20)))\n    time.sleep(0.25)\n\
+                  while True:\n    with open(sys.argv[1],'rb',0) as f:\n        while f.read(1<<20): pass\n";
+    let _culprit = python(&scene.stage, &group, script, &[&file.display().to_string()]);
+    scene.expect("cgroup-memory-pressure", &group.path());
+    scene.only(&["cgroup-memory-pressure"], &group.path());
+}
+
+#[test]
+fn a_quota_throttles() {
+    let scene = Scene::new(QUICK_THROTTLING);
+    let group = Group::new(&["cpu", "cpuacct"]);
+    group.set("cpu", "cpu.cfs_period_us", 100_000);
+    group.set("cpu", "cpu.cfs_quota_us", 10_000);
+    let _culprit = python(&scene.stage, &group, "while True: pass", &[]);
+    scene.expect("cpu-throttling", &group.path());
+    scene.only(&["cpu-throttling"], &group.path());
+}
+
+#[test]
+fn a_disk_answers_no_more() {
+    let scene = Scene::new(QUICK_STALLS);
+    // A disk whose medium lies on a filesystem that is frozen: what is written to it never completes.
+    let medium = LoopFs::create(64 << 20, "ext4", &["-m", "0"]).expect("a filesystem of its own");
+    let image = medium.path().join("disk.img");
+    std::fs::write(&image, vec![1u8; 16 << 20]).expect("an image can be written");
+    let disk = LoopDevice::attach(&image);
+    let name = disk.0.trim_start_matches("/dev/").to_owned();
+    until("the disk to be sampled", PATIENCE, || scene.sampled(&name).then_some(()));
+    medium.freeze().expect("it can be frozen");
+    let mut command = Command::new("dd");
+    command.args([
+        "if=/dev/zero",
+        "bs=4096",
+        "count=1",
+        "oflag=direct",
+        "conv=notrunc",
+        &format!("of={}", disk.0),
+    ]);
+    let writer = Process::start("the writer", command, &scene.stage.path().join("writer.log"));
+    let stalled = scene.expect("io-stall", &name);
+    assert!(stalled.subject.contains(&name), "{:#}", stalled.all);
+    let hung = scene.expect("hung-tasks", &writer.id().to_string());
+    assert!(hung.all.to_string().contains("dd"), "{:#}", hung.all);
+    scene.only(&["io-stall", "hung-tasks"], &name);
+    medium.thaw().expect("it can be thawed");
+}
+
+#[test]
+fn a_disk_has_errors() {
+    let scene = Scene::new("");
+    let image = scene.stage.path().join("disk.img");
+    std::fs::write(&image, vec![1u8; 16 << 20]).expect("an image can be written");
+    let device = LoopDevice::attach(&image);
+    // The end of the disk is gone: reads beyond what is left fail as on a dying disk.
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(&image)
+        .and_then(|f| f.set_len(4 << 20))
+        .expect("it can be cut");
+    let name = device.0.trim_start_matches("/dev/").to_owned();
+    let read = Command::new("dd")
+        .args([
+            "iflag=direct",
+            "bs=4096",
+            "skip=3000",
+            "count=8",
+            "of=/dev/null",
+            &format!("if={}", device.0),
+        ])
+        .output()
+        .expect("dd runs");
+    assert!(!read.status.success(), "the cut disk was read: {read:?}");
+    let said = scene.expect("disk-errors", &name);
+    assert!(said.subject.contains(&name), "{:#}", said.all);
+    scene.only(&["disk-errors"], &name);
+}
+
+#[test]
+fn a_filesystem_goes_read_only() {
+    let disk = LoopFs::create(32 << 20, "ext4", &["-m", "0"]).expect("a filesystem of its own");
+    let scene = Scene::new("");
+    let mount = disk.path().display().to_string();
+    until("a sample with the mount", PATIENCE, || scene.sampled(&mount).then_some(()));
+    let remounted = Command::new("mount").args(["-o", "remount,ro", &mount]).output().expect("mount runs");
+    assert!(remounted.status.success(), "{remounted:?}");
+    let said = scene.expect("mount-read-only", &mount);
+    assert!(said.subject.contains(&mount), "{:#}", said.all);
+    scene.only(&["mount-read-only"], &mount);
+}
+
+#[test]
+fn a_control_group_has_no_pid_left() {
+    let scene = Scene::new("");
+    let group = Group::new(&["pids"]);
+    group.set("pids", "pids.max", 30);
+    let script = "import os,time\nfor i in range(40):\n    try:\n        if os.fork()==0:\n            time.sleep(600); os._exit(0)\n    \
+                  except OSError: break\ntime.sleep(600)\n";
+    let _culprit = python(&scene.stage, &group, script, &[]);
+    scene.expect("pid-exhaustion", &group.path());
+    scene.only(&["pid-exhaustion"], &group.path());
+}
+
+#[test]
+fn a_process_runs_out_of_descriptors() {
+    let scene = Scene::new("");
+    let group = Group::new(&["pids"]);
+    let script = "import resource,time\nresource.setrlimit(resource.RLIMIT_NOFILE,(128,128))\nheld=[]\n\
+                  try:\n    while True: held.append(open('/dev/null'))\nexcept OSError: pass\ntime.sleep(600)\n";
+    let culprit = python(&scene.stage, &group, script, &[]);
+    let said = scene.expect("descriptor-exhaustion", &culprit.id().to_string());
+    assert!(said.subject.contains("python3"), "{:#}", said.all);
+    scene.only(&["descriptor-exhaustion"], &format!("python3 ({})", culprit.id()));
+}
+
+#[test]
+fn a_fork_storm() {
+    let scene = Scene::new(QUICK_FORKS);
+    let group = Group::new(&["pids"]);
+    // Children that live for a moment, so that a scan meets some of them.
+    let script = "import os,time\nwhile True:\n    kids=[]\n    for i in range(40):\n        p=os.fork()\n        if p==0:\n            \
+                  time.sleep(0.05); os._exit(0)\n        kids.append(p)\n    for k in kids: os.waitpid(k,0)\n";
+    let _culprit = python(&scene.stage, &group, script, &[]);
+    let said = scene.expect("fork-storm", "python3");
+    eprintln!("{:#}", said.all["summary"]);
+    scene.only(&["fork-storm"], &group.path());
+}
+
+#[test]
+fn the_clock_jumps() {
+    let library = faketime();
+    let stage = Stage::new(programs!());
+    let timestamp = stage.path().join("faketime");
+    std::fs::write(&timestamp, "+0\n").expect("a file can be written");
+    let scene = Scene::with("", |post| {
+        post.environment("LD_PRELOAD", &library.display().to_string());
+        post.environment("FAKETIME_TIMESTAMP_FILE", &timestamp.display().to_string());
+        post.environment("FAKETIME_NO_CACHE", "1");
+        post.environment("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        post.launch();
+    });
+    std::fs::write(&timestamp, "+90\n").expect("a file can be written");
+    let said = scene.expect("clock-jump", "node-a");
+    let text = said.all.to_string();
+    assert!(text.contains("90") || text.contains("89.9"), "{text}");
+    scene.only(&["clock-jump"], "node-a");
+}
+
+/// The library that bends the C library's clocks.
+fn faketime() -> PathBuf {
+    let found = [
+        "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
+        "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
+    ];
+    let library = found.into_iter().map(Path::new).find(|p| p.exists());
+    library.expect("libfaketime is needed: apt-get install faketime").to_owned()
+}
+
+/// A loop device, detached when dropped.
+struct LoopDevice(String);
+
+impl LoopDevice {
+    fn attach(image: &Path) -> Self {
+        let out =
+            Command::new("losetup").args(["--find", "--show"]).arg(image).output().expect("losetup runs");
+        assert!(out.status.success(), "{out:?}");
+        Self(String::from_utf8_lossy(&out.stdout).trim().to_owned())
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let out = Command::new("losetup").args(["--detach", &self.0]).output();
+        if !out.as_ref().is_ok_and(|o| o.status.success()) {
+            eprintln!("{} was not detached: {out:?}", self.0);
+        }
+    }
+}
