@@ -75,14 +75,14 @@ impl Watcher {
         Ok(Self { origin, hangup: signal(SignalKind::hangup())?, tick })
     }
 
-    /// Returns when the configuration is to be read again, with the file to read.
+    /// Returns when the configuration is to be read again, with the file to read if there is one.
     pub async fn next(&mut self) -> Option<PathBuf> {
         loop {
             let asked = tokio::select! {
                 _ = self.hangup.recv() => true,
                 _ = self.tick.tick(), if self.origin.path.is_some() => false,
             };
-            let Some(path) = self.origin.path.clone() else { return None };
+            let path = self.origin.path.clone()?;
             // A disk that does not answer must not hold everything else up.
             let seen = tokio::task::spawn_blocking(move || digest(&path)).await.unwrap_or_default();
             if std::mem::replace(&mut self.origin.seen, seen) != seen || asked {

@@ -55,7 +55,7 @@ fn write(path: &Path, create: bool, text: &str) {
         .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
     let Ok(mut file) = options.open(path) else { return };
     // Where it cannot be written there is the log.
-    let _ = file.write_all(text[..text.floor_char_boundary(MAX_BYTES)].as_bytes());
+    let _ = file.write_all(&text.as_bytes()[..text.floor_char_boundary(MAX_BYTES)]);
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test, also in the helpers")]
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use dogwatch_e2e::programs;
 use dogwatch_e2e::stage::{Person, Post, Stage, free_address, http_get};
 use dogwatch_e2e::wait::until;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -66,11 +68,24 @@ fn an_agent_judges_by_new_thresholds_and_keeps_the_old_ones_where_the_new_are_wr
     swap(&file, &base.replace(quiet, eager));
     until("a finding by the new threshold", PATIENCE, || space("medium").filter(|n| *n >= 1.0));
     assert!(figure(health, "dogwatch_agent_config_reload_timestamp_seconds").unwrap() > read_at);
-    let id = |state: &str| {
+    let found = || -> BTreeMap<String, String> {
         let rows = journal.rows(&["get", "findings"]);
-        rows.into_iter().map(|r| r.to_string()).find(|r| r.contains("disk-high-water") && r.contains(state))
+        let text =
+            |r: &Value, key: &str| r[key].as_str().unwrap_or_else(|| unreachable!("{key} in {r}")).to_owned();
+        let space = rows.iter().filter(|r| text(r, "rule") == "disk-high-water");
+        space.map(|r| (text(r, "id"), text(r, "state"))).collect()
     };
-    until("the finding in the journal", PATIENCE, || id("raised").or_else(|| id("updated")));
+    let raised = until("the finding in the journal", PATIENCE, || Some(found()).filter(|f| !f.is_empty()));
+
+    // Other thresholds by which it still holds: it goes on, and is not raised anew.
+    swap(&file, &base.replace(quiet, &eager.replace("serious_used: 99%", "serious_used: 98%")));
+    let applied = "applied: detect.space.serious_used";
+    until("the other thresholds", PATIENCE, || notes(&journal, applied).then_some(()));
+    let samples = figure(health, "dogwatch_agent_samples_total").unwrap();
+    until("samples judged by them", PATIENCE, || {
+        figure(health, "dogwatch_agent_samples_total").filter(|n| *n >= samples + 2.0)
+    });
+    assert!(raised.keys().eq(found().keys()), "{raised:?} became {:?}", found());
 
     // A mistake changes nothing, and every one is told.
     let broken = base.replace(quiet, "detect: { space: { high_used: 140% }, spase: {} }\n");
@@ -93,6 +108,11 @@ fn an_agent_judges_by_new_thresholds_and_keeps_the_old_ones_where_the_new_are_wr
         (figure(health, "dogwatch_agent_config_reload_success") == Some(1.0)).then_some(())
     });
     until("the finding to be over", PATIENCE, || space("medium").is_none().then_some(()));
+    until("the same under its id in the journal", PATIENCE, || {
+        let now = found();
+        let over = raised.keys().all(|id| now.get(id).is_some_and(|state| state == "cleared"));
+        (over && now.len() == raised.len()).then_some(())
+    });
     let restart = "restart to apply: cleanup.budgets.max_objects, cleanup.mode";
     until("what needs a restart", PATIENCE, || post.said().contains(restart).then_some(()));
     until("the same in the journal", PATIENCE, || notes(&journal, restart).then_some(()));
