@@ -6,6 +6,8 @@
 //!
 //! Values have units: sizes take `512MiB` or plain bytes, durations `10s`, `15m`, `24h`, `7d`, fractions `85%` or `0.85`.
 
+mod keys;
+
 use std::cell::RefCell;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,6 +16,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+
+pub use keys::Keys;
 
 /// Largest configuration file that is read, in bytes.
 pub const MAX_CONFIG_BYTES: u64 = 1024 * 1024;
@@ -80,7 +84,7 @@ pub fn read<T>(
             set(&mut map, &path, &name, &text, &noted);
         }
     }
-    let mut root = Section { path: String::new(), map, noted: noted.clone() };
+    let mut root = Section::new(String::new(), map, &noted);
     let value = walk(&mut root);
     root.refuse_the_rest();
     let list = noted.0.take();
@@ -183,10 +187,16 @@ fn show(v: &Value) -> String {
 pub struct Section {
     path: String,
     map: Map<String, Value>,
+    /// What was written, before any of it was taken.
+    given: Map<String, Value>,
     noted: Noted,
 }
 
 impl Section {
+    fn new(path: String, map: Map<String, Value>, noted: &Noted) -> Self {
+        Self { path, given: map.clone(), map, noted: noted.clone() }
+    }
+
     /// The full path of `key` in this section.
     pub fn path(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
@@ -213,7 +223,7 @@ impl Section {
                 Map::new()
             }
         };
-        let mut section = Section { path, map, noted: self.noted.clone() };
+        let mut section = Section::new(path, map, &self.noted);
         let value = walk(&mut section);
         section.refuse_the_rest();
         value
@@ -228,7 +238,7 @@ impl Section {
             let path = format!("{path}[{i}]");
             match item {
                 Value::Object(map) => {
-                    let mut section = Section { path, map, noted: self.noted.clone() };
+                    let mut section = Section::new(path, map, &self.noted);
                     out.push(walk(&mut section));
                     section.refuse_the_rest();
                 }
@@ -486,7 +496,11 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    fn parse(text: &str, env: &[(&str, &str)], walk: impl FnOnce(&mut Section)) -> Result<(), Problems> {
+    pub(super) fn parse(
+        text: &str,
+        env: &[(&str, &str)],
+        walk: impl FnOnce(&mut Section),
+    ) -> Result<(), Problems> {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("c.yaml");
         std::fs::write(&file, text).unwrap();

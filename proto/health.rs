@@ -3,6 +3,8 @@
 //! `/healthz` answers from memory alone: a stalled disk or an absent peer must not get a daemon killed that is doing
 //! its job. `/readyz` says in words what is not ready.
 
+mod page;
+
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
@@ -17,6 +19,8 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 use crate::supervise::Stop;
+
+pub use page::Page;
 
 /// Says whether the daemon is ready, or why not.
 pub type Ready = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;

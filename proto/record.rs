@@ -5,6 +5,7 @@
 
 mod action;
 mod finding;
+mod gap;
 mod sample;
 mod vitals;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use action::{Action, ActionState, CleanupMode, ObjectOutcome, PlannedObject, Refusal, Unexplained};
 pub use finding::{Fact, Finding, FindingState, Severity, Subject};
+pub use gap::GAP_CLASSES;
 pub use sample::{Cpu, Memory, Mount, Pressure, Process, Sample, SelfCost};
 pub use vitals::{
     Cgroup, ClockState, CoreCpu, DescriptorUse, Disk, Interface, Limits, NetStack, Pod, Spawner, StuckTask,

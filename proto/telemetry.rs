@@ -8,12 +8,14 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+
+use crate::config::Section;
 
 /// How lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,25 +38,82 @@ impl std::str::FromStr for Format {
     }
 }
 
+/// What `DOGWATCH_LOG` says, if that is a filter: it overrides the configuration, also a new one.
+fn override_filter() -> Option<EnvFilter> {
+    std::env::var("DOGWATCH_LOG").ok().and_then(|f| EnvFilter::try_new(f).ok())
+}
+
+type SetFilter = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+
+/// Changes the filter of the subscriber that [`init`] started.
+static SET: OnceLock<SetFilter> = OnceLock::new();
+
 /// Starts logging at `level` (`error` to `trace`, or a `tracing` filter; `DOGWATCH_LOG` overrides it). A second call
 /// in one process changes nothing.
 pub fn init(level: &str, format: Format) {
-    let filter = std::env::var("DOGWATCH_LOG")
-        .ok()
-        .and_then(|f| EnvFilter::try_new(f).ok())
+    let filter = override_filter()
         .or_else(|| EnvFilter::try_new(level).ok())
         .unwrap_or_else(|| EnvFilter::new("info"));
     let plain = !io::stderr().is_terminal() || std::env::var_os("NO_COLOR").is_some();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(Lossy)
-        .log_internal_errors(false)
-        .with_ansi(!plain);
+    let builder = tracing_subscriber::fmt().with_writer(Lossy).log_internal_errors(false).with_ansi(!plain);
     // A subscriber that is there already (tests, one process for both daemons) stays.
-    let _ = match format {
-        Format::Text => builder.with_target(false).try_init(),
-        Format::Json => builder.json().try_init(),
+    let set: SetFilter = match format {
+        Format::Text => {
+            let builder = builder.with_target(false).with_env_filter(filter).with_filter_reloading();
+            let handle = builder.reload_handle();
+            if builder.try_init().is_err() {
+                return;
+            }
+            Box::new(move |f| handle.reload(f).map_err(|e| e.to_string()))
+        }
+        Format::Json => {
+            let builder = builder.json().with_env_filter(filter).with_filter_reloading();
+            let handle = builder.reload_handle();
+            if builder.try_init().is_err() {
+                return;
+            }
+            Box::new(move |f| handle.reload(f).map_err(|e| e.to_string()))
+        }
     };
+    let _ = SET.set(set);
+}
+
+/// Logs at `level` from now on, unless `DOGWATCH_LOG` says otherwise.
+///
+/// # Errors
+/// What is wrong with it, or that nothing logs here.
+pub fn set_level(level: &str) -> Result<(), String> {
+    if override_filter().is_some() {
+        return Ok(());
+    }
+    let filter = EnvFilter::try_new(level).map_err(|e| e.to_string())?;
+    SET.get().map_or_else(|| Err("logging was not started here".to_owned()), |set| set(filter))
+}
+
+/// Whether `level` is one: `off`, `error`, `warn`, `info`, `debug`, `trace`, or a `tracing` filter of such levels and
+/// `target=level`, parted by commas. A target alone is refused: it is a level misspelt, and would log everything of
+/// nothing.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_level(level: &str) -> Result<(), String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let is_level = |part: &str| LEVELS.iter().any(|l| part.trim().eq_ignore_ascii_case(l));
+    let filtered = |part: &str| part.contains('=') || part.contains('[');
+    if let Some(part) = level.split(',').find(|part| !is_level(part) && !filtered(part)) {
+        return Err(format!("{:?} is not a level", part.trim()));
+    }
+    EnvFilter::try_new(level).map(drop).map_err(|e| e.to_string())
+}
+
+/// Takes a level's key `level` out of a section.
+pub fn level_of(section: &mut Section) -> String {
+    let level = section.text("level").unwrap_or_else(|| "info".to_owned());
+    if let Err(why) = check_level(&level) {
+        let remedy = "write error, warn, info, debug or trace, or e.g. info,hyper=warn";
+        section.problem("level", &level, format!("cannot be used: {why}"), remedy);
+    }
+    level
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -114,6 +173,18 @@ fn is_ready(out: &impl AsFd) -> bool {
 mod tests {
     use super::*;
     use std::io::Read;
+
+    #[test]
+    fn a_level_is_one_of_few_words_or_a_filter() {
+        for good in
+            ["info", "WARN", "off", "info,hyper=warn", "dogwatch_agent::act=trace", "[span{a=1}]=debug"]
+        {
+            assert_eq!(check_level(good), Ok(()), "{good}");
+        }
+        for bad in ["infoo", "", "info,hyper", "hyper=loud", "info;debug"] {
+            assert!(check_level(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn a_pipe_that_nobody_reads_never_blocks_and_the_loss_is_told() {

@@ -30,7 +30,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustls::crypto::CryptoProvider;
 
 pub use accept::{ANONYMOUS_LIFETIME, EXPIRY_GRACE, Incoming, Peer, TlsIo};
-pub use client::{ClientTls, ClientTlsOptions};
+pub use client::{ClientTls, ClientTlsOptions, check_address};
 pub use material::{ClientMaterial, ServerFiles, ServerMaterial, certificates_from_pem};
 pub use server::{
     Claim, HandshakeRefusal, OnRefusal, RefusedHandshake, ServerTls, ServerTlsFigures, ServerTlsOptions,

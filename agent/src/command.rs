@@ -1,18 +1,20 @@
-//! The command line of `dogwatch-agent`: run it, or be its executor.
+//! The command line of `dogwatch-agent`: run it, be its executor, remove what it left.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use dogwatch::telemetry;
+use dogwatch::reload::Origin;
+use dogwatch::{telemetry, termination};
 
 use crate::act::executor::child_main;
 use crate::act::handle::CHILD_SOCKET;
 use crate::act::hold_line::HoldLine;
 use crate::act::work::Launch;
 use crate::config::Config;
-use crate::run::run;
+use crate::run::{Started, run};
+use crate::uninstall::{self, UninstallArgs};
 
 /// A flight recorder and first responder for this node.
 #[derive(Debug, Parser)]
@@ -33,6 +35,8 @@ enum Verb {
     /// Be the executor of the agent that started this.
     #[command(hide = true)]
     Executor,
+    /// Remove what the agent left on this node: its state, and empty quarantine folders. Exit code 1: some of it stays.
+    Uninstall(UninstallArgs),
 }
 
 /// Parses `args`, runs, and gives the exit code: 0 done, 1 failed, 2 usage or configuration. `prefix` are the arguments
@@ -49,24 +53,34 @@ pub fn main(args: impl IntoIterator<Item = OsString>, prefix: &[&str]) -> ExitCo
     if let Some(Verb::Executor) = cli.command {
         return child_main(CHILD_SOCKET);
     }
-    let config = match Config::load(cli.config.as_deref(), std::env::vars()) {
-        Ok(c) => c,
+    let origin = Origin::of(cli.config.as_deref());
+    let (config, keys) = match Config::load_keys(cli.config.as_deref(), std::env::vars()) {
+        Ok(loaded) => loaded,
         Err(problems) => {
+            if cli.command.is_none() && !cli.check_config {
+                termination::tell(&format!("dogwatch-agent: {problems}"));
+            }
             eprintln!("dogwatch-agent: {problems}");
             return ExitCode::from(2);
         }
     };
+    if let Some(Verb::Uninstall(args)) = cli.command {
+        return uninstall::main(&config, &args);
+    }
     if cli.check_config {
         println!("the configuration is valid");
         return ExitCode::SUCCESS;
     }
     telemetry::init(&config.log_level, config.log_format);
+    termination::watch_panics();
+    let fail = |why: String| {
+        termination::tell(&format!("dogwatch-agent: {why}"));
+        eprintln!("dogwatch-agent: {why}");
+        ExitCode::FAILURE
+    };
     let program = match std::env::current_exe() {
         Ok(p) => p,
-        Err(e) => {
-            eprintln!("dogwatch-agent: finding its own program: {e}");
-            return ExitCode::FAILURE;
-        }
+        Err(e) => return fail(format!("finding its own program: {e}")),
     };
     let launch = Launch {
         program,
@@ -75,11 +89,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>, prefix: &[&str]) -> ExitCo
         state_dir: config.state_dir.clone(),
         holds: HoldLine::open(&config.state_dir, &config.host_root),
     };
-    match run(config, launch) {
+    match run(config, launch, Started { origin, keys }) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("dogwatch-agent: {e}");
-            ExitCode::FAILURE
-        }
+        Err(e) => fail(e.to_string()),
     }
 }

@@ -7,10 +7,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dogwatch::config::{Problems, Section, read};
+use dogwatch::config::{Keys, Problems, Section, read};
 use dogwatch::identity::TrustDomain;
 use dogwatch::record::{CleanupMode, NodeName};
-use dogwatch::telemetry::Format;
+use dogwatch::telemetry::{Format, level_of};
+use dogwatch::tls::{TlsError, check_address};
 
 use crate::act::policy::{Budgets, Policy, RootPolicy};
 use crate::detect::{DetectConfig, LogRule};
@@ -120,6 +121,17 @@ impl Config {
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, Problems> {
+        Self::load_keys(file, environment).map(|(config, _)| config)
+    }
+
+    /// The same, and every key that is given.
+    ///
+    /// # Errors
+    /// Every mistake at once.
+    pub fn load_keys(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(Self, Keys), Problems> {
         let environment: BTreeMap<String, String> = environment.into_iter().collect();
         let around = Around {
             state_dir: environment
@@ -131,7 +143,7 @@ impl Config {
                 .cloned()
                 .or_else(|| rustix::system::uname().nodename().to_str().ok().map(str::to_ascii_lowercase)),
         };
-        read(file, environment, |root| walk(root, around))
+        read(file, environment, |root| (walk(root, around), root.keys()))
     }
 }
 
@@ -184,7 +196,7 @@ fn walk(root: &mut Section, around: Around) -> Config {
         root.section("uplink", |s| {
             let every = Duration::from_secs(10);
             (
-                s.text("collector"),
+                collector(s),
                 s.text("collector_name"),
                 enrol_by(s),
                 s.parse("trust_domain", TrustDomain::default()),
@@ -203,9 +215,7 @@ fn walk(root: &mut Section, around: Around) -> Config {
         },
         None => Some(SocketAddr::from(([127, 0, 0, 1], 7481))),
     });
-    let (log_level, log_format) = root.section("log", |s| {
-        (s.text("level").unwrap_or_else(|| "info".to_owned()), s.parse("format", Format::Text))
-    });
+    let (log_level, log_format) = root.section("log", |s| (level_of(s), s.parse("format", Format::Text)));
     Config {
         node,
         state_dir,
@@ -233,6 +243,23 @@ fn walk(root: &mut Section, around: Around) -> Config {
         health_listen,
         log_level,
         log_format,
+    }
+}
+
+fn collector(s: &mut Section) -> Option<String> {
+    let address = s.text("collector")?;
+    if let Err(e) = check_address(&address) {
+        let remedy = "write host:port, e.g. dogwatch-collector.dogwatch.svc:7443";
+        s.problem("collector", &address, format!("is not an address: {}", reason(&e)), remedy);
+    }
+    Some(address)
+}
+
+/// Why, without the address and the remedy that a configuration's mistake has anyway.
+fn reason(error: &TlsError) -> String {
+    match error {
+        TlsError::Address { reason, .. } => reason.clone(),
+        other => other.to_string(),
     }
 }
 
@@ -443,6 +470,8 @@ mod tests {
             ("DOGWATCH_DETECT__CONNTRACK__HIGH_USED", "99%"),
             ("DOGWATCH_DETECT__TCP_RETRANSMITS__CLEAR_SHARE", "50%"),
             ("DOGWATCH_UPLINK__SERVICE_ACCOUNT_TOKEN_FILE", "/token"),
+            ("DOGWATCH_UPLINK__COLLECTOR", "collector.example"),
+            ("DOGWATCH_LOG__LEVEL", "infoo"),
         ];
         let environment = environment.map(|(k, v)| (k.to_owned(), v.to_owned()));
         let text = Config::load(None, environment).unwrap_err().to_string();
@@ -458,6 +487,8 @@ mod tests {
             "detect.conntrack.high_used",
             "detect.tcp_retransmits.clear_share",
             "uplink.collector_ca_file",
+            "uplink.collector = collector.example: is not an address: it names no port",
+            "log.level = infoo",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }

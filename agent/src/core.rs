@@ -7,10 +7,12 @@
 //! It is the only pusher of the evidence stream, and so knows the seq that its next record will have; that is how a
 //! finding can cite a sample that is recorded only because the finding cites it.
 
+mod figures;
 mod holds;
 mod kernel;
 mod lines;
 mod pace;
+mod reload;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -41,6 +43,8 @@ use crate::uplink::CommandCall;
 pub use holds::Held;
 use holds::HoldState;
 use pace::EvidenceTurns;
+
+pub use reload::{Live, Reload};
 
 /// Messages that wait for the core at most.
 pub const INBOX: usize = 256;
@@ -73,6 +77,8 @@ pub enum Message {
     Unable(Vec<String>),
     /// Samples come at another interval from now on.
     Pace(Pace),
+    /// The configuration changed, or a new one cannot be used.
+    Reload(Box<Reload>),
     /// Time to end.
     Stop,
 }
@@ -218,6 +224,7 @@ impl Core {
                 Message::Held(held) => self.on_held(held),
                 Message::Unable(parts) => self.unable_parts = parts,
                 Message::Pace(pace) => self.on_pace(&pace),
+                Message::Reload(reload) => self.on_reload(*reload),
                 Message::Stop => break,
             }
             self.settle();
@@ -465,20 +472,6 @@ impl Core {
         }
     }
 
-    fn count(&self, action: &Action) {
-        let figures = &self.wires.figures;
-        match action.state {
-            ActionState::Planned => figures.plans.fetch_add(1, Ordering::Relaxed),
-            ActionState::Done => {
-                figures.freed_bytes.fetch_add(action.freed_bytes.unwrap_or(0), Ordering::Relaxed);
-                figures.cleanups.fetch_add(1, Ordering::Relaxed)
-            }
-            ActionState::Failed => figures.failed_cleanups.fetch_add(1, Ordering::Relaxed),
-            ActionState::Refused => figures.refused_cleanups.fetch_add(1, Ordering::Relaxed),
-            ActionState::Started => return,
-        };
-    }
-
     fn answer(&mut self, command: &str, result: Result<Box<Action>, String>) {
         let Some(i) = self.ordering.iter().position(|c| c.command.id == command) else { return };
         let call = self.ordering.swap_remove(i);
@@ -506,13 +499,7 @@ impl Core {
         unable.extend(self.unable_parts.iter().chain(&self.kernel.unable).chain(&self.holds.unable).cloned());
         unable.extend(self.saving.iter().cloned());
         unable.extend(stats.failing.iter().map(|e| format!("write its journal: {e}")));
-        self.wires.figures.active_findings.store(self.detectors.active().len() as u64, Ordering::Relaxed);
-        self.wires.figures.samples.fetch_add(1, Ordering::Relaxed);
-        self.wires.figures.late_ticks.store(sample.late_ticks, Ordering::Relaxed);
-        self.wires.figures.every_ms.store(u64::from(sample.every_ms), Ordering::Relaxed);
-        self.wires.figures.saving.store(sample.self_cost.saving, Ordering::Relaxed);
-        self.wires.figures.cpu_us.store(sample.self_cost.cpu_us, Ordering::Relaxed);
-        self.wires.figures.resident_bytes.store(sample.self_cost.resident_bytes, Ordering::Relaxed);
+        self.count_now(sample);
         let pulse = wire::Pulse {
             wall_ns: at.wall_ns,
             sample: Some(sample.into()),

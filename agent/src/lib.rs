@@ -3,7 +3,8 @@
 //! Modules stand in the order in which data passes them: [`sample`], [`tail`] and [`kmsg`] read the node,
 //! [`detect`] states what is wrong, [`act`] plans and (in a process of its own) cleans, [`record`] keeps everything in journals, [`uplink`]
 //! hands it to the collector after [`enrol`] let it in. [`core`] owns what is known and connects them; [`config`] says
-//! what to do, [`health`] how it goes, [`pod`] whose something is, [`run`] and [`command`] put it together.
+//! what to do, [`health`] how it goes, [`pod`] whose something is, [`run`] and [`command`] put it together,
+//! [`uninstall`] takes it away.
 //!
 //! Deliberately absent: the collector, the cluster's API.
 
@@ -20,4 +21,5 @@ pub mod record;
 pub mod run;
 pub mod sample;
 pub mod tail;
+pub mod uninstall;
 pub mod uplink;

@@ -11,6 +11,7 @@
 //! ```
 
 mod external;
+mod reload;
 
 use std::io;
 use std::path::Path;
@@ -21,6 +22,8 @@ use std::time::Duration;
 use dogwatch::clock;
 use dogwatch::health;
 use dogwatch::identity::load_or_create_signing_key;
+use dogwatch::record::CleanupMode;
+use dogwatch::reload::{Outcome, Watcher};
 use dogwatch::supervise::{Ended, Parts, Stop};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
@@ -34,12 +37,14 @@ use crate::config::{Config, EnrolBy};
 use crate::core::{Core, CoreConfig, Held, INBOX, Message, Wires};
 use crate::detect::Detectors;
 use crate::enrol::{EnrolOptions, NodeIdentity, Renewal, TokenSource, ensure_enrolled};
-use crate::health::Figures;
+use crate::health::{Figures, Sources};
 use crate::kmsg;
 use crate::record::{self, RecordConfig, Recorder};
 use crate::sample::{Roots, SampleOptions, Sampler, Thrift, Ticker, TickerStop};
 use crate::tail::{self, CHECKPOINT_FILE, CheckpointWriter, Journaled, Resume, TailConfig, Tailer};
 use crate::uplink::{Uplink, UplinkConfig, UplinkStatus, jittered};
+
+pub use reload::Started;
 
 /// Commands that wait for the core at most.
 const COMMAND_QUEUE: usize = 16;
@@ -94,7 +99,7 @@ impl Drop for EndRecord {
 ///
 /// # Errors
 /// [`RunError`] says what could not be built or which part ended.
-pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
+pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunError> {
     let executor = launch.start();
     raise_descriptor_limit();
     let state = &config.state_dir;
@@ -129,6 +134,7 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
     let result = runtime.block_on(async move {
         let stop = Stop::default();
         stop.on_signals()?;
+        let watcher = Watcher::new(started.origin.clone())?;
         let health_listener = match config.health_listen {
             Some(address) => Some(health::bind(address).await?),
             None => None,
@@ -193,11 +199,18 @@ pub fn run(config: Config, launch: Launch) -> Result<(), RunError> {
         })?;
         let ticker_stop = start_sampler(&config, roots, executor_pid, &mut parts, inbox_tx.clone())?;
 
-        let uplink_status = config.collector.as_ref().map(|collector| {
-            start_uplink(&config, collector, public_key, &recorder, pulse, &inbox_tx, &mut parts, &stop)
+        let mode_tx = watch::Sender::new(config.policy.mode);
+        let uplink = config.collector.as_ref().map(|collector| {
+            let mode = mode_tx.subscribe();
+            start_uplink(&config, collector, public_key, &recorder, pulse, &inbox_tx, &mut parts, &stop, mode)
         });
+        let outcome = Outcome::default();
+        let told = reload::Told { inbox: inbox_tx.clone(), mode: mode_tx, outcome: outcome.clone() };
+        parts.spawn("configuration", reload::follow(started, config.clone(), told, watcher, stop.clone()));
         if let Some(listener) = health_listener {
-            let health = crate::health::build(figures, recorder.clone(), uplink_status);
+            let tail = tail_handle.as_ref().map(tail::Handle::counts);
+            let sources = Sources { figures, recorder: recorder.clone(), tail, uplink, reload: outcome };
+            let health = crate::health::build(sources);
             parts.spawn("health", health::serve(listener, health, stop.clone()));
         }
         let ending = (stop.clone(), inbox_tx);
@@ -373,6 +386,7 @@ fn start_uplink(
     inbox: &SyncSender<Message>,
     parts: &mut Parts,
     stop: &Stop,
+    mode: watch::Receiver<CleanupMode>,
 ) -> watch::Receiver<UplinkStatus> {
     let (commands_tx, mut commands) = mpsc::channel(COMMAND_QUEUE);
     let inbox = inbox.clone();
@@ -397,12 +411,8 @@ fn start_uplink(
         token: config.enrol_by.clone().map(token_source),
         ..EnrolOptions::new(collector, config.node.clone(), config.state_dir.clone())
     };
-    let uplink_config = UplinkConfig {
-        collector: collector.to_owned(),
-        signing_key,
-        mode: config.policy.mode,
-        pulse_every: config.pulse_every,
-    };
+    let uplink_config =
+        UplinkConfig { collector: collector.to_owned(), signing_key, mode, pulse_every: config.pulse_every };
     let (status_tx, status) = watch::channel(UplinkStatus::default());
     let (recorder, stopping) = (recorder.clone(), stop.clone());
     let files = config.certificate.clone();

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use dogwatch::clock;
 use dogwatch::record::{Body, Fact, Finding, FindingState, NodeName, Record, Severity, Subject};
 use dogwatch::supervise::Stop;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::correlate::{Correlator, Policy};
 use crate::incident::Incident;
@@ -136,10 +136,21 @@ pub struct Casework {
     correlator: Correlator,
     asks: mpsc::Receiver<Ask>,
     silent_after: Duration,
+    /// What the configuration says of both now; looked at each tick.
+    tuning: Option<watch::Receiver<Tuning>>,
     /// Nodes that were found silent, and the finding that says so.
     silent: HashMap<NodeName, Finding>,
     /// The collector's other findings that are active and end by not being said, and when each was said last.
     own: BTreeMap<String, Own>,
+}
+
+/// By what casework goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    /// Which findings belong together.
+    pub policy: Policy,
+    /// How long a node may have no open stream before that is a finding.
+    pub silent_after: Duration,
 }
 
 /// A finding of the collector's that is active.
@@ -180,11 +191,18 @@ impl Casework {
             correlator,
             asks,
             silent_after,
+            tuning: None,
             silent: HashMap::new(),
             own: BTreeMap::new(),
         };
         casework.take_up().await?;
         Ok(casework)
+    }
+
+    /// Follows what `tuning` says, besides what it was opened with.
+    pub fn following(mut self, tuning: watch::Receiver<Tuning>) -> Self {
+        self.tuning = Some(tuning);
+        self
     }
 
     /// Forgets what was decided in memory and takes up what the store holds.
@@ -264,6 +282,11 @@ impl Casework {
     }
 
     async fn tick(&mut self) -> Result<(), CaseworkError> {
+        if let Some(tuning) = &self.tuning {
+            let Tuning { policy, silent_after } = *tuning.borrow();
+            (self.policy, self.silent_after) = (policy, silent_after);
+            self.correlator.set_policy(policy);
+        }
         self.watch_silence().await?;
         self.clear_unsaid().await?;
         let decisions = self.correlator.tick(clock::wall_ns());

@@ -16,7 +16,6 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::incident::IncidentState;
 use crate::store::{FindingKey, IncidentFilter, Notice, QueryError, Store};
-use crate::wording::gap_class;
 
 /// Between two countings: one reads the index rows of all that is active, some 10 µs each.
 const EVERY: Duration = Duration::from_secs(5);
@@ -81,7 +80,7 @@ impl Census {
     fn count_gaps<'r>(&self, bodies: impl Iterator<Item = &'r Body>) {
         for body in bodies {
             let Body::Gap(gap) = body else { continue };
-            let class = gap_class(gap);
+            let class = gap.class();
             self.change(|n| {
                 *n.gaps.entry(class).or_default() += 1;
                 *n.lost_records.entry(class).or_default() += gap.count.unwrap_or(0);

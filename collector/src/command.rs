@@ -10,13 +10,14 @@ use dogwatch::clock;
 use dogwatch::config::parse_duration;
 use dogwatch::identity::{PersonName, Role};
 use dogwatch::record::NodeName;
+use dogwatch::reload::Origin;
 use dogwatch::supervise::Stop;
-use dogwatch::telemetry;
+use dogwatch::{telemetry, termination};
 
 use crate::admit::ca::Ca;
 use crate::admit::tokens::TokenStore;
 use crate::config::Config;
-use crate::run::{ca_options, run, store_config};
+use crate::run::{Started, ca_options, run, store_config};
 use crate::store::audit::{self, Audit, Trust};
 
 /// Takes in what nodes sealed, keeps it, makes incidents of it, and answers.
@@ -101,9 +102,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
         }
     };
-    let config = match Config::load(cli.config.as_deref(), std::env::vars()) {
-        Ok(c) => c,
+    let origin = Origin::of(cli.config.as_deref());
+    let (config, keys) = match Config::load_keys(cli.config.as_deref(), std::env::vars()) {
+        Ok(loaded) => loaded,
         Err(problems) => {
+            if cli.command.is_none() && !cli.check_config {
+                termination::tell(&format!("dogwatch-collector: {problems}"));
+            }
             eprintln!("dogwatch-collector: {problems}");
             return ExitCode::from(2);
         }
@@ -113,7 +118,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let result = match cli.command {
-        None => serve(config),
+        None => serve(config, Started { origin, keys }),
         Some(Verb::Token(a)) => token(&config, a),
         Some(Verb::Person(a)) => person(&config, &a),
         Some(Verb::Ca) => open_ca(&config).map(|ca| print!("{}", ca.root_pem())),
@@ -128,15 +133,20 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn serve(config: Config) -> Result<(), String> {
+fn serve(config: Config, started: Started) -> Result<(), String> {
     telemetry::init(&config.log_level, config.log_format);
+    termination::watch_panics();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| e.to_string())?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let stop = Stop::default();
         stop.on_signals().map_err(|e| format!("signal handlers: {e}"))?;
-        run(config, stop).await.map_err(|e| e.to_string())
-    })
+        run(config, started, stop).await.map_err(|e| e.to_string())
+    });
+    if let Err(why) = &result {
+        termination::tell(&format!("dogwatch-collector: {why}"));
+    }
+    result
 }
 
 fn open_ca(config: &Config) -> Result<Ca, String> {

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dogwatch::config::{Problems, Section, read};
+use dogwatch::config::{Keys, Problems, Section, read};
 use dogwatch::identity::TrustDomain;
-use dogwatch::telemetry::Format;
+use dogwatch::telemetry::{Format, level_of};
 
 use crate::admit::accounts::ServiceAccount;
 use crate::admit::ca::MAX_NODE_LIFETIME;
@@ -100,9 +100,20 @@ impl Config {
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, Problems> {
+        Self::load_keys(file, environment).map(|(config, _)| config)
+    }
+
+    /// The same, and every key that is given.
+    ///
+    /// # Errors
+    /// Every mistake at once.
+    pub fn load_keys(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(Self, Keys), Problems> {
         let environment: BTreeMap<String, String> = environment.into_iter().collect();
         let state = default_state(&environment);
-        read(file, environment, |root| walk(root, state))
+        read(file, environment, |root| (walk(root, state), root.keys()))
     }
 }
 
@@ -147,9 +158,7 @@ fn walk(root: &mut Section, state: PathBuf) -> Config {
             s.duration("silent_after", Duration::from_secs(60), range),
         )
     });
-    let (log_level, log_format) = root.section("log", |s| {
-        (s.text("level").unwrap_or_else(|| "info".to_owned()), s.parse("format", Format::Text))
-    });
+    let (log_level, log_format) = root.section("log", |s| (level_of(s), s.parse("format", Format::Text)));
     Config {
         state_dir,
         listen,

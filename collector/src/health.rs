@@ -7,13 +7,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use dogwatch::clock;
-use dogwatch::health::Health;
+use dogwatch::health::{Health, Page};
+use dogwatch::record::GAP_CLASSES;
 use dogwatch::record::{Severity, Stream};
+use dogwatch::reload::Outcome;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Registry;
 
 use crate::admit::refusals::RefusalSender;
@@ -22,7 +21,6 @@ use crate::incident::IncidentState;
 use crate::nodes::{Live, Nodes};
 use crate::query::{Certificates, Query};
 use crate::store::{Stats, Store};
-use crate::wording::GAP_CLASSES;
 
 /// Where the figures come from.
 #[derive(Debug, Clone)]
@@ -39,6 +37,8 @@ pub struct Sources {
     pub desk: Query,
     /// What is open.
     pub census: Census,
+    /// How the configuration was read last.
+    pub reload: Outcome,
 }
 
 /// What the collector serves.
@@ -67,7 +67,9 @@ pub fn build(sources: Sources) -> Health {
 
 impl Collector for Sources {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let mut page = Page(encoder);
+        let mut page = Page::new(encoder);
+        page.build(env!("CARGO_PKG_VERSION"))?;
+        self.reload.export(&mut page)?;
         self.callers(&mut page)?;
         self.journals(&mut page)?;
         self.index(&mut page)?;
@@ -169,7 +171,7 @@ impl Sources {
         let findings = numbers.findings.iter().map(|((rule, severity), n)| {
             ([("rule", rule.as_str()), ("severity", severity.as_str())], *n as f64)
         });
-        page.gauges("findings_active", "Findings that are active, by rule and severity", findings)?;
+        page.gauges("active_findings", "Findings that are active, by rule and severity", findings)?;
         // Zeros are told too: an alert on an absent series never fires.
         let open = [IncidentState::Open, IncidentState::Acknowledged].into_iter().flat_map(|state| {
             let n = &numbers.incidents;
@@ -203,46 +205,5 @@ fn state_of(live: &Live) -> &'static str {
         l if l.connected => "connected",
         l if l.last_seen_wall_ns > 0 || l.spoke.is_some() => "silent",
         _ => "never-seen",
-    }
-}
-
-/// The page that is written.
-struct Page<'a>(DescriptorEncoder<'a>);
-
-impl Page<'_> {
-    fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
-        let metric = ConstGauge::new(value);
-        metric.encode(self.0.encode_descriptor(name, help, None, metric.metric_type())?)
-    }
-
-    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        let metric = ConstCounter::new(value);
-        metric.encode(self.0.encode_descriptor(name, help, None, metric.metric_type())?)
-    }
-
-    fn gauges<'l, const N: usize>(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = ([(&'l str, &'l str); N], f64)>,
-    ) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (label, value) in values {
-            ConstGauge::new(value).encode(metric.encode_family(&label)?)?;
-        }
-        Ok(())
-    }
-
-    fn counters<'l, const N: usize>(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = ([(&'l str, &'l str); N], u64)>,
-    ) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (label, value) in values {
-            ConstCounter::new(value).encode(metric.encode_family(&label)?)?;
-        }
-        Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! The collector put together: build everything, bind every port, then spawn.
 
+mod reload;
+
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
@@ -8,13 +10,14 @@ use std::time::Duration;
 use dogwatch::clock;
 use dogwatch::health;
 use dogwatch::identity::load_or_create_signing_key;
+use dogwatch::reload::{Outcome, Watcher};
 use dogwatch::supervise::{Ended, Parts, Stop};
 use dogwatch::tls::{FileWatch, Reload, ServerFiles, ServerTls, ServerTlsOptions};
 use dogwatch::wire::desk_server::DeskServer;
 use dogwatch::wire::enrolment_server::EnrolmentServer;
 use dogwatch::wire::intake_server::IntakeServer;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tonic::transport::Server;
 
 use crate::admit::accounts::Accounts;
@@ -23,11 +26,10 @@ use crate::admit::enrol::EnrolmentService;
 use crate::admit::gate::Gate;
 use crate::admit::refusals::{Refusal, RefusalSender, Refusals, refusal_queue};
 use crate::admit::tokens::TokenStore;
-use crate::casework::{ASK_QUEUE, Casework};
+use crate::casework::{ASK_QUEUE, Casework, Tuning};
 use crate::census::Census;
 use crate::cluster::Cluster;
 use crate::config::{Config, Keep};
-use crate::correlate::Policy;
 use crate::holds::Keeper;
 use crate::ingest::Ingest;
 use crate::ledger::JournalLedger;
@@ -35,6 +37,8 @@ use crate::nodes::Nodes;
 use crate::query::{Certificates, Query};
 use crate::say::Say;
 use crate::store::{JournalConfig, Store, StoreConfig};
+
+pub use reload::Started;
 
 /// Largest message either way: a block of 512 KiB with its envelope.
 const MAX_MESSAGE_BYTES: usize = 768 * 1024;
@@ -127,7 +131,8 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 ///
 /// # Errors
 /// [`RunError`] says what could not be built or which part ended.
-pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
+pub async fn run(config: Config, started: Started, stop: Stop) -> Result<(), RunError> {
+    let watcher = Watcher::new(started.origin.clone())?;
     // What nodes logged and the CA's key are nobody else's.
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.state_dir);
     made.map_err(|e| RunError::Start {
@@ -162,11 +167,12 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
     let (asks, asked) = mpsc::channel(ASK_QUEUE);
     let nodes = Nodes::default();
     let say = Say::new(asks.clone());
-    let ns = |d: Duration| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX);
-    let policy = Policy { rejoin_ns: ns(config.rejoin), quiet_ns: ns(config.quiet), ..Policy::default() };
-    let casework = Casework::open(store.clone(), nodes.clone(), policy, config.silent_after, asked)
+    let tuning = watch::Sender::new(reload::tuning(&config));
+    let Tuning { policy, silent_after } = *tuning.borrow();
+    let casework = Casework::open(store.clone(), nodes.clone(), policy, silent_after, asked)
         .await
-        .map_err(failed("taking up incidents"))?;
+        .map_err(failed("taking up incidents"))?
+        .following(tuning.subscribe());
     let tokens = TokenStore::open(&config.state_dir.join("tokens")).map_err(failed("the join tokens"))?;
     let ledger = Arc::new(JournalLedger::new(store.clone(), asks.clone()));
     let changed = say.clone();
@@ -196,6 +202,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
     let desk =
         Query::new(store.clone(), nodes.clone(), gate, asks, holds, certificates.clone(), stop.clone());
     let census = Census::default();
+    let outcome = Outcome::default();
     let health = crate::health::build(crate::health::Sources {
         store: store.clone(),
         nodes: nodes.clone(),
@@ -203,11 +210,16 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), RunError> {
         certificates,
         desk: desk.clone(),
         census: census.clone(),
+        reload: outcome.clone(),
     });
 
     let mut parts = Parts::new(stop.clone());
     parts.spawn("casework", casework.run(stop.clone()));
     parts.spawn("holds", keeper.run(stop.clone()));
+    parts.spawn(
+        "configuration",
+        reload::follow(started, config.clone(), tuning, outcome, watcher, stop.clone()),
+    );
     parts.spawn("census", census.run(store.clone(), stop.clone()));
     parts.spawn("refusals", say_refusals(refused, refusals, say, stop.clone()));
     parts.spawn("health", health::serve(health_listener, health, stop.clone()));

@@ -109,34 +109,6 @@ fn sample(s: &Sample) -> String {
     if parts.is_empty() { "nothing could be read".to_owned() } else { parts.join(", ") }
 }
 
-/// Every class that [`gap_class`] knows.
-pub const GAP_CLASSES: [&str; 8] =
-    ["restart", "journal", "queue", "budget", "refused", "ring", "rotated", "sampler"];
-
-/// The class of a gap's reason, for counting: one of [`GAP_CLASSES`], or `other`. By the agent's words, of which a newer
-/// agent may have others.
-pub fn gap_class(g: &Gap) -> &'static str {
-    const WORDS: [(&str, &str); 13] = [
-        ("agent was not running; it had", "restart"),
-        ("stopped without closing", "restart"),
-        ("while the agent was not running", "rotated"),
-        ("budget", "budget"),
-        ("queue to the journal", "queue"),
-        ("refused", "refused"),
-        ("no longer holds", "ring"),
-        ("gave way", "queue"),
-        ("does not fit", "journal"),
-        ("journal", "journal"),
-        ("truncated", "rotated"),
-        ("deleted", "rotated"),
-        ("rotated", "rotated"),
-    ];
-    if g.source == "sampler" {
-        return "sampler";
-    }
-    WORDS.iter().find(|(word, _)| g.reason.contains(word)).map_or("other", |(_, class)| class)
-}
-
 /// Per cent of the CPUs' time between two samples in which they were busy, waiting for I/O not included; `None` where
 /// the later one is of another boot.
 pub fn busy_percent(earlier: &Cpu, later: &Cpu) -> Option<f64> {
@@ -237,37 +209,6 @@ mod tests {
             "load 1.50 on 2 CPUs, memory 75 % used, 2.0 GiB available, fullest mount /var at 91 %, 9.0 GiB available"
         );
         assert_eq!(sample(&Sample::default()), "nothing could be read");
-    }
-
-    #[test]
-    fn reasons_of_gaps_fall_into_few_classes() {
-        let class = |source: &str, reason: &str| {
-            gap_class(&Gap {
-                stream: dogwatch::record::Stream::Evidence,
-                source: source.into(),
-                after_seq: None,
-                before_seq: None,
-                count: None,
-                from_wall_ns: 0,
-                to_wall_ns: 0,
-                reason: reason.into(),
-                incarnation: None,
-            })
-        };
-        for (source, reason, expected) in [
-            ("journal", "the agent was not running; it had stopped in order", "restart"),
-            ("/a.log", "over the evidence stream's budget of bytes in a second (5 lines)", "budget"),
-            ("/a.log", "the queue to the journal was full and this gave way", "queue"),
-            ("sampler", "no sample for 9.0 s; the node was suspended", "sampler"),
-            ("journal", "the collector refused the block: x", "refused"),
-            ("journal", "the node no longer holds them", "ring"),
-            ("/a.log", "deleted or truncated while the agent was not running", "rotated"),
-            ("/a.log", "a comet", "other"),
-        ] {
-            let found = class(source, reason);
-            assert_eq!(found, expected, "{reason}");
-            assert!(found == "other" || GAP_CLASSES.contains(&found));
-        }
     }
 
     #[test]

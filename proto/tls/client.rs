@@ -103,15 +103,8 @@ impl ClientTls {
     /// An endpoint for `host:port` (or `https://host:port`), to be connected with this connector. Timeouts of calls and
     /// HTTP/2 windows are the caller's to set.
     pub fn endpoint(&self, address: &str) -> Result<Endpoint, TlsError> {
-        let refuse =
-            |reason: String| TlsError::Address { address: address.chars().take(200).collect(), reason };
-        let plain = address.strip_prefix("https://").unwrap_or(address).trim_end_matches('/');
-        let uri: Uri = format!("https://{plain}").parse().map_err(|e| refuse(format!("{e}")))?;
-        dialled(&uri).map_err(&refuse)?;
-        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-            return Err(refuse("it has a path".to_owned()));
-        }
-        let endpoint = Endpoint::from_shared(uri.to_string()).map_err(|e| refuse(e.to_string()))?;
+        let uri = uri_of(address)?;
+        let endpoint = Endpoint::from_shared(uri.to_string()).map_err(|e| refused(address, e.to_string()))?;
         Ok(endpoint.connect_timeout(self.options.connect_timeout))
     }
 }
@@ -138,6 +131,29 @@ impl tower::Service<Uri> for ClientTls {
             }
         })
     }
+}
+
+/// Whether `address` is one that [`ClientTls::endpoint`] takes.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_address(address: &str) -> Result<(), TlsError> {
+    uri_of(address).map(drop)
+}
+
+fn refused(address: &str, reason: String) -> TlsError {
+    TlsError::Address { address: address.chars().take(200).collect(), reason }
+}
+
+fn uri_of(address: &str) -> Result<Uri, TlsError> {
+    let refuse = |reason: String| refused(address, reason);
+    let plain = address.strip_prefix("https://").unwrap_or(address).trim_end_matches('/');
+    let uri: Uri = format!("https://{plain}").parse().map_err(|e| refuse(format!("{e}")))?;
+    dialled(&uri).map_err(&refuse)?;
+    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        return Err(refuse("it has a path".to_owned()));
+    }
+    Ok(uri)
 }
 
 /// Host and port that `uri` is dialled at.

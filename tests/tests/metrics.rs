@@ -3,8 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test, also in the helpers")]
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ use dogwatch_e2e::programs;
 use dogwatch_e2e::stage::{Stage, free_address, http_get};
 use dogwatch_e2e::wait::until;
 
+/// Every mount that is in use is above this.
+const FILLED: &str = "cleanup: { mode: \"off\" }\ndetect: { space: { low_used: 0%, high_used: 0%, serious_used: 99%, critical_used: 100% } }\n";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `promtool check metrics` of `page`: its complaints.
@@ -48,6 +52,59 @@ fn value(page: &str, series: &str) -> f64 {
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
+/// Every series that the shipped rules and dashboards name, with the labels that they select by.
+fn named() -> BTreeSet<(String, Vec<String>)> {
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let mut open = vec![deploy.join("kustomize"), deploy.join("helm")];
+    let mut found = BTreeSet::new();
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap().replace("\\\"", "\"");
+            for prefix in ["dogwatch_agent_", "dogwatch_collector_"] {
+                for (at, _) in text.match_indices(prefix) {
+                    let rest = &text[at..];
+                    let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(rest.len());
+                    let labels = rest[end..].strip_prefix('{').and_then(|l| l.split_once('}'));
+                    let labels =
+                        labels.map_or("", |(l, _)| l).split(',').filter_map(|l| l.split_once(['=', '!']));
+                    let labels = labels.map(|(key, _)| key.trim().to_owned());
+                    // The node is a label that the scrape adds.
+                    found.insert((rest[..end].to_owned(), labels.filter(|l| l != "node").collect()));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The pages serve what the rules and dashboards name.
+fn assert_served(of_agent: &str, of_collector: &str) {
+    let named = named();
+    assert!(named.len() >= 30, "the rules are elsewhere now: {named:?}");
+    let mut lacking = Vec::new();
+    for (name, labels) in &named {
+        let page = if name.starts_with("dogwatch_agent_") { of_agent } else { of_collector };
+        let typed = page
+            .lines()
+            .any(|l| l.strip_prefix("# TYPE ").is_some_and(|l| l.starts_with(&format!("{name} "))));
+        let series: Vec<&str> = page
+            .lines()
+            .filter(|l| l.strip_prefix(name.as_str()).is_some_and(|l| l.starts_with(['{', ' '])))
+            .collect();
+        let labelled = labels.iter().all(|l| series.iter().all(|s| s.contains(&format!("{l}=\""))));
+        // Findings are told only while there are some: the agent of this test is given one.
+        if !typed || !labelled || (series.is_empty() && name != "dogwatch_collector_active_findings") {
+            lacking.push((name, labels));
+        }
+    }
+    assert!(lacking.is_empty(), "named in deploy/ and not served: {lacking:?}");
+}
+
 #[test]
 fn prometheus_finds_no_fault_with_the_metrics_of_either_daemon() {
     let stage = Stage::new(programs!());
@@ -57,7 +114,7 @@ fn prometheus_finds_no_fault_with_the_metrics_of_either_daemon() {
     let health = health.split("health: { listen: \"").nth(1).unwrap().split('"').next().unwrap();
     let (collector, agent): (SocketAddr, SocketAddr) = (health.parse().unwrap(), free_address());
     let state = stage.path().join("agent");
-    let mut post = stage.post("node-a", &state, Some(&house), "cleanup: { mode: \"off\" }\n");
+    let mut post = stage.post("node-a", &state, Some(&house), FILLED);
     let config = std::fs::read_to_string(post.config()).unwrap();
     let config = config.replace("health: { listen: \"off\" }", &format!("health: {{ listen: \"{agent}\" }}"));
     std::fs::write(post.config(), config).unwrap();
@@ -90,6 +147,21 @@ fn prometheus_finds_no_fault_with_the_metrics_of_either_daemon() {
     let of_agent = page(agent);
     assert_eq!(complaints(&of_agent), "", "of the agent:\n{of_agent}");
     assert!(value(&of_agent, "dogwatch_agent_samples_total") >= 1.0);
+    let mounts = "dogwatch_agent_active_findings{rule=\"disk-high-water\",severity=\"medium\"}";
+    assert!(value(&of_agent, mounts) >= 1.0);
+    for stream in ["urgent", "evidence", "recorder"] {
+        let of = |name: &str| value(&of_agent, &format!("dogwatch_agent_{name}{{stream=\"{stream}\"}}"));
+        let limit = if stream == "urgent" { 4.0 } else { 16.0 } * 1_048_576.0;
+        assert_eq!(of("journal_limit_bytes"), limit);
+        assert!(of("journal_used_bytes") > 0.0 && of("journal_used_bytes") < limit);
+        assert!(of("queue_bytes") >= 0.0);
+    }
+    let since = "dogwatch_agent_uplink_since_acknowledgement_seconds{stream=\"evidence\"}";
+    assert!(value(&of_agent, since) < 60.0);
+    let version = format!("dogwatch_agent_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(value(&of_agent, &version), 1.0);
+
+    assert_served(&of_agent, &of_collector);
 
     // Whoever asks for the newer format gets it.
     let mut stream = TcpStream::connect(agent).unwrap();

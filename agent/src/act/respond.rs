@@ -189,6 +189,25 @@ impl Respond {
         self.rules.policy.mode
     }
 
+    /// Goes on in another mode. A cleanup that is under way is finished; the mode of the executor, which it was started
+    /// with, stays a bound: one that was `off` removes nothing.
+    pub fn set_mode(&mut self, mode: CleanupMode) {
+        if self.rules.policy.mode == mode {
+            return;
+        }
+        self.rules.policy.mode = mode;
+        // A plan that was made in another mode is no reason to wait for the need to grow.
+        for site in self.mounts.values_mut() {
+            site.last_plan = None;
+        }
+    }
+
+    /// Aims for this much available space and these free inodes from now on, as fractions of a mount.
+    pub fn set_low_water(&mut self, available: f64, inodes: f64) {
+        self.settings.low_water_available = available;
+        self.settings.low_water_inodes = inodes;
+    }
+
     /// Takes the holds that are in force.
     pub fn set_holds(&mut self, holds: Vec<Hold>) {
         self.holds = holds;

@@ -55,8 +55,12 @@ fn disks(s: &mut Section, c: &mut DetectConfig) {
             marks.low_used = s.fraction("low_used", marks.low_used);
             marks.serious_used = s.fraction("serious_used", marks.serious_used);
             marks.critical_used = s.fraction("critical_used", marks.critical_used);
-            let rising = [marks.low_used, marks.high_used, marks.serious_used, marks.critical_used];
-            rise(s, "high_used", &rising, "low_used, high_used, serious_used and critical_used");
+            s.rising(&[
+                ("low_used", marks.low_used),
+                ("high_used", marks.high_used),
+                ("serious_used", marks.serious_used),
+                ("critical_used", marks.critical_used),
+            ]);
         });
     }
     s.section("disk", |s| {
@@ -88,12 +92,11 @@ fn memory(s: &mut Section, c: &mut DetectConfig) {
         m.high_used = s.fraction("high_used", m.high_used);
         m.serious_used = s.fraction("serious_used", m.serious_used);
         m.clear_used = s.fraction("clear_used", m.clear_used);
-        rise(
-            s,
-            "high_used",
-            &[m.clear_used, m.high_used, m.serious_used],
-            "clear_used, high_used and serious_used",
-        );
+        s.rising(&[
+            ("clear_used", m.clear_used),
+            ("high_used", m.high_used),
+            ("serious_used", m.serious_used),
+        ]);
         m.growth = s.fraction("growth", m.growth);
         window(s, &mut m.window);
         percent(s, "some_avg10", &mut m.some_avg10);
@@ -110,7 +113,7 @@ fn memory(s: &mut Section, c: &mut DetectConfig) {
         window(s, &mut w.window);
         percent(s, "some_avg10", &mut w.some_avg10);
         percent(s, "serious_avg10", &mut w.serious_avg10);
-        rise(s, "serious_avg10", &[w.some_avg10, w.serious_avg10], "some_avg10 and serious_avg10");
+        s.rising(&[("some_avg10", w.some_avg10), ("serious_avg10", w.serious_avg10)]);
         hold(s, &mut w.hold);
     });
 }
@@ -123,8 +126,11 @@ fn compute(s: &mut Section, c: &mut DetectConfig) {
         percent(s, "serious_avg60", &mut p.serious_avg60);
         p.serious_run_queue = s.number("serious_run_queue", p.serious_run_queue, 0.0..=1000.0);
         percent(s, "clear_avg60", &mut p.clear_avg60);
-        let rising = [p.clear_avg60, p.some_avg60, p.serious_avg60];
-        rise(s, "some_avg60", &rising, "clear_avg60, some_avg60 and serious_avg60");
+        s.rising(&[
+            ("clear_avg60", p.clear_avg60),
+            ("some_avg60", p.some_avg60),
+            ("serious_avg60", p.serious_avg60),
+        ]);
         hold(s, &mut p.hold);
     });
     s.section("cpu_steal", |s| {
@@ -155,8 +161,7 @@ fn compute(s: &mut Section, c: &mut DetectConfig) {
         z.growth = s.number("growth", z.growth, 0..=u64::MAX);
         z.serious_count = s.number("serious_count", z.serious_count, 1..=u64::MAX);
         z.clear_count = s.number("clear_count", z.clear_count, 1..=u64::MAX);
-        let rising = [z.clear_count, z.count, z.serious_count];
-        rise(s, "count", &rising, "clear_count, count and serious_count");
+        s.rising(&[("clear_count", z.clear_count), ("count", z.count), ("serious_count", z.serious_count)]);
         window(s, &mut z.window);
         hold(s, &mut z.hold);
     });
@@ -164,7 +169,7 @@ fn compute(s: &mut Section, c: &mut DetectConfig) {
         let h = &mut c.hung;
         h.after = s.duration("after", h.after, SECOND..=DAY);
         h.serious = s.duration("serious", h.serious, SECOND..=DAY);
-        rise(s, "serious", &[h.after, h.serious], "after and serious");
+        s.rising(&[("after", h.after), ("serious", h.serious)]);
         quiet(s, &mut h.quiet);
         hold(s, &mut h.hold);
     });
@@ -177,12 +182,12 @@ fn storage(s: &mut Section, c: &mut DetectConfig) {
         percent(s, "full_avg60", &mut i.full_avg60);
         percent(s, "serious_avg60", &mut i.serious_avg60);
         percent(s, "clear_avg10", &mut i.clear_avg10);
-        rise(s, "full_avg10", &[i.clear_avg10, i.full_avg10], "clear_avg10 and full_avg10");
-        rise(s, "full_avg60", &[i.full_avg60, i.serious_avg60], "full_avg60 and serious_avg60");
+        s.rising(&[("clear_avg10", i.clear_avg10), ("full_avg10", i.full_avg10)]);
+        s.rising(&[("full_avg60", i.full_avg60), ("serious_avg60", i.serious_avg60)]);
         hold(s, &mut i.hold);
         i.dead_after = s.duration("dead_after", i.dead_after, SECOND * 2..=DAY);
         i.dead_critical = s.duration("dead_critical", i.dead_critical, SECOND * 2..=DAY);
-        rise(s, "dead_critical", &[i.dead_after, i.dead_critical], "dead_after and dead_critical");
+        s.rising(&[("dead_after", i.dead_after), ("dead_critical", i.dead_critical)]);
     });
     s.section("disk_errors", |s| {
         let e = &mut c.disk_errors;
@@ -211,7 +216,7 @@ fn network(s: &mut Section, c: &mut DetectConfig) {
         let l = &mut c.listen;
         l.overflows = s.number("overflows", l.overflows, 1..=u64::MAX);
         l.serious_overflows = s.number("serious_overflows", l.serious_overflows, 1..=u64::MAX);
-        rise(s, "overflows", &[l.overflows, l.serious_overflows], "overflows and serious_overflows");
+        s.rising(&[("overflows", l.overflows), ("serious_overflows", l.serious_overflows)]);
         window(s, &mut l.window);
         hold(s, &mut l.hold);
     });
@@ -223,8 +228,12 @@ fn limits(s: &mut Section, c: &mut DetectConfig) {
         l.serious_used = s.fraction("serious_used", l.serious_used);
         l.critical_used = s.fraction("critical_used", l.critical_used);
         l.clear_used = s.fraction("clear_used", l.clear_used);
-        let rising = [l.clear_used, l.high_used, l.serious_used, l.critical_used];
-        rise(s, "high_used", &rising, "clear_used, high_used, serious_used and critical_used");
+        s.rising(&[
+            ("clear_used", l.clear_used),
+            ("high_used", l.high_used),
+            ("serious_used", l.serious_used),
+            ("critical_used", l.critical_used),
+        ]);
         hold(s, &mut l.hold);
     };
     s.section("conntrack", |s| {
@@ -243,28 +252,21 @@ fn clock(s: &mut Section, c: &mut DetectConfig) {
         let k = &mut c.clock;
         k.jump = s.duration("jump", k.jump, Duration::from_millis(100)..=DAY);
         k.serious_jump = s.duration("serious_jump", k.serious_jump, Duration::from_millis(100)..=DAY * 365);
-        rise(s, "serious_jump", &[k.jump, k.serious_jump], "jump and serious_jump");
+        s.rising(&[("jump", k.jump), ("serious_jump", k.serious_jump)]);
         quiet(s, &mut k.quiet);
         k.offset = s.duration("offset", k.offset, Duration::from_millis(1)..=DAY);
         k.clear_offset = s.duration("clear_offset", k.clear_offset, Duration::from_millis(1)..=DAY);
-        rise(s, "offset", &[k.clear_offset, k.offset], "clear_offset and offset");
+        s.rising(&[("clear_offset", k.clear_offset), ("offset", k.offset)]);
         k.lasting = s.duration("lasting", k.lasting, Duration::ZERO..=DAY);
         hold(s, &mut k.hold);
     });
-}
-
-/// Says it where values that are to rise do not.
-fn rise<T: PartialOrd + std::fmt::Debug>(s: &Section, key: &str, values: &[T], names: &str) {
-    if values.windows(2).any(|w| w[0] > w[1]) {
-        s.problem(key, &format!("{values:?}"), "is out of order", format!("let {names} rise in this order"));
-    }
 }
 
 fn shares(s: &mut Section, share: &mut f64, serious: &mut f64, clear: &mut f64) {
     *share = s.fraction("share", *share);
     *serious = s.fraction("serious_share", *serious);
     *clear = s.fraction("clear_share", *clear);
-    rise(s, "clear_share", &[*clear, *share, *serious], "clear_share, share and serious_share");
+    s.rising(&[("clear_share", *clear), ("share", *share), ("serious_share", *serious)]);
 }
 
 fn hold(s: &mut Section, hold: &mut Hold) {

@@ -48,6 +48,8 @@ impl Core {
             match event {
                 Event::Line { line, keep } => self.on_kernel_line(at, *line, keep, &mut push),
                 Event::Gap(gap) => {
+                    let lost = gap.count.unwrap_or(0);
+                    self.wires.figures.kernel_lost_lines.fetch_add(lost, Ordering::Relaxed);
                     push(self, Stream::Urgent, Body::Gap(gap));
                 }
                 Event::Note(text) => {
@@ -78,6 +80,11 @@ impl Core {
         keep: Keep,
         push: &mut dyn FnMut(&Self, Stream, Body) -> Seq,
     ) {
+        if keep.recorder {
+            let figures = &self.wires.figures;
+            figures.kernel_lines.fetch_add(1, Ordering::Relaxed);
+            figures.kernel_bytes.fetch_add(line.line.len() as u64, Ordering::Relaxed);
+        }
         let recorded = keep.recorder.then(|| push(self, Stream::Recorder, Body::Log(line.clone())));
         let mut shipped = None;
         if keep.evidence && !self.kernel.moved.contains(&line.offset) {

@@ -39,6 +39,9 @@ impl Core {
             }
             TailEvent::Progress(mark) => self.pending.push_back(Pending { needs: [0; 3], mark }),
             TailEvent::Gap(gap) => {
+                let figures = &self.wires.figures;
+                figures.tail_lost_lines.fetch_add(gap.lines.unwrap_or(0), Ordering::Relaxed);
+                figures.tail_lost_bytes.fetch_add(gap.bytes.unwrap_or(0), Ordering::Relaxed);
                 let mark = gap.mark.clone();
                 let seq = self.wires.recorder.push(Stream::Urgent, at, Body::Gap(tail_gap(gap, at)));
                 if let Some(mark) = mark {

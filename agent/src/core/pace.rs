@@ -37,6 +37,7 @@ impl Core {
 
     /// Says that the agent takes samples less often, or again more often, and why.
     pub(super) fn on_pace(&mut self, pace: &Pace) {
+        self.count_pace(pace);
         tracing::warn!(every = ?pace.every, saving = pace.saving, why = pace.why, "the pace of samples changed");
         let now = clock::now();
         self.wires.recorder.push(Stream::Urgent, now, Body::Note(pace.why.clone()));
@@ -68,6 +69,12 @@ impl EvidenceTurns {
     /// The first sample is due.
     pub(super) fn new(every: Duration) -> Self {
         Self { every_ns: every.as_nanos() as u64, next_ns: 0, last_groups_ns: None }
+    }
+
+    /// Goes on at another interval; what is due later than one of them from now is due then.
+    pub(super) fn set_every(&mut self, every: Duration, now_ns: u64) {
+        self.every_ns = every.as_nanos() as u64;
+        self.next_ns = self.next_ns.min(now_ns.saturating_add(self.every_ns));
     }
 
     /// Whether the sample of `boot_ns` is due, with control groups in it or not.
@@ -129,6 +136,14 @@ mod tests {
         // A finding took one in between.
         turns.took(133 * SECOND, false);
         assert_eq!(taken(&mut turns, 134..170, |s| s % 5 == 0), [145, 155, 165]);
+    }
+
+    #[test]
+    fn another_interval_holds_at_once() {
+        let mut turns = EvidenceTurns::new(Duration::from_secs(600));
+        assert_eq!(taken(&mut turns, 100..200, |_| false), [100]);
+        turns.set_every(Duration::from_secs(10), 200 * SECOND);
+        assert_eq!(taken(&mut turns, 200..225, |_| false), [210, 220]);
     }
 
     #[test]

@@ -343,6 +343,13 @@ impl Lane {
         Some(kept)
     }
 
+    /// Bytes in the ring, and its size.
+    pub(crate) fn ring_bytes(&self) -> (u64, u64) {
+        let segments = self.journal.as_ref().map(Journal::segments).unwrap_or_default();
+        let limit = self.options.segment_bytes * u64::from(self.options.max_segments);
+        (segments.iter().map(|s| s.used_bytes).sum(), limit)
+    }
+
     /// Where the chain stands, durable or not.
     pub(crate) fn head(&self) -> Head {
         self.head

@@ -160,6 +160,14 @@ pub struct RecordStats {
     pub dropped: u64,
     /// Bytes that wait in memory.
     pub queue_bytes: u64,
+    /// The same, by stream.
+    pub queued_bytes: [u64; 3],
+    /// Bytes in the rings, by stream; as of the last second.
+    pub journal_used_bytes: [u64; 3],
+    /// Sizes of the rings, by stream.
+    pub journal_limit_bytes: [u64; 3],
+    /// Gaps sealed, by class of reason.
+    pub gaps: BTreeMap<&'static str, u64>,
     /// Blocks that wait for an acknowledgement, by stream.
     pub unacked_blocks: [u64; 3],
     /// Newest durable seq, by stream.
@@ -305,7 +313,8 @@ impl Recorder {
         let state = self.shared.lock();
         let mut stats = state.stats.clone();
         stats.dropped = state.queue.dropped();
-        stats.queue_bytes = Stream::ALL.iter().map(|s| state.queue.bytes(*s) as u64).sum();
+        stats.queued_bytes = Stream::ALL.map(|s| state.queue.bytes(s) as u64);
+        stats.queue_bytes = stats.queued_bytes.iter().sum();
         stats.failing = state.failing.clone();
         stats
     }
@@ -417,6 +426,7 @@ pub fn open(
         key,
         entropy,
         aside_dir: config.state_dir.join("aside"),
+        measured: None,
     };
     writer.publish();
     Ok((

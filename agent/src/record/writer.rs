@@ -16,6 +16,8 @@ use ed25519_dalek::SigningKey;
 use super::lane::{Evicted, Lane};
 use super::{SEAL_AFTER, Shared};
 
+/// How often the rings are measured, for metrics: one of a TiB has a million segments.
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
 /// Chain heads are signed at least this often while the chain moves.
 const SIGN_EVERY: Duration = Duration::from_secs(10);
 /// After a failed write, the disk is tried again this much later.
@@ -43,6 +45,8 @@ pub struct Writer {
     pub(super) key: SigningKey,
     pub(super) entropy: fn() -> [u8; 16],
     pub(super) aside_dir: PathBuf,
+    /// When the rings were measured last.
+    pub(super) measured: Option<Instant>,
 }
 
 impl Writer {
@@ -207,7 +211,17 @@ impl Writer {
             {
                 return (important, Some(e.to_string()));
             }
-            let run = self.shared.lock().queue.take_run(Stream::Urgent, SEAL_BYTES, MAX_RECORDS_PER_BLOCK);
+            let run = {
+                let mut state = self.shared.lock();
+                let run = state.queue.take_run(Stream::Urgent, SEAL_BYTES, MAX_RECORDS_PER_BLOCK);
+                // Here every gap comes by, whoever found it.
+                for record in &run {
+                    if let Body::Gap(gap) = &record.body {
+                        *state.stats.gaps.entry(gap.class()).or_default() += 1;
+                    }
+                }
+                run
+            };
             if run.is_empty() {
                 break;
             }
@@ -358,6 +372,11 @@ impl Writer {
         // Reckoned before the lock is taken: whoever records must not wait for it.
         let kept = self.lanes.each_mut().map(Lane::take_kept);
         let pressure = self.lanes[Stream::Evidence.index()].pressure();
+        let measure = self.measured.is_none_or(|at| at.elapsed() >= MEASURE_EVERY);
+        let rings = measure.then(|| self.lanes.each_ref().map(Lane::ring_bytes));
+        if measure {
+            self.measured = Some(Instant::now());
+        }
         let mut durable = [0; 3];
         let mut state = self.shared.lock();
         for (i, (lane, kept)) in self.lanes.iter().zip(kept).enumerate() {
@@ -368,6 +387,10 @@ impl Writer {
             if let Some(kept) = kept {
                 state.kept[i] = kept;
             }
+        }
+        if let Some(rings) = rings {
+            state.stats.journal_used_bytes = rings.map(|(used, _)| used);
+            state.stats.journal_limit_bytes = rings.map(|(_, limit)| limit);
         }
         state.pressure = pressure;
         drop(state);

@@ -49,7 +49,7 @@ pub(crate) use judge::Judge;
 pub use mask::{MaskError, Masker};
 pub use rules::{Mistake, Rule, RuleSet, RulesError};
 pub use tailer::{TailError, Tailer};
-pub use watch::{Batch, Handle, run};
+pub use watch::{Batch, Counts, Handle, run};
 
 /// Where to begin with files that are there at the very first start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]

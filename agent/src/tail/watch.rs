@@ -73,10 +73,26 @@ impl Shared {
     }
 }
 
+/// Tells how tailing goes; outlives the handle.
+#[derive(Debug, Clone)]
+pub struct Counts(Arc<Shared>);
+
+impl Counts {
+    /// Counts, as of the last turn.
+    pub fn get(&self) -> Stats {
+        self.0.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 impl Handle {
     /// Counts, as of the last turn.
     pub fn stats(&self) -> Stats {
-        self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.counts().get()
+    }
+
+    /// Where the counts are.
+    pub fn counts(&self) -> Counts {
+        Counts(Arc::clone(&self.shared))
     }
 
     /// Asks the thread to end, without waiting.

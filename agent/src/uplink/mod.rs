@@ -54,8 +54,8 @@ pub struct UplinkConfig {
     pub collector: String,
     /// The node's public signing key.
     pub signing_key: [u8; 32],
-    /// For Hello: the node's cleanup mode.
-    pub mode: CleanupMode,
+    /// For Hello: the node's cleanup mode; a change is told by a new connection.
+    pub mode: watch::Receiver<CleanupMode>,
     /// How often figures of now are sent.
     pub pulse_every: Duration,
 }
@@ -71,6 +71,8 @@ pub struct UplinkStatus {
     pub connections: u64,
     /// Blocks acknowledged so far.
     pub acknowledged_blocks: u64,
+    /// When the last of them was, by stream.
+    pub acknowledged_at: [Option<Instant>; 3],
     /// Blocks refused for good so far.
     pub refused_blocks: u64,
 }
@@ -186,6 +188,8 @@ impl Uplink {
         let mut calls = tokio::task::JoinSet::new();
         let mut renewed = self.tls.swaps();
         renewed.mark_unchanged();
+        let mut mode = self.shared.config.mode.clone();
+        mode.mark_unchanged();
         for stream in Stream::ALL {
             let client = IntakeClient::new(channel.clone())
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -196,6 +200,7 @@ impl Uplink {
             () = self.shared.stop.wait() => "the agent is stopping".to_owned(),
             // The journal holds whatever is on its way, so a new connection costs a repetition at most.
             Ok(()) = renewed.changed() => "the node's certificate was renewed; connecting with the new one".to_owned(),
+            Ok(()) = mode.changed() => "the cleanup mode changed; connecting again to say so".to_owned(),
             done = calls.join_next() => match done {
                 Some(Ok((stream, Err(e)))) => format!("{stream} stream: {e}"),
                 Some(Ok((stream, Ok(())))) => format!("{stream} stream: the collector ended it"),

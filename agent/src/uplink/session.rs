@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dogwatch::block::{Block, Header, MAX_BLOCK_BYTES};
 use dogwatch::chain::{Head, SignedHead, SignedReceipt};
@@ -198,7 +198,10 @@ async fn call(
                         in_flight_bytes = in_flight.iter().map(|f| f.bytes).sum();
                         let done = (before - in_flight.len()) as u64;
                         shared.memory(stream).acknowledged += done;
-                        shared.status.send_modify(|s| s.acknowledged_blocks += done);
+                        shared.status.send_modify(|s| {
+                            s.acknowledged_blocks += done;
+                            s.acknowledged_at[stream.index()] = Some(Instant::now());
+                        });
                         shared.recorder.acknowledge(stream, incarnation, ack.last_seq, receipt);
                         ack_deadline = tokio::time::Instant::now() + ACK_TIMEOUT;
                     }
@@ -396,7 +399,7 @@ fn hello(shared: &Shared, stream: Stream, kept: &[wire::Kept]) -> wire::Hello {
         incarnation: shared.recorder.incarnation().0.to_vec().into(),
         start_counter: shared.recorder.start_counter(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        mode: wire::CleanupMode::from(shared.config.mode).into(),
+        mode: wire::CleanupMode::from(*shared.config.mode.borrow()).into(),
         signing_key: shared.config.signing_key.to_vec().into(),
         kept: kept.to_vec(),
     }

@@ -99,6 +99,11 @@ pub struct Correlator {
 }
 
 impl Correlator {
+    /// Goes by another policy from now on; what was decided stays.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
     /// Continues from what the store holds: every incident (their numbers are not given out again), and the newest
     /// state of the findings that are active or belong to an incident that is not resolved.
     pub fn new<'f>(

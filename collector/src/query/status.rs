@@ -14,7 +14,6 @@ use crate::condition::{Facts, Index, Journal, Loss, Node, judge};
 use crate::nodes::Live;
 use crate::store::events::EventQuery;
 use crate::store::{FindingFilter, QueryError};
-use crate::wording;
 
 /// Gaps are counted as far back as this.
 const GAPS_BACK_NS: i64 = 3_600 * 1_000_000_000;
@@ -132,7 +131,7 @@ impl Query {
                 Ok(event) => {
                     let Body::Gap(gap) = event.record.body else { continue };
                     seen += 1;
-                    let class = wording::gap_class(&gap);
+                    let class = gap.class();
                     let node = event.chain.node.to_string();
                     let loss = losses.entry((node.clone(), class)).or_insert_with(|| Loss {
                         node,

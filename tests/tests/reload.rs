@@ -1,0 +1,154 @@
+//! A configuration that changes under a running daemon: what applies at once, what is refused, and what is told of it.
+
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test, also in the helpers")]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use dogwatch_e2e::programs;
+use dogwatch_e2e::stage::{Person, Post, Stage, free_address, http_get};
+use dogwatch_e2e::wait::until;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn figure(address: SocketAddr, series: &str) -> Option<f64> {
+    let page = http_get(address, "/metrics")?;
+    let line = page.lines().find(|l| l.strip_prefix(series).is_some_and(|r| r.starts_with(' ')))?;
+    line.trim_end().rsplit(' ').next()?.parse().ok()
+}
+
+fn notes(journal: &Person, wanted: &str) -> bool {
+    journal.rows(&["get", "events"]).iter().any(|row| row.to_string().contains(wanted))
+}
+
+/// Replaces a file as an editor or the kubelet does: by another under its name.
+fn swap(file: &Path, text: &str) {
+    let beside = file.with_extension("new");
+    std::fs::write(&beside, text).unwrap();
+    std::fs::rename(&beside, file).unwrap();
+}
+
+fn hang_up(post: &mut Post) {
+    let pid = Pid::from_raw(i32::try_from(post.process().id()).unwrap()).unwrap();
+    kill_process(pid, Signal::HUP).unwrap();
+}
+
+#[test]
+fn an_agent_judges_by_new_thresholds_and_keeps_the_old_ones_where_the_new_are_wrong() {
+    let stage = Stage::new(programs!());
+    let (state, health) = (stage.path().join("agent"), free_address());
+    // Every mount that is in use is above this; none is above the other.
+    let quiet = "detect: { space: { low_used: 99%, high_used: 100%, serious_used: 100%, critical_used: 100% }, time_to_full: { bound: 1s, critical: 0s } }\n";
+    let eager = "detect: { space: { low_used: 0%, high_used: 0%, serious_used: 99%, critical_used: 100% }, time_to_full: { bound: 1s, critical: 0s } }\n";
+    let more = format!(
+        "health: {{ listen: \"{health}\" }}\ncleanup: {{ mode: \"off\" }}\ntail: {{ enabled: false }}\n"
+    );
+    let mut post = stage.post("node-a", &state, None, &format!("{more}{quiet}"));
+    let base = std::fs::read_to_string(post.config()).unwrap();
+    let file = post.config().to_owned();
+    post.start();
+    let journal = stage.on_journal(&state);
+    until("the first samples", PATIENCE, || {
+        figure(health, "dogwatch_agent_samples_total").filter(|n| *n >= 2.0)
+    });
+    let space = |severity: &str| {
+        let series =
+            format!("dogwatch_agent_active_findings{{rule=\"disk-high-water\",severity=\"{severity}\"}}");
+        figure(health, &series)
+    };
+    assert_eq!(space("medium"), None, "nothing is 100 % full");
+    assert_eq!(figure(health, "dogwatch_agent_config_reload_success"), Some(1.0));
+    let read_at = figure(health, "dogwatch_agent_config_reload_timestamp_seconds").unwrap();
+
+    // The file alone tells.
+    swap(&file, &base.replace(quiet, eager));
+    until("a finding by the new threshold", PATIENCE, || space("medium").filter(|n| *n >= 1.0));
+    assert!(figure(health, "dogwatch_agent_config_reload_timestamp_seconds").unwrap() > read_at);
+    let found = || -> BTreeMap<String, String> {
+        let rows = journal.rows(&["get", "findings"]);
+        let text =
+            |r: &Value, key: &str| r[key].as_str().unwrap_or_else(|| unreachable!("{key} in {r}")).to_owned();
+        let space = rows.iter().filter(|r| text(r, "rule") == "disk-high-water");
+        space.map(|r| (text(r, "id"), text(r, "state"))).collect()
+    };
+    let raised = until("the finding in the journal", PATIENCE, || Some(found()).filter(|f| !f.is_empty()));
+
+    // Other thresholds by which it still holds: it goes on, and is not raised anew.
+    swap(&file, &base.replace(quiet, &eager.replace("serious_used: 99%", "serious_used: 98%")));
+    let applied = "applied: detect.space.serious_used";
+    until("the other thresholds", PATIENCE, || notes(&journal, applied).then_some(()));
+    let samples = figure(health, "dogwatch_agent_samples_total").unwrap();
+    until("samples judged by them", PATIENCE, || {
+        figure(health, "dogwatch_agent_samples_total").filter(|n| *n >= samples + 2.0)
+    });
+    assert!(raised.keys().eq(found().keys()), "{raised:?} became {:?}", found());
+
+    // A mistake changes nothing, and every one is told.
+    let broken = base.replace(quiet, "detect: { space: { high_used: 140% }, spase: {} }\n");
+    swap(&file, &broken);
+    until("the refusal", PATIENCE, || {
+        (figure(health, "dogwatch_agent_config_reload_success") == Some(0.0)).then_some(())
+    });
+    for mistake in ["detect.space.high_used = 140%", "detect.spase"] {
+        assert!(post.said().contains(mistake), "{mistake} is not in:\n{}", post.said());
+    }
+    until("the refusal in the journal", PATIENCE, || notes(&journal, "detect.spase").then_some(()));
+    assert!(space("medium").is_some_and(|n| n >= 1.0), "the thresholds before it are in force");
+
+    // Mended, by signal; what needs a restart is named, and the finding is over under its own id.
+    let mended =
+        base.replace("cleanup: { mode: \"off\" }", "cleanup: { mode: plan, budgets: { max_objects: 7 } }");
+    swap(&file, &mended);
+    hang_up(&mut post);
+    until("the mended configuration", PATIENCE, || {
+        (figure(health, "dogwatch_agent_config_reload_success") == Some(1.0)).then_some(())
+    });
+    until("the finding to be over", PATIENCE, || space("medium").is_none().then_some(()));
+    until("the same under its id in the journal", PATIENCE, || {
+        let now = found();
+        let over = raised.keys().all(|id| now.get(id).is_some_and(|state| state == "cleared"));
+        (over && now.len() == raised.len()).then_some(())
+    });
+    let restart = "restart to apply: cleanup.budgets.max_objects, cleanup.mode";
+    until("what needs a restart", PATIENCE, || post.said().contains(restart).then_some(()));
+    until("the same in the journal", PATIENCE, || notes(&journal, restart).then_some(()));
+    post.stop();
+}
+
+#[test]
+fn a_collector_takes_another_silence_and_refuses_a_mistake() {
+    let stage = Stage::new(programs!());
+    let mut house = stage.house(&stage.path().join("collector"), "incidents: { silent_after: 1h }\n");
+    house.start();
+    let base = std::fs::read_to_string(house.config()).unwrap();
+    let health = base.split("health: { listen: \"").nth(1).unwrap().split('"').next().unwrap();
+    let health: SocketAddr = health.parse().unwrap();
+    let mut post =
+        stage.post("node-a", &stage.path().join("agent"), Some(&house), "cleanup: { mode: \"off\" }\n");
+    post.start();
+    until("the node to be connected", PATIENCE, || {
+        figure(health, "dogwatch_collector_nodes{state=\"connected\"}").filter(|n| *n == 1.0)
+    });
+    post.stop();
+    let silent = "dogwatch_collector_active_findings{rule=\"node-silent\",severity=\"high\"}";
+    assert_eq!(figure(health, silent), None);
+
+    swap(house.config(), &base.replace("silent_after: 1h", "silent_after: soon"));
+    until("the refusal", PATIENCE, || {
+        (figure(health, "dogwatch_collector_config_reload_success") == Some(0.0)).then_some(())
+    });
+    assert!(house.said().contains("incidents.silent_after = soon"), "{}", house.said());
+
+    let quick = base
+        .replace("silent_after: 1h", "silent_after: 1s")
+        .replace("reserve_bytes: 1MiB", "reserve_bytes: 2MiB");
+    swap(house.config(), &quick);
+    until("the node's silence", PATIENCE, || figure(health, silent).filter(|n| *n == 1.0));
+    assert_eq!(figure(health, "dogwatch_collector_config_reload_success"), Some(1.0));
+    assert!(house.said().contains("restart to apply: store.reserve_bytes"), "{}", house.said());
+    house.stop();
+}
