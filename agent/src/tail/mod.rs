@@ -125,7 +125,7 @@ impl Default for TailConfig {
             evidence_bytes_per_second: 1024 * 1024,
             recorder_bytes_per_second: 4 * 1024 * 1024,
             max_backlog_bytes: 1024 * 1024 * 1024,
-            poll: Duration::from_millis(200),
+            poll: Duration::from_secs(1),
             sweep: Duration::from_secs(5),
             pod_logs: crate::pod::LOG_FOLDER.into(),
             rotated_quiet: Duration::from_secs(5),
