@@ -30,6 +30,9 @@ use super::plan::{Allowance, PLAN_LIFETIME_NS, Survey, Trigger, plan};
 use super::policy::Rules;
 use super::words;
 
+/// What an action or an order is told that waited while the mode changed.
+const SWITCHED_OFF: &str = "nothing was touched: cleanup.mode was set to off before this began";
+
 /// The rules whose findings on a mount ask for a cleanup.
 pub const TRIGGERS: &[&str] = &[DISK_HIGH_WATER, INODE_HIGH_WATER, DISK_TIME_TO_FULL];
 /// Too few bytes are available.
@@ -339,6 +342,7 @@ impl Respond {
 
     /// Whether the record of `action` is durable; if not, why.
     pub fn on_recorded(&mut self, action: &Action, kept: Result<(), String>, now: Moment) -> Vec<Step> {
+        let mode = self.mode();
         let Some(site) = self.mounts.get_mut(&action.mount) else { return Vec::new() };
         let Some(busy) = site.busy.as_mut() else { return Vec::new() };
         let Some(ours) = busy.action.as_mut().filter(|a| a.id == action.id && a.state == action.state) else {
@@ -354,10 +358,17 @@ impl Respond {
             return steps;
         }
         match ours.state {
-            ActionState::Planned if busy.applies => {
+            // The mode may have changed since the survey began.
+            ActionState::Planned if busy.applies && mode == CleanupMode::Auto => {
                 ours.state = ActionState::Started;
                 // Applied once, whatever becomes of it.
                 self.plans.retain(|k| k.action.id != action.id);
+                vec![Step::Record(Box::new(ours.clone()))]
+            }
+            ActionState::Started if mode == CleanupMode::Off => {
+                ours.state = ActionState::Refused;
+                ours.objects.clear();
+                ours.detail = SWITCHED_OFF.to_owned();
                 vec![Step::Record(Box::new(ours.clone()))]
             }
             ActionState::Started => vec![Step::Apply(Box::new(ours.clone()))],
@@ -426,6 +437,9 @@ impl Respond {
     /// Starts what a person ordered; the mount is free and known.
     fn obey(&mut self, command: Command, now: Moment) -> Vec<Step> {
         let answer = |result| vec![Step::Answer { command: command.id.clone(), result }];
+        if self.mode() == CleanupMode::Off {
+            return answer(Err(SWITCHED_OFF.to_owned()));
+        }
         match command.order {
             Order::PlanMount(mount) => {
                 let settings = self.settings;

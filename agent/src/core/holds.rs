@@ -35,6 +35,8 @@ pub struct Held {
 #[derive(Debug, Default)]
 pub(super) struct HoldState {
     waiting: VecDeque<CommandCall>,
+    /// What the collector said last.
+    last: Option<Vec<NodeHold>>,
     /// What the node cannot do because of them, in words.
     pub(super) unable: Option<String>,
 }
@@ -58,11 +60,16 @@ impl Core {
             }
         };
         let words = said(&holds);
-        if self.wires.holds.send(holds).is_err() {
+        if self.wires.holds.send(holds.clone()).is_err() {
             return answer_error(call, "the agent is stopping");
         }
-        tracing::info!(holds = words, "the collector says what is held here");
-        self.wires.recorder.push(Stream::Urgent, clock::now(), Body::Note(words));
+        // The collector sends the whole set at each connection and while it is not kept: only a change is news.
+        let before = self.holds.last.as_ref();
+        if before != Some(&holds) && !(before.is_none() && holds.is_empty()) {
+            tracing::info!(holds = words, "the collector says what is held here");
+            self.wires.recorder.push(Stream::Urgent, clock::now(), Body::Note(words));
+        }
+        self.holds.last = Some(holds);
         self.holds.waiting.push_back(call);
     }
 

@@ -286,6 +286,8 @@ impl Watch {
             }
             match state.until_ns {
                 Some(until) if tick.at.boot_ns < until => continue,
+                // Samples go on to show it: from now on they alone decide.
+                Some(_) if state.over > 0 => state.until_ns = None,
                 Some(_) => {
                     let quiet = words::duration(quiet.unwrap_or_default().as_secs_f64());
                     ended.push((subject.clone(), format!("nothing more for {quiet}")));

@@ -100,17 +100,21 @@ fn writer<'w>(to: impl Write + 'w, ascii: bool) -> Box<dyn Write + 'w> {
     if ascii { Box::new(Ascii::new(to)) } else { Box::new(to) }
 }
 
+/// Columns of a terminal that does not tell.
+const UNTOLD_COLUMNS: usize = 80;
+
 fn terminal() -> Terminal {
     let shown = io::stdout().is_terminal();
-    let columns =
+    let told =
         terminal_size::terminal_size_of(io::stdout()).map(|(w, _)| usize::from(w.0)).filter(|w| *w > 0);
     let dumb = env::var_os("TERM").is_some_and(|t| t == "dumb");
     let plain = env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty()) || dumb;
     Terminal {
-        columns: columns.filter(|_| shown),
+        // One that tells no size is a terminal all the same: what it is shown must be harmless.
+        columns: shown.then(|| told.unwrap_or(UNTOLD_COLUMNS)),
         color: shown && !plain,
         can_ask: io::stdin().is_terminal() && io::stderr().is_terminal(),
-        live: shown && columns.is_some() && io::stdin().is_terminal() && !dumb,
+        live: shown && told.is_some() && io::stdin().is_terminal() && !dumb,
         ascii: shown && !unicode(|key| env::var(key).ok()),
     }
 }

@@ -32,6 +32,9 @@ use super::tokens::{TokenRecord, TokenRefusal, TokenStore};
 
 /// Calls at once: each checks three signatures and makes one. More wait; 64 a time serve 10,000 nodes within a minute.
 const MAX_CALLS: usize = 64;
+/// Reviews of service accounts' tokens at once. They wait for the API server, and anybody can ask for one: they must neither
+/// keep enrolled nodes from renewing nor flood the API server. Who finds no place tries again.
+const MAX_REVIEWS: usize = 8;
 /// How often it is said that the cluster cannot be asked.
 const SAY_UNAVAILABLE_EVERY_NS: i64 = 60 * 1_000_000_000;
 /// A ledger that does not answer within this has a full or stalled disk; the node tries again later.
@@ -118,6 +121,7 @@ pub struct EnrolmentService<L> {
     receipt_key: [u8; 32],
     on_key_changed: OnKeyChanged,
     calls: Semaphore,
+    reviews: Semaphore,
     /// When it was last said that the cluster cannot be asked, wall ns.
     said_unavailable: AtomicI64,
     clock: fn() -> i64,
@@ -150,6 +154,7 @@ impl<L: Ledger> EnrolmentService<L> {
             receipt_key,
             on_key_changed,
             calls,
+            reviews: Semaphore::new(MAX_REVIEWS),
             said_unavailable: AtomicI64::new(0),
             clock: super::wall_ns,
         }
@@ -225,6 +230,11 @@ impl<L: Ledger> EnrolmentService<L> {
 
     /// Asks the cluster whose a service account's token is.
     async fn reviewed(&self, peer: &Peer, token: &str, node: &NodeName) -> Result<LetInBy, Status> {
+        let Ok(_place) = self.reviews.try_acquire() else {
+            return Err(Status::unavailable(
+                "as many service accounts' tokens are being reviewed as may be at once; this is tried again",
+            ));
+        };
         let admitted = match &self.accounts {
             Some(accounts) => accounts.admit(token, node).await,
             None => Err(AccountError::Refused(AccountRefusal::Off)),

@@ -354,7 +354,10 @@ impl Keeper {
             Some(nodes) => nodes.clone(),
             None => self.nodes.all().into_iter().map(|(n, _)| n).collect(),
         };
-        let all = !concerned.is_empty() && concerned.is_subset(&active.confirmed);
+        // One that confirmed once and now says that it cannot keep the set does not hold it.
+        let failing = |n: &NodeName| self.told.get(n).is_some_and(|t| t.failed.is_some());
+        let all =
+            !concerned.is_empty() && concerned.is_subset(&active.confirmed) && !concerned.iter().any(failing);
         let state = if all { "holding" } else { "pending" };
         Some(View { row: active.row.clone(), confirmed: active.confirmed.clone(), state })
     }
