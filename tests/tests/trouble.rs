@@ -19,6 +19,7 @@ use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(150);
 const MIB: u64 = 1 << 20;
+const LOOK_EVERY: Duration = Duration::from_millis(400);
 /// Rules about the machine as a whole, or about what other tests may be doing to it right now.
 const OF_THE_MACHINE: &[&str] = &[
     "cpu-saturation",
@@ -80,7 +81,13 @@ impl Scene {
         scene
     }
 
+    /// Between two looks: each reads the journal with an unoptimised program, and the trouble needs the CPU more.
+    fn breathe(&self) {
+        std::thread::sleep(LOOK_EVERY);
+    }
+
     fn findings(&self) -> Vec<Said> {
+        self.breathe();
         let out = self.journal.dogwatch(&["get", "findings", "-o", "json"]);
         let rows: Value = serde_json::from_slice(&out.stdout).unwrap_or_default();
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
@@ -97,6 +104,7 @@ impl Scene {
 
     /// Samples taken so far.
     fn samples(&self) -> usize {
+        self.breathe();
         let rows = self.journal.dogwatch(&["get", "events", "--kind", "sample", "-o", "json"]);
         let rows: Value = serde_json::from_slice(&rows.stdout).unwrap_or_default();
         rows.as_array().map_or(0, Vec::len)

@@ -13,10 +13,10 @@ const LEFT_OUT: &[&str] = &[
     "mounts.*.path",
     "processes.*.cgroup",
     "processes.*.state",
-    "processes.*.ppid",
-    "processes.*.threads",
-    // Is a share of time between two samples, and has a scenario of its own.
+    // Shares and rates between two samples; the first has a scenario of its own.
     "processes.*.cpu_percent",
+    "processes.*.read_bytes_per_s",
+    "processes.*.written_bytes_per_s",
     "self_cost.queue_bytes",
     "self_cost.dropped_records",
     "self_cost.saving",

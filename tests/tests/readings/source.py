@@ -228,6 +228,10 @@ def processes():
         put("=", 0, at + "start_ticks", f[22 - 3])
         put("=", 0, at + "ppid", f[4 - 3])
         put("~", 0, at + "threads", f[20 - 3])
+        try:
+            put("~", 0, at + "open_files", len(os.listdir(f"/proc/{pid}/fd")) - (int(pid) == os.getpid()))
+        except OSError:
+            pass
         put("~", PAGE, at + "resident_bytes", int(f[24 - 3]) * PAGE)
         put("+", 1, f"ticks.{pid}", int(f[14 - 3]) + int(f[15 - 3]))
     stat = text(f"/proc/{WATCHED}/stat").rpartition(")")[2].split()
