@@ -229,7 +229,7 @@ def processes():
         put("=", 0, at + "ppid", f[4 - 3])
         put("~", 0, at + "threads", f[20 - 3])
         try:
-            put("~", 0, at + "open_files", len(os.listdir(f"/proc/{pid}/fd")) - (int(pid) == os.getpid()))
+            put("~", 2, at + "open_files", len(os.listdir(f"/proc/{pid}/fd")) - (int(pid) == os.getpid()))
         except OSError:
             pass
         put("~", PAGE, at + "resident_bytes", int(f[24 - 3]) * PAGE)
