@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use dogwatch_e2e::cgroup::Group;
@@ -19,6 +20,9 @@ use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(150);
 const MIB: u64 = 1 << 20;
+/// The kernel gives numbers of loop devices away again at once, and what one test did to its device must not be said of the
+/// next one's.
+static LOOP_DEVICES: Mutex<()> = Mutex::new(());
 const LOOK_EVERY: Duration = Duration::from_millis(400);
 /// Rules about the machine as a whole, or about what other tests may be doing to it right now.
 const OF_THE_MACHINE: &[&str] = &[
@@ -201,6 +205,7 @@ fn a_quota_throttles() {
 
 #[test]
 fn a_disk_answers_no_more() {
+    let _alone = LOOP_DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
     let scene = Scene::new(QUICK_STALLS);
     // A disk whose medium lies on a filesystem that is frozen: what is written to it never completes.
     let medium = LoopFs::create(64 << 20, "ext4", &["-m", "0"]).expect("a filesystem of its own");
@@ -232,6 +237,7 @@ fn a_disk_answers_no_more() {
 
 #[test]
 fn a_disk_has_errors() {
+    let _alone = LOOP_DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
     let scene = Scene::new("");
     let image = scene.stage.path().join("disk.img");
     std::fs::write(&image, vec![1u8; 16 << 20]).expect("an image can be written");
@@ -262,6 +268,7 @@ fn a_disk_has_errors() {
 
 #[test]
 fn a_filesystem_goes_read_only() {
+    let _alone = LOOP_DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
     let disk = LoopFs::create(32 << 20, "ext4", &["-m", "0"]).expect("a filesystem of its own");
     let scene = Scene::new("");
     let mount = disk.path().display().to_string();
