@@ -1,4 +1,4 @@
-//! The command line of `dogwatch-agent`: run it, be its executor, remove what it left.
+//! The command line of `dogwatch-agent`: run it, be its executor, see what fills a disk, remove what it left.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -15,6 +15,7 @@ use crate::act::work::Launch;
 use crate::config::Config;
 use crate::run::{Started, run};
 use crate::uninstall::{self, UninstallArgs};
+use crate::usage::verb::{self as usage, UsageArgs};
 
 /// A flight recorder and first responder for this node.
 #[derive(Debug, Parser)]
@@ -35,6 +36,8 @@ enum Verb {
     /// Be the executor of the agent that started this.
     #[command(hide = true)]
     Executor,
+    /// Show what fills a filesystem: the largest folders as a tree, and the largest files. Needs no configuration.
+    Usage(UsageArgs),
     /// Remove what the agent left on this node: its state, and empty quarantine folders. Exit code 1: some of it stays.
     Uninstall(UninstallArgs),
 }
@@ -52,6 +55,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>, prefix: &[&str]) -> ExitCo
     };
     if let Some(Verb::Executor) = cli.command {
         return child_main(CHILD_SOCKET);
+    }
+    if let Some(Verb::Usage(args)) = &cli.command {
+        return usage::main(args);
     }
     let origin = Origin::of(cli.config.as_deref());
     let (config, keys) = match Config::load_keys(cli.config.as_deref(), std::env::vars()) {

@@ -23,3 +23,4 @@ pub mod sample;
 pub mod tail;
 pub mod uninstall;
 pub mod uplink;
+pub mod usage;

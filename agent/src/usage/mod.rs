@@ -1,0 +1,12 @@
+//! What fills a filesystem: how much lies in which folder, and which files are the largest.
+//!
+//! [`walk`] reads folders; [`show`] draws what it found, [`verb`] does both on a command line.
+//!
+//! Invariants: nothing is followed, opened for reading or written, and no mount is crossed. Memory is bounded by the share
+//! of the whole that a folder must have to be told by itself, not by how many folders there are.
+//!
+//! Deliberately absent: judging what may go (`act` does).
+
+pub mod show;
+pub mod verb;
+pub mod walk;

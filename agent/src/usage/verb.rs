@@ -1,0 +1,83 @@
+//! `dogwatch-agent usage`: what fills this folder's filesystem, asked on the node itself.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+
+use super::show::{self, Filesystem};
+use super::walk::{WalkOptions, walk};
+
+/// What to walk, and how to answer.
+#[derive(Debug, Args)]
+pub struct UsageArgs {
+    /// A folder; what is mounted beneath it is left out.
+    #[arg(default_value = "/")]
+    path: PathBuf,
+    #[arg(short, long, value_enum, default_value_t = Form::Tree)]
+    output: Form,
+    /// Threads that read folders [default: one a CPU]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Per cent of one CPU that each thread may use [default: as much as it gets]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u16).range(1..=100))]
+    cpu: Option<u16>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// Drawn, for people.
+    Tree,
+    /// One object.
+    Json,
+}
+
+/// Walks, prints, and gives the exit code: 0 done, 1 failed, 3 no such folder.
+pub fn main(args: &UsageArgs) -> ExitCode {
+    let fail = |why: String, code: u8| {
+        eprintln!("dogwatch-agent: {why}");
+        ExitCode::from(code)
+    };
+    let fs = match filesystem(&args.path) {
+        Ok(fs) => fs,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return fail(format!("{}: no such folder", args.path.display()), 3);
+        }
+        Err(e) => return fail(format!("{}: {e}", args.path.display()), 1),
+    };
+    let mut options = WalkOptions::at_once(fs.used_bytes, fs.used_inodes);
+    if let Some(threads) = args.threads {
+        options.threads = threads.max(1);
+    }
+    options.cpu_share = args.cpu.map(|percent| f64::from(percent) / 100.0);
+    let usage = match walk(&args.path, &options) {
+        Ok(usage) => usage,
+        Err(e) => return fail(e.to_string(), 1),
+    };
+    let text = match args.output {
+        Form::Tree => show::tree(&usage, &fs),
+        Form::Json => format!("{}\n", show::value(&usage, &fs)),
+    };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(e) => fail(format!("the answer could not be written: {e}"), 1),
+    }
+}
+
+fn filesystem(path: &Path) -> std::io::Result<Filesystem> {
+    let path = path.canonicalize()?;
+    let fs = rustix::fs::statvfs(&path)?;
+    let device = |p: &Path| rustix::fs::stat(p).map(|s| s.st_dev);
+    let own = device(&path)?;
+    // The top of a mount is in another filesystem than the folder above it, or has none above it.
+    let is_top = path.parent().is_none_or(|above| device(above).is_ok_and(|d| d != own));
+    Ok(Filesystem {
+        total_bytes: fs.f_blocks.saturating_mul(fs.f_frsize),
+        used_bytes: fs.f_blocks.saturating_sub(fs.f_bfree).saturating_mul(fs.f_frsize),
+        available_bytes: fs.f_bavail.saturating_mul(fs.f_frsize),
+        used_inodes: fs.f_files.saturating_sub(fs.f_ffree),
+        walked_whole: is_top,
+    })
+}

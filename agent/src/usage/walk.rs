@@ -1,0 +1,625 @@
+//! A walk over one mount that counts what is allocated, by folder, and keeps the largest files.
+//!
+//! Counted is what the filesystem allocated (`st_blocks`), folders' own blocks too, as `du` does: sparse files by what they
+//! occupy, an inode with several links once, where it was met first. Extents that files share (reflinks, snapshots) are
+//! counted for each of them, since `statx` does not tell; the sum may then exceed what the filesystem says is used.
+//!
+//! Each folder is read by one thread, and threads hand folders to those that have none. A folder is complete when all
+//! beneath it is; only then is it told to its parent, which keeps it by itself if it is large enough and else only its sums.
+//! So what is kept is bounded by [`WalkOptions::smallest_bytes`] and [`WalkOptions::smallest_inodes`].
+//!
+//! Limits: what changes while the walk is under way is counted as it was met, or not at all; a folder deeper than
+//! [`MAX_DEPTH`] is not entered and is told among [`Usage::unread`]; beyond [`MAX_LINKED`] inodes with several links, such an
+//! inode is counted for each of its names and [`Usage::links_beyond_bound`] says how many.
+
+use std::collections::{BinaryHeap, HashSet};
+use std::ffi::{CStr, CString, OsStr, OsString};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxFlags};
+use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
+
+/// Deepest folder beneath the root that is entered: a descriptor is open for each one on the way.
+pub const MAX_DEPTH: usize = 256;
+/// Inodes with several links that are remembered, 8 bytes and as much again each.
+pub const MAX_LINKED: usize = 1_000_000;
+/// Folders that wait in one thread; with more, a folder is read as soon as it is met.
+const MAX_WAITING: usize = 65_536;
+/// Folders read within one another for that reason.
+const MAX_NESTED: usize = 64;
+/// Bytes of entries that are asked for at once.
+const LISTING_BYTES: usize = 32 * 1024;
+/// Folders that could not be read, and mounts, that are named; the rest is counted.
+const MAX_NAMED: usize = 100;
+/// Sets of linked inodes, each with a lock of its own.
+const SHARDS: usize = 16;
+/// After so many entries a thread looks at its budget and whether to stop.
+const LOOK_EVERY: u64 = 256;
+/// Longest single rest of a thread that keeps to a budget, so that it can be stopped.
+const LONGEST_REST: Duration = Duration::from_millis(100);
+const LOOKUP_TRIES: u32 = 8;
+
+/// How to walk.
+#[derive(Debug, Clone)]
+pub struct WalkOptions {
+    /// Threads that read folders; at least one.
+    pub threads: usize,
+    /// A folder with as many bytes, all beneath it included, is told by itself.
+    pub smallest_bytes: u64,
+    /// As is one with as many inodes.
+    pub smallest_inodes: u64,
+    /// So many of the largest files are told.
+    pub files: usize,
+    /// Share of one CPU that each thread may use; `None`: as much as it gets.
+    pub cpu_share: Option<f64>,
+    /// Once true, the walk ends as soon as it can, and says that it is not whole.
+    pub stop: Arc<AtomicBool>,
+}
+
+impl WalkOptions {
+    /// For somebody who waits for the answer: on every CPU, with folders that hold at least a five-hundredth of the used
+    /// `bytes` and `inodes`.
+    pub fn at_once(used_bytes: u64, used_inodes: u64) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            threads,
+            smallest_bytes: (used_bytes / 500).max(1),
+            smallest_inodes: (used_inodes / 500).max(1),
+            files: 50,
+            cpu_share: None,
+            stop: Arc::default(),
+        }
+    }
+}
+
+/// A folder with all beneath it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Folder {
+    /// Its name in its parent; the root's is empty.
+    pub name: OsString,
+    /// Allocated for it and all beneath it.
+    pub bytes: u64,
+    /// Itself and all beneath it.
+    pub inodes: u64,
+    /// The folders in it that are told by themselves, largest first.
+    pub folders: Vec<Folder>,
+    /// How many others lie in it.
+    pub small_folders: u64,
+    /// What is allocated for those.
+    pub small_folders_bytes: u64,
+    /// Their inodes.
+    pub small_folders_inodes: u64,
+}
+
+/// A large file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LargeFile {
+    /// Allocated for it.
+    pub bytes: u64,
+    /// Where it was met first.
+    pub path: PathBuf,
+    /// Its length, which for a sparse file is more.
+    pub size_bytes: u64,
+    /// Its inode.
+    pub inode: u64,
+    /// Last modified, ns since the epoch.
+    pub mtime_ns: i64,
+    /// Its owner.
+    pub uid: u32,
+}
+
+/// What a walk found.
+#[derive(Debug, Clone, Default)]
+pub struct Usage {
+    /// The folder that was walked.
+    pub path: PathBuf,
+    /// It, with what lies beneath.
+    pub root: Folder,
+    /// Largest first.
+    pub files: Vec<LargeFile>,
+    /// Folders and files that could not be looked at, and why; some of them.
+    pub unread: Vec<(PathBuf, String)>,
+    /// How many there were.
+    pub unread_total: u64,
+    /// Where something else is mounted, which is not counted; some of them.
+    pub mounts: Vec<PathBuf>,
+    /// Names of inodes with several links that were counted more than once, for there were too many to remember.
+    pub links_beyond_bound: u64,
+    /// Entries looked at.
+    pub entries: u64,
+    /// CPU time of all threads.
+    pub cpu: Duration,
+    /// From beginning to end.
+    pub took: Duration,
+    /// Whether it came to its end.
+    pub whole: bool,
+}
+
+/// Why a walk could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum WalkError {
+    /// The folder could not be opened.
+    #[error("{path}: cannot be opened as a folder: {source}", path = path.display())]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A thread could not be started.
+    #[error("no thread to walk with could be started: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Walks the mount from the folder `path` down; symbolic links in `path` itself are resolved.
+pub fn walk(path: &Path, options: &WalkOptions) -> Result<Usage, WalkError> {
+    let began = Instant::now();
+    let cannot = |source| WalkError::Open { path: path.to_owned(), source };
+    let real = path.canonicalize().map_err(cannot)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let fd = rustix::fs::open(&real, flags, Mode::empty()).map_err(|e| cannot(e.into()))?;
+    let facts = look(&fd, c"", AtFlags::EMPTY_PATH).map_err(|e| cannot(e.into()))?;
+    let root = Arc::new(Reading {
+        parent: None,
+        name: Box::default(),
+        depth: 0,
+        fd,
+        outstanding: AtomicUsize::new(1),
+        found: Mutex::new(Folder { bytes: allocated(&facts), inodes: 1, ..Folder::default() }),
+    });
+    let shared = Shared {
+        options,
+        path: &real,
+        mount: MountOf::of(&facts),
+        queue: Mutex::new(Queue { waiting: Vec::new(), ended: false }),
+        wake: Condvar::new(),
+        hungry: AtomicUsize::new(0),
+        linked: std::array::from_fn(|_| Mutex::default()),
+        linked_count: AtomicUsize::new(0),
+        result: Mutex::new(None),
+        stopped: AtomicBool::new(false),
+    };
+    lock(&shared.queue).waiting.push(Next::Root(root));
+    let parts = run(&shared)?;
+    let mut usage = Usage { path: real.clone(), ..Usage::default() };
+    for part in parts {
+        part.into_usage(&mut usage);
+    }
+    usage.files.sort_unstable_by(|a, b| b.cmp(a));
+    usage.files.truncate(options.files);
+    usage.whole = !shared.stopped.load(Ordering::Relaxed);
+    usage.root = lock(&shared.result).take().unwrap_or_default();
+    usage.took = began.elapsed();
+    Ok(usage)
+}
+
+fn run(shared: &Shared<'_>) -> Result<Vec<Worker>, WalkError> {
+    std::thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for n in 1..shared.options.threads.max(1) {
+            let work = move || Worker::default().work(shared);
+            match std::thread::Builder::new().name(format!("usage-{n}")).spawn_scoped(scope, work) {
+                Ok(thread) => threads.push(thread),
+                // Fewer do as well.
+                Err(_) => break,
+            }
+        }
+        let mut parts = vec![Worker::default().work(shared)];
+        for thread in threads {
+            match thread.join() {
+                Ok(part) => parts.push(part),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        Ok(parts)
+    })
+}
+
+/// What all threads share.
+struct Shared<'w> {
+    options: &'w WalkOptions,
+    path: &'w Path,
+    mount: MountOf,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    /// Threads that wait for a folder.
+    hungry: AtomicUsize,
+    linked: [Mutex<HashSet<u64>>; SHARDS],
+    linked_count: AtomicUsize,
+    result: Mutex<Option<Folder>>,
+    stopped: AtomicBool,
+}
+
+struct Queue {
+    waiting: Vec<Next>,
+    ended: bool,
+}
+
+/// A folder to be read.
+enum Next {
+    Root(Arc<Reading>),
+    Child { parent: Arc<Reading>, name: CString },
+}
+
+/// A folder that is not complete: it, or one beneath it, is still to be read.
+struct Reading {
+    parent: Option<Arc<Reading>>,
+    name: Box<[u8]>,
+    depth: usize,
+    fd: OwnedFd,
+    /// Itself until it is read, and each folder in it until that is complete.
+    outstanding: AtomicUsize,
+    found: Mutex<Folder>,
+}
+
+impl Reading {
+    fn path(&self, root: &Path) -> PathBuf {
+        let mut names = Vec::new();
+        let mut at = Some(self);
+        while let Some(folder) = at.filter(|f| f.parent.is_some()) {
+            names.push(OsStr::from_bytes(&folder.name));
+            at = folder.parent.as_deref();
+        }
+        let mut path = root.to_owned();
+        path.extend(names.into_iter().rev());
+        path
+    }
+}
+
+/// What tells one mount from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct MountOf {
+    device: (u32, u32),
+    /// Where the kernel says it (5.8).
+    id: Option<u64>,
+}
+
+impl MountOf {
+    fn of(facts: &Statx) -> Self {
+        let id = (facts.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(facts.stx_mnt_id);
+        Self { device: (facts.stx_dev_major, facts.stx_dev_minor), id }
+    }
+}
+
+fn look(at: &OwnedFd, name: &CStr, flags: AtFlags) -> Result<Statx, Errno> {
+    // What is cached is enough; a server need not be asked.
+    let flags = flags | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    let mask = StatxFlags::TYPE
+        | StatxFlags::INO
+        | StatxFlags::NLINK
+        | StatxFlags::SIZE
+        | StatxFlags::BLOCKS
+        | StatxFlags::MTIME
+        | StatxFlags::UID
+        | StatxFlags::MNT_ID;
+    rustix::fs::statx(at, name, flags, mask)
+}
+
+fn allocated(facts: &Statx) -> u64 {
+    facts.stx_blocks.saturating_mul(512)
+}
+
+/// What one thread found besides the sums of folders.
+#[derive(Default)]
+struct Worker {
+    stack: Vec<Next>,
+    entries: u64,
+    files: BinaryHeap<std::cmp::Reverse<LargeFile>>,
+    unread: Vec<(PathBuf, String)>,
+    unread_total: u64,
+    mounts: Vec<PathBuf>,
+    links_beyond_bound: u64,
+    cpu: Duration,
+}
+
+impl Worker {
+    fn work(mut self, shared: &Shared<'_>) -> Self {
+        let mut pace = Pace::new(shared.options.cpu_share);
+        let began = pace.cpu();
+        while let Some(next) = self.stack.pop().or_else(|| shared.next()) {
+            match next {
+                Next::Root(root) => self.read(shared, &mut pace, &root, 0),
+                Next::Child { parent, name } => self.enter(shared, &mut pace, &parent, &name, 0),
+            }
+            self.share(shared);
+        }
+        self.cpu = pace.cpu().saturating_sub(began);
+        self
+    }
+
+    /// Gives half of what waits here, the topmost folders, to threads that have none.
+    fn share(&mut self, shared: &Shared<'_>) {
+        if self.stack.len() > 1 && shared.hungry.load(Ordering::Relaxed) > 0 {
+            let half = self.stack.len() / 2;
+            lock(&shared.queue).waiting.extend(self.stack.drain(..half));
+            shared.wake.notify_all();
+        }
+    }
+
+    fn enter(
+        &mut self,
+        shared: &Shared<'_>,
+        pace: &mut Pace,
+        parent: &Arc<Reading>,
+        name: &CStr,
+        nested: usize,
+    ) {
+        match open(&parent.fd, name).and_then(|fd| Ok((look(&fd, c"", AtFlags::EMPTY_PATH)?, fd))) {
+            Ok((facts, fd)) => {
+                let own = Folder { bytes: allocated(&facts), inodes: 1, ..Folder::default() };
+                let folder = Arc::new(Reading {
+                    parent: Some(Arc::clone(parent)),
+                    name: name.to_bytes().into(),
+                    depth: parent.depth + 1,
+                    fd,
+                    outstanding: AtomicUsize::new(1),
+                    found: Mutex::new(own),
+                });
+                self.read(shared, pace, &folder, nested);
+            }
+            Err(error) => {
+                self.not_entered(shared, parent, name, error);
+                complete(shared, Some(Arc::clone(parent)));
+            }
+        }
+    }
+
+    fn not_entered(&mut self, shared: &Shared<'_>, parent: &Reading, name: &CStr, error: Errno) {
+        let path = || parent.path(shared.path).join(OsStr::from_bytes(name.to_bytes()));
+        match error {
+            // Gone, or something else by now.
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP => {}
+            Errno::XDEV if self.mounts.len() < MAX_NAMED => self.mounts.push(path()),
+            Errno::XDEV => {}
+            other => self.cannot(path, &format!("the folder cannot be opened: {other}")),
+        }
+    }
+
+    fn cannot(&mut self, path: impl FnOnce() -> PathBuf, why: &str) {
+        self.unread_total += 1;
+        if self.unread.len() < MAX_NAMED {
+            self.unread.push((path(), why.to_owned()));
+        }
+    }
+
+    fn read(&mut self, shared: &Shared<'_>, pace: &mut Pace, folder: &Arc<Reading>, nested: usize) {
+        let mut buffer = Vec::with_capacity(LISTING_BYTES);
+        let (mut bytes, mut inodes) = (0u64, 0u64);
+        let mut entries = RawDir::new(&folder.fd, buffer.spare_capacity_mut() as &mut [MaybeUninit<u8>]);
+        while let Some(entry) = entries.next() {
+            let entry = match entry {
+                Ok(entry) => entry,
+                // Removed while it was read.
+                Err(Errno::NOENT) => break,
+                Err(error) => {
+                    let why = format!("the folder cannot be read to its end: {error}");
+                    self.cannot(|| folder.path(shared.path), &why);
+                    break;
+                }
+            };
+            let name = entry.file_name();
+            if name == c"." || name == c".." {
+                continue;
+            }
+            self.entries += 1;
+            if self.entries.is_multiple_of(LOOK_EVERY) {
+                pace.rest(&shared.options.stop);
+            }
+            if shared.options.stop.load(Ordering::Relaxed) {
+                shared.stopped.store(true, Ordering::Relaxed);
+                break;
+            }
+            let mut kind = entry.file_type();
+            if kind != FileType::Directory {
+                let facts = match look(&folder.fd, name, AtFlags::empty()) {
+                    Ok(facts) => facts,
+                    Err(Errno::NOENT) => continue,
+                    Err(error) => {
+                        let path = || folder.path(shared.path).join(OsStr::from_bytes(name.to_bytes()));
+                        self.cannot(path, &format!("it cannot be looked at: {error}"));
+                        continue;
+                    }
+                };
+                kind = FileType::from_raw_mode(u32::from(facts.stx_mode));
+                if kind != FileType::Directory {
+                    if MountOf::of(&facts) == shared.mount && self.is_first(shared, &facts) {
+                        bytes = bytes.saturating_add(allocated(&facts));
+                        inodes += 1;
+                        self.consider(shared, folder, name, kind, &facts);
+                    }
+                    continue;
+                }
+            }
+            if folder.depth >= MAX_DEPTH {
+                let path = || folder.path(shared.path).join(OsStr::from_bytes(name.to_bytes()));
+                self.cannot(path, &format!("it lies more than {MAX_DEPTH} folders deep"));
+                continue;
+            }
+            folder.outstanding.fetch_add(1, Ordering::Relaxed);
+            if self.stack.len() >= MAX_WAITING && nested < MAX_NESTED {
+                let name = name.to_owned();
+                self.enter(shared, pace, folder, &name, nested + 1);
+            } else {
+                self.stack.push(Next::Child { parent: Arc::clone(folder), name: name.to_owned() });
+            }
+        }
+        {
+            let mut found = lock(&folder.found);
+            found.bytes = found.bytes.saturating_add(bytes);
+            found.inodes += inodes;
+        }
+        complete(shared, Some(Arc::clone(folder)));
+    }
+
+    /// Whether this is the first name of its inode that was met.
+    fn is_first(&mut self, shared: &Shared<'_>, facts: &Statx) -> bool {
+        if facts.stx_nlink < 2 {
+            return true;
+        }
+        let shard = &shared.linked[facts.stx_ino as usize % SHARDS];
+        let mut shard = lock(shard);
+        if shard.contains(&facts.stx_ino) {
+            return false;
+        }
+        if shared.linked_count.fetch_add(1, Ordering::Relaxed) < MAX_LINKED {
+            shard.insert(facts.stx_ino);
+        } else {
+            self.links_beyond_bound += 1;
+        }
+        true
+    }
+
+    fn consider(
+        &mut self,
+        shared: &Shared<'_>,
+        folder: &Reading,
+        name: &CStr,
+        kind: FileType,
+        facts: &Statx,
+    ) {
+        let bytes = allocated(facts);
+        let is_full = self.files.len() >= shared.options.files;
+        let larger = self.files.peek().is_none_or(|smallest| bytes > smallest.0.bytes);
+        if kind != FileType::RegularFile || bytes == 0 || shared.options.files == 0 || (is_full && !larger) {
+            return;
+        }
+        if is_full {
+            self.files.pop();
+        }
+        let path = folder.path(shared.path).join(OsStr::from_bytes(name.to_bytes()));
+        let mtime = &facts.stx_mtime;
+        self.files.push(std::cmp::Reverse(LargeFile {
+            bytes,
+            path,
+            size_bytes: facts.stx_size,
+            inode: facts.stx_ino,
+            mtime_ns: mtime.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(mtime.tv_nsec)),
+            uid: facts.stx_uid,
+        }));
+    }
+
+    fn into_usage(self, usage: &mut Usage) {
+        usage.files.extend(self.files.into_iter().map(|f| f.0));
+        usage.unread.extend(self.unread);
+        usage.unread.truncate(MAX_NAMED);
+        usage.unread_total += self.unread_total;
+        usage.mounts.extend(self.mounts);
+        usage.mounts.truncate(MAX_NAMED);
+        usage.links_beyond_bound += self.links_beyond_bound;
+        usage.entries += self.entries;
+        usage.cpu += self.cpu;
+    }
+}
+
+impl Shared<'_> {
+    /// A folder to read, or `None` once there are no more and nobody can find one.
+    fn next(&self) -> Option<Next> {
+        let mut queue = lock(&self.queue);
+        loop {
+            if let Some(next) = queue.waiting.pop() {
+                return Some(next);
+            }
+            if queue.ended {
+                return None;
+            }
+            self.hungry.fetch_add(1, Ordering::Relaxed);
+            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            self.hungry.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn end(&self, root: Folder) {
+        *lock(&self.result) = Some(root);
+        lock(&self.queue).ended = true;
+        self.wake.notify_all();
+    }
+}
+
+/// One thing less to wait for in `folder`; what is complete by that is told to its parent, and so on upwards.
+fn complete(shared: &Shared<'_>, mut folder: Option<Arc<Reading>>) {
+    while let Some(done) = folder {
+        if done.outstanding.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        let mut whole = std::mem::take(&mut *lock(&done.found));
+        whole.folders.sort_unstable_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
+        let Some(parent) = &done.parent else { return shared.end(whole) };
+        whole.name = OsString::from_vec(done.name.to_vec());
+        let mut found = lock(&parent.found);
+        found.bytes = found.bytes.saturating_add(whole.bytes);
+        found.inodes += whole.inodes;
+        if whole.bytes >= shared.options.smallest_bytes || whole.inodes >= shared.options.smallest_inodes {
+            found.folders.push(whole);
+        } else {
+            found.small_folders += 1;
+            found.small_folders_bytes = found.small_folders_bytes.saturating_add(whole.bytes);
+            found.small_folders_inodes += whole.inodes;
+        }
+        drop(found);
+        folder = done.parent.clone();
+    }
+}
+
+fn open(parent: &OwnedFd, name: &CStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOATIME;
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let mut flags = flags;
+    let mut tries = 0;
+    loop {
+        match rustix::fs::openat2(parent, name, flags, Mode::empty(), how) {
+            Err(Errno::AGAIN | Errno::INTR) if tries < LOOKUP_TRIES => tries += 1,
+            // Only an owner may leave a folder's access time alone.
+            Err(Errno::PERM) if flags.contains(OFlags::NOATIME) => flags.remove(OFlags::NOATIME),
+            other => return other,
+        }
+    }
+}
+
+/// Keeps a thread to its share of a CPU.
+struct Pace {
+    share: Option<f64>,
+    began: Instant,
+    cpu_before: Duration,
+}
+
+impl Pace {
+    fn new(share: Option<f64>) -> Self {
+        let mut pace = Self { share, began: Instant::now(), cpu_before: Duration::ZERO };
+        pace.cpu_before = pace.cpu();
+        pace
+    }
+
+    /// CPU time of this thread since it was started.
+    fn cpu(&self) -> Duration {
+        let t = clock_gettime(ClockId::ThreadCPUTime);
+        Duration::new(t.tv_sec.unsigned_abs(), u32::try_from(t.tv_nsec).unwrap_or(0))
+    }
+
+    /// Sleeps until what was used is within the share again.
+    fn rest(&self, stop: &AtomicBool) {
+        let Some(share) = self.share else { return };
+        let used = self.cpu().saturating_sub(self.cpu_before).as_secs_f64();
+        let due = Duration::from_secs_f64((used / share.max(0.001)).min(86_400.0));
+        while let Some(rest) = due.checked_sub(self.began.elapsed()).filter(|r| !r.is_zero()) {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            std::thread::sleep(rest.min(LONGEST_REST));
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[path = "walk_tests.rs"]
+mod tests;
