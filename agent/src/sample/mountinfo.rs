@@ -92,15 +92,15 @@ const REMOTE: [&[u8]; 24] = [
 
 /// One line of the table, escapes undone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry<'a> {
+pub(crate) struct Entry<'a> {
     pub(super) id: u32,
     pub(super) parent: u32,
-    pub(super) dev_major: u32,
-    pub(super) dev_minor: u32,
+    pub(crate) dev_major: u32,
+    pub(crate) dev_minor: u32,
     /// Which directory of the filesystem is mounted.
     pub(super) root: Cow<'a, [u8]>,
-    pub(super) path: Cow<'a, [u8]>,
-    pub(super) fs: Cow<'a, [u8]>,
+    pub(crate) path: Cow<'a, [u8]>,
+    pub(crate) fs: Cow<'a, [u8]>,
     pub(super) source: Cow<'a, [u8]>,
     /// Options of the mount.
     mount_options: &'a [u8],
@@ -109,6 +109,15 @@ pub(super) struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
+    /// Where an overlay keeps what is written to it; `None`: it is none, or read-only. Of a folder with a comma or a colon
+    /// in its name, which overlay escapes in its own way, `None` too.
+    pub(crate) fn upper_folder(&self) -> Option<Cow<'a, [u8]>> {
+        let options = self.super_options.split(|&b| b == b',');
+        let upper = options.filter_map(|o| o.strip_prefix(b"upperdir=")).next()?;
+        let upper = unescape(upper);
+        (&*self.fs == b"overlay" && !upper.contains(&b'\\')).then_some(upper)
+    }
+
     /// Whether its figures may be long in coming.
     pub(super) fn is_remote(&self) -> bool {
         self.fs.starts_with(b"fuse.") || REMOTE.contains(&&*self.fs)
@@ -151,9 +160,9 @@ impl<'a> Entry<'a> {
 }
 
 /// A table as read.
-pub(super) struct Table<'a> {
+pub(crate) struct Table<'a> {
     /// Its mounts, oldest first.
-    pub(super) entries: Vec<Entry<'a>>,
+    pub(crate) entries: Vec<Entry<'a>>,
     /// Lines that could not be understood.
     pub(super) malformed: usize,
     /// Lines beyond [`MAX_MOUNTS`].
@@ -161,7 +170,7 @@ pub(super) struct Table<'a> {
 }
 
 /// Parses the text of mountinfo. A last line without a newline (a table cut at its bound) counts as beyond.
-pub(super) fn parse(text: &[u8]) -> Table<'_> {
+pub(crate) fn parse(text: &[u8]) -> Table<'_> {
     let mut table = Table { entries: Vec::new(), malformed: 0, beyond: 0 };
     for line in text.split_inclusive(|&b| b == b'\n') {
         let Some(line) = line.strip_suffix(b"\n") else {

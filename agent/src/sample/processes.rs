@@ -16,7 +16,7 @@
 mod descriptors;
 mod io;
 mod listed;
-mod stat;
+pub(crate) mod stat;
 mod tasks;
 mod top;
 

@@ -7,6 +7,8 @@
 //!
 //! Deliberately absent: judging what may go (`act` does).
 
+pub mod blame;
+pub mod open_files;
 pub mod show;
 pub mod verb;
 pub mod walk;

@@ -93,7 +93,7 @@ pub(super) fn parse_open_files_limit(text: &[u8]) -> Option<u64> {
 }
 
 /// The path that best names a process's cgroup: v2's, or where that is the root, v1's memory, cpu or systemd one.
-pub(super) fn cgroup_path(text: &[u8]) -> Option<String> {
+pub(crate) fn cgroup_path(text: &[u8]) -> Option<String> {
     let mut best: Option<(u32, &[u8])> = None;
     for line in text.split(|&b| b == b'\n') {
         let mut parts = line.splitn(3, |&b| b == b':');
