@@ -7,6 +7,7 @@
 //! It is the only pusher of the evidence stream, and so knows the seq that its next record will have; that is how a
 //! finding can cite a sample that is recorded only because the finding cites it.
 
+mod causes;
 mod figures;
 mod holds;
 mod kernel;
@@ -40,6 +41,7 @@ use crate::record::{Recorder, Settlement};
 use crate::sample::Pace;
 use crate::tail::{Mark, TailEvent};
 use crate::uplink::CommandCall;
+use crate::usage::scout::{Answer, Asker};
 pub use holds::Held;
 use holds::HoldState;
 use pace::EvidenceTurns;
@@ -75,6 +77,8 @@ pub enum Message {
     Held(Held),
     /// Something that the agent cannot do, or again can.
     Unable(Vec<String>),
+    /// Who fills a mount.
+    Cause(Box<Answer>),
     /// Samples come at another interval from now on.
     Pace(Pace),
     /// The configuration changed, or a new one cannot be used.
@@ -107,6 +111,8 @@ pub struct Wires {
     pub marks: Option<Sender<Vec<Mark>>>,
     /// Marks of the kernel's log that are durable.
     pub kernel_marks: Option<Sender<kmsg::Mark>>,
+    /// Who is asked what fills a mount; `None`: nobody.
+    pub scout: Option<Asker>,
     /// Figures of now, for the uplink.
     pub pulse: watch::Sender<Option<wire::Pulse>>,
     /// Counters, for metrics.
@@ -151,6 +157,7 @@ pub struct Core {
     not_holding: BTreeMap<String, Finding>,
     holds: HoldState,
     kernel: kernel::Kernel,
+    causes: causes::Causes,
 }
 
 impl Core {
@@ -182,6 +189,7 @@ impl Core {
             not_holding: BTreeMap::new(),
             holds: HoldState::default(),
             kernel,
+            causes: causes::Causes::new(),
         }
     }
 
@@ -223,6 +231,7 @@ impl Core {
                 Message::Done(done) => self.on_done(done),
                 Message::Held(held) => self.on_held(held),
                 Message::Unable(parts) => self.unable_parts = parts,
+                Message::Cause(answer) => self.on_cause(*answer),
                 Message::Pace(pace) => self.on_pace(&pace),
                 Message::Reload(reload) => self.on_reload(*reload),
                 Message::Stop => break,
@@ -259,6 +268,7 @@ impl Core {
         }
         self.responder.on_sample(&sample.mounts);
         for finding in findings {
+            self.ask_for_cause(&finding);
             self.say(at, finding);
         }
         self.hold_again(at);
@@ -273,6 +283,7 @@ impl Core {
             self.follow(cited);
         }
         finding.citations.dedup();
+        self.tell_cause(at, &mut finding);
         self.wires.figures.findings.fetch_add(1, Ordering::Relaxed);
         tracing::info!(rule = finding.rule, state = finding.state.as_str(), severity = %finding.severity, summary = finding.summary, "finding");
         self.wires.recorder.push(Stream::Urgent, at, Body::Finding(Box::new(finding.clone())));

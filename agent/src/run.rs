@@ -43,6 +43,7 @@ use crate::record::{self, RecordConfig, Recorder};
 use crate::sample::{Roots, SampleOptions, Sampler, Thrift, Ticker, TickerStop};
 use crate::tail::{self, CHECKPOINT_FILE, CheckpointWriter, Journaled, Resume, TailConfig, Tailer};
 use crate::uplink::{Uplink, UplinkConfig, UplinkStatus, jittered};
+use crate::usage::scout::{APART, Asker, scout};
 
 pub use reload::Started;
 
@@ -187,6 +188,7 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
             holds,
             marks,
             kernel_marks,
+            scout: start_scout(&roots, &inbox_tx)?,
             pulse: pulse_tx,
             figures: figures.clone(),
         };
@@ -260,6 +262,16 @@ fn start_holds(line: HoldLine, inbox: &SyncSender<Message>) -> Result<Sender<Vec
         }
     })?;
     Ok(sets_tx)
+}
+
+fn start_scout(roots: &Roots, inbox: &SyncSender<Message>) -> Result<Option<Asker>, RunError> {
+    let (asker, scout) = scout(roots.clone(), APART);
+    let inbox = inbox.clone();
+    // The core asks, and ends only when the agent does.
+    std::thread::Builder::new()
+        .name("scout".to_owned())
+        .spawn(move || scout.run(|answer| inbox.send(Message::Cause(Box::new(answer))).is_ok()))?;
+    Ok(Some(asker))
 }
 
 fn start_tail(

@@ -119,7 +119,7 @@ impl<'a> Entry<'a> {
     }
 
     /// Whether its figures may be long in coming.
-    pub(super) fn is_remote(&self) -> bool {
+    pub(crate) fn is_remote(&self) -> bool {
         self.fs.starts_with(b"fuse.") || REMOTE.contains(&&*self.fs)
     }
 

@@ -9,6 +9,7 @@
 
 pub mod blame;
 pub mod open_files;
+pub mod scout;
 pub mod show;
 pub mod verb;
 pub mod walk;
