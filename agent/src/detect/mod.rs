@@ -56,6 +56,7 @@ mod memory;
 mod network;
 mod oom;
 mod oom_line;
+mod outlook;
 mod presence;
 mod read_only;
 mod swap;
@@ -78,6 +79,8 @@ pub use config::{
     ListenConfig, LogConfig, LogRule, MemoryConfig, OomConfig, RetransmitConfig, SaturationConfig,
     StealConfig, SwapConfig, ThrottleConfig, WaterMarks, ZombieConfig,
 };
+
+pub use outlook::Outlook;
 
 use case::{Identity, Tick};
 use disk::{Measure, WaterDetector};

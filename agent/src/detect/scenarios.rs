@@ -7,6 +7,7 @@ mod kernel;
 mod lives;
 mod others;
 mod properties;
+mod traces;
 mod world;
 
 use std::collections::HashMap;
