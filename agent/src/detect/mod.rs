@@ -55,6 +55,7 @@ mod logs;
 mod memory;
 mod network;
 mod oom;
+mod oom_count;
 mod oom_line;
 mod outlook;
 mod presence;

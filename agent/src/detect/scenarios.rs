@@ -4,6 +4,7 @@
 mod containers;
 mod disks;
 mod kernel;
+mod kills;
 mod lives;
 mod others;
 mod properties;
