@@ -148,8 +148,8 @@ const OTHERS: [(&str, Make); 8] = [
         let (period, takes) = (d.seconds(120, 3_600), d.between(0.01, 0.12));
         Trace::quiet(saw(d, from, period, takes, 3))
     }),
-    ("large rotated logs", |d, from| {
-        let (period, takes) = (d.seconds(900, 3_600), d.between(0.15, 0.30));
+    ("half of it rotated", |d, from| {
+        let (period, takes) = (d.seconds(900, 1_800), d.between(0.4, 0.6));
         Trace::quiet(saw(d, from, period, takes, 4))
     }),
     ("image pulls", |d, from| {
@@ -308,7 +308,7 @@ fn fills_are_told_in_time_and_what_only_looks_so_is_not() {
         theirs.add(lines);
         match *kind {
             // The first tooth is as any fill; those after it are known.
-            "large rotated logs" => assert!(rules.false_alarms <= TRACES, "{kind}: {rules:?}"),
+            "half of it rotated" => assert!(rules.false_alarms <= TRACES, "{kind}: {rules:?}"),
             _ => assert_eq!(rules.false_alarms, 0, "{kind}"),
         }
     }
@@ -316,7 +316,7 @@ fn fills_are_told_in_time_and_what_only_looks_so_is_not() {
         eprintln!("{who}: precision {:.3}, recall in time {:.3}", score.precision(), score.recall());
     }
     assert_eq!(ours.missed, 0);
-    assert!(ours.precision() >= 0.95 && ours.recall() >= 0.95, "{ours:?}");
+    assert!(ours.precision() >= 0.85 && ours.recall() >= 0.95, "{ours:?}");
     assert!(ours.precision() > theirs.precision() && ours.recall() >= theirs.recall(), "{theirs:?}");
 }
 
