@@ -281,6 +281,24 @@ fn a_filesystem_goes_read_only() {
 }
 
 #[test]
+fn a_filesystem_will_be_full() {
+    let _alone = LOOP_DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
+    let disk = LoopFs::create(256 << 20, "ext4", &["-m", "0"]).expect("a filesystem of its own");
+    let scene = Scene::new("");
+    let mount = disk.path().display().to_string();
+    until("a sample with the mount", PATIENCE, || scene.sampled(&mount).then_some(()));
+    // A third of it in 80 s: it would be full in four minutes, and is not yet near any mark.
+    let script = "import os,sys,time\nf=os.open(sys.argv[1],os.O_CREAT|os.O_WRONLY)\nfor i in range(160):\n    \
+                  os.write(f,b'x'*(1<<19)); os.fsync(f); time.sleep(0.5)\ntime.sleep(600)\n";
+    let mut command = Command::new("python3");
+    command.args(["-c", script, &disk.path().join("growing").display().to_string()]);
+    let _writer = Process::start("the writer", command, &scene.stage.path().join("writer.log"));
+    let said = scene.expect("disk-time-to-full", &mount);
+    assert!(said.subject.contains(&mount), "{:#}", said.all);
+    scene.only(&["disk-time-to-full"], &mount);
+}
+
+#[test]
 fn a_control_group_has_no_pid_left() {
     let scene = Scene::new("");
     let group = Group::new(CONTROLLERS);
