@@ -1,4 +1,5 @@
-//! The command line of `dogwatch-agent`: run it, be its executor, see what fills a disk, remove what it left.
+//! The command line of `dogwatch-agent`: run it, be its executor, see what fills a disk or when it would be full, remove
+//! what it left.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use crate::act::handle::CHILD_SOCKET;
 use crate::act::hold_line::HoldLine;
 use crate::act::work::Launch;
 use crate::config::Config;
+use crate::forecast::{self, ForecastArgs};
 use crate::run::{Started, run};
 use crate::uninstall::{self, UninstallArgs};
 use crate::usage::verb::{self as usage, UsageArgs};
@@ -40,6 +42,9 @@ enum Verb {
     Usage(UsageArgs),
     /// Remove what the agent left on this node: its state, and empty quarantine folders. Exit code 1: some of it stays.
     Uninstall(UninstallArgs),
+    /// Say for each row of a CSV file (time, available, capacity) when the filesystem would be full, as the rule
+    /// disk-time-to-full reckons it.
+    Forecast(ForecastArgs),
 }
 
 /// Parses `args`, runs, and gives the exit code: 0 done, 1 failed, 2 usage or configuration. `prefix` are the arguments
@@ -70,8 +75,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>, prefix: &[&str]) -> ExitCo
             return ExitCode::from(2);
         }
     };
-    if let Some(Verb::Uninstall(args)) = cli.command {
-        return uninstall::main(&config, &args);
+    match &cli.command {
+        Some(Verb::Uninstall(args)) => return uninstall::main(&config, args),
+        Some(Verb::Forecast(args)) => return forecast::main(&config.detect.forecast, args),
+        Some(Verb::Executor) | None => {}
     }
     if cli.check_config {
         println!("the configuration is valid");

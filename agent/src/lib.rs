@@ -4,7 +4,7 @@
 //! [`detect`] states what is wrong, [`act`] plans and (in a process of its own) cleans, [`record`] keeps everything in journals, [`uplink`]
 //! hands it to the collector after [`enrol`] let it in. [`core`] owns what is known and connects them; [`config`] says
 //! what to do, [`health`] how it goes, [`pod`] whose something is, [`run`] and [`command`] put it together,
-//! [`uninstall`] takes it away.
+//! [`uninstall`] takes it away, [`forecast`] asks a file of figures what [`detect`] asks a node.
 //!
 //! Deliberately absent: the collector, the cluster's API.
 
@@ -14,6 +14,7 @@ pub mod config;
 pub mod core;
 pub mod detect;
 pub mod enrol;
+pub mod forecast;
 pub mod health;
 pub mod kmsg;
 pub mod pod;

@@ -142,6 +142,7 @@ impl Stage {
             state: state.to_owned(),
             groups: Vec::new(),
             environment,
+            within: Vec::new(),
             process: None,
         }
     }
@@ -315,6 +316,7 @@ pub struct Post {
     state: PathBuf,
     groups: Vec<PathBuf>,
     environment: Vec<(String, String)>,
+    within: Vec<String>,
     process: Option<Process>,
 }
 
@@ -327,6 +329,11 @@ impl Post {
     /// It has `name` set to `value` in its environment whenever it is started.
     pub fn environment(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// It is started by `command`, which is given its command line as further arguments; its process is then that one.
+    pub fn within(&mut self, command: &[&str]) {
+        self.within = command.iter().map(|arg| (*arg).to_owned()).collect();
     }
 
     /// Starts it and waits until it says that it is up.
@@ -349,7 +356,9 @@ impl Post {
 
     /// Starts it.
     pub fn launch(&mut self) {
-        let mut command = Command::new("sh");
+        let mut line = self.within.iter().map(String::as_str).chain(["sh"]);
+        let mut command = Command::new(line.next().unwrap_or("sh"));
+        command.args(line);
         // The shell joins the groups and becomes the agent: its id stays.
         command.args(["-c", "program=$1 config=$2; shift 2; for g; do echo $$ >\"$g\" || exit 1; done; exec \"$program\" --config \"$config\"", "sh"]);
         command.arg(&self.program).arg(&self.config).args(&self.groups);

@@ -74,10 +74,10 @@ fn true_here(recorded: &[(Moment, Sample)]) -> BTreeMap<&'static str, String> {
             }
         }
     }
-    // A disk that loses a twentieth of what is left while it is recorded would be full soon if it went on.
+    // A forecast needs a fall that took a seventh of what was left; an eighth within the recording may become one.
     for m in &recorded.first().unwrap().1.mounts {
         let later = recorded.last().unwrap().1.mounts.iter().find(|l| l.path == m.path);
-        if later.is_some_and(|l| (l.available_bytes as f64) < 0.95 * m.available_bytes as f64) {
+        if later.is_some_and(|l| (l.available_bytes as f64) < 0.875 * m.available_bytes as f64) {
             holds.insert("disk-time-to-full", format!("{} fills", m.path));
         }
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use dogwatch_e2e::cgroup::Group;
 use dogwatch_e2e::loopfs::LoopFs;
-use dogwatch_e2e::process::Process;
+use dogwatch_e2e::process::{Process, children_of};
 use dogwatch_e2e::programs;
 use dogwatch_e2e::stage::{Person, Post, Stage};
 use dogwatch_e2e::wait::until;
@@ -281,6 +281,24 @@ fn a_filesystem_goes_read_only() {
 }
 
 #[test]
+fn a_filesystem_will_be_full() {
+    let _alone = LOOP_DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
+    let disk = LoopFs::create(256 << 20, "ext4", &["-m", "0"]).expect("a filesystem of its own");
+    let scene = Scene::new("");
+    let mount = disk.path().display().to_string();
+    until("a sample with the mount", PATIENCE, || scene.sampled(&mount).then_some(()));
+    // A third of it in 80 s: it would be full in four minutes, and is not yet near any mark.
+    let script = "import os,sys,time\nf=os.open(sys.argv[1],os.O_CREAT|os.O_WRONLY)\nfor i in range(160):\n    \
+                  os.write(f,b'x'*(1<<19)); os.fsync(f); time.sleep(0.5)\ntime.sleep(600)\n";
+    let mut command = Command::new("python3");
+    command.args(["-c", script, &disk.path().join("growing").display().to_string()]);
+    let _writer = Process::start("the writer", command, &scene.stage.path().join("writer.log"));
+    let said = scene.expect("disk-time-to-full", &mount);
+    assert!(said.subject.contains(&mount), "{:#}", said.all);
+    scene.only(&["disk-time-to-full"], &mount);
+}
+
+#[test]
 fn a_control_group_has_no_pid_left() {
     let scene = Scene::new("");
     let group = Group::new(CONTROLLERS);
@@ -315,6 +333,42 @@ fn a_fork_storm() {
     let said = scene.expect("fork-storm", "python3");
     eprintln!("{:#}", said.all["summary"]);
     scene.only(&["fork-storm"], &group.path());
+}
+
+/// The table's maximum is one for all network namespaces and counts in each by itself: one of the test's own is filled, the
+/// machine's stays as it is. As the agent reads the network of process 1, it has process ids of its own too.
+#[test]
+fn the_table_of_tracked_connections_is_nearly_full() {
+    let max: u64 = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max")
+        .expect("this kernel tracks no connections, or its module is not loaded: modprobe nf_conntrack")
+        .trim()
+        .parse()
+        .expect("a number");
+    assert!(
+        max <= 1 << 20,
+        "a table of {max} connections takes too much of the kernel's memory to be filled"
+    );
+    let mut scene = Scene::with("", |post| {
+        // Nothing is tracked where no rule asks for it.
+        let prepare = "ip link set lo up && iptables -A INPUT -m conntrack --ctstate NEW -j ACCEPT && \
+                       echo 900 >/proc/sys/net/netfilter/nf_conntrack_udp_timeout && exec \"$@\"";
+        let namespaces = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"];
+        post.within(&[&namespaces[..], &["sh", "-c", prepare, "sh"]].concat());
+        post.launch();
+    });
+    let flows = max * 87 / 100;
+    let script = "import socket,sys,time\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n\
+                  for i in range(int(sys.argv[1])):\n    \
+                  s.sendto(b'x',('127.%d.%d.%d'%(i>>16&255,i>>8&255,i&255 or 1),9 if i&255 else 10))\n\
+                  print('sent',flush=True)\ntime.sleep(600)\n";
+    let agent = children_of(scene.post.process().id()).into_iter().next().expect("unshare started it");
+    let mut command = Command::new("nsenter");
+    command.args([&format!("--net=/proc/{agent}/ns/net"), "python3", "-c", script, &flows.to_string()]);
+    let _culprit = Process::start("the culprit", command, &scene.stage.path().join("culprit.log"));
+    let said = scene.expect("conntrack-exhaustion", "node-a");
+    assert_eq!(said.all["severity"], "medium", "{:#}", said.all);
+    assert!(said.all.to_string().contains(&max.to_string()), "{:#}", said.all);
+    scene.only(&["conntrack-exhaustion"], "node-a");
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! `disk-time-to-full`: a filesystem that will be full soon if it goes on like this.
 //!
-//! Raised when all of this holds for some samples in a row: available bytes fall steadily (see [`super::trend`]), at
-//! the present rate they last for less than the bound, a tenth of them is gone already, and the mount has not
-//! been as low and come back before. So neither one burst nor a log that is rotated raises it, and a steady fill does
-//! while most of the time is left. Never on read-only mounts.
+//! Raised when, for some samples in a row, available bytes fall steadily and at their rate last for less than the bound. The
+//! longer the time that a fall leaves, the longer it must have lasted (see [`super::trend`]): a claim of half an hour has a
+//! quarter of an hour behind it, one of five minutes fifty seconds. So a build, a burst or a log that is rotated raises
+//! nothing, and a steady fill is told while most of its time is left. Never on read-only mounts.
 //!
-//! The first tooth of a saw that takes more than a tenth of what is available looks as any fill and is raised as one.
+//! The first tooth of a saw that takes a large part of what is available looks as any fill and is raised as one.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,20 +15,21 @@ use dogwatch::record::{Fact, Finding, Mount, Severity, Subject};
 use super::Forecast;
 use super::case::{Case, Statement, Tick};
 use super::config::{DiskConfig, ForecastConfig};
-use super::trend::{Fall, History, Point};
+use super::outlook::{Projection, project};
+use super::trend::{History, Point, evidence_seconds};
 use super::words;
 
 /// Rule name.
 pub(super) const RULE: &str = "disk-time-to-full";
 
-/// Troughs below this available fraction do not count as a saw's: there was no room to come back in time.
-const SAFE_TROUGH: f64 = 0.05;
-
 /// With less available than this fraction it does not fall any more because it is full: that clears nothing.
 const FULL: f64 = 0.01;
 
-/// A forecast beyond this is not worth a word.
-const HORIZON_SECONDS: f64 = 30.0 * 86_400.0;
+/// A finding outlives its last forecast by this part of the time that it left, so that a pause is no end of it.
+const PAUSE: f64 = 1.0 / 6.0;
+
+/// Samples by which it does so at most.
+const MAX_PAUSE_TICKS: u32 = 600;
 
 /// Watches how fast mounts fill.
 #[derive(Debug)]
@@ -44,14 +45,9 @@ struct Trend {
     forecast: Option<Projection>,
     streak: u32,
     calm: u32,
+    /// Seconds that the last forecast of the active finding left.
+    left: f64,
     case: Option<Case>,
-}
-
-/// When a mount would be full.
-#[derive(Debug, Clone, Copy)]
-struct Projection {
-    fall: Fall,
-    seconds: f64,
 }
 
 impl ForecastDetector {
@@ -106,18 +102,17 @@ impl ForecastDetector {
         } else {
             trend.history = History::default();
         }
-        trend.forecast = trend.project(config, mount);
+        trend.forecast = project(&trend.history, config, mount.available_bytes, mount.total_bytes);
         let soon = trend.forecast.filter(|p| p.seconds < config.bound.as_secs_f64());
         match &mut trend.case {
             None => {
-                let raised = soon.filter(|_| trend.is_material(config, mount));
-                trend.streak = if raised.is_some() { trend.streak.saturating_add(1) } else { 0 };
-                if let Some(p) = raised.filter(|_| trend.streak >= config.raise_ticks) {
+                trend.streak = if soon.is_some() { trend.streak.saturating_add(1) } else { 0 };
+                if let Some(p) = soon.filter(|_| trend.streak >= config.raise_ticks) {
                     let subject = Subject::new("mount", mount.path.as_str());
                     let case = Case::raise(tick, RULE, subject, statement(config, tick, mount, p));
                     out.push(case.finding().clone());
                     trend.case = Some(case);
-                    trend.calm = 0;
+                    (trend.calm, trend.left) = (0, p.seconds);
                 }
             }
             Some(case) => {
@@ -126,7 +121,9 @@ impl ForecastDetector {
                 let told = !watched || trend.history.spans(config.min_history.as_nanos() as u64);
                 let calm = !(full && watched) && told && trend.forecast.is_none_or(distant);
                 trend.calm = if calm { trend.calm.saturating_add(1) } else { 0 };
-                if trend.calm >= config.clear_ticks {
+                trend.left = soon.map_or(trend.left, |p| p.seconds);
+                let pause = ((trend.left * PAUSE) as u32).min(MAX_PAUSE_TICKS);
+                if trend.calm >= config.clear_ticks.max(pause) {
                     if let Some(case) = trend.case.take() {
                         out.push(clear(config, case, tick, mount, watched));
                     }
@@ -152,28 +149,6 @@ impl ForecastDetector {
     }
 }
 
-impl Trend {
-    fn project(&self, config: &ForecastConfig, mount: &Mount) -> Option<Projection> {
-        let floor = config.noise_floor_bytes.max(mount.total_bytes / 1000);
-        let seconds = |rate: f64| mount.available_bytes as f64 / rate;
-        let urgent = config.bound.as_secs_f64() / 3.0;
-        let min_history = config.min_history.as_nanos() as u64;
-        let fall = self.history.fall(min_history, floor, |rate| seconds(rate) < urgent)?;
-        let safe = (mount.total_bytes as f64 * SAFE_TROUGH) as u64;
-        let projection = Projection { fall, seconds: seconds(fall.per_second) };
-        (projection.seconds < HORIZON_SECONDS && !self.history.came_back_from_here(safe))
-            .then_some(projection)
-    }
-
-    /// Whether enough of what was available is gone.
-    fn is_material(&self, config: &ForecastConfig, mount: &Mount) -> bool {
-        self.history.peak().is_some_and(|peak| {
-            let lost = peak.saturating_sub(mount.available_bytes);
-            lost as f64 >= peak as f64 * config.min_drop_fraction && lost > 0
-        })
-    }
-}
-
 fn severity(config: &ForecastConfig, seconds: f64) -> Severity {
     if seconds < config.critical.as_secs_f64() { Severity::Critical } else { Severity::High }
 }
@@ -191,17 +166,20 @@ fn statement(config: &ForecastConfig, tick: Tick<'_>, mount: &Mount, p: Projecti
             words::bytes(p.fall.per_second),
         ),
         explanation: format!(
-            "Available bytes fell in each third of the last {} and went from {} to {}; the rate is the median of the \
-             slopes between all points of that window (Theil-Sen), and the forecast assumes that it stays. Raised when \
-             the time left is below {} for {} samples, at least {} of what was available within 15 min is gone, \
-             and it has not been as low and come back in that time; critical below {}. Cleared after {} samples \
-             without a forecast below twice the bound.",
+            "Available bytes fell in each sixth of the last {} and went from {} to {}, in the second half no less than half \
+             as fast as in all of it; the rate is the median of the slopes between all points of that window \
+             (Theil-Sen), and the forecast assumes that it stays. For this much time left a fall must have lasted for {} \
+             (a sixth of what is left up to 5 min, half of it from 20 min on) and have taken {} of the capacity, and within \
+             six hours the filesystem has not been as low and come back. Raised when the time left is below {} for {} \
+             samples; critical below {}. Cleared after {} samples, and a sixth of the time that was left, without a \
+             forecast below twice the bound.",
             words::duration(window),
             words::bytes(p.fall.since.value as f64),
             words::bytes(mount.available_bytes as f64),
+            words::duration(evidence_seconds(p.seconds).max(config.min_history.as_secs_f64())),
+            words::percent(config.min_loss_of_capacity),
             in_words(config.bound),
             config.raise_ticks,
-            words::percent(config.min_drop_fraction),
             in_words(config.critical),
             config.clear_ticks,
         ),

@@ -55,7 +55,9 @@ mod logs;
 mod memory;
 mod network;
 mod oom;
+mod oom_count;
 mod oom_line;
+mod outlook;
 mod presence;
 mod read_only;
 mod swap;
@@ -78,6 +80,8 @@ pub use config::{
     ListenConfig, LogConfig, LogRule, MemoryConfig, OomConfig, RetransmitConfig, SaturationConfig,
     StealConfig, SwapConfig, ThrottleConfig, WaterMarks, ZombieConfig,
 };
+
+pub use outlook::Outlook;
 
 use case::{Identity, Tick};
 use disk::{Measure, WaterDetector};

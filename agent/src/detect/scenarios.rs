@@ -4,9 +4,11 @@
 mod containers;
 mod disks;
 mod kernel;
+mod kills;
 mod lives;
 mod others;
 mod properties;
+mod traces;
 mod world;
 
 use std::collections::HashMap;

@@ -67,17 +67,17 @@ pub struct ForecastConfig {
     pub raise_ticks: u32,
     /// Consecutive samples without a forecast below twice the bound before it is cleared.
     pub clear_ticks: u32,
-    /// What was lost must be this fraction of what was available, or it is not worth a word.
-    pub min_drop_fraction: f64,
-    /// Changes below this are noise. A thousandth of the filesystem is noise too.
+    /// What was lost must be this fraction of the capacity, or half of what was there.
+    pub min_loss_of_capacity: f64,
+    /// Losses below this are noise.
     pub noise_floor_bytes: u64,
     /// An active finding is said again, with its new figures, after this.
     pub update_interval: Duration,
 }
 
 impl Default for ForecastConfig {
-    /// 10 %: of a disk that fills steadily in half an hour that is three minutes, and a log that is rotated seldom
-    /// takes so much of what is left.
+    /// 1 %: what is believed has taken a seventh of what was available at least, and that is less only where the
+    /// high-water mark has long spoken.
     fn default() -> Self {
         Self {
             bound: Duration::from_secs(30 * 60),
@@ -85,7 +85,7 @@ impl Default for ForecastConfig {
             min_history: Duration::from_secs(30),
             raise_ticks: 3,
             clear_ticks: 60,
-            min_drop_fraction: 0.10,
+            min_loss_of_capacity: 0.01,
             noise_floor_bytes: 1 << 20,
             update_interval: Duration::from_secs(60),
         }

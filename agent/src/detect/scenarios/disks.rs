@@ -132,7 +132,7 @@ fn a_mount_that_goes_takes_its_findings_along_and_says_so() {
 #[test]
 fn a_steady_fill_is_foreseen_while_most_of_its_time_is_left() {
     // (seconds until full at the start, the latest second to say so)
-    for (fills_in, by) in [(90u64, 40), (600, 90), (1_500, 250), (3_600, 2_200)] {
+    for (fills_in, by) in [(90u64, 40), (300, 60), (600, 135), (1_500, 500), (3_600, 1_850)] {
         let mut rig = Rig::new();
         let total = 10 * GIB;
         let mut second = None;

@@ -1,8 +1,8 @@
 //! Lines of the kernel's log, the counters that say the same, and the clock's steps.
 
 use dogwatch::record::FindingState::{Cleared, Raised, Updated};
-use dogwatch::record::Sample;
 use dogwatch::record::Severity::{Critical, High, Medium};
+use dogwatch::record::{Sample, StuckTask, Tasks};
 
 use super::super::DetectConfig;
 use super::world::{GROUP, POD, node, pod, step};
@@ -241,6 +241,35 @@ fn an_earlier_runs_event_is_over_after_its_quiet_time() {
     assert_eq!(seconds(&mut second, &mut s, 590), []);
     assert_eq!(states(&seconds(&mut second, &mut s, 20)), [("oom-kill", Cleared, High)]);
     assert_eq!(states(&seconds(&mut second, &mut s, 1_300)), [("kernel-trouble", Cleared, Critical)]);
+}
+
+/// Scans come each few samples, and the line's quiet time ends between two of them.
+#[test]
+fn what_a_line_began_and_scans_go_on_to_show_is_not_over_after_the_lines_quiet_time() {
+    let (mut rig, mut s) = (Rig::new(), node());
+    seconds(&mut rig, &mut s, 2);
+    let second = |rig: &mut Rig, s: &mut Sample, hangs: bool| {
+        step(s);
+        let mut sample = s.clone();
+        let stuck = StuckTask { pid: 77, name: "cat".into(), stuck_ms: 200_000, ..StuckTask::default() };
+        sample.tasks = rig
+            .second()
+            .is_multiple_of(5)
+            .then(|| Tasks { stuck: hangs.then_some(stuck).into_iter().collect(), ..Tasks::default() });
+        rig.sample(&sample)
+    };
+    rig.kernel(&[], "INFO: task cat:77 blocked for more than 122 seconds.");
+    assert_eq!(rig.raised("hung-tasks").len(), 1);
+    let id = rig.raised("hung-tasks")[0].1.id.clone();
+    for _ in 0..900 {
+        let said = second(&mut rig, &mut s, true);
+        assert!(said.iter().all(|f| f.state == Updated), "at {} s: {said:?}", rig.second());
+    }
+    assert!(rig.active.contains_key(&id), "it hangs");
+    // From then on samples decide: three scans that do not show it.
+    let ended: Vec<Finding> = (0..30).flat_map(|_| second(&mut rig, &mut s, false)).collect();
+    assert_eq!(states(&ended), [("hung-tasks", Cleared, Medium)]);
+    assert_eq!(ended[0].id, id);
 }
 
 #[test]
