@@ -61,6 +61,14 @@ fn usage(fraction: Option<f64>) -> (Cell, Cell) {
     (Cell::painted(format!("{percent:.0} %"), paint), Cell::painted(bar(f, BAR_CELLS), paint))
 }
 
+/// When a filesystem will be full.
+pub(crate) fn full_in(seconds: Option<f64>) -> Cell {
+    match seconds {
+        Some(s) if s <= 0.0 => Cell::painted("now", Paint::Worst),
+        s => Cell::maybe(s.map(span)),
+    }
+}
+
 impl Listed for Node {
     const PLURAL: &'static str = "nodes";
 
@@ -143,7 +151,7 @@ impl Node {
         if wide {
             r.push(Cell::maybe(mount.and_then(|m| m.inodes_free).map(count)));
         }
-        r.push(Cell::maybe(mount.and_then(|m| m.seconds_to_full).map(span)));
+        r.push(full_in(mount.and_then(|m| m.seconds_to_full)));
         r
     }
 }
