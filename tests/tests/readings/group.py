@@ -57,7 +57,8 @@ def pids(group, at):
 def storage(group, at):
     told = text("blkio", group, "blkio.throttle.io_service_bytes_recursive")
     for way, figure in (("Read", "read_bytes_total"), ("Write", "written_bytes_total")):
-        put("+", 0, at + figure, sum(map(int, re.findall(rf"(?m)^\d+:\d+ {way} (\d+)$", told))))
+        moved = re.findall(rf"(?m)^\d+:\d+ {way} (\d+)$", told)
+        put("+", 0, at + figure, sum(map(int, moved)) if moved else None)
 
 
 def pressure(group, at):

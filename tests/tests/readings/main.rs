@@ -82,7 +82,7 @@ fn every_figure_agrees_with_independent_sources() {
     let mut seen: BTreeMap<String, Value> = BTreeMap::new();
     for (name, read) in &mut sources {
         let mut rows = 0;
-        let _at_work = (*name == GROUPS).then(|| container.work(stir.disk(), folder.path()));
+        let _at_work = (*name == GROUPS).then(|| container.work(stir.disk(), stir.device(), folder.path()));
         for _ in 0..BRACKETS {
             let mut read = || {
                 let mut readings = read();

@@ -27,6 +27,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
 /// Fields that nothing on a machine like this one has a value for, and why.
 const ABSENT: &[(&str, &str)] = &[
     ("disks.*.io_errors_total", "none of the drivers here counts them"),
+    ("interfaces.*.speed_bytes_per_s", "no driver here tells it"),
     ("tasks.stuck.*.pod", "who hangs is in no pod"),
     ("tasks.spawners.*.pod", "who starts others is in no pod"),
     ("tasks.descriptors.*.pod", "who has many open is in no pod"),

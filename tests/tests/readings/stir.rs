@@ -60,6 +60,11 @@ impl Stir {
         self.disk.path()
     }
 
+    /// The name of its loop device.
+    pub(super) fn device(&self) -> &str {
+        &self.device
+    }
+
     /// Whether `figure` is of something that this test can speak of: other loop devices and the mounts in temporary
     /// folders belong to other tests, and come, change and go meanwhile; a compressed memory disk of no size is none.
     pub(super) fn is_ours_to_judge(&self, figure: &str) -> bool {
