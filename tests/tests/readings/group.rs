@@ -55,7 +55,8 @@ impl Container {
 
     /// Two who want a CPU each, and one who reads and writes `disk`, which is mounted from `device`, past the page cache and through it.
     pub(super) fn work(&self, disk: &Path, device: &str, folder: &Path) -> Vec<Process> {
-        let numbers = std::fs::read_to_string(format!("/sys/block/{device}/dev")).expect("sysfs knows the disk");
+        let numbers =
+            std::fs::read_to_string(format!("/sys/block/{device}/dev")).expect("sysfs knows the disk");
         // The kernel counts the I/O of groups on disks that have a rule; this one throttles nobody.
         let rule = format!("{} 1000000000000", numbers.trim());
         self.container.set("blkio", "blkio.throttle.write_bps_device", rule);

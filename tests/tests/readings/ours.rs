@@ -15,7 +15,10 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("mounts.*.path", "it is the name by which rows are found"),
     ("processes.*.cpu_percent", "it is of the time between two samples and has a scenario of its own"),
     ("processes.*.read_bytes_per_s", "it is of the time between two samples and has a scenario of its own"),
-    ("processes.*.written_bytes_per_s", "it is of the time between two samples and has a scenario of its own"),
+    (
+        "processes.*.written_bytes_per_s",
+        "it is of the time between two samples and has a scenario of its own",
+    ),
     ("self_cost.queue_bytes", "the recorder fills it in"),
     ("self_cost.dropped_records", "the recorder fills it in"),
     ("self_cost.saving", "the sampler's thread decides it"),

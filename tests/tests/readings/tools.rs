@@ -297,7 +297,8 @@ pub(super) fn ps_threads() -> Vec<Reading> {
     }
     let own = threads.iter().position(|(_, _, name)| *name == "ps");
     threads.swap_remove(own.unwrap_or_else(|| panic!("ps does not see itself in {text}")));
-    let count = |which: &dyn Fn(&(bool, char, &str)) -> bool| threads.iter().filter(|t| which(t)).count() as f64;
+    let count =
+        |which: &dyn Fn(&(bool, char, &str)) -> bool| threads.iter().filter(|t| which(t)).count() as f64;
     [
         ("limits.tasks", count(&|_| true)),
         ("tasks.processes", count(&|t| t.0)),

@@ -47,6 +47,15 @@ impl Mount {
         let all = self.used_bytes as f64 + self.available_bytes as f64;
         (all > 0.0).then(|| self.used_bytes as f64 / all)
     }
+
+    /// The one with the largest share in use. One that is read-only, as images always are at 100 %, hides none that can
+    /// be written to.
+    pub(crate) fn fullest(mounts: &[Self]) -> Option<&Self> {
+        let fullness = |m: &Self| m.used_fraction().unwrap_or(0.0);
+        let order =
+            |a: &&Self, b: &&Self| b.read_only.cmp(&a.read_only).then(fullness(a).total_cmp(&fullness(b)));
+        mounts.iter().max_by(order)
+    }
 }
 
 fn usage(fraction: Option<f64>) -> (Cell, Cell) {
@@ -103,8 +112,7 @@ impl Listed for Node {
     fn rows(&self, wide: bool) -> Vec<Vec<Cell>> {
         let mut mounts: Vec<Option<&Mount>> = self.mounts.iter().map(Some).collect();
         if !wide {
-            let fullness = |m: &&Mount| m.used_fraction().unwrap_or(0.0);
-            mounts = vec![self.mounts.iter().max_by(|a, b| fullness(a).total_cmp(&fullness(b)))];
+            mounts = vec![Mount::fullest(&self.mounts)];
         } else if mounts.is_empty() {
             mounts.push(None);
         }

@@ -238,7 +238,8 @@ impl Desk for Canned {
                 seconds_to_full: None,
                 ..mount(path, 95, read_only)
             };
-            let mounts = vec![mount("/", 20, false), nothing_left("/var", false), nothing_left("/media", true)];
+            let mounts =
+                vec![mount("/", 20, false), nothing_left("/var", false), nothing_left("/media", true)];
             let full = wire::NodeRow { name: "full".into(), mounts, ..one };
             return Ok(Response::new(wire::GetNodesResponse { nodes: vec![full] }));
         }
