@@ -10,8 +10,8 @@ use dogwatch_e2e::wait::until;
 
 /// Each on version 1, the last for pressure alone.
 const CONTROLLERS: [&str; 6] = ["memory", "cpu", "cpuacct", "pids", "blkio", "unified"];
-/// Half a CPU: two who want one each are throttled.
-const QUOTA_US: u32 = 50_000;
+/// A tenth of a CPU: two who want one each are throttled, also where others want all of them.
+const QUOTA_US: u32 = 10_000;
 /// Less than the file that is written over and over, so that its pages do not stay.
 const MEMORY_BYTES: u64 = 24 << 20;
 const PIDS: u32 = 64;
@@ -73,7 +73,11 @@ impl Container {
         );
         let busy = "while :; do :; done";
         let workers: Vec<Process> =
-            [busy, busy, &storage].into_iter().map(|what| self.enter(what, folder)).collect();
+            // Who waits for a CPU moves nothing: that one is not in the group that is throttled.
+            [(busy, true), (busy, true), (&storage, false)]
+                .into_iter()
+                .map(|(what, throttled)| self.enter(what, throttled, folder))
+                .collect();
         until("the workers to be in their group and throttled", Duration::from_secs(20), || {
             let throttled = self.container.get("cpu", "cpu.stat").contains("nr_throttled 0\n");
             let written = self.container.get("blkio", "blkio.throttle.io_service_bytes_recursive");
@@ -83,9 +87,10 @@ impl Container {
         workers
     }
 
-    fn enter(&self, what: &str, folder: &Path) -> Process {
+    fn enter(&self, what: &str, throttled: bool, folder: &Path) -> Process {
         let mut script = String::new();
-        for file in self.container.procs_files() {
+        let quota = self.container.folder("cpu");
+        for file in self.container.procs_files().iter().filter(|f| throttled || !f.starts_with(&quota)) {
             script.push_str(&format!("echo $$ > {} && ", file.display()));
         }
         let mut command = Command::new("sh");

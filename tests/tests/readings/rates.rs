@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use dogwatch::record::Process as Seen;
+use dogwatch::record::{Process as Seen, Sample};
 use dogwatch_agent::sample::{Roots, SampleOptions, Sampler};
 use dogwatch_e2e::loopfs::LoopFs;
 use dogwatch_e2e::process::Process;
@@ -43,6 +43,9 @@ while True:
 
 /// What `pidstat` may be off by, as a share: it takes the length of its second from a clock of hundredths.
 const ROUNDED: f64 = 0.02;
+
+/// For a process to get its turn at a busy machine.
+const WAIT: Duration = Duration::from_secs(60);
 
 /// Counters at a moment.
 #[derive(Clone, Copy)]
@@ -80,19 +83,27 @@ struct Look {
 fn look(sampler: &mut Sampler, process: &Process, columns: &[&str], flag: &str) -> Look {
     let pid = process.id();
     let mut script = Script::start(COUNTERS, &[pid.to_string()]);
-    // Counters are compared from the second sample on that lists it.
-    until("the process to be listed with its rates", Duration::from_secs(20), || {
-        let listed = sampler.sample().processes.into_iter().find(|p| p.pid == pid)?;
-        listed.written_bytes_per_s.map(|_| ())
-    });
-    let a = Counters::read(&mut script);
-    sampler.sample();
-    let b = Counters::read(&mut script);
-    let pidstat = pidstat(pid, flag, columns);
-    let c = Counters::read(&mut script);
-    let sample = sampler.sample();
-    let d = Counters::read(&mut script);
-    let ours = sample.processes.into_iter().find(|p| p.pid == pid).expect("it is still at the top");
+    // On a machine that does other things too, it may do nothing for a second, and is then not at the top.
+    until("two samples that list the process, and it did something before each", WAIT, || {
+        let a = Counters::read(&mut script);
+        at_work(&sampler.sample(), pid, flag)?;
+        let b = Counters::read(&mut script);
+        let pidstat = pidstat(pid, flag, columns);
+        let c = Counters::read(&mut script);
+        let ours = at_work(&sampler.sample(), pid, flag)?;
+        let d = Counters::read(&mut script);
+        Some(compare([a, b, c, d], ours, pidstat))
+    })
+}
+
+/// The process, if the sample saw that it did something: else its last reading may be an older one.
+fn at_work(sample: &Sample, pid: u32, flag: &str) -> Option<Seen> {
+    let listed = sample.processes.iter().find(|p| p.pid == pid)?;
+    let did = if flag == "-u" { Some(listed.cpu_percent) } else { listed.written_bytes_per_s };
+    did.filter(|rate| *rate > 0.0).map(|_| listed.clone())
+}
+
+fn compare([a, b, c, d]: [Counters; 4], ours: Seen, pidstat: Vec<f64>) -> Look {
     // Of the time between the two samples, too, only a least and a most are known.
     let (least_s, most_s) = ((c.after - b.before).as_secs_f64(), (d.after - a.before).as_secs_f64());
     let bounds =

@@ -77,10 +77,23 @@ impl Stir {
             return self.device == format!("loop{number}");
         }
         match figure.strip_prefix("mounts.") {
-            Some(path) => path.starts_with(own) || !Path::new(path).starts_with(std::env::temp_dir()),
+            Some(path) => {
+                let elsewhere = !Path::new(path).starts_with(std::env::temp_dir()) && !is_of_part(path);
+                path.starts_with(own) || elsewhere
+            }
             None => true,
         }
     }
+}
+
+/// Whether `figure`, without what it begins with, is of a mount that shows a part of another one, as `/run/netns` does: a
+/// sample has each filesystem once.
+fn is_of_part(figure: &str) -> bool {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    table.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words[3] != "/" && figure.strip_prefix(words[4]).is_some_and(|rest| rest.starts_with('.'))
+    })
 }
 
 /// The name of the loop device that is mounted at `path`.
