@@ -110,6 +110,11 @@ impl Table {
         self.rows.range((figure.to_owned(), "")..).next().is_some_and(|((f, _), _)| f == figure)
     }
 
+    /// Whether a row of `source` differs so far.
+    pub(super) fn differs(&self, source: &str) -> bool {
+        self.rows.iter().any(|((_, of), row)| *of == source && !row.verdict().agrees)
+    }
+
     /// Whether a figure of `field` stands in a row.
     pub(super) fn has_of(&self, field: &str) -> bool {
         self.rows.keys().any(|(figure, _)| is_of(figure, field))
