@@ -198,7 +198,8 @@ pub struct Process {
     pub start_ticks: u64,
     /// Per cent of one CPU since the previous sample.
     pub cpu_percent: f64,
-    /// Resident set.
+    /// Resident set by `/proc/PID/stat`: pages that a CPU counted and did not hand in yet are missing or too many, up to
+    /// 3 × CPUs × max(32, 2 × CPUs) of them.
     pub resident_bytes: u64,
     /// State letter of `/proc/PID/stat`.
     pub state: String,

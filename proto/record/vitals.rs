@@ -253,9 +253,9 @@ pub struct Cgroup {
     pub pids: Option<u64>,
     /// Tasks that may be in it.
     pub pids_max: Option<u64>,
-    /// Bytes read from block devices.
+    /// Bytes read from block devices. With v1, newer kernels count them only on devices that somebody throttles.
     pub read_bytes_total: Option<u64>,
-    /// Bytes written to block devices.
+    /// Bytes written to block devices; as above.
     pub written_bytes_total: Option<u64>,
     /// `cpu.pressure`.
     pub cpu_pressure: Option<Pressure>,

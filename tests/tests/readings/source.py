@@ -215,6 +215,16 @@ def mounts():
         put("=", 0, at + "dev_minor", os.minor(device))
 
 
+def cgroup(pid):
+    """Of the group of v2 and those of v1 the one that says most: one that is not the root."""
+    groups = {}
+    for line in (text(f"/proc/{pid}/cgroup") or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        groups.update({c: path for c in controllers.split(",")})
+    wanted = [groups.get(c) for c in ("", "memory", "cpu", "name=systemd")]
+    return next((path for path in wanted + sorted(groups.values()) if path and path != "/"), "/")
+
+
 def processes():
     for pid in filter(str.isdigit, os.listdir("/proc")):
         stat = text(f"/proc/{pid}/stat")
@@ -228,6 +238,7 @@ def processes():
         put("=", 0, at + "start_ticks", f[22 - 3])
         put("=", 0, at + "ppid", f[4 - 3])
         put("~", 0, at + "threads", f[20 - 3])
+        put("t", 0, at + "cgroup", cgroup(pid))
         try:
             put("~", 2, at + "open_files", len(os.listdir(f"/proc/{pid}/fd")) - (int(pid) == os.getpid()))
         except OSError:

@@ -1,11 +1,11 @@
-//! What makes figures move: traffic, refused and dropped packets, a disk with I/O, memory, a busy process.
+//! What makes figures move: traffic, refused and dropped packets, a disk with I/O.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use dogwatch_e2e::loopfs::LoopFs;
@@ -55,6 +55,16 @@ impl Stir {
         let _ = server.read(&mut [0]);
     }
 
+    /// Where the disk is mounted.
+    pub(super) fn disk(&self) -> &Path {
+        self.disk.path()
+    }
+
+    /// The name of its loop device.
+    pub(super) fn device(&self) -> &str {
+        &self.device
+    }
+
     /// Whether `figure` is of something that this test can speak of: other loop devices and the mounts in temporary
     /// folders belong to other tests, and come, change and go meanwhile; a compressed memory disk of no size is none.
     pub(super) fn is_ours_to_judge(&self, figure: &str) -> bool {
@@ -67,10 +77,23 @@ impl Stir {
             return self.device == format!("loop{number}");
         }
         match figure.strip_prefix("mounts.") {
-            Some(path) => path.starts_with(own) || !Path::new(path).starts_with(std::env::temp_dir()),
+            Some(path) => {
+                let elsewhere = !Path::new(path).starts_with(std::env::temp_dir()) && !is_of_part(path);
+                path.starts_with(own) || elsewhere
+            }
             None => true,
         }
     }
+}
+
+/// Whether `figure`, without what it begins with, is of a mount that shows a part of another one, as `/run/netns` does: a
+/// sample has each filesystem once.
+fn is_of_part(figure: &str) -> bool {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    table.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words[3] != "/" && figure.strip_prefix(words[4]).is_some_and(|rest| rest.starts_with('.'))
+    })
 }
 
 /// The name of the loop device that is mounted at `path`.
@@ -116,40 +139,4 @@ fn overflow() -> Vec<TcpStream> {
 fn reset() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     assert!(TcpStream::connect(address).is_err(), "nobody listens there any more");
-}
-
-/// A process that does nothing but use a CPU.
-pub(super) struct Busy(Child);
-
-impl Busy {
-    pub(super) fn start() -> Self {
-        let mut command = Command::new("sh");
-        command.args(["-c", "while :; do :; done"]).stdin(Stdio::null());
-        Self(command.spawn().expect("sh can be started"))
-    }
-
-    pub(super) fn id(&self) -> u32 {
-        self.0.id()
-    }
-
-    /// Per cent of a CPU in one second, by pidstat.
-    pub(super) fn pidstat(&self) -> f64 {
-        let mut command = Command::new("pidstat");
-        command.args(["-u", "-h", "-p", &self.id().to_string(), "1", "1"]).env("LC_ALL", "C");
-        let output = command.output().expect("pidstat is needed for this test");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let names: Vec<&str> =
-            text.lines().find_map(|l| l.strip_prefix('#')).unwrap().split_whitespace().collect();
-        let last: Vec<&str> = text.lines().last().unwrap().split_whitespace().collect();
-        // From the end, as the time may be of one word or two.
-        let from_end = names.iter().rev().position(|n| *n == "%CPU").unwrap();
-        last[last.len() - 1 - from_end].parse().unwrap_or_else(|e| panic!("{text}: {e}"))
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

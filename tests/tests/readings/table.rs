@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::ours::is_of;
+
 /// A figure's value.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
@@ -106,6 +108,16 @@ impl Table {
     /// Whether `figure` stands in a row.
     pub(super) fn has(&self, figure: &str) -> bool {
         self.rows.range((figure.to_owned(), "")..).next().is_some_and(|((f, _), _)| f == figure)
+    }
+
+    /// Whether a row of `source` differs so far.
+    pub(super) fn differs(&self, source: &str) -> bool {
+        self.rows.iter().any(|((_, of), row)| *of == source && !row.verdict().agrees)
+    }
+
+    /// Whether a figure of `field` stands in a row.
+    pub(super) fn has_of(&self, field: &str) -> bool {
+        self.rows.keys().any(|(figure, _)| is_of(figure, field))
     }
 
     /// Prints every row; returns the number of rows and those that differ.

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::table::{Reading, Rule, Value};
 
-/// `source.py`, which reads when told to.
+/// A program in Python, which reads when told to.
 pub(super) struct Script {
     child: Child,
     ask: ChildStdin,
@@ -15,10 +15,15 @@ pub(super) struct Script {
 }
 
 impl Script {
-    /// Starts it; the process whose own cost is compared is this one.
-    pub(super) fn start() -> Self {
+    /// `source.py`; the process whose own cost is compared is this one.
+    pub(super) fn of_everything() -> Self {
+        Self::start(include_str!("source.py"), &[std::process::id().to_string()])
+    }
+
+    /// Starts `program`.
+    pub(super) fn start(program: &str, arguments: &[String]) -> Self {
         let mut command = Command::new("python3");
-        command.args(["-u", "-c", include_str!("source.py"), &std::process::id().to_string()]);
+        command.args(["-u", "-c", program]).args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("python3 can be started");
         let ask = child.stdin.take().expect("its input is a pipe");
@@ -279,4 +284,27 @@ pub(super) fn ps() -> Vec<Reading> {
         }
     }
     readings
+}
+
+/// Who is in which state, by `ps` of every thread, itself left out.
+pub(super) fn ps_threads() -> Vec<Reading> {
+    let text = run("ps", &["-eL", "-o", "pid=,lwp=,stat=,comm="]);
+    let mut threads: Vec<(bool, char, &str)> = Vec::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [pid, thread, state, name, ..] = words[..] else { panic!("ps said {line}") };
+        threads.push((pid == thread, state.chars().next().unwrap_or('?'), name));
+    }
+    let own = threads.iter().position(|(_, _, name)| *name == "ps");
+    threads.swap_remove(own.unwrap_or_else(|| panic!("ps does not see itself in {text}")));
+    let count =
+        |which: &dyn Fn(&(bool, char, &str)) -> bool| threads.iter().filter(|t| which(t)).count() as f64;
+    [
+        ("limits.tasks", count(&|_| true)),
+        ("tasks.processes", count(&|t| t.0)),
+        ("tasks.zombies", count(&|t| t.0 && t.1 == 'Z')),
+        ("tasks.uninterruptible", count(&|t| t.0 && t.1 == 'D')),
+    ]
+    .map(|(figure, value)| Reading::new(figure, value, Rule::Moves(0.0)))
+    .into()
 }

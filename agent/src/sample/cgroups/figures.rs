@@ -110,6 +110,9 @@ pub(super) struct Limits {
 
 /// v1. Swap is `total_swap` of `memory.stat` instead of memory.memsw.usage_in_bytes less memory.usage_in_bytes: the kernel
 /// has both or neither, and a difference of two files read one after the other is not a figure.
+///
+/// Bytes of block devices are counted by throttling, which newer kernels (6.18 for one) switch on for a device when the first
+/// rule is set on it. Before, and where the group did no I/O yet, no device has a line: that is not 0, but unknown.
 pub(super) const V1: [GroupFile; 12] = [
     figure(Controller::Cpuacct, c"cpuacct.usage", |t, r| set(&mut r.group.cpu_us_total, only(t)? / 1_000)),
     figure(Controller::Cpu, c"cpu.stat", |t, r| {
@@ -143,18 +146,17 @@ pub(super) const V1: [GroupFile; 12] = [
     figure(Controller::Pids, c"pids.current", |t, r| set(&mut r.group.pids, only(t)?)),
     limit(Controller::Pids, c"pids.max", |t, r| put_limit(t, &mut r.group.pids_max)),
     figure(Controller::Blkio, c"blkio.throttle.io_service_bytes_recursive", |t, r| {
-        let mut sums = [0u64; 2];
+        (r.group.read_bytes_total, r.group.written_bytes_total) = (None, None);
         for line in t.split(|&b| b == b'\n') {
             let mut words = fields(line);
             let (Some(_), Some(what), Some(n)) = (words.next(), words.next(), words.next()) else { continue };
-            let slot = match what {
-                b"Read" => 0,
-                b"Write" => 1,
+            let sum = match what {
+                b"Read" => &mut r.group.read_bytes_total,
+                b"Write" => &mut r.group.written_bytes_total,
                 _ => continue,
             };
-            sums[slot] = sums[slot].saturating_add(number(n)?);
+            *sum = Some(sum.unwrap_or(0).saturating_add(number(n)?));
         }
-        (r.group.read_bytes_total, r.group.written_bytes_total) = (Some(sums[0]), Some(sums[1]));
         Some(())
     }),
 ];
@@ -319,6 +321,16 @@ mod tests {
         );
         assert_eq!((g.swap_bytes, g.pids, g.pids_max), (Some(4096), Some(12), Some(100)));
         assert_eq!((g.read_bytes_total, g.written_bytes_total), (Some(101), Some(200)));
+    }
+
+    #[test]
+    fn no_device_of_v1_is_not_the_same_as_no_byte() {
+        let of = |text| {
+            let group = read(&V1, &[("blkio.throttle.io_service_bytes_recursive", text)]);
+            (group.read_bytes_total, group.written_bytes_total)
+        };
+        assert_eq!(of("Total 0\n"), (None, None));
+        assert_eq!(of("7:0 Read 0\n7:0 Write 4096\n7:0 Total 4096\nTotal 4096\n"), (Some(0), Some(4096)));
     }
 
     #[test]

@@ -5,7 +5,6 @@ use crate::args::TopView;
 use crate::output::Listed;
 use crate::output::table::{Cell, Column};
 use crate::output::text::{Paint, bytes, rate, signed_bytes, spark};
-use crate::time::span;
 
 /// Cells of a sparkline in a table.
 const SPARK: usize = 12;
@@ -124,7 +123,7 @@ impl Listed for Row {
                     drawn(&r.pressure_history, Some(1.0)),
                     Cell::maybe(r.fullest_mount.as_deref()),
                     percent(r.fullest_used_fraction, 0.85, 0.95),
-                    Cell::maybe(r.seconds_to_full.map(span)),
+                    crate::view::full_in(r.seconds_to_full),
                 ]
             }
             Self::Mount(r) => {
@@ -137,7 +136,7 @@ impl Listed for Row {
                     Cell::new(bytes(r.used_bytes)),
                     Cell::new(bytes(r.available_bytes)),
                     percent(r.inodes_used_fraction, 0.85, 0.95),
-                    Cell::maybe(r.seconds_to_full.map(span)),
+                    crate::view::full_in(r.seconds_to_full),
                 ]
             }
             Self::Pod(r) => {

@@ -125,11 +125,15 @@ fn summary(ui: &Ui, board: &Board) -> Line {
     if away > 0 {
         line.push((format!(", {away} not connected"), Paint::Bad));
     }
-    if let Some((seconds, what)) = soon {
-        line.push((
+    match soon {
+        Some((seconds, what)) if seconds <= 0.0 => {
+            line.push((format!(", full: {}", safe(&what)), Paint::Worst));
+        }
+        Some((seconds, what)) => line.push((
             format!(", next to be full: {} in {}", safe(&what), crate::time::span(seconds)),
             Paint::Notice,
-        ));
+        )),
+        None => {}
     }
     line
 }

@@ -175,8 +175,7 @@ fn node(w: &Watched) -> NodeRow {
     let cpu = w.sample.as_ref().and_then(|s| s.cpu.as_ref());
     let memory = w.sample.as_ref().and_then(|s| s.memory.as_ref());
     let avg = |p: Option<Pressure>| p.map(|p| p.some_avg10);
-    let used = |m: &&crate::view::Mount| m.used_fraction().unwrap_or(0.0);
-    let fullest = w.node.mounts.iter().max_by(|a, b| used(a).total_cmp(&used(b)));
+    let fullest = crate::view::Mount::fullest(&w.node.mounts);
     NodeRow {
         node: w.node.name.clone(),
         state: w.node.state.clone(),

@@ -114,6 +114,16 @@ fn every_view_is_drawn_at_every_size() {
 }
 
 #[test]
+fn what_is_full_is_said_before_what_will_be() {
+    let mut board = board();
+    let mut full = observed("node-3", 0);
+    (full.node.mounts[1].used_bytes, full.node.mounts[1].available_bytes) = (100, 0);
+    full.node.mounts[1].seconds_to_full = Some(0.0);
+    board.look(vec![observed("node-1", 20), full], T0 + 20 * S);
+    insta::assert_snapshot!("full-80", drawn(&mut ui(TopView::Mounts), &board, 80, 12, false));
+}
+
+#[test]
 fn keys_do_what_the_help_says() {
     let board = board();
     let mut ui = ui(TopView::Nodes);

@@ -69,6 +69,8 @@ impl From<wire::NodeRow> for Node {
 impl From<wire::MountRow> for Mount {
     fn from(m: wire::MountRow) -> Self {
         let limited = m.inodes_total > 0;
+        // A forecast is made of what is left, and tells nothing once nothing is. A read-only one is not filled by anybody.
+        let full = m.available_bytes == 0 && m.total_bytes > 0 && !m.read_only;
         Self {
             path: m.path,
             fs: m.fs,
@@ -78,7 +80,7 @@ impl From<wire::MountRow> for Mount {
             inodes_total: limited.then_some(m.inodes_total),
             inodes_free: limited.then_some(m.inodes_free),
             read_only: m.read_only,
-            seconds_to_full: m.seconds_to_full.filter(|s| s.is_finite()),
+            seconds_to_full: if full { Some(0.0) } else { m.seconds_to_full.filter(|s| s.is_finite()) },
         }
     }
 }

@@ -12,7 +12,7 @@ mod rows;
 use std::collections::BTreeMap;
 
 pub(crate) use from_wire::sampled;
-pub(crate) use rows::state;
+pub(crate) use rows::{full_in, state};
 
 use dogwatch::record::{Pod, Sample, Severity};
 use serde::Serialize;
@@ -46,6 +46,7 @@ pub(crate) struct Mount {
     pub(crate) inodes_total: Option<u64>,
     pub(crate) inodes_free: Option<u64>,
     pub(crate) read_only: bool,
+    /// 0 where nothing is left; `null` where it does not fill, or nobody can tell.
     pub(crate) seconds_to_full: Option<f64>,
 }
 

@@ -47,6 +47,15 @@ impl Mount {
         let all = self.used_bytes as f64 + self.available_bytes as f64;
         (all > 0.0).then(|| self.used_bytes as f64 / all)
     }
+
+    /// The one with the largest share in use. One that is read-only, as images always are at 100 %, hides none that can
+    /// be written to.
+    pub(crate) fn fullest(mounts: &[Self]) -> Option<&Self> {
+        let fullness = |m: &Self| m.used_fraction().unwrap_or(0.0);
+        let order =
+            |a: &&Self, b: &&Self| b.read_only.cmp(&a.read_only).then(fullness(a).total_cmp(&fullness(b)));
+        mounts.iter().max_by(order)
+    }
 }
 
 fn usage(fraction: Option<f64>) -> (Cell, Cell) {
@@ -59,6 +68,14 @@ fn usage(fraction: Option<f64>) -> (Cell, Cell) {
     // Like df: a filesystem is at 100 % only when it is.
     let percent = (f * 100.0).ceil().min(100.0);
     (Cell::painted(format!("{percent:.0} %"), paint), Cell::painted(bar(f, BAR_CELLS), paint))
+}
+
+/// When a filesystem will be full.
+pub(crate) fn full_in(seconds: Option<f64>) -> Cell {
+    match seconds {
+        Some(s) if s <= 0.0 => Cell::painted("now", Paint::Worst),
+        s => Cell::maybe(s.map(span)),
+    }
 }
 
 impl Listed for Node {
@@ -95,8 +112,7 @@ impl Listed for Node {
     fn rows(&self, wide: bool) -> Vec<Vec<Cell>> {
         let mut mounts: Vec<Option<&Mount>> = self.mounts.iter().map(Some).collect();
         if !wide {
-            let fullness = |m: &&Mount| m.used_fraction().unwrap_or(0.0);
-            mounts = vec![self.mounts.iter().max_by(|a, b| fullness(a).total_cmp(&fullness(b)))];
+            mounts = vec![Mount::fullest(&self.mounts)];
         } else if mounts.is_empty() {
             mounts.push(None);
         }
@@ -143,7 +159,7 @@ impl Node {
         if wide {
             r.push(Cell::maybe(mount.and_then(|m| m.inodes_free).map(count)));
         }
-        r.push(Cell::maybe(mount.and_then(|m| m.seconds_to_full).map(span)));
+        r.push(full_in(mount.and_then(|m| m.seconds_to_full)));
         r
     }
 }

@@ -232,6 +232,17 @@ impl Desk for Canned {
         let three =
             wire::NodeRow { name: "node-3".into(), state: "never-seen".into(), ..wire::NodeRow::default() };
         let wanted = r.into_inner().nodes;
+        if wanted == ["full"] {
+            let nothing_left = |path, read_only| wire::MountRow {
+                available_bytes: 0,
+                seconds_to_full: None,
+                ..mount(path, 95, read_only)
+            };
+            let mounts =
+                vec![mount("/", 20, false), nothing_left("/var", false), nothing_left("/media", true)];
+            let full = wire::NodeRow { name: "full".into(), mounts, ..one };
+            return Ok(Response::new(wire::GetNodesResponse { nodes: vec![full] }));
+        }
         let nodes =
             [one, two, three].into_iter().filter(|n| wanted.is_empty() || wanted.contains(&n.name)).collect();
         Ok(Response::new(wire::GetNodesResponse { nodes }))

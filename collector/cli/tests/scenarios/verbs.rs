@@ -53,6 +53,24 @@ async fn narrow_terminals_are_never_overrun_and_colours_do_not_count() {
     }
 }
 
+#[tokio::test]
+async fn a_filesystem_with_nothing_left_is_full_now() {
+    let desk = desk().await;
+    for (name, args) in [
+        ("nodes", &["get", "nodes", "--node", "full"][..]),
+        ("nodes-wide", &["get", "nodes", "--node", "full", "-o", "wide"]),
+        ("top-nodes", &["top", "nodes", "--node", "full"]),
+        ("top-mounts", &["top", "mounts", "--node", "full"]),
+    ] {
+        let ran = desk.run(args).await;
+        assert_eq!(ran.code, 0, "{args:?}: {}", ran.err);
+        assert_snapshot!(format!("full-{name}"), ran.out);
+    }
+    let nodes = json(&desk.run(&["get", "nodes", "--node", "full", "-o", "json"]).await.out);
+    let seconds: Vec<_> = (0..3).map(|n| &nodes[0]["mounts"][n]["seconds_to_full"]).collect();
+    assert_eq!(seconds, [&Value::Null, &0.0.into(), &Value::Null]);
+}
+
 fn uncoloured(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
