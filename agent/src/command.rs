@@ -78,7 +78,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, prefix: &[&str]) -> ExitCo
     match &cli.command {
         Some(Verb::Uninstall(args)) => return uninstall::main(&config, args),
         Some(Verb::Forecast(args)) => return forecast::main(&config.detect.forecast, args),
-        Some(Verb::Executor) | None => {}
+        Some(Verb::Executor | Verb::Usage(_)) | None => {}
     }
     if cli.check_config {
         println!("the configuration is valid");
