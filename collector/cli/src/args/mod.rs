@@ -148,7 +148,7 @@ Example:
 pub(crate) struct PlanArgs {
     /// The node that makes the plan
     pub(crate) node: String,
-    /// The mount to relieve, as the node names it
+    /// The mount to relieve, or a folder on it
     #[arg(long, value_name = "MOUNT")]
     pub(crate) mount: String,
     #[arg(short, long, value_enum, default_value_t)]
@@ -159,7 +159,9 @@ pub(crate) struct PlanArgs {
 #[command(after_help = "\
 Examples:
   dogwatch clean node-1 --mount /var          shows the plan, asks, applies exactly that plan
-  dogwatch clean node-1 --mount /var --yes    for scripts")]
+  dogwatch clean node-1 --mount /var --yes    for scripts
+
+Exit codes: 0 the mount has the space that is wanted, 1 it has not, also where something was removed.")]
 pub(crate) struct CleanArgs {
     #[command(flatten)]
     pub(crate) plan: PlanArgs,

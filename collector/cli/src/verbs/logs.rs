@@ -58,13 +58,12 @@ pub(super) async fn logs(here: &Here<'_>, args: LogsArgs, io: &mut Io<'_>) -> Re
         },
         Err(e) => e,
     };
-    match here.stand_in(&failed) {
-        Some(dir) if !ask.args.follow => {
-            io.say(&instead(&failed, dir))?;
-            from_journal(dir, &ask, lines, io)
-        }
-        _ => Err(failed),
+    if ask.args.follow {
+        return Err(failed);
     }
+    let (dir, failed) = here.stand_in(failed)?;
+    io.say(&instead(&failed, dir))?;
+    from_journal(dir, &ask, lines, io)
 }
 
 /// What was asked, checked.

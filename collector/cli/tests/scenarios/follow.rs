@@ -1,7 +1,7 @@
 //! What goes on: `watch`, `logs` and `get -w`, over a desk that goes away once.
 
-use crate::canned::{Dial, How, desk, run_with};
 use crate::journal::folder;
+use crate::running::{Dial, How, desk, run_with};
 use insta::assert_snapshot;
 use serde_json::Value;
 
