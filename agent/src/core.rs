@@ -275,7 +275,11 @@ impl Core {
         finding.citations.dedup();
         self.wires.figures.findings.fetch_add(1, Ordering::Relaxed);
         tracing::info!(rule = finding.rule, state = finding.state.as_str(), severity = %finding.severity, summary = finding.summary, "finding");
-        self.wires.recorder.push(Stream::Urgent, at, Body::Finding(Box::new(finding.clone())));
+        let recorder = &self.wires.recorder;
+        if finding.citations.iter().any(|c| c.stream == Stream::Evidence) {
+            recorder.cited(at);
+        }
+        recorder.push(Stream::Urgent, at, Body::Finding(Box::new(finding.clone())));
         let steps = self.responder.on_finding(&finding, at);
         self.carry_out(at, steps);
     }

@@ -284,6 +284,7 @@ fn a_pods_file_is_known_wherever_it_lies_and_through_its_link() {
     for glob in ["containers/*.log", "*/*/*.log"] {
         let mut config = pod.config(true);
         config.globs = vec![format!("{}/{glob}", pod.dir.path().display())];
+        config.link_roots = vec![pod.dir.path().to_owned()];
         let mut tailer = Tailer::new(config, Resume::default()).unwrap();
         let found = lines(&drain(&mut tailer, 1, usize::MAX), |k| k.evidence);
         let web =

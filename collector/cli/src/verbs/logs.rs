@@ -241,9 +241,7 @@ impl Lines {
         self.shown += 1;
         match self.format {
             LogFormat::Text => text(io, line),
-            LogFormat::Raw if io.terminal.columns.is_some() => {
-                Ok(writeln!(io.out, "{}", safe(&line.message))?)
-            }
+            LogFormat::Raw if io.terminal.shown => Ok(writeln!(io.out, "{}", safe(&line.message))?),
             LogFormat::Raw => Ok(writeln!(io.out, "{}", line.message)?),
             LogFormat::Json => {
                 write!(io.out, "{}", if self.shown > 1 { ",\n" } else { "\n" })?;

@@ -127,6 +127,7 @@ async fn run_into(dial: Dial, how: How<'_>, args: &[&str], (out, err): (&mut Sha
         err,
         input: &mut input,
         terminal: Terminal {
+            shown: how.columns.is_some(),
             columns: how.columns,
             color: how.color,
             can_ask: how.answer.is_some(),
