@@ -221,8 +221,18 @@ fn what_is_held_stays_in_auto_and_in_clean_over_restarts_and_goes_once_released(
 #[test]
 fn people_are_told_on_which_mount_a_folder_is_what_is_not_there_and_what_a_cleanup_fell_short_of() {
     let mut scene = Scene::new("plan", Disk::new(&["a.log.1", "b.log.1"]));
-    scene.disk.fill();
     scene.post.start();
+    let whole = scene.disk.mount();
+    until("the node to know its mount", PATIENCE, || {
+        let ran = scene.person.dogwatch(&["plan", "node-a", "--mount", &whole]);
+        (ran.status.code() == Some(0)).then(|| {
+            let out = String::from_utf8_lossy(&ran.stdout).into_owned();
+            assert!(out.contains("nothing needs to go"), "{out}");
+        })
+    });
+    let ran = scene.person.dogwatch(&["clean", "node-a", "--mount", &whole, "--yes"]);
+    assert_eq!(ran.status.code(), Some(0), "there is room: {ran:?}");
+    scene.disk.fill();
     until("a plan with both", PATIENCE, || (scene.plan().objects.len() == 2).then_some(()));
     let mount = scene.disk.mount();
     let folder = format!("{mount}/log");

@@ -130,12 +130,19 @@ fn helps(done: &Action) -> Vec<String> {
     helps
 }
 
-/// A plan that the node refused to make is a failure, with the node's reason.
+/// A plan that the node refused to make is a failure, with the node's reason; that a mount has the space that is wanted
+/// is none.
 fn usable(plan: &Action) -> Result<(), CliError> {
     match plan.state {
+        Some("refused") if needless(plan) => Ok(()),
         Some("refused" | "failed") => Err(CliError::Outcome(format!("{} {}", plan.id, why(plan)))),
         _ => Ok(()),
     }
+}
+
+/// The contract has no word of its own for it: a plan without objects is a refused one, and its detail says why.
+fn needless(plan: &Action) -> bool {
+    plan.objects.is_empty() && plan.detail.as_deref().is_some_and(|d| d.starts_with("nothing needs to go"))
 }
 
 fn why(action: &Action) -> String {

@@ -184,6 +184,14 @@ impl Desk for Canned {
                 row.action.as_mut().unwrap().id = SHORT.into();
                 Ok(Response::new(row))
             }
+            "/roomy" => {
+                let mut row = action(wire::ActionState::Refused);
+                let a = row.action.as_mut().unwrap();
+                a.mount = "/roomy".into();
+                a.objects.clear();
+                a.detail = "nothing needs to go: 90.0 GiB are available, 20.0 GiB are wanted".into();
+                Ok(Response::new(row))
+            }
             "/nowhere" => Err(Status::not_found("this node has no /nowhere")),
             "/" => {
                 let mut row = action(wire::ActionState::Refused);

@@ -427,6 +427,13 @@ async fn a_cleanup_that_cannot_be_says_why() {
     let nothing = desk.run(&["clean", "node-1", "--mount", "/clean", "--yes"]).await;
     assert_eq!(nothing.code, 0, "{}", nothing.err);
     assert!(nothing.err.contains("nothing to clean"), "{}", nothing.err);
+    for verb in
+        [&["plan", "node-1", "--mount", "/roomy"][..], &["clean", "node-1", "--mount", "/roomy", "--yes"]]
+    {
+        let roomy = desk.run(verb).await;
+        assert_eq!(roomy.code, 0, "a mount with room is no failure: {}", roomy.err);
+        assert!(roomy.out.contains("nothing needs to go"), "{}", roomy.out);
+    }
     assert!(!desk.asked.all().iter().any(|a| a.starts_with("ApplyRequest")));
 }
 
