@@ -32,7 +32,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use crate::act::hold::NodeHold;
-use crate::act::respond::{CLEANUP_NOT_HOLDING, Command, Order, Respond, Step, TRIGGERS};
+use crate::act::respond::{CLEANUP_NOT_HOLDING, Command, Order, Respond, Step, TRIGGERS, Unmet};
 use crate::act::work::{Done, Job};
 use crate::detect::Detectors;
 use crate::health::Figures;
@@ -286,7 +286,11 @@ impl Core {
         self.tell_cause(at, &mut finding);
         self.wires.figures.findings.fetch_add(1, Ordering::Relaxed);
         tracing::info!(rule = finding.rule, state = finding.state.as_str(), severity = %finding.severity, summary = finding.summary, "finding");
-        self.wires.recorder.push(Stream::Urgent, at, Body::Finding(Box::new(finding.clone())));
+        let recorder = &self.wires.recorder;
+        if finding.citations.iter().any(|c| c.stream == Stream::Evidence) {
+            recorder.cited(at);
+        }
+        recorder.push(Stream::Urgent, at, Body::Finding(Box::new(finding.clone())));
         let steps = self.responder.on_finding(&finding, at);
         self.carry_out(at, steps);
     }
@@ -357,6 +361,7 @@ impl Core {
                 self.responder.on_survey(&mount, result.as_ref().map_err(Clone::clone), now)
             }
             Done::Applied(action) => self.responder.on_applied(*action, now),
+            Done::Found { command, result } => self.responder.on_found(&command, result, now),
         };
         self.carry_out(now, steps);
     }
@@ -436,6 +441,9 @@ impl Core {
                 Step::Apply(action) => {
                     let _ = self.wires.jobs.send(Job::Apply(action));
                 }
+                Step::Find { command, path } => {
+                    let _ = self.wires.jobs.send(Job::Find { command, path });
+                }
                 Step::NotHolding { mount, summary, action_id } => {
                     self.not_holding(at, &mount, summary, action_id)
                 }
@@ -483,7 +491,7 @@ impl Core {
         }
     }
 
-    fn answer(&mut self, command: &str, result: Result<Box<Action>, String>) {
+    fn answer(&mut self, command: &str, result: Result<Box<Action>, Unmet>) {
         let Some(i) = self.ordering.iter().position(|c| c.command.id == command) else { return };
         let call = self.ordering.swap_remove(i);
         match result {
@@ -491,9 +499,13 @@ impl Core {
                 let id = call.command.id.clone();
                 let action = Some(wire::Action::from(&*action));
                 // The asker may have gone away; the record has it all the same.
-                let _ = call.reply.send(wire::CommandResult { id, ok: true, error: String::new(), action });
+                let _ = call.reply.send(wire::CommandResult { id, ok: true, action, ..Default::default() });
             }
-            Err(e) => answer_error(call, &e),
+            Err(Unmet { why, not_found }) => {
+                let id = call.command.id.clone();
+                let _ =
+                    call.reply.send(wire::CommandResult { id, error: why, not_found, ..Default::default() });
+            }
         }
     }
 
@@ -537,7 +549,7 @@ impl Core {
 
 fn answer_error(call: CommandCall, error: &str) {
     let id = call.command.id.clone();
-    let _ = call.reply.send(wire::CommandResult { id, ok: false, error: error.to_owned(), action: None });
+    let _ = call.reply.send(wire::CommandResult { id, error: error.to_owned(), ..Default::default() });
 }
 
 /// An id from where and when; one mount has one such finding at a time.

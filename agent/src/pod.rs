@@ -2,7 +2,7 @@
 //!
 //! Sources: the kubelet's cgroup manager (`pkg/kubelet/cm`: `kubepods[/burstable|/besteffort]/pod<uid>`, by the systemd
 //! driver as slices in which `-` of the uid is `_`), the runtimes' names of what lies beneath, and the kubelet's log
-//! folders (`/var/log/pods/<namespace>_<name>_<uid>/<container>/<n>.log`).
+//! folders (`/var/log/pods/<namespace>_<name>_<uid>/<container>/<n>.log`), and the links to them that `/var/log/containers` has.
 //!
 //! Invariants: pure; nothing is allocated for a name that is no pod's. Names come from whoever may make a group or a
 //! folder, so each part must be what the API server would have admitted (RFC 1123 labels, a UUID or the hash of a static
@@ -13,9 +13,6 @@
 
 use dogwatch::record::Pod;
 
-/// Where the kubelet keeps pods' logs.
-pub const LOG_FOLDER: &str = "/var/log/pods/";
-
 /// Longest label of a DNS name (RFC 1123).
 const MAX_LABEL: usize = 63;
 /// Longest name of a pod: a DNS subdomain.
@@ -23,19 +20,24 @@ const MAX_NAME: usize = 253;
 /// Digits of a container's id at containerd, CRI-O and Docker.
 const ID_DIGITS: usize = 64;
 
-/// The pod and container of a log file below [`LOG_FOLDER`], rotated ones included; `None` for any other path. The path
-/// must begin there: a folder of that name elsewhere is anybody's. The container's id is not in it.
+/// The folder of the links that [`from_container_log`] reads.
+const LINK_FOLDER: &str = "containers";
+
+/// The pod and container of a log file that lies as the kubelet lays them, `…/<namespace>_<name>_<uid>/<container>/<n>.log`,
+/// rotated ones included, or that is one of the links in a folder `containers`; `None` for any other path. Below which
+/// folder does not matter: a cluster's log folder may be mounted or kept anywhere, and whoever configures what is read
+/// says whom they believe. The container's id is in the links alone, the uid in the others alone.
 pub fn from_log_path(path: &str) -> Option<Pod> {
-    let mut parts = path.strip_prefix(LOG_FOLDER)?.split('/');
-    let pod = from_log_folder(parts.next()?)?;
-    let container = parts.next()?;
-    let file = parts.next()?;
-    let begins = file.bytes().next().is_some_and(|b| b.is_ascii_digit());
-    let whole = is_label(container) && begins && file.contains(".log") && parts.next().is_none();
-    whole.then(|| Pod { container: container.to_owned(), ..pod })
+    let mut parts = path.rsplit('/');
+    let (file, container, folder) = (parts.next()?, parts.next()?, parts.next()?);
+    let numbered = file.starts_with(|c: char| c.is_ascii_digit()) && file.contains(".log");
+    let whole = numbered && is_label(container);
+    let laid =
+        from_log_folder(folder).filter(|_| whole).map(|pod| Pod { container: container.to_owned(), ..pod });
+    laid.or_else(|| from_container_log(file).filter(|_| container == LINK_FOLDER))
 }
 
-/// The pod of a folder `<namespace>_<name>_<uid>` in [`LOG_FOLDER`].
+/// The pod of a folder `<namespace>_<name>_<uid>` of logs.
 pub fn from_log_folder(folder: &str) -> Option<Pod> {
     let mut parts = folder.split('_');
     let (namespace, name, uid) = (parts.next()?, parts.next()?, parts.next()?);
@@ -245,8 +247,14 @@ mod tests {
         );
         let rotated = format!("/var/log/pods/shop_web-0_{UID}/app/12.log.20251121-010203.gz");
         assert_eq!(from_log_path(&rotated).unwrap().container, "app");
+        let elsewhere = format!("/mnt/cluster-a/shop_web-0_{UID}/app/0.log");
+        assert_eq!(from_log_path(&elsewhere).unwrap().name, "web-0");
+        for name in ["web-0", "0-web"] {
+            let link = from_log_path(&format!("/var/log/containers/{name}_shop_app-{}.log", id())).unwrap();
+            assert_eq!((link.name.as_str(), link.container.as_str(), link.uid.as_str()), (name, "app", ""));
+        }
         for path in [
-            format!("/var/lib/x/var/log/pods/shop_web-0_{UID}/app/0.log"),
+            format!("/var/log/web-0_shop_app-{}.log", id()),
             format!("/var/log/pods/shop_web-0_{UID}/app/deeper/0.log"),
             format!("/var/log/pods/shop_web-0_{UID}/../0.log"),
             format!("/var/log/pods/shop_web-0_{UID}/app/passwd"),

@@ -249,7 +249,7 @@ fn start_holds(line: HoldLine, inbox: &SyncSender<Message>) -> Result<Sender<Vec
             HoldSet::Known(holds) => (holds.len(), None),
             HoldSet::Unknown(why) => (0, Some(why.clone())),
         };
-        Message::Held(Held { count, places: now.resolved(), kept, unknown })
+        Message::Held(Held { count, places: now.resolved(), absent: now.absent(), kept, unknown })
     };
     // The core ends only when the agent does. The inbox is empty yet: this is the first message of all.
     let _ = inbox.send(held(&line, Ok(())));

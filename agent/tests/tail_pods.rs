@@ -35,7 +35,6 @@ impl Pod {
         let text = "rules:\n  - {name: bad, match: '^bad', severity: high, summary: s, context_before: 1, context_after: 1}\n";
         TailConfig {
             globs: vec![format!("{}/*/*/*.log", self.dir.path().display())],
-            pod_logs: self.dir.path().to_owned(),
             rules: RuleSet::parse("test", text).unwrap(),
             start: Start::Beginning,
             emit_all,
@@ -263,4 +262,46 @@ fn dockers_own_format_stays_as_it_is() {
     let mut tailer = Tailer::new(pod.config(true), Resume::default()).unwrap();
     let got = lines(&drain(&mut tailer, 1, 100), |k| k.recorder);
     assert_eq!((texts(&got), got[0].parts), (vec![line.to_owned()], 0));
+}
+
+/// Under other folders, and through the links of `/var/log/containers`, which some look at alone.
+#[test]
+fn a_pods_file_is_known_wherever_it_lies_and_through_its_link() {
+    let pod = Pod::new();
+    let links = pod.dir.path().join("containers");
+    fs::create_dir(&links).unwrap();
+    let id = "0123456789abcdef".repeat(4);
+    std::os::unix::fs::symlink(pod.log(), links.join(format!("web-0_shop_nginx-{id}.log"))).unwrap();
+    // What a link leads to need not be laid as the kubelet lays it: docker's is not.
+    let elsewhere = pod.dir.path().join("docker");
+    fs::create_dir(&elsewhere).unwrap();
+    std::os::unix::fs::symlink(elsewhere.join("x-json.log"), links.join(format!("api-0_shop_main-{id}.log")))
+        .unwrap();
+    fs::write(elsewhere.join("x-json.log"), "2026-01-01T00:00:00.000000001Z stderr F bad of api\n").unwrap();
+    pod.append(
+        b"2026-01-01T00:00:00.000000001Z stdout P bad \n2026-01-01T00:00:00.000000002Z stdout F of web\n",
+    );
+    for glob in ["containers/*.log", "*/*/*.log"] {
+        let mut config = pod.config(true);
+        config.globs = vec![format!("{}/{glob}", pod.dir.path().display())];
+        config.link_roots = vec![pod.dir.path().to_owned()];
+        let mut tailer = Tailer::new(config, Resume::default()).unwrap();
+        let found = lines(&drain(&mut tailer, 1, usize::MAX), |k| k.evidence);
+        let web =
+            found.iter().find(|l| l.line == b"bad of web").unwrap_or_else(|| panic!("{glob}: {found:?}"));
+        let who = web.pod.as_ref().unwrap();
+        assert_eq!(
+            (who.namespace.as_str(), who.name.as_str(), who.container.as_str()),
+            ("shop", "web-0", "nginx")
+        );
+        assert_eq!((who.uid.as_str(), web.output.as_str()), (&FOLDER[11..], "stdout"), "{glob}");
+        if glob.starts_with("containers") {
+            let api = found.iter().find(|l| l.line == b"bad of api").unwrap_or_else(|| panic!("{found:?}"));
+            let who = api.pod.as_ref().unwrap();
+            assert_eq!(
+                (who.name.as_str(), who.container.as_str(), who.container_id.as_str()),
+                ("api-0", "main", id.as_str())
+            );
+        }
+    }
 }

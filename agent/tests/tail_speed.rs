@@ -28,7 +28,6 @@ fn thirty_rules_search_a_pods_log_at_speed() {
 
 fn search(what: &str, glob: &str, log_path: &str, prefix: &str) {
     let mut rig = Rig::new(glob);
-    rig.config.pod_logs = rig.path("");
     rig.config.emit_all = false;
     let mut text = RuleSet::shipped_text().replace("masks: []", "");
     for n in text.matches("- name:").count()..30 {

@@ -175,6 +175,24 @@ fn answers_are_chosen_by_pod_words_and_source_before_they_are_limited() {
     scene.house.stop();
 }
 
+/// The first may come whenever evidence is sealed, and just then. The second would have to wait for the whole time of
+/// evidence, 10 s, if its finding did not hasten it.
+#[test]
+fn lines_that_findings_cite_come_soon_after_them() {
+    let mut scene = Scene::new();
+    const SOON: Duration = Duration::from_secs(5);
+    for (n, pod, container) in [(1, API, "app"), (2, WEB, "nginx")] {
+        scene.write(pod, container, &[format!("it failed seq={n}")]);
+        let written = std::time::Instant::now();
+        let ask = wire::GetEventsRequest { grep: format!("seq={n}$"), ..logs() };
+        scene.lines(&ask, 1);
+        let took = written.elapsed();
+        assert!(n == 1 || took < SOON, "line {n} came after {took:?}");
+    }
+    scene.post.stop();
+    scene.house.stop();
+}
+
 async fn next(watch: &mut Streaming<wire::WatchEvent>, what: &str) -> What {
     let next = tokio::time::timeout(PATIENCE, watch.message()).await;
     next.unwrap_or_else(|_| unreachable!("waited in vain for {what}")).unwrap().unwrap().what.unwrap()

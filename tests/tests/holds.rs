@@ -219,6 +219,72 @@ fn what_is_held_stays_in_auto_and_in_clean_over_restarts_and_goes_once_released(
 }
 
 #[test]
+fn people_are_told_on_which_mount_a_folder_is_what_is_not_there_and_what_a_cleanup_fell_short_of() {
+    let mut scene = Scene::new("plan", Disk::new(&["a.log.1", "b.log.1"]));
+    scene.post.start();
+    let whole = scene.disk.mount();
+    until("the node to know its mount", PATIENCE, || {
+        let ran = scene.person.dogwatch(&["plan", "node-a", "--mount", &whole]);
+        (ran.status.code() == Some(0)).then(|| {
+            let out = String::from_utf8_lossy(&ran.stdout).into_owned();
+            assert!(out.contains("nothing needs to go"), "{out}");
+        })
+    });
+    let ran = scene.person.dogwatch(&["clean", "node-a", "--mount", &whole, "--yes"]);
+    assert_eq!(ran.status.code(), Some(0), "there is room: {ran:?}");
+    scene.disk.fill();
+    until("a plan with both", PATIENCE, || (scene.plan().objects.len() == 2).then_some(()));
+    let mount = scene.disk.mount();
+    let folder = format!("{mount}/log");
+    let link = scene.stage.path().join("by-link");
+    std::os::unix::fs::symlink(&folder, &link).unwrap();
+    let link = link.display().to_string();
+    let said = |args: &[&str]| {
+        let ran = scene.person.dogwatch(args);
+        let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+        (ran.status.code(), text(&ran.stdout), text(&ran.stderr))
+    };
+    for named in [&folder, &link] {
+        let (code, out, err) = said(&["plan", "node-a", "--mount", named]);
+        assert_eq!(code, Some(0), "{err}");
+        assert!(err.contains(&format!("{named} is on {mount}")), "{err}");
+        assert!(out.contains(&format!("for {mount} on node-a")), "{out}");
+    }
+    let nowhere = format!("{mount}/nowhere");
+    let (code, _, err) = said(&["plan", "node-a", "--mount", &nowhere]);
+    assert_eq!(code, Some(3), "{err}");
+    assert!(err.contains(&format!("this node has no {nowhere}")), "{err}");
+
+    let (code, out, err) =
+        said(&["hold", "add", "--path", &nowhere, "--node", "node-a", "-m", "it may come"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(
+        out.contains("holding") && err.contains(&format!("nothing is at {nowhere} now on node-a")),
+        "{out}{err}"
+    );
+    let known = scene.holds(false);
+    assert_eq!(
+        (known[0].absent_on.as_slice(), known[0].state.as_str()),
+        (&["node-a".to_owned()][..], "holding")
+    );
+    let (_, _, err) = said(&["hold", "add", "--path", &folder, "--node", "node-a", "-m", "the court asks"]);
+    assert!(!err.contains("nothing is at"), "{err}");
+    let there = scene.holds(false).into_iter().find(|h| h.path == folder).unwrap();
+    assert!(there.absent_on.is_empty(), "{there:?}");
+    // It comes, and with the next word of the node that is known.
+    std::fs::write(&nowhere, "it came").unwrap();
+    scene.release(&there.id).unwrap();
+    until("the node to find it", PATIENCE, || scene.holds(false)[0].absent_on.is_empty().then_some(()));
+
+    let (code, out, err) = said(&["clean", "node-a", "--mount", &folder, "--yes"]);
+    assert!(!scene.disk.log("a.log.1").exists() && !scene.disk.log("b.log.1").exists(), "{out}{err}");
+    assert_eq!(code, Some(1), "the filler stays, so the mount stays too full: {out}{err}");
+    assert!(err.contains("are still missing to") && err.contains("try: "), "{err}");
+    scene.post.stop();
+    scene.house.stop();
+}
+
+#[test]
 fn a_hold_between_plan_and_deed_wins_also_behind_a_link() {
     let mut scene = Scene::new("plan", Disk::new(&["app/x.log.1", "app/y.log.1", "z.log.1"]));
     scene.disk.fill();

@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::channel::Channel;
-use super::hold::{Hold, HoldSet, NodeHold, resolve};
+use super::hold::{HeldThing, Hold, HoldSet, NodeHold, resolve};
 use super::hold_file;
-use super::real_path::real_paths;
+use super::real_path::{find, real_paths};
 use super::wire::held_request;
 
 /// How long an executor that is busy may take to have room for the news: it looks between two objects, and the digest of
@@ -34,6 +34,14 @@ impl HeldNow {
     /// As places that are held, by a look at the filesystem of now.
     pub fn resolved(&self) -> Vec<Hold> {
         resolve(&self.set, |path| real_paths(&self.host_root, path))
+    }
+
+    /// Holds on paths at which nothing is at this moment, by their ids. What cannot be looked at is not said to be gone.
+    pub fn absent(&self) -> Vec<String> {
+        let HoldSet::Known(holds) = &self.set else { return Vec::new() };
+        let gone =
+            |h: &&NodeHold| matches!(&h.what, HeldThing::Path(p) if find(&self.host_root, p) == Ok(None));
+        holds.iter().filter(gone).map(|h| h.id.clone()).collect()
     }
 }
 
@@ -95,5 +103,31 @@ impl Inner {
             executor.hang_up();
             self.executor = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_and_not_there_is_named() {
+        let (host, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::create_dir_all(host.path().join("var/log")).unwrap();
+        std::os::unix::fs::symlink("/var/log", host.path().join("logs")).unwrap();
+        let line = HoldLine::open(state.path(), host.path());
+        assert_eq!(line.now().absent(), Vec::<String>::new(), "what is held is not known yet");
+        let hold = |id: &str, what| NodeHold { id: id.to_owned(), what, reason: "court".to_owned() };
+        let pod = HeldThing::Pod { namespace: "shop".to_owned(), pod: "api".to_owned() };
+        line.keep(vec![
+            hold("hold-1", HeldThing::Path("/logs".into())),
+            hold("hold-2", HeldThing::Path("/logs/app.log".into())),
+            hold("hold-3", pod),
+            hold("hold-4", HeldThing::Node),
+        ])
+        .unwrap();
+        assert_eq!(line.now().absent(), ["hold-2"]);
+        std::fs::write(host.path().join("var/log/app.log"), "").unwrap();
+        assert_eq!(line.now().absent(), Vec::<String>::new(), "it came");
     }
 }

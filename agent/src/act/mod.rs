@@ -29,7 +29,7 @@ pub mod policy;
 mod quarantine;
 #[cfg(test)]
 mod races;
-mod real_path;
+pub mod real_path;
 mod remove;
 pub mod respond;
 mod rotation;

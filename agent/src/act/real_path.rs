@@ -26,6 +26,37 @@ pub(super) fn real_paths(host_root: &Path, path: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Something that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Its path on the host, no symbolic link in it.
+    pub path: PathBuf,
+    /// The `st_dev` of what it lies on.
+    pub device: u64,
+}
+
+/// Where `path` of the host lies on the host, every link followed; `None` where nothing is there.
+///
+/// # Errors
+/// Why nobody can tell.
+pub(super) fn find(host_root: &Path, path: &Path) -> Result<Option<Place>, String> {
+    let unreadable = |e: Errno| format!("{} cannot be looked at: {e}", path.display());
+    let folder =
+        rustix::fs::open(host_root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(unreadable)?;
+    let fd = match open_in(&folder, path) {
+        Ok(fd) => fd,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        Err(e) => return Err(unreadable(e)),
+    };
+    let device = rustix::fs::fstat(&fd).map_err(unreadable)?.st_dev;
+    let link = |fd: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let (real, root) = (link(&fd), link(&folder));
+    let (real, root) = real.and_then(|real| Ok((real, root?))).map_err(|e| e.to_string())?;
+    let path = real.strip_prefix(&root).map_or_else(|_| path.to_owned(), |rest| Path::new("/").join(rest));
+    Ok(Some(Place { path, device }))
+}
+
 fn real_path(root: &Path, path: &Path) -> Option<PathBuf> {
     let folder =
         rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
@@ -75,6 +106,14 @@ mod tests {
         let real = real_paths(&host, Path::new("/var/log/new/app.log.1"));
         assert!(real.contains(&host.join("data/logs/new/app.log.1")), "{real:?}");
         assert!(real.contains(&host.join("var/log/new/app.log.1")), "{real:?}");
+        let device = std::os::unix::fs::MetadataExt::dev(&std::fs::metadata(&host).unwrap());
+        let place = |path: &str| Ok(Some(Place { path: path.into(), device }));
+        assert_eq!(find(&host, Path::new("/var/log")), place("/data/logs"));
+        assert_eq!(find(&host, Path::new("/")), place("/"));
+        assert_eq!(find(&host, Path::new("/var/log/new")), Ok(None));
+        assert!(
+            find(&host.join("gone"), Path::new("/var")).unwrap_err().contains("/var cannot be looked at")
+        );
         let own = real_paths(Path::new("/"), &host.join("data/../data/logs"));
         assert!(own.contains(&host.join("data/logs")), "{own:?}");
     }

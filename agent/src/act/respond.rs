@@ -17,8 +17,10 @@
 //! Deliberately absent: time, disk, randomness; they come in as arguments.
 
 mod need;
+mod place;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 
 use dogwatch::record::{
     Action, ActionState, CleanupMode, Finding, FindingState, Moment, Mount, Refusal, Severity,
@@ -29,6 +31,7 @@ use super::hold::Hold;
 use super::plan::{Allowance, PLAN_LIFETIME_NS, Survey, Trigger, plan};
 use super::policy::Rules;
 use super::words;
+pub use place::Unmet;
 
 /// What an action or an order is told that waited while the mode changed.
 const SWITCHED_OFF: &str = "nothing was touched: cleanup.mode was set to off before this began";
@@ -94,7 +97,7 @@ pub struct Command {
 /// What a person can order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
-    /// Make a plan for this mount.
+    /// Make a plan for this mount, or for the one that holds this path.
     PlanMount(String),
     /// Apply exactly the plan with this id.
     ApplyPlan(String),
@@ -119,7 +122,14 @@ pub enum Step {
         /// The command's id.
         command: String,
         /// The action, or what, why and remedy.
-        result: Result<Box<Action>, String>,
+        result: Result<Box<Action>, Unmet>,
+    },
+    /// Look where a path lies, then call [`Respond::on_found`].
+    Find {
+        /// The command that needs it.
+        command: String,
+        /// An absolute path of the host.
+        path: PathBuf,
     },
     /// Raise a finding of rule [`CLEANUP_NOT_HOLDING`] on `mount`.
     NotHolding {
@@ -141,6 +151,8 @@ pub struct Respond {
     mounts: BTreeMap<String, Site>,
     plans: VecDeque<Kept>,
     removed: VecDeque<(u64, u64, u64)>,
+    /// Commands that wait until it is known on which mount their path lies.
+    searching: VecDeque<Command>,
 }
 
 /// A plan that may still be applied.
@@ -184,7 +196,8 @@ impl Respond {
     /// A machine for a node whose executor has the policy of `rules`. `new_id` gives random numbers for action ids.
     pub fn new(rules: Rules, settings: Settings, new_id: Box<dyn FnMut() -> u64 + Send>) -> Self {
         let (mounts, plans, removed) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
-        Self { rules, settings, holds: Vec::new(), new_id, mounts, plans, removed }
+        let (holds, searching) = (Vec::new(), VecDeque::new());
+        Self { rules, settings, holds, new_id, mounts, plans, removed, searching }
     }
 
     /// The node's mode.
@@ -261,11 +274,12 @@ impl Respond {
 
     /// A person's command.
     pub fn on_command(&mut self, command: Command, now: Moment) -> Vec<Step> {
-        let answer = |result| vec![Step::Answer { command: command.id.clone(), result }];
+        let refuse =
+            |why: String| vec![Step::Answer { command: command.id.clone(), result: Err(Unmet::from(why)) }];
         if self.mode() == CleanupMode::Off {
-            return answer(Err(
-                "this node's cleanup is off; set cleanup.mode to plan or auto in its config".to_owned()
-            ));
+            return refuse(
+                "this node's cleanup is off; set cleanup.mode to plan or auto in its config".to_owned(),
+            );
         }
         let mount = match &command.order {
             Order::PlanMount(mount) => mount.clone(),
@@ -276,20 +290,16 @@ impl Respond {
                         "this node has no plan {id}: it expired, was applied, or was made before the agent's last \
                          start; make a new one with `dogwatch plan`"
                     );
-                    return answer(Err(why));
+                    return refuse(why);
                 }
             },
         };
         let Some(site) = self.mounts.get_mut(&mount).filter(|s| s.figures.is_some()) else {
-            return answer(Err(format!(
-                "this node has no mount {mount}; `dogwatch get nodes -o wide` lists them"
-            )));
+            return self.search(command, mount);
         };
         if site.busy.is_some() {
             if site.waiting.len() >= MAX_WAITING {
-                return answer(Err(format!(
-                    "{MAX_WAITING} commands for {mount} are waiting; try again later"
-                )));
+                return refuse(format!("{MAX_WAITING} commands for {mount} are waiting; try again later"));
             }
             site.waiting.push_back(command);
             return Vec::new();
@@ -352,8 +362,10 @@ impl Respond {
             self.plans.retain(|k| k.action.id != action.id);
             let why = format!("nothing was touched: the record of {} could not be kept ({why})", action.id);
             let command = busy.command.take();
-            let mut steps: Vec<Step> =
-                command.map(|command| Step::Answer { command, result: Err(why) }).into_iter().collect();
+            let mut steps: Vec<Step> = command
+                .map(|command| Step::Answer { command, result: Err(why.into()) })
+                .into_iter()
+                .collect();
             steps.extend(self.free(&action.mount, now));
             return steps;
         }
@@ -436,20 +448,19 @@ impl Respond {
 
     /// Starts what a person ordered; the mount is free and known.
     fn obey(&mut self, command: Command, now: Moment) -> Vec<Step> {
-        let answer = |result| vec![Step::Answer { command: command.id.clone(), result }];
+        let refuse =
+            |why: String| vec![Step::Answer { command: command.id.clone(), result: Err(Unmet::from(why)) }];
         if self.mode() == CleanupMode::Off {
-            return answer(Err(SWITCHED_OFF.to_owned()));
+            return refuse(SWITCHED_OFF.to_owned());
         }
         match command.order {
             Order::PlanMount(mount) => {
                 let settings = self.settings;
                 let Some(site) = self.mounts.get_mut(&mount) else {
-                    return answer(Err(format!("this node has no mount {mount}")));
+                    return refuse(format!("this node has no mount {mount} any more"));
                 };
                 let Some(figures) = &site.figures else {
-                    return answer(Err(format!(
-                        "this node has no figures of {mount} yet; try again in a moment"
-                    )));
+                    return refuse(format!("this node has no figures of {mount} yet; try again in a moment"));
                 };
                 let trigger = Trigger {
                     reason: format!("{} asked for a plan", command.actor),
@@ -463,14 +474,14 @@ impl Respond {
             }
             Order::ApplyPlan(id) => {
                 let Some(at) = self.plans.iter().position(|kept| kept.action.id == id) else {
-                    return answer(Err(format!("plan {id} was applied meanwhile")));
+                    return refuse(format!("plan {id} was applied meanwhile"));
                 };
                 let expired = self.plans[at].expires_boot_ns <= now.boot_ns
                     || self.plans[at].action.expires_wall_ns <= now.wall_ns;
                 let Some(Kept { mut action, .. }) = self.plans.remove(at) else { return Vec::new() };
                 if expired {
                     let why = format!("plan {id} has expired; make a new one with `dogwatch plan`");
-                    return answer(Err(why));
+                    return refuse(why);
                 }
                 action.state = ActionState::Started;
                 action.actor = command.actor;

@@ -14,6 +14,7 @@ use super::handle::{Backoff, Executor, ExecutorError, look_after};
 use super::hold_line::HoldLine;
 use super::plan::Survey;
 use super::policy::Policy;
+use super::real_path::{Place, find};
 
 /// A survey of a large log folder on a slow disk may take this long.
 const SURVEY_WAIT: Duration = Duration::from_secs(45);
@@ -32,6 +33,13 @@ pub enum Job {
     },
     /// Carry an action out. Its record is durable.
     Apply(Box<Action>),
+    /// Look where a path really lies. It touches a disk, and may wait for it, so it is done here.
+    Find {
+        /// The command that asks.
+        command: String,
+        /// An absolute path of the host.
+        path: PathBuf,
+    },
 }
 
 /// What came of a job.
@@ -46,6 +54,13 @@ pub enum Done {
     },
     /// An action that was carried out, or failed.
     Applied(Box<Action>),
+    /// Where a path really lies.
+    Found {
+        /// The command that asked.
+        command: String,
+        /// The place, `None` where nothing is there; or why nobody can tell.
+        result: Result<Option<Place>, String>,
+    },
 }
 
 /// How the executor is started.
@@ -86,6 +101,11 @@ pub fn run(
     let mut keeper = Keeper { launch, executor: None, backoff: Backoff::default(), not_before: None };
     unable(keeper.take(first));
     while let Ok(job) = jobs.recv() {
+        if let Job::Find { command, path } = job {
+            let result = find(&launch.holds.now().host_root, &path);
+            done(Done::Found { command, result });
+            continue;
+        }
         if keeper.executor.as_mut().is_none_or(|e| !e.is_alive()) {
             unable(keeper.restart());
         }
@@ -95,6 +115,7 @@ pub fn run(
                 done(Done::Surveyed { mount, result });
             }
             Job::Apply(action) => done(Done::Applied(Box::new(keeper.apply(*action)))),
+            Job::Find { .. } => {}
         }
     }
 }

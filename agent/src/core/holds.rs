@@ -25,6 +25,8 @@ pub struct Held {
     pub count: usize,
     /// The places that are held from now on.
     pub places: Vec<Hold>,
+    /// Ids of those on paths at which nothing is now.
+    pub absent: Vec<String>,
     /// Whether it is durable; if not, why.
     pub kept: Result<(), String>,
     /// Why what is held is not known, if it is not.
@@ -88,7 +90,12 @@ impl Core {
             Ok(()) => {
                 let id = call.command.id.clone();
                 // Whoever asked may have gone away; it asks again when it is back.
-                let _ = call.reply.send(wire::CommandResult { id, ok: true, ..Default::default() });
+                let _ = call.reply.send(wire::CommandResult {
+                    id,
+                    ok: true,
+                    absent_holds: held.absent,
+                    ..Default::default()
+                });
             }
             Err(why) => answer_error(
                 call,

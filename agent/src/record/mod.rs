@@ -7,7 +7,7 @@
 //! Invariants:
 //! - [`Recorder::push`] never waits for the disk; [`Recorder::settlement`] says whether an urgent record is durable, which
 //!   is how an action is refused when its record cannot be kept.
-//! - Urgent records seal at once, the others at 256 KiB or 10 s.
+//! - Urgent records seal at once, the others at 256 KiB or 10 s, and evidence that a finding cites soon after it.
 //! - Whatever is given up comes out as a gap in the urgent stream, at most one per source and second.
 //!
 //! Deliberately absent: the network, and any decision about what is worth recording.
@@ -41,6 +41,9 @@ pub use writer::Writer;
 
 /// Evidence and recorder records are sealed when the oldest has waited this long.
 pub const SEAL_AFTER: Duration = Duration::from_secs(10);
+/// Evidence that a finding cites is sealed so soon after it: long enough for the lines behind a matched one, and short
+/// enough that whoever is told of the finding finds them.
+pub const CITED_SEAL_AFTER: Duration = Duration::from_millis(500);
 /// Newest blocks of a stream in which the last line of each log is looked up at start. The tail's own checkpoint is at
 /// most a second behind, so a few would do.
 const LOOK_BACK_BLOCKS: usize = 64;
@@ -185,6 +188,8 @@ struct State {
     failing: Option<String>,
     lost_urgent: Vec<Seq>,
     pressure: f64,
+    /// Since when evidence that waits is cited by a finding, boot ns.
+    cited_boot_ns: Option<u64>,
     stats: RecordStats,
     kept: [Vec<KeptRange>; 3],
     stop: bool,
@@ -202,6 +207,16 @@ struct Shared {
 }
 
 impl State {
+    /// How long what waits in `stream` may wait on at `boot_ns`; `None` where nothing does.
+    fn due_in(&self, stream: Stream, boot_ns: u64) -> Option<Duration> {
+        let left = |since: u64, most: Duration| {
+            most.saturating_sub(Duration::from_nanos(boot_ns.saturating_sub(since)))
+        };
+        let usual = left(self.queue.oldest_boot_ns(stream)?, SEAL_AFTER);
+        let cited = self.cited_boot_ns.filter(|_| stream == Stream::Evidence);
+        Some(cited.map_or(usual, |since| usual.min(left(since, CITED_SEAL_AFTER))))
+    }
+
     /// Remembers the newest urgent records that were lost, for [`Recorder::settlement`].
     fn note_lost(&mut self, seqs: &[Seq]) {
         self.lost_urgent.extend(seqs);
@@ -241,6 +256,15 @@ impl Recorder {
             self.shared.wake.notify_one();
         }
         seq
+    }
+
+    /// A finding of `at` cites evidence: what waits of it is sealed within [`CITED_SEAL_AFTER`]. The record of the finding
+    /// is to be pushed next; that wakes the writer.
+    pub fn cited(&self, at: Moment) {
+        let mut state = self.shared.lock();
+        if state.queue.bytes(Stream::Evidence) > 0 {
+            state.cited_boot_ns.get_or_insert(at.boot_ns);
+        }
     }
 
     /// Takes a sample that nothing cites for the evidence stream; under pressure it is given up, and told as a gap.
@@ -518,3 +542,6 @@ fn read_records(reader: &Reader, at: Position, wanted: Kinds) -> Vec<Record> {
     let Ok(Some(entry)) = reader.read_at(at) else { return Vec::new() };
     dogwatch::block::Block::decode(entry.payload).and_then(|b| b.records(wanted)).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

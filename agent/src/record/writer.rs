@@ -125,8 +125,7 @@ impl Writer {
             let boot = clock::now().boot_ns;
             let due = [Stream::Evidence, Stream::Recorder]
                 .into_iter()
-                .filter_map(|s| state.queue.oldest_boot_ns(s))
-                .map(|t| SEAL_AFTER.saturating_sub(Duration::from_nanos(boot.saturating_sub(t))))
+                .filter_map(|s| state.due_in(s, boot))
                 .min()
                 .unwrap_or(SEAL_AFTER);
             let sign = SIGN_EVERY.saturating_sub(signed_at.elapsed());
@@ -254,12 +253,8 @@ impl Writer {
             }
             let run = {
                 let mut state = self.shared.lock();
-                let waited = state
-                    .queue
-                    .oldest_boot_ns(stream)
-                    .map(|t| Duration::from_nanos(clock::now().boot_ns.saturating_sub(t)));
-                let due =
-                    all || state.queue.bytes(stream) >= SEAL_BYTES || waited.is_some_and(|w| w >= SEAL_AFTER);
+                let waited = state.due_in(stream, clock::now().boot_ns).is_some_and(|left| left.is_zero());
+                let due = all || state.queue.bytes(stream) >= SEAL_BYTES || waited;
                 if !due {
                     return Ok(());
                 }
@@ -275,7 +270,11 @@ impl Writer {
                     continue;
                 }
                 yields_left = URGENT_FIRST.min(yields_left + 1);
-                state.queue.take_run(stream, SEAL_BYTES, MAX_RECORDS_PER_BLOCK)
+                let run = state.queue.take_run(stream, SEAL_BYTES, MAX_RECORDS_PER_BLOCK);
+                if stream == Stream::Evidence && state.queue.bytes(stream) == 0 {
+                    state.cited_boot_ns = None;
+                }
+                run
             };
             if run.is_empty() {
                 return Ok(());

@@ -96,8 +96,6 @@ pub struct TailConfig {
     pub poll: Duration,
     /// How often the globs are walked, hints aside.
     pub sweep: Duration,
-    /// Where the kubelet keeps pods' logs: whose a file beneath it is, its path says ([`crate::pod`]).
-    pub pod_logs: PathBuf,
     /// How long a rotated or deleted file must be quiet before it is closed.
     pub rotated_quiet: Duration,
 }
@@ -127,7 +125,6 @@ impl Default for TailConfig {
             max_backlog_bytes: 1024 * 1024 * 1024,
             poll: Duration::from_secs(1),
             sweep: Duration::from_secs(5),
-            pod_logs: crate::pod::LOG_FOLDER.into(),
             rotated_quiet: Duration::from_secs(5),
         }
     }

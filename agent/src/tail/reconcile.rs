@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dogwatch::record::{Moment, Pod, Stream};
+use dogwatch::record::{Moment, Stream};
 use memchr::{memchr, memrchr};
 
 use super::checkpoint::FileState;
@@ -362,6 +362,9 @@ impl Tailer {
         let key = self.next_key;
         self.next_key += 1;
         let head = read_some(&opened.file, 0, super::follow::HEAD_BYTES).unwrap_or_default();
+        // Of a link the file that it leads to tells more: the uid.
+        let pod = crate::pod::from_log_path(&opened.path.to_string_lossy())
+            .or_else(|| crate::pod::from_log_path(source));
         Followed {
             key,
             generation: 0,
@@ -383,7 +386,7 @@ impl Tailer {
             committed: (0, 0),
             committed_done: 0,
             done: 0,
-            pod: self.pod(source),
+            pod,
             joiner: Joiner::default(),
             told: 0,
             size: opened.size,
@@ -397,12 +400,6 @@ impl Tailer {
             queued: false,
             waiting_at: None,
         }
-    }
-
-    /// Whose container writes `source`, if it is a pod's.
-    fn pod(&self, source: &str) -> Option<Pod> {
-        let beneath = Path::new(source).strip_prefix(&self.config.pod_logs).ok()?.to_str()?;
-        crate::pod::from_log_path(&format!("{}{beneath}", crate::pod::LOG_FOLDER))
     }
 
     fn add(&mut self, file: Followed) {

@@ -523,9 +523,8 @@ fn begin_command(
     tokio::spawn(async move {
         let refuse = |error: &str| wire::CommandResult {
             id: id.clone(),
-            ok: false,
             error: error.to_owned(),
-            action: None,
+            ..wire::CommandResult::default()
         };
         let result = if under_way > MAX_COMMANDS {
             refuse("the node has as many commands under way as it takes at once; try again")

@@ -28,7 +28,7 @@ pub(crate) struct Settings {
     pub(crate) key: Option<PathBuf>,
     /// The name that the collector's certificate must have, if not the host that is dialled.
     pub(crate) server_name: Option<String>,
-    /// To fall back to when no collector answers.
+    /// Read where no collector is named.
     pub(crate) journal: Option<PathBuf>,
     /// Whether `--journal` was given: then no collector is asked.
     pub(crate) journal_only: bool,

@@ -1,4 +1,4 @@
-//! A node's own records, read from its journal when no collector answers.
+//! A node's own records, read from its journal where no collector is asked.
 //!
 //! A record folder holds one journal a stream: `urgent/`, `evidence/`, `recorder/`. Reading takes no lock and changes
 //! nothing, so it is safe beside a running agent. Findings and actions are folded to their newest state. Events are

@@ -102,6 +102,8 @@ fn writer<'w>(to: impl Write + 'w, ascii: bool) -> Box<dyn Write + 'w> {
 
 /// Columns of a terminal that does not tell.
 const UNTOLD_COLUMNS: usize = 80;
+/// More columns than any screen has: more wished for is a mistake.
+const MAX_COLUMNS: usize = 10_000;
 
 fn terminal() -> Terminal {
     let shown = io::stdout().is_terminal();
@@ -110,13 +112,20 @@ fn terminal() -> Terminal {
     let dumb = env::var_os("TERM").is_some_and(|t| t == "dumb");
     let plain = env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty()) || dumb;
     Terminal {
-        // One that tells no size is a terminal all the same: what it is shown must be harmless.
-        columns: shown.then(|| told.unwrap_or(UNTOLD_COLUMNS)),
+        shown,
+        columns: columns(shown, told, env::var("COLUMNS").ok().as_deref()),
         color: shown && !plain,
         can_ask: io::stdin().is_terminal() && io::stderr().is_terminal(),
         live: shown && told.is_some() && io::stdin().is_terminal() && !dumb,
         ascii: shown && !unicode(|key| env::var(key).ok()),
     }
+}
+
+/// Columns to write: a terminal's own count, then those that the variable `COLUMNS` wishes for (POSIX, XBD 8.3). A pipe
+/// for which nobody wishes has no end of them.
+fn columns(shown: bool, told: Option<usize>, wished: Option<&str>) -> Option<usize> {
+    let wished = wished.and_then(|w| w.trim().parse().ok()).filter(|w| (1..=MAX_COLUMNS).contains(w));
+    told.filter(|_| shown).or(wished).or(shown.then_some(UNTOLD_COLUMNS))
 }
 
 /// Whether the locale is one of UTF-8, by the first of the variables that counts (locale(7)).
@@ -140,6 +149,17 @@ mod tests {
         assert!(with(&[("LANG", "en_GB.UTF-8")]) && with(&[("LC_ALL", "C.utf8"), ("LANG", "C")]));
         assert!(!with(&[("LC_ALL", "C"), ("LANG", "en_GB.UTF-8")]));
         assert!(with(&[("LC_ALL", ""), ("LANG", "de_DE.utf8")]) && !with(&[]));
+    }
+
+    #[test]
+    fn a_terminals_own_columns_count_before_those_that_are_wished_for() {
+        assert_eq!(columns(true, Some(100), Some("40")), Some(100));
+        assert_eq!((columns(true, None, Some("40")), columns(true, None, None)), (Some(40), Some(80)));
+        assert_eq!((columns(false, None, Some("40")), columns(false, None, None)), (Some(40), None));
+        for nonsense in ["", "0", "-1", "wide", "1000000"] {
+            assert_eq!(columns(false, None, Some(nonsense)), None, "{nonsense:?}");
+            assert_eq!(columns(true, None, Some(nonsense)), Some(80), "{nonsense:?}");
+        }
     }
 
     #[test]

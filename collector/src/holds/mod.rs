@@ -84,6 +84,8 @@ pub struct View {
     pub row: HoldRow,
     /// Nodes that said that they keep it.
     pub confirmed: BTreeSet<NodeName>,
+    /// Those of them that had nothing at the path that is held when they were last told.
+    pub absent: BTreeSet<NodeName>,
     /// `holding`, `pending` or `released`.
     pub state: &'static str,
 }
@@ -142,6 +144,8 @@ impl Holds {
 struct Active {
     row: HoldRow,
     confirmed: BTreeSet<NodeName>,
+    /// Told anew at each connection, so not kept.
+    absent: BTreeSet<NodeName>,
     /// The nodes that it concerns; `None`: every one.
     nodes: Option<BTreeSet<NodeName>>,
     span: Option<HeldSpan>,
@@ -198,7 +202,8 @@ impl Keeper {
         let mut active = BTreeMap::new();
         for (row, confirmed) in store.holds(false).await? {
             let (nodes, span) = scope(&store, &row).await?;
-            active.insert(row.id.clone(), Active { row, confirmed, nodes, span });
+            let absent = BTreeSet::new();
+            active.insert(row.id.clone(), Active { row, confirmed, absent, nodes, span });
         }
         let keeper = Self {
             store,
@@ -300,8 +305,8 @@ impl Keeper {
             return Err(Refusal::Unknown(why));
         }
         // What is about to be held must not expire while the decision is written.
-        let confirmed = BTreeSet::new();
-        self.active.insert(id.clone(), Active { row, confirmed, nodes, span });
+        let (confirmed, absent) = (BTreeSet::new(), BTreeSet::new());
+        self.active.insert(id.clone(), Active { row, confirmed, absent, nodes, span });
         self.tell_store();
         let what = What::HoldAdded { hold: id.clone(), node, target, reason };
         if let Err(why) = self.keep(what, &actor).await {
@@ -333,14 +338,20 @@ impl Keeper {
         self.changed = true;
         tracing::info!(hold = id, actor, "a hold was released");
         gone.row.released = Some(Released { wall_ns: clock::wall_ns(), by: actor, reason });
-        Ok(View { row: gone.row, confirmed: gone.confirmed, state: "released" })
+        Ok(View { row: gone.row, confirmed: gone.confirmed, absent: BTreeSet::new(), state: "released" })
     }
 
     async fn list(&self, released: bool) -> Result<Vec<View>, Refusal> {
         let mut views: Vec<View> = self.active.keys().filter_map(|id| self.view(id)).collect();
         if released {
             let over = self.store.holds(true).await?.into_iter().filter(|(row, _)| row.released.is_some());
-            views.extend(over.map(|(row, confirmed)| View { row, confirmed, state: "released" }));
+            let absent = BTreeSet::new;
+            views.extend(over.map(|(row, confirmed)| View {
+                row,
+                confirmed,
+                absent: absent(),
+                state: "released",
+            }));
         }
         views.sort_by(|a, b| {
             b.row.added_wall_ns.cmp(&a.row.added_wall_ns).then_with(|| a.row.id.cmp(&b.row.id))
@@ -359,7 +370,8 @@ impl Keeper {
         let all =
             !concerned.is_empty() && concerned.is_subset(&active.confirmed) && !concerned.iter().any(failing);
         let state = if all { "holding" } else { "pending" };
-        Some(View { row: active.row.clone(), confirmed: active.confirmed.clone(), state })
+        let (confirmed, absent) = (active.confirmed.clone(), active.absent.clone());
+        Some(View { row: active.row.clone(), confirmed, absent, state })
     }
 
     /// An id that no hold ever had.
@@ -470,16 +482,26 @@ impl Keeper {
         };
         // Others may wait for the place, and this node for a newer set.
         self.changed = true;
-        if let Err(why) = result {
-            if told.failed.as_ref() != Some(&why) {
-                tracing::warn!(%node, why, "a node does not confirm what is held on it; it is asked again");
+        let absent = match result {
+            Ok(absent) => absent,
+            Err(why) => {
+                if told.failed.as_ref() != Some(&why) {
+                    tracing::warn!(%node, why, "a node does not confirm what is held on it; it is asked again");
+                }
+                told.failed = Some(why);
+                told.retry_at = Some(Instant::now() + RETRY);
+                return;
             }
-            told.failed = Some(why);
-            told.retry_at = Some(Instant::now() + RETRY);
-            return;
-        }
+        };
         told.kept = true;
         told.failed = None;
+        for (id, active) in self.active.iter_mut().filter(|(id, _)| holds.contains(id)) {
+            if absent.contains(id) {
+                active.absent.insert(node.clone());
+            } else {
+                active.absent.remove(&node);
+            }
+        }
         let fresh = |id: &String| self.active.get(id).is_some_and(|a| !a.confirmed.contains(&node));
         let confirmed: Vec<String> = holds.into_iter().filter(fresh).collect();
         if confirmed.is_empty() {

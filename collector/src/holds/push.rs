@@ -22,8 +22,8 @@ pub(super) struct Answer {
     pub(super) session: u64,
     /// What it was told, by ids.
     pub(super) holds: Vec<String>,
-    /// Whether it keeps them; if not, why.
-    pub(super) result: Result<(), String>,
+    /// Whether it keeps them, and which of them are on paths at which it has nothing; if not, why.
+    pub(super) result: Result<Vec<String>, String>,
 }
 
 /// A set as a node takes it.
@@ -60,7 +60,7 @@ pub(super) async fn push(
         command: Some(wire::command::Command::Holds(set)),
     };
     let result = match nodes.command(&node, command, ANSWER_WAIT).await {
-        Ok(result) if result.ok => Ok(()),
+        Ok(result) if result.ok => Ok(result.absent_holds),
         Ok(result) => Err(result.error),
         Err(e) => Err(e.to_string()),
     };

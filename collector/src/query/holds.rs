@@ -56,13 +56,14 @@ fn refuse(refusal: Refusal) -> Status {
 }
 
 fn hold_message(view: View) -> wire::Hold {
-    let View { row, confirmed, state } = view;
+    let View { row, confirmed, absent, state } = view;
     let mut hold = wire::Hold {
         id: row.id,
         node: row.node.map(|n| n.to_string()).unwrap_or_default(),
         reason: row.reason,
         actor: row.actor,
         added_wall_ns: row.added_wall_ns,
+        absent_on: absent.iter().map(ToString::to_string).collect(),
         confirmed_by: confirmed.iter().map(ToString::to_string).collect(),
         state: state.to_owned(),
         ..wire::Hold::default()

@@ -74,10 +74,6 @@ impl Query {
         wait: Duration,
     ) -> Result<wire::ActionRow, Status> {
         let node: NodeName = node.parse().map_err(|e| Status::invalid_argument(format!("{e}")))?;
-        let mount = match &command {
-            wire::command::Command::Plan(p) => Some(p.mount.clone()),
-            _ => None,
-        };
         if self.nodes.get(&node).is_none() {
             return Err(Status::not_found(format!(
                 "there is no node {node}; `dogwatch get nodes` lists them"
@@ -109,10 +105,10 @@ impl Query {
             CommandFailed::Late(..) => Status::deadline_exceeded(e.to_string()),
         })?;
         if !result.ok {
-            return Err(match mount {
-                // The node decides; the collector's newest figures only tell which kind of refusal it was.
-                Some(mount) if self.lacks_mount(&node, &mount) => Status::not_found(result.error),
-                _ => Status::failed_precondition(result.error),
+            return Err(if result.not_found {
+                Status::not_found(result.error)
+            } else {
+                Status::failed_precondition(result.error)
             });
         }
         let wall_ns = clock::wall_ns();
@@ -122,12 +118,6 @@ impl Query {
             wall_ns,
             incident: String::new(),
         })
-    }
-
-    fn lacks_mount(&self, node: &NodeName, mount: &str) -> bool {
-        let pulse = self.nodes.get(node).and_then(|l| l.pulse);
-        let sample = pulse.as_ref().and_then(|p| p.sample.as_ref());
-        sample.is_some_and(|s| !s.mounts.is_empty() && s.mounts.iter().all(|m| m.path != mount))
     }
 
     pub(super) async fn deed(

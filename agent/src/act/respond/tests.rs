@@ -5,6 +5,7 @@ use dogwatch::record::{ObjectOutcome, PlannedObject, Subject};
 use super::*;
 use crate::act::plan::Candidate;
 use crate::act::policy::{Budgets, Policy, RootPolicy};
+use crate::act::real_path::Place;
 
 const SECOND: u64 = 1_000_000_000;
 const GIB: u64 = 1 << 30;
@@ -100,7 +101,7 @@ fn recorded(step: Step, state: ActionState) -> Action {
 
 fn answer(step: Step) -> Result<Box<Action>, String> {
     match step {
-        Step::Answer { result, .. } => result,
+        Step::Answer { result, .. } => result.map_err(|unmet| unmet.why),
         other => unreachable!("no answer: {other:#?}"),
     }
 }
@@ -244,8 +245,6 @@ fn expired_unknown_and_forbidden_orders_have_clear_answers() {
     assert!(answer(one(off.on_command(plan_it.clone(), at(0)))).unwrap_err().contains("off"));
     assert_eq!(off.on_finding(&finding(FindingState::Raised, Severity::High), at(0)), []);
     let mut machine = machine(CleanupMode::Plan);
-    let nowhere = order(Order::PlanMount("/nowhere".to_owned()));
-    assert!(answer(one(machine.on_command(nowhere, at(0)))).unwrap_err().contains("no mount /nowhere"));
     let unknown = order(Order::ApplyPlan("a-77".to_owned()));
     assert!(answer(one(machine.on_command(unknown, at(0)))).unwrap_err().contains("dogwatch plan"));
     machine.on_command(plan_it, at(0));
@@ -253,4 +252,46 @@ fn expired_unknown_and_forbidden_orders_have_clear_answers() {
     machine.on_recorded(&planned, Ok(()), at(0));
     let late = order(Order::ApplyPlan(planned.id));
     assert!(answer(one(machine.on_command(late, at(601)))).unwrap_err().contains("expired"));
+}
+
+#[test]
+fn a_path_below_a_mount_stands_for_the_mount_that_holds_it() {
+    let mut machine = machine(CleanupMode::Plan);
+    let root = Mount { path: "/".into(), dev_minor: 3, ..mount(GIB) };
+    machine.on_sample(&[mount(GIB), root]);
+    let device = |minor| rustix::fs::makedev(8, minor);
+    let ask = |machine: &mut Respond, path: &str, found| {
+        let order = Order::PlanMount(path.to_owned());
+        let command = Command { id: "c".to_owned(), actor: "ann".to_owned(), order };
+        assert_eq!(
+            machine.on_command(command, at(0)),
+            [Step::Find { command: "c".to_owned(), path: path.into() }]
+        );
+        one(machine.on_found("c", found, at(0)))
+    };
+    let place = |path: &str, minor| Ok(Some(Place { path: path.into(), device: device(minor) }));
+    let refused = |step| match step {
+        Step::Answer { result: Err(unmet), .. } => unmet,
+        other => unreachable!("{other:#?}"),
+    };
+
+    let gone = refused(ask(&mut machine, "/nowhere", Ok(None)));
+    assert!(gone.not_found && gone.why.contains("this node has no /nowhere"), "{gone:?}");
+    let unseen = refused(ask(&mut machine, "/data/usb", place("/data/usb", 99)));
+    assert!(unseen.not_found && unseen.why.contains("no mount that this node watches"), "{unseen:?}");
+    let stuck = refused(ask(&mut machine, "/net", Err("/net cannot be looked at: EIO".to_owned())));
+    assert!(!stuck.not_found && stuck.why.contains("EIO"), "{stuck:?}");
+
+    // By its name it would be on /: a link leads to the other mount.
+    let Step::Survey { mount: taken, .. } = ask(&mut machine, "/var", place("/data/var", 1)) else {
+        unreachable!("a survey")
+    };
+    assert_eq!(taken, "/data");
+    let Step::Survey { mount: taken, .. } = ask(&mut machine, "/database", place("/database", 3)) else {
+        unreachable!("a survey")
+    };
+    assert_eq!(taken, "/", "/data is no folder of /database");
+    assert_eq!(machine.on_found("c", Ok(None), at(0)), [], "answered once");
+    let relative = Command { id: "c".into(), actor: "ann".into(), order: Order::PlanMount("var".into()) };
+    assert!(refused(one(machine.on_command(relative, at(0)))).why.contains("write it from /"));
 }

@@ -112,6 +112,7 @@ Examples:
   dogwatch logs --node node-1 --source kmsg        the kernel of node-1
   dogwatch logs --grep 'OOM|oom' --since 02:00     what spoke of it since two o'clock
   dogwatch logs --pod shop/api -f                  and what comes
+  dogwatch logs --incident inc-2026-11-21-001      what its nodes said around it
   dogwatch logs --journal /var/lib/dogwatch/journal --since 10min    on the node: every line
 
 The collector holds the lines that matched a rule, and those around them. Every line is in the node's own journal.")]
@@ -120,6 +121,9 @@ pub(crate) struct LogsArgs {
     pub(crate) which: Selectors,
     #[command(flatten)]
     pub(crate) when: When,
+    /// Those around an incident: of its nodes, from 5 min before its first finding to 5 min after its end
+    #[arg(long, value_name = "INCIDENT", conflicts_with = "follow", help_heading = "Which")]
+    pub(crate) incident: Option<String>,
     /// Lines that match this regular expression
     #[arg(long, value_name = "RE", help_heading = "Which")]
     pub(crate) grep: Option<String>,

@@ -22,7 +22,7 @@ pub(crate) use select::Selectors;
 /// Asks dogwatch's collector what happened on the nodes, and orders what may be ordered.
 ///
 /// Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 verification failed.
-/// Times are UTC. NO_COLOR is respected.
+/// Times are UTC. NO_COLOR is respected, and COLUMNS where stdout is no terminal.
 #[derive(Debug, Parser)]
 #[command(
     name = "dogwatch",
@@ -148,7 +148,7 @@ Example:
 pub(crate) struct PlanArgs {
     /// The node that makes the plan
     pub(crate) node: String,
-    /// The mount to relieve, as the node names it
+    /// The mount to relieve, or a folder on it
     #[arg(long, value_name = "MOUNT")]
     pub(crate) mount: String,
     #[arg(short, long, value_enum, default_value_t)]
@@ -159,7 +159,9 @@ pub(crate) struct PlanArgs {
 #[command(after_help = "\
 Examples:
   dogwatch clean node-1 --mount /var          shows the plan, asks, applies exactly that plan
-  dogwatch clean node-1 --mount /var --yes    for scripts")]
+  dogwatch clean node-1 --mount /var --yes    for scripts
+
+Exit codes: 0 the mount has the space that is wanted, 1 it has not, also where something was removed.")]
 pub(crate) struct CleanArgs {
     #[command(flatten)]
     pub(crate) plan: PlanArgs,

@@ -19,7 +19,9 @@ use text::safe;
 /// What stands at the other ends of stdin and stdout.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Terminal {
-    /// Columns of the terminal that stdout is; `None` where it is not one.
+    /// Whether stdout is a terminal: what it is shown must be harmless.
+    pub shown: bool,
+    /// Columns to write; `None` where there is no end of them.
     pub columns: Option<usize>,
     /// Whether colours are wanted: stdout is a terminal that has them, and `NO_COLOR` is not set.
     pub color: bool,

@@ -1,6 +1,7 @@
 //! The terminal as a screen: taken over, given back whatever happens.
 //!
-//! A panic, an error, SIGINT, SIGTERM and SIGHUP all give it back. SIGKILL cannot: `reset` does.
+//! A panic, an error, SIGINT, SIGTERM and SIGHUP all give it back. SIGKILL cannot: `reset` does. A terminal that hung up
+//! gives no signal to a program of another session, and reads as the end of a file for ever: it is watched for itself.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::crossterm::{cursor, execute, terminal};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::mpsc;
 
 use super::ui::Press;
@@ -16,7 +18,7 @@ use crate::error::CliError;
 
 /// Keys that wait; a cat on the keyboard does not fill memory.
 const MAX_WAITING: usize = 64;
-/// How soon the reader of keys notices that it is not wanted any more.
+/// How soon it is noticed that the reader of keys is not wanted any more, or that the terminal hung up.
 const NOTICE: Duration = Duration::from_millis(50);
 
 /// A terminal that shows a picture. Dropping it gives the terminal back.
@@ -55,9 +57,17 @@ fn give_back() {
     }
 }
 
+/// Whether the terminal that keys come from is gone: poll(2) tells of that unasked.
+pub(crate) fn hung_up() -> bool {
+    let stdin = io::stdin();
+    let mut ends = [PollFd::new(&stdin, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut ends, Some(&now)).is_ok_and(|n| n > 0)
+}
+
 /// Keys as they are pressed, read by a thread that ends when this is dropped.
 pub(crate) struct Keys {
-    pub(crate) pressed: mpsc::Receiver<Press>,
+    pressed: mpsc::Receiver<Press>,
     wanted: Arc<AtomicBool>,
     reader: Option<std::thread::JoinHandle<()>>,
 }
@@ -87,12 +97,24 @@ impl Keys {
             .map_err(|e| CliError::failed("cannot read keys", &e))?;
         Ok(Self { pressed, wanted, reader: Some(reader) })
     }
+
+    /// The next key, `None` when no more come: the terminal hung up, or cannot be read.
+    pub(crate) async fn next(&mut self) -> Option<Press> {
+        // Its reader may be caught in a terminal that hung up, and would never say so.
+        let gone = async {
+            while !hung_up() {
+                tokio::time::sleep(NOTICE).await;
+            }
+        };
+        tokio::select! { press = self.pressed.recv() => press, () = gone => None }
+    }
 }
 
 impl Drop for Keys {
     fn drop(&mut self) {
         self.wanted.store(false, Ordering::Relaxed);
-        if let Some(reader) = self.reader.take() {
+        // The reader may be caught in a terminal that only says that it is at its end; it goes with the program.
+        if let Some(reader) = self.reader.take().filter(|_| !hung_up()) {
             let _ = reader.join();
         }
     }

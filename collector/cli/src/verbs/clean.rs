@@ -15,7 +15,7 @@ const REFUSALS_SHOWN: usize = 20;
 
 pub(super) async fn plan(here: &Here<'_>, args: &PlanArgs, io: &mut Io<'_>) -> Result<(), CliError> {
     let mut desk = here.desk_for("make a plan").await?;
-    let plan = ask(&mut desk, args).await?;
+    let plan = ask(&mut desk, args, io).await?;
     match args.output {
         Format::Table | Format::Wide => {
             write_plan(io, &plan)?;
@@ -36,7 +36,7 @@ pub(super) async fn clean(here: &Here<'_>, args: &CleanArgs, io: &mut Io<'_>) ->
     }
     let people = matches!(args.plan.output, Format::Table | Format::Wide);
     let mut desk = here.desk_for("clean a mount").await?;
-    let plan = ask(&mut desk, &args.plan).await?;
+    let plan = ask(&mut desk, &args.plan, io).await?;
     show(io, &plan, people)?;
     usable(&plan)?;
     if plan.objects.is_empty() {
@@ -54,7 +54,7 @@ pub(super) async fn clean(here: &Here<'_>, args: &CleanArgs, io: &mut Io<'_>) ->
     }
     io.out.flush()?;
     match done.state {
-        Some("done") => Ok(()),
+        Some("done") => enough(&done),
         Some("failed" | "refused") => Err(CliError::Outcome(format!("{} {}", done.id, why(&done)))),
         _ => Err(CliError::Outcome(format!(
             "{} is not done yet\n  try: `dogwatch get actions {}` later",
@@ -63,16 +63,86 @@ pub(super) async fn clean(here: &Here<'_>, args: &CleanArgs, io: &mut Io<'_>) ->
     }
 }
 
-async fn ask(desk: &mut Desk, args: &PlanArgs) -> Result<Action, CliError> {
-    Ok(desk.plan(&args.node, &args.mount).await?.into())
+/// Asks for the plan, and says on which mount it is where that is not what was named: a folder, or a link.
+async fn ask(desk: &mut Desk, args: &PlanArgs, io: &mut Io<'_>) -> Result<Action, CliError> {
+    let plan = Action::from(desk.plan(&args.node, &args.mount).await?);
+    let named = args.mount.trim_end_matches('/');
+    if plan.mount != args.mount && plan.mount != named {
+        io.say(&format!("{} is on {}", args.mount, plan.mount))?;
+    }
+    Ok(plan)
 }
 
-/// A plan that the node refused to make is a failure, with the node's reason.
+/// A cleanup that was carried out and did not reach what it was for is no success.
+fn enough(done: &Action) -> Result<(), CliError> {
+    let Some(missing) = missing(done) else { return Ok(()) };
+    let target = bytes(done.target_available_bytes);
+    let helps: Vec<_> = helps(done).into_iter().map(|h| format!("\n  try: {h}")).collect();
+    Err(CliError::Outcome(format!(
+        "{} is done, but {} are still missing to {target} available on {} of {}{}",
+        done.id,
+        bytes(missing),
+        done.mount,
+        done.node,
+        helps.concat()
+    )))
+}
+
+/// What is missing to the low-water mark after a cleanup.
+fn missing(done: &Action) -> Option<u64> {
+    let after = done.available_after_bytes?;
+    done.target_available_bytes.checked_sub(after).filter(|n| *n > 0)
+}
+
+/// What gives more room, by what the node says of what it left and why.
+fn helps(done: &Action) -> Vec<String> {
+    let left =
+        |words: &[&str]| done.refused.iter().filter(|r| words.iter().any(|w| r.reason.contains(w))).count();
+    let mut helps = Vec::new();
+    let mut help = |when: bool, words: String| {
+        if when {
+            helps.push(words);
+        }
+    };
+    let (held, open) =
+        (left(&["held: "]), left(&["open elsewhere", "open in", "nobody can tell whether it is open"]));
+    help(held > 0, format!("`dogwatch hold ls`: {held} of what it left are held; `hold release` lets go"));
+    help(open > 0, format!("end or signal whoever has {open} of what it left open; they are named above"));
+    help(
+        left(&["over the budget", "longer than", "stopped at", "stopped after"]) > 0,
+        format!("`dogwatch clean {} --mount {}` again: a budget ended this one", done.node, done.mount),
+    );
+    help(
+        left(&["younger than", "newest of its log"]) > 0,
+        "a lower cleanup.roots.min_age or keep_newest on the node, which spared what is young".to_owned(),
+    );
+    help(
+        done.unexplained_bytes.is_some_and(|n| n < 0),
+        format!("`dogwatch top pods --node {} --sort written`: others wrote meanwhile", done.node),
+    );
+    if helps.is_empty() {
+        helps.push(format!(
+            "a larger disk, or more under cleanup.roots on the node: what it may remove there is removed; `dogwatch top \
+             --node {}` shows who uses it",
+            done.node
+        ));
+    }
+    helps
+}
+
+/// A plan that the node refused to make is a failure, with the node's reason; that a mount has the space that is wanted
+/// is none.
 fn usable(plan: &Action) -> Result<(), CliError> {
     match plan.state {
+        Some("refused") if needless(plan) => Ok(()),
         Some("refused" | "failed") => Err(CliError::Outcome(format!("{} {}", plan.id, why(plan)))),
         _ => Ok(()),
     }
+}
+
+/// The contract has no word of its own for it: a plan without objects is a refused one, and its detail says why.
+fn needless(plan: &Action) -> bool {
+    plan.objects.is_empty() && plan.detail.as_deref().is_some_and(|d| d.starts_with("nothing needs to go"))
 }
 
 fn why(action: &Action) -> String {
@@ -160,6 +230,10 @@ fn write_outcome(io: &mut Io<'_>, done: &Action) -> Result<(), CliError> {
             format!("{} → {}", size(done.available_before_bytes), size(done.available_after_bytes)),
         ),
     ];
+    if let Some(missing) = missing(done) {
+        let target = bytes(done.target_available_bytes);
+        lines.push(("missing", format!("{} to {target} available", bytes(missing))));
+    }
     if let Some(rest) = done.unexplained_bytes {
         let reason = done.unexplained_reason.as_deref().map(|r| format!(" ({r})")).unwrap_or_default();
         lines.push(("unexplained", format!("{}{reason}", signed_bytes(rest))));

@@ -1,12 +1,20 @@
 //! `hold`: what may not be cleaned or expired, until somebody lets go of it.
 
+use std::time::Duration;
+
 use super::{Here, worded};
 use crate::args::{Format, HoldAddArgs, HoldListArgs, HoldReleaseArgs, HoldVerb};
 use crate::ask;
+use crate::client::Desk;
 use crate::error::CliError;
 use crate::output::text::safe;
 use crate::output::{Io, List, one};
 use crate::view::Hold;
+
+/// How long the nodes' word is waited for: one that is connected has it in a fraction of a second.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(3);
+/// Between two looks whether they said it.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 pub(super) async fn hold(here: &Here<'_>, verb: HoldVerb, io: &mut Io<'_>) -> Result<(), CliError> {
     match verb {
@@ -38,14 +46,56 @@ async fn add(here: &Here<'_>, args: &HoldAddArgs, io: &mut Io<'_>) -> Result<(),
         }
     }
     let mut desk = here.desk_for("take a hold").await?;
-    let hold = Hold::from(desk.add_hold(ask::hold(args, pod)).await?);
+    let mut hold = Hold::from(desk.add_hold(ask::hold(args, pod)).await?);
+    if hold.path.is_some() {
+        hold = confirmed(&mut desk, hold).await;
+    }
     said(io, args.output, "held", &hold)?;
     if hold.state == "pending" {
         io.say(
             "not every node that it concerns has confirmed it yet; `dogwatch hold ls -o wide` says who has",
         )?;
     }
+    if let Some(path) = hold.path.as_deref().filter(|_| nowhere(&hold)) {
+        io.say(&format!(
+            "warning: nothing is at {path} now on {}; the hold stands, and keeps what comes there",
+            some(&hold.confirmed_by)
+        ))?;
+        io.say(&format!("if the path is wrong: `dogwatch hold release {} -m 'wrong path'`", hold.id))?;
+    }
     Ok(())
+}
+
+/// The hold as the nodes confirmed it, if they do so within [`CONFIRMED_WITHIN`]: they say whether anything is there.
+/// It stands already, so what fails here is only that nobody can tell yet.
+async fn confirmed(desk: &mut Desk, hold: Hold) -> Hold {
+    let mut newest = hold;
+    let wait = async {
+        while newest.state == "pending" {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            let Ok(holds) = desk.holds(false).await else { return };
+            let Some(now) = holds.into_iter().find(|h| h.id == newest.id) else { return };
+            newest = now.into();
+        }
+    };
+    // Late is no failure.
+    let _ = tokio::time::timeout(CONFIRMED_WITHIN, wait).await;
+    newest
+}
+
+/// Whether no node that confirmed the hold has anything at its path.
+fn nowhere(hold: &Hold) -> bool {
+    !hold.confirmed_by.is_empty() && hold.confirmed_by.iter().all(|n| hold.absent_on.contains(n))
+}
+
+/// Names, as many as one reads.
+fn some(nodes: &[String]) -> String {
+    const NAMED: usize = 3;
+    let named = nodes.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    match nodes.len().checked_sub(NAMED).filter(|n| *n > 0) {
+        Some(more) => format!("{named} and {more} more"),
+        None => named,
+    }
 }
 
 async fn release(here: &Here<'_>, args: &HoldReleaseArgs, io: &mut Io<'_>) -> Result<(), CliError> {

@@ -25,7 +25,7 @@ pub(super) async fn describe(here: &Here<'_>, args: &IncidentArgs, io: &mut Io<'
         Format::Yaml => yaml::document(io.out, &detail)?,
         Format::Name => writeln!(io.out, "{}", safe(&detail.incident.id))?,
         Format::Table | Format::Wide => {
-            let trends = if io.terminal.columns.is_some() {
+            let trends = if io.terminal.shown {
                 picture::trends(&mut desk, &detail, here.world.now_ns).await
             } else {
                 Vec::new()
@@ -43,7 +43,7 @@ pub(super) async fn timeline(here: &Here<'_>, args: &IncidentArgs, io: &mut Io<'
     let mut answers = desk.timeline(id(&args.id)).await?;
     let mut next = answers.next().await?;
     if args.output == Format::Table
-        && let Some(columns) = io.terminal.columns
+        && let Some(columns) = io.terminal.columns.filter(|_| io.terminal.shown)
     {
         let mut drawn = picture::Gutter::new(columns);
         while let Some(entry) = next {
@@ -126,7 +126,7 @@ fn write_detail(
             writeln!(io.out, "  {}", safe(why))?;
         }
     }
-    match io.terminal.columns {
+    match io.terminal.columns.filter(|_| io.terminal.shown) {
         Some(columns) if !wide && !detail.timeline.is_empty() => {
             heading(io, "\nTimeline")?;
             let mut drawn = picture::Gutter::new(columns);

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use dogwatch::record::{Kind, Kinds, Severity};
 
-use super::Here;
 use super::follow::Feed;
 use super::get::{Pattern, instead, takes};
+use super::{Here, id};
 use crate::args::{LogFormat, LogsArgs, Selectors};
 use crate::ask;
 use crate::client::Desk;
@@ -16,11 +16,14 @@ use crate::journal::Folder;
 use crate::output::text::{Paint, fit, safe, width};
 use crate::output::{Io, json, yaml};
 use crate::range::Range;
+use crate::time::Utc;
 
 use crate::view::{Event, What};
 
 /// How far back lines are shown where nobody says.
 const USUAL: &str = "1h";
+/// What belongs to an incident's lines before its first finding and after its end.
+const AROUND_NS: i64 = 300 * 1_000_000_000;
 /// Lines that are remembered so that none is shown twice where the list and what follows overlap.
 const REMEMBERED: usize = 10_000;
 
@@ -28,7 +31,8 @@ pub(super) async fn logs(here: &Here<'_>, args: LogsArgs, io: &mut Io<'_>) -> Re
     let which = args.which.clone().checked()?;
     let pattern = args.grep.as_deref().map(Pattern::new).transpose()?;
     let mut when = args.when.clone();
-    let usual = when.since.is_none() && when.until.is_none() && args.limit.is_none();
+    let asked = when.since.is_some() || when.until.is_some();
+    let usual = !asked && args.limit.is_none() && args.incident.is_none();
     if usual {
         when.since = Some(USUAL.to_owned());
     }
@@ -45,26 +49,36 @@ pub(super) async fn logs(here: &Here<'_>, args: LogsArgs, io: &mut Io<'_>) -> Re
     if args.follow && range.until.is_some() {
         return Err(CliError::Usage("--until ends and -f does not; give one of the two".to_owned()));
     }
-    let ask = Ask { which, pattern, range, usual, args };
+    if args.incident.is_some() && here.settings.journal_only {
+        return Err(CliError::Usage(
+            "--incident asks a collector, which alone knows incidents; with --journal give --since and --until".to_owned(),
+        ));
+    }
+    let mut ask = Ask { which, pattern, range, usual, args };
     let mut lines = Lines { format, shown: 0, kept: VecDeque::new(), limit: ask.args.limit };
     if here.settings.journal_only {
         let dir = here.settings.journal.as_deref().unwrap_or(Path::new("."));
         return from_journal(dir, &ask, lines, io);
     }
     let failed = match here.desk().await {
-        Ok(desk) => match from_collector(here, desk, &ask, &mut lines, io).await {
-            Err(e) if lines.shown == 0 && lines.kept.is_empty() => e,
-            other => return other,
-        },
+        Ok(mut desk) => {
+            if let Some(incident) = &ask.args.incident {
+                let around = around(&mut desk, incident).await?;
+                ask.narrow(around, asked, io)?;
+            }
+            match from_collector(here, desk, &ask, &mut lines, io).await {
+                Err(e) if lines.shown == 0 && lines.kept.is_empty() => e,
+                other => return other,
+            }
+        }
         Err(e) => e,
     };
-    match here.stand_in(&failed) {
-        Some(dir) if !ask.args.follow => {
-            io.say(&instead(&failed, dir))?;
-            from_journal(dir, &ask, lines, io)
-        }
-        _ => Err(failed),
+    if ask.args.follow || ask.args.incident.is_some() {
+        return Err(failed);
     }
+    let (dir, failed) = here.stand_in(failed)?;
+    io.say(&instead(&failed, dir))?;
+    from_journal(dir, &ask, lines, io)
 }
 
 /// What was asked, checked.
@@ -78,11 +92,43 @@ struct Ask {
 }
 
 impl Ask {
+    /// To what an incident is about, where nobody chose otherwise.
+    fn narrow(&mut self, around: Around, asked: bool, io: &mut Io<'_>) -> Result<(), CliError> {
+        if self.which.nodes.is_empty() {
+            self.which.nodes = around.nodes;
+        }
+        if !asked {
+            self.range = around.range;
+        }
+        let moment = |at: Option<i64>| at.map_or_else(|| "now".to_owned(), |at| Utc(at).to_the_second());
+        let (since, until) = (moment(self.range.since), moment(self.range.until));
+        io.say(&format!("{} from {since} to {until}", self.which.nodes.join(", ")))
+    }
+
     fn note(&self, io: &mut Io<'_>, whose: &str) -> Result<(), CliError> {
         let usual =
             if self.usual { format!("the last {USUAL}; --since asks for more. ") } else { String::new() };
         io.say(&format!("{usual}{whose}"))
     }
+}
+
+/// Where and when an incident was.
+struct Around {
+    nodes: Vec<String>,
+    range: Range,
+}
+
+async fn around(desk: &mut Desk, incident: &str) -> Result<Around, CliError> {
+    let detail = desk.describe(id(incident)).await?;
+    let told = detail.incident.unwrap_or_default();
+    let raised = detail.findings.iter().filter_map(|f| f.finding.as_ref()).map(|f| f.raised_wall_ns);
+    let first = raised.filter(|at| *at > 0).fold(told.opened_wall_ns, i64::min);
+    let end = Some(told.resolved_wall_ns).filter(|at| *at > 0);
+    let range = Range {
+        since: Some(first.saturating_sub(AROUND_NS)),
+        until: end.map(|at| at.saturating_add(AROUND_NS)),
+    };
+    Ok(Around { nodes: told.nodes, range })
 }
 
 async fn from_collector(
@@ -242,9 +288,7 @@ impl Lines {
         self.shown += 1;
         match self.format {
             LogFormat::Text => text(io, line),
-            LogFormat::Raw if io.terminal.columns.is_some() => {
-                Ok(writeln!(io.out, "{}", safe(&line.message))?)
-            }
+            LogFormat::Raw if io.terminal.shown => Ok(writeln!(io.out, "{}", safe(&line.message))?),
             LogFormat::Raw => Ok(writeln!(io.out, "{}", line.message)?),
             LogFormat::Json => {
                 write!(io.out, "{}", if self.shown > 1 { ",\n" } else { "\n" })?;

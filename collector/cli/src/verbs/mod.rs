@@ -93,11 +93,17 @@ impl Here<'_> {
         client::connect(&self.settings, &self.world.dial, self.timeout).await
     }
 
-    /// The journal to read instead, where there is one and `failed` means that no collector answered.
-    fn stand_in(&self, failed: &CliError) -> Option<&Path> {
-        let unanswered = matches!(failed, CliError::NoAnswer { .. })
-            || (self.settings.collector.is_none() && matches!(failed, CliError::Usage(_)));
-        self.settings.journal.as_deref().filter(|_| unanswered)
+    /// The journal to read instead: only where no collector was named. Whoever named one wants its answer, and one
+    /// node's records would pass for the cluster's; then the failure comes back, with the journal as a remedy.
+    fn stand_in(&self, failed: CliError) -> Result<(&Path, CliError), CliError> {
+        match (&self.settings.journal, &self.settings.collector, failed) {
+            (Some(dir), None, failed @ (CliError::NoAnswer { .. } | CliError::Usage(_))) => Ok((dir, failed)),
+            (Some(dir), Some(_), CliError::NoAnswer { asked, why, remedy }) => {
+                let own = format!("--journal {}", dir.display());
+                Err(CliError::NoAnswer { asked, why, remedy: remedy.replace("--journal DIR", &own) })
+            }
+            (_, _, failed) => Err(failed),
+        }
     }
 
     /// For verbs that only a collector can carry out.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use ratatui::Terminal;
-use ratatui::backend::CrosstermBackend;
-use tokio::signal::unix::{SignalKind, signal};
+use ratatui::backend::{Backend, CrosstermBackend};
+use ratatui::{Frame, Terminal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::Here;
@@ -19,7 +19,7 @@ use crate::range::Range;
 use crate::top::board::{Board, MAX_POINTS};
 use crate::top::draw;
 use crate::top::rows::{self, Choice, Row};
-use crate::top::screen::{Keys, Screen};
+use crate::top::screen::{Keys, Screen, hung_up};
 use crate::top::ui::{Flow, Ui};
 use crate::view::{Observed, sampled};
 
@@ -145,33 +145,78 @@ async fn remember(desk: &Desk, board: &mut Board, window_ns: i64, now_ns: i64) {
 
 async fn watch(
     here: &Here<'_>,
-    mut desk: Desk,
-    mut board: Board,
-    mut ui: Ui,
+    desk: Desk,
+    board: Board,
+    ui: Ui,
     interval: Duration,
     io: &mut Io<'_>,
 ) -> Result<(), CliError> {
-    let failed = |e: std::io::Error| CliError::failed("cannot draw", &e);
     let told = |kind| signal(kind).map_err(|e| CliError::failed("cannot wait for signals", &e));
-    let (mut int, mut term, mut hup) =
-        (told(SignalKind::interrupt())?, told(SignalKind::terminate())?, told(SignalKind::hangup())?);
+    let mut ends =
+        [told(SignalKind::interrupt())?, told(SignalKind::terminate())?, told(SignalKind::hangup())?];
     let (color, only_ascii) = (io.terminal.color, io.terminal.ascii);
     let _screen = Screen::take(io.out)?;
-    let mut keys = Keys::read()?;
+    let keys = Keys::read()?;
     // A terminal without colours gets none from here, so what is written needs no translation but the buffer's own.
-    let mut terminal = Terminal::new(CrosstermBackend::new(&mut *io.out)).map_err(failed)?;
+    let mut terminal = Terminal::new(CrosstermBackend::new(&mut *io.out)).map_err(undrawn)?;
+    let mut shown = Shown { board, ui, color, only_ascii };
+    let ended = tokio::select! {
+        ended = answer(here, desk, &mut shown, keys, interval, &mut terminal) => ended,
+        () = any(&mut ends) => Ok(()),
+    };
+    if hung_up() {
+        // Its drop would show the cursor and, as nobody is there to be told that it cannot, panic.
+        std::mem::forget(terminal);
+        return Err(CliError::BrokenPipe);
+    }
+    ended
+}
+
+fn undrawn(e: std::io::Error) -> CliError {
+    CliError::failed("cannot draw", &e)
+}
+
+async fn any([int, term, hup]: &mut [Signal; 3]) {
+    tokio::select! { _ = int.recv() => {}, _ = term.recv() => {}, _ = hup.recv() => {} }
+}
+
+/// What is on the screen.
+struct Shown {
+    board: Board,
+    ui: Ui,
+    color: bool,
+    only_ascii: bool,
+}
+
+impl Shown {
+    fn draw<B: Backend<Error = std::io::Error>>(
+        &mut self,
+        terminal: &mut Terminal<B>,
+    ) -> Result<(), CliError> {
+        let draw = |frame: &mut Frame<'_>| {
+            let (columns, height) = (usize::from(frame.area().width), usize::from(frame.area().height));
+            let lines = draw::picture(&mut self.ui, &self.board, columns, height);
+            draw::show(frame, &lines, self.color, self.only_ascii);
+        };
+        terminal.draw(draw).map(|_| ()).map_err(undrawn)
+    }
+}
+
+/// Draws, looks again and answers keys, until somebody wants no more or no key can come.
+async fn answer<B: Backend<Error = std::io::Error>>(
+    here: &Here<'_>,
+    mut desk: Desk,
+    shown: &mut Shown,
+    mut keys: Keys,
+    interval: Duration,
+    terminal: &mut Terminal<B>,
+) -> Result<(), CliError> {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     ticks.tick().await;
-    let wanted = ui.choice.which.nodes.clone();
+    let wanted = shown.ui.choice.which.nodes.clone();
     loop {
-        terminal
-            .draw(|frame| {
-                let (columns, height) = (usize::from(frame.area().width), usize::from(frame.area().height));
-                let lines = draw::picture(&mut ui, &board, columns, height);
-                draw::show(frame, &lines, color, only_ascii);
-            })
-            .map_err(failed)?;
+        shown.draw(terminal)?;
         // A look goes on while keys are answered.
         let next = async {
             ticks.tick().await;
@@ -180,30 +225,21 @@ async fn watch(
         tokio::pin!(next);
         loop {
             tokio::select! {
-                key = keys.pressed.recv() => match key.map(|k| ui.press(k)) {
-                    Some(Flow::Draw) => {
-                        terminal.draw(|frame| {
-                            let (columns, height) = (usize::from(frame.area().width), usize::from(frame.area().height));
-                            let lines = draw::picture(&mut ui, &board, columns, height);
-                            draw::show(frame, &lines, color, only_ascii);
-                        }).map_err(failed)?;
-                    }
+                key = keys.next() => match key.map(|k| shown.ui.press(k)) {
+                    Some(Flow::Draw) => shown.draw(terminal)?,
                     Some(Flow::Quit) | None => return Ok(()),
                 },
-                _ = int.recv() => return Ok(()),
-                _ = term.recv() => return Ok(()),
-                _ = hup.recv() => return Ok(()),
                 seen = &mut next => {
                     match seen {
                         Ok(seen) => {
-                            ui.trouble = unread(&seen).into_iter().next();
-                            if !ui.paused {
-                                board.look(seen, now(here));
+                            shown.ui.trouble = unread(&seen).into_iter().next();
+                            if !shown.ui.paused {
+                                shown.board.look(seen, now(here));
                             }
                         }
                         Err(e) => {
                             let text = e.to_string();
-                            ui.trouble = Some(text.lines().next().unwrap_or_default().to_owned());
+                            shown.ui.trouble = Some(text.lines().next().unwrap_or_default().to_owned());
                         }
                     }
                     break;

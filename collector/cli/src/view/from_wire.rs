@@ -277,6 +277,7 @@ impl From<wire::Hold> for Hold {
             released_at: Utc::known(h.released_wall_ns),
             released_by: known(h.released_by),
             confirmed_by: h.confirmed_by,
+            absent_on: h.absent_on,
             state: h.state,
         }
     }

@@ -208,6 +208,8 @@ pub(crate) struct Hold {
     pub(crate) released_at: Option<Utc>,
     pub(crate) released_by: Option<String>,
     pub(crate) confirmed_by: Vec<String>,
+    /// Nodes that keep it and had nothing at its path when they were told.
+    pub(crate) absent_on: Vec<String>,
     pub(crate) state: String,
 }
 

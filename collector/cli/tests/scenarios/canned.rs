@@ -1,27 +1,27 @@
-//! A desk with canned answers, on a real port, and a way to run the command line against it.
+//! A desk with canned answers, on a real port. What it answers with is in [`crate::rows`].
 
-use std::io::Cursor;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use clap::Parser as _;
 use dogwatch::wire;
 use dogwatch::wire::desk_server::{Desk, DeskServer};
-pub(crate) use dogwatch_cli::Dial;
-use dogwatch_cli::error::CliError;
-use dogwatch_cli::{Cli, Io, Terminal, World, run};
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::transport::{Endpoint, Server};
+use tonic::transport::Server;
 use tonic::{Request, Response, Status};
+
+use crate::rows::{action, entries, event, finding, held, incident, sample};
 
 pub(crate) const S: i64 = 1_000_000_000;
 /// 2026-11-21T02:10:00Z.
 pub(crate) const T0: i64 = 1_795_227_000 * S;
 /// Everything that a node could put into a name to fool whoever reads it.
 pub(crate) const HOSTILE: &str = "/var/log/\u{1b}[2J\u{202e}gpj.exe\r\n漢字";
+
+/// A plan that falls short when it is applied.
+const SHORT: &str = "a-0000000000000002";
 
 /// What the desk was asked, in order.
 #[derive(Debug, Clone, Default)]
@@ -48,138 +48,6 @@ type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 fn stream<T: Send + 'static>(items: Vec<T>) -> Response<Answer<T>> {
     Response::new(Box::pin(tokio_stream::iter(items.into_iter().map(Ok))))
-}
-
-pub(crate) fn incident(n: u32, severity: wire::Severity, state: &str) -> wire::Incident {
-    wire::Incident {
-        id: format!("inc-2026-11-21-{n:03}"),
-        title: "disk /var filling on node-1: 6 % left".into(),
-        severity: severity.into(),
-        state: state.into(),
-        nodes: vec!["node-1".into()],
-        opened_wall_ns: T0 + i64::from(n) * S,
-        acknowledged_wall_ns: 0,
-        resolved_wall_ns: if state == "resolved" { T0 + 900 * S } else { 0 },
-        reason: "disk-high-water on /var was raised at severity high: 94 % used".into(),
-        findings: vec!["f-0000000000000001".into()],
-        actions: vec!["a-0000000000000001".into()],
-    }
-}
-
-fn record(seq: u64) -> wire::RecordRef {
-    wire::RecordRef { node: "node-1".into(), incarnation: vec![0xab; 16].into(), stream: 2, seq }
-}
-
-pub(crate) fn finding() -> wire::FindingRow {
-    wire::FindingRow {
-        node: "node-1".into(),
-        finding: Some(wire::Finding {
-            id: "f-0000000000000001".into(),
-            rule: "disk-high-water".into(),
-            severity: wire::Severity::High.into(),
-            state: wire::FindingState::Updated.into(),
-            subject: Some(wire::Subject { kind: "mount".into(), name: "/var".into() }),
-            summary: "/var is 94 % used, full in 20 min".into(),
-            explanation: "available 6 % is below 10 %".into(),
-            citations: vec![record(7)],
-            facts: vec![wire::Fact { key: "available_bytes".into(), value: "6000".into() }],
-            raised_wall_ns: T0,
-            pod: None,
-        }),
-        updated_wall_ns: T0 + 2 * S,
-        cleared_wall_ns: 0,
-        incident: "inc-2026-11-21-001".into(),
-        from_collector: false,
-        count: 2,
-    }
-}
-
-pub(crate) fn action(state: wire::ActionState) -> wire::ActionRow {
-    let done = state == wire::ActionState::Done;
-    let object = |path: &[u8], outcome| wire::PlannedObject {
-        path: path.to_vec().into(),
-        device: 66,
-        inode: 12,
-        size_bytes: 3 << 30,
-        allocated_bytes: 3 << 30,
-        mtime_ns: T0 - 86_400 * S,
-        links: 1,
-        cleaner: "rotated-logs".into(),
-        tier: 1,
-        why_safe: "rotated, and no process has it open".into(),
-        outcome: if done { outcome } else { wire::ObjectOutcome::Unspecified }.into(),
-        ..wire::PlannedObject::default()
-    };
-    let refused = wire::Refusal { path: b"/var/log/app.3".to_vec().into(), reason: "open in pid 77".into() };
-    wire::ActionRow {
-        node: "node-1".into(),
-        action: Some(wire::Action {
-            id: "a-0000000000000001".into(),
-            mount: "/var".into(),
-            mode: wire::CleanupMode::Plan.into(),
-            state: state.into(),
-            reason: "asked by alice".into(),
-            actor: "alice".into(),
-            planned_bytes: 9 << 30,
-            freed_bytes: done.then_some(6 << 30),
-            available_before_bytes: Some(1 << 30),
-            available_after_bytes: done.then_some(7 << 30),
-            unexplained_bytes: done.then_some(-4096),
-            unexplained_reason: if done { "other writers".into() } else { String::new() },
-            target_available_bytes: 10 << 30,
-            objects: vec![
-                object(b"/var/log/app.1", wire::ObjectOutcome::Removed),
-                object(HOSTILE.as_bytes(), wire::ObjectOutcome::Removed),
-                object(b"/var/log/\xff\xfe.3", wire::ObjectOutcome::Skipped),
-            ],
-            refused: if done { vec![refused] } else { vec![] },
-            expires_wall_ns: T0 + 600 * S,
-            ..wire::Action::default()
-        }),
-        wall_ns: T0 + 5 * S,
-        incident: "inc-2026-11-21-001".into(),
-    }
-}
-
-fn entries() -> Vec<wire::TimelineEntry> {
-    let entry =
-        |at: i64, kind: &str, severity: wire::Severity, actor: &str, summary: &str| wire::TimelineEntry {
-            wall_ns: T0 + at * S,
-            node: if kind == "state" { String::new() } else { "node-1".into() },
-            kind: kind.into(),
-            severity: severity.into(),
-            summary: summary.into(),
-            evidence: vec![record(7)],
-            actor: actor.into(),
-        };
-    use wire::Severity::{High, Info};
-    vec![
-        entry(-60, "sample", Info, "node", "mount /var began to rise towards disk-high-water"),
-        entry(0, "finding", High, "node", "disk-high-water: /var is 94 % used"),
-        entry(1, "state", Info, "collector", "inc-2026-11-21-001 opened"),
-        entry(2, "plan", Info, "node", "plan a-0000000000000001 for /var: free 9.0 GiB"),
-        entry(5, "cleanup", Info, "node", "cleanup of /var freed 6.0 GiB of 9.0 GiB planned"),
-        entry(6, "recovered", Info, "node", "disk-high-water: /var is 40 % used"),
-    ]
-}
-
-fn event(n: i64) -> wire::Event {
-    let hostile = n == 1;
-    wire::Event {
-        wall_ns: T0 + n * S,
-        node: "node-1".into(),
-        kind: "log".into(),
-        severity: if hostile { wire::Severity::High } else { wire::Severity::Info }.into(),
-        source: "/var/log/syslog".into(),
-        message: if hostile { HOSTILE.into() } else { format!("line {n}") },
-        fields: if n == 3 {
-            [("namespace", "shop"), ("pod", "api-6d5f8-x2x7k"), ("container", "main"), ("offset", "30")]
-                .map(|(k, v)| (k.to_owned(), v.to_owned()))
-                .into()
-        } else {
-            [("seq".to_owned(), n.to_string())].into()
-        },
-    }
 }
 
 fn known(id: &str) -> Result<(), Status> {
@@ -322,6 +190,20 @@ impl Desk for Canned {
         self.asked.note(format!("{:?}", r.get_ref()));
         match r.get_ref().mount.as_str() {
             "/var" => Ok(Response::new(action(wire::ActionState::Planned))),
+            "/var/lib" => {
+                let mut row = action(wire::ActionState::Planned);
+                row.action.as_mut().unwrap().id = SHORT.into();
+                Ok(Response::new(row))
+            }
+            "/roomy" => {
+                let mut row = action(wire::ActionState::Refused);
+                let a = row.action.as_mut().unwrap();
+                a.mount = "/roomy".into();
+                a.objects.clear();
+                a.detail = "nothing needs to go: 90.0 GiB are available, 20.0 GiB are wanted".into();
+                Ok(Response::new(row))
+            }
+            "/nowhere" => Err(Status::not_found("this node has no /nowhere")),
             "/" => {
                 let mut row = action(wire::ActionState::Refused);
                 let a = row.action.as_mut().unwrap();
@@ -341,7 +223,21 @@ impl Desk for Canned {
 
     async fn apply(&self, r: Request<wire::ApplyRequest>) -> Result<Response<wire::ActionRow>, Status> {
         self.asked.note(format!("{:?}", r.get_ref()));
-        Ok(Response::new(action(wire::ActionState::Done)))
+        let mut row = action(wire::ActionState::Done);
+        if r.get_ref().action_id == SHORT {
+            let a = row.action.as_mut().unwrap();
+            a.id = SHORT.into();
+            a.target_available_bytes = 10 << 30;
+            let refused = |path: &[u8], reason: &str| wire::Refusal {
+                path: path.to_vec().into(),
+                reason: reason.into(),
+            };
+            a.refused = vec![
+                refused(b"/var/log/app.3", "open elsewhere: pid 77 (java)"),
+                refused(b"/var/log/app.4", "held: hold-00000001 the auditors want it"),
+            ];
+        }
+        Ok(Response::new(row))
     }
 
     async fn acknowledge(
@@ -423,6 +319,11 @@ impl Desk for Canned {
         if asked.incident == "inc-2026-11-21-009" {
             return Err(Status::not_found("there is no incident inc-2026-11-21-009"));
         }
+        if asked.path == "/nowhere" {
+            // The node's word comes a moment later: see the list.
+            let pending = wire::Hold { state: "pending".into(), confirmed_by: vec![], ..held(&asked) };
+            return Ok(Response::new(wire::Hold { id: "hold-00000004".into(), ..pending }));
+        }
         Ok(Response::new(wire::Hold { reason: asked.reason.clone(), ..held(&asked) }))
     }
 
@@ -464,6 +365,11 @@ impl Desk for Canned {
             released_by: "bob".into(),
             ..held(&wire::Hold { incident: "inc-2026-11-21-001".into(), ..wire::Hold::default() })
         };
+        if self.asked.all().iter().any(|a| a.contains("\"/nowhere\"")) {
+            let four = held(&wire::Hold { path: "/nowhere".into(), ..wire::Hold::default() });
+            let four = wire::Hold { id: "hold-00000004".into(), absent_on: vec!["node-1".into()], ..four };
+            return Ok(Response::new(wire::GetHoldsResponse { holds: vec![four] }));
+        }
         let holds = if r.get_ref().released { vec![one, two, three] } else { vec![one, two] };
         Ok(Response::new(wire::GetHoldsResponse { holds }))
     }
@@ -509,254 +415,18 @@ impl Desk for Canned {
     }
 }
 
-fn held(asked: &wire::Hold) -> wire::Hold {
-    wire::Hold {
-        id: "hold-00000001".into(),
-        reason: "the auditors want it".into(),
-        actor: "alice".into(),
-        added_wall_ns: T0,
-        confirmed_by: vec!["node-1".into()],
-        state: "holding".into(),
-        ..asked.clone()
-    }
-}
-
-/// The `n`th of a node's samples, 10 s apart: /var fills, one pod's memory grows, another is throttled.
-pub(crate) fn sample(n: i64) -> wire::Sample {
-    let n = n as u64;
-    let pressure = Some(wire::Pressure { some_avg10: n as f64 / 2.0, ..wire::Pressure::default() });
-    let pod = |name: &str, container: &str| {
-        Some(wire::Pod {
-            namespace: "shop".into(),
-            name: name.into(),
-            uid: format!("uid-{name}"),
-            container: container.into(),
-            container_id: String::new(),
-        })
-    };
-    let group = |name: &str, container: &str, memory: u64, throttled: u64| wire::Cgroup {
-        path: format!("/kubepods/{name}/{container}"),
-        version: 2,
-        pod: pod(name, container),
-        cpu_us_total: Some(n * 5_000_000),
-        periods_total: Some(n * 100),
-        throttled_periods_total: Some(n * throttled),
-        cpu_limit_cores: Some(1.0),
-        working_set_bytes: Some(memory),
-        memory_limit_bytes: Some(1 << 30),
-        read_bytes_total: Some(n << 20),
-        written_bytes_total: Some(n << 22),
-        oom_kills_total: Some(u64::from(throttled > 0)),
-        ..wire::Cgroup::default()
-    };
-    wire::Sample {
-        self_cost: Some(wire::SelfCost::default()),
-        mounts: vec![wire::Mount {
-            path: "/var".into(),
-            fs: "ext4".into(),
-            total_bytes: 100 << 30,
-            free_bytes: (70 - n) << 30,
-            available_bytes: (66 - n) << 30,
-            ..wire::Mount::default()
-        }],
-        memory: Some(wire::Memory {
-            total_bytes: 100,
-            available_bytes: 100 - n,
-            pressure,
-            ..wire::Memory::default()
-        }),
-        cpu: Some(wire::Cpu {
-            online: 4,
-            user_us: n * 10_000_000,
-            idle_us: n * 30_000_000,
-            load1: 1.5,
-            pressure,
-            ..wire::Cpu::default()
-        }),
-        processes: vec![
-            wire::Process {
-                pid: 4711,
-                name: "java\u{1b}[31m漢".into(),
-                cpu_percent: 93.0,
-                resident_bytes: 3 << 30,
-                state: "R".into(),
-                threads: 80,
-                read_bytes_per_s: Some(1024.0),
-                pod: pod("api-6d5f8-x2x7k", "main"),
-                ..wire::Process::default()
-            },
-            wire::Process {
-                pid: 1,
-                name: "systemd".into(),
-                resident_bytes: 9 << 20,
-                state: "S".into(),
-                ..wire::Process::default()
-            },
-        ],
-        disks: vec![wire::Disk {
-            name: "nvme0n1".into(),
-            reads_total: n * 100,
-            read_bytes_total: n << 24,
-            read_time_ms_total: n * 200,
-            writes_total: n * 100,
-            written_bytes_total: n << 25,
-            write_time_ms_total: n * 400,
-            busy_ms_total: n * 5_000,
-            in_flight: 3,
-            ..wire::Disk::default()
-        }],
-        cgroups: vec![
-            group("api-6d5f8-x2x7k", "main", (300 + 5 * n) << 20, 0),
-            group("api-6d5f8-x2x7k", "sidecar", 10 << 20, 0),
-            group("web\u{202e}-0", "main", 700 << 20, 60),
-        ],
-        ..wire::Sample::default()
-    }
-}
-
-/// The canned desk as a service, for a server of the caller's.
-pub(crate) fn service() -> DeskServer<impl Desk> {
-    DeskServer::new(Canned::default())
-}
-
-/// A running desk; it ends with the test's runtime.
-pub(crate) struct Running {
-    address: SocketAddr,
-    pub(crate) asked: Asked,
-    pub(crate) well: Arc<AtomicBool>,
-}
-
-pub(crate) async fn desk() -> Running {
+/// Serves the canned desk on a free port, as long as the test's runtime lives.
+pub(crate) async fn serve() -> (SocketAddr, Asked, Arc<AtomicBool>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let canned = Canned::default();
     let (asked, well) = (canned.asked.clone(), canned.well.clone());
     let server = Server::builder().add_service(DeskServer::new(canned));
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    Running { address, asked, well }
+    (address, asked, well)
 }
 
-/// What a command wrote, and how it ended.
-#[derive(Debug)]
-pub(crate) struct Ran {
-    pub(crate) code: u8,
-    pub(crate) out: String,
-    pub(crate) err: String,
-}
-
-/// How a command is run.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct How<'a> {
-    pub(crate) columns: Option<usize>,
-    pub(crate) color: bool,
-    pub(crate) answer: Option<&'a str>,
-}
-
-impl Running {
-    pub(crate) async fn run(&self, args: &[&str]) -> Ran {
-        self.run_as(How::default(), args).await
-    }
-
-    /// Runs what has no end, until `done` holds of what it wrote to stdout and stderr.
-    pub(crate) async fn run_until(
-        &self,
-        how: How<'_>,
-        args: &[&str],
-        done: impl Fn(&str, &str) -> bool,
-    ) -> Ran {
-        let channel = Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect_lazy();
-        let (out, err) = (Shared::default(), Shared::default());
-        let (mut to, mut talk) = (out.clone(), err.clone());
-        let run = run_into(Dial::Over(channel), how, args, (&mut to, &mut talk));
-        let until = async {
-            loop {
-                if done(&out.text(), &err.text()) {
-                    break;
-                }
-                tokio::select! { _ = out.written.notified() => {}, _ = err.written.notified() => {} }
-            }
-        };
-        let code = tokio::select! {
-            code = run => code,
-            _ = until => 0,
-            _ = tokio::time::sleep(std::time::Duration::from_secs(30)) => {
-                panic!("{args:?} never wrote what was waited for:\n{}\n{}", out.text(), err.text())
-            }
-        };
-        Ran { code, out: out.text(), err: err.text() }
-    }
-
-    pub(crate) async fn run_as(&self, how: How<'_>, args: &[&str]) -> Ran {
-        let channel = Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect_lazy();
-        run_with(Dial::Over(channel), how, args).await
-    }
-}
-
-/// Over a channel to a port that nobody listens on.
-pub(crate) async fn run_without_desk(args: &[&str]) -> Ran {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
-    let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-    run_with(Dial::Over(channel), How::default(), args).await
-}
-
-pub(crate) async fn run_with(dial: Dial, how: How<'_>, args: &[&str]) -> Ran {
-    let (out, err) = (Shared::default(), Shared::default());
-    let code = run_into(dial, how, args, (&mut out.clone(), &mut err.clone())).await;
-    Ran { code, out: out.text(), err: err.text() }
-}
-
-/// What is written, while it is written.
-#[derive(Debug, Clone, Default)]
-struct Shared {
-    bytes: Arc<Mutex<Vec<u8>>>,
-    written: Arc<tokio::sync::Notify>,
-}
-
-impl Shared {
-    fn text(&self) -> String {
-        String::from_utf8(self.bytes.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl std::io::Write for Shared {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.bytes.lock().unwrap().extend_from_slice(bytes);
-        self.written.notify_one();
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-async fn run_into(dial: Dial, how: How<'_>, args: &[&str], (out, err): (&mut Shared, &mut Shared)) -> u8 {
-    let mut input = Cursor::new(how.answer.unwrap_or_default().to_owned());
-    let mut io = Io {
-        out,
-        err,
-        input: &mut input,
-        terminal: Terminal {
-            columns: how.columns,
-            color: how.color,
-            can_ask: how.answer.is_some(),
-            ..Terminal::default()
-        },
-    };
-    let cli = Cli::try_parse_from(std::iter::once("dogwatch").chain(args.iter().copied()));
-    let outcome = match cli {
-        Ok(cli) => {
-            let world = World { now_ns: T0, env: Box::new(|_| None), dial, called: "dogwatch" };
-            run(cli, &world, &mut io).await
-        }
-        Err(e) => Err(CliError::Usage(e.to_string())),
-    };
-    match outcome {
-        Ok(()) => 0,
-        Err(e) => {
-            writeln!(io.err, "{e}").unwrap();
-            e.exit_code()
-        }
-    }
+/// The canned desk as a service, for a server of the caller's.
+pub(crate) fn service() -> DeskServer<impl Desk> {
+    DeskServer::new(Canned::default())
 }

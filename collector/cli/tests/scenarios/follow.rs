@@ -1,7 +1,8 @@
 //! What goes on: `watch`, `logs` and `get -w`, over a desk that goes away once.
 
-use crate::canned::{Dial, How, desk, run_with};
+use crate::canned::{S, T0};
 use crate::journal::folder;
+use crate::running::{Dial, How, desk, run_with};
 use insta::assert_snapshot;
 use serde_json::Value;
 
@@ -130,4 +131,24 @@ async fn a_journal_has_lines_too() {
         assert!(ran.err.contains("no lines"), "{}", ran.err);
     }
     assert_eq!(logs(&["-f"]).await.code, 2);
+}
+
+#[tokio::test]
+async fn lines_around_an_incident_take_one_command() {
+    let desk = desk().await;
+    let ran = desk.run(&["logs", "--incident", "incident/inc-2026-11-21-001"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let asked = desk.asked.all().pop().unwrap();
+    // Raised at T0 and open still.
+    let since = format!("since_wall_ns: {}, until_wall_ns: 0", T0 - 300 * S);
+    assert!(asked.contains(&since) && asked.contains("nodes: [\"node-1\"]"), "{asked}");
+    assert!(ran.err.contains("node-1 from 2026-11-21T02:05:00Z to now"), "{}", ran.err);
+
+    let own = ["logs", "--incident", "inc-2026-11-21-001", "--node", "node-2", "--since", "02:00"];
+    assert_eq!(desk.run(&own).await.code, 0);
+    let asked = desk.asked.all().pop().unwrap();
+    assert!(asked.contains("nodes: [\"node-2\"]"), "{asked}");
+    assert!(asked.contains(&format!("since_wall_ns: {}", T0 - 600 * S)), "{asked}");
+    assert_eq!(desk.run(&["logs", "--incident", "inc-2026-11-21-009"]).await.code, 3);
+    assert_eq!(desk.run(&["logs", "--incident", "inc-2026-11-21-001", "-f"]).await.code, 2);
 }

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::canned::{Dial, How, S, T0, run_with, run_without_desk};
+use crate::canned::{S, T0};
+use crate::running::{Dial, How, run_with, run_without_desk};
 use dogwatch::block::{Block, Place, Start};
 use dogwatch::chain::ChainId;
 use dogwatch::journal::{BlockInfo, Journal, Options};
@@ -178,24 +179,47 @@ async fn findings_actions_events_and_the_node_are_answered_without_a_collector()
 }
 
 #[tokio::test]
-async fn it_steps_in_when_no_collector_answers_and_says_so() {
+async fn it_steps_in_where_no_collector_is_named_and_says_so() {
     let dir = folder();
     let config = dir.path().join("cli.yaml");
-    std::fs::write(&config, "collector: 127.0.0.1:9\njournal: .\n").unwrap();
-    let ran =
-        run_without_desk(&["get", "findings", "-o", "name", "--config", config.to_str().unwrap()]).await;
-    assert_eq!((ran.code, ran.out.as_str()), (0, "f-1\nf-2\n"), "{}", ran.err);
-    assert!(ran.err.contains("no answer from collector 127.0.0.1:9") && ran.err.contains("from the journal"));
-    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
-
-    let ran = run_without_desk(&["get", "incidents", "--config", config.to_str().unwrap()]).await;
+    std::fs::write(&config, "journal: .\n").unwrap();
+    let at = config.to_str().unwrap();
+    for (args, out) in [
+        (&["get", "findings", "-o", "name"][..], "f-1\nf-2\n"),
+        (&["get", "nodes", "-o", "name"], "node-1\n"),
+        (&["logs", "--since", "02:00", "--no-prefix", "--limit", "1"], "\u{1b}[2Jno space left \u{fffd}\n"),
+    ] {
+        let ran = run_with(Dial::Configured, How::default(), &[args, &["--config", at]].concat()).await;
+        assert_eq!((ran.code, ran.out.as_str()), (0, out), "{}", ran.err);
+        assert!(ran.err.contains("no collector is configured") && ran.err.contains("from the journal"));
+    }
+    let ran = run_with(Dial::Configured, How::default(), &["get", "incidents", "--config", at]).await;
     assert_eq!(ran.code, 1);
     assert!(ran.err.contains("holds no incidents"), "{}", ran.err);
+}
 
-    std::fs::write(&config, "journal: .\n").unwrap();
-    let args = ["get", "nodes", "-o", "name", "--config", config.to_str().unwrap()];
-    let ran = run_with(Dial::Configured, How::default(), &args).await;
-    assert_eq!((ran.code, ran.out.as_str()), (0, "node-1\n"), "without any collector: {}", ran.err);
+#[tokio::test]
+async fn a_collector_that_was_named_is_never_replaced_by_a_journal() {
+    let dir = folder();
+    let (bare, named) = (dir.path().join("bare.yaml"), dir.path().join("named.yaml"));
+    std::fs::write(&bare, "journal: .\n").unwrap();
+    std::fs::write(&named, "collector: 127.0.0.1:9\njournal: .\n").unwrap();
+    let by_flag = ["--config", bare.to_str().unwrap(), "--collector", "127.0.0.1:9"];
+    let by_config = ["--config", named.to_str().unwrap()];
+    for verb in [&["get", "nodes"][..], &["get", "findings"], &["get", "events"], &["logs"]] {
+        for by in [&by_flag[..], &by_config] {
+            let ran = run_without_desk(&[verb, by].concat()).await;
+            assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{verb:?} {by:?}: {}", ran.err);
+            let journal = format!("--journal {}", dir.path().display());
+            for words in ["no answer from collector 127.0.0.1:9", journal.as_str()] {
+                assert!(ran.err.contains(words), "{words}: {}", ran.err);
+            }
+        }
+    }
+    // One that is named by half is a mistake to say, too.
+    let ran = run_with(Dial::Configured, How::default(), &[&["get", "nodes"][..], &by_config].concat()).await;
+    assert_eq!((ran.code, ran.out.as_str()), (2, ""));
+    assert!(ran.err.contains("cert:"), "{}", ran.err);
 }
 
 #[tokio::test]
@@ -210,4 +234,31 @@ async fn what_is_no_record_folder_is_named() {
     let ran =
         run_with(Dial::Configured, How::default(), &["plan", "n", "--mount", "/", "--journal", "x"]).await;
     assert!(ran.code == 1 && ran.err.contains("only a collector can"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn a_pods_lines_are_found_by_the_pod_whatever_their_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = |source: &str, name: &str| {
+        let pod = dogwatch::record::Pod {
+            namespace: "shop".into(),
+            name: name.into(),
+            uid: String::new(),
+            container: "main".into(),
+            container_id: String::new(),
+        };
+        Body::Log(LogLine { source: source.into(), line: name.into(), pod: Some(pod), ..LogLine::default() })
+    };
+    let block = vec![
+        record(1, 1, line("/var/log/pods/shop_web-0_uid/main/0.log", "web-0")),
+        record(2, 2, line("/mnt/logs/shop_web-1_uid/main/0.log", "web-1")),
+        record(3, 3, line("/var/log/containers/web-2_shop_main-0.log", "web-2")),
+        record(4, 4, line("/mnt/logs/shop_api-0_uid/main/0.log", "api-0")),
+    ];
+    write(dir.path(), Stream::Recorder, vec![block]);
+    let args = ["logs", "--since", "02:00", "--no-prefix", "--journal", dir.path().to_str().unwrap()];
+    for (pod, found) in [("shop/web", "web-0\nweb-1\nweb-2\n"), ("web-1", "web-1\n"), ("web-2", "web-2\n")] {
+        let ran = run_with(Dial::Configured, How::default(), &[&args[..], &["--pod", pod]].concat()).await;
+        assert_eq!((ran.code, ran.out.as_str()), (0, found), "{pod}: {}", ran.err);
+    }
 }

@@ -6,6 +6,8 @@ mod binary;
 mod canned;
 mod follow;
 mod journal;
+mod rows;
+mod running;
 mod terminal;
 mod tls;
 mod top;

@@ -98,3 +98,43 @@ async fn a_signal_gives_the_terminal_back_and_plain_terminals_get_ascii() {
     tmux.shows("ended with 0").await;
     tmux.shows("\n1\n").await;
 }
+
+/// Ends the terminal under a program and tells with which code the program ended.
+async fn hung_up(name: &str, how: &str) -> String {
+    let (dir, config) = configured().await;
+    let ended = dir.path().join("ended");
+    let dogwatch = env!("CARGO_BIN_EXE_dogwatch");
+    // The shell outlives its terminal, and tells how the program took it.
+    let program = format!(
+        "trap '' HUP; {how} sh -c 'echo $$ >{0}.pid; LANG=C.UTF-8 exec {dogwatch} --config {config} top'; \
+         echo $? >{0}.new; mv {0}.new {0}",
+        ended.display()
+    );
+    let tmux = Tmux::start(name, "100", &program);
+    tmux.shows("3 nodes, 2 not connected").await;
+    drop(tmux);
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        if let Ok(code) = std::fs::read_to_string(&ended) {
+            return code.trim().to_owned();
+        }
+        if Instant::now() >= end {
+            // What goes on for ever is not left behind.
+            let pid = std::fs::read_to_string(ended.with_extension("pid")).unwrap();
+            let _ = Command::new("kill").args(["-KILL", pid.trim()]).status();
+            panic!("it goes on without a terminal");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn top_ends_when_its_terminal_hangs_up() {
+    assert_eq!(hung_up("hangup", "").await, "0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn top_ends_with_its_terminal_also_where_no_signal_tells() {
+    // In a session of its own the terminal is not its controlling one: only the descriptor tells.
+    assert_eq!(hung_up("no-signal", "setsid --wait").await, "0");
+}

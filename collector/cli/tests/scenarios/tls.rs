@@ -9,7 +9,8 @@ use dogwatch::tls::{ServerMaterial, ServerTls, ServerTlsOptions};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tonic::transport::Server;
 
-use crate::canned::{Dial, How, run_with, service};
+use crate::canned::service;
+use crate::running::{Dial, How, run_with};
 
 /// A certificate of `issuer` that bears `uri`, as PEM, and its key.
 fn issue(issuer: &Issuer<'_, KeyPair>, uri: &str) -> (String, String) {

@@ -1,6 +1,6 @@
 //! `top` where nobody watches: tables and objects.
 
-use crate::canned::{How, desk};
+use crate::running::{How, desk};
 use insta::assert_snapshot;
 use serde_json::Value;
 

@@ -1,6 +1,7 @@
 //! The verbs against a desk with canned answers, over real HTTP/2.
 
-use crate::canned::{HOSTILE, How, desk, run_without_desk};
+use crate::canned::HOSTILE;
+use crate::running::{How, desk, run_without_desk};
 use insta::assert_snapshot;
 use serde_json::Value;
 
@@ -252,7 +253,7 @@ async fn holds_are_added_listed_and_released() {
     let ran = desk.run(&["hold", "release", "hold-00000001", "-m", "done"]).await;
     assert_eq!(ran.out, "released hold-00000001: /var/log/app on every node, released\n");
     assert_snapshot!("holds-asked", desk.asked.all().join("\n"));
-    let names = |ran: crate::canned::Ran| ran.out.lines().map(str::to_owned).collect::<Vec<_>>();
+    let names = |ran: crate::running::Ran| ran.out.lines().map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(names(desk.run(&["hold", "ls", "-o", "name"]).await).len(), 2);
     assert_eq!(names(desk.run(&["hold", "ls", "--all", "-o", "name"]).await).len(), 3);
     assert_eq!(
@@ -444,7 +445,56 @@ async fn a_cleanup_that_cannot_be_says_why() {
     let nothing = desk.run(&["clean", "node-1", "--mount", "/clean", "--yes"]).await;
     assert_eq!(nothing.code, 0, "{}", nothing.err);
     assert!(nothing.err.contains("nothing to clean"), "{}", nothing.err);
+    for verb in
+        [&["plan", "node-1", "--mount", "/roomy"][..], &["clean", "node-1", "--mount", "/roomy", "--yes"]]
+    {
+        let roomy = desk.run(verb).await;
+        assert_eq!(roomy.code, 0, "a mount with room is no failure: {}", roomy.err);
+        assert!(roomy.out.contains("nothing needs to go"), "{}", roomy.out);
+    }
     assert!(!desk.asked.all().iter().any(|a| a.starts_with("ApplyRequest")));
+}
+
+#[tokio::test]
+async fn a_cleanup_that_falls_short_is_no_success_and_says_what_helps() {
+    let desk = desk().await;
+    let clean = ["clean", "node-1", "--mount", "/var/lib", "--yes"];
+    let ran = desk.run(&clean).await;
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    assert!(ran.out.contains("missing      3.0 GiB to 10.0 GiB available"), "{}", ran.out);
+    assert_snapshot!("clean-short", ran.err);
+    let ran = desk.run(&[&clean[..], &["-o", "json"]].concat()).await;
+    assert_eq!((ran.code, &json(&ran.out)["state"]), (1, &"done".into()), "{}", ran.err);
+    assert!(ran.err.contains("3.0 GiB are still missing"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn a_folder_is_planned_for_by_its_mount_and_what_is_not_there_is_not_found() {
+    let desk = desk().await;
+    let ran = desk.run(&["plan", "node-1", "--mount", "/var/lib"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert_eq!(ran.err, "dogwatch: /var/lib is on /var\n");
+    assert!(ran.out.starts_with("Plan a-0000000000000002 for /var on node-1"), "{}", ran.out);
+    let named = desk.run(&["plan", "node-1", "--mount", "/var"]).await;
+    assert_eq!((named.code, named.err.as_str()), (0, ""));
+    let gone = desk.run(&["plan", "node-1", "--mount", "/nowhere"]).await;
+    assert_eq!((gone.code, gone.out.as_str()), (3, ""), "{}", gone.err);
+}
+
+#[tokio::test]
+async fn a_hold_on_what_is_not_there_is_taken_with_a_warning() {
+    let desk = desk().await;
+    let ran = desk.run(&["hold", "add", "--path", "/nowhere", "-m", "the court asks"]).await;
+    assert_eq!(
+        (ran.code, ran.out.as_str()),
+        (0, "held hold-00000004: /nowhere on every node, holding\n"),
+        "{}",
+        ran.err
+    );
+    assert!(ran.err.contains("nothing is at /nowhere now on node-1; the hold stands"), "{}", ran.err);
+    assert!(ran.err.contains("hold release hold-00000004"), "{}", ran.err);
+    let ran = desk.run(&["hold", "add", "--path", "/var/log", "-m", "the court asks"]).await;
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""), "what is there is held in silence");
 }
 
 #[tokio::test]

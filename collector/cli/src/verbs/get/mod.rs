@@ -1,4 +1,4 @@
-//! `get`: lists, from a collector or, when none answers, from a node's journal.
+//! `get`: lists, from a collector or, where none is named, from a node's journal.
 
 mod changes;
 mod desk;
@@ -89,13 +89,9 @@ pub(super) async fn get(here: &Here<'_>, args: GetArgs, io: &mut Io<'_>) -> Resu
         },
         Err(e) => e,
     };
-    match here.stand_in(&failed) {
-        Some(dir) => {
-            io.say(&instead(&failed, dir))?;
-            journal::list(dir, &ask, io)
-        }
-        None => Err(failed),
-    }
+    let (dir, failed) = here.stand_in(failed)?;
+    io.say(&instead(&failed, dir))?;
+    journal::list(dir, &ask, io)
 }
 
 /// Says that a journal steps in, and why.
