@@ -57,6 +57,12 @@ pub struct Incident {
     pub nodes: Vec<NodeName>,
     /// What its findings share, e.g. `disk:/var`.
     pub topic: String,
+    /// What the title says before what else has come to it; empty while nothing has.
+    #[serde(default)]
+    pub lead: String,
+    /// What else it has come to be about, in order of joining: `mount /data`, `pod shop/api-1`.
+    #[serde(default)]
+    pub about: Vec<String>,
     /// Why it was opened.
     pub reason: String,
     /// Wall ns of the collector.
@@ -185,6 +191,8 @@ impl Incident {
             state: IncidentState::Open,
             nodes: vec![node.clone()],
             topic: topic.clone(),
+            lead: String::new(),
+            about: Vec::new(),
             reason: reason.clone(),
             opened_wall_ns: decision.wall_ns,
             acknowledged_wall_ns: None,
@@ -229,6 +237,18 @@ impl Incident {
             }
             What::IncidentMoved { id, state, reason } if *id == self.id => {
                 self.step(decision, *state, reason)
+            }
+            What::IncidentRetitled { id, title, lead, topic, subject } if *id == self.id => {
+                let known = match subject {
+                    Some(subject) => self.about.contains(subject),
+                    None => self.topic == *topic,
+                };
+                if known || self.about.len() >= MAX_PIECES {
+                    return false;
+                }
+                self.about.extend(subject.clone());
+                (self.title, self.lead, self.topic) = (title.clone(), lead.clone(), topic.clone());
+                true
             }
             What::NoteAdded { id, text } if *id == self.id => {
                 self.say(decision, "note", text.clone());
