@@ -263,6 +263,14 @@ impl Incident {
         self.pieces.iter().any(|j| j.piece == *piece && j.node == *node)
     }
 
+    /// Who acknowledged it first, the time of which is [`Incident::acknowledged_wall_ns`].
+    pub fn acknowledged_by(&self) -> Option<&str> {
+        let at = self.acknowledged_wall_ns?;
+        let word = IncidentState::Acknowledged.as_str();
+        let says = |e: &&LogEntry| e.wall_ns == at && e.kind == "state" && e.text.starts_with(word);
+        self.log.iter().find(says).map(|e| e.actor.as_str())
+    }
+
     /// Ids of its findings, in order of joining.
     pub fn findings(&self) -> impl Iterator<Item = &str> {
         self.pieces.iter().filter_map(|j| match &j.piece {
@@ -472,6 +480,18 @@ mod tests {
                 "bob state reopened: not over",
             ]
         );
+    }
+
+    #[test]
+    fn who_acknowledged_it_first_is_told_also_after_another_did() {
+        let mut i = opened();
+        assert!(i.apply(&i.note("bob", "acknowledged: no", T0 + S).unwrap()));
+        assert_eq!(i.acknowledged_by(), None);
+        assert!(i.apply(&i.acknowledge("alice", "mine", T0 + S).unwrap()));
+        assert!(i.apply(&i.resolve("alice", "", T0 + 2 * S).unwrap()));
+        assert!(i.apply(&i.reopen("bob", "", T0 + 3 * S).unwrap()));
+        assert!(i.apply(&i.acknowledge("bob", "", T0 + 4 * S).unwrap()));
+        assert_eq!((i.acknowledged_by(), i.acknowledged_wall_ns), (Some("alice"), Some(T0 + S)));
     }
 
     #[test]

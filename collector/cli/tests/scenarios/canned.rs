@@ -58,7 +58,8 @@ pub(crate) fn incident(n: u32, severity: wire::Severity, state: &str) -> wire::I
         state: state.into(),
         nodes: vec!["node-1".into()],
         opened_wall_ns: T0 + i64::from(n) * S,
-        acknowledged_wall_ns: 0,
+        acknowledged_wall_ns: if state == "acknowledged" { T0 + 60 * S } else { 0 },
+        acknowledged_by: if state == "acknowledged" { "rita".into() } else { String::new() },
         resolved_wall_ns: if state == "resolved" { T0 + 900 * S } else { 0 },
         reason: "disk-high-water on /var was raised at severity high: 94 % used".into(),
         findings: vec!["f-0000000000000001".into()],
@@ -245,6 +246,10 @@ impl Desk for Canned {
         r: Request<wire::GetIncidentsRequest>,
     ) -> Result<Response<Self::GetIncidentsStream>, Status> {
         self.asked.note(format!("{:?}", r.get_ref()));
+        if r.get_ref().selector.as_ref().is_some_and(|s| s.nodes == ["many"]) {
+            let all = r.get_ref().limit;
+            return Ok(stream((1..=all).map(|n| incident(n, wire::Severity::High, "open")).collect()));
+        }
         Ok(stream(vec![
             incident(2, wire::Severity::Critical, "acknowledged"),
             incident(1, wire::Severity::High, "open"),
