@@ -516,3 +516,6 @@ fn incident_of(what: &What) -> Option<&str> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;
