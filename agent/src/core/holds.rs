@@ -110,7 +110,7 @@ fn said(holds: &[NodeHold]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::{Arc, mpsc};
     use std::time::Duration;
 
@@ -127,7 +127,7 @@ mod tests {
     use crate::record::{self, RecordConfig};
 
     /// A core that nobody runs, over a record in `dir`; and where its sets of holds go.
-    fn core(dir: &std::path::Path) -> (Core, mpsc::Receiver<Vec<NodeHold>>) {
+    pub(in crate::core) fn core(dir: &std::path::Path) -> (Core, mpsc::Receiver<Vec<NodeHold>>) {
         let node: NodeName = "a".parse().unwrap();
         let config = RecordConfig {
             state_dir: dir.to_owned(),
