@@ -57,6 +57,12 @@ pub struct Incident {
     pub nodes: Vec<NodeName>,
     /// What its findings share, e.g. `disk:/var`.
     pub topic: String,
+    /// What the title says before what else has come to it; empty while nothing has.
+    #[serde(default)]
+    pub lead: String,
+    /// What else it has come to be about, in order of joining: `mount /data`, `pod shop/api-1`.
+    #[serde(default)]
+    pub about: Vec<String>,
     /// Why it was opened.
     pub reason: String,
     /// Wall ns of the collector.
@@ -185,6 +191,8 @@ impl Incident {
             state: IncidentState::Open,
             nodes: vec![node.clone()],
             topic: topic.clone(),
+            lead: String::new(),
+            about: Vec::new(),
             reason: reason.clone(),
             opened_wall_ns: decision.wall_ns,
             acknowledged_wall_ns: None,
@@ -230,6 +238,18 @@ impl Incident {
             What::IncidentMoved { id, state, reason } if *id == self.id => {
                 self.step(decision, *state, reason)
             }
+            What::IncidentRetitled { id, title, lead, topic, subject } if *id == self.id => {
+                let known = match subject {
+                    Some(subject) => self.about.contains(subject),
+                    None => self.topic == *topic,
+                };
+                if known || self.about.len() >= MAX_PIECES {
+                    return false;
+                }
+                self.about.extend(subject.clone());
+                (self.title, self.lead, self.topic) = (title.clone(), lead.clone(), topic.clone());
+                true
+            }
             What::NoteAdded { id, text } if *id == self.id => {
                 self.say(decision, "note", text.clone());
                 true
@@ -241,6 +261,14 @@ impl Incident {
     /// Whether `piece` of `node` belongs to it.
     pub fn holds(&self, piece: &Piece, node: &NodeName) -> bool {
         self.pieces.iter().any(|j| j.piece == *piece && j.node == *node)
+    }
+
+    /// Who acknowledged it first, the time of which is [`Incident::acknowledged_wall_ns`].
+    pub fn acknowledged_by(&self) -> Option<&str> {
+        let at = self.acknowledged_wall_ns?;
+        let word = IncidentState::Acknowledged.as_str();
+        let says = |e: &&LogEntry| e.wall_ns == at && e.kind == "state" && e.text.starts_with(word);
+        self.log.iter().find(says).map(|e| e.actor.as_str())
     }
 
     /// Ids of its findings, in order of joining.
@@ -452,6 +480,18 @@ mod tests {
                 "bob state reopened: not over",
             ]
         );
+    }
+
+    #[test]
+    fn who_acknowledged_it_first_is_told_also_after_another_did() {
+        let mut i = opened();
+        assert!(i.apply(&i.note("bob", "acknowledged: no", T0 + S).unwrap()));
+        assert_eq!(i.acknowledged_by(), None);
+        assert!(i.apply(&i.acknowledge("alice", "mine", T0 + S).unwrap()));
+        assert!(i.apply(&i.resolve("alice", "", T0 + 2 * S).unwrap()));
+        assert!(i.apply(&i.reopen("bob", "", T0 + 3 * S).unwrap()));
+        assert!(i.apply(&i.acknowledge("bob", "", T0 + 4 * S).unwrap()));
+        assert_eq!((i.acknowledged_by(), i.acknowledged_wall_ns), (Some("alice"), Some(T0 + S)));
     }
 
     #[test]

@@ -107,7 +107,11 @@ fn tell_finding(row: &FindingRow, node: &NodeName, entries: &mut Vec<TimelineEnt
         evidence,
         actor: actor.to_owned(),
     };
-    let raised_at = row.steps.first().map_or(finding.raised_wall_ns, |s| s.wall_ns);
+    // What the kernel wrote before the agent ran was raised when it was written, and recorded later.
+    let raised_at = row.steps.first().map_or(finding.raised_wall_ns, |s| match finding.raised_wall_ns {
+        raised @ 1.. if s.state == "raised" => s.wall_ns.min(raised),
+        _ => s.wall_ns,
+    });
     let shown_by = samples_behind(row);
     let began = rise_began(row).filter(|t| *t > 0 && *t <= raised_at);
     if began.is_some() || !shown_by.is_empty() {
@@ -130,8 +134,8 @@ fn tell_finding(row: &FindingRow, node: &NodeName, entries: &mut Vec<TimelineEnt
     }
     let mut severity = None;
     let mut not_before = i64::MIN;
-    for step in &row.steps {
-        not_before = not_before.max(step.wall_ns);
+    for (n, step) in row.steps.iter().enumerate() {
+        not_before = not_before.max(if n == 0 { raised_at } else { step.wall_ns });
         if step.state == "cleared" {
             let summary = named(&finding.rule, &step.summary);
             entries.push(entry(
@@ -435,6 +439,17 @@ mod tests {
             lines(&timeline(&incident(), &[row], &[]))[0].starts_with("60 finding"),
             "nothing cited, no rise"
         );
+    }
+
+    #[test]
+    fn what_was_recorded_later_than_it_happened_stands_where_it_happened() {
+        let mut row = finding();
+        row.finding.raised_wall_ns = T0 + 20 * S;
+        (row.finding.facts, row.finding.citations) = (Vec::new(), Vec::new());
+        let told = lines(&timeline(&incident(), &[row.clone()], &[]));
+        assert!(told[0].starts_with("20 finding") && told[2].starts_with("62 finding"), "{told:?}");
+        row.finding.raised_wall_ns = T0 + 3_600 * S;
+        assert!(lines(&timeline(&incident(), &[row], &[]))[0].starts_with("60 finding"), "never later");
     }
 
     #[test]

@@ -274,6 +274,8 @@ pub struct SegmentInfo {
     pub number: u64,
     /// Bytes of frames in it.
     pub used_bytes: u64,
+    /// When its first frame was appended, wall ns of this machine; 0 if unknown. A frame that was coalesced keeps its time.
+    pub first_append_wall_ns: i64,
     /// When its last frame was appended, wall ns of this machine (for retention by receipt time); 0 if unknown.
     pub last_append_wall_ns: i64,
 }

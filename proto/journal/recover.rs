@@ -208,7 +208,8 @@ fn survey(dir: &Path, numbers: &[u64], segment_bytes: u64, remarks: &mut Remarks
                 if !dir.join(&name).is_file() {
                     continue;
                 }
-                let info = SegmentInfo { number, used_bytes: 0, last_append_wall_ns: 0 };
+                let info =
+                    SegmentInfo { number, used_bytes: 0, first_append_wall_ns: 0, last_append_wall_ns: 0 };
                 let reusable = bytes == segment_bytes;
                 old.push(Old { info, reusable, frames: 0, readable: false });
                 continue;
@@ -222,11 +223,15 @@ fn survey(dir: &Path, numbers: &[u64], segment_bytes: u64, remarks: &mut Remarks
         if base.is_none() || file.trailer().is_none() {
             settle(&mut file, &name, remarks);
         }
+        let first_append_wall_ns = first_append(&mut file);
         let (info, frames) = match (file.trailer().copied(), base.is_some()) {
             (Some(trailer), true) => {
                 let used_bytes = trailer.data_end - DATA_START;
                 let last_append_wall_ns = trailer.last_append_wall_ns;
-                (SegmentInfo { number, used_bytes, last_append_wall_ns }, u64::from(trailer.frames))
+                (
+                    SegmentInfo { number, used_bytes, first_append_wall_ns, last_append_wall_ns },
+                    u64::from(trailer.frames),
+                )
             }
             (trailer, _) => {
                 let content = read_content(&mut file, trailer.is_some(), &name, remarks);
@@ -237,7 +242,10 @@ fn survey(dir: &Path, numbers: &[u64], segment_bytes: u64, remarks: &mut Remarks
                 let used_bytes = trailer.map_or(content.end, |t| t.data_end) - DATA_START;
                 let last_append_wall_ns =
                     trailer.map_or(content.last_append_wall_ns, |t| t.last_append_wall_ns);
-                (SegmentInfo { number, used_bytes, last_append_wall_ns }, content.frames)
+                (
+                    SegmentInfo { number, used_bytes, first_append_wall_ns, last_append_wall_ns },
+                    content.frames,
+                )
             }
         };
         let reusable = file.header().segment_bytes == segment_bytes && file.file_bytes() == segment_bytes;
@@ -313,6 +321,18 @@ fn read_content(file: &mut SegmentFile, finished: bool, name: &str, remarks: &mu
         remarks.push(format!("{name}: the disk does not read {bytes} bytes at {offset}"));
     }
     content
+}
+
+/// When the first frame besides HEADS was appended; 0 where it is damaged or there is none.
+fn first_append(file: &mut SegmentFile) -> i64 {
+    let (mut at, limit) = (DATA_START, file.file_bytes());
+    while let Some(head) = file.head_at(at, limit) {
+        if head.kind != frame::HEADS {
+            return head.wall_ns;
+        }
+        at += head.frame_bytes();
+    }
+    0
 }
 
 /// Where the chains stood when the segment began; `None` where its HEADS are not whole.

@@ -60,6 +60,7 @@ pub(super) struct Active {
     pub(super) end: u64,
     pub(super) footer: FooterBuilder,
     pub(super) frames: u32,
+    pub(super) first_append_wall_ns: i64,
     pub(super) last_append_wall_ns: i64,
     /// Whether something was appended since the last sync.
     pub(super) dirty: bool,
@@ -167,6 +168,7 @@ impl Journal {
         let active = self.active.as_ref().map(|a| SegmentInfo {
             number: a.header.number,
             used_bytes: a.end - DATA_START,
+            first_append_wall_ns: a.first_append_wall_ns,
             last_append_wall_ns: a.last_append_wall_ns,
         });
         self.old.iter().map(|o| o.info.clone()).chain(active).collect()
@@ -273,6 +275,7 @@ impl Journal {
             end: DATA_START,
             footer: FooterBuilder::default(),
             frames: 0,
+            first_append_wall_ns: 0,
             last_append_wall_ns: 0,
             dirty: false,
         };
@@ -311,6 +314,7 @@ impl Journal {
         let info = SegmentInfo {
             number,
             used_bytes: active.end - DATA_START,
+            first_append_wall_ns: active.first_append_wall_ns,
             last_append_wall_ns: active.last_append_wall_ns,
         };
         let frames = u64::from(active.frames);
@@ -452,6 +456,10 @@ impl Active {
         self.end = offset + bytes;
         self.dirty = true;
         self.frames += 1;
+        // Those of HEADS have no time.
+        if self.first_append_wall_ns == 0 {
+            self.first_append_wall_ns = draft.wall_ns;
+        }
         self.last_append_wall_ns = self.last_append_wall_ns.max(draft.wall_ns);
         let at = draft.origin.unwrap_or(Position { segment: self.header.number, offset });
         if let Some(info) = draft.block {

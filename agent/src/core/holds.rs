@@ -115,3 +115,92 @@ fn said(holds: &[NodeHold]) -> String {
     let more = if holds.len() > SHOWN { format!(" and {} more", holds.len() - SHOWN) } else { String::new() };
     format!("held on this node from now on: {}{more}", ids.join(", "))
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::{Arc, mpsc};
+    use std::time::Duration;
+
+    use dogwatch::record::{CleanupMode, Incarnation, NodeName};
+    use ed25519_dalek::SigningKey;
+    use tokio::sync::{oneshot, watch};
+
+    use super::*;
+    use crate::act::policy::{Budgets, Policy, Rules};
+    use crate::act::respond::{Respond, Settings};
+    use crate::core::{CoreConfig, Wires};
+    use crate::detect::{DetectConfig, Detectors};
+    use crate::health::Figures;
+    use crate::record::{self, RecordConfig};
+
+    /// A core that nobody runs, over a record in `dir`; and where its sets of holds go.
+    pub(in crate::core) fn core(dir: &std::path::Path) -> (Core, mpsc::Receiver<Vec<NodeHold>>) {
+        let node: NodeName = "a".parse().unwrap();
+        let config = RecordConfig {
+            state_dir: dir.to_owned(),
+            node: node.clone(),
+            segment_bytes: 1 << 20,
+            urgent_bytes: 2 << 20,
+            evidence_bytes: 2 << 20,
+            recorder_bytes: 2 << 20,
+            handed_over: true,
+        };
+        let key = SigningKey::from_bytes(&[1; 32]);
+        let (recorder, _writer, _) = record::open(&config, key, [2; 16], || [3; 16]).unwrap();
+        let policy = Policy { mode: CleanupMode::Off, roots: Vec::new(), budgets: Budgets::default() };
+        let responder = Respond::new(Rules::new(policy).unwrap(), Settings::default(), Box::new(|| 1));
+        let (holds, kept) = mpsc::channel();
+        let wires = Wires {
+            inbox: mpsc::channel().1,
+            recorder,
+            jobs: mpsc::channel().0,
+            holds,
+            marks: None,
+            kernel_marks: None,
+            scout: None,
+            pulse: watch::Sender::new(None),
+            figures: Arc::<Figures>::default(),
+        };
+        let every = Duration::from_secs(1);
+        let core_config = CoreConfig { sample_every: every, evidence_every: every };
+        let detectors = Detectors::new(DetectConfig::default(), node, Incarnation([3; 16]));
+        (Core::new(core_config, wires, detectors, responder, Vec::new()), kept)
+    }
+
+    fn set(paths: &[&str]) -> wire::SetHolds {
+        let hold = |path: &&str| wire::NodeHold {
+            id: format!("hold-{path}"),
+            path: path.as_bytes().to_vec().into(),
+            ..Default::default()
+        };
+        wire::SetHolds { holds: paths.iter().map(hold).collect() }
+    }
+
+    #[test]
+    fn a_set_is_kept_each_time_and_noted_when_it_is_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut core, kept) = core(dir.path());
+        let mut notes = |paths: &[&str]| {
+            let before = core.wires.recorder.next_seq(Stream::Urgent);
+            let (reply, _answer) = oneshot::channel();
+            core.on_holds(set(paths), CommandCall { command: wire::Command::default(), reply });
+            assert_eq!(kept.try_recv().unwrap().len(), paths.len(), "it goes to be kept, said or not");
+            core.on_held(Held {
+                count: paths.len(),
+                places: Vec::new(),
+                absent: Vec::new(),
+                kept: Ok(()),
+                unknown: None,
+            });
+            core.wires.recorder.next_seq(Stream::Urgent) - before
+        };
+        assert_eq!(notes(&[]), 0, "nothing was held and nothing is");
+        assert_eq!(notes(&["/a"]), 1);
+        for _ in 0..3 {
+            assert_eq!(notes(&["/a"]), 0, "the same at each connection");
+        }
+        assert_eq!(notes(&["/a", "/b"]), 1);
+        assert_eq!(notes(&[]), 1, "that it is over is news");
+        assert_eq!(notes(&[]), 0);
+    }
+}

@@ -100,7 +100,10 @@ impl Core {
             (None, Some(seq)) => self.refer(Stream::Recorder, seq),
             _ => return,
         };
-        let findings = self.detectors.on_kernel(at, &line, &cite);
+        // The boot clock decides, and that is of now; people are told when it happened, which may be before this run.
+        let written_wall_ns = line.written_wall_ns.map_or(at.wall_ns, |w| w.min(at.wall_ns));
+        let happened = Moment { wall_ns: written_wall_ns, ..at };
+        let findings = self.detectors.on_kernel(happened, &line, &cite);
         if findings.is_empty() {
             return;
         }
@@ -131,6 +134,41 @@ impl Core {
         if let (Some(mark), Some(marks)) = (newest, &self.kernel.marks) {
             // A thread that could not be started keeps nothing; the journal has it all the same.
             let _ = marks.send(mark);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::holds::tests::core;
+    use super::*;
+
+    #[test]
+    fn a_finding_of_a_kernel_line_is_of_when_the_kernel_wrote_it_and_never_of_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut core, _kept) = core(dir.path());
+        let at = clock::now();
+        let hour_ns = 3_600_000_000_000;
+        for (device, written_wall_ns, raised) in [
+            ("sda", Some(at.wall_ns - hour_ns), at.wall_ns - hour_ns),
+            ("sdb", Some(at.wall_ns + hour_ns), at.wall_ns),
+            ("sdc", None, at.wall_ns),
+        ] {
+            let line = LogLine {
+                source: "kmsg".to_owned(),
+                line: format!("I/O error, dev {device}, sector 2048 op 0x0:(READ)").into_bytes(),
+                written_wall_ns,
+                ..LogLine::default()
+            };
+            core.on_kernel_line(
+                at,
+                line,
+                Keep { evidence: true, recorder: true },
+                &mut |core, stream, body| core.wires.recorder.push(stream, at, body),
+            );
+            let active = core.detectors.active();
+            let found = active.iter().find(|f| f.subject.name == device).unwrap();
+            assert_eq!(found.raised_wall_ns, raised, "{device}");
         }
     }
 }

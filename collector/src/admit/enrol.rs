@@ -34,7 +34,7 @@ use super::tokens::{TokenRecord, TokenRefusal, TokenStore};
 const MAX_CALLS: usize = 64;
 /// Reviews of service accounts' tokens at once. They wait for the API server, and anybody can ask for one: they must neither
 /// keep enrolled nodes from renewing nor flood the API server. Who finds no place tries again.
-const MAX_REVIEWS: usize = 8;
+pub(super) const MAX_REVIEWS: usize = 8;
 /// How often it is said that the cluster cannot be asked.
 const SAY_UNAVAILABLE_EVERY_NS: i64 = 60 * 1_000_000_000;
 /// A ledger that does not answer within this has a full or stalled disk; the node tries again later.

@@ -36,7 +36,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::accounts::{Accounts, Review, ReviewError, Reviewed};
 use super::ca::{Ca, CaOptions, CheckedRequest};
-use super::enrol::{EnrolmentService, KeyStanding, Ledger, LedgerError, Spend};
+use super::enrol::{EnrolmentService, KeyStanding, Ledger, LedgerError, MAX_REVIEWS, Spend};
 use super::gate::Gate;
 use super::refusals::{Reason, Refusal, refusal_queue};
 use super::tokens::TokenStore;

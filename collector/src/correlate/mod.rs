@@ -4,10 +4,17 @@
 //! answers to itself at once. The caller makes them durable and publishes them in the order given.
 //!
 //! Rules
-//! - Findings of one node that share a topic (a mount, memory, logins, silence, …) and whose incident
-//!   is live, still has an active finding, or ended less than `rejoin` ago belong to that incident. Otherwise a finding
-//!   of `opens_at` or worse opens `inc-YYYY-MM-DD-NNN` (UTC day), taking along the lesser findings and the actions of
-//!   its topic that came before. A lesser finding joins a live incident and opens or reopens none.
+//! - A finding belongs to an incident of its node that is live, still has an active finding, or ended less than
+//!   `rejoin` ago, if there is a reason: the same topic (mount, device, security, silence, …); the same mount, device, pod,
+//!   cgroup or process named by a finding that is in it; or a known kinship, where one of both names nothing: a line about
+//!   a full or broken disk and a disk, I/O that stands still (of the node, or tasks that hang in it) and a device, the
+//!   node's memory and a pod's or cgroup's. Different mounts and devices are different incidents otherwise.
+//! - What names nothing joins two things never: an incident that was opened without a name takes that of the first disk
+//!   that joins, and from then on it is about that one. (The node's want of memory is the exception: it makes the kernel
+//!   kill in any pod.)
+//! - Otherwise a finding of `opens_at` or worse opens `inc-YYYY-MM-DD-NNN` (UTC day), taking along the lesser findings
+//!   and the actions that belong to it and came before. A lesser finding joins a live incident and opens or reopens none.
+//! - The title follows: whatever else an incident comes to be about is named in it.
 //! - An action belongs to the incident of the finding that triggered it, else to the one of its node and mount.
 //! - Severity is the worst that a piece has been. It falls only when a person says so, and then rises again only with
 //!   something new: a finding that joins, or one that itself got worse.
@@ -67,6 +74,14 @@ type Key = (NodeName, String);
 struct Seen {
     rule: String,
     topic: String,
+    /// What it names ([`topic::links`]).
+    links: Vec<String>,
+    /// What it is about, where that has a name ([`topic::subject`]).
+    subject: Option<String>,
+    /// About the node as a whole, not a line of a log.
+    of_node: bool,
+    /// The title of an incident that it opens.
+    title: String,
     severity: Severity,
     active: bool,
     raised_wall_ns: i64,
@@ -151,6 +166,7 @@ impl Correlator {
             What::IncidentJoined { id, .. }
             | What::IncidentSeverity { id, .. }
             | What::IncidentMoved { id, .. }
+            | What::IncidentRetitled { id, .. }
             | What::NoteAdded { id, .. } => id,
             _ => return,
         };
@@ -274,6 +290,10 @@ impl Correlator {
             let unknown = Seen {
                 rule: "an earlier finding".to_owned(),
                 topic: incident.topic.clone(),
+                links: topic::link_of(&incident.topic).into_iter().collect(),
+                subject: None,
+                of_node: false,
+                title: incident.title.clone(),
                 severity: Severity::Info,
                 active: false,
                 raised_wall_ns: i64::MIN,
@@ -290,6 +310,10 @@ impl Correlator {
         let seen = Seen {
             rule: shown(&finding.rule),
             topic: topic::topic(finding),
+            links: topic::links(finding),
+            subject: topic::subject(finding),
+            of_node: matches!(finding.subject.kind.as_str(), "node" | "memory"),
+            title: topic::title(key.0.as_str(), finding),
             severity: finding.severity,
             active,
             raised_wall_ns: finding.raised_wall_ns,

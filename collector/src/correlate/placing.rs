@@ -1,11 +1,34 @@
 //! Placing: to which incident a finding or an action belongs, and why; which one opens, reopens or gets worse.
 
+use std::collections::BTreeMap;
+
 use dogwatch::record::{Finding, NodeName};
 
-use super::topic::{self, disk, meets, shared, shown, title};
+use super::topic::{self, disk, is_nameless, link_of, meets, shared, shown, title, whole_title};
 use super::{Correlator, Key, LooseAction, MAX_LIVE_PER_NODE, MAX_LOOSE, SECOND_NS, Seen, span};
 use crate::incident::{Incident, IncidentState, MAX_PIECES};
 use crate::store::decision::{Decision, Piece, What};
+
+/// Why a finding belongs to an incident, the weakest first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Tie {
+    /// Their topics meet, and one of them names nothing.
+    Kin,
+    /// They name the same thing.
+    Link(String),
+    /// They have the same topic.
+    Topic,
+}
+
+impl Tie {
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Kin => 0,
+            Self::Link(_) => 1,
+            Self::Topic => 2,
+        }
+    }
+}
 
 impl Correlator {
     /// A finding that belongs to an incident moved on.
@@ -73,8 +96,8 @@ impl Correlator {
         }
     }
 
-    /// The incident of the same node and topic that takes `finding`, and why: live before resolved, its very topic
-    /// before a disk that nobody named, newest first.
+    /// The incident of the node that takes `finding`, and why: live before resolved, the stronger tie before the weaker,
+    /// newest first.
     fn home_for(
         &self,
         node: &NodeName,
@@ -83,25 +106,68 @@ impl Correlator {
         reopens: bool,
         now_ns: i64,
     ) -> Option<(String, String)> {
-        let incident = self
+        let key = (node.clone(), finding.id.clone());
+        let ties = self.ties(&key, topic, &topic::links(finding));
+        let (incident, tie) = self
             .incidents
             .values()
-            .filter(|i| meets(&i.topic, topic) && i.nodes.contains(node) && i.pieces.len() < MAX_PIECES)
-            .filter(|i| i.state != IncidentState::Resolved || (reopens && self.rejoinable(i, now_ns)))
-            .max_by_key(|i| {
-                (i.state != IncidentState::Resolved, i.topic == topic, i.opened_wall_ns, &i.id)
+            .filter(|i| i.nodes.contains(node) && i.pieces.len() < MAX_PIECES)
+            .filter_map(|i| Some((i, ties.get(i.id.as_str())?)))
+            .filter(|(i, _)| i.state != IncidentState::Resolved || (reopens && self.rejoinable(i, now_ns)))
+            .max_by_key(|(i, tie)| {
+                (i.state != IncidentState::Resolved, tie.rank(), i.opened_wall_ns, &i.id)
             })?;
-        let what = shared(if incident.topic == topic { topic } else { topic::SOME_DISK });
         let other = self
             .findings
             .iter()
-            .filter(|(k, s)| k.0 == *node && k.1 != finding.id && s.incident.as_ref() == Some(&incident.id))
+            .filter(|(k, s)| **k != key && k.0 == *node && s.incident.as_ref() == Some(&incident.id))
+            .filter(|(_, s)| match tie {
+                Tie::Link(link) => s.links.contains(link),
+                _ => meets(&s.topic, topic),
+            })
             .max_by_key(|(_, s)| (s.active, s.raised_wall_ns));
+        let what = match tie {
+            Tie::Link(link) => format!("same node and {link}"),
+            Tie::Topic => shared(topic, topic).to_owned(),
+            Tie::Kin => shared(other.map_or(&incident.topic, |(_, o)| &o.topic), topic).to_owned(),
+        };
         let reason = match other {
             Some((_, other)) => format!("{what} as {}{}", other.rule, later(other.raised_wall_ns, finding)),
             None => format!("{what} as {}", incident.topic),
         };
         Some((incident.id.clone(), reason))
+    }
+
+    /// What ties a finding of `topic` that names `links` to each incident of its node.
+    fn ties(&self, key: &Key, topic: &str, links: &[String]) -> BTreeMap<&str, Tie> {
+        let mut ties: BTreeMap<&str, Tie> = BTreeMap::new();
+        let mut tied = |id, tie: Tie| {
+            let known = ties.entry(id).or_insert_with(|| tie.clone());
+            if known.rank() < tie.rank() {
+                *known = tie;
+            }
+        };
+        let named = |link: &String| links.contains(link);
+        for incident in self.incidents.values().filter(|i| i.nodes.contains(&key.0)) {
+            let own = link_of(&incident.topic);
+            if incident.topic == topic {
+                tied(incident.id.as_str(), Tie::Topic);
+            } else if let Some(link) = incident.about.iter().chain(&own).find(|l| named(l)) {
+                tied(incident.id.as_str(), Tie::Link(link.clone()));
+            } else if meets(&incident.topic, topic) {
+                tied(incident.id.as_str(), Tie::Kin);
+            }
+        }
+        for (_, seen) in self.findings.iter().filter(|(k, _)| k.0 == key.0 && *k != key) {
+            let Some(id) = seen.incident.as_deref() else { continue };
+            if let Some(link) = seen.links.iter().find(|l| named(l)) {
+                tied(id, Tie::Link(link.clone()));
+            } else if seen.topic == topic::MEMORY && seen.of_node && meets(&seen.topic, topic) {
+                // The node's own want of memory is what makes the kernel kill in any of its pods.
+                tied(id, Tie::Kin);
+            }
+        }
+        ties
     }
 
     fn join(
@@ -125,6 +191,7 @@ impl Correlator {
             self.remember((node.clone(), finding.id.clone()), finding, Some(id.to_owned()));
         } else {
             self.put(id, piece, node, reason, now_ns, out);
+            self.retitle(id, (node.clone(), finding.id.clone()), now_ns, out);
         }
         if resolved {
             let reason = format!("{} raised: {}", finding.rule, shown(&finding.summary));
@@ -184,16 +251,25 @@ impl Correlator {
         now_ns: i64,
         out: &mut Vec<Decision>,
     ) {
+        let links = topic::links(opener);
         let earlier: Vec<(Key, String)> = self
             .loose_findings
             .iter()
             .filter(|k| k.0 == *node)
             .filter_map(|k| self.findings.get(k).map(|s| (k, s)))
-            .filter(|(_, s)| s.incident.is_none() && s.active && meets(&s.topic, topic))
-            .map(|(k, _)| (k.clone(), format!("{} as {}, held before it", shared(topic), opener.rule)))
+            .filter(|(_, s)| s.incident.is_none() && s.active)
+            .filter_map(|(k, s)| Some((k.clone(), common(s, topic, &links)?)))
+            .map(|(k, what)| (k, format!("{what} as {}, held before it", opener.rule)))
             .collect();
         for (key, reason) in earlier {
-            self.put(id, Piece::Finding(key.1), node, reason, now_ns, out);
+            // What named a disk that nobody had named before parts those of other disks from it.
+            let tied = self.findings.get(&key).zip(self.incidents.get(id)).is_some_and(|(seen, incident)| {
+                meets(&incident.topic, &seen.topic) || seen.links.iter().any(|l| links.contains(l))
+            });
+            if tied {
+                self.put(id, Piece::Finding(key.1.clone()), node, reason, now_ns, out);
+                self.retitle(id, key, now_ns, out);
+            }
         }
         self.loose_findings.retain(|k| self.findings.get(k).is_some_and(|s| s.incident.is_none()));
         let actions = std::mem::take(&mut self.loose_actions);
@@ -216,19 +292,23 @@ impl Correlator {
             self.incidents.contains_key(&id).then(|| (id, format!("triggered by finding {}", shown(f))))
         });
         let topic = disk(&shown(&action.mount));
+        let mount = format!("mount {}", shown(&action.mount));
+        let named = |i: &Incident| i.topic == topic || i.about.contains(&mount);
         let found = by_finding.or_else(|| {
             let recent = now_ns.saturating_sub(action.seen_ns) <= self.policy.rejoin_ns;
             let incident = self
                 .incidents
                 .values()
-                .filter(|i| recent && i.nodes.contains(&action.node) && meets(&i.topic, &topic))
+                .filter(|i| recent && i.nodes.contains(&action.node))
+                .filter(|i| named(i) || meets(&i.topic, &topic))
                 .filter(|i| i.state != IncidentState::Resolved || self.rejoinable(i, now_ns))
-                .max_by_key(|i| (i.state != IncidentState::Resolved, i.topic == topic, i.opened_wall_ns))?;
+                .max_by_key(|i| (i.state != IncidentState::Resolved, named(i), i.opened_wall_ns))?;
             let who = match action.actor.as_str() {
                 "node" => "planned by the node itself".to_owned(),
                 person => format!("asked by {}", shown(person)),
             };
-            Some((incident.id.clone(), format!("same mount, {who}")))
+            let what = if named(incident) { "same mount" } else { "same node, a disk that is not named" };
+            Some((incident.id.clone(), format!("{what}, {who}")))
         });
         let Some((id, reason)) = found else { return false };
         self.put(&id, Piece::Action(action.id.clone()), &action.node, reason, now_ns, out);
@@ -248,6 +328,51 @@ impl Correlator {
             let joined = What::IncidentJoined { id: id.to_owned(), piece, node: node.clone(), reason };
             self.decide(now_ns, joined, out);
         }
+    }
+
+    /// Lets the title of an incident follow a finding that joined it and is about something that the title does not
+    /// name; a disk that nobody had named gets its name from it.
+    fn retitle(&mut self, id: &str, key: Key, now_ns: i64, out: &mut Vec<Decision>) {
+        let (Some(incident), Some(seen)) = (self.incidents.get(id), self.findings.get(&key)) else { return };
+        let Some(subject) =
+            seen.subject.clone().filter(|_| incident.holds(&Piece::Finding(key.1.clone()), &key.0))
+        else {
+            return;
+        };
+        let of_another = |(k, s): (&Key, &Seen)| {
+            *k != key && s.incident.as_deref() == Some(id) && s.subject.as_ref() == Some(&subject)
+        };
+        if link_of(&incident.topic).as_ref() == Some(&subject)
+            || incident.about.contains(&subject)
+            || self.findings.iter().any(of_another)
+        {
+            return;
+        }
+        let what = if is_nameless(&incident.topic)
+            && incident.about.is_empty()
+            && incident.topic != seen.topic
+            && meets(&incident.topic, &seen.topic)
+        {
+            What::IncidentRetitled {
+                id: id.to_owned(),
+                title: seen.title.clone(),
+                lead: seen.title.clone(),
+                topic: seen.topic.clone(),
+                subject: None,
+            }
+        } else {
+            let lead = if incident.lead.is_empty() { &incident.title } else { &incident.lead };
+            let mut about = incident.about.clone();
+            about.push(subject.clone());
+            What::IncidentRetitled {
+                id: id.to_owned(),
+                title: whole_title(lead, &about),
+                lead: lead.clone(),
+                topic: incident.topic.clone(),
+                subject: Some(subject),
+            }
+        };
+        self.decide(now_ns, what, out);
     }
 
     fn reopen(&mut self, id: &str, reason: String, now_ns: i64, out: &mut Vec<Decision>) {
@@ -289,6 +414,14 @@ impl Correlator {
             .max_by_key(|i| (i.opened_wall_ns, &i.id))
             .map(|i| i.id.clone())
     }
+}
+
+/// What a finding that was seen has in common with one of `topic` that names `links`, in words.
+fn common(seen: &Seen, topic: &str, links: &[String]) -> Option<String> {
+    if let Some(link) = seen.links.iter().find(|l| links.contains(l)).filter(|_| seen.topic != topic) {
+        return Some(format!("same node and {link}"));
+    }
+    meets(&seen.topic, topic).then(|| shared(&seen.topic, topic).to_owned())
 }
 
 /// `, 42 s later`: both times are the node's.

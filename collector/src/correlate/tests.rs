@@ -74,6 +74,7 @@ fn told(decisions: &[Decision]) -> Vec<String> {
                 format!("severity {} {severity}: {reason}", &id[15..])
             }
             What::IncidentMoved { id, state, reason } => format!("{state} {}: {reason}", &id[15..]),
+            What::IncidentRetitled { id, title, .. } => format!("title {}: {title}", &id[15..]),
             other => format!("{other:?}"),
         })
         .collect()
@@ -317,8 +318,146 @@ fn a_line_about_a_full_disk_joins_the_disk_that_is_full() {
     let line = finding("f-2", "no-space-left", "log", "kmsg");
     assert_eq!(
         told(&c.observe_finding(&node(), &line, T0)),
-        ["join 001 f-2: same node, a disk too as disk-high-water, at the same time"]
+        ["join 001 f-2: same node, a disk that is not named as disk-high-water, at the same time"]
     );
+}
+
+fn with_facts(mut f: Finding, facts: &[(&str, &str)]) -> Finding {
+    f.facts = facts.iter().map(|(k, v)| dogwatch::record::Fact::new(*k, v)).collect();
+    f
+}
+
+#[test]
+fn two_disks_in_trouble_at_once_are_two_incidents_also_where_something_speaks_of_a_disk_without_a_name() {
+    let mut c = fresh();
+    let line = finding("f-0", "no-space-left", "log", "kmsg");
+    assert_eq!(
+        told(&c.observe_finding(&node(), &line, T0))[0],
+        "open inc-2026-11-21-001 high no space left on node-1: kmsg"
+    );
+    let first = finding("f-1", "disk-high-water", "mount", "/data");
+    assert_eq!(
+        told(&c.observe_finding(&node(), &first, T0)),
+        [
+            "join 001 f-1: same node, a disk that is not named as no-space-left, at the same time",
+            "title 001: disk /data filling on node-1",
+        ]
+    );
+    let second = finding("f-2", "disk-high-water", "mount", "/srv");
+    let out = told(&c.observe_finding(&node(), &second, T0));
+    assert_eq!(out[0], "open inc-2026-11-21-002 high disk /srv filling on node-1", "{out:?}");
+    for (id, disk) in [("f-3", "sda"), ("f-4", "sdb")] {
+        let out = told(&c.observe_finding(&node(), &finding(id, "disk-errors", "disk", disk), T0));
+        assert!(out[0].starts_with("open"), "{disk}: {out:?}");
+    }
+    let stall = finding("f-5", "io-stall", "disk", "sdb");
+    assert_eq!(
+        told(&c.observe_finding(&node(), &stall, T0)),
+        ["join 004 f-5: same node and device as disk-errors, at the same time"]
+    );
+    let action = action("a-1", "/srv", None, "node");
+    assert_eq!(
+        told(&c.observe_action(&node(), &action, T0)),
+        ["join 002 a-1: same mount, planned by the node itself"]
+    );
+}
+
+#[test]
+fn a_mount_joins_the_device_that_failed_beneath_it_and_the_title_says_so() {
+    let mut c = fresh();
+    let errors = finding("f-1", "disk-errors", "disk", "sdb");
+    let errors = with_facts(errors, &[("device_name", "sdb1"), ("mount", "/data")]);
+    c.observe_finding(&node(), &errors, T0);
+    let read_only = finding("f-2", "mount-read-only", "mount", "/backup");
+    let read_only = with_facts(read_only, &[("device_name", "/dev/sdb1")]);
+    assert_eq!(
+        told(&c.observe_finding(&node(), &read_only, T0)),
+        [
+            "join 001 f-2: same node and device sdb1 as disk-errors, at the same time",
+            "title 001: disk errors on node-1: sdb; also /backup",
+        ]
+    );
+    let full = finding("f-3", "disk-high-water", "mount", "/backup");
+    assert_eq!(
+        told(&c.observe_finding(&node(), &full, T0)),
+        ["join 001 f-3: same node and mount /backup as mount-read-only, at the same time"],
+        "named already"
+    );
+    let other =
+        with_facts(finding("f-4", "disk-high-water", "mount", "/srv"), &[("device_name", "/dev/sdc1")]);
+    assert!(told(&c.observe_finding(&node(), &other, T0))[0].starts_with("open"));
+    let tmpfs =
+        |id, mount| with_facts(finding(id, "disk-high-water", "mount", mount), &[("device_name", "tmpfs")]);
+    assert!(told(&c.observe_finding(&node(), &tmpfs("f-5", "/tmp"), T0))[0].starts_with("open"));
+    assert!(told(&c.observe_finding(&node(), &tmpfs("f-6", "/run"), T0))[0].starts_with("open"));
+}
+
+#[test]
+fn tasks_that_hang_follow_from_io_that_stands_still() {
+    let mut c = fresh();
+    c.observe_finding(&node(), &on_var("f-0", "disk-high-water", Severity::High, T0), T0);
+    let hung = |id: &str, name: &str| finding(id, "hung-tasks", "process", name);
+    let out = told(&c.observe_finding(&node(), &hung("f-1", "tar (7)"), T0));
+    assert_eq!(out[0], "open inc-2026-11-21-002 high hung tasks on node-1: tar (7)");
+    assert_eq!(
+        told(&c.observe_finding(&node(), &finding("f-2", "io-stall", "node", "node-1"), T0)),
+        ["join 002 f-2: same node, I/O that does not get on as hung-tasks, at the same time"]
+    );
+    assert_eq!(
+        told(&c.observe_finding(&node(), &finding("f-3", "io-stall", "disk", "sda"), T0)),
+        [
+            "join 002 f-3: same node, I/O that does not get on as io-stall, at the same time",
+            "title 002: io stall on node-1: sda",
+        ]
+    );
+    let out = told(&c.observe_finding(&node(), &finding("f-4", "io-stall", "disk", "sdb"), T0));
+    assert!(out[0].starts_with("open inc-2026-11-21-003"), "{out:?}");
+    assert_eq!(c.incidents["inc-2026-11-21-001"].pieces.len(), 1, "the disk that fills is another story");
+}
+
+#[test]
+fn pods_at_their_own_limits_are_their_own_stories_and_the_nodes_memory_joins_them() {
+    let mut c = fresh();
+    let pod = |id: &str, rule: &str, name: &str| finding(id, rule, "pod", name);
+    let first = |out: Vec<Decision>| told(&out).remove(0);
+    c.observe_finding(&node(), &pod("f-1", "cgroup-memory-pressure", "shop/api/web"), T0);
+    assert_eq!(
+        first(c.observe_finding(&node(), &pod("f-2", "oom-kill", "shop/api/web"), T0)),
+        "join 001 f-2: same node and subject as cgroup-memory-pressure, at the same time"
+    );
+    assert_eq!(
+        first(c.observe_finding(&node(), &pod("f-3", "container-crash-loop", "shop/api/web"), T0)),
+        "join 001 f-3: same node and pod shop/api as oom-kill, at the same time"
+    );
+    assert!(
+        first(c.observe_finding(&node(), &pod("f-4", "oom-kill", "shop/cart/web"), T0)).starts_with("open")
+    );
+    let short = finding("f-5", "memory-pressure", "memory", "node-1");
+    assert!(first(c.observe_finding(&node(), &short, T0)).starts_with("join 002 f-5: same node, memory too"));
+    let out = told(&c.observe_finding(&node(), &pod("f-6", "oom-kill", "shop/pay/web"), T0));
+    assert!(out[0].starts_with("join 002 f-6: same node, memory too as memory-pressure"), "{out:?}");
+    assert_eq!(out[1], "title 002: process killed for want of memory on node-1; also pod shop/pay");
+}
+
+#[test]
+fn what_an_incident_came_to_be_about_is_known_after_a_restart() {
+    let mut c = fresh();
+    let line = finding("f-1", "no-space-left", "log", "kmsg");
+    let mut decisions = c.observe_finding(&node(), &line, T0);
+    let full = with_facts(finding("f-2", "disk-high-water", "mount", "/a"), &[("device_name", "/dev/sda1")]);
+    decisions.extend(c.observe_finding(&node(), &full, T0));
+    let bound = with_facts(finding("f-3", "disk-high-water", "mount", "/b"), &[("device_name", "/dev/sda1")]);
+    decisions.extend(c.observe_finding(&node(), &bound, T0));
+    let mut incident = Incident::open(&decisions.remove(0)).unwrap();
+    assert!(decisions.iter().all(|d| incident.apply(d)));
+    assert!(!decisions.iter().any(|d| incident.apply(d)), "twice changes nothing");
+    assert_eq!(incident.title, "disk /a filling on node-1; also /b");
+    assert_eq!(incident, c.incidents[&incident.id]);
+    let mut c = Correlator::new(Policy::default(), vec![incident], []);
+    for (id, mount, begins) in [("f-4", "/b", "join 001"), ("f-5", "/a", "join 001"), ("f-6", "/c", "open")] {
+        let out = told(&c.observe_finding(&node(), &finding(id, "inode-high-water", "mount", mount), T0 + S));
+        assert!(out[0].starts_with(begins), "{mount}: {out:?}");
+    }
 }
 
 #[test]
@@ -360,8 +499,11 @@ proptest::proptest! {
         for (id, severity, what, wait_s) in steps {
             now += wait_s * S;
             let mut f = on_var(&format!("f-{id}"), "disk-high-water", Severity::ALL[severity], now);
-            if id > 3 {
-                f.subject = Subject::new("memory", "node-1");
+            match id {
+                5 => f.subject = Subject::new("memory", "node-1"),
+                4 => (f.subject, f.rule) = (Subject::new("log", "kmsg"), "no-space-left".to_owned()),
+                3 => f.subject = Subject::new("mount", "/srv"),
+                _ => {}
             }
             let out = match what {
                 0 | 1 => c.observe_finding(&node(), &f, now),

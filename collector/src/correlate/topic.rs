@@ -1,18 +1,31 @@
-//! Topics: what findings of one node may have in common.
+//! Topics and ties: what findings of one node may have in common.
 //!
-//! A topic is a short text that an incident carries (`disk:/var`, `memory`, `security`, `silent`, …). Findings about a
-//! mount share `disk:MOUNT` whatever their rule; log rules are sorted by the words of their names, so that a rule that a
-//! user adds (`app-oom-kill`) lands where its name says. A log line that speaks of a full disk without naming a mount
-//! has the topic `disk`, which meets any mount's.
+//! A topic is a short text that an incident carries (`disk:/var`, `device:sda`, `memory`, `security`, `silent`, …).
+//! Findings about a mount have `disk:MOUNT` whatever their rule; log rules are sorted by the words of their names, so that
+//! a rule that a user adds (`app-oom-kill`) lands where its name says.
+//!
+//! Some topics name nothing and meet those of their kind that do ([`meets`]): `disk` (a line that says that some disk is
+//! full or broken), `io` (the node's I/O stands still, or tasks hang in it) and `memory` (the node's).
+//!
+//! Besides, a finding has *links*: mount, device, pod, cgroup or process by name. Two that share one are about the same
+//! thing whatever their topics.
 
 use dogwatch::record::Finding;
 
 /// The topic of a disk that nobody named.
 pub(super) const SOME_DISK: &str = "disk";
+/// The topic of I/O that stands still, on a device that nobody named.
+pub(super) const SOME_IO: &str = "io";
+/// The topic of the node's memory.
+pub(super) const MEMORY: &str = "memory";
 /// Longest name within a topic or title, in characters: names come from nodes.
 const MAX_NAME_CHARS: usize = 120;
+/// Mounts of one device that make links: a node of hundreds of pods mounts one disk hundreds of times.
+const MAX_MOUNTS: usize = 64;
+/// Further subjects that a title names; how many there are besides is said.
+const MAX_NAMED: usize = 3;
 
-const DISK_WORDS: [&str; 13] = [
+const DISK_WORDS: [&str; 12] = [
     "disk",
     "enospc",
     "inode",
@@ -24,9 +37,9 @@ const DISK_WORDS: [&str; 13] = [
     "btrfs",
     "mount",
     "readonly",
-    "io",
     "space",
 ];
+const IO_WORDS: [&str; 2] = ["io", "hung"];
 const MEMORY_WORDS: [&str; 3] = ["oom", "memory", "swap"];
 const SECURITY_WORDS: [&str; 8] =
     ["login", "logins", "auth", "authentication", "ssh", "sshd", "sudo", "password"];
@@ -36,20 +49,29 @@ pub(super) fn topic(finding: &Finding) -> String {
     let name = shown(&finding.subject.name);
     match finding.subject.kind.as_str() {
         "mount" => disk(&name),
-        "memory" => "memory".to_owned(),
+        "memory" => MEMORY.to_owned(),
+        "disk" => format!("device:{name}"),
         "node" if says(&finding.rule, &["silent"]) => "silent".to_owned(),
         kind => {
             if says(&finding.rule, &SECURITY_WORDS) {
                 "security".to_owned()
             } else if says(&finding.rule, &MEMORY_WORDS) {
-                "memory".to_owned()
+                match kind {
+                    "pod" | "cgroup" => {
+                        subject(finding).map_or_else(|| MEMORY.to_owned(), |s| format!("memory:{s}"))
+                    }
+                    _ => MEMORY.to_owned(),
+                }
             } else if says(&finding.rule, &DISK_WORDS) {
                 fact(finding, "mount").map_or_else(|| SOME_DISK.to_owned(), |m| disk(&shown(m)))
+            } else if says(&finding.rule, &IO_WORDS) {
+                SOME_IO.to_owned()
             } else {
                 match kind {
                     "log" => format!("log:{}", shown(&finding.rule)),
                     "address" => format!("access:{name}"),
                     "node" => format!("node:{}", shown(&finding.rule)),
+                    "pod" => format!("pod:{}", pod(finding).unwrap_or(name)),
                     other => format!("{}:{name}", shown(other)),
                 }
             }
@@ -62,24 +84,110 @@ pub(super) fn disk(mount: &str) -> String {
     format!("disk:{mount}")
 }
 
-/// Whether findings of topics `a` and `b` may share an incident.
-pub(super) fn meets(a: &str, b: &str) -> bool {
-    let any_disk = |one: &str, other: &str| one == SOME_DISK && other.starts_with("disk:");
-    a == b || any_disk(a, b) || any_disk(b, a)
+/// The link to what `finding` is about, where that is something with a name of its own: `mount /var`, `device sda`,
+/// `pod shop/api-1`, `cgroup /a/b`, `process java (7)`, `interface eth0`.
+pub(super) fn subject(finding: &Finding) -> Option<String> {
+    let name = shown(&finding.subject.name);
+    match finding.subject.kind.as_str() {
+        "disk" => Some(format!("device {name}")),
+        "pod" => Some(format!("pod {}", pod(finding).unwrap_or(name))),
+        kind @ ("mount" | "cgroup" | "process" | "interface") => Some(format!("{kind} {name}")),
+        _ => None,
+    }
 }
 
-/// What two findings of `topic` have in common, in words.
-pub(super) fn shared(topic: &str) -> &'static str {
-    if topic.starts_with("disk:") {
+/// Everything that `finding` names: its subject, and the mount, device and pod that it tells of.
+pub(super) fn links(finding: &Finding) -> Vec<String> {
+    let mut links: Vec<String> = subject(finding).into_iter().collect();
+    let mut add = |link: String| {
+        if !links.contains(&link) {
+            links.push(link);
+        }
+    };
+    // Only a block device is one filesystem's: `tmpfs` and `overlay` are what many mounts say.
+    let device = fact(finding, "device_name").map(|d| (d.strip_prefix("/dev/"), d));
+    match device {
+        Some((Some(name), _)) => add(format!("device {}", shown(name))),
+        Some((None, name)) if finding.subject.kind == "disk" => add(format!("device {}", shown(name))),
+        _ => {}
+    }
+    if let Some(mount) = fact(finding, "mount") {
+        add(format!("mount {}", shown(mount)));
+    }
+    for mount in fact(finding, "mounts_name").into_iter().flat_map(|m| m.split(", ")).take(MAX_MOUNTS) {
+        add(format!("mount {}", shown(mount)));
+    }
+    // Who tries to log in says nothing of how the pod is whose log tells it.
+    if let Some(pod) = pod(finding).filter(|_| !says(&finding.rule, &SECURITY_WORDS)) {
+        add(format!("pod {pod}"));
+    }
+    links
+}
+
+/// The link that a topic is about, where it names one.
+pub(super) fn link_of(topic: &str) -> Option<String> {
+    let (kind, name) = topic.split_once(':')?;
+    match kind {
+        "disk" => Some(format!("mount {name}")),
+        "memory" => Some(name.to_owned()),
+        "device" | "pod" | "cgroup" | "process" | "interface" => Some(format!("{kind} {name}")),
+        _ => None,
+    }
+}
+
+/// Whether `topic` is of a disk that is still without a name: the first that joins gives it one.
+pub(super) fn is_nameless(topic: &str) -> bool {
+    topic == SOME_DISK || topic == SOME_IO
+}
+
+/// Whether findings of topics `a` and `b` may share an incident.
+pub(super) fn meets(a: &str, b: &str) -> bool {
+    a == b || kin(a, b) || kin(b, a)
+}
+
+/// Whether `open`, which names nothing, may be about what `named` names.
+fn kin(open: &str, named: &str) -> bool {
+    match open {
+        SOME_DISK => named.starts_with("disk:") || named.starts_with("device:"),
+        SOME_IO => named.starts_with("device:"),
+        MEMORY => named.starts_with("memory:"),
+        _ => false,
+    }
+}
+
+/// What two findings whose topics meet have in common, in words.
+pub(super) fn shared(a: &str, b: &str) -> &'static str {
+    let one_is = |topic: &str| a == topic || b == topic;
+    if a == b && a.starts_with("disk:") {
         "same node and mount"
-    } else if topic == SOME_DISK {
-        "same node, a disk too"
-    } else if topic == "memory" {
+    } else if a == b && a.starts_with("device:") {
+        "same node and device"
+    } else if one_is(SOME_DISK) {
+        "same node, a disk that is not named"
+    } else if one_is(SOME_IO) {
+        "same node, I/O that does not get on"
+    } else if one_is(MEMORY) {
         "same node, memory too"
-    } else if topic == "security" {
+    } else if one_is("security") {
         "same node, logins and rights too"
     } else {
         "same node and subject"
+    }
+}
+
+/// An incident's title: what it was opened for, and what else has come to it since.
+pub(super) fn whole_title(lead: &str, further: &[String]) -> String {
+    let said = |link: &String| match link.split_once(' ') {
+        Some(("mount", name)) => name.to_owned(),
+        Some(("device", name)) => format!("disk {name}"),
+        _ => link.clone(),
+    };
+    let named: Vec<String> = further.iter().take(MAX_NAMED).map(said).collect();
+    match (named.split_last(), further.len().saturating_sub(MAX_NAMED)) {
+        (None, _) => lead.to_owned(),
+        (Some((only, [])), 0) => format!("{lead}; also {only}"),
+        (Some((last, others)), 0) => format!("{lead}; also {} and {last}", others.join(", ")),
+        (_, more) => format!("{lead}; also {} and {more} more", named.join(", ")),
     }
 }
 
@@ -118,6 +226,22 @@ pub(super) fn shown(text: &str) -> String {
 /// The value of fact `key`.
 pub(super) fn fact<'f>(finding: &'f Finding, key: &str) -> Option<&'f str> {
     finding.facts.iter().find(|f| f.key == key).map(|f| f.value.as_str())
+}
+
+/// `namespace/name` of the pod that `finding` is about; its uid where the names are not known.
+fn pod(finding: &Finding) -> Option<String> {
+    if let Some(pod) = &finding.pod {
+        let name = match pod.name.is_empty() {
+            true => pod.uid.clone(),
+            false => format!("{}/{}", pod.namespace, pod.name),
+        };
+        return (!name.is_empty()).then(|| shown(&name));
+    }
+    if finding.subject.kind != "pod" {
+        return None;
+    }
+    let parts: Vec<&str> = finding.subject.name.splitn(3, '/').take(2).collect();
+    Some(shown(&parts.join("/")))
 }
 
 /// How much is used or left, where the facts tell.
@@ -169,15 +293,70 @@ mod tests {
             ("equivocation", "stream", "urgent", "stream:urgent"),
             ("panic", "log", "kmsg", "log:panic"),
             ("author-missing", "log", "x", "log:author-missing"),
+            ("disk-errors", "disk", "sda", "device:sda"),
+            ("io-stall", "disk", "sda", "device:sda"),
+            ("io-stall", "node", "node-1", "io"),
+            ("hung-tasks", "process", "tar (7)", "io"),
+            ("cgroup-memory-pressure", "pod", "shop/api/web", "memory:pod shop/api"),
+            ("oom-kill", "cgroup", "/a/b", "memory:cgroup /a/b"),
+            ("container-crash-loop", "pod", "shop/api/web", "pod:shop/api"),
         ] {
             assert_eq!(topic(&finding("f-1", rule, kind, name)), expected, "{rule}");
         }
     }
 
     #[test]
-    fn a_disk_without_a_name_meets_every_mount_and_nothing_else() {
-        assert!(meets("disk", "disk:/var") && meets("disk:/var", "disk") && meets("disk:/a", "disk:/a"));
-        assert!(!meets("disk:/a", "disk:/b") && !meets("disk", "memory"));
+    fn what_names_nothing_meets_what_does_and_names_meet_only_themselves() {
+        for (open, named) in [
+            ("disk", "disk:/var"),
+            ("disk", "device:sda"),
+            ("io", "device:sda"),
+            ("memory", "memory:pod a/b"),
+        ] {
+            assert!(meets(open, named) && meets(named, open), "{open} {named}");
+        }
+        assert!(meets("disk:/a", "disk:/a"));
+        for (a, b) in [
+            ("disk:/a", "disk:/b"),
+            ("disk", "memory"),
+            ("io", "disk:/a"),
+            ("memory:pod a/b", "memory:pod a/c"),
+            ("disk", "io"),
+        ] {
+            assert!(!meets(a, b) && !meets(b, a), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn links_name_the_filesystem_its_device_and_the_pod() {
+        let mut f = finding("f-1", "mount-read-only", "mount", "/data");
+        f.facts = vec![Fact::new("device_name", "/dev/sdb1")];
+        assert_eq!(links(&f), ["mount /data", "device sdb1"]);
+        f.facts = vec![Fact::new("device_name", "tmpfs")];
+        assert_eq!(links(&f), ["mount /data"], "what many mounts have is no device");
+        let mut f = finding("f-2", "disk-errors", "disk", "sdb");
+        f.facts = vec![Fact::new("device_name", "sdb1"), Fact::new("mount", "/data")];
+        assert_eq!(links(&f), ["device sdb", "device sdb1", "mount /data"]);
+        f.facts = vec![Fact::new("mounts_name", "/data, /srv")];
+        assert_eq!(links(&f), ["device sdb", "mount /data", "mount /srv"]);
+        let f = finding("f-3", "container-crash-loop", "pod", "shop/api/web");
+        assert_eq!(links(&f), ["pod shop/api"]);
+        for topic in ["disk:/data", "device:sdb", "memory:pod shop/api", "pod:shop/api"] {
+            let link = link_of(topic).unwrap();
+            assert!(link.ends_with("/data") || link == "device sdb" || link == "pod shop/api", "{link}");
+        }
+        assert_eq!(link_of("security"), None);
+    }
+
+    #[test]
+    fn a_title_names_a_few_of_what_came_and_counts_the_rest() {
+        let further: Vec<String> =
+            ["mount /b", "device sda", "pod a/b", "mount /c", "mount /d"].map(str::to_owned).to_vec();
+        let told = |n: usize| whole_title("disk /a filling on n", &further[..n]);
+        assert_eq!(told(0), "disk /a filling on n");
+        assert_eq!(told(1), "disk /a filling on n; also /b");
+        assert_eq!(told(3), "disk /a filling on n; also /b, disk sda and pod a/b");
+        assert_eq!(told(5), "disk /a filling on n; also /b, disk sda, pod a/b and 2 more");
     }
 
     #[test]

@@ -6,13 +6,14 @@
 //!
 //! What a hold covers: a path, a pod's logs or a node as a whole are kept on the nodes. An incident's hold keeps each of
 //! its nodes as a whole, also those that join later, and what the collector itself has of their time from
-//! [`MARGIN_NS`] before the first of its findings to as much after its end ([`crate::store::held`]).
+//! an hour before the first of its findings to as much after its end ([`crate::store::held`]).
 //!
 //! Invariants: a hold ends only by being released; a set is sent whole; while a node has not answered it is asked again.
 //!
 //! Deliberately absent: who may hold (`query`), the words of the wire ([`push`]).
 
 mod push;
+mod scope;
 mod wish;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -24,13 +25,13 @@ use dogwatch::supervise::Stop;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use scope::Scope;
 pub use wish::{Mistake, Wish};
 
 use crate::casework::{Ask, CaseworkError};
 use crate::nodes::Nodes;
 use crate::say::Say;
-use crate::store::decision::{HoldTarget, Piece, What};
-use crate::store::held::HeldSpan;
+use crate::store::decision::{HoldTarget, What};
 use crate::store::row::{HoldRow, Released};
 use crate::store::{Notice, QueryError, Store};
 
@@ -38,8 +39,6 @@ use crate::store::{Notice, QueryError, Store};
 pub const MAX_HOLDS: usize = 256;
 /// Most bytes of their names and reasons together, so that a set fits a message and a node's file.
 const MAX_SET_BYTES: usize = 96 * 1024;
-/// What an incident's hold keeps here before its first finding and after its end.
-pub const MARGIN_NS: i64 = 3_600 * 1_000_000_000;
 /// Questions that wait at most.
 const ASKS: usize = 64;
 /// How soon a change goes out; what changes together goes together.
@@ -48,7 +47,10 @@ const PUSH_EVERY: Duration = Duration::from_millis(200);
 const MAX_PUSHING: usize = 256;
 /// After a node could not be told it is told again so much later.
 const RETRY: Duration = Duration::from_secs(5);
-/// How often incidents and the store's room are looked at without a reason.
+/// How often an incident is read after something was said about it, [`LOOK_EVERY`] apart: a finding may be folded into the
+/// index a little after the decision that put it there.
+const LOOKS: u8 = 2;
+/// How often incidents that changed and the store's room are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Why a hold was not added or released.
@@ -146,14 +148,18 @@ struct Active {
     confirmed: BTreeSet<NodeName>,
     /// Told anew at each connection, so not kept.
     absent: BTreeSet<NodeName>,
-    /// The nodes that it concerns; `None`: every one.
-    nodes: Option<BTreeSet<NodeName>>,
-    span: Option<HeldSpan>,
+    scope: Scope,
+    /// How often its incident is still to be read.
+    looks: u8,
 }
 
 impl Active {
     fn concerns(&self, node: &NodeName) -> bool {
-        self.nodes.as_ref().is_none_or(|nodes| nodes.contains(node))
+        self.scope.nodes.as_ref().is_none_or(|nodes| nodes.contains(node))
+    }
+
+    fn holds_incident(&self, id: &str) -> bool {
+        matches!(&self.row.target, HoldTarget::Incident(held) if held == id)
     }
 
     fn bytes(&self) -> usize {
@@ -201,9 +207,9 @@ impl Keeper {
         let (sender, orders) = mpsc::channel(ASKS);
         let mut active = BTreeMap::new();
         for (row, confirmed) in store.holds(false).await? {
-            let (nodes, span) = scope(&store, &row).await?;
+            let scope = Scope::of(&store, &row).await?;
             let absent = BTreeSet::new();
-            active.insert(row.id.clone(), Active { row, confirmed, absent, nodes, span });
+            active.insert(row.id.clone(), Active { row, confirmed, absent, scope, looks: LOOKS });
         }
         let keeper = Self {
             store,
@@ -237,12 +243,13 @@ impl Keeper {
                 Some(order) = self.orders.recv() => self.obey(order).await,
                 notice = committed.recv() => match notice {
                     Ok(Notice::Decided(d)) => {
-                        if incident_of(&d.what).is_some_and(|id| self.holds_incident(id)) {
-                            self.look_again().await;
+                        let held = |id: &&str| self.active.values().any(|a| a.holds_incident(id));
+                        if let Some(id) = incident_of(&d.what).filter(held) {
+                            self.look_again(Some(id)).await;
                         }
                     }
                     Ok(Notice::Records { .. }) => {}
-                    Err(broadcast::error::RecvError::Lagged(_)) => self.look_again().await,
+                    Err(broadcast::error::RecvError::Lagged(_)) => self.look_again(None).await,
                     Err(broadcast::error::RecvError::Closed) => return Ok(()),
                 },
                 Ok(()) = opened.changed() => self.changed = true,
@@ -253,7 +260,7 @@ impl Keeper {
                 }
                 _ = push.tick() => self.push(),
                 _ = look.tick() => {
-                    self.look_again().await;
+                    self.follow().await;
                     self.watch_room();
                     self.changed = true;
                 }
@@ -297,16 +304,16 @@ impl Keeper {
             added_wall_ns: clock::wall_ns(),
             released: None,
         };
-        let (nodes, span) = scope(&self.store, &row).await?;
+        let scope = Scope::of(&self.store, &row).await?;
         if let HoldTarget::Incident(incident) = &target
-            && nodes.as_ref().is_none_or(BTreeSet::is_empty)
+            && scope.nodes.as_ref().is_none_or(BTreeSet::is_empty)
         {
             let why = format!("there is no incident {incident}; `dogwatch get incidents` lists them");
             return Err(Refusal::Unknown(why));
         }
         // What is about to be held must not expire while the decision is written.
         let (confirmed, absent) = (BTreeSet::new(), BTreeSet::new());
-        self.active.insert(id.clone(), Active { row, confirmed, absent, nodes, span });
+        self.active.insert(id.clone(), Active { row, confirmed, absent, scope, looks: LOOKS });
         self.tell_store();
         let what = What::HoldAdded { hold: id.clone(), node, target, reason };
         if let Err(why) = self.keep(what, &actor).await {
@@ -361,7 +368,7 @@ impl Keeper {
 
     fn view(&self, id: &str) -> Option<View> {
         let active = self.active.get(id)?;
-        let concerned: BTreeSet<NodeName> = match &active.nodes {
+        let concerned: BTreeSet<NodeName> = match &active.scope.nodes {
             Some(nodes) => nodes.clone(),
             None => self.nodes.all().into_iter().map(|(n, _)| n).collect(),
         };
@@ -399,29 +406,30 @@ impl Keeper {
     }
 
     fn tell_store(&self) {
-        self.store.keep_spans(self.active.values().filter_map(|a| a.span.clone()).collect());
+        self.store.keep_spans(self.active.values().filter_map(|a| a.scope.span.clone()).collect());
     }
 
-    fn holds_incident(&self, id: &str) -> bool {
-        self.active.values().any(|a| matches!(&a.row.target, HoldTarget::Incident(held) if held == id))
-    }
-
-    /// Incidents go on: nodes join, and they end.
-    async fn look_again(&mut self) {
-        let mut changed = false;
+    /// Looks at `id` again, or at every incident that is held.
+    async fn look_again(&mut self, id: Option<&str>) {
         for active in self.active.values_mut() {
-            if !matches!(active.row.target, HoldTarget::Incident(_)) {
-                continue;
+            if id.is_none_or(|id| active.holds_incident(id)) {
+                active.looks = LOOKS;
             }
-            match scope(&self.store, &active.row).await {
-                // One that is not found any more keeps what it had.
-                Ok((nodes, span)) if span.is_some() => {
-                    changed |= nodes != active.nodes || span != active.span;
-                    (active.nodes, active.span) = (nodes, span);
+        }
+        self.follow().await;
+    }
+
+    /// Incidents go on: nodes join, and they end. Only those are read that somebody told about.
+    async fn follow(&mut self) {
+        let mut changed = false;
+        for active in self.active.values_mut().filter(|a| a.looks > 0 || a.scope.lacks()) {
+            match active.scope.follow(&self.store, &active.row).await {
+                Ok(anew) => {
+                    active.looks = active.looks.saturating_sub(1);
+                    changed |= anew;
                 }
-                Ok(_) => {}
                 Err(error) => {
-                    tracing::warn!(hold = active.row.id, %error, "an incident that is held cannot be read")
+                    tracing::warn!(hold = active.row.id, %error, "an incident that is held cannot be read; it is tried again")
                 }
             }
         }
@@ -524,36 +532,12 @@ impl Keeper {
     }
 }
 
-/// The nodes that a hold concerns (`None`: every one), and what it keeps here.
-async fn scope(
-    store: &Store,
-    row: &HoldRow,
-) -> Result<(Option<BTreeSet<NodeName>>, Option<HeldSpan>), QueryError> {
-    let HoldTarget::Incident(id) = &row.target else {
-        return Ok((row.node.clone().map(|n| [n].into()), None));
-    };
-    let Some(incident) = store.incident(id).await? else { return Ok((Some(BTreeSet::new()), None)) };
-    let nodes: BTreeSet<NodeName> = incident.nodes.iter().cloned().collect();
-    let mut from_wall_ns = incident.opened_wall_ns;
-    for joined in &incident.pieces {
-        if let Piece::Finding(finding) = &joined.piece
-            && let Some(found) = store.finding_of(&joined.node, finding).await?
-        {
-            from_wall_ns = from_wall_ns.min(found.finding.raised_wall_ns);
-        }
-    }
-    let span = HeldSpan {
-        hold: row.id.clone(),
-        nodes: nodes.clone(),
-        from_wall_ns: from_wall_ns.saturating_sub(MARGIN_NS),
-        to_wall_ns: incident.resolved_wall_ns.map_or(i64::MAX, |at| at.saturating_add(MARGIN_NS)),
-    };
-    Ok((Some(nodes), Some(span)))
-}
-
 fn incident_of(what: &What) -> Option<&str> {
     match what {
         What::IncidentJoined { id, .. } | What::IncidentMoved { id, .. } => Some(id),
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

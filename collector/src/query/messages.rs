@@ -50,6 +50,7 @@ pub(super) fn incident_message(i: &Incident) -> wire::Incident {
         reason: i.reason.clone(),
         findings: i.findings().map(str::to_owned).collect(),
         actions: i.actions().map(str::to_owned).collect(),
+        acknowledged_by: i.acknowledged_by().unwrap_or_default().to_owned(),
     }
 }
 

@@ -256,6 +256,7 @@ impl Query {
             | What::IncidentJoined { id, .. }
             | What::IncidentSeverity { id, .. }
             | What::IncidentMoved { id, .. }
+            | What::IncidentRetitled { id, .. }
             | What::NoteAdded { id, .. } => {
                 if let Ok(Some(incident)) = self.store.incident(id).await {
                     say(Happening::Incident(Box::new(incident)));

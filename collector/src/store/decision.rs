@@ -85,6 +85,19 @@ pub enum What {
         /// Why it belongs.
         reason: String,
     },
+    /// An incident has come to be about more than its title said.
+    IncidentRetitled {
+        /// Which.
+        id: String,
+        /// The title now.
+        title: String,
+        /// Its part without what else has come to it.
+        lead: String,
+        /// What its findings share now: another than before where it was opened for a disk that nobody named.
+        topic: String,
+        /// What has come to it, e.g. `mount /data`; `None` where `lead` names it.
+        subject: Option<String>,
+    },
     /// An incident's severity changed.
     IncidentSeverity {
         /// Which.

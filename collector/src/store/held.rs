@@ -4,8 +4,9 @@
 //! came after it. A journal may grow for their sake to [`GROWTH`] times its `max_bytes`; then it takes no more blocks
 //! until a hold is released or the limit raised. Nothing that was acked is lost, and nothing held is dropped for room.
 //!
-//! A block belongs to a span by its own times, which are the node's; and whatever was received while the incident
-//! lasted belongs to it as well, so that a node whose clock is wrong keeps its part.
+//! Whatever was received while the incident lasted belongs to a span, by the collector's clock alone: the first and the
+//! last append of each segment. So a node whose clock is wrong keeps its part. A block that came later, of a node that was
+//! cut off, belongs to it by its own times, which are the node's.
 //!
 //! Deliberately absent: which incident spans what ([`crate::holds`] tells).
 
@@ -33,8 +34,10 @@ pub struct HeldSpan {
     pub hold: String,
     /// Whose blocks.
     pub nodes: BTreeSet<NodeName>,
-    /// From here, wall ns, inclusive.
+    /// Blocks with records from here on, wall ns of their node, inclusive.
     pub from_wall_ns: i64,
+    /// Blocks received from here on, wall ns of the collector, inclusive.
+    pub received_from_wall_ns: i64,
     /// Up to here, wall ns, inclusive; `i64::MAX` while the incident lasts.
     pub to_wall_ns: i64,
 }
@@ -79,11 +82,16 @@ pub(super) fn first_kept(
     for segment in going {
         // Frames keep their numbers when small segments are joined, so a file has those since the one before it.
         let first = before.map_or(0, |b| b.number + 1);
-        let began_wall_ns = before.map_or(segment.last_append_wall_ns, |b| b.last_append_wall_ns);
+        // Where nobody can tell when it began it may have been at any time.
+        let began_wall_ns = match (segment.first_append_wall_ns, before) {
+            (0, None) => i64::MIN,
+            (0, Some(before)) => before.last_append_wall_ns,
+            (first, _) => first,
+        };
         let holder = spans.iter().find(|span| {
             let received = segment.last_append_wall_ns > 0
                 && began_wall_ns <= span.to_wall_ns
-                && segment.last_append_wall_ns >= span.from_wall_ns;
+                && segment.last_append_wall_ns >= span.received_from_wall_ns;
             received
                 || catalog.has_any(first..=segment.number, &span.nodes, span.from_wall_ns, span.to_wall_ns)
         });
@@ -145,6 +153,7 @@ mod tests {
         let info = |(i, t): (usize, &i64)| SegmentInfo {
             number: 10 + 2 * i as u64,
             used_bytes: 5,
+            first_append_wall_ns: *t - 900,
             last_append_wall_ns: *t,
         };
         times.iter().enumerate().map(info).collect()
@@ -175,7 +184,13 @@ mod tests {
 
     fn span(node: &str, from_wall_ns: i64, to_wall_ns: i64) -> HeldSpan {
         let nodes = [node.parse().unwrap()].into();
-        HeldSpan { hold: "hold-1".to_owned(), nodes, from_wall_ns, to_wall_ns }
+        HeldSpan {
+            hold: "hold-1".to_owned(),
+            nodes,
+            from_wall_ns,
+            received_from_wall_ns: from_wall_ns,
+            to_wall_ns,
+        }
     }
 
     #[test]
@@ -189,8 +204,37 @@ mod tests {
         assert_eq!(first(span("b", 51_500, 51_600)), Some(14), "received in that time");
         assert_eq!(first(span("a", 1_500, 1_509)), None, "what does not go needs no keeping");
         assert_eq!(first(span("b", 0, 100)), None, "what is over and gone keeps nothing");
+        assert_eq!(
+            first(span("b", 49_500, 49_600)),
+            Some(10),
+            "the oldest segment as well, though what was before it is gone"
+        );
+        assert_eq!(first(span("b", 49_000, 49_050)), None, "before the oldest began");
         let nobody_told = first_kept(None, &segments, &catalog, 16).unwrap();
         assert_eq!(nobody_told.from, 10);
         assert_eq!(first_kept(None, &segments, &catalog, 10), None);
+    }
+
+    #[test]
+    fn where_nobody_knows_when_the_oldest_segment_began_it_stays() {
+        let (mut segments, catalog) = (segments(&[50_000, 51_000]), catalog());
+        segments[0].first_append_wall_ns = 0;
+        let first = |span: HeldSpan| first_kept(Some(&[span]), &segments, &catalog, 16).map(|k| k.from);
+        assert_eq!(first(span("b", 49_000, 49_050)), Some(10));
+        assert_eq!(first(span("b", 60_000, 60_050)), None, "it ended before");
+    }
+
+    #[test]
+    fn when_something_was_received_is_asked_of_the_collectors_clock_alone() {
+        let (segments, catalog) = (segments(&[50_000, 51_000]), catalog());
+        let first = |span: HeldSpan| first_kept(Some(&[span]), &segments, &catalog, 16).map(|k| k.from);
+        let long_ago = HeldSpan { received_from_wall_ns: 50_500, ..span("b", i64::MIN, 60_000) };
+        assert_eq!(
+            first(long_ago),
+            Some(12),
+            "a node that lives in the past holds no more than was received"
+        );
+        let ahead = HeldSpan { received_from_wall_ns: 50_500, ..span("b", i64::MAX, 60_000) };
+        assert_eq!(first(ahead), Some(12), "and one that lives in the future no less");
     }
 }

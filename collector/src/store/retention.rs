@@ -45,6 +45,7 @@ mod tests {
         let number = |(i, t): (usize, &i64)| SegmentInfo {
             number: 10 + i as u64,
             used_bytes: 5,
+            first_append_wall_ns: *t,
             last_append_wall_ns: *t,
         };
         times.iter().enumerate().map(number).collect()

@@ -254,6 +254,7 @@ pub(super) fn fold_decision(
         What::IncidentOpened { id, .. }
         | What::IncidentSeverity { id, .. }
         | What::IncidentMoved { id, .. }
+        | What::IncidentRetitled { id, .. }
         | What::NoteAdded { id, .. } => fold_incident(draft, id, decision),
         What::IncidentJoined { id, piece, node, .. } => {
             fold_incident(draft, id, decision)?;

@@ -87,6 +87,13 @@ fn decided() -> impl Strategy<Value = Decision> {
             node: node(n),
             reason: "r".to_owned(),
         }),
+        (incident.clone(), 0u8..3).prop_map(|(id, n)| What::IncidentRetitled {
+            id,
+            title: format!("t; also /{n}"),
+            lead: "t".to_owned(),
+            topic: "disk:/".to_owned(),
+            subject: Some(format!("mount /{n}")),
+        }),
         incident.prop_map(|id| What::IncidentMoved {
             id,
             state: IncidentState::Resolved,

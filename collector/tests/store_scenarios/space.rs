@@ -199,7 +199,13 @@ async fn age_goes_by_receipt_and_rows_go_with_their_records() {
 }
 
 fn held(node: &Node, from_wall_ns: i64, to_wall_ns: i64) -> HeldSpan {
-    HeldSpan { hold: "hold-00000001".to_owned(), nodes: [node.name.clone()].into(), from_wall_ns, to_wall_ns }
+    HeldSpan {
+        hold: "hold-00000001".to_owned(),
+        nodes: [node.name.clone()].into(),
+        from_wall_ns,
+        received_from_wall_ns: from_wall_ns,
+        to_wall_ns,
+    }
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ fn a_new_journal_is_clean_and_gives_back_what_it_got() {
     appended.push(append_block(&mut journal, 2, 1, 0));
     journal.sync().unwrap();
     assert_same(&read(&at).0, &appended);
+    assert_eq!(journal.segments()[0].first_append_wall_ns, 1);
     journal.close().unwrap();
 
     let (entries, damaged) = read(&at);
@@ -24,7 +25,8 @@ fn a_new_journal_is_clean_and_gives_back_what_it_got() {
     assert!(found.clean && !found.fresh && found.remarks.is_empty(), "{found:?}");
     assert_eq!(found.heads, [1, 2].map(|n| (chain(n), Head { last_seq: 1, hash: info(n, 1).hash })));
     assert_eq!(journal.segments().len(), 1);
-    assert_eq!(journal.segments()[0].last_append_wall_ns, 7);
+    let times = journal.segments().remove(0);
+    assert_eq!((times.first_append_wall_ns, times.last_append_wall_ns), (1, 7));
 }
 
 #[test]

@@ -295,3 +295,48 @@ fn a_path_below_a_mount_stands_for_the_mount_that_holds_it() {
     let relative = Command { id: "c".into(), actor: "ann".into(), order: Order::PlanMount("var".into()) };
     assert!(refused(one(machine.on_command(relative, at(0)))).why.contains("write it from /"));
 }
+
+#[test]
+fn a_mode_that_is_switched_off_while_a_cleanup_is_prepared_stops_it_at_every_step() {
+    let begun = || {
+        let mut machine = machine(CleanupMode::Auto);
+        assert!(matches!(
+            one(machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0))),
+            Step::Survey { .. }
+        ));
+        let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(1))), ActionState::Planned);
+        (machine, planned)
+    };
+    // Before the plan is durable: it stays a plan.
+    for mode in [CleanupMode::Off, CleanupMode::Plan] {
+        let (mut machine, planned) = begun();
+        machine.set_mode(mode);
+        let steps = machine.on_recorded(&planned, Ok(()), at(2));
+        assert!(!steps.iter().any(|s| matches!(s, Step::Record(_) | Step::Apply(_))), "{mode:?}: {steps:#?}");
+    }
+    // Between the record that it begins and the beginning: nothing is touched, and that is recorded.
+    let (mut machine, planned) = begun();
+    let started = recorded(one(machine.on_recorded(&planned, Ok(()), at(2))), ActionState::Started);
+    machine.set_mode(CleanupMode::Off);
+    let refused = recorded(one(machine.on_recorded(&started, Ok(()), at(3))), ActionState::Refused);
+    assert!(refused.objects.is_empty() && refused.detail.contains("nothing was touched"), "{refused:#?}");
+    assert_eq!(machine.on_recorded(&refused, Ok(()), at(3)), [], "and that is its end");
+}
+
+#[test]
+fn an_order_that_waited_while_the_mode_was_switched_off_is_refused() {
+    let mut machine = machine(CleanupMode::Plan);
+    let order = |id: &str| Command {
+        id: id.to_owned(),
+        actor: "ann".to_owned(),
+        order: Order::PlanMount("/data".to_owned()),
+    };
+    assert!(matches!(one(machine.on_command(order("c-1"), at(0))), Step::Survey { .. }));
+    assert_eq!(machine.on_command(order("c-2"), at(0)), [], "it waits for the mount");
+    let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(1))), ActionState::Planned);
+    machine.set_mode(CleanupMode::Off);
+    let mut steps = machine.on_recorded(&planned, Ok(()), at(2));
+    assert_eq!(steps.len(), 2, "{steps:#?}");
+    assert!(answer(steps.remove(1)).unwrap_err().contains("was set to off"));
+    assert!(answer(steps.remove(0)).is_ok(), "the plan that was made is answered");
+}

@@ -111,10 +111,11 @@ pub(crate) struct GetArgs {
     /// Findings that still hold, incidents that are not resolved, holds that were not released
     #[arg(long, visible_alias = "open", help_heading = "Which")]
     pub(crate) active: bool,
-    /// The newest N only
+    /// The newest N only; with --sort-by the first N
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Which")]
     pub(crate) limit: Option<u32>,
-    /// Sort by this field of the JSON form, e.g. name, opened_at, .severity
+    /// Sort by this field of the JSON form, e.g. name, opened_at, .severity: severities and figures the worst first, names
+    /// and times ascending
     #[arg(long, value_name = "FIELD")]
     pub(crate) sort_by: Option<String>,
     /// After listing, go on with what changes

@@ -106,12 +106,14 @@ fn write_detail(
     let i = &detail.incident;
     heading(io, &format!("{}  {}", i.id, i.title))?;
     let time = |t: Option<Utc>| t.map_or_else(|| "-".to_owned(), Utc::to_the_second);
+    let by = i.acknowledged_by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+    let acknowledged = time(i.acknowledged_at) + &by;
     for (key, value) in [
         ("severity", i.severity.map_or("-", |s| s.as_str()).to_owned()),
         ("state", i.state.clone()),
         ("nodes", i.nodes.join(", ")),
         ("opened", time(i.opened_at)),
-        ("acknowledged", time(i.acknowledged_at)),
+        ("acknowledged", acknowledged),
         ("resolved", time(i.resolved_at)),
         ("because", i.reason.clone()),
     ] {

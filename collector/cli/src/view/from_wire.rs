@@ -95,6 +95,7 @@ impl From<wire::Incident> for Incident {
             nodes: i.nodes,
             opened_at: Utc::known(i.opened_wall_ns),
             acknowledged_at: Utc::known(i.acknowledged_wall_ns),
+            acknowledged_by: known(i.acknowledged_by),
             resolved_at: Utc::known(i.resolved_wall_ns),
             reason: i.reason,
             findings: i.findings,

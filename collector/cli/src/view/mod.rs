@@ -59,6 +59,7 @@ pub(crate) struct Incident {
     pub(crate) nodes: Vec<String>,
     pub(crate) opened_at: Option<Utc>,
     pub(crate) acknowledged_at: Option<Utc>,
+    pub(crate) acknowledged_by: Option<String>,
     pub(crate) resolved_at: Option<Utc>,
     pub(crate) reason: String,
     pub(crate) findings: Vec<String>,

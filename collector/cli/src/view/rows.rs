@@ -177,6 +177,7 @@ impl Listed for Incident {
         if wide {
             c.extend([
                 Column::left("ACKNOWLEDGED").weak(4),
+                Column::left("BY").weak(4),
                 Column::left("RESOLVED").weak(3),
                 Column::right("FINDINGS").weak(5),
                 Column::right("ACTIONS").weak(5),
@@ -199,6 +200,7 @@ impl Listed for Incident {
         if wide {
             r.extend([
                 time(self.acknowledged_at),
+                Cell::maybe(self.acknowledged_by.clone()),
                 time(self.resolved_at),
                 Cell::new(self.findings.len().to_string()),
                 Cell::new(self.actions.len().to_string()),

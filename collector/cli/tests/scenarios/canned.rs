@@ -124,6 +124,10 @@ impl Desk for Canned {
         r: Request<wire::GetIncidentsRequest>,
     ) -> Result<Response<Self::GetIncidentsStream>, Status> {
         self.asked.note(format!("{:?}", r.get_ref()));
+        if r.get_ref().selector.as_ref().is_some_and(|s| s.nodes == ["many"]) {
+            let all = r.get_ref().limit;
+            return Ok(stream((1..=all).map(|n| incident(n, wire::Severity::High, "open")).collect()));
+        }
         Ok(stream(vec![
             incident(2, wire::Severity::Critical, "acknowledged"),
             incident(1, wire::Severity::High, "open"),

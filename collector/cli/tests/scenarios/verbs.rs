@@ -128,6 +128,11 @@ async fn json_keeps_the_contract() {
 
     let incidents = json(&desk.run(&["get", "incidents", "-o", "json"]).await.out);
     has(&incidents[0], "id title severity state nodes opened_at acknowledged_at resolved_at reason findings");
+    has(&incidents[0], "acknowledged_by");
+    assert_eq!(
+        (&incidents[0]["acknowledged_by"], &incidents[1]["acknowledged_by"]),
+        (&Value::Null, &"rita".into())
+    );
     assert_eq!(incidents[0]["id"], "inc-2026-11-21-001", "oldest first");
     assert_eq!(
         (&incidents[0]["severity"], &incidents[0]["resolved_at"]),
@@ -228,9 +233,18 @@ async fn yaml_short_names_and_order() {
     let ran = desk.run(&["get", "no", "-o", "name", "--sort-by", ".state"]).await;
     assert_eq!(ran.out, "node-1\nnode-3\nnode-2\n", "connected, never-seen, silent: {}", ran.err);
     let ran = desk.run(&["get", "incidents", "--sort-by", "{.severity}", "-o", "name"]).await;
-    assert_eq!(ran.out, "inc-2026-11-21-003\ninc-2026-11-21-001\ninc-2026-11-21-002\n", "by rank");
+    assert_eq!(ran.out, "inc-2026-11-21-002\ninc-2026-11-21-001\ninc-2026-11-21-003\n", "the worst first");
+    let ran = desk.run(&["get", "incidents", "--sort-by", "severity", "--limit", "1", "-o", "name"]).await;
+    assert_eq!(ran.out, "inc-2026-11-21-002\n", "the limit cuts what is sorted: {}", ran.err);
+    assert_eq!(ran.err, "");
+    let ran = desk
+        .run(&["get", "incidents", "--node", "many", "--sort-by", "severity", "--limit", "1", "-o", "name"])
+        .await;
+    assert!(ran.err.contains("of the newest 10000 incidents only"), "{}", ran.err);
+    assert_eq!(ran.out.lines().count(), 1);
     let ran = desk.run(&["get", "ev", "--sort-by", "message", "--limit", "2", "-o", "jsonl"]).await;
-    assert_eq!(ran.out.lines().map(|l| json(l)["message"].clone()).collect::<Vec<_>>(), ["line 2", "line 3"]);
+    let said: Vec<_> = ran.out.lines().map(|l| json(l)["message"].clone()).collect();
+    assert_eq!((said.len(), &said[1]), (2, &"line 0".into()), "not the newest two, but the first: {said:?}");
     let none = desk.run(&["get", "nodes", "--state", "silent", "-o", "name"]).await;
     assert_eq!(none.out, "node-2\n");
     let ran = desk.run(&["get"]).await;

@@ -228,3 +228,52 @@ async fn where_accounts_are_not_taken_or_the_kind_is_unknown_it_is_said() {
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
     assert_eq!(house.next_refusal().await.reason, Reason::BadEnrolment);
 }
+
+/// An API server that keeps each review until it is let go.
+struct Stalled {
+    inside: tokio::sync::watch::Sender<usize>,
+    go: tokio::sync::watch::Receiver<bool>,
+}
+
+#[tonic::async_trait]
+impl Review for Stalled {
+    async fn review(&self, _: &str, _: &str) -> Result<Reviewed, ReviewError> {
+        self.inside.send_modify(|n| *n += 1);
+        let _ = self.go.clone().wait_for(|go| *go).await;
+        Err(ReviewError("it was busy".to_owned()))
+    }
+}
+
+#[tokio::test]
+async fn reviews_that_wait_for_the_api_server_are_few_and_keep_nobody_else_out() {
+    let account = "dogwatch/dogwatch-agent".parse().unwrap();
+    let (inside, mut reviewing) = tokio::sync::watch::channel(0);
+    let (let_go, go) = tokio::sync::watch::channel(false);
+    let stalled = Stalled { inside, go };
+    let accounts = Accounts::new(Box::new(stalled), "dogwatch".to_owned(), account);
+    let house = House::open_for(ServerTlsOptions::default(), true, Some(accounts)).await;
+    // More than may be reviewed at once, all of them asked before any is answered.
+    let asked = 2 * MAX_REVIEWS;
+    let askers =
+        (0..asked).map(|n| enrol_by_account(&house, "worker-1", "good.of.worker-1", n as u8)).map(Box::pin);
+    let mut askers: futures_util::stream::FuturesUnordered<_> = askers.collect();
+    let mut turned_away = 0;
+    while turned_away < asked - MAX_REVIEWS {
+        let status = tokio::time::timeout(PATIENCE, askers.next()).await.unwrap().unwrap().unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        assert!(status.message().contains("being reviewed"), "{status}");
+        turned_away += 1;
+    }
+    reviewing.wait_for(|n| *n >= MAX_REVIEWS).await.unwrap();
+    assert_eq!(*reviewing.borrow(), MAX_REVIEWS, "the API server is asked no more than that");
+    let token = house.token(1);
+    let (_, request) = enrol_request("worker-2", &token, 9);
+    tokio::time::timeout(PATIENCE, enrol(&house, &token, request)).await.unwrap().unwrap();
+    let_go.send(true).unwrap();
+    while let Some(outcome) = tokio::time::timeout(PATIENCE, askers.next()).await.unwrap() {
+        assert!(outcome.unwrap_err().message().contains("it was busy"));
+    }
+    // Their places are free again.
+    let status = enrol_by_account(&house, "worker-1", "good.of.worker-1", 1).await.unwrap_err();
+    assert!(status.message().contains("it was busy"), "{status}");
+}

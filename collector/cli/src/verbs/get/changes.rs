@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Ask, desk, none_missing, sorted};
+use super::{Ask, desk, none_missing};
 use crate::args::Resource;
 use crate::ask;
 use crate::client::Desk;
@@ -59,7 +59,7 @@ pub(super) async fn watch(here: &Here<'_>, ask: &Ask, io: &mut Io<'_>) -> Result
             }
             let feed = feed(here, &desk, ask, kinds).await?;
             let mut rows = Vec::new();
-            let limit = ask.args.limit.map_or(crate::journal::MAX_ROWS, |n| n as usize);
+            let limit = ask.kept().unwrap_or(crate::journal::MAX_ROWS);
             let mut answers = desk.events(ask::events(&ask.which, desk::question(ask))).await?;
             while let Some(e) = answers.next().await? {
                 rows.push(Event::from(e));
@@ -95,12 +95,9 @@ async fn follow<T: Listed>(
     wanted: impl Fn(What) -> Option<T>,
 ) -> Result<(), CliError> {
     none_missing(ask, &rows)?;
-    if let Some(field) = &ask.args.sort_by {
-        sorted::by(&mut rows, field)?;
-    }
-    let newest = ask.args.limit.map_or(0, |n| rows.len().saturating_sub(n as usize));
+    ask.shown(io, &mut rows)?;
     let mut list = List::begin::<T>(io, ask.args.output)?;
-    for row in rows.iter().skip(newest) {
+    for row in &rows {
         list.push(io, row)?;
     }
     list.go_live(io)?;
@@ -142,9 +139,7 @@ struct Shown {
 impl Shown {
     fn begin<T: Listed>(io: &mut Io<'_>, ask: &Ask, mut rows: Vec<T>) -> Result<Self, CliError> {
         none_missing(ask, &rows)?;
-        if let Some(field) = &ask.args.sort_by {
-            sorted::by(&mut rows, field)?;
-        }
+        ask.shown(io, &mut rows)?;
         let mut shown = Self { list: List::begin::<T>(io, ask.args.output)?, last: BTreeMap::new() };
         shown.changed(io, rows)?;
         shown.list.go_live(io)?;

@@ -63,13 +63,15 @@ pub(super) async fn nodes(desk: &mut Desk, ask: &Ask) -> Result<Vec<Node>, CliEr
 pub(super) async fn incidents(desk: &mut Desk, ask: &Ask) -> Result<Vec<Incident>, CliError> {
     let request = ask::incidents(&ask.which, ask.range, ask.incident_states(), ask.wire_limit());
     let mut answers = desk.incidents(request).await?;
-    let mut found = Vec::new();
+    let (mut found, mut given) = (Vec::new(), 0u32);
     while let Some(i) = answers.next().await? {
+        given += 1;
         let i = Incident::from(i);
         if ask.bad_enough(i.severity) && ask.named(&i.id) {
             found.push(i);
         }
     }
+    ask.given(given);
     found.sort_by(|a, b| (a.opened_at, &a.id).cmp(&(b.opened_at, &b.id)));
     Ok(found)
 }
@@ -77,8 +79,9 @@ pub(super) async fn incidents(desk: &mut Desk, ask: &Ask) -> Result<Vec<Incident
 pub(super) async fn findings(desk: &mut Desk, ask: &Ask) -> Result<Vec<Finding>, CliError> {
     let request = ask::findings(&ask.which, ask.range, ask.args.active, ask.wire_limit());
     let mut answers = desk.findings(request).await?;
-    let mut found = Vec::new();
+    let (mut found, mut given) = (Vec::new(), 0u32);
     while let Some(f) = answers.next().await? {
+        given += 1;
         let f = Finding::from(f);
         if ask.bad_enough(f.severity)
             && ask.of_node(f.node.as_deref())
@@ -88,19 +91,22 @@ pub(super) async fn findings(desk: &mut Desk, ask: &Ask) -> Result<Vec<Finding>,
             found.push(f);
         }
     }
+    ask.given(given);
     found.sort_by(|a, b| (a.time, &a.id).cmp(&(b.time, &b.id)));
     Ok(found)
 }
 
 pub(super) async fn actions(desk: &mut Desk, ask: &Ask) -> Result<Vec<Action>, CliError> {
     let mut answers = desk.actions(ask::actions(&ask.which, ask.range, ask.wire_limit())).await?;
-    let mut found = Vec::new();
+    let (mut found, mut given) = (Vec::new(), 0u32);
     while let Some(a) = answers.next().await? {
+        given += 1;
         let a = Action::from(a);
         if ask.of_node(Some(&a.node)) && ask.named(&a.id) && ask.in_state(a.state) {
             found.push(a);
         }
     }
+    ask.given(given);
     found.sort_by(|a, b| (a.time, &a.id).cmp(&(b.time, &b.id)));
     Ok(found)
 }

@@ -7,6 +7,7 @@ mod sorted;
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dogwatch::record::Severity;
 
@@ -21,12 +22,19 @@ pub(super) use journal::{Pattern, takes};
 /// Events that a table shows when neither a time nor a number was asked for.
 const EVENTS_SHOWN: u32 = 500;
 
+/// Rows that the collector is asked for where they are sorted or narrowed here: what it gives anyway without a limit.
+const ROWS_AT_ONCE: u32 = 10_000;
+
 /// What was asked, checked.
 struct Ask {
     resource: Resource,
     args: GetArgs,
     which: Selectors,
     range: Range,
+    /// Only the newest so many events are sorted, where nothing else bounds them.
+    sorted_of: Option<u32>,
+    /// The collector gave as many rows as it gives at once: there may be more.
+    cut: AtomicBool,
 }
 
 impl Ask {
@@ -34,7 +42,35 @@ impl Ask {
     fn wire_limit(&self) -> u32 {
         let states = !self.args.state.is_empty() && self.resource != Resource::Incidents;
         let narrowed = states || !self.args.names.is_empty() || self.args.sort_by.is_some();
-        if narrowed { 0 } else { self.args.limit.unwrap_or(0) }
+        match self.resource {
+            Resource::Events if self.args.sort_by.is_some() => self.sorted_of.unwrap_or(0),
+            _ if narrowed => ROWS_AT_ONCE,
+            _ => self.args.limit.unwrap_or(0),
+        }
+    }
+
+    /// How many of the newest events are kept back, if any are: what is sorted must be there first, and that has a bound.
+    fn kept(&self) -> Option<usize> {
+        match (&self.args.sort_by, self.args.limit) {
+            (Some(_), _) => Some(self.sorted_of.map_or(crate::journal::MAX_ROWS, |n| n as usize)),
+            (None, limit) => limit.map(|n| n as usize),
+        }
+    }
+
+    /// Takes note of how many rows the collector gave.
+    fn given(&self, rows: u32) {
+        self.cut.fetch_or(rows == ROWS_AT_ONCE && self.wire_limit() == ROWS_AT_ONCE, Ordering::Relaxed);
+    }
+
+    /// Sorts and bounds what is shown, and says where it is not of all there is.
+    fn shown<T: Listed>(&self, io: &mut Io<'_>, rows: &mut Vec<T>) -> Result<(), CliError> {
+        if self.cut.load(Ordering::Relaxed) {
+            io.say(&format!(
+                "of the newest {ROWS_AT_ONCE} {} only; --since, --until, --node and the like ask for others",
+                T::PLURAL
+            ))?;
+        }
+        sorted::shown(rows, self.args.sort_by.as_deref(), self.args.limit)
     }
 
     fn named(&self, name: &str) -> bool {
@@ -71,6 +107,7 @@ pub(super) async fn get(here: &Here<'_>, args: GetArgs, io: &mut Io<'_>) -> Resu
         && ask.range == Range::default()
     {
         ask.args.limit = Some(EVENTS_SHOWN);
+        ask.sorted_of = Some(EVENTS_SHOWN);
         io.say(&format!(
             "the newest {EVENTS_SHOWN} events at most; --since, --until or --limit ask for others"
         ))?;
@@ -149,7 +186,7 @@ fn checked(args: GetArgs, now_ns: i64) -> Result<Ask, CliError> {
     // Said here, so that a mistake in it costs no question.
     args.grep.as_deref().map(Pattern::new).transpose()?;
     let range = args.when.range(now_ns)?;
-    Ok(Ask { resource, args, which, range })
+    Ok(Ask { resource, args, which, range, sorted_of: None, cut: AtomicBool::new(false) })
 }
 
 /// A state that nothing can be in would match nothing for ever.
@@ -172,15 +209,12 @@ fn known_states(resource: Resource, asked: &[String]) -> Result<(), CliError> {
     }
 }
 
-/// Writes rows in order, the newest `--limit` of them. Names that were asked for and are not there are an error.
+/// Writes rows in order, `--limit` of them. Names that were asked for and are not there are an error.
 fn write_all<T: Listed>(io: &mut Io<'_>, ask: &Ask, mut rows: Vec<T>) -> Result<(), CliError> {
     none_missing(ask, &rows)?;
-    if let Some(field) = &ask.args.sort_by {
-        sorted::by(&mut rows, field)?;
-    }
-    let newest = ask.args.limit.map_or(0, |n| rows.len().saturating_sub(n as usize));
+    ask.shown(io, &mut rows)?;
     let mut list = List::begin::<T>(io, ask.args.output)?;
-    for row in rows.iter().skip(newest) {
+    for row in &rows {
         list.push(io, row)?;
     }
     list.finish::<T>(io)
@@ -199,18 +233,14 @@ fn none_missing<T: Listed>(ask: &Ask, rows: &[T]) -> Result<(), CliError> {
 struct Events {
     list: List,
     kept: Option<(usize, VecDeque<Event>)>,
+    /// Events that gave way to newer ones before they could be sorted.
+    passed: u64,
 }
 
 impl Events {
     fn begin(io: &mut Io<'_>, ask: &Ask) -> Result<Self, CliError> {
-        // What is sorted must be there first, and that has a bound.
-        let limit = match (&ask.args.sort_by, ask.args.limit) {
-            (_, Some(n)) => Some(n as usize),
-            (Some(_), None) => Some(crate::journal::MAX_ROWS),
-            (None, None) => None,
-        };
-        let kept = limit.map(|n| (n, VecDeque::new()));
-        Ok(Self { list: List::begin::<Event>(io, ask.args.output)?, kept })
+        let kept = ask.kept().map(|n| (n, VecDeque::new()));
+        Ok(Self { list: List::begin::<Event>(io, ask.args.output)?, kept, passed: 0 })
     }
 
     fn take(&mut self, io: &mut Io<'_>, ask: &Ask, event: Event) -> Result<(), CliError> {
@@ -220,6 +250,7 @@ impl Events {
         let Some((limit, kept)) = &mut self.kept else { return self.list.push(io, &event) };
         if kept.len() >= *limit {
             kept.pop_front();
+            self.passed += 1;
         }
         kept.push_back(event);
         Ok(())
@@ -232,9 +263,14 @@ impl Events {
 
     fn write_kept(&mut self, io: &mut Io<'_>, ask: &Ask) -> Result<(), CliError> {
         let mut rows: Vec<Event> = self.kept.take().into_iter().flat_map(|(_, kept)| kept).collect();
-        if let Some(field) = &ask.args.sort_by {
-            sorted::by(&mut rows, field)?;
+        if ask.args.sort_by.is_some() && ask.sorted_of.is_none() && self.passed > 0 {
+            io.say(&format!(
+                "of the newest {} events only, {} older ones were passed over; --since asks for fewer",
+                rows.len(),
+                self.passed
+            ))?;
         }
+        ask.shown(io, &mut rows)?;
         rows.iter().try_for_each(|event| self.list.push(io, event))
     }
 }
