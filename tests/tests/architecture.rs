@@ -45,6 +45,7 @@ const PURE: &[&str] = &[
     "agent/src/act/plan",
     "agent/src/pod.rs",
     "agent/src/sample/thrift.rs",
+    "agent/src/usage/blame.rs",
     "collector/src/correlate",
     "collector/src/condition",
     "collector/src/select.rs",
