@@ -21,8 +21,8 @@ use super::table::{Limit, Table};
 /// Numbers of processes on the machine, as nearly as what runs anyway allows, and of pods with two containers each. In
 /// ascending order: processes that were made stay.
 const CASES: [(usize, usize); 4] = [(100, 0), (100, 100), (1_000, 0), (1_000, 100)];
-/// Long enough for 20 ticks and two blocks of each stream.
-const MEASURED: Duration = Duration::from_secs(20);
+/// A minute, so that what is read once a minute is read once.
+const MEASURED: Duration = Duration::from_secs(60);
 /// For first allocations, enrolment and the first blocks.
 const SETTLE: Duration = Duration::from_secs(12);
 const TIMES_BARE: f64 = 2.0;
@@ -43,7 +43,7 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
         // The agent, its executor and the two readers come on top.
         while all()?.len() + 4 < wanted {
             let mut command = Command::new("sleep");
-            quiet(&mut command).arg("300").stdin(Stdio::null());
+            quiet(&mut command).arg("1200").stdin(Stdio::null());
             sleepers.push(Running::start(command)?);
         }
         let groups = if pods > 0 { Groups::make(pods)? } else { Groups::default() };

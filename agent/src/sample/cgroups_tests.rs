@@ -210,6 +210,27 @@ fn garbage_and_absence_cost_those_figures_only() {
 }
 
 #[test]
+fn counts_are_read_when_memory_moved_and_otherwise_seldom() {
+    let fake = Fake::v2();
+    let dir = fake.group("system.slice/a.service");
+    let mut probe = fake.probe(options(), free());
+    let mut hits = |at| {
+        let groups = look(&mut probe, at);
+        groups.iter().find(|g| g.path.ends_with("a.service")).unwrap().memory_limit_hits_total
+    };
+    assert_eq!(hits(1), Some(1));
+    fs::write(dir.join("memory.events"), "max 2\noom_kill 0\n").unwrap();
+    assert_eq!(hits(6), Some(1), "as it was, since memory.stat is as it was");
+    fs::write(dir.join("memory.stat"), "inactive_file 101\n").unwrap();
+    assert_eq!(hits(11), Some(2));
+    fs::write(dir.join("memory.events"), "max 3\noom_kill 0\n").unwrap();
+    let passes = u64::from(group::SELDOM);
+    let seen: Vec<_> = (0..passes).map(|pass| hits(16 + 5 * pass)).collect();
+    assert_eq!(seen.first(), Some(&Some(2)));
+    assert_eq!(seen.last(), Some(&Some(3)), "within so many passes all is read");
+}
+
+#[test]
 fn no_hierarchy_is_said_with_a_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let mut failed = Failures::default();

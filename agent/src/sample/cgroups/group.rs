@@ -13,9 +13,9 @@ use rustix::io::{Errno, pread};
 
 use super::figures::{Counts, GroupFile, Limits, Reading, When};
 
-/// At each pass of this number every file is read: limits, which people change, files that the group did not have, and those
+/// At each pass of this number, once a minute by default, every file is read: limits, which people change, files that the group did not have, and those
 /// whose figures could not have changed for all that is known.
-const SELDOM: u32 = 6;
+pub(super) const SELDOM: u32 = 12;
 
 /// Descriptors that may stay open, over all groups.
 #[derive(Debug)]

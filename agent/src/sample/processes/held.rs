@@ -19,8 +19,8 @@ use rustix::io::{Errno, pread};
 
 use super::stat::{open_beneath, read_beneath};
 
-/// Descriptors that may stay open, however high the limit: 6 MiB of the kernel's memory.
-const MAX_HELD: u64 = 1_024;
+/// Descriptors that may stay open, however high the limit: 3 MiB of the kernel's memory, and every process of most nodes.
+const MAX_HELD: u64 = 512;
 /// Of what the process may have open at most, one part in this many: control groups and logs want most.
 const SHARE: u64 = 8;
 
