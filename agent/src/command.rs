@@ -13,6 +13,7 @@ use crate::act::executor::child_main;
 use crate::act::handle::CHILD_SOCKET;
 use crate::act::hold_line::HoldLine;
 use crate::act::work::Launch;
+use crate::arenas;
 use crate::config::Config;
 use crate::forecast::{self, ForecastArgs};
 use crate::run::{Started, run};
@@ -50,6 +51,7 @@ enum Verb {
 /// Parses `args`, runs, and gives the exit code: 0 done, 1 failed, 2 usage or configuration. `prefix` are the arguments
 /// that lead a program that is more than the agent to this function; the executor is started with them.
 pub fn main(args: impl IntoIterator<Item = OsString>, prefix: &[&str]) -> ExitCode {
+    arenas::settle();
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => {

@@ -40,7 +40,7 @@ use crate::kmsg;
 use crate::record::{Recorder, Settlement};
 use crate::sample::Pace;
 use crate::tail::{Mark, TailEvent};
-use crate::uplink::CommandCall;
+use crate::uplink::{CommandCall, Pulse};
 use crate::usage::scout::{Answer, Asker};
 pub use holds::Held;
 use holds::HoldState;
@@ -114,7 +114,7 @@ pub struct Wires {
     /// Who is asked what fills a mount; `None`: nobody.
     pub scout: Option<Asker>,
     /// Figures of now, for the uplink.
-    pub pulse: watch::Sender<Option<wire::Pulse>>,
+    pub pulse: watch::Sender<Option<Pulse>>,
     /// Counters, for metrics.
     pub figures: Arc<Figures>,
 }
@@ -274,7 +274,7 @@ impl Core {
         self.hold_again(at);
         let steps = self.responder.on_tick(at);
         self.carry_out(at, steps);
-        self.publish(at, &sample);
+        self.publish(at, sample.into());
     }
 
     /// Records a finding, with citations that the collector can follow, and lets the responder see it.
@@ -509,26 +509,20 @@ impl Core {
         }
     }
 
-    fn publish(&mut self, at: Moment, sample: &Sample) {
+    fn publish(&mut self, at: Moment, sample: Arc<Sample>) {
         let recorder = &self.wires.recorder;
         let stats = recorder.stats();
-        let forecasts = self
-            .detectors
-            .forecasts()
-            .into_iter()
-            .map(|f| wire::Forecast { mount: f.mount, seconds_to_full: f.seconds_to_full })
-            .collect();
         let mut unable = self.unable.clone();
         unable.extend(self.unable_parts.iter().chain(&self.kernel.unable).chain(&self.holds.unable).cloned());
         unable.extend(self.saving.iter().cloned());
         unable.extend(stats.failing.iter().map(|e| format!("write its journal: {e}")));
-        self.count_now(sample);
-        let pulse = wire::Pulse {
+        self.count_now(&sample);
+        let pulse = Pulse {
             wall_ns: at.wall_ns,
-            sample: Some(sample.into()),
+            sample,
             records_total: stats.pushed.iter().sum(),
-            unable,
-            forecasts,
+            unable: unable.into(),
+            forecasts: self.detectors.forecasts().into(),
             uplink_lag_records: recorder
                 .kept(Stream::Evidence)
                 .iter()

@@ -4,11 +4,13 @@
 //! [`detect`] states what is wrong, [`act`] plans and (in a process of its own) cleans, [`record`] keeps everything in journals, [`uplink`]
 //! hands it to the collector after [`enrol`] let it in. [`core`] owns what is known and connects them; [`config`] says
 //! what to do, [`health`] how it goes, [`pod`] whose something is, [`run`] and [`command`] put it together,
-//! [`uninstall`] takes it away, [`forecast`] asks a file of figures what [`detect`] asks a node.
+//! [`uninstall`] takes it away, [`forecast`] asks a file of figures what [`detect`] asks a node. [`usage`] tells what and who
+//! fills a disk. `arenas` has the allocator keep less.
 //!
 //! Deliberately absent: the collector, the cluster's API.
 
 pub mod act;
+mod arenas;
 pub mod command;
 pub mod config;
 pub mod core;

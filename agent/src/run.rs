@@ -42,7 +42,7 @@ use crate::kmsg;
 use crate::record::{self, RecordConfig, Recorder};
 use crate::sample::{Roots, SampleOptions, Sampler, Thrift, Ticker, TickerStop};
 use crate::tail::{self, CHECKPOINT_FILE, CheckpointWriter, Journaled, Resume, TailConfig, Tailer};
-use crate::uplink::{Uplink, UplinkConfig, UplinkStatus, jittered};
+use crate::uplink::{Pulse, Uplink, UplinkConfig, UplinkStatus, jittered};
 use crate::usage::scout::{APART, Asker, scout};
 
 pub use reload::Started;
@@ -394,7 +394,7 @@ fn start_uplink(
     collector: &str,
     signing_key: [u8; 32],
     recorder: &Recorder,
-    pulse: watch::Receiver<Option<dogwatch::wire::Pulse>>,
+    pulse: watch::Receiver<Option<Pulse>>,
     inbox: &SyncSender<Message>,
     parts: &mut Parts,
     stop: &Stop,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::folder::list;
+use super::folder::{io_error, list};
 use super::frame;
 use super::recover::heads_of;
 use super::segment::{DATA_START, file_name};
@@ -30,7 +30,8 @@ pub struct Reader {
 impl Reader {
     /// Opens the folder for reading. Takes no lock. Fails only where the folder cannot be listed.
     pub fn open(dir: &Path) -> Result<Self, JournalError> {
-        list(dir)?;
+        // Opened, not listed: a reader that is made for each look lists when it looks.
+        std::fs::read_dir(dir).map_err(|e| io_error("cannot list", dir, e))?;
         Ok(Self { dir: dir.to_owned() })
     }
 

@@ -3,7 +3,8 @@
 //! As lean as can be: every descriptor stays open and is read anew by pread(2), the buffer is one, nothing is parsed
 //! but pids. `each` opens every /proc/PID/stat anew instead, as a reader must that may not hold a descriptor for each
 //! process of its node. Control groups are read in the same passes as the agent's, all of them each five seconds and
-//! limits each sixth time, and their descriptors are kept or not like those of processes.
+//! each twelfth time what the agent reads seldom of groups that do nothing, and their descriptors are kept or not like those
+//! of processes.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -41,21 +42,22 @@ const CONNTRACK: (&str, usize) = ("/proc/1/net/stat/nf_conntrack", 512);
 const INTERVAL: Duration = Duration::from_secs(1);
 const BUFFER: usize = 256 * 1024;
 
-/// Files of a control group of v1 that the agent reads, by hierarchy.
-const GROUP_FILES: [(&str, &str); 11] = [
+/// Files of a control group of v1 that the agent reads at each pass, by hierarchy.
+const GROUP_FILES: [(&str, &str); 8] = [
     ("cpuacct", "cpuacct.usage"),
-    ("cpu", "cpu.stat"),
     ("memory", "memory.usage_in_bytes"),
     ("memory", "memory.stat"),
-    ("memory", "memory.failcnt"),
-    ("memory", "memory.oom_control"),
     ("pids", "pids.current"),
     ("blkio", "blkio.throttle.io_service_bytes_recursive"),
     ("unified", "cpu.pressure"),
     ("unified", "memory.pressure"),
     ("unified", "io.pressure"),
 ];
-const GROUP_LIMITS: [(&str, &str); 4] = [
+/// Limits, and counts that cannot move in a group without a quota whose memory stays as it is.
+const GROUP_SELDOM: [(&str, &str); 7] = [
+    ("cpu", "cpu.stat"),
+    ("memory", "memory.failcnt"),
+    ("memory", "memory.oom_control"),
     ("cpu", "cpu.cfs_quota_us"),
     ("cpu", "cpu.cfs_period_us"),
     ("memory", "memory.limit_in_bytes"),
@@ -63,7 +65,7 @@ const GROUP_LIMITS: [(&str, &str); 4] = [
 ];
 /// Seconds from pass to pass over the groups, as the agent's default.
 const GROUPS_EVERY: u64 = 5;
-const LIMITS_EVERY: u64 = 6 * GROUPS_EVERY;
+const SELDOM_EVERY: u64 = 12 * GROUPS_EVERY;
 
 /// Reads for ever. `words`: `kept` or `each`, the mounts, `--`, the paths of control groups below their hierarchies.
 pub(crate) fn main(words: &[&str]) -> Result<()> {
@@ -83,7 +85,7 @@ pub(crate) fn main(words: &[&str]) -> Result<()> {
     let mounts: Vec<CString> = mounts.iter().map(|m| CString::new(*m)).collect::<Result<_, _>>()?;
     let mut processes = Processes::new(keep)?;
     let mut figures = GroupFiles::new(&GROUP_FILES, groups, keep)?;
-    let mut limits = GroupFiles::new(&GROUP_LIMITS, groups, keep)?;
+    let mut seldom = GroupFiles::new(&GROUP_SELDOM, groups, keep)?;
     let mut second = 0;
     let mut buffer = vec![0u8; BUFFER];
     let mut due = clock_gettime(rustix::time::ClockId::Monotonic);
@@ -102,8 +104,8 @@ pub(crate) fn main(words: &[&str]) -> Result<()> {
         if second % GROUPS_EVERY == 0 {
             figures.read(&mut buffer)?;
         }
-        if second % LIMITS_EVERY == 0 {
-            limits.read(&mut buffer)?;
+        if second % SELDOM_EVERY == 0 {
+            seldom.read(&mut buffer)?;
         }
         second += 1;
         due = Timespec { tv_sec: due.tv_sec + INTERVAL.as_secs() as i64, tv_nsec: due.tv_nsec };

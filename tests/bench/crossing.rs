@@ -20,7 +20,7 @@ use dogwatch_e2e::loopfs::LoopFs;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 use super::place::CollectorPlace;
-use super::process::{Running, wait_for};
+use super::process::{Running, again, wait_for};
 use super::sealed::Noise;
 use super::table::{Limit, Table};
 
@@ -50,7 +50,11 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
         .iter()
         .map(|d| format!("    - {{ path: \"{}\", min_age: 0s, keep_newest: 0 }}\n", d.logs.display()))
         .collect();
-    let mut agent = place.start_agent("crossing", &format!("cleanup:\n  mode: auto\n  roots:\n{roots}"))?;
+    let mut agent = place.start_agent(
+        again(&["agent"])?,
+        "crossing",
+        &format!("cleanup:\n  mode: auto\n  roots:\n{roots}"),
+    )?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let desk = runtime.block_on(place.desk())?;
     wait_for("the agent's connection", PATIENCE, || {

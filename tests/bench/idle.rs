@@ -1,9 +1,11 @@
 //! What the agent costs when nothing happens: everything on, once a second, beside a bare reader of the same files in
 //! the same seconds.
 //!
+//! The agent is the program that is shipped, built for itself ([`shipped_agent`]): this one has the collector's pages too.
 //! On: every probe, three journals, the tail with the shipped rules, detectors, the executor, and the uplink to a
 //! collector. The executor's CPU time and memory count as the agent's. With 300 control groups both read those too.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -13,14 +15,14 @@ use dogwatch::wire;
 use super::exporter::Exporter;
 use super::groups::Groups;
 use super::place::{CollectorPlace, quiet};
-use super::process::{Running, again, all, children, cpu_time, resident, wait_for};
+use super::process::{Running, again, all, children, cpu_time, resident, shipped_agent, wait_for};
 use super::table::{Limit, Table};
 
 /// Numbers of processes on the machine, as nearly as what runs anyway allows, and of pods with two containers each. In
 /// ascending order: processes that were made stay.
 const CASES: [(usize, usize); 4] = [(100, 0), (100, 100), (1_000, 0), (1_000, 100)];
-/// Long enough for 20 ticks and two blocks of each stream.
-const MEASURED: Duration = Duration::from_secs(20);
+/// A minute, so that what is read once a minute is read once.
+const MEASURED: Duration = Duration::from_secs(60);
 /// For first allocations, enrolment and the first blocks.
 const SETTLE: Duration = Duration::from_secs(12);
 const TIMES_BARE: f64 = 2.0;
@@ -28,6 +30,12 @@ const MAX_RESIDENT_MIB: f64 = 20.0;
 const MIB: f64 = 1024.0 * 1024.0;
 
 pub(crate) fn measure(table: &mut Table) -> Result<()> {
+    let program = shipped_agent()?;
+    table.remark(format!(
+        "idle: the agent is {}, {:.1} MiB",
+        program.display(),
+        program.metadata()?.len() as f64 / MIB
+    ));
     let place = CollectorPlace::make("store: { segment_bytes: 8MiB, reserve_bytes: 64MiB }\n")?;
     let (_collector, _) = place.start()?;
     let mut sleepers = Vec::new();
@@ -35,18 +43,24 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
         // The agent, its executor and the two readers come on top.
         while all()?.len() + 4 < wanted {
             let mut command = Command::new("sleep");
-            quiet(&mut command).arg("300").stdin(Stdio::null());
+            quiet(&mut command).arg("1200").stdin(Stdio::null());
             sleepers.push(Running::start(command)?);
         }
         let groups = if pods > 0 { Groups::make(pods)? } else { Groups::default() };
-        one(table, &place, wanted, &groups.paths)?;
+        one(table, &program, &place, wanted, &groups.paths)?;
     }
     Ok(())
 }
 
-fn one(table: &mut Table, place: &CollectorPlace, wanted: usize, groups: &[String]) -> Result<()> {
+fn one(
+    table: &mut Table,
+    program: &Path,
+    place: &CollectorPlace,
+    wanted: usize,
+    groups: &[String],
+) -> Result<()> {
     let name = format!("idle-{wanted}-{}", groups.len());
-    let agent = place.start_agent(&name, "cleanup: { mode: plan }\n")?;
+    let agent = place.start_agent(Command::new(program), &name, "cleanup: { mode: plan }\n")?;
     let mounts = mounts(place, &name)?;
     ensure!(!mounts.is_empty(), "the agent reported no mount");
     let bare = |how: &str| -> Result<Running> {
@@ -92,7 +106,7 @@ fn one(table: &mut Table, place: &CollectorPlace, wanted: usize, groups: &[Strin
         (Some(exporter), Some(before)) => {
             let peer = Some(("node_exporter, 1 Hz, no processes, no groups", ms[4]));
             table.row(format!("{what} (again)"), own, "ms/s", peer, Limit::None);
-            let [rss, _] = resident(exporter.pid())?;
+            let [rss, _, _] = resident(exporter.pid())?;
             let answered = exporter.scrapes() - before;
             let remark =
                 format!("node_exporter: {answered} scrapes answered, {:.1} MiB resident", rss as f64 / MIB);
@@ -100,8 +114,8 @@ fn one(table: &mut Table, place: &CollectorPlace, wanted: usize, groups: &[Strin
         }
         _ => table.remark("prometheus-node-exporter is not installed, so that it is not beside the agent"),
     }
-    let [agent_rss, agent_anon] = resident(agent.pid())?;
-    let [executor_rss, executor_anon] = resident(executor)?;
+    let [agent_rss, agent_anon, agent_file] = resident(agent.pid())?;
+    let [executor_rss, executor_anon, _] = resident(executor)?;
     let mib = |bytes: u64| bytes as f64 / MIB;
     table.row(
         format!("agent resident, {processes} processes, {} groups", groups.len()),
@@ -121,10 +135,11 @@ fn one(table: &mut Table, place: &CollectorPlace, wanted: usize, groups: &[Strin
         Limit::AtMost(MAX_RESIDENT_MIB),
     );
     table.remark(format!(
-        "resident: agent {:.1} MiB ({:.1} anonymous), executor {:.1} MiB ({:.1}); both {:.1} where shared pages count twice; \
+        "resident: agent {:.1} MiB ({:.1} anonymous, {:.1} of files), executor {:.1} MiB ({:.1}); both {:.1} where shared pages count twice; \
          the executor used {:.3} ms/s; {} mounts",
         mib(agent_rss),
         mib(agent_anon),
+        mib(agent_file),
         mib(executor_rss),
         mib(executor_anon),
         mib(agent_rss + executor_rss),

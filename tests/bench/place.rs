@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -108,9 +108,9 @@ impl CollectorPlace {
         Ok(DeskClient::new(channel).max_decoding_message_size(16 << 20))
     }
 
-    /// Starts the agent of node `name`, whose state is a folder of that name beside the collector's; `more` are further
-    /// lines of its configuration.
-    pub(crate) fn start_agent(&self, name: &str, more: &str) -> Result<Running> {
+    /// Starts the agent that `command` is as node `name`, whose state is a folder of that name beside the collector's;
+    /// `more` are further lines of its configuration.
+    pub(crate) fn start_agent(&self, mut command: Command, name: &str, more: &str) -> Result<Running> {
         let [health] = ports()?;
         let token_file = self.beside("join-token");
         dogwatch::identity::write_private_file(&token_file, self.token(1)?.as_bytes())?;
@@ -124,8 +124,7 @@ impl CollectorPlace {
         let config = self.beside("agent.yaml");
         std::fs::write(&config, text)?;
         let log = File::create(self.beside("agent.log"))?;
-        let mut command = again(&["agent", "--config"])?;
-        command.arg(&config).stdout(log.try_clone()?).stderr(log);
+        command.arg("--config").arg(&config).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut running = Running::start(command)?;
         ready(&mut running, "the agent", health).with_context(|| self.said("agent.log"))?;
         Ok(running)
@@ -161,7 +160,7 @@ fn ports<const N: usize>() -> Result<[SocketAddr; N]> {
 }
 
 /// Output of a child is not wanted.
-pub(crate) fn quiet(command: &mut std::process::Command) -> &mut std::process::Command {
+pub(crate) fn quiet(command: &mut Command) -> &mut Command {
     command.stdout(Stdio::null()).stderr(Stdio::null())
 }
 

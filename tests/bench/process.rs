@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,32 @@ pub(crate) fn again(words: &[&str]) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("finding this program")?);
     command.args(words).stdin(Stdio::null());
     Ok(command)
+}
+
+/// The program `dogwatch-agent` as it is shipped, beside this one. Under cargo it is built first, by the profile of this
+/// one and for itself, as the image does: a feature that only the bench or the collector switches on must not be measured
+/// with it. Otherwise whoever starts this has built it.
+pub(crate) fn shipped_agent() -> Result<PathBuf> {
+    let bench = std::env::current_exe().context("finding this program")?;
+    let folder = bench.parent().context("this program has no folder")?;
+    let agent = folder.join("dogwatch-agent");
+    if let Some(cargo) = std::env::var_os("CARGO") {
+        let profile = match folder.file_name().and_then(|n| n.to_str()) {
+            Some("debug") | None => "dev",
+            Some(name) => name,
+        };
+        let mut build = Command::new(cargo);
+        build.args(["build", "--package", "dogwatch-agent", "--profile", profile]);
+        let status = build.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null()).status();
+        let status = status.with_context(|| format!("starting {build:?}"))?;
+        ensure!(status.success(), "{build:?} ended with {status}");
+    }
+    ensure!(
+        agent.is_file(),
+        "{} is not there; build it: cargo build --release -p dogwatch-agent",
+        agent.display()
+    );
+    Ok(agent)
 }
 
 impl Running {
@@ -120,14 +147,14 @@ pub(crate) fn children_time() -> Result<Duration> {
     Ok(time(usage.ru_utime) + time(usage.ru_stime))
 }
 
-/// `VmRSS` and `RssAnon` of process `pid`, bytes.
-pub(crate) fn resident(pid: u32) -> Result<[u64; 2]> {
+/// `VmRSS`, `RssAnon` and `RssFile` of process `pid`, bytes.
+pub(crate) fn resident(pid: u32) -> Result<[u64; 3]> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let field = |name: &str| -> Result<u64> {
         let line = text.lines().find_map(|l| l.strip_prefix(name)).with_context(|| format!("no {name}"))?;
         Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
     };
-    Ok([field("VmRSS:")?, field("RssAnon:")?])
+    Ok([field("VmRSS:")?, field("RssAnon:")?, field("RssFile:")?])
 }
 
 /// Process ids of the children of `pid`.

@@ -71,6 +71,7 @@ pub(crate) struct Lane {
     spooled: bool,
     /// Whether what is kept changed since [`Lane::take_kept`].
     changed: bool,
+    news: u64,
 }
 
 impl Lane {
@@ -133,6 +134,7 @@ impl Lane {
             signed: Head::default(),
             spooled,
             changed: true,
+            news: 0,
         };
         lane.release();
         Ok((lane, LaneOpened { recovered, predecessor: newest }))
@@ -167,6 +169,11 @@ impl Lane {
         self.head = Head { last_seq: block.header().last_seq, hash: block.hash() };
         self.unsynced.push_back((block, None));
         Ok(())
+    }
+
+    /// Blocks and signed heads that became durable since the start.
+    pub(crate) fn news(&self) -> u64 {
+        self.news
     }
 
     /// Whether sealed blocks wait for the disk.
@@ -212,6 +219,7 @@ impl Lane {
             return Err(e);
         }
         self.changed |= self.spooled && !self.unsynced.is_empty();
+        self.news += self.unsynced.len() as u64;
         for (block, at) in self.unsynced.drain(..) {
             if self.spooled
                 && let Some(at) = at
@@ -247,6 +255,7 @@ impl Lane {
         match kept {
             Ok(()) => {
                 self.signed = self.head;
+                self.news += 1;
                 Ok(true)
             }
             // Whoever appends the next block makes room or says that there is none; the head after it covers this one.

@@ -200,6 +200,7 @@ struct Shared {
     state: Mutex<State>,
     wake: Condvar,
     durable: watch::Sender<[Seq; 3]>,
+    news: [watch::Sender<u64>; 3],
     journal_dir: PathBuf,
     node: NodeName,
     incarnation: Incarnation,
@@ -322,7 +323,13 @@ impl Recorder {
         self.shared.wake.notify_one();
     }
 
-    /// Newest durable seq of this incarnation, by stream; changes wake whoever watches.
+    /// How many blocks and signed heads of `stream` became durable since the start; changes wake whoever watches. One
+    /// for each stream, since whoever reads a journal should not look at it for the sake of another.
+    pub fn news(&self, stream: Stream) -> watch::Receiver<u64> {
+        self.shared.news[stream.index()].subscribe()
+    }
+
+    /// Newest durable seq of this incarnation, by stream.
     pub fn durable(&self) -> watch::Receiver<[Seq; 3]> {
         self.shared.durable.subscribe()
     }
@@ -439,6 +446,7 @@ pub fn open(
         state: Mutex::new(State { queue, ..State::default() }),
         wake: Condvar::new(),
         durable: watch::Sender::new([0; 3]),
+        news: std::array::from_fn(|_| watch::Sender::new(0)),
         journal_dir: dir,
         node: config.node.clone(),
         incarnation,

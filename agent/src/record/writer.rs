@@ -398,6 +398,9 @@ impl Writer {
             *d = durable;
             changed
         });
+        for (lane, news) in self.lanes.iter().zip(&self.shared.news) {
+            news.send_if_modified(|n| std::mem::replace(n, lane.news()) != lane.news());
+        }
     }
 }
 

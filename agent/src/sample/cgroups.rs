@@ -40,8 +40,9 @@ use figures::{Controller, GroupFile, V1, V2};
 use group::{Group, Kept, Wrong};
 use walk::{Stamp, Walk};
 
-/// Descriptors that stay open: those of some 200 groups, and a quarter of what a process may usually have at most.
-const MAX_DESCRIPTORS: u64 = 2_048;
+/// Descriptors that stay open, where that is no more than a quarter of what this process may have: those of some 300 groups,
+/// at 6 KiB of the kernel's memory each.
+const MAX_DESCRIPTORS: u64 = 2_560;
 /// Walked again after this long in any case: one group gone and one made leave the number of links as it was.
 const WALK_NS: u64 = 60_000_000_000;
 /// Groups read between two looks at the clock.

@@ -135,8 +135,9 @@ fn groups_come_and_go_and_each_pass_is_due_in_its_time() {
     let a = fake.0.path().join("system.slice/a.service");
     fs::write(a.join("memory.current"), "5000\n").unwrap();
     fs::write(a.join("memory.max"), "8000\n").unwrap();
+    let passes = 3..=3 + u64::from(group::SELDOM);
     let later: Vec<Cgroup> =
-        (3..10).flat_map(|n| look(&mut probe, n * 5 + 1)).filter(|g| g.path.ends_with("a.service")).collect();
+        passes.flat_map(|n| look(&mut probe, n * 5 + 1)).filter(|g| g.path.ends_with("a.service")).collect();
     assert!(later.iter().all(|g| g.memory_bytes == Some(5000)));
     assert_eq!(later.last().unwrap().memory_limit_bytes, Some(8000));
 }
@@ -207,6 +208,27 @@ fn garbage_and_absence_cost_those_figures_only() {
         said.len() == 1 && said[0].contains("/system.slice/a.service/") && said[0].contains("more"),
         "{said:?}"
     );
+}
+
+#[test]
+fn counts_are_read_when_memory_moved_and_otherwise_seldom() {
+    let fake = Fake::v2();
+    let dir = fake.group("system.slice/a.service");
+    let mut probe = fake.probe(options(), free());
+    let mut hits = |at| {
+        let groups = look(&mut probe, at);
+        groups.iter().find(|g| g.path.ends_with("a.service")).unwrap().memory_limit_hits_total
+    };
+    assert_eq!(hits(1), Some(1));
+    fs::write(dir.join("memory.events"), "max 2\noom_kill 0\n").unwrap();
+    assert_eq!(hits(6), Some(1), "as it was, since memory.stat is as it was");
+    fs::write(dir.join("memory.stat"), "inactive_file 101\n").unwrap();
+    assert_eq!(hits(11), Some(2));
+    fs::write(dir.join("memory.events"), "max 3\noom_kill 0\n").unwrap();
+    let passes = u64::from(group::SELDOM);
+    let seen: Vec<_> = (0..passes).map(|pass| hits(16 + 5 * pass)).collect();
+    assert_eq!(seen.first(), Some(&Some(2)));
+    assert_eq!(seen.last(), Some(&Some(3)), "within so many passes all is read");
 }
 
 #[test]

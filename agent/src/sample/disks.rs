@@ -43,6 +43,7 @@ const PLACEHOLDERS: [&[u8]; 5] = [b"loop", b"nbd", b"zram", b"sr", b"fd"];
 struct Device {
     number: Option<(u32, u32)>,
     left_out: bool,
+    is_partition: bool,
     size_bytes: Option<u64>,
     read_only: Option<bool>,
     io_errors: Option<u64>,
@@ -94,8 +95,10 @@ impl DiskProbe {
                 continue;
             };
             let number = Some((disk.major, disk.minor));
-            if device.number != number || place % SYSFS_TICKS == *tick % SYSFS_TICKS {
-                *device = look(sys, name, failed);
+            // What is a partition stays one as long as it has its name and number.
+            let is_new = device.number != number;
+            if is_new || (!device.is_partition && place % SYSFS_TICKS == *tick % SYSFS_TICKS) {
+                *device = look(sys, name, is_new, failed);
                 device.number = number;
             }
             if device.left_out {
@@ -166,15 +169,15 @@ fn parse_line(line: &[u8]) -> Option<(&[u8], Disk)> {
 }
 
 /// Asks sysfs for a device. What sysfs does not know is reported without what it would tell.
-fn look(sys: &Path, name: &[u8], failed: &mut Failures) -> Device {
+fn look(sys: &Path, name: &[u8], is_new: bool, failed: &mut Failures) -> Device {
     // Drivers of old RAID controllers have names like `cciss/c0d0`; sysfs writes them with `!`.
     let in_sysfs: Vec<u8> = name.iter().map(|&b| if b == b'/' { b'!' } else { b }).collect();
     if matches!(&*in_sysfs, b"." | b"..") {
         return Device::default();
     }
     let in_sysfs = OsStr::from_bytes(&in_sysfs);
-    if sys.join("class/block").join(in_sysfs).join("partition").exists() {
-        return Device { left_out: true, ..Device::default() };
+    if is_new && sys.join("class/block").join(in_sysfs).join("partition").exists() {
+        return Device { left_out: true, is_partition: true, ..Device::default() };
     }
     let folder = sys.join("block").join(in_sysfs);
     let mut get =
@@ -186,6 +189,7 @@ fn look(sys: &Path, name: &[u8], failed: &mut Failures) -> Device {
     Device {
         number: None,
         left_out: false,
+        is_partition: false,
         size_bytes: sectors.map(|s| s.saturating_mul(SECTOR)),
         read_only: get("ro", number).map(|ro| ro != 0),
         io_errors: get("device/ioerr_cnt", hexadecimal),

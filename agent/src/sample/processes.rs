@@ -5,8 +5,9 @@
 //! processes exist), it goes on at the next tick where it stopped, so that a result comes every k-th tick only, and says
 //! so.
 //!
-//! Invariants: what is kept of a process between scans is 16 bytes, and some 50 more for those that do I/O; at most
-//! [`MAX_PROCESSES`] are kept; nothing is allocated for a process that is not at the top.
+//! Invariants: what is kept of a process between scans is 16 bytes, some 50 more for those that do I/O, and the
+//! descriptor of its stat while there is room among those that are [`held`]; at most [`MAX_PROCESSES`] are kept; nothing is
+//! allocated for a process that is not at the top.
 //!
 //! Limits: other users' I/O and wait channels are told to root alone; where they are not, they are absent. Resident sets
 //! are those of `stat`, into which not every page is counted at once: of anonymous pages, pages of files and shared ones,
@@ -14,10 +15,10 @@
 //! by 0.13 MiB in the mean and 0.34 at most; with 64 the bound is 96 MiB. `statm` and `status` sum exactly on newer kernels
 //! (6.18 for one), but not instead of `stat`: one more file a process would make a scan dearer by three quarters.
 //!
-//! Deliberately absent: open descriptors kept per process (a node's worth of them would be thousands), figures of
-//! threads, command lines (they hold secrets).
+//! Deliberately absent: figures of threads, command lines (they hold secrets).
 
 mod descriptors;
+mod held;
 mod io;
 mod listed;
 pub(crate) mod stat;
@@ -37,9 +38,10 @@ use super::Failures;
 use super::pods::Pods;
 use super::procfile::number;
 use descriptors::Descriptors;
+use held::Held;
 use io::{IoRates, Look};
 use listed::Listed;
-use stat::{Stat, read_beneath};
+use stat::Stat;
 use tasks::TaskCounts;
 use top::{Candidate, Top};
 
@@ -78,6 +80,7 @@ pub(super) struct ProcessProbe {
     options: ProcessOptions,
     cost: CostClock,
     dir: Option<OwnedFd>,
+    held: Held,
     entries: Box<[MaybeUninit<u8>]>,
     text: Box<[u8]>,
     /// For further texts while `text` holds a process's stat.
@@ -110,6 +113,7 @@ impl ProcessProbe {
             options,
             cost,
             dir: None,
+            held: Held::new(),
             // A buffer of entries is some 150 processes, about 1 ms: the grain in which the budget is kept.
             entries: Box::new([MaybeUninit::uninit(); 4096]),
             text: vec![0; 4096].into_boxed_slice(),
@@ -210,7 +214,8 @@ impl ProcessProbe {
         let mut text = std::mem::take(&mut self.text);
         let mut more = std::mem::take(&mut self.more);
         // A process may end at any moment: one that cannot be read is simply not there.
-        if let Ok(len) = read_beneath(dir, pid, c"/stat", &mut text)
+        let known = self.previous_at(pid).is_some();
+        if let Ok(len) = self.held.read(dir, pid, known, &mut text)
             && let Some(stat) = parse_stat(&text[..len])
         {
             self.count(dir, pid, &stat, now_ns, &mut more);
@@ -246,12 +251,17 @@ impl ProcessProbe {
         self.top_io.offer(io_rate, candidate);
     }
 
+    /// Where in `previous` a process of that number stands.
+    fn previous_at(&self, pid: u32) -> Option<usize> {
+        match self.previous.get(self.cursor) {
+            Some(p) if p.pid == pid => Some(self.cursor),
+            _ => self.previous.binary_search_by_key(&pid, |p| p.pid).ok(),
+        }
+    }
+
     /// The same process in the last scan.
     fn before(&mut self, seen: &Seen) -> Option<Seen> {
-        let at = match self.previous.get(self.cursor) {
-            Some(p) if p.pid == seen.pid => self.cursor,
-            _ => self.previous.binary_search_by_key(&seen.pid, |p| p.pid).ok()?,
-        };
+        let at = self.previous_at(seen.pid)?;
         self.cursor = at + 1;
         Some(self.previous[at]).filter(|p| p.start == seen.start)
     }
@@ -338,6 +348,7 @@ impl ProcessProbe {
         self.listed.complete(dir.as_fd(), &mut tasks, now_ns, pods, &mut text);
         self.listed.end_scan();
         self.rates.end_scan();
+        self.held.end_scan();
         self.text = text;
         self.dir = Some(dir);
         std::mem::swap(&mut self.previous, &mut self.current);

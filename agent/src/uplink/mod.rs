@@ -7,6 +7,7 @@
 //!
 //! Deliberately absent: what the records mean. Commands and pulses pass through to the core.
 
+mod pulse;
 mod reading;
 mod session;
 
@@ -22,6 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tonic::transport::Channel;
 
 use crate::record::Recorder;
+pub use pulse::Pulse;
 
 /// First wait after a failed connection; doubles up to [`BACKOFF_MAX`], with full jitter.
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
@@ -82,7 +84,7 @@ pub struct UplinkStatus {
 pub(crate) struct Shared {
     pub(crate) recorder: Recorder,
     pub(crate) config: Arc<UplinkConfig>,
-    pub(crate) pulse: watch::Receiver<Option<wire::Pulse>>,
+    pub(crate) pulse: watch::Receiver<Option<Pulse>>,
     pub(crate) commands: mpsc::Sender<CommandCall>,
     pub(crate) status: Arc<watch::Sender<UplinkStatus>>,
     pub(crate) stop: Stop,
@@ -102,7 +104,7 @@ impl Uplink {
         config: UplinkConfig,
         tls: ClientTls,
         recorder: Recorder,
-        pulse: watch::Receiver<Option<wire::Pulse>>,
+        pulse: watch::Receiver<Option<Pulse>>,
         commands: mpsc::Sender<CommandCall>,
         status: watch::Sender<UplinkStatus>,
         stop: Stop,

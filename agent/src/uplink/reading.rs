@@ -18,6 +18,8 @@ const MAX_KEPT: usize = 4096;
 pub(super) struct Batch {
     pub(super) entries: Vec<(Position, FrameKind, bytes::Bytes)>,
     pub(super) next: Position,
+    /// Whether there is nothing behind it until the recorder tells of something new.
+    pub(super) ended: bool,
 }
 
 /// Waits for the read under way; for ever where there is none.
@@ -33,7 +35,7 @@ pub(super) async fn joined(
 pub(super) fn read(dir: PathBuf, after: Position, stream: Stream) -> JoinHandle<Result<Batch, String>> {
     tokio::task::spawn_blocking(move || {
         let reader = Reader::open(&dir).map_err(|e| e.to_string())?;
-        let mut batch = Batch { entries: Vec::new(), next: after };
+        let mut batch = Batch { entries: Vec::new(), next: after, ended: true };
         let mut bytes = 0;
         for entry in reader.scan_after(after) {
             let entry = entry.map_err(|e| e.to_string())?;
@@ -49,6 +51,7 @@ pub(super) fn read(dir: PathBuf, after: Position, stream: Stream) -> JoinHandle<
                 batch.entries.push((entry.at, entry.kind, entry.payload));
             }
             if bytes >= READ_BYTES {
+                batch.ended = false;
                 break;
             }
         }

@@ -156,7 +156,7 @@ async fn call(
     let mut at = Cursors::from_welcome(shared, stream, welcome)?;
     shared.status.send_modify(|s| s.connected[stream.index()] = true);
 
-    let mut durable = shared.recorder.durable();
+    let mut news = shared.recorder.news(stream);
     let mut pulse = tokio::time::interval(shared.config.pulse_every);
     pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut pulses = shared.pulse.clone();
@@ -228,11 +228,11 @@ async fn call(
                 // Figures first: whoever waits for the result then sees what it did.
                 let newest = pulses.borrow_and_update().clone();
                 if let Some(p) = newest {
-                    send(&sender, Up::Pulse(p)).await?;
+                    send(&sender, Up::Pulse(wire::Pulse::from(&p))).await?;
                 }
                 send(&sender, Up::Result(result)).await?;
             }
-            changed = durable.changed() => {
+            changed = news.changed() => {
                 if changed.is_err() {
                     return Ok(());
                 }
@@ -241,7 +241,7 @@ async fn call(
             _ = pulse.tick(), if stream == Stream::Urgent => {
                 let newest = pulses.borrow_and_update().clone();
                 if let Some(p) = newest {
-                    send(&sender, Up::Pulse(p)).await?;
+                    send(&sender, Up::Pulse(wire::Pulse::from(&p))).await?;
                 }
             }
             () = tokio::time::sleep_until(ack_deadline), if !in_flight.is_empty() => return Err(SessionError::NoAck),
@@ -250,7 +250,7 @@ async fn call(
                 let batch = batch
                     .map_err(|e| SessionError::Journal(e.to_string()))?
                     .map_err(SessionError::Journal)?;
-                if batch.next != position {
+                if !batch.ended {
                     read_all = false;
                 }
                 position = batch.next;

@@ -98,6 +98,26 @@ fn a_failure_does_not_cost_what_was_released_before() {
 }
 
 #[test]
+fn blocks_and_heads_are_news_once_they_are_durable_and_receipts_are_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut lane = lane(dir.path(), Stream::Evidence, RUN, 4, true);
+    let key = SigningKey::from_bytes(&[5; 32]);
+    assert_eq!(lane.news(), 0);
+    seal(&mut lane, 1, 1000);
+    seal(&mut lane, 2, 1000);
+    assert_eq!(lane.news(), 0, "not on the disk yet");
+    lane.flush(1).unwrap();
+    assert_eq!(lane.news(), 2);
+    assert!(lane.sign(&key, 1).unwrap());
+    assert_eq!(lane.news(), 3, "whoever sends heads must hear of one that comes without a block");
+    assert!(!lane.sign(&key, 1).unwrap());
+    let r = receipt(&lane, 2);
+    lane.acknowledge(RUN, 2, r, 1);
+    lane.flush(1).unwrap();
+    assert_eq!(lane.news(), 3);
+}
+
+#[test]
 fn what_the_disk_holds_already_is_not_appended_again() {
     let dir = tempfile::tempdir().unwrap();
     let mut lane = lane(dir.path(), Stream::Evidence, RUN, 4, true);

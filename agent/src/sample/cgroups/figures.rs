@@ -27,14 +27,29 @@ pub(super) enum Controller {
     Unified,
 }
 
+/// When a file is read; all of them are when a pass is one that reads what is read seldom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    /// At each pass.
+    Always,
+    /// Seldom: a limit, which people change.
+    Seldom,
+    /// While the group has a quota of CPU time: without one nothing throttles it.
+    Throttled,
+    /// When `memory.stat`, which stands before it, is another than at the last pass: what reaches the limit or is killed for
+    /// it has faulted, and moves pages. (A refusal of the kernel's own memory may not show there, and is seen when all is
+    /// read.)
+    MemoryMoved,
+}
+
 /// A file of each group.
 pub(super) struct GroupFile {
     /// Whose it is. A file of v2 says here in whose stead it is read where that one has no hierarchy of v1.
     pub(super) controller: Controller,
     /// Its name.
     pub(super) name: &'static CStr,
-    /// Whether it is a limit, which people change: read less often.
-    pub(super) is_limit: bool,
+    /// When it is read.
+    pub(super) when: When,
     /// Puts its text in; `None`: it is not as documented.
     pub(super) put: fn(&[u8], &mut Reading) -> Option<()>,
 }
@@ -44,7 +59,16 @@ const fn figure(
     name: &'static CStr,
     put: fn(&[u8], &mut Reading) -> Option<()>,
 ) -> GroupFile {
-    GroupFile { controller, name, is_limit: false, put }
+    GroupFile { controller, name, when: When::Always, put }
+}
+
+const fn count(
+    controller: Controller,
+    name: &'static CStr,
+    when: When,
+    put: fn(&[u8], &mut Reading) -> Option<()>,
+) -> GroupFile {
+    GroupFile { controller, name, when, put }
 }
 
 const fn limit(
@@ -52,7 +76,7 @@ const fn limit(
     name: &'static CStr,
     put: fn(&[u8], &mut Reading) -> Option<()>,
 ) -> GroupFile {
-    GroupFile { controller, name, is_limit: true, put }
+    GroupFile { controller, name, when: When::Seldom, put }
 }
 
 /// What a group's files told so far.
@@ -63,6 +87,8 @@ pub(super) struct Reading {
     quota_us: Option<u64>,
     period_us: Option<u64>,
     inactive_file_bytes: Option<u64>,
+    /// Checksum of `memory.stat`; another one means that it changed.
+    memory_mark: Option<u32>,
 }
 
 impl Reading {
@@ -82,6 +108,43 @@ impl Reading {
             pids: self.group.pids_max,
             quota_us: self.quota_us,
             period_us: self.period_us,
+        }
+    }
+
+    /// The counts in it that are not read at each pass.
+    pub(super) fn counts(&self) -> Counts {
+        Counts {
+            periods: self.group.periods_total,
+            throttled_periods: self.group.throttled_periods_total,
+            throttled_us: self.group.throttled_us_total,
+            limit_hits: self.group.memory_limit_hits_total,
+            oom_kills: self.group.oom_kills_total,
+            memory_mark: self.memory_mark,
+        }
+    }
+
+    /// Whether a file that is read `when` cannot tell anything but what `last` holds, which is then taken over.
+    pub(super) fn takes_over(&mut self, when: When, last: &Counts) -> bool {
+        match when {
+            When::Always => false,
+            When::Seldom => true,
+            When::Throttled => {
+                let unlimited = self.quota_us.is_none();
+                if unlimited {
+                    self.group.periods_total = last.periods;
+                    self.group.throttled_periods_total = last.throttled_periods;
+                    self.group.throttled_us_total = last.throttled_us;
+                }
+                unlimited
+            }
+            When::MemoryMoved => {
+                let same = self.memory_mark.is_some() && self.memory_mark == last.memory_mark;
+                if same {
+                    self.group.memory_limit_hits_total = last.limit_hits;
+                    self.group.oom_kills_total = last.oom_kills;
+                }
+                same
+            }
         }
     }
 
@@ -108,6 +171,17 @@ pub(super) struct Limits {
     period_us: Option<u64>,
 }
 
+/// Counts of a group as last read; `None`: it has none.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counts {
+    periods: Option<u64>,
+    throttled_periods: Option<u64>,
+    throttled_us: Option<u64>,
+    limit_hits: Option<u64>,
+    oom_kills: Option<u64>,
+    memory_mark: Option<u32>,
+}
+
 /// v1. Swap is `total_swap` of `memory.stat` instead of memory.memsw.usage_in_bytes less memory.usage_in_bytes: the kernel
 /// has both or neither, and a difference of two files read one after the other is not a figure.
 ///
@@ -115,7 +189,7 @@ pub(super) struct Limits {
 /// rule is set on it. Before, and where the group did no I/O yet, no device has a line: that is not 0, but unknown.
 pub(super) const V1: [GroupFile; 12] = [
     figure(Controller::Cpuacct, c"cpuacct.usage", |t, r| set(&mut r.group.cpu_us_total, only(t)? / 1_000)),
-    figure(Controller::Cpu, c"cpu.stat", |t, r| {
+    count(Controller::Cpu, c"cpu.stat", When::Throttled, |t, r| {
         r.group.periods_total = value(t, b"nr_periods");
         r.group.throttled_periods_total = value(t, b"nr_throttled");
         r.group.throttled_us_total = value(t, b"throttled_time").map(|ns| ns / 1_000);
@@ -128,11 +202,14 @@ pub(super) const V1: [GroupFile; 12] = [
     limit(Controller::Cpu, c"cpu.cfs_period_us", |t, r| set(&mut r.period_us, only(t)?)),
     figure(Controller::Memory, c"memory.usage_in_bytes", |t, r| set(&mut r.group.memory_bytes, only(t)?)),
     figure(Controller::Memory, c"memory.stat", |t, r| {
+        r.memory_mark = Some(crc32c::crc32c(t));
         r.group.swap_bytes = value(t, b"total_swap");
         set(&mut r.inactive_file_bytes, value(t, b"total_inactive_file")?)
     }),
-    figure(Controller::Memory, c"memory.failcnt", |t, r| set(&mut r.group.memory_limit_hits_total, only(t)?)),
-    figure(Controller::Memory, c"memory.oom_control", |t, r| {
+    count(Controller::Memory, c"memory.failcnt", When::MemoryMoved, |t, r| {
+        set(&mut r.group.memory_limit_hits_total, only(t)?)
+    }),
+    count(Controller::Memory, c"memory.oom_control", When::MemoryMoved, |t, r| {
         // Kernels before 4.13 do not count.
         r.group.oom_kills_total = value(t, b"oom_kill");
         value(t, b"under_oom").map(|_| ())
@@ -178,9 +255,10 @@ pub(super) const V2: [GroupFile; 13] = [
     }),
     figure(Controller::Memory, c"memory.current", |t, r| set(&mut r.group.memory_bytes, only(t)?)),
     figure(Controller::Memory, c"memory.stat", |t, r| {
+        r.memory_mark = Some(crc32c::crc32c(t));
         set(&mut r.inactive_file_bytes, value(t, b"inactive_file")?)
     }),
-    figure(Controller::Memory, c"memory.events", |t, r| {
+    count(Controller::Memory, c"memory.events", When::MemoryMoved, |t, r| {
         r.group.oom_kills_total = value(t, b"oom_kill");
         set(&mut r.group.memory_limit_hits_total, value(t, b"max")?)
     }),

@@ -11,10 +11,11 @@ use dogwatch::record::Cgroup;
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::{Errno, pread};
 
-use super::figures::{GroupFile, Limits, Reading};
+use super::figures::{Counts, GroupFile, Limits, Reading, When};
 
-/// Limits, and files that the group did not have, are read again at each pass of this number: people change limits.
-const SELDOM: u32 = 6;
+/// At each pass of this number, once a minute by default, every file is read: limits, which people change, files that the group did not have, and those
+/// whose figures could not have changed for all that is known.
+pub(super) const SELDOM: u32 = 12;
 
 /// Descriptors that may stay open, over all groups.
 #[derive(Debug)]
@@ -51,6 +52,7 @@ pub(super) struct Group {
     /// Bits by place in the table: the group has no such file.
     absent: u32,
     limits: Limits,
+    counts: Counts,
     passes: u32,
 }
 
@@ -59,7 +61,15 @@ impl Group {
     pub(super) fn new(path: Vec<u8>, files: usize) -> Self {
         let shown = format!("/{}", String::from_utf8_lossy(&path));
         let descriptors = std::iter::repeat_with(|| None).take(files).collect();
-        Self { path, shown, descriptors, absent: 0, limits: Limits::default(), passes: 0 }
+        Self {
+            path,
+            shown,
+            descriptors,
+            absent: 0,
+            limits: Limits::default(),
+            counts: Counts::default(),
+            passes: 0,
+        }
     }
 
     /// Its figures; `None`: it is gone.
@@ -79,10 +89,13 @@ impl Group {
         let mut found = false;
         for (i, (root, file)) in files.iter().enumerate() {
             let bit = 1u32 << i;
-            if self.absent & bit != 0 || (file.is_limit && !seldom) {
+            let is_known = !seldom && reading.takes_over(file.when, &self.counts);
+            if self.absent & bit != 0 || is_known {
                 continue;
             }
-            match self.text(i, *root, file.name, kept, buf) {
+            // What is read only now and then is opened for it.
+            let stays = file.when == When::Always || !seldom;
+            match self.text(i, *root, file.name, stays, kept, buf) {
                 Ok(len) => {
                     found = true;
                     // Whatever is cut by the buffer has no end of line, and would be another number.
@@ -99,7 +112,7 @@ impl Group {
                 }
             }
         }
-        self.limits = reading.limits();
+        (self.limits, self.counts) = (reading.limits(), reading.counts());
         let mut group = reading.finish();
         group.path.clone_from(&self.shown);
         found.then_some(group)
@@ -119,6 +132,7 @@ impl Group {
         i: usize,
         root: BorrowedFd<'_>,
         name: &CStr,
+        stays: bool,
         kept: &mut Kept,
         buf: &mut [u8],
     ) -> Result<usize, Errno> {
@@ -146,7 +160,7 @@ impl Group {
             other => other?,
         };
         let len = pread_all(&opened, buf)?;
-        if kept.open < kept.max {
+        if stays && kept.open < kept.max {
             kept.open += 1;
             self.descriptors[i] = Some(opened);
         }
