@@ -6,12 +6,12 @@ use dogwatch::clock;
 use dogwatch::record::{Fact, Finding, FindingState, Moment, Pod};
 
 use super::Core;
-use crate::act::respond::TRIGGERS;
+use crate::act::respond::{CLEANUP_NOT_HOLDING, TRIGGERS};
 use crate::usage::blame::{Blame, Confidence, Culprit};
 use crate::usage::scout::Answer;
 
 /// What was found out stays with a mount's findings for so long; later ones are asked about anew.
-const FRESH_NS: i64 = 600 * 1_000_000_000;
+const FRESH_NS: u64 = 600 * 1_000_000_000;
 /// Writers that a finding names.
 const MAX_NAMED: usize = 3;
 /// Mounts whose causes are kept.
@@ -22,7 +22,7 @@ const MIN_DELETED_BYTES: u64 = 16 << 20;
 /// What a mount's findings are told with.
 #[derive(Debug, Clone)]
 pub(super) struct Cause {
-    wall_ns: i64,
+    boot_ns: u64,
     sentence: String,
     facts: Vec<Fact>,
     pod: Option<Pod>,
@@ -45,11 +45,11 @@ impl Core {
 
     /// Adds what is known of the cause to a mount's finding.
     pub(super) fn tell_cause(&self, at: Moment, finding: &mut Finding) {
-        if finding.subject.kind != "mount" || finding.state == FindingState::Cleared {
+        if !is_about_filling(finding) || finding.state == FindingState::Cleared {
             return;
         }
         let Some(cause) = self.causes.get(&finding.subject.name) else { return };
-        if at.wall_ns.saturating_sub(cause.wall_ns) > FRESH_NS {
+        if at.boot_ns.saturating_sub(cause.boot_ns) > FRESH_NS {
             return;
         }
         finding.explanation = format!("{} {}", finding.explanation.trim_end(), cause.sentence);
@@ -68,10 +68,11 @@ impl Core {
                 return;
             }
         };
-        self.causes.insert(answer.mount.clone(), cause);
-        while self.causes.len() > MAX_MOUNTS {
-            self.causes.pop_first();
+        if self.causes.len() >= MAX_MOUNTS {
+            let oldest = self.causes.iter().min_by_key(|(_, c)| c.boot_ns).map(|(mount, _)| mount.clone());
+            oldest.map(|mount| self.causes.remove(&mount));
         }
+        self.causes.insert(answer.mount.clone(), cause);
         let now = clock::now();
         let of_mount = |f: &&Finding| {
             f.subject.kind == "mount" && f.subject.name == answer.mount && TRIGGERS.contains(&f.rule.as_str())
@@ -82,6 +83,12 @@ impl Core {
             self.say(now, finding);
         }
     }
+}
+
+/// Whether a cause has anything to do with it: not every finding about a mount says that it fills.
+fn is_about_filling(finding: &Finding) -> bool {
+    let rule = finding.rule.as_str();
+    finding.subject.kind == "mount" && (TRIGGERS.contains(&rule) || rule == CLEANUP_NOT_HOLDING)
 }
 
 fn cause(answer: &Answer, blame: &Blame) -> Cause {
@@ -105,7 +112,7 @@ fn cause(answer: &Answer, blame: &Blame) -> Cause {
     let first = blame.growing.first();
     let certain = blame.confidence == Confidence::Certain;
     let pod = first.filter(|_| certain).and_then(|c| c.pod.clone());
-    Cause { wall_ns: answer.wall_ns, sentence: sentence(blame), facts, pod }
+    Cause { boot_ns: answer.boot_ns, sentence: sentence(blame), facts, pod }
 }
 
 fn word(confidence: Confidence) -> &'static str {
@@ -210,7 +217,7 @@ mod tests {
     }
 
     fn answer(found: Blame) -> (Answer, Blame) {
-        (Answer { mount: "/data".into(), wall_ns: 0, found: Ok(found.clone()), incomplete: None }, found)
+        (Answer { mount: "/data".into(), boot_ns: 0, found: Ok(found.clone()), incomplete: None }, found)
     }
 
     #[test]

@@ -98,7 +98,7 @@ pub(crate) struct Entry<'a> {
     pub(crate) dev_major: u32,
     pub(crate) dev_minor: u32,
     /// Which directory of the filesystem is mounted.
-    pub(super) root: Cow<'a, [u8]>,
+    pub(crate) root: Cow<'a, [u8]>,
     pub(crate) path: Cow<'a, [u8]>,
     pub(crate) fs: Cow<'a, [u8]>,
     pub(super) source: Cow<'a, [u8]>,

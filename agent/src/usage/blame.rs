@@ -1,8 +1,9 @@
 //! Who fills a filesystem now: from two looks at the files that are open, what grows, by whom, and how sure that is.
 //!
-//! Pure. A file's growth is what was allocated for it between two looks; a file's pod is the one whose folder it lies in, else
-//! the one that all its writers belong to. Nothing is guessed: what cannot be told stays untold, and the part of the
-//! filesystem's growth that no open file explains is said to be unknown.
+//! Pure. A file's growth is what was allocated for it between two looks. A file's pod is the one that all its writers belong
+//! to. Only where none of them is any pod's, as the runtime that writes containers' logs is not, and all see the node's own
+//! mounts, does the folder that it lies in tell: what a pod calls a folder of its own accuses nobody. Nothing is guessed: what
+//! cannot be told stays untold, and the part of the filesystem's growth that no open file explains is said to be unknown.
 //!
 //! Limits: a writer that opens, appends and closes between two looks is not seen; what it writes is part of the unknown.
 
@@ -14,6 +15,8 @@ use dogwatch::record::Pod;
 use super::open_files::{Holder, OpenFile};
 use crate::pod;
 
+/// Where the kubelet keeps pods' logs.
+const LOG_FOLDER: &str = "/var/log/pods/";
 /// Growth that is worth a question: less is what any node does.
 const MIN_BYTES_PER_SECOND: f64 = 16.0 * 1024.0;
 /// A file that grew by this share of what the filesystem did is the cause.
@@ -103,16 +106,17 @@ pub fn blame(
 ) -> Blame {
     let seconds = after.boot_ns.saturating_sub(before.boot_ns) as f64 / 1e9;
     let rate = |bytes: f64| if seconds > 0.0 { bytes / seconds } else { 0.0 };
-    let old: HashMap<u64, u64> = before.files.iter().map(|f| (f.inode, f.bytes)).collect();
-    let mut inodes: BTreeMap<u64, Vec<&OpenFile>> = BTreeMap::new();
+    let id = |f: &OpenFile| (f.device, f.inode);
+    let old: HashMap<(u64, u64), u64> = before.files.iter().map(|f| (id(f), f.bytes)).collect();
+    let mut inodes: BTreeMap<(u64, u64), Vec<&OpenFile>> = BTreeMap::new();
     for file in &after.files {
-        inodes.entry(file.inode).or_default().push(file);
+        inodes.entry(id(file)).or_default().push(file);
     }
     let (mut growing, mut deleted) = (Vec::new(), Vec::new());
     let mut deleted_bytes = 0u64;
     for files in inodes.values() {
         let Some(file) = files.iter().max_by_key(|f| f.bytes) else { continue };
-        let was = match old.get(&file.inode) {
+        let was = match old.get(&id(file)) {
             Some(bytes) => *bytes,
             // Made meanwhile: all of it is growth. An old file that was only opened meanwhile may not have grown at all.
             None if file.born_ns.is_some_and(|born| born >= before.wall_ns) => 0,
@@ -170,12 +174,23 @@ fn culprit(
     // Whoever merely inherited or reads a file does not fill it, unless nobody writes it.
     let written = files.iter().any(|f| f.is_written);
     let pids: BTreeSet<u32> = files.iter().filter(|f| f.is_written || !written).map(|f| f.pid).collect();
-    let of_folder = if file.is_deleted { None } else { of_folder(&path) };
-    let pod = of_folder.or_else(|| {
-        let mut theirs = pids.iter().map(|pid| holders.get(pid).and_then(|h| pods(&h.cgroup)));
-        let first = theirs.next()??;
-        theirs.all(|other| other.is_some_and(|o| o.uid == first.uid)).then_some(first)
-    });
+    let writers: Vec<Option<&Holder>> = pids.iter().map(|pid| holders.get(pid)).collect();
+    let theirs: Vec<Option<Pod>> = writers.iter().map(|h| h.and_then(|h| pods(&h.cgroup))).collect();
+    let of_the_node = file.upper.is_none()
+        && !file.is_deleted
+        && writers.iter().all(|h| h.is_some_and(|h| h.sees_the_host))
+        && theirs.iter().all(Option::is_none);
+    let pod = match theirs.first() {
+        Some(Some(first)) => theirs.iter().flatten().filter(|p| p.uid == first.uid).count() == theirs.len(),
+        _ => false,
+    };
+    let pod = if pod {
+        theirs.into_iter().next().flatten()
+    } else if of_the_node {
+        of_folder(&path)
+    } else {
+        None
+    };
     let openers = pids
         .into_iter()
         .take(MAX_HOLDERS)
@@ -184,11 +199,11 @@ fn culprit(
     Culprit { path, pod, openers, is_deleted: file.is_deleted, bytes: file.bytes, bytes_per_second }
 }
 
-/// The pod whose folder of logs or volumes a path on the host lies in (the kubelet's layout).
-pub fn of_folder(path: &Path) -> Option<Pod> {
+/// The pod whose folder of logs or volumes a path of the node's lies in (the kubelet's layout).
+fn of_folder(path: &Path) -> Option<Pod> {
     let text = path.to_str()?;
-    if let Some(pod) = pod::from_log_path(text) {
-        return Some(pod);
+    if text.starts_with(LOG_FOLDER) {
+        return pod::from_log_path(text);
     }
     let uid = text.strip_prefix("/var/lib/kubelet/pods/")?.split('/').next()?;
     // As a group of that uid would be called, so that one place knows what a uid is.
@@ -224,7 +239,10 @@ mod tests {
 
     fn holders(of: &[(u32, &str, &str)]) -> HashMap<u32, Holder> {
         of.iter()
-            .map(|(pid, name, cgroup)| (*pid, Holder { name: (*name).into(), cgroup: (*cgroup).into() }))
+            .map(|(pid, name, cgroup)| {
+                let sees_the_host = !cgroup.starts_with("/kubepods");
+                (*pid, Holder { name: (*name).into(), cgroup: (*cgroup).into(), sees_the_host })
+            })
             .collect()
     }
 
@@ -261,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn writers_of_two_pods_name_none_and_a_folder_names_its_pod_whoever_writes() {
+    fn writers_of_two_pods_name_none_and_a_folder_tells_only_what_the_node_itself_writes() {
         let other = "1f3a2b1c-0000-4000-8000-00000000000b";
         let log = format!("/var/log/pods/shop_web-1_{UID}/web/0.log");
         let volume = format!("/var/lib/kubelet/pods/{UID}/volumes/kubernetes.io~empty-dir/cache/x");
@@ -270,7 +288,14 @@ mod tests {
                 file(1, 7, "/data/a", bytes),
                 file(1, 8, "/data/a", bytes),
                 file(2, 9, &log, bytes),
-                file(3, 7, &volume, bytes),
+                file(3, 9, &volume, bytes),
+                // What a pod calls its own folders accuses nobody else.
+                file(4, 7, &format!("/tmp/shop_web-1_{UID}/web/0.log"), bytes),
+                file(5, 7, &format!("/var/lib/kubelet/pods/{UID}/x"), bytes),
+                OpenFile {
+                    upper: Some("/var/lib/kubelet/pods".into()),
+                    ..file(6, 9, &format!("/{UID}/y"), bytes)
+                },
             ]
         };
         let of = holders(&[
@@ -278,7 +303,7 @@ mod tests {
             (8, "b", &format!("/kubepods/pod{UID}")),
             (9, "containerd-shim", "/system.slice/containerd.service"),
         ]);
-        let said = blame(&look(0, 0, files(0)), &look(10, 30 * MIB, files(10 * MIB)), &of, &named);
+        let said = blame(&look(0, 0, files(0)), &look(10, 60 * MIB, files(10 * MIB)), &of, &named);
         let pods: BTreeMap<&str, Option<&str>> = said
             .growing
             .iter()
@@ -286,9 +311,24 @@ mod tests {
             .collect();
         assert_eq!(pods["/data/a"], None);
         assert_eq!((pods[log.as_str()], pods[volume.as_str()]), (Some(UID), Some(UID)));
+        let of_another: Vec<_> = pods.values().filter(|uid| **uid == Some(other)).collect();
+        assert_eq!((of_another.len(), pods.values().flatten().count()), (2, 4), "{pods:?}");
         assert_eq!(said.confidence, Confidence::Likely);
         assert_eq!(of_folder(Path::new("/var/lib/kubelet/pods/../../etc")), None);
         assert_eq!(of_folder(Path::new("/var/lib/kubelet/plugins/x")), None);
+    }
+
+    #[test]
+    fn copies_of_one_file_in_two_containers_are_two_files() {
+        let of = |device, pid, bytes| OpenFile {
+            device,
+            upper: Some("/u".into()),
+            ..file(5, pid, "/app.log", bytes)
+        };
+        let before = look(0, 0, vec![of(101, 7, 9 * MIB), of(102, 8, MIB)]);
+        let after = look(10, 10 * MIB, vec![of(101, 7, 9 * MIB), of(102, 8, MIB), file(6, 9, "/x", 0)]);
+        let said = blame(&before, &after, &HashMap::new(), &named);
+        assert_eq!((said.growing.len(), said.confidence), (0, Confidence::Unknown), "{said:?}");
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Files that processes have open for writing, and files that are deleted and still open, from `/proc`.
 //!
 //! What such a file occupies is seen although no folder names it. A container's files lie on an overlay, which is a device of
-//! its own; they are told as what they are on the filesystem beneath, where the overlay keeps what is written.
+//! its own; they are told as what they are on the filesystem beneath, where the overlay keeps what is written. Which overlays
+//! there are is read from the node's own table of mounts, where the runtime makes them: one that a process made in a namespace
+//! of its own could name any folder, and is nobody's.
 //!
-//! Invariants: no file is opened. A descriptor is asked for what the kernel has cached, so that a server that does not answer
-//! holds nobody up.
+//! Invariants: no file is opened. A descriptor is asked for what the kernel has cached, and no folder on a filesystem that is
+//! served from elsewhere is looked at, so that a server that does not answer holds nobody up.
 //!
 //! Limits: [`MAX_LOOKED_AT`] descriptors and [`MAX_KEPT`] files a scan; what bites is said in [`OpenFiles::incomplete`], as is
 //! a process that could not be looked at. A file that is mapped but has no descriptor left is not seen.
@@ -17,20 +19,21 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxFlags};
 use rustix::io::Errno;
 
-use crate::sample::mountinfo;
 use crate::sample::processes::stat::cgroup_path;
+use crate::sample::{Roots, mountinfo};
 
 /// Descriptors looked at in one scan: a second or two of one CPU.
 const MAX_LOOKED_AT: usize = 1_000_000;
 /// Files kept from one scan, some 300 bytes each.
 const MAX_KEPT: usize = 20_000;
-/// Longest mount table of a process that is read.
-const MAX_TABLE_BYTES: usize = 4 << 20;
+/// Longest table of mounts, or list of groups, that is read.
+const MAX_TABLE_BYTES: u64 = 16 << 20;
 
 /// A file in the hands of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenFile {
-    /// `st_dev` of the filesystem that it fills; that beneath for an overlay's.
+    /// `st_dev` as it is seen: of the filesystem that it fills, or of the overlay above it. An overlay shows the inode number
+    /// of the layer that a file came from, so that the number alone tells no file from its copy in another container.
     pub device: u64,
     /// Its inode there.
     pub inode: u64,
@@ -59,11 +62,12 @@ pub struct OpenFiles {
     pub incomplete: Option<String>,
 }
 
-/// Looks through the descriptors of every process under `proc` for what is written, or deleted, on the filesystem `device`
-/// (`st_dev`). `rootfs` is where the node's root is mounted, `/` for an agent that is no container.
-pub fn scan(proc: &Path, rootfs: &Path, device: u64) -> OpenFiles {
-    let mut scan =
-        Scan { rootfs, device, overlays: HashMap::new(), budget: MAX_LOOKED_AT, found: OpenFiles::default() };
+/// Looks through the descriptors of every process of `roots` for what is written, or deleted, on the filesystem `device`
+/// (`st_dev`).
+pub fn scan(roots: &Roots, device: u64) -> OpenFiles {
+    let overlays = overlays(roots, device);
+    let mut scan = Scan { device, overlays, budget: MAX_LOOKED_AT, found: OpenFiles::default() };
+    let proc = &roots.proc;
     let entries = match std::fs::read_dir(proc) {
         Ok(entries) => entries,
         Err(error) => {
@@ -82,16 +86,15 @@ pub fn scan(proc: &Path, rootfs: &Path, device: u64) -> OpenFiles {
     scan.found
 }
 
-struct Scan<'s> {
-    rootfs: &'s Path,
+struct Scan {
     device: u64,
-    /// By an overlay's device: what it writes to, if that is on the filesystem in question.
-    overlays: HashMap<u64, Option<PathBuf>>,
+    /// By an overlay's device: where on the filesystem in question it keeps what is written.
+    overlays: HashMap<u64, PathBuf>,
     budget: usize,
     found: OpenFiles,
 }
 
-impl Scan<'_> {
+impl Scan {
     fn miss(&mut self, why: String) {
         self.found.incomplete.get_or_insert(why);
     }
@@ -105,11 +108,11 @@ impl Scan<'_> {
         };
         for descriptor in descriptors.flatten().take(self.budget) {
             self.budget -= 1;
-            self.descriptor(process, pid, &descriptor.path());
+            self.descriptor(pid, &descriptor.path());
         }
     }
 
-    fn descriptor(&mut self, process: &Path, pid: u32, link: &Path) {
+    fn descriptor(&mut self, pid: u32, link: &Path) {
         // The link's own mode says how the file was opened (proc_pid_fd(5)).
         let Ok(how) = rustix::fs::lstat(link) else { return };
         let is_written = how.st_mode & 0o200 != 0;
@@ -122,16 +125,10 @@ impl Scan<'_> {
             return;
         }
         let on = rustix::fs::makedev(facts.stx_dev_major, facts.stx_dev_minor);
-        let upper = if on == self.device {
-            None
-        } else if facts.stx_dev_major == 0 {
-            match self.upper(process, on) {
-                Some(upper) => Some(upper),
-                None => return,
-            }
-        } else {
+        let upper = self.overlays.get(&on).cloned();
+        if upper.is_none() && on != self.device {
             return;
-        };
+        }
         if self.found.files.len() >= MAX_KEPT {
             return self.miss(format!("more than {MAX_KEPT} files are open for writing"));
         }
@@ -139,7 +136,7 @@ impl Scan<'_> {
         let name = name.to_bytes();
         let name = if is_deleted { name.strip_suffix(b" (deleted)").unwrap_or(name) } else { name };
         self.found.files.push(OpenFile {
-            device: self.device,
+            device: on,
             inode: facts.stx_ino,
             pid,
             path: PathBuf::from(OsStr::from_bytes(name)),
@@ -153,25 +150,28 @@ impl Scan<'_> {
             }),
         });
     }
+}
 
-    /// Where the overlay `device` writes to, if the process sees such a one and it fills the filesystem in question.
-    fn upper(&mut self, process: &Path, device: u64) -> Option<PathBuf> {
-        if let Some(known) = self.overlays.get(&device) {
-            return known.clone();
+/// The overlays of the node that fill `device`.
+fn overlays(roots: &Roots, device: u64) -> HashMap<u64, PathBuf> {
+    let mut found = HashMap::new();
+    // Without the table, what containers write stays unexplained.
+    let Ok(text) = read_bounded(&roots.mountinfo) else { return found };
+    let table = mountinfo::parse(&text);
+    for entry in &table.entries {
+        let Some(upper) = entry.upper_folder() else { continue };
+        let upper = Path::new(OsStr::from_bytes(&upper));
+        let holds = |e: &&mountinfo::Entry<'_>| upper.starts_with(OsStr::from_bytes(&e.path));
+        let beneath = table.entries.iter().filter(holds).max_by_key(|e| e.path.len());
+        if beneath.is_none_or(|e| e.is_remote()) {
+            continue;
         }
-        let table = read_bounded(&process.join("mountinfo")).ok()?;
-        let mut found = None;
-        for entry in mountinfo::parse(&table).entries {
-            let of = rustix::fs::makedev(entry.dev_major, entry.dev_minor);
-            let Some(upper) = entry.upper_folder().filter(|_| of == device) else { continue };
-            let upper = PathBuf::from(OsStr::from_bytes(&upper));
-            let seen = self.rootfs.join(upper.strip_prefix("/").unwrap_or(&upper));
-            found = rustix::fs::stat(&seen).ok().filter(|s| s.st_dev == self.device).map(|_| upper);
-            break;
+        let seen = roots.rootfs.join(upper.strip_prefix("/").unwrap_or(upper));
+        if rustix::fs::stat(&seen).is_ok_and(|s| s.st_dev == device) {
+            found.insert(rustix::fs::makedev(entry.dev_major, entry.dev_minor), upper.to_owned());
         }
-        self.overlays.insert(device, found.clone());
-        found
     }
+    found
 }
 
 fn look(link: &Path) -> Result<Statx, Errno> {
@@ -183,7 +183,7 @@ fn look(link: &Path) -> Result<Statx, Errno> {
 fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     use std::io::Read as _;
     let mut text = Vec::new();
-    std::fs::File::open(path)?.take(MAX_TABLE_BYTES as u64).read_to_end(&mut text)?;
+    std::fs::File::open(path)?.take(MAX_TABLE_BYTES).read_to_end(&mut text)?;
     Ok(text)
 }
 
@@ -194,6 +194,8 @@ pub struct Holder {
     pub name: String,
     /// Its control group's path; empty where unknown.
     pub cgroup: String,
+    /// Whether it sees the mounts that the node's process 1 sees, so that its paths are the node's.
+    pub sees_the_host: bool,
 }
 
 /// Who `pid` is.
@@ -202,7 +204,10 @@ pub fn holder(proc: &Path, pid: u32) -> Option<Holder> {
     let name = std::fs::read(process.join("comm")).ok()?;
     let name = String::from_utf8_lossy(&name).trim_end_matches('\n').to_owned();
     let cgroup = read_bounded(&process.join("cgroup")).ok().and_then(|text| cgroup_path(&text));
-    Some(Holder { name, cgroup: cgroup.unwrap_or_default() })
+    let mounts = |of: &Path| rustix::fs::readlink(of.join("ns/mnt"), Vec::new()).ok();
+    let own = mounts(&process);
+    let sees_the_host = own.is_some() && own == mounts(&proc.join("1"));
+    Some(Holder { name, cgroup: cgroup.unwrap_or_default(), sees_the_host })
 }
 
 #[cfg(test)]

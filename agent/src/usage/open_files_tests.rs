@@ -22,7 +22,7 @@ fn what_is_written_and_what_is_deleted_is_found_and_the_rest_left_out() {
     fs::remove_file(temp.path().join("gone")).unwrap();
     let read = File::open(temp.path().join("written")).unwrap();
     let facts = written.metadata().unwrap();
-    let found = scan(Path::new("/proc"), Path::new("/"), facts.dev());
+    let found = scan(&Roots::default(), facts.dev());
     let mine = of(&found, facts.ino());
     assert_eq!(mine.len(), 1, "open for reading is no writing: {mine:?}");
     assert!(mine[0].is_written && !mine[0].is_deleted && mine[0].born_ns.is_some(), "{mine:?}");
@@ -33,45 +33,112 @@ fn what_is_written_and_what_is_deleted_is_found_and_the_rest_left_out() {
     drop(read);
     // Of another filesystem there is nothing.
     let other = fs::metadata("/proc").unwrap().dev();
-    assert_eq!(of(&scan(Path::new("/proc"), Path::new("/"), other), facts.ino()), Vec::<&OpenFile>::new());
+    assert_eq!(of(&scan(&Roots::default(), other), facts.ino()), Vec::<&OpenFile>::new());
 }
 
-/// A process in a mount namespace of its own, on an overlay as a container's is.
-struct Contained(Child);
+/// An overlay as the runtime mounts one for a container, and processes in mount namespaces of their own.
+struct Contained {
+    mount: PathBuf,
+    children: Vec<Child>,
+}
+
+impl Contained {
+    fn mount(at: &Path) -> Self {
+        for folder in ["lower", "upper", "work", "merged"] {
+            fs::create_dir_all(at.join(folder)).unwrap();
+        }
+        let options = format!("lowerdir={0}/lower,upperdir={0}/upper,workdir={0}/work", at.display());
+        let mount = at.join("merged");
+        let done = Command::new("mount")
+            .args(["-t", "overlay", "overlay", "-o", &options])
+            .arg(&mount)
+            .status()
+            .unwrap();
+        assert!(done.success(), "these tests mount filesystems: run them as root");
+        Self { mount, children: Vec::new() }
+    }
+
+    /// Writes so many bytes to a file of the container's and keeps it open; the process.
+    fn write(&mut self, file: &str, bytes: usize) -> u32 {
+        let script = format!(
+            "cd '{}' && exec 7>>{file} && head -c {bytes} /dev/zero >&7 && sync -f {file} && echo ready && exec sleep 600",
+            self.mount.display()
+        );
+        self.run(&script)
+    }
+
+    fn run(&mut self, script: &str) -> u32 {
+        let mut child = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", script])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut said)
+            .unwrap();
+        let pid = child.id();
+        self.children.push(child);
+        assert_eq!(said, "ready\n");
+        pid
+    }
+}
 
 impl Drop for Contained {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = Command::new("umount").arg("-l").arg(&self.mount).status();
     }
 }
 
 #[test]
 fn a_container_writes_to_what_is_beneath_its_overlay() {
     let temp = TempDir::new().unwrap();
-    for folder in ["lower", "upper", "work", "merged"] {
-        fs::create_dir(temp.path().join(folder)).unwrap();
-    }
-    // The namespace ends with the process, and the mount with the namespace.
-    let script = "mount -t overlay overlay -o lowerdir=lower,upperdir=$PWD/upper,workdir=work merged && cd merged && \
-                  exec 7>spam && head -c 300000 /dev/zero >&7 && sync -f spam && echo ready && exec sleep 600";
-    let child = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "sh", "-c", script])
-        .current_dir(temp.path())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut contained = Contained(child);
-    let mut said = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(contained.0.stdout.take().unwrap()), &mut said)
-        .unwrap();
-    assert_eq!(said, "ready\n", "these tests mount filesystems: run them as root");
+    let mut contained = Contained::mount(temp.path());
+    let pid = contained.write("spam", 300_000);
     let beneath = fs::metadata(temp.path().join("upper/spam")).unwrap();
-    let found = scan(Path::new("/proc"), Path::new("/"), beneath.dev());
-    let its: Vec<_> = found.files.iter().filter(|f| f.pid == contained.0.id()).collect();
+    let found = scan(&Roots::default(), beneath.dev());
+    let its: Vec<_> = found.files.iter().filter(|f| f.pid == pid).collect();
     assert_eq!(its.len(), 1, "{its:?}");
     assert_eq!(its[0].upper.as_deref(), Some(temp.path().join("upper").as_path()));
     assert!(its[0].path.ends_with("spam") && its[0].bytes >= 300_000, "{its:?}");
+    assert!(!holder(Path::new("/proc"), pid).unwrap().sees_the_host);
+}
+
+#[test]
+fn copies_of_one_file_of_an_image_are_told_apart() {
+    let temp = TempDir::new().unwrap();
+    for n in ["a", "b"] {
+        fs::create_dir(temp.path().join(n)).unwrap();
+    }
+    fs::create_dir(temp.path().join("a/lower")).unwrap();
+    fs::write(temp.path().join("a/lower/app.log"), "shipped").unwrap();
+    std::os::unix::fs::symlink(temp.path().join("a/lower"), temp.path().join("b/lower")).unwrap();
+    let (mut one, mut other) =
+        (Contained::mount(&temp.path().join("a")), Contained::mount(&temp.path().join("b")));
+    let pids = [one.write("app.log", 100_000), other.write("app.log", 900_000)];
+    let device = fs::metadata(temp.path()).unwrap().dev();
+    let found = scan(&Roots::default(), device);
+    let ids: std::collections::BTreeSet<_> =
+        found.files.iter().filter(|f| pids.contains(&f.pid)).map(|f| (f.device, f.inode)).collect();
+    assert_eq!(ids.len(), 2, "{:?}", found.files);
+}
+
+#[test]
+fn an_overlay_that_a_process_made_for_itself_is_nobodys() {
+    let temp = TempDir::new().unwrap();
+    let folder = temp.path().display();
+    let mut contained = Contained::mount(&temp.path().join("real"));
+    let script = format!(
+        "cd '{folder}' && mkdir lower upper work merged && mount -t overlay overlay -o \
+         lowerdir=lower,upperdir={folder}/upper,workdir=work merged && cd merged && exec 7>spam && echo x >&7 && echo ready && \
+         exec sleep 600"
+    );
+    let pid = contained.run(&script);
+    let found = scan(&Roots::default(), fs::metadata(temp.path()).unwrap().dev());
+    assert_eq!(found.files.iter().filter(|f| f.pid == pid && f.path.ends_with("spam")).count(), 0);
 }
 
 #[test]
@@ -90,8 +157,10 @@ fn garbage_costs_nothing_else() {
     fs::create_dir_all(temp.path().join("x")).unwrap();
     std::os::unix::fs::symlink("/nowhere", temp.path().join("17/fd/1")).unwrap();
     let device = fs::metadata(temp.path()).unwrap().dev();
-    let found = scan(temp.path(), Path::new("/"), device);
+    let roots =
+        Roots { proc: temp.path().to_owned(), mountinfo: temp.path().join("none"), ..Roots::default() };
+    let found = scan(&roots, device);
     assert!(found.incomplete.unwrap().contains("process 18"));
-    let none = scan(&temp.path().join("none"), Path::new("/"), device);
+    let none = scan(&Roots { proc: temp.path().join("none"), ..roots }, device);
     assert!(none.files.is_empty() && none.incomplete.unwrap().contains("cannot be listed"));
 }

@@ -32,8 +32,8 @@ const MAX_TABLE_BYTES: u64 = 16 << 20;
 pub struct Answer {
     /// The mount, as it was asked for.
     pub mount: String,
-    /// The node's clock at the second look.
-    pub wall_ns: i64,
+    /// CLOCK_BOOTTIME at the second look.
+    pub boot_ns: u64,
     /// What was found, or why nothing could be.
     pub found: Result<Blame, String>,
     /// Why some open files may have been missed.
@@ -89,7 +89,7 @@ impl Scout {
     fn look_twice(&self, mount: &str, pods: &mut Pods, waiting: &mut VecDeque<String>) -> Option<Answer> {
         let mut said = Answer {
             mount: mount.to_owned(),
-            wall_ns: clock::now().wall_ns,
+            boot_ns: clock::now().boot_ns,
             found: Err(String::new()),
             incomplete: None,
         };
@@ -128,7 +128,7 @@ impl Scout {
         let pids: BTreeSet<u32> = after.files.iter().map(|f| f.pid).collect();
         let holders: HashMap<u32, Holder> =
             pids.into_iter().filter_map(|pid| Some((pid, holder(&self.roots.proc, pid)?))).collect();
-        said.wall_ns = after.wall_ns;
+        said.boot_ns = after.boot_ns;
         said.found = Ok(blame(&before, &after, &holders, &|cgroup| pods.of_cgroup(cgroup)));
         said.incomplete = incomplete;
         Some(said)
@@ -158,7 +158,7 @@ impl Scout {
         let device = rustix::fs::stat(place).map_err(cannot)?.st_dev;
         let fs = rustix::fs::statvfs(place).map_err(cannot)?;
         let used_bytes = fs.f_blocks.saturating_sub(fs.f_bfree).saturating_mul(fs.f_frsize);
-        let found = scan(&self.roots.proc, &self.roots.rootfs, device);
+        let found = scan(&self.roots, device);
         Ok((
             Look { boot_ns: at.boot_ns, wall_ns: at.wall_ns, used_bytes, files: found.files },
             found.incomplete,

@@ -1,6 +1,7 @@
 //! `dogwatch-agent usage`: what fills this folder's filesystem, asked on the node itself.
 
 use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,6 +9,7 @@ use clap::{Args, ValueEnum};
 
 use super::show::{self, Filesystem};
 use super::walk::{WalkOptions, walk};
+use crate::sample::mountinfo;
 
 /// What to walk, and how to answer.
 #[derive(Debug, Args)]
@@ -69,15 +71,20 @@ pub fn main(args: &UsageArgs) -> ExitCode {
 fn filesystem(path: &Path) -> std::io::Result<Filesystem> {
     let path = path.canonicalize()?;
     let fs = rustix::fs::statvfs(&path)?;
-    let device = |p: &Path| rustix::fs::stat(p).map(|s| s.st_dev);
-    let own = device(&path)?;
-    // The top of a mount is in another filesystem than the folder above it, or has none above it.
-    let is_top = path.parent().is_none_or(|above| device(above).is_ok_and(|d| d != own));
     Ok(Filesystem {
         total_bytes: fs.f_blocks.saturating_mul(fs.f_frsize),
         used_bytes: fs.f_blocks.saturating_sub(fs.f_bfree).saturating_mul(fs.f_frsize),
         available_bytes: fs.f_bavail.saturating_mul(fs.f_frsize),
         used_inodes: fs.f_files.saturating_sub(fs.f_ffree),
-        walked_whole: is_top,
+        walked_whole: is_whole_filesystem(&path),
     })
+}
+
+/// Whether `path` is where a filesystem is mounted from its top: a part that is mounted by itself, or a container's overlay,
+/// reports figures of more than what lies in it.
+fn is_whole_filesystem(path: &Path) -> bool {
+    let Ok(text) = std::fs::read("/proc/self/mountinfo") else { return false };
+    let table = mountinfo::parse(&text);
+    let last = table.entries.iter().rev().find(|e| *e.path == *path.as_os_str().as_bytes());
+    last.is_some_and(|e| *e.root == *b"/" && *e.fs != *b"overlay")
 }

@@ -28,7 +28,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// Deepest folder beneath the root that is entered: a descriptor is open for each one on the way.
 pub const MAX_DEPTH: usize = 256;
-/// Inodes with several links that are remembered, 8 bytes and as much again each.
+/// Inodes with several links that are remembered, 16 bytes and as much again each.
 pub const MAX_LINKED: usize = 1_000_000;
 /// Folders that wait in one thread; with more, a folder is read as soon as it is met.
 const MAX_WAITING: usize = 65_536;
@@ -71,7 +71,8 @@ impl WalkOptions {
         Self {
             threads,
             smallest_bytes: (used_bytes / 500).max(1),
-            smallest_inodes: (used_inodes / 500).max(1),
+            // A filesystem that counts no inodes gives no share of them.
+            smallest_inodes: if used_inodes == 0 { u64::MAX } else { (used_inodes / 500).max(1) },
             files: 50,
             cpu_share: None,
             stop: Arc::default(),
@@ -231,7 +232,7 @@ struct Shared<'w> {
     wake: Condvar,
     /// Threads that wait for a folder.
     hungry: AtomicUsize,
-    linked: [Mutex<HashSet<u64>>; SHARDS],
+    linked: [Mutex<HashSet<(u64, u64)>>; SHARDS],
     linked_count: AtomicUsize,
     result: Mutex<Option<Folder>>,
     stopped: AtomicBool,
@@ -273,8 +274,9 @@ impl Reading {
     }
 }
 
-/// What tells one mount from another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What tells one mount from another: its id where the kernel says it, else the device. Not both: within a mount of btrfs each
+/// subvolume has a device of its own.
+#[derive(Debug, Clone, Copy)]
 struct MountOf {
     device: (u32, u32),
     /// Where the kernel says it (5.8).
@@ -285,6 +287,13 @@ impl MountOf {
     fn of(facts: &Statx) -> Self {
         let id = (facts.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(facts.stx_mnt_id);
         Self { device: (facts.stx_dev_major, facts.stx_dev_minor), id }
+    }
+
+    fn is(&self, other: Self) -> bool {
+        match (self.id, other.id) {
+            (Some(a), Some(b)) => a == b,
+            _ => self.device == other.device,
+        }
     }
 }
 
@@ -429,7 +438,7 @@ impl Worker {
                 };
                 kind = FileType::from_raw_mode(u32::from(facts.stx_mode));
                 if kind != FileType::Directory {
-                    if MountOf::of(&facts) == shared.mount && self.is_first(shared, &facts) {
+                    if shared.mount.is(MountOf::of(&facts)) && self.is_first(shared, &facts) {
                         bytes = bytes.saturating_add(allocated(&facts));
                         inodes += 1;
                         self.consider(shared, folder, name, kind, &facts);
@@ -465,11 +474,12 @@ impl Worker {
         }
         let shard = &shared.linked[facts.stx_ino as usize % SHARDS];
         let mut shard = lock(shard);
-        if shard.contains(&facts.stx_ino) {
+        let id = (rustix::fs::makedev(facts.stx_dev_major, facts.stx_dev_minor), facts.stx_ino);
+        if shard.contains(&id) {
             return false;
         }
         if shared.linked_count.fetch_add(1, Ordering::Relaxed) < MAX_LINKED {
-            shard.insert(facts.stx_ino);
+            shard.insert(id);
         } else {
             self.links_beyond_bound += 1;
         }

@@ -71,6 +71,34 @@ fn another_mount_is_not_counted_and_said() {
     assert!(usage.root.folders.iter().any(|f| f.name == "here" && f.bytes >= 100_000), "{usage:?}");
 }
 
+#[test]
+fn subvolumes_of_one_mount_are_counted() {
+    let temp = TempDir::new().unwrap();
+    let image = temp.path().join("image");
+    fs::File::create(&image).unwrap().set_len(256 << 20).unwrap();
+    let at = temp.path().join("fs");
+    fs::create_dir(&at).unwrap();
+    let run = |program: &str, args: &[&str]| {
+        let done = std::process::Command::new(program)
+            .args(args)
+            .stdout(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        assert!(done.success(), "{program} {args:?}; these tests run as root, with btrfs-progs");
+    };
+    run("mkfs.btrfs", &["-q", image.to_str().unwrap()]);
+    run("mount", &["-o", "loop", image.to_str().unwrap(), at.to_str().unwrap()]);
+    let mounted = Mounted(at.clone());
+    run("btrfs", &["subvolume", "create", at.join("sub").to_str().unwrap()]);
+    write(at.join("sub/file"), 3_000_000);
+    run("sync", &["-f", at.to_str().unwrap()]);
+    let options = WalkOptions { smallest_bytes: 1 << 20, ..WalkOptions::at_once(0, 0) };
+    let usage = walk(&at, &options).unwrap();
+    assert!(usage.root.bytes >= 3_000_000, "{usage:?}");
+    assert_eq!(usage.root.folders.iter().map(|f| f.name.to_str()).collect::<Vec<_>>(), [Some("sub")]);
+    drop(mounted);
+}
+
 /// A bind mount for a test's time: of the same filesystem, so that only the kernel's word tells it from a folder.
 struct Mounted(PathBuf);
 
