@@ -283,7 +283,7 @@ impl Core {
             self.follow(cited);
         }
         finding.citations.dedup();
-        self.tell_cause(at, &mut finding);
+        self.tell_cause(&mut finding);
         self.wires.figures.findings.fetch_add(1, Ordering::Relaxed);
         tracing::info!(rule = finding.rule, state = finding.state.as_str(), severity = %finding.severity, summary = finding.summary, "finding");
         let recorder = &self.wires.recorder;

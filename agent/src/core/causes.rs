@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use dogwatch::clock;
-use dogwatch::record::{Fact, Finding, FindingState, Moment, Pod};
+use dogwatch::record::{Fact, Finding, FindingState, Pod};
 
 use super::Core;
 use crate::act::respond::{CLEANUP_NOT_HOLDING, TRIGGERS};
 use crate::usage::blame::{Blame, Confidence, Culprit};
 use crate::usage::scout::Answer;
 
-/// What was found out stays with a mount's findings for so long; later ones are asked about anew.
-const FRESH_NS: u64 = 600 * 1_000_000_000;
+/// The fact that says how sure a cause is.
+const CONFIDENCE: &str = "cause_confidence";
 /// Writers that a finding names.
 const MAX_NAMED: usize = 3;
 /// Mounts whose causes are kept.
@@ -19,10 +19,13 @@ const MAX_MOUNTS: usize = 64;
 /// Deleted files are worth a word from this on.
 const MIN_DELETED_BYTES: u64 = 16 << 20;
 
-/// What a mount's findings are told with.
+/// What a mount's findings are told with, until they are over.
 #[derive(Debug, Clone)]
 pub(super) struct Cause {
     boot_ns: u64,
+    /// The newest that told what grows: a filesystem that is full grows no more, and it is then that people look.
+    grew: Option<Blame>,
+    brief: Option<String>,
     sentence: String,
     facts: Vec<Fact>,
     pod: Option<Pod>,
@@ -43,16 +46,32 @@ impl Core {
         }
     }
 
-    /// Adds what is known of the cause to a mount's finding.
-    pub(super) fn tell_cause(&self, at: Moment, finding: &mut Finding) {
-        if !is_about_filling(finding) || finding.state == FindingState::Cleared {
+    /// Adds what is known of the cause to a mount's finding; forgets it with the last of them.
+    pub(super) fn tell_cause(&mut self, finding: &mut Finding) {
+        if !is_about_filling(finding) {
             return;
         }
-        let Some(cause) = self.causes.get(&finding.subject.name) else { return };
-        if at.boot_ns.saturating_sub(cause.boot_ns) > FRESH_NS {
+        let mount = &finding.subject.name;
+        if finding.state == FindingState::Cleared {
+            if !self
+                .detectors
+                .active()
+                .iter()
+                .any(|f| f.id != finding.id && is_about_filling(f) && f.subject.name == *mount)
+            {
+                self.causes.remove(mount);
+            }
             return;
         }
-        finding.explanation = format!("{} {}", finding.explanation.trim_end(), cause.sentence);
+        let Some(cause) = self.causes.get(mount) else { return };
+        // Of an earlier run's, which no detector has told anew yet.
+        if finding.facts.iter().any(|f| f.key == CONFIDENCE) {
+            return;
+        }
+        if let Some(brief) = &cause.brief {
+            finding.summary = format!("{}; {brief}", finding.summary.trim_end_matches('.'));
+        }
+        finding.explanation = format!("{} {}", cause.sentence, finding.explanation);
         finding.facts.extend(cause.facts.iter().cloned());
         if finding.pod.is_none() {
             finding.pod.clone_from(&cause.pod);
@@ -61,13 +80,18 @@ impl Core {
 
     /// The scout has an answer: the mount's findings are told again, with it.
     pub(super) fn on_cause(&mut self, answer: Answer) {
-        let cause = match &answer.found {
-            Ok(blame) => cause(&answer, blame),
+        let blame = match &answer.found {
+            Ok(blame) => blame,
             Err(why) => {
                 tracing::debug!(mount = answer.mount, why, "who fills it could not be found out");
                 return;
             }
         };
+        if !self.detectors.active().iter().any(|f| is_about_filling(f) && f.subject.name == answer.mount) {
+            return;
+        }
+        let earlier = self.causes.remove(&answer.mount).and_then(|c| c.grew);
+        let cause = cause(&answer, blame, earlier);
         if self.causes.len() >= MAX_MOUNTS {
             let oldest = self.causes.iter().min_by_key(|(_, c)| c.boot_ns).map(|(mount, _)| mount.clone());
             oldest.map(|mount| self.causes.remove(&mount));
@@ -91,16 +115,22 @@ fn is_about_filling(finding: &Finding) -> bool {
     finding.subject.kind == "mount" && (TRIGGERS.contains(&rule) || rule == CLEANUP_NOT_HOLDING)
 }
 
-fn cause(answer: &Answer, blame: &Blame) -> Cause {
+fn cause(answer: &Answer, blame: &Blame, earlier: Option<Blame>) -> Cause {
+    let is_told = matches!(blame.confidence, Confidence::Certain | Confidence::Likely);
+    let earlier = if is_told { None } else { earlier };
+    // What the writers are named by: now, or when it grew last.
+    let told = earlier.as_ref().unwrap_or(blame);
     let mut facts = vec![
         Fact::new("grows_bytes_per_second", format!("{:.0}", blame.bytes_per_second)),
-        Fact::new("cause_confidence", word(blame.confidence)),
-        Fact::new("explained_by_open_files_percent", format!("{:.0}", blame.explained * 100.0)),
+        Fact::new(CONFIDENCE, word(told.confidence)),
+        Fact::new("explained_by_open_files_percent", format!("{:.0}", told.explained * 100.0)),
     ];
-    for (n, culprit) in blame.growing.iter().take(MAX_NAMED).enumerate() {
-        facts.push(Fact::new(format!("writer_{}", n + 1), said(culprit)));
+    let key = if earlier.is_some() { "earlier_writer" } else { "writer" };
+    for (n, culprit) in told.growing.iter().take(MAX_NAMED).enumerate() {
+        facts.push(Fact::new(format!("{key}_{}", n + 1), said(culprit)));
     }
-    if blame.deleted_bytes >= MIN_DELETED_BYTES {
+    let deleted = blame.deleted_bytes >= MIN_DELETED_BYTES;
+    if deleted {
         facts.push(Fact::new("deleted_but_open_bytes", blame.deleted_bytes.to_string()));
         for (n, culprit) in blame.deleted.iter().take(MAX_NAMED).enumerate() {
             facts.push(Fact::new(format!("deleted_but_open_{}", n + 1), said(culprit)));
@@ -109,10 +139,30 @@ fn cause(answer: &Answer, blame: &Blame) -> Cause {
     if let Some(why) = &answer.incomplete {
         facts.push(Fact::new("writers_missed", why.clone()));
     }
-    let first = blame.growing.first();
-    let certain = blame.confidence == Confidence::Certain;
-    let pod = first.filter(|_| certain).and_then(|c| c.pod.clone());
-    Cause { boot_ns: answer.boot_ns, sentence: sentence(blame), facts, pod }
+    let first = told.growing.first();
+    let certain = told.confidence == Confidence::Certain;
+    let mut brief = Vec::new();
+    if let Some(first) = first.filter(|_| matches!(told.confidence, Confidence::Certain | Confidence::Likely))
+    {
+        let when = if earlier.is_some() { "filled by" } else { "filling:" };
+        brief.push(format!("{when} {}", said(first)));
+    }
+    if let Some(largest) = blame.deleted.first().filter(|_| deleted) {
+        brief.push(format!("{} deleted but open: {}", bytes(blame.deleted_bytes as f64), said(largest)));
+    }
+    let mut sentence = sentence(blame);
+    if let Some(earlier) = &earlier {
+        let then = self::sentence(earlier).replacen("It grows", "it grew", 1);
+        sentence = format!("{sentence} Before that {then}");
+    }
+    Cause {
+        boot_ns: answer.boot_ns,
+        brief: (!brief.is_empty()).then(|| brief.join("; ")),
+        sentence,
+        facts,
+        pod: first.filter(|_| certain).and_then(|c| c.pod.clone()),
+        grew: if is_told { Some(blame.clone()) } else { earlier },
+    }
 }
 
 fn word(confidence: Confidence) -> &'static str {
@@ -223,7 +273,7 @@ mod tests {
     #[test]
     fn a_certain_cause_names_file_process_and_pod() {
         let (answer, found) = answer(blame(Confidence::Certain));
-        let cause = cause(&answer, &found);
+        let cause = cause(&answer, &found, None);
         assert_eq!(
             cause.sentence,
             "It grows by 2.3 MiB/s, most of it /data/spam at 2.0 MiB/s by writer (7) of pod shop/web-1."
@@ -232,9 +282,33 @@ mod tests {
     }
 
     #[test]
+    fn who_filled_it_is_told_when_it_is_full_and_grows_no_more() {
+        let still =
+            Blame { growing: Vec::new(), explained: 0.0, bytes_per_second: 0.0, ..blame(Confidence::Still) };
+        let (answer, found) = answer(still);
+        let cause = cause(&answer, &found, Some(blame(Confidence::Certain)));
+        assert!(cause.sentence.starts_with("It did not grow while"), "{}", cause.sentence);
+        assert!(
+            cause.sentence.contains("Before that it grew by 2.3 MiB/s, most of it /data/spam"),
+            "{}",
+            cause.sentence
+        );
+        assert_eq!(
+            cause.brief.as_deref(),
+            Some("filled by /data/spam at 2.0 MiB/s by writer (7) of pod shop/web-1")
+        );
+        assert!(cause.facts.iter().any(|f| f.key == "earlier_writer_1") && cause.grew.is_some());
+        let (answer, found) = self::answer(blame(Confidence::Likely));
+        assert_eq!(
+            super::cause(&answer, &found, cause.grew).brief.as_deref().map(|b| &b[..7]),
+            Some("filling")
+        );
+    }
+
+    #[test]
     fn an_unknown_one_names_nobody() {
         let (answer, found) = answer(blame(Confidence::Unknown));
-        let cause = cause(&answer, &found);
+        let cause = cause(&answer, &found, None);
         assert!(
             cause.sentence.contains("by whom is unknown") && !cause.sentence.contains("spam"),
             "{}",

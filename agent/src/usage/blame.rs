@@ -142,8 +142,9 @@ pub fn blame(
         .sort_by(|a, b| b.bytes_per_second.total_cmp(&a.bytes_per_second).then_with(|| a.path.cmp(&b.path)));
     deleted.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.path.cmp(&b.path)));
     let grew = rate(after.used_bytes as f64 - before.used_bytes as f64);
-    let by_files: f64 = growing.iter().map(|c| c.bytes_per_second).sum();
-    let share = |bytes: f64| if grew > 0.0 { (bytes / grew).min(1.0) } else { 0.0 };
+    // The sum of nothing is -0.
+    let by_files = growing.iter().map(|c| c.bytes_per_second).fold(0.0, |sum, rate| sum + rate);
+    let share = |bytes: f64| if grew > 0.0 { (bytes / grew).clamp(0.0, 1.0) } else { 0.0 };
     let first = growing.first().map_or(0.0, |c| share(c.bytes_per_second));
     let explained = share(by_files);
     let confidence = if grew < MIN_BYTES_PER_SECOND {

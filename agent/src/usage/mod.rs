@@ -9,7 +9,9 @@
 
 pub mod blame;
 pub mod open_files;
+mod pace;
 pub mod scout;
 pub mod show;
+pub mod tally;
 pub mod verb;
 pub mod walk;

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use serde_json::{Value, json};
 
-use super::walk::{Folder, Usage};
+use super::tally::{Folder, Usage};
 
 /// Folders of one folder that are drawn; the rest is summed up in a line.
 const MAX_DRAWN: usize = 8;

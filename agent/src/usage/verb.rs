@@ -11,6 +11,9 @@ use super::show::{self, Filesystem};
 use super::walk::{WalkOptions, walk};
 use crate::sample::mountinfo;
 
+/// A folder with less than this part of its filesystem is walked again with thresholds of its own.
+const PART: u64 = 2;
+
 /// What to walk, and how to answer.
 #[derive(Debug, Args)]
 pub struct UsageArgs {
@@ -19,10 +22,10 @@ pub struct UsageArgs {
     path: PathBuf,
     #[arg(short, long, value_enum, default_value_t = Form::Tree)]
     output: Form,
-    /// Threads that read folders [default: one a CPU]
-    #[arg(long)]
-    threads: Option<usize>,
-    /// Per cent of one CPU that each thread may use [default: as much as it gets]
+    /// Threads that read folders [default: one a CPU; with --cpu, one]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
+    threads: Option<u16>,
+    /// Per cent of one CPU that all of it may use [default: as much as it gets]
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u16).range(1..=100))]
     cpu: Option<u16>,
 }
@@ -48,12 +51,24 @@ pub fn main(args: &UsageArgs) -> ExitCode {
         }
         Err(e) => return fail(format!("{}: {e}", args.path.display()), 1),
     };
-    let mut options = WalkOptions::at_once(fs.used_bytes, fs.used_inodes);
-    if let Some(threads) = args.threads {
-        options.threads = threads.max(1);
+    let options = |bytes, inodes| {
+        let mut options = WalkOptions::at_once(bytes, inodes);
+        match (args.threads, args.cpu) {
+            (Some(threads), _) => options.threads = usize::from(threads),
+            (None, Some(_)) => options.threads = 1,
+            (None, None) => {}
+        }
+        options.cpu_share = args.cpu.map(|percent| f64::from(percent) / 100.0 / options.threads as f64);
+        options
+    };
+    let mut usage = walk(&args.path, &options(fs.used_bytes, fs.used_inodes));
+    // What is large in a small part of a filesystem is known only once the part's size is; its folders are cached by then.
+    if let Ok(first) = &usage
+        && first.root.bytes < fs.used_bytes / PART
+    {
+        usage = walk(&args.path, &options(first.root.bytes, first.root.inodes));
     }
-    options.cpu_share = args.cpu.map(|percent| f64::from(percent) / 100.0);
-    let usage = match walk(&args.path, &options) {
+    let usage = match usage {
         Ok(usage) => usage,
         Err(e) => return fail(e.to_string(), 1),
     };

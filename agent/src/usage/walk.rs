@@ -24,7 +24,9 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
-use rustix::time::{ClockId, clock_gettime};
+
+use super::pace::Pace;
+use super::tally::{Folder, LargeFile, Usage};
 
 /// Deepest folder beneath the root that is entered: a descriptor is open for each one on the way.
 pub const MAX_DEPTH: usize = 256;
@@ -42,8 +44,6 @@ const MAX_NAMED: usize = 100;
 const SHARDS: usize = 16;
 /// After so many entries a thread looks at its budget and whether to stop.
 const LOOK_EVERY: u64 = 256;
-/// Longest single rest of a thread that keeps to a budget, so that it can be stopped.
-const LONGEST_REST: Duration = Duration::from_millis(100);
 const LOOKUP_TRIES: u32 = 8;
 
 /// How to walk.
@@ -78,69 +78,6 @@ impl WalkOptions {
             stop: Arc::default(),
         }
     }
-}
-
-/// A folder with all beneath it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Folder {
-    /// Its name in its parent; the root's is empty.
-    pub name: OsString,
-    /// Allocated for it and all beneath it.
-    pub bytes: u64,
-    /// Itself and all beneath it.
-    pub inodes: u64,
-    /// The folders in it that are told by themselves, largest first.
-    pub folders: Vec<Folder>,
-    /// How many others lie in it.
-    pub small_folders: u64,
-    /// What is allocated for those.
-    pub small_folders_bytes: u64,
-    /// Their inodes.
-    pub small_folders_inodes: u64,
-}
-
-/// A large file.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LargeFile {
-    /// Allocated for it.
-    pub bytes: u64,
-    /// Where it was met first.
-    pub path: PathBuf,
-    /// Its length, which for a sparse file is more.
-    pub size_bytes: u64,
-    /// Its inode.
-    pub inode: u64,
-    /// Last modified, ns since the epoch.
-    pub mtime_ns: i64,
-    /// Its owner.
-    pub uid: u32,
-}
-
-/// What a walk found.
-#[derive(Debug, Clone, Default)]
-pub struct Usage {
-    /// The folder that was walked.
-    pub path: PathBuf,
-    /// It, with what lies beneath.
-    pub root: Folder,
-    /// Largest first.
-    pub files: Vec<LargeFile>,
-    /// Folders and files that could not be looked at, and why; some of them.
-    pub unread: Vec<(PathBuf, String)>,
-    /// How many there were.
-    pub unread_total: u64,
-    /// Where something else is mounted, which is not counted; some of them.
-    pub mounts: Vec<PathBuf>,
-    /// Names of inodes with several links that were counted more than once, for there were too many to remember.
-    pub links_beyond_bound: u64,
-    /// Entries looked at.
-    pub entries: u64,
-    /// CPU time of all threads.
-    pub cpu: Duration,
-    /// From beginning to end.
-    pub took: Duration,
-    /// Whether it came to its end.
-    pub whole: bool,
 }
 
 /// Why a walk could not begin.
@@ -588,40 +525,6 @@ fn open(parent: &OwnedFd, name: &CStr) -> Result<OwnedFd, Errno> {
             // Only an owner may leave a folder's access time alone.
             Err(Errno::PERM) if flags.contains(OFlags::NOATIME) => flags.remove(OFlags::NOATIME),
             other => return other,
-        }
-    }
-}
-
-/// Keeps a thread to its share of a CPU.
-struct Pace {
-    share: Option<f64>,
-    began: Instant,
-    cpu_before: Duration,
-}
-
-impl Pace {
-    fn new(share: Option<f64>) -> Self {
-        let mut pace = Self { share, began: Instant::now(), cpu_before: Duration::ZERO };
-        pace.cpu_before = pace.cpu();
-        pace
-    }
-
-    /// CPU time of this thread since it was started.
-    fn cpu(&self) -> Duration {
-        let t = clock_gettime(ClockId::ThreadCPUTime);
-        Duration::new(t.tv_sec.unsigned_abs(), u32::try_from(t.tv_nsec).unwrap_or(0))
-    }
-
-    /// Sleeps until what was used is within the share again.
-    fn rest(&self, stop: &AtomicBool) {
-        let Some(share) = self.share else { return };
-        let used = self.cpu().saturating_sub(self.cpu_before).as_secs_f64();
-        let due = Duration::from_secs_f64((used / share.max(0.001)).min(86_400.0));
-        while let Some(rest) = due.checked_sub(self.began.elapsed()).filter(|r| !r.is_zero()) {
-            if stop.load(Ordering::Relaxed) {
-                return;
-            }
-            std::thread::sleep(rest.min(LONGEST_REST));
         }
     }
 }
