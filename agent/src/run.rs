@@ -28,6 +28,7 @@ use dogwatch::supervise::{Ended, Parts, Stop};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 
+use crate::act::aside::Aside;
 use crate::act::hold::{HoldSet, NodeHold};
 use crate::act::hold_line::HoldLine;
 use crate::act::policy::Rules;
@@ -86,6 +87,8 @@ fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> RunError {
 /// What still runs on the runtime's threads when all parts have ended or were left behind gets this long; a read of a
 /// disk that does not answer must not keep the process.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+/// How long a held path may take to say where it lies: the start waits for it, and then holds everything.
+const HELD_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Tells the record's writer to end when the core does, also by a panic.
 struct EndRecord(Recorder);
@@ -243,13 +246,15 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
 fn start_holds(line: HoldLine, inbox: &SyncSender<Message>) -> Result<Sender<Vec<NodeHold>>, RunError> {
     let (sets_tx, sets) = channel::<Vec<NodeHold>>();
     let inbox = inbox.clone();
-    let held = |line: &HoldLine, kept| {
+    let aside = Aside::new(HELD_ANSWERS_WITHIN);
+    let held = move |line: &HoldLine, kept| {
         let now = line.now();
         let (count, unknown) = match &now.set {
             HoldSet::Known(holds) => (holds.len(), None),
             HoldSet::Unknown(why) => (0, Some(why.clone())),
         };
-        Message::Held(Held { count, places: now.resolved(), absent: now.absent(), kept, unknown })
+        let (places, absent) = (now.resolved_apart(&aside), now.absent(&aside));
+        Message::Held(Held { count, places, absent, kept, unknown })
     };
     // The core ends only when the agent does. The inbox is empty yet: this is the first message of all.
     let _ = inbox.send(held(&line, Ok(())));

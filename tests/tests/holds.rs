@@ -277,6 +277,9 @@ fn people_are_told_on_which_mount_a_folder_is_what_is_not_there_and_what_a_clean
     until("the node to find it", PATIENCE, || scene.holds(false)[0].absent_on.is_empty().then_some(()));
 
     let (code, out, err) = said(&["clean", "node-a", "--mount", &folder, "--yes"]);
+    assert_eq!(code, Some(2), "a mount that was not named is not cleaned unasked: {out}{err}");
+    assert!(scene.disk.log("a.log.1").exists() && scene.disk.log("b.log.1").exists(), "{out}{err}");
+    let (code, out, err) = said(&["clean", "node-a", "--mount", &mount, "--yes"]);
     assert!(!scene.disk.log("a.log.1").exists() && !scene.disk.log("b.log.1").exists(), "{out}{err}");
     assert_eq!(code, Some(1), "the filler stays, so the mount stays too full: {out}{err}");
     assert!(err.contains("are still missing to") && err.contains("try: "), "{err}");

@@ -119,25 +119,39 @@ pub fn holder_of<'h>(holds: &'h [Hold], path: &Path) -> Option<&'h Hold> {
     holds.iter().find(|h| h.covers(path))
 }
 
-/// Resolves a set: each path as it was named, and where it really lies by `real`, which gives every real path of one.
-pub(super) fn resolve(set: &HoldSet, real: impl Fn(&Path) -> Vec<PathBuf>) -> Vec<Hold> {
+/// Resolves a set: each path as it was named, and where it really lies by `real`, which gives every real path of one, or
+/// why nobody can tell; then everything is held.
+pub(super) fn resolve(set: &HoldSet, real: impl Fn(&Path) -> Result<Vec<PathBuf>, String>) -> Vec<Hold> {
     let named = match set {
         HoldSet::Known(holds) => holds,
         HoldSet::Unknown(why) => return vec![Hold::unknown(why)],
     };
     let mut all = Vec::new();
     for hold in named {
+        let really = match &hold.what {
+            HeldThing::Node => Ok(Vec::new()),
+            HeldThing::Path(path) => real(path),
+            HeldThing::Pod { .. } => real(Path::new(POD_LOGS)),
+        };
+        let really = match really {
+            Ok(paths) => paths,
+            Err(why) => {
+                let reason = format!("where it holds is not known: {why}");
+                all.push(Hold { id: hold.id.clone(), place: HeldPlace::Everywhere, reason });
+                continue;
+            }
+        };
         let places = match &hold.what {
             HeldThing::Node => vec![HeldPlace::Everywhere],
             HeldThing::Path(path) => {
-                let mut paths = real(path);
+                let mut paths = really;
                 paths.push(path.clone());
                 paths.sort();
                 paths.dedup();
                 paths.into_iter().map(HeldPlace::Beneath).collect()
             }
             HeldThing::Pod { namespace, pod } => {
-                let mut folders = real(Path::new(POD_LOGS));
+                let mut folders = really;
                 folders.push(POD_LOGS.into());
                 folders.sort();
                 folders.dedup();
@@ -159,7 +173,9 @@ mod tests {
 
     fn resolved(what: HeldThing) -> Vec<Hold> {
         let hold = NodeHold { id: "hold-1".to_owned(), what, reason: "court".to_owned() };
-        resolve(&HoldSet::Known(vec![hold]), |p| vec![Path::new("/host").join(p.strip_prefix("/").unwrap())])
+        resolve(&HoldSet::Known(vec![hold]), |p| {
+            Ok(vec![Path::new("/host").join(p.strip_prefix("/").unwrap())])
+        })
     }
 
     #[test]
@@ -188,11 +204,11 @@ mod tests {
 
     #[test]
     fn everything_is_held_while_nobody_can_tell() {
-        let holds = resolve(&HoldSet::Unknown("the file is torn".to_owned()), |_| Vec::new());
+        let holds = resolve(&HoldSet::Unknown("the file is torn".to_owned()), |_| Ok(Vec::new()));
         let said = holder_of(&holds, Path::new("/any")).unwrap().said();
         assert!(said.contains("not known: the file is torn"), "{said}");
         assert!(holder_of(&resolved(HeldThing::Node), Path::new("/any")).is_some());
-        assert!(resolve(&HoldSet::Known(Vec::new()), |_| Vec::new()).is_empty());
+        assert!(resolve(&HoldSet::Known(Vec::new()), |_| Ok(Vec::new())).is_empty());
     }
 
     #[test]

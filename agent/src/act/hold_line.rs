@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::aside::Aside;
 use super::channel::Channel;
 use super::hold::{HeldThing, Hold, HoldSet, NodeHold, resolve};
 use super::hold_file;
@@ -31,16 +32,29 @@ pub struct HeldNow {
 }
 
 impl HeldNow {
-    /// As places that are held, by a look at the filesystem of now.
-    pub fn resolved(&self) -> Vec<Hold> {
-        resolve(&self.set, |path| real_paths(&self.host_root, path))
+    /// As places that are held, by a look at the filesystem of now, for as long as that takes: the executor may start no
+    /// thread, and whoever waits for it has a bound.
+    pub(super) fn resolved(&self) -> Vec<Hold> {
+        resolve(&self.set, |path| Ok(real_paths(&self.host_root, path)))
+    }
+
+    /// As places that are held, by a look at the filesystem of now. A hold on what does not answer holds everything: a
+    /// link may lead from there to anywhere.
+    pub fn resolved_apart(&self, aside: &Aside) -> Vec<Hold> {
+        resolve(&self.set, |path| {
+            let (root, path) = (self.host_root.clone(), path.to_owned());
+            aside.look(&path.clone(), move || real_paths(&root, &path))
+        })
     }
 
     /// Holds on paths at which nothing is at this moment, by their ids. What cannot be looked at is not said to be gone.
-    pub fn absent(&self) -> Vec<String> {
+    pub fn absent(&self, aside: &Aside) -> Vec<String> {
         let HoldSet::Known(holds) = &self.set else { return Vec::new() };
-        let gone =
-            |h: &&NodeHold| matches!(&h.what, HeldThing::Path(p) if find(&self.host_root, p) == Ok(None));
+        let is_gone = |path: &Path| {
+            let (root, path) = (self.host_root.clone(), path.to_owned());
+            aside.look(&path.clone(), move || find(&root, &path)) == Ok(Ok(None))
+        };
+        let gone = |h: &&NodeHold| matches!(&h.what, HeldThing::Path(p) if is_gone(p));
         holds.iter().filter(gone).map(|h| h.id.clone()).collect()
     }
 }
@@ -116,7 +130,8 @@ mod tests {
         std::fs::create_dir_all(host.path().join("var/log")).unwrap();
         std::os::unix::fs::symlink("/var/log", host.path().join("logs")).unwrap();
         let line = HoldLine::open(state.path(), host.path());
-        assert_eq!(line.now().absent(), Vec::<String>::new(), "what is held is not known yet");
+        let aside = Aside::new(Duration::from_secs(20));
+        assert_eq!(line.now().absent(&aside), Vec::<String>::new(), "what is held is not known yet");
         let hold = |id: &str, what| NodeHold { id: id.to_owned(), what, reason: "court".to_owned() };
         let pod = HeldThing::Pod { namespace: "shop".to_owned(), pod: "api".to_owned() };
         line.keep(vec![
@@ -126,8 +141,8 @@ mod tests {
             hold("hold-4", HeldThing::Node),
         ])
         .unwrap();
-        assert_eq!(line.now().absent(), ["hold-2"]);
+        assert_eq!(line.now().absent(&aside), ["hold-2"]);
         std::fs::write(host.path().join("var/log/app.log"), "").unwrap();
-        assert_eq!(line.now().absent(), Vec::<String>::new(), "it came");
+        assert_eq!(line.now().absent(&aside), Vec::<String>::new(), "it came");
     }
 }

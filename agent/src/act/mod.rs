@@ -12,6 +12,7 @@
 //! Deliberately absent: truncating, restarting or pruning anything; container images (they go through CRI alone);
 //! any removal in the process that parses logs.
 
+pub mod aside;
 mod beneath;
 mod channel;
 mod cleaner;

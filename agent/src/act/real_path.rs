@@ -3,12 +3,20 @@
 //! Resolved by `openat2` with `RESOLVE_IN_ROOT`, so that an absolute link of a host that is mounted somewhere else is
 //! followed within that host. What is not there yet keeps its last parts: a file that appears later is met all the same.
 
+use std::ffi::OsStr;
+use std::io::Read as _;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use super::aside::Aside;
+use crate::sample::mountinfo;
+
+/// The table of mounts is read to here; what lies beyond is looked at all the same, with a bound of time.
+const MAX_TABLE_BYTES: u64 = 4 << 20;
 /// Attempts at a lookup that lost a race with a rename elsewhere.
 const TRIES: u32 = 8;
 
@@ -57,6 +65,40 @@ pub(super) fn find(host_root: &Path, path: &Path) -> Result<Option<Place>, Strin
     Ok(Some(Place { path, device }))
 }
 
+/// [`find`] for a path that anybody may name: what is served from elsewhere is not touched, and what does not answer is
+/// left alone, as [`Aside`] does.
+///
+/// # Errors
+/// Why nobody can tell.
+pub(super) fn find_apart(host_root: &Path, path: &Path, aside: &Aside) -> Result<Option<Place>, String> {
+    let own = host_root == Path::new("/");
+    // With the host's PID namespace, its process 1 has the host's table.
+    let table = if own { "/proc/thread-self/mountinfo".into() } else { host_root.join("proc/1/mountinfo") };
+    if let Some((mount, fs)) = served_from_elsewhere(&table, path) {
+        return Err(format!(
+            "{} is on {mount}, a filesystem of type {fs} that is served from elsewhere and may never answer, so it is not \
+             looked at; name the mount point of a local filesystem",
+            path.display()
+        ));
+    }
+    let (root, path) = (host_root.to_owned(), path.to_owned());
+    aside.look(&path.clone(), move || find(&root, &path))?
+}
+
+/// The mount that `path` is on by its name, and its type, where a server stands behind that, or where a touch would mount
+/// it. A link may lead there all the same.
+fn served_from_elsewhere(table: &Path, path: &Path) -> Option<(String, String)> {
+    let mut text = Vec::new();
+    // Without a table, the time is the only bound.
+    std::fs::File::open(table).ok()?.take(MAX_TABLE_BYTES).read_to_end(&mut text).ok()?;
+    let parsed = mountinfo::parse(&text);
+    let holds = |mount: &[u8]| path.starts_with(OsStr::from_bytes(mount));
+    // Of those at the same path, the last one mounted is the one that is seen.
+    let mount = parsed.entries.iter().filter(|e| holds(&e.path)).max_by_key(|e| e.path.len())?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (mount.is_remote() || &*mount.fs == b"autofs").then(|| (text(&mount.path), text(&mount.fs)))
+}
+
 fn real_path(root: &Path, path: &Path) -> Option<PathBuf> {
     let folder =
         rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
@@ -94,6 +136,81 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    /// Runs `scene` in a mount namespace of its own, so that nothing is left behind and nobody else meets what hangs.
+    fn in_own_namespace(scene: impl FnOnce() + Send + 'static) {
+        use rustix::mount::{MountPropagationFlags, mount_change};
+        let thread = std::thread::spawn(move || {
+            // SAFETY: only the mount namespace (and with it the working directory) of this thread is unshared; file
+            // descriptors stay shared.
+            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
+                .expect("a mount namespace needs root (CAP_SYS_ADMIN): run the tests as root");
+            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+            scene();
+        });
+        thread.join().unwrap();
+    }
+
+    /// Mounts a filesystem whose server never answers; what waits for it waits until that is dropped.
+    fn mount_dead(at: &Path) -> std::fs::File {
+        use rustix::mount::{MountFlags, mount};
+        let server = std::fs::File::options().read(true).write(true).open("/dev/fuse");
+        let server = server.expect("needs /dev/fuse and root");
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
+        let options = std::ffi::CString::new(options).unwrap();
+        mount("dead", at, "fuse", MountFlags::empty(), Some(options.as_c_str())).unwrap();
+        server
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_costs_one_answer() {
+        in_own_namespace(beside_a_dead_server);
+    }
+
+    fn beside_a_dead_server() {
+        use crate::act::hold::{HeldThing, HoldSet, NodeHold};
+        use crate::act::hold_line::HeldNow;
+        let temp = tempfile::tempdir().unwrap();
+        let base = temp.path().canonicalize().unwrap();
+        let (share, link, there) = (base.join("share"), base.join("link"), base.join("there"));
+        std::fs::create_dir(&share).unwrap();
+        std::fs::write(&there, "").unwrap();
+        symlink(share.join("logs"), &link).unwrap();
+        let server = mount_dead(&share);
+        let aside = Aside::new(std::time::Duration::from_millis(300));
+        let root = Path::new("/");
+        for path in [share.clone(), share.join("logs/app")] {
+            let why = find_apart(root, &path, &aside).unwrap_err();
+            let (path, share) = (path.display(), share.display());
+            assert!(
+                why.starts_with(&format!("{path} is on {share}, a filesystem of type fuse that")),
+                "{why}"
+            );
+            assert!(why.ends_with("name the mount point of a local filesystem"), "{why}");
+        }
+        // A table does not tell where a link leads.
+        let why = find_apart(root, &link, &aside).unwrap_err();
+        assert!(why.contains("does not answer within 0.3 s"), "{why}");
+        assert_eq!(find_apart(root, &there, &aside).unwrap().unwrap().path, there);
+
+        let hold = |id: &str, path: &Path| NodeHold {
+            id: id.to_owned(),
+            what: HeldThing::Path(path.to_owned()),
+            reason: "court".to_owned(),
+        };
+        let set = HoldSet::Known(vec![hold("hold-1", &link), hold("hold-2", &base.join("gone"))]);
+        let now = HeldNow { set, host_root: root.to_owned() };
+        let places = now.resolved_apart(&aside);
+        let said = places[0].said();
+        assert!(
+            places[0].covers(Path::new("/any")) && said.starts_with("held: hold-1 where it holds"),
+            "{said}"
+        );
+        assert!(places[1..].iter().all(|p| !p.covers(Path::new("/any"))), "{places:?}");
+        assert_eq!(now.absent(&aside), ["hold-2"], "what does not answer is not said to be gone");
+        // The kernel then fails what waits.
+        drop(server);
+    }
 
     #[test]
     fn links_are_followed_within_the_root_and_what_is_missing_keeps_its_name() {

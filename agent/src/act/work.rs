@@ -10,16 +10,20 @@ use std::time::{Duration, Instant};
 use dogwatch::clock;
 use dogwatch::record::Action;
 
+use super::aside::Aside;
 use super::handle::{Backoff, Executor, ExecutorError, look_after};
 use super::hold_line::HoldLine;
 use super::plan::Survey;
 use super::policy::Policy;
-use super::real_path::{Place, find};
+use super::real_path::{Place, find_apart};
 
 /// A survey of a large log folder on a slow disk may take this long.
 const SURVEY_WAIT: Duration = Duration::from_secs(45);
 /// A cleanup of a thousand large files may take this long.
 const APPLY_WAIT: Duration = Duration::from_secs(540);
+
+/// A path that a person named may take this long to be found: surveys and cleanups wait behind it.
+const FIND_WAIT: Duration = Duration::from_secs(2);
 
 /// What the executor is to do.
 #[derive(Debug)]
@@ -33,7 +37,7 @@ pub enum Job {
     },
     /// Carry an action out. Its record is durable.
     Apply(Box<Action>),
-    /// Look where a path really lies. It touches a disk, and may wait for it, so it is done here.
+    /// Look where a path really lies. It touches a disk, and may wait for it for a moment, so it is done here.
     Find {
         /// The command that asks.
         command: String,
@@ -100,9 +104,10 @@ pub fn run(
 ) {
     let mut keeper = Keeper { launch, executor: None, backoff: Backoff::default(), not_before: None };
     unable(keeper.take(first));
+    let aside = Aside::new(FIND_WAIT);
     while let Ok(job) = jobs.recv() {
         if let Job::Find { command, path } = job {
-            let result = find(&launch.holds.now().host_root, &path);
+            let result = find_apart(&launch.holds.now().host_root, &path, &aside);
             done(Done::Found { command, result });
             continue;
         }

@@ -6,7 +6,7 @@ use std::io;
 /// Why the command did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
-    /// The command line or a configuration value is wrong; nothing was asked of anyone.
+    /// The command line or a configuration value is wrong; nothing was asked of anyone, but for a plan that touches nothing.
     #[error("{0}")]
     Usage(String),
     /// There is no such thing.

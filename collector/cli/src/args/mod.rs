@@ -161,11 +161,12 @@ Examples:
   dogwatch clean node-1 --mount /var          shows the plan, asks, applies exactly that plan
   dogwatch clean node-1 --mount /var --yes    for scripts
 
-Exit codes: 0 the mount has the space that is wanted, 1 it has not, also where something was removed.")]
+Exit codes: 0 the mount has the space that is wanted, 1 it has not, also where something was removed; 2 with --yes what
+was named is not the mount itself.")]
 pub(crate) struct CleanArgs {
     #[command(flatten)]
     pub(crate) plan: PlanArgs,
-    /// Do not ask; needed where nobody can answer
+    /// Do not ask; needed where nobody can answer, and the mount itself must be named
     #[arg(short, long)]
     pub(crate) yes: bool,
 }

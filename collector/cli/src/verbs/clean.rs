@@ -15,7 +15,10 @@ const REFUSALS_SHOWN: usize = 20;
 
 pub(super) async fn plan(here: &Here<'_>, args: &PlanArgs, io: &mut Io<'_>) -> Result<(), CliError> {
     let mut desk = here.desk_for("make a plan").await?;
-    let plan = ask(&mut desk, args, io).await?;
+    let plan = ask(&mut desk, args).await?;
+    if is_elsewhere(args, &plan) {
+        io.say(&format!("{} is on {}", args.mount, plan.mount))?;
+    }
     match args.output {
         Format::Table | Format::Wide => {
             write_plan(io, &plan)?;
@@ -36,14 +39,25 @@ pub(super) async fn clean(here: &Here<'_>, args: &CleanArgs, io: &mut Io<'_>) ->
     }
     let people = matches!(args.plan.output, Format::Table | Format::Wide);
     let mut desk = here.desk_for("clean a mount").await?;
-    let plan = ask(&mut desk, &args.plan, io).await?;
+    let plan = ask(&mut desk, &args.plan).await?;
+    let elsewhere = is_elsewhere(&args.plan, &plan);
+    if elsewhere && args.yes {
+        // What should be mounted there may not be, and then this is a mount that nobody meant.
+        return Err(CliError::Usage(format!(
+            "{} is on {}: name --mount {} to clean that unasked",
+            args.plan.mount, plan.mount, plan.mount
+        )));
+    }
+    if elsewhere {
+        io.say(&format!("{} is on {}", args.plan.mount, plan.mount))?;
+    }
     show(io, &plan, people)?;
     usable(&plan)?;
     if plan.objects.is_empty() {
         io.say(&format!("there is nothing to clean on {} of {}", plan.mount, args.plan.node))?;
         return if people { Ok(()) } else { one(io, args.plan.output, &plan) };
     }
-    if !args.yes && !agreed(io, &plan)? {
+    if !args.yes && !agreed(io, &plan, elsewhere.then_some(args.plan.mount.as_str()))? {
         return Err(CliError::Failed(format!("{} was not applied; nothing was touched", plan.id)));
     }
     let done = Action::from(desk.apply(&args.plan.node, &plan.id).await?);
@@ -63,14 +77,13 @@ pub(super) async fn clean(here: &Here<'_>, args: &CleanArgs, io: &mut Io<'_>) ->
     }
 }
 
-/// Asks for the plan, and says on which mount it is where that is not what was named: a folder, or a link.
-async fn ask(desk: &mut Desk, args: &PlanArgs, io: &mut Io<'_>) -> Result<Action, CliError> {
-    let plan = Action::from(desk.plan(&args.node, &args.mount).await?);
-    let named = args.mount.trim_end_matches('/');
-    if plan.mount != args.mount && plan.mount != named {
-        io.say(&format!("{} is on {}", args.mount, plan.mount))?;
-    }
-    Ok(plan)
+async fn ask(desk: &mut Desk, args: &PlanArgs) -> Result<Action, CliError> {
+    Ok(Action::from(desk.plan(&args.node, &args.mount).await?))
+}
+
+/// Whether the plan is for another mount than was named: for that of a folder, or of where a link leads.
+fn is_elsewhere(args: &PlanArgs, plan: &Action) -> bool {
+    plan.mount != args.mount && plan.mount != args.mount.trim_end_matches('/')
 }
 
 /// A cleanup that was carried out and did not reach what it was for is no success.
@@ -140,7 +153,9 @@ fn usable(plan: &Action) -> Result<(), CliError> {
     }
 }
 
-/// The contract has no word of its own for it: a plan without objects is a refused one, and its detail says why.
+/// The contract has no word of its own for it: a plan without objects is a refused one, and its detail says why. No other
+/// field tells it: a plan carries what is wanted and not what is available, and nothing of inodes, so that a mount with
+/// room looks like a full one of which nothing may go. With other words of a node this is a failure, never a success.
 fn needless(plan: &Action) -> bool {
     plan.objects.is_empty() && plan.detail.as_deref().is_some_and(|d| d.starts_with("nothing needs to go"))
 }
@@ -159,14 +174,16 @@ fn show(io: &mut Io<'_>, plan: &Action, people: bool) -> Result<(), CliError> {
     io.say(&format!("plan {id} on {}: {} objects, {freed}", plan.mount, plan.objects.len()))
 }
 
-fn agreed(io: &mut Io<'_>, plan: &Action) -> Result<bool, CliError> {
+/// Asks a person, by the mount that is cleaned; `named` is what was named where that is not the mount.
+fn agreed(io: &mut Io<'_>, plan: &Action, named: Option<&str>) -> Result<bool, CliError> {
     let (count, freed) = (plan.objects.len(), bytes(plan.planned_bytes));
     io.out.flush()?;
     write!(
         io.err,
-        "Remove {count} objects ({freed}) on {} of {}? [y/N] ",
+        "Remove {count} objects ({freed}) on {} of {}{}? [y/N] ",
         safe(&plan.mount),
-        safe(&plan.node)
+        safe(&plan.node),
+        named.map_or_else(String::new, |n| format!(", which {} is on", safe(n)))
     )?;
     io.err.flush()?;
     let mut answer = String::new();

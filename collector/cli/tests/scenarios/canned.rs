@@ -193,7 +193,7 @@ impl Desk for Canned {
     async fn plan(&self, r: Request<wire::PlanRequest>) -> Result<Response<wire::ActionRow>, Status> {
         self.asked.note(format!("{:?}", r.get_ref()));
         match r.get_ref().mount.as_str() {
-            "/var" => Ok(Response::new(action(wire::ActionState::Planned))),
+            "/var" | "/var/" => Ok(Response::new(action(wire::ActionState::Planned))),
             "/var/lib" => {
                 let mut row = action(wire::ActionState::Planned);
                 row.action.as_mut().unwrap().id = SHORT.into();
@@ -218,7 +218,9 @@ impl Desk for Canned {
             }
             "/clean" => {
                 let mut row = action(wire::ActionState::Planned);
-                row.action.as_mut().unwrap().objects.clear();
+                let a = row.action.as_mut().unwrap();
+                a.mount = "/clean".into();
+                a.objects.clear();
                 Ok(Response::new(row))
             }
             _ => Err(Status::failed_precondition("node-1 is not connected; its plan would never come")),

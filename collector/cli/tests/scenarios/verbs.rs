@@ -472,14 +472,36 @@ async fn a_cleanup_that_cannot_be_says_why() {
 #[tokio::test]
 async fn a_cleanup_that_falls_short_is_no_success_and_says_what_helps() {
     let desk = desk().await;
-    let clean = ["clean", "node-1", "--mount", "/var/lib", "--yes"];
-    let ran = desk.run(&clean).await;
+    let clean = ["clean", "node-1", "--mount", "/var/lib"];
+    let agrees = || How { answer: Some("y\n"), ..How::default() };
+    let ran = desk.run_as(agrees(), &clean).await;
     assert_eq!(ran.code, 1, "{}", ran.err);
     assert!(ran.out.contains("missing      3.0 GiB to 10.0 GiB available"), "{}", ran.out);
     assert_snapshot!("clean-short", ran.err);
-    let ran = desk.run(&[&clean[..], &["-o", "json"]].concat()).await;
+    let ran = desk.run_as(agrees(), &[&clean[..], &["-o", "json"]].concat()).await;
     assert_eq!((ran.code, &json(&ran.out)["state"]), (1, &"done".into()), "{}", ran.err);
     assert!(ran.err.contains("3.0 GiB are still missing"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn a_mount_that_was_not_named_is_never_cleaned_unasked() {
+    let desk = desk().await;
+    let folder = ["clean", "node-1", "--mount", "/var/lib"];
+    for more in [&["--yes"][..], &["--yes", "-o", "json"]] {
+        let ran = desk.run(&[&folder[..], more].concat()).await;
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{}", ran.err);
+        assert!(
+            ran.err.contains("/var/lib is on /var: name --mount /var to clean that unasked"),
+            "{}",
+            ran.err
+        );
+    }
+    let ran = desk.run_as(How { answer: Some("n\n"), ..How::default() }, &folder).await;
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    assert!(ran.err.contains("on /var of node-1, which /var/lib is on? [y/N]"), "{}", ran.err);
+    assert!(!desk.asked.all().iter().any(|a| a.starts_with("ApplyRequest")));
+    let ran = desk.run(&["clean", "node-1", "--mount", "/var/", "--yes"]).await;
+    assert_eq!(ran.code, 0, "a slash at the end names the same: {}", ran.err);
 }
 
 #[tokio::test]
