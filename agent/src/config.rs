@@ -472,6 +472,8 @@ mod tests {
             ("DOGWATCH_UPLINK__SERVICE_ACCOUNT_TOKEN_FILE", "/token"),
             ("DOGWATCH_UPLINK__COLLECTOR", "collector.example"),
             ("DOGWATCH_LOG__LEVEL", "infoo"),
+            ("DOGWATCH_DETECT__TIME_TO_FULL__BOUND", "25h"),
+            ("DOGWATCH_DETECT__TIME_TO_FULL__CRITICAL", "24h"),
         ];
         let environment = environment.map(|(k, v)| (k.to_owned(), v.to_owned()));
         let text = Config::load(None, environment).unwrap_err().to_string();
@@ -489,8 +491,10 @@ mod tests {
             "uplink.collector_ca_file",
             "uplink.collector = collector.example: is not an address: it names no port",
             "log.level = infoo",
+            "detect.time_to_full.bound = 25h: is out of range; give 1s to 86400s",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
+        assert!(!text.contains("time_to_full.critical"), "a day is not too long: {text}");
     }
 }

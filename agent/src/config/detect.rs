@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dogwatch::config::Section;
 
-use crate::detect::{DetectConfig, Hold, LimitConfig, RULES};
+use crate::detect::{DetectConfig, Hold, LONGEST_BOUND, LimitConfig, RULES};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -70,8 +70,8 @@ fn disks(s: &mut Section, c: &mut DetectConfig) {
     });
     s.section("time_to_full", |s| {
         let f = &mut c.forecast;
-        f.bound = s.duration("bound", f.bound, SECOND..=DAY * 30);
-        f.critical = s.duration("critical", f.critical, Duration::ZERO..=DAY * 30);
+        f.bound = s.duration("bound", f.bound, SECOND..=LONGEST_BOUND);
+        f.critical = s.duration("critical", f.critical, Duration::ZERO..=LONGEST_BOUND);
         f.min_history = s.duration("min_history", f.min_history, SECOND * 2..=DAY);
         f.noise_floor_bytes = s.bytes("noise_floor_bytes", f.noise_floor_bytes, 0..=1 << 50);
     });

@@ -81,7 +81,7 @@ pub use config::{
     StealConfig, SwapConfig, ThrottleConfig, WaterMarks, ZombieConfig,
 };
 
-pub use outlook::Outlook;
+pub use outlook::{LONGEST_BOUND, Outlook};
 
 use case::{Identity, Tick};
 use disk::{Measure, WaterDetector};

@@ -20,7 +20,8 @@ use dogwatch::record::{Cgroup, Pod};
 use super::case::{Place, Tick};
 use super::known::{Scene, is_within};
 
-/// A line and a count of one kill are no further apart than this, ns, or than two passes over the groups.
+/// A line and a count of one kill are no further apart than this, ns, or than two passes over the groups; until there were
+/// two, a group's count may come as late as the second may.
 const APART_NS: u64 = 60_000_000_000;
 /// See the module's limits.
 const MAX_OPEN: usize = 64;
@@ -98,7 +99,11 @@ impl Ledger {
     pub(super) fn count(&mut self, tick: Tick<'_>, scene: &Scene<'_>) {
         let now = tick.at.boot_ns;
         let apart = APART_NS.max(self.passes.interval_ns.unwrap_or(0).saturating_mul(2));
-        self.logged.retain(|l| now.saturating_sub(l.at_ns) < apart);
+        let apart_of_groups = APART_NS.max(self.passes.longest_ns());
+        for logged in &mut self.logged {
+            logged.node &= now.saturating_sub(logged.at_ns) < apart;
+        }
+        self.logged.retain(|l| now.saturating_sub(l.at_ns) < apart_of_groups);
         self.ahead.retain(|at| now.saturating_sub(*at) < APART_NS);
         if let Some(total) = scene.sample.memory.as_ref().and_then(|m| m.oom_kills_total) {
             let mut kills = self.node_total.replace(total).map_or(0, |before| total.saturating_sub(before));
@@ -200,10 +205,14 @@ impl Passes {
         }
     }
 
+    /// The next pass is no further away than this, ns.
+    fn longest_ns(&self) -> u64 {
+        self.interval_ns.unwrap_or(FIRST_INTERVAL_NS).saturating_mul(2)
+    }
+
     /// Whether groups were read since `at_ns`, are not read at all, or are not any more.
     fn have_shown(&self, at_ns: u64, now_ns: u64) -> bool {
-        let late = self.interval_ns.unwrap_or(FIRST_INTERVAL_NS).saturating_mul(2);
-        self.last_ns.is_none_or(|last| last > at_ns || now_ns.saturating_sub(last) > late)
+        self.last_ns.is_none_or(|last| last > at_ns || now_ns.saturating_sub(last) > self.longest_ns())
     }
 }
 

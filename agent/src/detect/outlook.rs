@@ -12,8 +12,9 @@ use super::trend::{Demand, Fall, History, Point};
 /// Troughs below this available fraction do not count as a saw's: there was no room to come back in time.
 const SAFE_TROUGH: f64 = 0.05;
 
-/// A forecast beyond a day is not worth a word: the history has six hours.
-const HORIZON_SECONDS: f64 = 86_400.0;
+/// The longest time left that may be a finding: the history has six hours, and a claim beyond a day is not worth a word.
+/// Forecasts reach as far, or twice as far as the bound that is asked for, where a finding is cleared.
+pub const LONGEST_BOUND: Duration = Duration::from_secs(86_400);
 
 /// When a mount would be full.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +38,8 @@ pub(super) fn project(
         safe: part(SAFE_TROUGH),
     })?;
     let seconds = available as f64 / fall.per_second;
-    (seconds < HORIZON_SECONDS).then_some(Projection { fall, seconds })
+    let horizon = LONGEST_BOUND.as_secs_f64().max(2.0 * config.bound.as_secs_f64());
+    (seconds < horizon).then_some(Projection { fall, seconds })
 }
 
 /// The forecast of one filesystem, reading by reading, as the rule `disk-time-to-full` has it.
@@ -75,5 +77,35 @@ impl Outlook {
         self.history.push(Point { ns, value: available, place });
         let projection = project(&self.history, &self.config, available, capacity)?;
         Duration::try_from_secs_f64(projection.seconds).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forecasts_reach_to_where_a_finding_of_the_longest_bound_is_cleared() {
+        const MINUTE: u64 = 60;
+        const RATE: u64 = 10_000;
+        let after_seven_hours = |bound: Duration, hours_left: u64| {
+            let mut disk = Outlook::new(ForecastConfig { bound, ..ForecastConfig::default() });
+            let capacity = (hours_left + 7) * 60 * MINUTE * RATE;
+            let told = (0..=7 * 60)
+                .map(|m| disk.push(Duration::from_secs(m * MINUTE), capacity - m * MINUTE * RATE, capacity));
+            told.last().flatten()
+        };
+        let hours = |h: u64| Duration::from_secs(h * 60 * MINUTE);
+        let usual = ForecastConfig::default().bound;
+        for (bound, left, told) in
+            [(usual, 20, true), (usual, 30, false), (LONGEST_BOUND, 30, true), (LONGEST_BOUND, 50, false)]
+        {
+            let forecast = after_seven_hours(bound, left);
+            let expected = told.then(|| hours(left));
+            assert!(
+                forecast.map(|f| f.as_secs().div_ceil(3_600)) == expected.map(|e| e.as_secs() / 3_600),
+                "{left} h left, bound {bound:?}: {forecast:?}"
+            );
+        }
     }
 }

@@ -44,12 +44,13 @@ const RECENT_SHARE: f64 = 0.5;
 const WORTH_A_LOOK: f64 = 0.6;
 
 /// For how long a fall must have lasted to be believed when it leaves `left` seconds: a sixth of them where that is five
-/// minutes or less, half where it is twenty minutes or more, in proportion between; six hours at most. So a disk that
-/// is full in five minutes is told within one, and a claim about four hours has two behind it.
+/// minutes or less, half where it is twenty minutes or more, in proportion between; five and a half hours at most, which
+/// the longest window has however its first bucket lies. So a disk that is full in five minutes is told within one, and a
+/// claim about four hours has two behind it.
 pub(super) fn evidence_seconds(left: f64) -> f64 {
     const SOON: (f64, f64) = (300.0, 1.0 / 6.0);
     const LATE: (f64, f64) = (1_200.0, 0.5);
-    const LONGEST: f64 = 21_600.0;
+    const LONGEST: f64 = 19_800.0;
     let part = ((left - SOON.0) / (LATE.0 - SOON.0)).clamp(0.0, 1.0);
     (left * (SOON.1 + (LATE.1 - SOON.1) * part)).min(LONGEST)
 }
@@ -325,8 +326,8 @@ mod tests {
         {
             assert_eq!(evidence_seconds(left).round(), evidence, "{left}");
         }
-        assert_eq!(evidence_seconds(1e9), 21_600.0);
-        assert_eq!(evidence_seconds(f64::INFINITY), 21_600.0);
+        assert_eq!(evidence_seconds(1e9), 19_800.0);
+        assert_eq!(evidence_seconds(f64::INFINITY), 19_800.0);
         let mut before = 0.0;
         for left in 0..4_000 {
             let evidence = evidence_seconds(f64::from(left));

@@ -121,8 +121,9 @@ fn terminal() -> Terminal {
     }
 }
 
-/// Columns to write: a terminal's own count, then those that the variable `COLUMNS` wishes for (POSIX, XBD 8.3). A pipe
-/// for which nobody wishes has no end of them.
+/// Columns: a terminal's own count, else those that the variable `COLUMNS` wishes for. POSIX (XBD 8.3) has that variable
+/// stand above what the terminal tells; here it stands below, because shells export it and do not follow a terminal that
+/// is made wider. It says nothing of what a pipe may hold: [`Terminal::room`].
 fn columns(shown: bool, told: Option<usize>, wished: Option<&str>) -> Option<usize> {
     let wished = wished.and_then(|w| w.trim().parse().ok()).filter(|w| (1..=MAX_COLUMNS).contains(w));
     told.filter(|_| shown).or(wished).or(shown.then_some(UNTOLD_COLUMNS))

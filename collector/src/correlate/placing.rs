@@ -348,14 +348,13 @@ impl Correlator {
         {
             return;
         }
-        let what = if is_nameless(&incident.topic)
-            && incident.about.is_empty()
+        let names_it = is_nameless(&incident.topic)
             && incident.topic != seen.topic
-            && meets(&incident.topic, &seen.topic)
-        {
+            && meets(&incident.topic, &seen.topic);
+        let what = if names_it {
             What::IncidentRetitled {
                 id: id.to_owned(),
-                title: seen.title.clone(),
+                title: whole_title(&seen.title, &incident.about),
                 lead: seen.title.clone(),
                 topic: seen.topic.clone(),
                 subject: None,

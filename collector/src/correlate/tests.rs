@@ -399,6 +399,11 @@ fn tasks_that_hang_follow_from_io_that_stands_still() {
     let hung = |id: &str, name: &str| finding(id, "hung-tasks", "process", name);
     let out = told(&c.observe_finding(&node(), &hung("f-1", "tar (7)"), T0));
     assert_eq!(out[0], "open inc-2026-11-21-002 high hung tasks on node-1: tar (7)");
+    // It names a process, which is no disk: which one the tasks hang in is still to be said.
+    assert_eq!(
+        told(&c.observe_finding(&node(), &hung("f-15", "cp (9)"), T0))[1],
+        "title 002: hung tasks on node-1: tar (7); also process cp (9)"
+    );
     assert_eq!(
         told(&c.observe_finding(&node(), &finding("f-2", "io-stall", "node", "node-1"), T0)),
         ["join 002 f-2: same node, I/O that does not get on as hung-tasks, at the same time"]
@@ -407,11 +412,13 @@ fn tasks_that_hang_follow_from_io_that_stands_still() {
         told(&c.observe_finding(&node(), &finding("f-3", "io-stall", "disk", "sda"), T0)),
         [
             "join 002 f-3: same node, I/O that does not get on as io-stall, at the same time",
-            "title 002: io stall on node-1: sda",
+            "title 002: io stall on node-1: sda; also process cp (9)",
         ]
     );
     let out = told(&c.observe_finding(&node(), &finding("f-4", "io-stall", "disk", "sdb"), T0));
     assert!(out[0].starts_with("open inc-2026-11-21-003"), "{out:?}");
+    let again = told(&c.observe_finding(&node(), &hung("f-6", "cp (9)"), T0));
+    assert_eq!(again, ["join 002 f-6: same node and process cp (9) as hung-tasks, at the same time"]);
     assert_eq!(c.incidents["inc-2026-11-21-001"].pieces.len(), 1, "the disk that fills is another story");
 }
 

@@ -57,7 +57,7 @@ impl Default for DiskConfig {
 /// When a filesystem that fills is a finding before it is full.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ForecastConfig {
-    /// Raised when it would be full sooner than this.
+    /// Raised when it would be full sooner than this, [`LONGEST_BOUND`](crate::detect::LONGEST_BOUND) at most.
     pub bound: Duration,
     /// Critical when it would be full sooner than this.
     pub critical: Duration,

@@ -1,7 +1,7 @@
 //! Kills for want of memory that no line of the kernel's log tells: only counters do, the node's each second, those of
 //! groups at passes that are some seconds apart.
 
-use dogwatch::record::FindingState::Raised;
+use dogwatch::record::FindingState::{Cleared, Raised};
 use dogwatch::record::Severity::High;
 use dogwatch::record::{Cgroup, Sample};
 
@@ -64,6 +64,31 @@ fn the_group_that_counted_is_named_and_the_node_is_not_whichever_is_read_first()
                 assert!(out.iter().all(|f| f.severity == High), "{how}");
             }
         }
+    }
+}
+
+/// Until the second pass nobody knows how far apart they are.
+#[test]
+fn a_kill_that_a_line_told_before_the_second_pass_is_not_told_again_by_its_group() {
+    for every in [90, 300, 600] {
+        let (mut rig, mut s) = (Rig::new(), node());
+        s.cgroups.iter_mut().for_each(|g| g.version = 2);
+        // The first pass, and the kill soon after it.
+        while !rig.second().is_multiple_of(every) {
+            second(&mut rig, &mut s, every);
+        }
+        seconds(&mut rig, &mut s, every, 5);
+        let line = "Memory cgroup out of memory: Killed process 7 (a) total-vm:100kB, anon-rss:90kB, file-rss:0kB, shmem-rss:0kB";
+        let chosen = format!(
+            "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=a,mems_allowed=0,oom_memcg={GROUP},task_memcg={GROUP},task=a,pid=7,uid=0"
+        );
+        rig.kernel(&["container-oom"], &chosen);
+        assert_eq!(raised(&rig.kernel(&["container-oom"], line)), [(format!("pod {POD}"), "1")]);
+        node_counts(&mut s, 1);
+        group_counts(&mut s, 0, 1);
+        let out = seconds(&mut rig, &mut s, every, every + 60);
+        let of_kills: Vec<_> = out.iter().filter(|f| f.rule == "oom-kill" && f.state != Cleared).collect();
+        assert!(of_kills.is_empty(), "groups each {every} s: {of_kills:?}");
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) use select::Selectors;
 /// Asks dogwatch's collector what happened on the nodes, and orders what may be ordered.
 ///
 /// Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 verification failed.
-/// Times are UTC. NO_COLOR is respected, and COLUMNS where stdout is no terminal.
+/// Times are UTC. NO_COLOR is respected, and a pipe: nothing in it is cut or left out; COLUMNS is for pictures and words alone.
 #[derive(Debug, Parser)]
 #[command(
     name = "dogwatch",

@@ -21,7 +21,8 @@ use text::safe;
 pub struct Terminal {
     /// Whether stdout is a terminal: what it is shown must be harmless.
     pub shown: bool,
-    /// Columns to write; `None` where there is no end of them.
+    /// Columns of the terminal, else those that are wished for pictures and words in a pipe; `None` where nobody wishes.
+    /// What must not be cut in a pipe asks [`Terminal::room`].
     pub columns: Option<usize>,
     /// Whether colours are wanted: stdout is a terminal that has them, and `NO_COLOR` is not set.
     pub color: bool,
@@ -32,6 +33,13 @@ pub struct Terminal {
     /// Whether the terminal knows ASCII alone. What is written to [`Io`] is translated by whoever made it; pictures that
     /// go round it have to know.
     pub ascii: bool,
+}
+
+impl Terminal {
+    /// Columns in which lines and tables have to fit; `None` in a pipe, where nothing is cut or left out: scripts read it.
+    pub(crate) fn room(&self) -> Option<usize> {
+        self.columns.filter(|_| self.shown)
+    }
 }
 
 /// The three standard streams.
@@ -61,7 +69,7 @@ impl Io<'_> {
 
     /// A table for this terminal.
     pub(crate) fn table(&self, columns: Vec<Column>) -> Table {
-        Table::new(columns, self.terminal.columns, self.terminal.color)
+        Table::new(columns, self.terminal.room(), self.terminal.color)
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) async fn timeline(here: &Here<'_>, args: &IncidentArgs, io: &mut Io<'
     let mut answers = desk.timeline(id(&args.id)).await?;
     let mut next = answers.next().await?;
     if args.output == Format::Table
-        && let Some(columns) = io.terminal.columns.filter(|_| io.terminal.shown)
+        && let Some(columns) = io.terminal.room()
     {
         let mut drawn = picture::Gutter::new(columns);
         while let Some(entry) = next {
@@ -128,7 +128,7 @@ fn write_detail(
             writeln!(io.out, "  {}", safe(why))?;
         }
     }
-    match io.terminal.columns.filter(|_| io.terminal.shown) {
+    match io.terminal.room() {
         Some(columns) if !wide && !detail.timeline.is_empty() => {
             heading(io, "\nTimeline")?;
             let mut drawn = picture::Gutter::new(columns);
@@ -158,7 +158,7 @@ pub(super) fn heading(io: &mut Io<'_>, text: &str) -> Result<(), CliError> {
         writeln!(io.out)?;
     }
     let shown = safe(text.trim_start_matches('\n')).into_owned();
-    let cut = fit(&shown, io.terminal.columns.unwrap_or(usize::MAX)).into_owned();
+    let cut = fit(&shown, io.terminal.room().unwrap_or(usize::MAX)).into_owned();
     writeln!(io.out, "{}", Paint::Bold.on(&cut, io.terminal.color))?;
     Ok(())
 }

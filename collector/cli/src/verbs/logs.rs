@@ -309,13 +309,13 @@ const NARROW: usize = 80;
 /// `time node pod/container | line`, on a terminal cut to one line unless it is wide enough.
 fn text(io: &mut Io<'_>, line: &Event) -> Result<(), CliError> {
     let color = io.terminal.color;
-    let narrow = io.terminal.columns.is_some_and(|c| c < NARROW);
+    let narrow = io.terminal.room().is_some_and(|c| c < NARROW);
     let whole = line.time.to_the_second();
     let time = if narrow { whole.get(11..19).unwrap_or(&whole) } else { &whole };
     let whose = line.pod().unwrap_or_else(|| line.source.clone());
     let whose = if narrow { whose.rsplit('/').next().unwrap_or_default().to_owned() } else { whose };
     let node = if narrow { "" } else { line.node.as_deref().unwrap_or("-") };
-    let mut room = io.terminal.columns.unwrap_or(usize::MAX);
+    let mut room = io.terminal.room().unwrap_or(usize::MAX);
     let paint = match line.severity {
         Some(s) if s > Severity::Info => Paint::Notice,
         _ => Paint::Plain,

@@ -75,7 +75,7 @@ fn tell(
 fn one(io: &mut Io<'_>, check: &Check) -> Result<(), CliError> {
     let rank: Cell = check.rows(false).swap_remove(0).swap_remove(0);
     let shown = rank.paint().on(rank.text(), io.terminal.color).into_owned();
-    let columns = io.terminal.columns.unwrap_or(PIPED_COLUMNS);
+    let columns = io.terminal.room().unwrap_or(usize::MAX);
     let head = format!("{} {}", safe(&check.subject), safe(&check.name));
     // The rank is coloured apart from the rest, so that colours do not count as columns.
     let blank = " ".repeat(8_usize.saturating_sub(rank.text().len()));

@@ -264,7 +264,7 @@ fn print(board: &Board, ui: &Ui, args: &TopArgs, io: &mut Io<'_>) -> Result<(), 
         return list.finish::<Row>(io);
     }
     // Wide on demand: nothing is left out or cut, also on a terminal.
-    let columns = io.terminal.columns.filter(|_| args.output == Format::Table);
+    let columns = io.terminal.room().filter(|_| args.output == Format::Table);
     for (n, view) in views.iter().enumerate() {
         let rows = chosen(board, ui, *view);
         if rows.is_empty() {

@@ -62,7 +62,7 @@ fn write(io: &mut Io<'_>, format: Format, news: &News) -> Result<(), CliError> {
         }
         Format::Table | Format::Wide => {
             // Each line by itself: what comes next is not known, so columns cannot be as wide as what is in them.
-            let columns = io.terminal.columns.filter(|_| format == Format::Table);
+            let columns = io.terminal.room().filter(|_| format == Format::Table);
             for row in news.rows(false) {
                 write_line(io, &row, columns)?;
             }

@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 
 use crate::tls::configured;
 
+/// Longer than any machine needs that is at work at all.
+const PATIENCE: Duration = Duration::from_secs(90);
+
 /// A tmux server of this test's own; it ends with it.
 struct Tmux(String);
 
@@ -27,7 +30,7 @@ impl Tmux {
     }
 
     async fn shows(&self, words: &str) -> String {
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + PATIENCE;
         loop {
             let screen = self.screen();
             if screen.contains(words) {
@@ -113,7 +116,7 @@ async fn hung_up(name: &str, how: &str) -> String {
     let tmux = Tmux::start(name, "100", &program);
     tmux.shows("3 nodes, 2 not connected").await;
     drop(tmux);
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + PATIENCE;
     loop {
         if let Ok(code) = std::fs::read_to_string(&ended) {
             return code.trim().to_owned();
