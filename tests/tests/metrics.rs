@@ -144,6 +144,13 @@ fn prometheus_finds_no_fault_with_the_metrics_of_either_daemon() {
         assert!(value(&of_collector, &format!("{series}{{certificate=\"{certificate}\"}}")) > now);
     }
 
+    // The recorder stream's first block is sealed last.
+    until("a block of each stream", PATIENCE, || {
+        let page = page(agent);
+        let used =
+            |stream| value(&page, &format!("dogwatch_agent_journal_used_bytes{{stream=\"{stream}\"}}"));
+        ["urgent", "evidence", "recorder"].into_iter().all(|s| used(s) > 0.0).then_some(())
+    });
     let of_agent = page(agent);
     assert_eq!(complaints(&of_agent), "", "of the agent:\n{of_agent}");
     assert!(value(&of_agent, "dogwatch_agent_samples_total") >= 1.0);

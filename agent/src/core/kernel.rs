@@ -46,7 +46,11 @@ impl Core {
         };
         for event in batch.events {
             match event {
-                Event::Line { line, keep } => self.on_kernel_line(at, *line, keep, &mut push),
+                Event::Line { line, keep, judged } if judged && !keep.evidence => {
+                    self.record_kernel_line(&line);
+                    push(self, Stream::Recorder, Body::Log(*line));
+                }
+                Event::Line { line, keep, .. } => self.on_kernel_line(at, *line, keep, &mut push),
                 Event::Gap(gap) => {
                     let lost = gap.count.unwrap_or(0);
                     self.wires.figures.kernel_lost_lines.fetch_add(lost, Ordering::Relaxed);
@@ -73,6 +77,12 @@ impl Core {
         pending.push_back((needs, mark));
     }
 
+    fn record_kernel_line(&self, line: &LogLine) {
+        let figures = &self.wires.figures;
+        figures.kernel_lines.fetch_add(1, Ordering::Relaxed);
+        figures.kernel_bytes.fetch_add(line.line.len() as u64, Ordering::Relaxed);
+    }
+
     fn on_kernel_line(
         &mut self,
         at: Moment,
@@ -81,9 +91,7 @@ impl Core {
         push: &mut dyn FnMut(&Self, Stream, Body) -> Seq,
     ) {
         if keep.recorder {
-            let figures = &self.wires.figures;
-            figures.kernel_lines.fetch_add(1, Ordering::Relaxed);
-            figures.kernel_bytes.fetch_add(line.line.len() as u64, Ordering::Relaxed);
+            self.record_kernel_line(&line);
         }
         let recorded = keep.recorder.then(|| push(self, Stream::Recorder, Body::Log(line.clone())));
         let mut shipped = None;

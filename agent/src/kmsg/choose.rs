@@ -99,6 +99,8 @@ pub(super) struct Chooser {
     /// Whether a hole between two numbers is a loss.
     numbered: bool,
     recorded: Recorded,
+    /// The newest message that an earlier run judged.
+    judged_to: Option<u64>,
     /// Older messages than this are passed over; µs.
     oldest_us: u64,
     passed_over: u64,
@@ -131,6 +133,7 @@ impl Chooser {
             judge,
             evidence_priority: config.evidence_priority,
             numbered,
+            judged_to: recorded.evidence_to,
             recorded,
             oldest_us: match recorded.floor {
                 Some(_) => 0,
@@ -199,7 +202,8 @@ impl Chooser {
             self.recorded.evidence_to = self.recorded.evidence_to.max(Some(message.seq));
         }
         if keep.evidence || keep.recorder {
-            self.out.push(Event::Line { line: line.clone(), keep });
+            let judged = self.judged_to.is_some_and(|to| message.seq <= to);
+            self.out.push(Event::Line { line: line.clone(), keep, judged });
         }
         if self.max_before > 0 {
             if self.before.len() == self.max_before {
@@ -284,7 +288,11 @@ impl Chooser {
             let written = line.written_wall_ns.unwrap_or(now.at.wall_ns);
             if self.admit(Stream::Evidence, line.offset, written, now, true, false) {
                 self.recorded.evidence_to = self.recorded.evidence_to.max(Some(line.offset));
-                self.out.push(Event::Line { line, keep: Keep { evidence: true, recorder: false } });
+                self.out.push(Event::Line {
+                    line,
+                    keep: Keep { evidence: true, recorder: false },
+                    judged: false,
+                });
             }
         }
     }

@@ -34,7 +34,7 @@ fn shown(events: Vec<Event>) -> Vec<String> {
     events
         .into_iter()
         .map(|e| match e {
-            Event::Line { line, keep } => {
+            Event::Line { line, keep, .. } => {
                 let flag = |on: bool, c: &'static str| if on { c } else { "" };
                 format!("{}{}{}", flag(keep.evidence, "e"), flag(keep.recorder, "r"), line.offset)
             }
@@ -167,4 +167,22 @@ fn messages_are_judged_faster_than_a_kernel_prints_them() {
     eprintln!("{rate:.0} kernel messages per core-second");
     assert_eq!(c.out.len() as u64, messages);
     assert!(rate > 5_000.0, "{rate:.0}");
+}
+
+#[test]
+fn what_an_earlier_run_judged_is_read_for_the_recorder_stream_alone() {
+    let now = at(10);
+    // Evidence is sealed soon after a finding, the recorder stream later: a kill in between leaves it behind.
+    let mut c = chooser(Recorded { floor: Some(5), recorder_to: None, evidence_to: Some(8) }, now);
+    for seq in [7, 8, 9] {
+        say(&mut c, seq, 6, "bad thing", now);
+    }
+    let said: Vec<_> = std::mem::take(&mut c.out)
+        .into_iter()
+        .filter_map(|e| match e {
+            Event::Line { line, keep, judged } => Some((line.offset, keep.evidence, keep.recorder, judged)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(said, [(7, false, true, true), (8, false, true, true), (9, true, true, false)]);
 }

@@ -127,6 +127,9 @@ pub enum Event {
         line: Box<LogLine>,
         /// What for.
         keep: Keep,
+        /// Whether an earlier run told what is to be told of it: the evidence stream had it, or what came after it, when this
+        /// run began, and only the recorder stream lacked it.
+        judged: bool,
     },
     /// A loss.
     Gap(Gap),

@@ -114,7 +114,7 @@ proptest! {
         let whole = read_all(&Fake::new(all.clone()), &Resume::default());
         let lines = |batches: &[Batch]| -> Vec<(Keep, LogLine)> {
             batches.iter().flat_map(|b| &b.events).filter_map(|e| match e {
-                Event::Line { line, keep } => Some((*keep, (**line).clone())),
+                Event::Line { line, keep, .. } => Some((*keep, (**line).clone())),
                 _ => None,
             }).collect()
         };
@@ -221,7 +221,7 @@ fn what_is_written_to_the_kernels_log_arrives_by_either_way() {
             &batches,
             |e| matches!(e, Event::Line { line, .. } if line.line.starts_with(text.as_bytes())),
         );
-        let Event::Line { line, keep } = event else { unreachable!() };
+        let Event::Line { line, keep, .. } = event else { unreachable!() };
         assert_eq!(line.line, format!("{text} password=[masked:password]").into_bytes());
         assert_eq!((line.priority, &line.rules[..]), (Some(6), &["kernel-panic".to_owned()][..]));
         assert_eq!(keep, Keep { evidence: true, recorder: true });
