@@ -31,6 +31,9 @@ pub struct ForecastArgs {
     file: PathBuf,
 }
 
+/// Later than this (the year 5138) nobody measured anything: such a number is of milliseconds, or of less.
+const LATEST: Duration = Duration::from_secs(100_000_000_000);
+
 /// Why a file says nothing.
 #[derive(Debug, thiserror::Error)]
 enum Problem {
@@ -38,6 +41,8 @@ enum Problem {
     Read(io::Error),
     #[error("the answer cannot be written: {0}")]
     Write(io::Error),
+    #[error("has no row of figures: write {}, one a line", COLUMNS.join(","))]
+    Empty,
     #[error("line {line} is longer than {MAX_LINE} bytes: is this CSV?")]
     Long { line: u64 },
     #[error("line {line} has {found} columns, not {}: write {}", COLUMNS.len(), COLUMNS.join(","))]
@@ -124,7 +129,7 @@ fn answer(config: &ForecastConfig, input: &mut impl BufRead, out: &mut impl Writ
         let left = left.map_or_else(|| "-".to_owned(), |left| format!("{:.0}", left.as_secs_f64()));
         writeln!(out, "{},{left}", fields[order[0]]).map_err(Problem::Write)?;
     }
-    Ok(())
+    before.map(|_| ()).ok_or(Problem::Empty)
 }
 
 /// Where each column stands, if these are the columns' names.
@@ -136,7 +141,7 @@ fn heading(fields: &[&str; COLUMNS.len()]) -> Option<[usize; COLUMNS.len()]> {
 /// Since 1970.
 fn time(text: &str) -> Option<Duration> {
     if let Ok(seconds) = text.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).ok();
+        return Duration::try_from_secs_f64(seconds).ok().filter(|at| *at < LATEST);
     }
     let at: jiff::Timestamp = text.parse().ok()?;
     Duration::try_from(at.as_duration()).ok()
@@ -159,6 +164,15 @@ mod tests {
         let mut out = Vec::new();
         let result = answer(&ForecastConfig::default(), &mut text.as_bytes(), &mut out);
         (String::from_utf8(out).unwrap(), result.err().map(|e| e.to_string()))
+    }
+
+    #[test]
+    fn a_file_without_figures_and_times_in_milliseconds_are_refused() {
+        for text in ["", "\n\n", "time,available,capacity\n"] {
+            assert!(ask(text).1.unwrap().contains("has no row of figures"), "{text:?}");
+        }
+        let said = ask("1700000010000,1,2\n").1.unwrap();
+        assert!(said.contains("line 1, column time") && said.contains("seconds since 1970"), "{said}");
     }
 
     /// A row each `every` seconds of a fill of 1 GB in `fills_in`.
