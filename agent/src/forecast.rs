@@ -231,6 +231,5 @@ mod tests {
             let error = ask(text).1.unwrap_or_default();
             assert!(error.starts_with(says), "{text:?}: {error}");
         }
-        assert_eq!(ask(""), ("time,seconds_to_full\n".to_owned(), None));
     }
 }
