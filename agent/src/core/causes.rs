@@ -1,12 +1,14 @@
 //! Who fills a mount: asked when a finding says that it fills, and told with that finding from then on.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use dogwatch::clock;
 use dogwatch::record::{Fact, Finding, FindingState, Pod};
 
 use super::Core;
 use crate::act::respond::{CLEANUP_NOT_HOLDING, TRIGGERS};
+use crate::detect::words::bytes;
 use crate::usage::blame::{Blame, Confidence, Culprit};
 use crate::usage::scout::Answer;
 
@@ -14,6 +16,8 @@ use crate::usage::scout::Answer;
 const CONFIDENCE: &str = "cause_confidence";
 /// Writers that a finding names.
 const MAX_NAMED: usize = 3;
+/// Longest path that is told, from its end: a summary is a sentence.
+const MAX_PATH_CHARS: usize = 200;
 /// Mounts whose causes are kept.
 const MAX_MOUNTS: usize = 64;
 /// Deleted files are worth a word from this on.
@@ -200,7 +204,7 @@ fn sentence(blame: &Blame) -> String {
 }
 
 fn said(culprit: &Culprit) -> String {
-    let mut text = culprit.path.display().to_string();
+    let mut text = bounded(&culprit.path);
     if culprit.bytes_per_second > 0.0 {
         text.push_str(&format!(" at {}", rate(culprit.bytes_per_second)));
     } else {
@@ -226,15 +230,11 @@ fn rate(bytes_per_second: f64) -> String {
     format!("{}/s", bytes(bytes_per_second))
 }
 
-fn bytes(n: f64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = n.max(0.0);
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{value:.0} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+/// The end of a path is what tells it from others; a name may be as long as its filesystem lets it be.
+fn bounded(path: &Path) -> String {
+    let text = path.display().to_string();
+    let beyond = text.chars().count().saturating_sub(MAX_PATH_CHARS);
+    if beyond == 0 { text } else { format!("…{}", text.chars().skip(beyond).collect::<String>()) }
 }
 
 #[cfg(test)]
@@ -303,6 +303,15 @@ mod tests {
             super::cause(&answer, &found, cause.grew).brief.as_deref().map(|b| &b[..7]),
             Some("filling")
         );
+    }
+
+    #[test]
+    fn a_path_of_any_length_is_told_by_its_end() {
+        let long = format!("/data/{}/spam.log", "é".repeat(4000));
+        let told = bounded(Path::new(&long));
+        assert_eq!(told.chars().count(), MAX_PATH_CHARS + 1);
+        assert!(told.starts_with('…') && told.ends_with("/spam.log"), "{told}");
+        assert_eq!(bounded(Path::new("/data/spam")), "/data/spam");
     }
 
     #[test]

@@ -67,7 +67,7 @@ mod twins;
 mod wall_clock;
 mod watch;
 mod window;
-mod words;
+pub(crate) mod words;
 
 #[cfg(test)]
 mod scenarios;

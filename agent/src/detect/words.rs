@@ -1,7 +1,7 @@
 //! Figures in words, for summaries.
 
 /// `12.3 GiB`: binary units, one decimal above bytes.
-pub(super) fn bytes(n: f64) -> String {
+pub(crate) fn bytes(n: f64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let (mut value, mut unit) = (n.max(0.0), 0);
     // 1023.95 would print as 1024.0.
