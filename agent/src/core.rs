@@ -266,7 +266,7 @@ impl Core {
             self.remember(recorder_seq, evidence_seq);
             self.evidence.took(at.boot_ns, has_groups);
         }
-        self.responder.on_sample(&sample.mounts);
+        self.responder.on_sample(&sample.mounts, at);
         for finding in findings {
             self.ask_for_cause(&finding);
             self.say(at, finding);

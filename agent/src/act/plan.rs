@@ -19,6 +19,8 @@ use super::policy::{RootRules, Rules};
 use super::rotation::newest_of_each_family;
 use super::words;
 
+/// How the refusal begins that speaks of budgets.
+const BUDGETS: &str = "budgets: ";
 /// How long a plan may be applied, by default.
 pub const PLAN_LIFETIME_NS: i64 = 600 * 1_000_000_000;
 /// Most bytes that the objects of one action may take in its record, so that it fits a block with its refusals.
@@ -137,6 +139,11 @@ pub fn plan(
     }
 }
 
+/// Whether budgets kept objects out of the plan that would have been needed and may go.
+pub(super) fn is_cut_short(action: &Action) -> bool {
+    action.refused.iter().any(|r| r.path.is_none() && r.reason.starts_with(BUDGETS))
+}
+
 fn detail(trigger: &Trigger, need: Need, sum: &Sum, removable: usize) -> String {
     let available = words::bytes(trigger.available_bytes);
     if need.is_met(&Sum::default()) {
@@ -244,7 +251,7 @@ impl Limit {
 
     fn said(&self, wanted: &Sum, given: &Sum) -> String {
         format!(
-            "budgets: {} objects with {} would be needed; {} objects and {} are allowed now (and the record must fit a \
+            "{BUDGETS}{} objects with {} would be needed; {} objects and {} are allowed now (and the record must fit a \
              block), so {} objects with {} are planned",
             wanted.objects,
             words::bytes(wanted.bytes),

@@ -6,7 +6,10 @@
 //! Invariants
 //! - Nothing is applied whose record is not durable: [`Step::Apply`] comes only after [`Respond::on_recorded`] for the
 //!   same action in state `started`. A record that could not be kept refuses the action.
-//! - One survey or action a mount at a time, and a cooldown after each cleanup.
+//! - One survey or action a mount at a time, and a cooldown after each cleanup. It is not waited for where budgets kept
+//!   back what was needed, or where the mount would be full before it ends; what is done within one cooldown is one
+//!   cleanup to the breaker.
+//! - A cleanup that begins by itself aims beyond the low-water mark by what a fast writer takes during a cooldown.
 //! - A mount that fills again after [`Settings::breaker_cleanups`] cleanups within [`Settings::breaker_window_ns`] is left
 //!   alone for that long; that is a finding ([`Step::NotHolding`]), once each time.
 //! - Mode `plan` makes a plan once an episode, and again only when it expired or the need grew materially.
@@ -16,6 +19,7 @@
 //!
 //! Deliberately absent: time, disk, randomness; they come in as arguments.
 
+mod fall;
 mod need;
 mod place;
 
@@ -26,9 +30,10 @@ use dogwatch::record::{
     Action, ActionState, CleanupMode, Finding, FindingState, Moment, Mount, Refusal, Severity,
 };
 
+use self::fall::Fall;
 use self::need::{base_trigger, need_bytes, severity, trigger, worst};
 use super::hold::Hold;
-use super::plan::{Allowance, PLAN_LIFETIME_NS, Survey, Trigger, plan};
+use super::plan::{Allowance, PLAN_LIFETIME_NS, Survey, Trigger, is_cut_short, plan};
 use super::policy::Rules;
 use super::words;
 pub use place::Unmet;
@@ -51,6 +56,8 @@ pub const CLEANUP_NOT_HOLDING: &str = "cleanup-not-holding";
 const MAX_PLANS: usize = 64;
 /// Most commands that wait for one mount.
 const MAX_WAITING: usize = 8;
+/// From the end of a cleanup to the next one that does not wait for the cooldown: the figures must be of after it.
+const SETTLE_NS: u64 = 2_000_000_000;
 /// Growth of the need that makes an old plan useless, as a fraction of the mount.
 const MATERIAL_GROWTH: f64 = 0.05;
 const HOUR_NS: u64 = 3_600 * 1_000_000_000;
@@ -165,13 +172,17 @@ struct Kept {
 #[derive(Default)]
 struct Site {
     figures: Option<Mount>,
+    fall: Fall,
     findings: BTreeMap<String, Finding>,
     busy: Option<Busy>,
     waiting: VecDeque<Command>,
     last_plan: Option<Made>,
     cleanups: VecDeque<u64>,
     last_cleanup: Option<String>,
-    rest_until_boot_ns: u64,
+    /// End of the last cleanup that began by itself or by a person.
+    cleaned_boot_ns: Option<u64>,
+    /// Whether budgets kept back what it needed.
+    cut_short: bool,
     breaker: Option<u64>,
 }
 
@@ -230,9 +241,11 @@ impl Respond {
     }
 
     /// The newest figures of every mount; plans use them.
-    pub fn on_sample(&mut self, mounts: &[Mount]) {
+    pub fn on_sample(&mut self, mounts: &[Mount], now: Moment) {
         for mount in mounts {
-            self.mounts.entry(mount.path.clone()).or_default().figures = Some(mount.clone());
+            let site = self.mounts.entry(mount.path.clone()).or_default();
+            site.fall.see(now.boot_ns, mount.available_bytes);
+            site.figures = Some(mount.clone());
         }
         self.mounts.retain(|path, site| {
             site.busy.is_some() || !site.findings.is_empty() || mounts.iter().any(|m| m.path == *path)
@@ -406,14 +419,23 @@ impl Respond {
             return Vec::new();
         }
         busy.action = Some(applied.clone());
-        site.rest_until_boot_ns = now.boot_ns.saturating_add(self.settings.cooldown_ns);
         site.last_plan = None;
+        // What came free would hide how fast the rest goes.
+        site.fall = Fall::default();
         let removed =
             applied.objects.iter().filter(|o| o.outcome == dogwatch::record::ObjectOutcome::Removed);
         let (objects, bytes) = removed.fold((0, 0), |(n, b), o| (n + 1, b + o.allocated_bytes));
         // A cleanup that removed nothing is not what fails to hold.
+        site.cleaned_boot_ns = Some(now.boot_ns);
+        let counted = site
+            .cleanups
+            .back()
+            .is_some_and(|at| now.boot_ns.saturating_sub(*at) < self.settings.cooldown_ns);
+        site.cut_short = objects > 0 && is_cut_short(&applied);
         if objects > 0 {
-            site.cleanups.push_back(now.boot_ns);
+            if !counted {
+                site.cleanups.push_back(now.boot_ns);
+            }
             site.cleanups.retain(|at| now.boot_ns.saturating_sub(*at) <= window);
             site.last_cleanup = Some(applied.id.clone());
             self.removed.push_back((now.boot_ns, objects, bytes));
@@ -430,11 +452,14 @@ impl Respond {
         let automatic = self.mode() == CleanupMode::Auto;
         let Some(site) = self.mounts.get_mut(mount) else { return Vec::new() };
         let Some(figures) = site.figures.clone() else { return Vec::new() };
-        if site.busy.is_some() || figures.read_only || now.boot_ns < site.rest_until_boot_ns {
+        if site.busy.is_some() || figures.read_only || site.rests(&figures, &settings, now) {
             return Vec::new();
         }
         let Some(finding) = worst(&site.findings) else { return Vec::new() };
-        let trigger = trigger(&figures, &site.findings, finding, &settings);
+        let mut trigger = trigger(&figures, &site.findings, finding, &settings);
+        if automatic {
+            site.fall.reach_further(&mut trigger, settings.cooldown_ns);
+        }
         if !site.is_due(&trigger, now) {
             return Vec::new();
         }
@@ -525,6 +550,17 @@ impl Respond {
 }
 
 impl Site {
+    /// Whether the last cleanup was so short ago that the next one waits.
+    fn rests(&self, figures: &Mount, settings: &Settings, now: Moment) -> bool {
+        let Some(cleaned) = self.cleaned_boot_ns else { return false };
+        let since = now.boot_ns.saturating_sub(cleaned);
+        let Some(left) = settings.cooldown_ns.checked_sub(since).filter(|left| *left > 0) else {
+            return false;
+        };
+        let hurried = self.cut_short || self.fall.is_full_within(figures.available_bytes, left);
+        !(hurried && since >= SETTLE_NS)
+    }
+
     /// Whether this episode needs a (new) plan.
     fn is_due(&self, trigger: &Trigger, now: Moment) -> bool {
         let Some(made) = &self.last_plan else { return true };

@@ -14,6 +14,8 @@ use dogwatch::record::{Body, Gap, Kind, Moment, Record, Seq, Stream};
 pub(crate) const BULK_BYTES: usize = 6 * 1024 * 1024;
 /// Bytes that urgent records may hold while they wait. A plan of 10,000 objects is about 2 MiB.
 pub(crate) const URGENT_BYTES: usize = 6 * 1024 * 1024;
+/// Places that an empty queue keeps: what comes in some seconds when nothing happens.
+const KEPT_PLACES: usize = 64;
 /// Most (stream, source) pairs whose losses are told apart; beyond that they are counted together.
 const MAX_LOSS_SOURCES: usize = 64;
 
@@ -92,6 +94,10 @@ impl Queue {
                 self.bytes[lane] -= w.weight;
                 run.push(w.record);
             }
+        }
+        if self.lanes[lane].is_empty() {
+            // A burst, such as the kernel's history at the start, would keep its room for good.
+            self.lanes[lane].shrink_to(KEPT_PLACES);
         }
         run
     }
@@ -257,6 +263,16 @@ mod tests {
             rules: vec![],
             ..LogLine::default()
         })
+    }
+
+    #[test]
+    fn a_burst_leaves_no_room_behind() {
+        let mut q = Queue::default();
+        for _ in 0..2_000 {
+            q.push(Stream::Evidence, Moment::default(), log(10));
+        }
+        while !q.take_run(Stream::Evidence, usize::MAX, 100).is_empty() {}
+        assert!(q.lanes[Stream::Evidence.index()].capacity() <= KEPT_PLACES);
     }
 
     #[test]

@@ -79,8 +79,9 @@ impl Matcher {
                 Regex::builder().configure(config).build_many_from_hir(&pass.patterns).map_err(Box::new)
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let which =
-            Regex::builder().configure(config().match_kind(MatchKind::All)).build_many_from_hir(patterns)?;
+        // It is asked about lines that hit, from their beginning: a search for beginnings would only cost its megabyte.
+        let all = config().match_kind(MatchKind::All).auto_prefilter(false);
+        let which = Regex::builder().configure(all).build_many_from_hir(patterns)?;
         Ok(Some(Self { find, which, rules }))
     }
 

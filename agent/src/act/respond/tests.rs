@@ -24,7 +24,7 @@ fn machine(mode: CleanupMode) -> Respond {
         next
     };
     let mut machine = Respond::new(rules, Settings::default(), Box::new(ids));
-    machine.on_sample(&[mount(5 * GIB)]);
+    machine.on_sample(&[mount(5 * GIB)], at(0));
     machine
 }
 
@@ -152,7 +152,7 @@ fn in_plan_mode_an_episode_has_one_plan_until_it_expires_or_grows() {
     for second in 1..599 {
         assert_eq!(machine.on_tick(at(second)), []);
     }
-    machine.on_sample(&[mount(4 * GIB)]);
+    machine.on_sample(&[mount(4 * GIB)], at(0));
     assert_eq!(machine.on_tick(at(599)), [], "1 % more is no other plan");
     assert!(matches!(one(machine.on_tick(at(600))), Step::Survey { .. }), "it expired");
     let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(600))), ActionState::Planned);
@@ -258,7 +258,7 @@ fn expired_unknown_and_forbidden_orders_have_clear_answers() {
 fn a_path_below_a_mount_stands_for_the_mount_that_holds_it() {
     let mut machine = machine(CleanupMode::Plan);
     let root = Mount { path: "/".into(), dev_minor: 3, ..mount(GIB) };
-    machine.on_sample(&[mount(GIB), root]);
+    machine.on_sample(&[mount(GIB), root], at(0));
     let device = |minor| rustix::fs::makedev(8, minor);
     let ask = |machine: &mut Respond, path: &str, found| {
         let order = Order::PlanMount(path.to_owned());
@@ -339,4 +339,65 @@ fn an_order_that_waited_while_the_mode_was_switched_off_is_refused() {
     assert_eq!(steps.len(), 2, "{steps:#?}");
     assert!(answer(steps.remove(1)).unwrap_err().contains("was set to off"));
     assert!(answer(steps.remove(0)).is_ok(), "the plan that was made is answered");
+}
+
+#[test]
+fn a_mount_that_would_be_full_before_the_cooldown_ends_is_not_left_to_it() {
+    let mut machine = machine(CleanupMode::Auto);
+    machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
+    clean(&mut machine, 0);
+    // 100 MiB a second, 15 GiB left: 150 s, longer than the minute.
+    let falling = |machine: &mut Respond, from: u64, seconds: u64, start: u64, mib: u64| {
+        for s in 0..seconds {
+            machine.on_sample(&[mount(start - s * (mib << 20))], at(from + s));
+        }
+    };
+    falling(&mut machine, 1, 8, 15 * GIB, 100);
+    assert_eq!(machine.on_tick(at(9)), [], "it lasts");
+    // A gigabyte a second: 8 s.
+    falling(&mut machine, 10, 8, 15 * GIB, 1_024);
+    let Step::Survey { .. } = one(machine.on_tick(at(18))) else { unreachable!() };
+    let planned = recorded(one(machine.on_survey("/data", Ok(&survey(9)), at(18))), ActionState::Planned);
+    assert_eq!(planned.target_available_bytes, 45 * GIB, "the low mark and a quarter of the mount");
+    assert!(planned.reason.contains("it falls by"), "{}", planned.reason);
+}
+
+#[test]
+fn hurried_cleanups_come_to_the_breaker_too() {
+    let root = RootPolicy { keep_newest: 0, ..RootPolicy::new("/data/logs") };
+    let budgets = Budgets { max_bytes_per_hour: 1 << 50, ..Budgets::default() };
+    let rules = Rules::new(Policy { mode: CleanupMode::Auto, roots: vec![root], budgets }).unwrap();
+    let mut machine = Respond::new(rules, Settings::default(), Box::new(|| 1));
+    machine.on_sample(&[mount(5 * GIB)], at(0));
+    machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
+    let mut second = 0;
+    let mut cleanups = 0;
+    loop {
+        clean(&mut machine, second);
+        cleanups += 1;
+        for _ in 0..10 {
+            second += 1;
+            machine.on_sample(&[mount((20 - (second - 1) % 10) * GIB)], at(second));
+        }
+        match one(machine.on_tick(at(second))) {
+            Step::Survey { .. } => {}
+            Step::NotHolding { .. } => break,
+            other => unreachable!("{other:#?}"),
+        }
+        assert!(second < 1_000);
+    }
+    assert!((120..=240).contains(&second), "three cooldowns: {second} s, {cleanups} cleanups");
+}
+
+#[test]
+fn what_budgets_kept_back_goes_on_without_a_cooldown() {
+    let root = RootPolicy { keep_newest: 0, ..RootPolicy::new("/data/logs") };
+    let budgets = Budgets { max_objects: 1, ..Budgets::default() };
+    let rules = Rules::new(Policy { mode: CleanupMode::Auto, roots: vec![root], budgets }).unwrap();
+    let mut machine = Respond::new(rules, Settings::default(), Box::new(|| 1));
+    machine.on_sample(&[mount(5 * GIB)], at(0));
+    machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
+    clean(&mut machine, 0);
+    assert_eq!(machine.on_tick(at(1)), [], "figures are of before");
+    assert!(matches!(one(machine.on_tick(at(2))), Step::Survey { .. }));
 }
