@@ -367,12 +367,14 @@ fn start_sampler(
             sampler.watch_child(pid);
         }
         let mut unsaid = None;
+        let mut trim = crate::arenas::Trim::default();
         while let Some(at) = ticker.wait().map_err(|e| format!("waiting for a tick: {e}"))? {
             let mut sample = sampler.sample();
             sample.late_ticks = ticker.late_ticks();
             sample.every_ms = ticker.interval().as_millis().try_into().unwrap_or(u32::MAX);
             sample.self_cost.saving = thrift.is_saving();
             let cost = sample.self_cost;
+            trim.on_tick(at.boot_ns);
             // A core that is behind by the whole inbox misses this one, and says so as a hole between two samples.
             let _ = inbox.try_send(Message::Sample(at, Box::new(sample)));
             if let Some(pace) = thrift.on_cost(at.boot_ns, cost.cpu_us, cost.resident_bytes) {

@@ -3,7 +3,7 @@
 //! [`loopfs`] makes disks, [`process`] starts and ends programs, [`stage`] puts a collector, agents and people on a
 //! stage of their own (folder, ports, certificates), [`ledger`] reads journals and holds them against each other,
 //! [`canary`] remembers a folder to the byte, [`layout`] makes log folders of every kind, [`cgroup`] confines programs,
-//! [`api_server`] stands in for a cluster's API.
+//! [`untouchable`] makes a hundred kinds of things that must stay, [`api_server`] stands in for a cluster's API.
 
 pub mod api_server;
 pub mod canary;
@@ -16,4 +16,5 @@ pub mod loopfs;
 pub mod process;
 pub mod scribe;
 pub mod stage;
+pub mod untouchable;
 pub mod wait;
