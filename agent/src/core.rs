@@ -11,6 +11,7 @@ mod causes;
 mod figures;
 mod holds;
 mod kernel;
+mod kubelet;
 mod lines;
 mod pace;
 mod reload;
@@ -153,6 +154,7 @@ pub struct Core {
     unable_parts: Vec<String>,
     /// Why samples come less often than configured.
     saving: Option<String>,
+    evictions: kubelet::Evictions,
     problem_notes: usize,
     not_holding: BTreeMap<String, Finding>,
     holds: HoldState,
@@ -185,6 +187,7 @@ impl Core {
             unable,
             unable_parts: Vec::new(),
             saving: None,
+            evictions: kubelet::Evictions::default(),
             problem_notes: 0,
             not_holding: BTreeMap::new(),
             holds: HoldState::default(),
@@ -266,6 +269,7 @@ impl Core {
             self.remember(recorder_seq, evidence_seq);
             self.evidence.took(at.boot_ns, has_groups);
         }
+        self.hold_against_kubelet(at, &sample.mounts);
         self.responder.on_sample(&sample.mounts, at);
         for finding in findings {
             self.ask_for_cause(&finding);
@@ -514,7 +518,7 @@ impl Core {
         let stats = recorder.stats();
         let mut unable = self.unable.clone();
         unable.extend(self.unable_parts.iter().chain(&self.kernel.unable).chain(&self.holds.unable).cloned());
-        unable.extend(self.saving.iter().cloned());
+        unable.extend(self.saving.iter().chain(self.evictions.differs.iter().flatten()).cloned());
         unable.extend(stats.failing.iter().map(|e| format!("write its journal: {e}")));
         self.count_now(&sample);
         let pulse = Pulse {

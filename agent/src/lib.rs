@@ -19,6 +19,7 @@ pub mod enrol;
 pub mod forecast;
 pub mod health;
 pub mod kmsg;
+pub mod kubelet;
 pub mod pod;
 pub mod record;
 pub mod run;

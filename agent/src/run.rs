@@ -40,6 +40,7 @@ use crate::detect::Detectors;
 use crate::enrol::{EnrolOptions, NodeIdentity, Renewal, TokenSource, ensure_enrolled};
 use crate::health::{Figures, Sources};
 use crate::kmsg;
+use crate::kubelet::Kubelet;
 use crate::record::{self, RecordConfig, Recorder};
 use crate::sample::{Roots, SampleOptions, Sampler, Thrift, Ticker, TickerStop};
 use crate::tail::{self, CHECKPOINT_FILE, CheckpointWriter, Journaled, Resume, TailConfig, Tailer};
@@ -128,6 +129,7 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
     };
     let roots =
         if config.host_root == Path::new("/") { Roots::default() } else { Roots::of_host(&config.host_root) };
+    let kubelet = Kubelet::read(&config.host_root, &roots.proc);
     let boot_id = boot_id(&roots.proc);
     let (recorder, writer, opened) = record::open(&record_config, key, boot_id, random_16)?;
     for remark in &opened.remarks {
@@ -176,13 +178,10 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
             None => (None, None),
         };
         let detectors = Detectors::new(config.detect.clone(), config.node.clone(), opened.incarnation);
-        let settings = Settings {
-            low_water_available: 1.0 - config.detect.disk.space.low_used,
-            low_water_inodes: 1.0 - config.detect.disk.inodes.low_used,
-            ..Settings::default()
-        };
         let rules = Rules::new(config.policy.clone()).map_err(failed("the cleanup's patterns"))?;
-        let responder = Respond::new(rules, settings, Box::new(|| u64::from_le_bytes(first_8(random_16()))));
+        let ids = Box::new(|| u64::from_le_bytes(first_8(random_16())));
+        let mut responder = Respond::new(rules, Settings::default(), ids);
+        responder.set_marks(config.detect.disk.clone());
         let core_config = CoreConfig { sample_every: config.sample_every, evidence_every: config.evidence_every };
         let wires = Wires {
             inbox,
@@ -196,6 +195,7 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
             figures: figures.clone(),
         };
         let mut core = Core::new(core_config, wires, detectors, responder, unable_here());
+        core.watch_kubelet(kubelet, config.detect.disk.clone());
         core.seed(opened.active.clone());
         let end_record = EndRecord(recorder.clone());
         parts.spawn_thread("core", move || {

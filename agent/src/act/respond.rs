@@ -36,6 +36,7 @@ use super::hold::Hold;
 use super::plan::{Allowance, PLAN_LIFETIME_NS, Survey, Trigger, is_cut_short, plan};
 use super::policy::Rules;
 use super::words;
+use crate::detect::DiskConfig;
 pub use place::Unmet;
 
 /// What an action or an order is told that waited while the mode changed.
@@ -87,6 +88,14 @@ impl Default for Settings {
             breaker_cleanups: 3,
             breaker_window_ns: 1_800 * SECOND,
         }
+    }
+}
+
+impl Settings {
+    /// With the low-water marks of `mount`.
+    fn of(self, marks: Option<&DiskConfig>, mount: &Mount) -> Self {
+        let Some((space, inodes)) = marks.map(|marks| marks.marks(mount)) else { return self };
+        Self { low_water_available: 1.0 - space.low_used, low_water_inodes: 1.0 - inodes.low_used, ..self }
     }
 }
 
@@ -153,6 +162,8 @@ pub enum Step {
 pub struct Respond {
     rules: Rules,
     settings: Settings,
+    /// The low-water marks; without them, those of the settings hold everywhere.
+    marks: Option<DiskConfig>,
     holds: Vec<Hold>,
     new_id: Box<dyn FnMut() -> u64 + Send>,
     mounts: BTreeMap<String, Site>,
@@ -208,7 +219,7 @@ impl Respond {
     pub fn new(rules: Rules, settings: Settings, new_id: Box<dyn FnMut() -> u64 + Send>) -> Self {
         let (mounts, plans, removed) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
         let (holds, searching) = (Vec::new(), VecDeque::new());
-        Self { rules, settings, holds, new_id, mounts, plans, removed, searching }
+        Self { rules, settings, marks: None, holds, new_id, mounts, plans, removed, searching }
     }
 
     /// The node's mode.
@@ -229,10 +240,9 @@ impl Respond {
         }
     }
 
-    /// Aims for this much available space and these free inodes from now on, as fractions of a mount.
-    pub fn set_low_water(&mut self, available: f64, inodes: f64) {
-        self.settings.low_water_available = available;
-        self.settings.low_water_inodes = inodes;
+    /// Aims for the low-water marks of `marks` from now on.
+    pub fn set_marks(&mut self, marks: DiskConfig) {
+        self.marks = Some(marks);
     }
 
     /// Takes the holds that are in force.
@@ -448,10 +458,10 @@ impl Respond {
         if self.mode() == CleanupMode::Off {
             return Vec::new();
         }
-        let settings = self.settings;
         let automatic = self.mode() == CleanupMode::Auto;
         let Some(site) = self.mounts.get_mut(mount) else { return Vec::new() };
         let Some(figures) = site.figures.clone() else { return Vec::new() };
+        let settings = self.settings.of(self.marks.as_ref(), &figures);
         if site.busy.is_some() || figures.read_only || site.rests(&figures, &settings, now) {
             return Vec::new();
         }
@@ -480,13 +490,13 @@ impl Respond {
         }
         match command.order {
             Order::PlanMount(mount) => {
-                let settings = self.settings;
                 let Some(site) = self.mounts.get_mut(&mount) else {
                     return refuse(format!("this node has no mount {mount} any more"));
                 };
                 let Some(figures) = &site.figures else {
                     return refuse(format!("this node has no figures of {mount} yet; try again in a moment"));
                 };
+                let settings = self.settings.of(self.marks.as_ref(), figures);
                 let trigger = Trigger {
                     reason: format!("{} asked for a plan", command.actor),
                     finding_id: worst(&site.findings).map(|f| f.id.clone()),
@@ -512,7 +522,7 @@ impl Respond {
                 action.actor = command.actor;
                 let Some(site) = self.mounts.get_mut(&action.mount) else { return Vec::new() };
                 let Some(figures) = &site.figures else { return Vec::new() };
-                let trigger = base_trigger(figures, &self.settings);
+                let trigger = base_trigger(figures, &self.settings.of(self.marks.as_ref(), figures));
                 let busy =
                     Busy { trigger, command: Some(command.id), action: Some(action.clone()), applies: true };
                 site.busy = Some(busy);

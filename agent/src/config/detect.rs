@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dogwatch::config::Section;
 
-use crate::detect::{DetectConfig, Hold, LONGEST_BOUND, LimitConfig, RULES};
+use crate::detect::{DetectConfig, Hold, LONGEST_BOUND, LimitConfig, MountClass, RULES, WaterMarks};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -49,20 +49,10 @@ fn rules(s: &mut Section, c: &mut DetectConfig) {
 }
 
 fn disks(s: &mut Section, c: &mut DetectConfig) {
-    for (key, marks) in [("space", &mut c.disk.space), ("inodes", &mut c.disk.inodes)] {
-        s.section(key, |s| {
-            marks.high_used = s.fraction("high_used", marks.high_used);
-            marks.low_used = s.fraction("low_used", marks.low_used);
-            marks.serious_used = s.fraction("serious_used", marks.serious_used);
-            marks.critical_used = s.fraction("critical_used", marks.critical_used);
-            s.rising(&[
-                ("low_used", marks.low_used),
-                ("high_used", marks.high_used),
-                ("serious_used", marks.serious_used),
-                ("critical_used", marks.critical_used),
-            ]);
-        });
-    }
+    c.disk.space = marks(s, "space", c.disk.space);
+    c.disk.inodes = marks(s, "inodes", c.disk.inodes);
+    let (space, inodes) = (c.disk.space, c.disk.inodes);
+    c.disk.classes = s.each("mounts", |s| mount_class(s, space, inodes)).unwrap_or_default();
     s.section("disk", |s| {
         c.disk.raise_ticks = s.number("raise_ticks", c.disk.raise_ticks, 1..=3600);
         c.disk.clear_ticks = s.number("clear_ticks", c.disk.clear_ticks, 1..=3600);
@@ -75,6 +65,52 @@ fn disks(s: &mut Section, c: &mut DetectConfig) {
         f.min_history = s.duration("min_history", f.min_history, SECOND * 2..=DAY);
         f.noise_floor_bytes = s.bytes("noise_floor_bytes", f.noise_floor_bytes, 0..=1 << 50);
     });
+}
+
+/// Marks under `key`; what is not given there is as in `general`.
+fn marks(s: &mut Section, key: &str, general: WaterMarks) -> WaterMarks {
+    s.section(key, |s| {
+        let marks = WaterMarks {
+            high_used: s.fraction("high_used", general.high_used),
+            low_used: s.fraction("low_used", general.low_used),
+            serious_used: s.fraction("serious_used", general.serious_used),
+            critical_used: s.fraction("critical_used", general.critical_used),
+        };
+        s.rising(&[
+            ("low_used", marks.low_used),
+            ("high_used", marks.high_used),
+            ("serious_used", marks.serious_used),
+            ("critical_used", marks.critical_used),
+        ]);
+        marks
+    })
+}
+
+fn mount_class(s: &mut Section, space: WaterMarks, inodes: WaterMarks) -> MountClass {
+    let paths = s.texts("paths").unwrap_or_default();
+    for (i, path) in paths.iter().enumerate() {
+        if !path.starts_with('/') {
+            s.problem(
+                &format!("paths[{i}]"),
+                path,
+                "is not absolute",
+                "give mount points; /srv/** is all beneath /srv",
+            );
+        }
+    }
+    let class = MountClass {
+        fstypes: s.texts("fstypes").unwrap_or_default(),
+        at_least_bytes: s.bytes("at_least", 0, 0..=1 << 60),
+        space: marks(s, "space", space),
+        inodes: marks(s, "inodes", inodes),
+        paths,
+    };
+    if class.paths.is_empty() && class.fstypes.is_empty() && class.at_least_bytes == 0 {
+        let remedy =
+            "give paths, fstypes or at_least; marks of every mount are detect.space and detect.inodes";
+        s.problem("paths", "[]", "nothing says which mounts are meant", remedy);
+    }
+    class
 }
 
 fn memory(s: &mut Section, c: &mut DetectConfig) {

@@ -46,7 +46,8 @@ impl Core {
 
     fn judge_anew(&mut self, detect: DetectConfig) {
         let now = clock::now();
-        self.responder.set_low_water(1.0 - detect.disk.space.low_used, 1.0 - detect.disk.inodes.low_used);
+        self.responder.set_marks(detect.disk.clone());
+        self.on_marks(detect.disk.clone());
         let active: Vec<_> = self.detectors.active().into_iter().cloned().collect();
         let recorder = &self.wires.recorder;
         self.detectors = Detectors::new(detect, recorder.node().clone(), recorder.incarnation());

@@ -33,7 +33,6 @@ pub(super) enum Measure {
 #[derive(Debug)]
 pub(super) struct WaterDetector {
     measure: Measure,
-    marks: WaterMarks,
     config: DiskConfig,
     mounts: BTreeMap<String, Water>,
     rises: BTreeMap<String, Rise>,
@@ -58,10 +57,15 @@ struct Rise {
 
 impl WaterDetector {
     pub(super) fn new(measure: Measure, config: &DiskConfig) -> Self {
-        let mut marks = if measure == Measure::Space { config.space } else { config.inodes };
+        Self { measure, config: config.clone(), mounts: BTreeMap::new(), rises: BTreeMap::new() }
+    }
+
+    fn marks(&self, mount: &Mount) -> WaterMarks {
+        let (space, inodes) = self.config.marks(mount);
+        let mut marks = if self.measure == Measure::Space { space } else { inodes };
         // A low mark above the high one would raise and clear on every other sample.
         marks.low_used = marks.low_used.min(marks.high_used);
-        Self { measure, marks, config: config.clone(), mounts: BTreeMap::new(), rises: BTreeMap::new() }
+        marks
     }
 
     pub(super) fn rule(&self) -> &'static str {
@@ -89,7 +93,8 @@ impl WaterDetector {
         let used = self.used(mount);
         let rise = self.follow(tick, mount, used);
         let ignored = self.config.ignore.contains(&mount.path);
-        let over = used >= self.marks.high_used && !mount.read_only && !ignored;
+        let marks = self.marks(mount);
+        let over = used >= marks.high_used && !mount.read_only && !ignored;
         if !over && !self.mounts.contains_key(&mount.path) {
             return;
         }
@@ -107,14 +112,14 @@ impl WaterDetector {
                 }
             }
             Some(case) => {
-                water.under = if used <= self.marks.low_used || ignored { water.under + 1 } else { 0 };
+                water.under = if used <= marks.low_used || ignored { water.under + 1 } else { 0 };
                 if water.under >= self.config.clear_ticks {
                     if let Some(case) = water.case.take() {
                         out.push(self.clear(case, tick, mount, used));
                     }
                     return;
                 }
-                let worse = self.severity(used) > case.finding().severity;
+                let worse = severity(&marks, used) > case.finding().severity;
                 let moved = (used - water.said_used).abs() >= 0.01;
                 if worse || (water.under == 0 && moved && case.is_due(tick.at, self.config.update_interval)) {
                     let statement = self.statement(mount, used);
@@ -164,21 +169,11 @@ impl WaterDetector {
         }
     }
 
-    fn severity(&self, used: f64) -> Severity {
-        if used >= self.marks.critical_used {
-            Severity::Critical
-        } else if used >= self.marks.serious_used {
-            Severity::High
-        } else {
-            Severity::Medium
-        }
-    }
-
     fn clear(&self, case: Case, tick: Tick<'_>, mount: &Mount, used: f64) -> Finding {
         let summary = format!("{} has room again: {}", mount.path, self.left(mount, used));
         let why = format!(
             "Used has been at or below the low-water mark of {} for {} samples in a row.",
-            words::percent(self.marks.low_used),
+            words::percent(self.marks(mount).low_used),
             self.config.clear_ticks,
         );
         case.clear(tick, summary, why, self.facts(mount, used))
@@ -197,9 +192,9 @@ impl WaterDetector {
                 "The kubelet evicts pods at nodefs.inodesFree<5%; with no inode left no file can be made, whatever the space",
             ),
         };
-        let m = &self.marks;
+        let m = &self.marks(mount);
         Statement {
-            severity: self.severity(used),
+            severity: severity(m, used),
             summary: format!("{} is low on {what}: {}", mount.path, self.left(mount, used)),
             explanation: format!(
                 "Used is {} ({reckoned}). Medium from {}, high from {}, critical from {}; cleared when it stays at or \
@@ -243,11 +238,22 @@ impl WaterDetector {
                 Fact::new("total_inodes", mount.inodes_total),
             ]),
         }
-        facts.push(Fact::new("high_water_percent", self.marks.high_used * 100.0));
-        facts.push(Fact::new("low_water_percent", self.marks.low_used * 100.0));
+        let marks = self.marks(mount);
+        facts.push(Fact::new("high_water_percent", marks.high_used * 100.0));
+        facts.push(Fact::new("low_water_percent", marks.low_used * 100.0));
         facts.push(Fact::new("device_name", &mount.device));
         facts.push(Fact::new("filesystem_type", &mount.fs));
         facts
+    }
+}
+
+fn severity(marks: &WaterMarks, used: f64) -> Severity {
+    if used >= marks.critical_used {
+        Severity::Critical
+    } else if used >= marks.serious_used {
+        Severity::High
+    } else {
+        Severity::Medium
     }
 }
 

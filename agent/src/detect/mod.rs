@@ -77,8 +77,8 @@ use dogwatch::record::{Finding, Incarnation, LogLine, Moment, NodeName, RecordRe
 pub use config::{
     CgroupMemoryConfig, ClockConfig, CrashLoopConfig, DetectConfig, DiskConfig, DiskErrorConfig,
     ForecastConfig, ForkConfig, Hold, HungConfig, InterfaceConfig, IoStallConfig, KernelConfig, LimitConfig,
-    ListenConfig, LogConfig, LogRule, MemoryConfig, OomConfig, RetransmitConfig, SaturationConfig,
-    StealConfig, SwapConfig, ThrottleConfig, WaterMarks, ZombieConfig,
+    ListenConfig, LogConfig, LogRule, MemoryConfig, MountClass, OomConfig, RetransmitConfig,
+    SaturationConfig, StealConfig, SwapConfig, ThrottleConfig, WaterMarks, ZombieConfig,
 };
 
 pub use outlook::{LONGEST_BOUND, Outlook};

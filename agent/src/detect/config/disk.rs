@@ -1,7 +1,10 @@
 //! Filesystems.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
+
+use dogwatch::record::Mount;
 
 /// Thresholds of one measure, as used fractions of 1. Used is 1 − available ÷ capacity, as the kubelet reckons.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,13 +27,45 @@ impl Default for WaterMarks {
     }
 }
 
-/// High-water marks of filesystems.
+/// Marks of a mount, or of a class of mounts: all that is given must fit.
 #[derive(Debug, Clone, PartialEq)]
-pub struct DiskConfig {
+pub struct MountClass {
+    /// Mount points; one that ends in `/**` stands for all beneath. Empty: any.
+    pub paths: Vec<String>,
+    /// Types as mountinfo tells them, e.g. `xfs`. Empty: any.
+    pub fstypes: Vec<String>,
+    /// Capacity at least, in bytes.
+    pub at_least_bytes: u64,
     /// Of bytes.
     pub space: WaterMarks,
     /// Of inodes.
     pub inodes: WaterMarks,
+}
+
+impl MountClass {
+    fn holds(&self, mount: &Mount) -> bool {
+        let named = |pattern: &String| match pattern.strip_suffix("/**") {
+            Some(above) => {
+                let above = if above.is_empty() { "/" } else { above };
+                mount.path != above && Path::new(&mount.path).starts_with(above)
+            }
+            None => mount.path == *pattern,
+        };
+        (self.paths.is_empty() || self.paths.iter().any(named))
+            && (self.fstypes.is_empty() || self.fstypes.contains(&mount.fs))
+            && mount.total_bytes >= self.at_least_bytes
+    }
+}
+
+/// High-water marks of filesystems.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DiskConfig {
+    /// Of bytes, where no class says otherwise.
+    pub space: WaterMarks,
+    /// Of inodes, where no class says otherwise.
+    pub inodes: WaterMarks,
+    /// Mounts with marks of their own; the first that holds a mount decides.
+    pub classes: Vec<MountClass>,
     /// Consecutive samples at or above the high mark before a finding is raised.
     pub raise_ticks: u32,
     /// Consecutive samples at or below the low mark before it is cleared.
@@ -46,11 +81,20 @@ impl Default for DiskConfig {
         Self {
             space: WaterMarks::default(),
             inodes: WaterMarks::default(),
+            classes: Vec::new(),
             raise_ticks: 1,
             clear_ticks: 5,
             update_interval: Duration::from_secs(60),
             ignore: BTreeSet::new(),
         }
+    }
+}
+
+impl DiskConfig {
+    /// The marks of `mount`: of bytes, and of inodes.
+    pub fn marks(&self, mount: &Mount) -> (WaterMarks, WaterMarks) {
+        let class = self.classes.iter().find(|class| class.holds(mount));
+        class.map_or((self.space, self.inodes), |class| (class.space, class.inodes))
     }
 }
 
@@ -88,6 +132,47 @@ impl Default for ForecastConfig {
             min_loss_of_capacity: 0.01,
             noise_floor_bytes: 1 << 20,
             update_interval: Duration::from_secs(60),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_class_that_holds_a_mount_decides() {
+        let mount = |path: &str, fs: &str, total_bytes: u64| Mount {
+            path: path.to_owned(),
+            fs: fs.to_owned(),
+            total_bytes,
+            ..Mount::default()
+        };
+        let class = |paths: &[&str], fstypes: &[&str], at_least_bytes: u64, high_used: f64| MountClass {
+            paths: paths.iter().map(|p| (*p).to_owned()).collect(),
+            fstypes: fstypes.iter().map(|t| (*t).to_owned()).collect(),
+            at_least_bytes,
+            space: WaterMarks { high_used, ..WaterMarks::default() },
+            inodes: WaterMarks::default(),
+        };
+        let classes = vec![
+            class(&["/data"], &[], 0, 0.1),
+            class(&["/srv/**"], &["xfs"], 0, 0.2),
+            class(&[], &[], 1 << 40, 0.3),
+            class(&["/**"], &["btrfs"], 0, 0.4),
+        ];
+        let config = DiskConfig { classes, ..DiskConfig::default() };
+        for (path, fs, total, high) in [
+            ("/data", "ext4", 1, 0.1),
+            ("/data/x", "ext4", 1, 0.85),
+            ("/srv/a/b", "xfs", 1, 0.2),
+            ("/srv", "xfs", 1, 0.85),
+            ("/srv-b", "xfs", 1, 0.85),
+            ("/srv/a", "ext4", 1 << 40, 0.3),
+            ("/x", "btrfs", 1, 0.4),
+            ("/", "btrfs", 1, 0.85),
+        ] {
+            assert_eq!(config.marks(&mount(path, fs, total)).0.high_used, high, "{path} {fs} {total}");
         }
     }
 }

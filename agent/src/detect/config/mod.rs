@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 pub use compute::{ForkConfig, SaturationConfig, StealConfig, ThrottleConfig};
-pub use disk::{DiskConfig, ForecastConfig, WaterMarks};
+pub use disk::{DiskConfig, ForecastConfig, MountClass, WaterMarks};
 pub use io::{DiskErrorConfig, IoStallConfig};
 pub use limits::{LimitConfig, ZombieConfig};
 pub use logs::{LogConfig, LogRule};
