@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::beneath::{self, Facts};
+use super::gaps::{self, Gap};
 use super::policy::{QUARANTINE, RootPolicy};
 use super::survey::Folders;
 
@@ -110,10 +111,12 @@ impl Root {
             Ok(_) => return (Some(base), Err("it is not the file that was put here".to_owned())),
             Err(error) => return (Some(base), Err(format!("it cannot be looked at: {error}"))),
         }
+        gaps::reach(Gap::LeftoverSeen, Path::new(entry));
         let Some((relative, folder)) = self.find_folder(&origin, max_depth) else {
             return (Some(base), Err("the folder that it came from is gone or was moved".to_owned()));
         };
         let original = relative.join(&base);
+        gaps::reach(Gap::LeftoverPlaced, Path::new(entry));
         let back = rustix::fs::renameat_with(&self.quarantine, entry, &folder, &base, RenameFlags::NOREPLACE);
         let outcome = match back {
             Ok(()) => Ok(()),
@@ -144,6 +147,7 @@ fn open_quarantine(root: &OwnedFd, root_facts: &Facts) -> Result<OwnedFd, String
         Err(Errno::EXIST) => false,
         Err(error) => return Err(format!("{QUARANTINE} cannot be made in it: {error}")),
     };
+    gaps::reach(Gap::QuarantineMade, Path::new(QUARANTINE));
     let folder = beneath::open_folder(root, Path::new(QUARANTINE))
         .map_err(|e| format!("{QUARANTINE} in it is not a folder that we can open: {e}"))?;
     if made {
