@@ -30,6 +30,7 @@ mod field;
 mod free;
 mod holds;
 mod matrix;
+mod odd;
 mod trick;
 
 use common::LoopFs;

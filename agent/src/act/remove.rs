@@ -13,7 +13,8 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -194,7 +195,31 @@ pub(super) fn remove(
         return Err(put_back(place, &entry, origin, why));
     }
     hooks.reach(Gap::Unlinked, object);
-    Ok(account(&file, object, &hold, sha256, digest_partial))
+    let removed = account(&file, object, &hold, sha256, digest_partial);
+    // As many links as before: either one was added, or it was not it that lay there.
+    if removed.after.links >= object.links && !its_name_went(&file) {
+        return Err(Left::Failed(format!(
+            "somebody with root's rights took it out of {QUARANTINE} between its last check and its unlinking, and put \
+             something else there, which was unlinked in its place"
+        )));
+    }
+    Ok(removed)
+}
+
+/// Whether the name by which `file` was opened, and which was moved with it, is no more. What cannot be told counts as no.
+fn its_name_went(file: &OwnedFd) -> bool {
+    let now = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
+    // NFS keeps what is open under a name of its own.
+    let silly = now.file_name().is_some_and(|n| n.as_bytes().starts_with(b".nfs"));
+    silly || now.as_os_str().as_bytes().ends_with(b" (deleted)")
+}
+
+/// Whether it lies on an overlay, where nobody can tell whether unlinking frees anything: of a file in a lower layer, it
+/// hides the name.
+fn is_on_overlay(file: &OwnedFd) -> bool {
+    /// `OVERLAYFS_SUPER_MAGIC` of `linux/magic.h`.
+    const OVERLAY: i64 = 0x794C_7630;
+    rustix::fs::fstatfs(file).is_ok_and(|s| s.f_type & 0xFFFF_FFFF == OVERLAY)
 }
 
 /// What went, seen through the descriptor that is still open.
@@ -213,6 +238,9 @@ fn account(
             (after, 0, why)
         }
         Ok(after) if !whole => (after, 0, Some("somebody opened it at the last moment".to_owned())),
+        Ok(after) if is_on_overlay(file) => {
+            (after, 0, Some("it lay on an overlay, which does not tell what came free".to_owned()))
+        }
         Ok(after) => (after, after.allocated_bytes, None),
         Err(error) => {
             let facts = Facts {

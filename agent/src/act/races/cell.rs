@@ -112,6 +112,7 @@ impl Cell {
             (_, Immutable | AppendOnly | QuarantinePremade) => true,
             (_, trick) if trick.is_to_inode() => self.gap <= Gap::AskedAgain,
             _ if self.locus == Locus::Name => self.gap <= Gap::Asked,
+            // At last, nothing tells the attacker's doing away with the object from the executor's.
             (_, Trick::RenameOver) => self.gap <= Gap::AskedAgain,
             _ => true,
         }

@@ -24,7 +24,8 @@ pub(super) struct Kept {
 /// What is there afterwards.
 pub(super) struct Found {
     pub(super) path: PathBuf,
-    digest: Option<Vec<u8>>,
+    /// Of a regular file.
+    pub(super) digest: Option<Vec<u8>>,
     uid: u32,
     mode: u32,
 }
