@@ -14,11 +14,11 @@ use rustix::fs::{AtFlags, CWD, Mode};
 use sha2::{Digest, Sha256};
 
 use super::cleaner::Cleaner;
+use super::gaps::Gap;
 use super::hold::HoldSet;
 use super::hold_line::HeldNow;
 use super::plan::{Allowance, Trigger, plan};
 use super::policy::{Budgets, Policy, QUARANTINE, RootPolicy, Rules};
-use super::gaps::Gap;
 use crate::act::plan::PLAN_LIFETIME_NS;
 
 #[path = "../../tests/common/mod.rs"]
@@ -48,6 +48,9 @@ const GAPS: [Gap; 8] = [
 
 /// Far enough from now that a file made a moment ago is old.
 const NOW: i64 = i64::MAX / 4;
+
+/// Longest that a program's start may take.
+const MAX_SPAWN: std::time::Duration = std::time::Duration::from_secs(20);
 
 fn nothing_held() -> HeldNow {
     HeldNow { set: HoldSet::Known(Vec::new()), host_root: "/".into() }
@@ -100,7 +103,15 @@ impl Scene {
 
     fn planned(cleaner: &Cleaner, root: &Path) -> Action {
         let device = fs::metadata(root).unwrap().dev();
-        let survey = cleaner.survey(device, NOW).unwrap();
+        // Another test may be starting a program, which for a moment has open what this one has.
+        let began = std::time::Instant::now();
+        let survey = loop {
+            let survey = cleaner.survey(device, NOW).unwrap();
+            let free = survey.candidates.iter().all(|c| !c.open_elsewhere);
+            if free || began.elapsed() > MAX_SPAWN {
+                break survey;
+            }
+        };
         let trigger = Trigger {
             mount: root.display().to_string(),
             device,

@@ -346,12 +346,7 @@ fn put_back(place: &Place<'_>, entry: &OsStr, origin: (&OwnedFd, &Path), why: Le
 }
 
 /// SHA-256 of the file of `object`, whole or of its ends; stops when somebody wants the file.
-fn digest(
-    file: &File,
-    object: &PlannedObject,
-    hold: &Hold,
-    hooks: &mut Hooks,
-) -> Result<(Hash, bool), Left> {
+fn digest(file: &File, object: &PlannedObject, hold: &Hold, hooks: &mut Hooks) -> Result<(Hash, bool), Left> {
     let size = object.size_bytes;
     let whole = [(0, size)];
     let ends = [(0, DIGEST_ENDS), (size.saturating_sub(DIGEST_ENDS), DIGEST_ENDS)];

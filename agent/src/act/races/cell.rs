@@ -82,10 +82,8 @@ impl Cell {
     /// between two neighbouring system calls; it is seen and told.
     pub(super) fn beyond(self) -> Option<&'static str> {
         let unlinks = self.gap == Gap::Compared && self.locus == Locus::Entry;
-        let goes = !matches!(
-            self.trick,
-            Trick::RenameAway | Trick::Delete | Trick::Folder | Trick::BindOverFile
-        );
+        let goes =
+            !matches!(self.trick, Trick::RenameAway | Trick::Delete | Trick::Folder | Trick::BindOverFile);
         (unlinks && goes).then_some("Linux cannot unlink by descriptor: root swaps what root may enter")
     }
 

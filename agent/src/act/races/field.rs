@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -169,6 +170,24 @@ pub(super) fn apart(body: impl FnOnce() + Send + 'static) {
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
     }
+}
+
+/// Runs the ignored test `name` in a process of its own, and shows what it says. In this one, others start programs, which
+/// for a moment have open what any thread has: then it is in use, and no race is run.
+pub(super) fn alone(name: &str) {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+        .env("DOGWATCH_TEST_ALONE", "1")
+        .output()
+        .unwrap();
+    // Not captured: the figures are to be read where the tests ran.
+    std::io::stdout().write_all(&output.stdout).unwrap();
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Whether this process was started by [`alone`], and not with every ignored test.
+pub(super) fn is_alone() -> bool {
+    std::env::var_os("DOGWATCH_TEST_ALONE").is_some()
 }
 
 /// Rounds for each cell: 1,000, or what is asked for.

@@ -13,7 +13,7 @@ use rustix::process::{Signal, WaitOptions};
 
 use super::attacker::Attacker;
 use super::common::LoopFs;
-use super::field::{Field, apart};
+use super::field::{Field, alone, apart, is_alone};
 use super::trick::Places;
 use super::{NOW, Scene};
 use crate::act::gaps::{self, Gap};
@@ -63,6 +63,16 @@ pub(super) fn attack_for_ever(places: &Places) -> ! {
 
 #[test]
 fn an_attacker_off_the_leash_gets_nothing_else_removed() {
+    alone("act::races::free::off_the_leash");
+}
+
+/// Not a test by itself.
+#[test]
+#[ignore = "started by another test"]
+fn off_the_leash() {
+    if !is_alone() {
+        return;
+    }
     let quick = std::env::var_os("DOGWATCH_TEST_QUICK").is_some_and(|v| v == "1");
     let long = Duration::from_secs(if quick { 3 } else { 12 });
     let on = |name: &'static str, make: fn() -> LoopFs| apart(move || free_on(name, make(), long));
@@ -82,7 +92,7 @@ fn free_on(name: &str, fs: LoopFs, long: Duration) {
         attacker.aim(&places, 0, &|_| unreachable!());
         attacker.run_free();
         let mut told = Vec::new();
-        let mut gone = vec![false; OBJECTS];
+        let mut gone = [false; OBJECTS];
         let (moved, counter) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
         let (into, back) = (Rc::clone(&moved), Rc::clone(&counter));
         gaps::set_hook(Some(Box::new(move |gap, _| match gap {

@@ -16,7 +16,7 @@ use dogwatch::record::ObjectOutcome;
 use super::attacker::Attacker;
 use super::cell::{Cell, GAPS, Phase};
 use super::common::LoopFs;
-use super::field::{Field, Found, apart, round_of, rounds};
+use super::field::{Field, Found, alone, apart, is_alone, round_of, rounds};
 use super::holds::held;
 use super::trick::{Came, Locus, Trick, bind, unbind};
 use super::{NOW, Scene};
@@ -59,8 +59,7 @@ struct Rig {
 impl Rig {
     fn field(&mut self, cell: Cell, rounds: usize) -> Field {
         self.batches += 1;
-        let field =
-            Field::sow(&self.base.join(self.batches.to_string()), rounds, cell.trick.is_to_folder());
+        let field = Field::sow(&self.base.join(self.batches.to_string()), rounds, cell.trick.is_to_folder());
         if cell.trick == Trick::DetachRoot {
             bind(&field.places.root(), &field.places.root()).unwrap();
         }
@@ -159,8 +158,8 @@ impl Rig {
         let objects = field.planned(&cleaner);
         let places = field.places.clone();
         self.attacker.borrow_mut().aim(&field.places, size, &|n| places.name(n));
-        let batch = self
-            .set_on(cell, &field, |gap, path| (gap == Gap::Begin).then(|| round_of(path)).flatten());
+        let batch =
+            self.set_on(cell, &field, |gap, path| (gap == Gap::Begin).then(|| round_of(path)).flatten());
         let mut outcomes = Vec::new();
         let mut told = Vec::new();
         let a_time = if cell.trick == Trick::DetachRoot { 1 } else { size };
@@ -174,8 +173,7 @@ impl Rig {
             }
             let mut action = Scene::planned_of(some[0].clone());
             action.objects = some.to_vec();
-            let news =
-                || Ok(batch.borrow_mut().held.take().map(|n| held(&places.name(n))));
+            let news = || Ok(batch.borrow_mut().held.take().map(|n| held(&places.name(n))));
             let applied = cleaner.apply(action, &|| NOW, &news);
             outcomes.extend(applied.objects.iter().map(|o| o.outcome));
             told.extend(applied.refused.into_iter().map(|r| r.reason));
@@ -196,7 +194,8 @@ impl Rig {
         let cleaner = field.cleaner();
         let entries = field.leave_over();
         self.attacker.borrow_mut().aim(&field.places, size, &|n| entries[n].clone());
-        let names: HashMap<_, _> = entries.iter().map(|e| e.file_name().unwrap().to_owned()).zip(0..).collect();
+        let names: HashMap<_, _> =
+            entries.iter().map(|e| e.file_name().unwrap().to_owned()).zip(0..).collect();
         let batch = self.set_on(cell, &field, move |_, path| names.get(path.as_os_str()).copied());
         let leftovers = cleaner.restore_leftovers();
         self.call_off(cell, &field, &batch);
@@ -291,7 +290,6 @@ fn on(name: &'static str, make: fn() -> LoopFs) {
             }
         }
         let text = table(name, &tallies, began.elapsed().as_secs_f64());
-        // Not captured: the figures are to be read where the tests ran.
         std::io::stdout().write_all(text.as_bytes()).unwrap();
         for (cell, tally) in &tallies {
             assert_eq!(tally.through + tally.waits + tally.not.values().sum::<usize>(), tally.rounds);
@@ -349,10 +347,28 @@ fn table(name: &str, tallies: &BTreeMap<Cell, Tally>, seconds: f64) -> String {
 
 #[test]
 fn in_every_gap_every_trick_wins_and_nothing_else_goes_on_ext4() {
-    on("ext4", || LoopFs::ext4(64));
+    alone("act::races::matrix::on_ext4");
 }
 
 #[test]
 fn in_every_gap_every_trick_wins_and_nothing_else_goes_on_tmpfs() {
-    on("tmpfs", || LoopFs::tmpfs(64));
+    alone("act::races::matrix::on_tmpfs");
+}
+
+/// Not a test by itself.
+#[test]
+#[ignore = "started by another test"]
+fn on_ext4() {
+    if is_alone() {
+        on("ext4", || LoopFs::ext4(64));
+    }
+}
+
+/// Not a test by itself.
+#[test]
+#[ignore = "started by another test"]
+fn on_tmpfs() {
+    if is_alone() {
+        on("tmpfs", || LoopFs::tmpfs(64));
+    }
 }

@@ -152,9 +152,8 @@ fn who_is_not_root_cannot_reach_what_lies_in_quarantine() {
         let fs = LoopFs::tmpfs(64);
         let attacker = Rc::new(RefCell::new(Attacker::start(4242)));
         let gaps = [Gap::Moved, Gap::AskedAgain, Gap::Compared, Gap::PuttingBack];
-        let in_quarantine = |c: &Cell| {
-            c.phase == Phase::Removal && gaps.contains(&c.gap) && c.locus == Locus::Entry
-        };
+        let in_quarantine =
+            |c: &Cell| c.phase == Phase::Removal && gaps.contains(&c.gap) && c.locus == Locus::Entry;
         let (mut tried, mut denied) = (0, BTreeMap::new());
         let cells = Cell::all().into_iter().filter(in_quarantine);
         let batches = rounds().div_ceil(100);
@@ -256,7 +255,8 @@ fn a_rewrite_in_the_same_breath_shows() {
         policy.roots[0].min_age_seconds = 0;
         let rules = Rules::new(policy).unwrap();
         let facts = crate::act::beneath::facts_at(CWD, &scene.victim).unwrap();
-        let judge = |later: i64| rules.roots()[0].judge_age(facts.mtime_ns, facts.ctime_ns, facts.ctime_ns + later);
+        let judge =
+            |later: i64| rules.roots()[0].judge_age(facts.mtime_ns, facts.ctime_ns, facts.ctime_ns + later);
         assert!(judge(0).is_ok());
         assert!(judge(-1).is_err(), "what changed in the clock's future is never judged old");
     }

@@ -202,11 +202,7 @@ impl Target {
     }
 
     fn open_inode(&self, write: bool) -> io::Result<File> {
-        fs::OpenOptions::new()
-            .read(true)
-            .write(write)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(self.inode_path())
+        fs::OpenOptions::new().read(true).write(write).custom_flags(libc::O_NONBLOCK).open(self.inode_path())
     }
 
     /// Does it.
@@ -332,9 +328,7 @@ impl Target {
                 fs::rename(places.quarantine(), places.spare(n, "quarantine"))?;
                 symlink(&outside, places.quarantine()).map(|()| 0)
             }
-            QuarantinePremade => {
-                fs::hard_link(places.canary(n), &self.entry).and_then(|()| put(&self.entry))
-            }
+            QuarantinePremade => fs::hard_link(places.canary(n), &self.entry).and_then(|()| put(&self.entry)),
             Hold => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
         }
     }
