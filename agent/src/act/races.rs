@@ -390,6 +390,29 @@ fn the_executor_has_its_own_ledger_for_the_hour() {
 }
 
 impl Scene {
+    /// The rotated log of the scene at `root` as a plan's object, without what the kernel says about it.
+    fn planned_by_hand(root: &Path) -> dogwatch::record::PlannedObject {
+        dogwatch::record::PlannedObject {
+            path: root.join("sub/app.log.1"),
+            device: 0,
+            inode: 0,
+            size_bytes: 0,
+            allocated_bytes: 0,
+            mtime_ns: 0,
+            ctime_ns: 0,
+            uid: 0,
+            gid: 0,
+            mode: 0,
+            links: 1,
+            cleaner: "rotated-logs".to_owned(),
+            tier: 1,
+            why_safe: String::new(),
+            outcome: ObjectOutcome::Pending,
+            sha256: None,
+            digest_partial: false,
+        }
+    }
+
     fn planned_of(object: dogwatch::record::PlannedObject) -> Action {
         Action {
             id: "a-2".to_owned(),

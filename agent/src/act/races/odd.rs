@@ -249,15 +249,100 @@ fn a_rewrite_in_the_same_breath_shows() {
             unseen += usize::from((before.mtime_ns, before.ctime_ns) == (after.mtime_ns, after.ctime_ns));
         }
         say(&format!("{unseen} of {tries} rewrites of the same size bore the same times as before\n"));
-        // Whoever is not yet as old as the coarsest clock of a filesystem may have changed since without its showing.
+        // Where the clock is coarser than this, age stands before it: a forged time does not make a file old.
         let scene = Scene::on(&Rc::new(fs), "young");
-        let mut policy = Scene::policy(&scene.root);
-        policy.roots[0].min_age_seconds = 0;
-        let rules = Rules::new(policy).unwrap();
+        let file = File::options().write(true).open(&scene.victim).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        let rules =
+            Rules::new(Policy { roots: vec![RootPolicy::new(&scene.root)], ..Scene::policy(&scene.root) })
+                .unwrap();
         let facts = crate::act::beneath::facts_at(CWD, &scene.victim).unwrap();
-        let judge =
-            |later: i64| rules.roots()[0].judge_age(facts.mtime_ns, facts.ctime_ns, facts.ctime_ns + later);
-        assert!(judge(0).is_ok());
-        assert!(judge(-1).is_err(), "what changed in the clock's future is never judged old");
+        let judged = rules.roots()[0].judge_age(facts.mtime_ns, facts.ctime_ns, facts.ctime_ns + 1);
+        assert!(facts.mtime_ns == 0 && judged.is_err(), "{judged:?}");
     }
+}
+
+#[test]
+fn a_folder_that_becomes_immutable_keeps_what_is_in_it_and_what_cannot_go_back_is_told() {
+    for (gap, outcome) in [
+        (Gap::Asked, ObjectOutcome::Failed),
+        (Gap::Moved, ObjectOutcome::Removed),
+        (Gap::PuttingBack, ObjectOutcome::Failed),
+    ] {
+        let scene = Scene::new();
+        let folder = scene.victim.parent().unwrap().to_owned();
+        let (at, victim) = (folder.clone(), scene.victim.clone());
+        let inode = fs::metadata(&victim).unwrap().ino();
+        let mut cleaner = Scene::open(&scene.root);
+        let action = Scene::planned(&cleaner, &scene.root);
+        let entry = scene.root.join(QUARANTINE);
+        gaps::set_hook(Some(Box::new(move |now, _| {
+            if now == Gap::Moved && gap == Gap::PuttingBack {
+                let moved = fs::read_dir(&entry).unwrap().next().unwrap().unwrap().path();
+                chown(moved, Some(4242), None).unwrap();
+            }
+            if now == gap {
+                run("chattr", &["+i", at.to_str().unwrap()]);
+            }
+        })));
+        let applied = cleaner.apply(action, &|| NOW, &|| Ok(None));
+        gaps::set_hook(None);
+        run("chattr", &["-i", folder.to_str().unwrap()]);
+        assert_eq!(applied.objects[0].outcome, outcome, "{gap:?}: {:?}", applied.refused);
+        let lies = scene.quarantined();
+        assert_eq!(scene.inodes().contains_key(&inode), outcome == ObjectOutcome::Failed, "{gap:?}");
+        assert_eq!(lies.len(), usize::from(gap == Gap::PuttingBack), "{gap:?}");
+        let told = |p: &PathBuf| applied.refused[0].reason.contains(&p.display().to_string());
+        assert!(lies.iter().all(told), "{:?}", applied.refused);
+    }
+}
+
+const USER_NAMESPACE_ROOT: &str = "DOGWATCH_TEST_USER_NAMESPACE_ROOT";
+
+/// Not a test by itself: a cleaner in a user namespace of its own, where somebody else's file may not be leased.
+#[test]
+#[ignore = "started by another test"]
+fn in_a_user_namespace() {
+    let Ok(root) = std::env::var(USER_NAMESPACE_ROOT) else { return };
+    let root = PathBuf::from(root);
+    let mut cleaner = Scene::open(&root);
+    let device = fs::metadata(&root).unwrap().dev();
+    let survey = cleaner.survey(device, NOW).unwrap();
+    say(&format!("passed over: {:?}\n", survey.passed_over));
+    assert!(survey.candidates.is_empty(), "{:?}", survey.candidates);
+    let facts = crate::act::beneath::facts_at(CWD, root.join("sub").join(NAME_OF_VICTIM)).unwrap();
+    let mut object = Scene::planned_by_hand(&root);
+    (object.device, object.inode, object.size_bytes) = (facts.device, facts.inode, facts.size_bytes);
+    (object.mtime_ns, object.ctime_ns) = (facts.mtime_ns, facts.ctime_ns);
+    (object.uid, object.gid, object.mode, object.links) = (facts.uid, facts.gid, facts.mode, facts.links);
+    let applied = cleaner.apply(Scene::planned_of(object), &|| NOW, &|| Ok(None));
+    say(&format!("{:?}\n", applied.refused));
+    assert_eq!(applied.objects[0].outcome, ObjectOutcome::Skipped);
+    assert!(
+        applied.refused[0].reason.contains("nobody can tell whether it is open"),
+        "{:?}",
+        applied.refused
+    );
+}
+
+#[test]
+fn in_a_user_namespace_of_its_own_nothing_of_others_goes() {
+    let scene = Scene::new();
+    chown(&scene.victim, Some(4242), Some(4242)).unwrap();
+    let before = scene.inodes();
+    let child = Command::new("unshare")
+        .args(["--user", "--map-root-user"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["act::races::odd::in_a_user_namespace", "--exact", "--ignored", "--nocapture"])
+        .env(USER_NAMESPACE_ROOT, &scene.root)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(
+        child.status.success() && said.contains("1 passed"),
+        "{said}{}",
+        String::from_utf8_lossy(&child.stderr)
+    );
+    assert_eq!(scene.inodes(), before);
+    assert!(scene.quarantined().is_empty());
 }
