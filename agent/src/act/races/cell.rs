@@ -79,7 +79,8 @@ impl Cell {
     }
 
     /// Why this cannot be prevented, if it cannot. It takes root's rights on the node, in the quarantine itself, and
-    /// between two neighbouring system calls; it is seen and told.
+    /// between two neighbouring system calls; it is seen and told, unless
+    /// the attacker did away with the object himself: then nothing tells his deed from the executor's.
     pub(super) fn beyond(self) -> Option<&'static str> {
         let unlinks = self.gap == Gap::Compared && self.locus == Locus::Entry;
         let goes =

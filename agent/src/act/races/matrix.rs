@@ -324,7 +324,9 @@ fn table(name: &str, tallies: &BTreeMap<Cell, Tally>, seconds: f64) -> String {
             let failed = if phase == Phase::Removal { format!("/{}", t.failed) } else { String::new() };
             let gave = t.through == 0 && t.waits == t.rounds;
             let gave = if gave { "  opening waits for the executor's lease, which sees it" } else { "" };
-            let beyond = cell.beyond().map(|why| format!("  not prevented, told: {why}")).unwrap_or_default();
+            let seen = if cell.destroys() { "not seen" } else { "told" };
+            let beyond =
+                cell.beyond().map(|why| format!("  not prevented, {seen}: {why}")).unwrap_or_default();
             let _ = writeln!(
                 text,
                 "  {:?}{place}: {}{waited} of {}, {}/{}{failed}{gave}{beyond}",
