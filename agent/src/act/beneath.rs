@@ -11,6 +11,8 @@ use dogwatch::record::PlannedObject;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
+use super::gaps::{self, Gap};
+
 /// How often a lookup is repeated that lost a race with a rename elsewhere on the filesystem.
 const LOOKUP_TRIES: u32 = 8;
 
@@ -112,6 +114,7 @@ pub(super) fn open_regular(folder: impl AsFd, name: &Path) -> Result<Opened, Err
     if facts.kind != FileType::RegularFile {
         return Ok(Opened::Other(facts));
     }
+    gaps::reach(Gap::Found, name);
     // The handle names the inode and nothing else can take its place, so that this open cannot reach a device or block
     // on a FIFO. Without O_NONBLOCK it would wait for a lease of somebody else's.
     let path = format!("/proc/self/fd/{}", handle.as_raw_fd());

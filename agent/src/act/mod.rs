@@ -19,6 +19,7 @@ mod cleaner;
 mod confine;
 pub mod executor;
 mod forbidden;
+mod gaps;
 pub mod handle;
 pub mod hold;
 pub mod hold_file;

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::beneath::{self, Facts};
+use super::gaps::{self, Gap};
 use super::policy::{QUARANTINE, RootPolicy};
 use super::survey::Folders;
 
@@ -89,7 +90,7 @@ impl Root {
         let (original, outcome) = self.try_restore(entry, max_depth);
         let quarantined = self.quarantined(entry);
         let detail = match &outcome {
-            Ok(()) => "an earlier run was stopped between moving and removing it; it is back".to_owned(),
+            Ok(back) => format!("an earlier run was stopped between moving and removing it; {back}"),
             Err(reason) => format!("{reason}; it stays here: move or delete it by hand"),
         };
         Leftover {
@@ -100,23 +101,26 @@ impl Root {
         }
     }
 
-    fn try_restore(&self, entry: &OsStr, max_depth: u32) -> (Option<PathBuf>, Result<(), String>) {
+    fn try_restore(&self, entry: &OsStr, max_depth: u32) -> (Option<PathBuf>, Result<&'static str, String>) {
         let Some(origin) = Origin::parse(entry.as_bytes()) else {
             return (None, Err("its name does not say where it came from".to_owned()));
         };
         let base = PathBuf::from(OsStr::from_bytes(origin.name));
-        match beneath::facts_at(&self.quarantine, entry) {
-            Ok(facts) if facts.inode == origin.inode => {}
-            Ok(_) => return (Some(base), Err("it is not the file that was put here".to_owned())),
+        // Another inode: it was put in the object's place before the move, and goes back as it would have without the crash.
+        let said = match beneath::facts_at(&self.quarantine, entry) {
+            Ok(facts) if facts.inode == origin.inode => "it is back",
+            Ok(_) => "another file than the plan's had its name by then, and is back",
             Err(error) => return (Some(base), Err(format!("it cannot be looked at: {error}"))),
-        }
+        };
+        gaps::reach(Gap::LeftoverSeen, Path::new(entry));
         let Some((relative, folder)) = self.find_folder(&origin, max_depth) else {
             return (Some(base), Err("the folder that it came from is gone or was moved".to_owned()));
         };
         let original = relative.join(&base);
+        gaps::reach(Gap::LeftoverPlaced, Path::new(entry));
         let back = rustix::fs::renameat_with(&self.quarantine, entry, &folder, &base, RenameFlags::NOREPLACE);
         let outcome = match back {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(said),
             Err(Errno::EXIST) => Err("its old name is taken".to_owned()),
             Err(error) => Err(format!("it cannot be moved back: {error}")),
         };
@@ -139,18 +143,15 @@ impl Root {
 
 /// Opens a root's quarantine, making it first if it is not there.
 fn open_quarantine(root: &OwnedFd, root_facts: &Facts) -> Result<OwnedFd, String> {
-    let made = match rustix::fs::mkdirat(root, QUARANTINE, Mode::RWXU) {
-        Ok(()) => true,
-        Err(Errno::EXIST) => false,
+    match rustix::fs::mkdirat(root, QUARANTINE, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(format!("{QUARANTINE} cannot be made in it: {error}")),
-    };
+    }
+    gaps::reach(Gap::QuarantineMade, Path::new(QUARANTINE));
     let folder = beneath::open_folder(root, Path::new(QUARANTINE))
         .map_err(|e| format!("{QUARANTINE} in it is not a folder that we can open: {e}"))?;
-    if made {
-        // A default ACL of the root may have added to the mode that we asked for.
-        rustix::fs::fchmod(&folder, Mode::RWXU)
-            .map_err(|e| format!("{QUARANTINE} cannot be closed off: {e}"))?;
-    }
+    // Looked at, never changed: what is open now need not be what was made. A default ACL of the root cannot add to the
+    // mode that was asked for (acl(5): its entries are masked by it).
     let facts = beneath::facts_of(&folder).map_err(|e| format!("{QUARANTINE} cannot be looked at: {e}"))?;
     let checks = [
         (facts.kind == FileType::Directory, "is not a folder"),

@@ -13,7 +13,8 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -24,6 +25,8 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use super::beneath::{self, Facts, Opened};
+use super::gaps;
+pub(super) use super::gaps::Gap;
 use super::holder::Holders;
 use super::lease::{self, Claim};
 use super::policy::{QUARANTINE, RootRules};
@@ -36,27 +39,6 @@ pub(super) const DIGEST_WHOLE: u64 = 64 << 20;
 pub(super) const DIGEST_ENDS: u64 = 1 << 20;
 /// Read between two looks at whether somebody wants the file.
 const DIGEST_CHUNK: usize = 1 << 20;
-
-/// The gaps between a check and what follows it; tests put an attacker there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Gap {
-    /// Before anything.
-    Begin,
-    /// The folder is open.
-    FolderOpen,
-    /// The object is open.
-    ObjectOpen,
-    /// It is claimed and compared with the plan.
-    Claimed,
-    /// It is digested and compared again.
-    Digested,
-    /// It lies in quarantine.
-    Moved,
-    /// It was compared there.
-    Compared,
-    /// It is unlinked; nothing was reported yet.
-    Unlinked,
-}
 
 /// What a test does at a gap.
 #[cfg(test)]
@@ -75,12 +57,15 @@ impl Hooks {
         if let Some(at) = &mut self.at {
             at(gap, object);
         }
+        gaps::reach(gap, &object.path);
     }
 
     #[cfg(not(test))]
     #[expect(clippy::unused_self, reason = "the same call as in tests")]
     #[inline]
-    fn reach(&mut self, _: Gap, _: &PlannedObject) {}
+    fn reach(&mut self, gap: Gap, object: &PlannedObject) {
+        gaps::reach(gap, &object.path);
+    }
 }
 
 /// Why an object was not removed.
@@ -158,16 +143,19 @@ pub(super) fn remove(
         judged.ctime_ns = sibling.planned_ctime_ns;
     }
     vet(place.rules, &neighbours, place.relative, &folder, &judged, now_wall_ns).map_err(Left::Skipped)?;
+    hooks.reach(Gap::Vetted, object);
     let hold = Hold::claim(&file, &seen).map_err(Left::Skipped)?;
+    hooks.reach(Gap::Leased, object);
     same(beneath::facts_of(&file), object, false)?;
     hooks.reach(Gap::Claimed, object);
 
     let file = File::from(file);
-    let (sha256, digest_partial) = digest(&file, object.size_bytes, &hold)?;
+    let (sha256, digest_partial) = digest(&file, object, &hold, hooks)?;
     let file = OwnedFd::from(file);
     same(beneath::facts_of(&file), object, false)?;
     hooks.reach(Gap::Digested, object);
     (place.last_word)().map_err(Left::Skipped)?;
+    hooks.reach(Gap::Asked, object);
 
     let origin = (&folder, Path::new(name));
     rustix::fs::renameat_with(&folder, name, &place.root.quarantine, &entry, RenameFlags::NOREPLACE)
@@ -186,20 +174,52 @@ pub(super) fn remove(
         })?;
     hooks.reach(Gap::Moved, object);
 
-    let arrived = same(beneath::facts_at(&place.root.quarantine, &*entry), object, true)
-        .and_then(|_| same(beneath::facts_of(&file), object, true))
-        .and_then(|facts| if hold.is_whole(&file) { Ok(facts) } else { Err(wanted()) });
+    // What it is comes last: of all that may change now, only that makes something else go.
+    let arrived = (place.last_word)()
+        .map_err(Left::Skipped)
+        .and_then(|()| if hold.is_whole(&file) { Ok(()) } else { Err(wanted()) })
+        .and_then(|()| {
+            hooks.reach(Gap::AskedAgain, object);
+            same(beneath::facts_of(&file), object, true)
+        })
+        .and_then(|_| same(beneath::facts_at(&place.root.quarantine, &*entry), object, true));
     if let Err(why) = arrived {
+        hooks.reach(Gap::PuttingBack, object);
         return Err(put_back(place, &entry, origin, why));
     }
     hooks.reach(Gap::Compared, object);
 
     if let Err(error) = rustix::fs::unlinkat(&place.root.quarantine, &*entry, AtFlags::empty()) {
         let why = Left::Failed(format!("it cannot be unlinked: {error}"));
+        hooks.reach(Gap::PuttingBack, object);
         return Err(put_back(place, &entry, origin, why));
     }
     hooks.reach(Gap::Unlinked, object);
-    Ok(account(&file, object, &hold, sha256, digest_partial))
+    let removed = account(&file, object, &hold, sha256, digest_partial);
+    // As many links as before: either one was added, or it was not it that lay there.
+    if removed.after.links >= object.links && !its_name_went(&file) {
+        return Err(Left::Failed(format!(
+            "somebody with root's rights took it out of {QUARANTINE} between its last check and its unlinking, and put \
+             something else there, which was unlinked in its place"
+        )));
+    }
+    Ok(removed)
+}
+
+/// Whether the name by which `file` was opened, and which was moved with it, is no more. What cannot be told counts as no.
+fn its_name_went(file: &OwnedFd) -> bool {
+    let now = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
+    // NFS keeps what is open under a name of its own.
+    let silly = now.file_name().is_some_and(|n| n.as_bytes().starts_with(b".nfs"));
+    silly || now.as_os_str().as_bytes().ends_with(b" (deleted)")
+}
+
+/// Whether it lies on an overlay, where nobody can tell whether unlinking frees anything: of a file in a lower layer, it
+/// hides the name.
+fn is_on_overlay(file: &OwnedFd) -> bool {
+    /// `OVERLAYFS_SUPER_MAGIC` of `linux/magic.h`.
+    const OVERLAY: i64 = 0x794C_7630;
+    rustix::fs::fstatfs(file).is_ok_and(|s| s.f_type & 0xFFFF_FFFF == OVERLAY)
 }
 
 /// What went, seen through the descriptor that is still open.
@@ -218,6 +238,9 @@ fn account(
             (after, 0, why)
         }
         Ok(after) if !whole => (after, 0, Some("somebody opened it at the last moment".to_owned())),
+        Ok(after) if is_on_overlay(file) => {
+            (after, 0, Some("it lay on an overlay, which does not tell what came free".to_owned()))
+        }
         Ok(after) => (after, after.allocated_bytes, None),
         Err(error) => {
             let facts = Facts {
@@ -322,8 +345,9 @@ fn put_back(place: &Place<'_>, entry: &OsStr, origin: (&OwnedFd, &Path), why: Le
     Left::Failed(format!("{reason}; it could not be put back ({taken}) and lies in {}", lies.display()))
 }
 
-/// SHA-256 of a file of `size` bytes, whole or of its ends; stops when somebody wants the file.
-fn digest(file: &File, size: u64, hold: &Hold) -> Result<(Hash, bool), Left> {
+/// SHA-256 of the file of `object`, whole or of its ends; stops when somebody wants the file.
+fn digest(file: &File, object: &PlannedObject, hold: &Hold, hooks: &mut Hooks) -> Result<(Hash, bool), Left> {
+    let size = object.size_bytes;
     let whole = [(0, size)];
     let ends = [(0, DIGEST_ENDS), (size.saturating_sub(DIGEST_ENDS), DIGEST_ENDS)];
     let partial = size > DIGEST_WHOLE;
@@ -336,6 +360,7 @@ fn digest(file: &File, size: u64, hold: &Hold) -> Result<(Hash, bool), Left> {
             if hold.is_wanted(file) {
                 return Err(wanted());
             }
+            hooks.reach(Gap::Digesting, object);
             let want = usize::try_from(end - at).unwrap_or(DIGEST_CHUNK).min(chunk.len());
             match file.read_at(&mut chunk[..want], at) {
                 Ok(0) => return Err(Left::Skipped("not what the plan saw: it became shorter".to_owned())),

@@ -20,6 +20,7 @@ use rustix::io::Errno;
 
 use super::beneath::{self, Facts, Opened};
 use super::forbidden;
+use super::gaps::{self, Gap};
 use super::holder::Holders;
 use super::lease::{self, Claim};
 use super::plan::{Candidate, Survey};
@@ -135,6 +136,7 @@ impl Surveyor<'_> {
             Err(Errno::NOENT) => return,
             Err(error) => return self.pass_over(absolute, format!("it cannot be looked at: {error}")),
         };
+        gaps::reach(Gap::SurveySeen, &absolute);
         if let Err(reason) = may_be_judged(&facts, self.device) {
             return self.pass_over(absolute, reason);
         }
@@ -307,6 +309,7 @@ impl Folders<'_> {
             if (depth == 0 && name == QUARANTINE) || self.leave_out.contains(&path) {
                 continue;
             }
+            gaps::reach(Gap::FolderListed, &path);
             match beneath::open_folder(folder, Path::new(&name)) {
                 Ok(inner) => {
                     if !self.enter(&inner, &path, depth + 1, see) {

@@ -6,7 +6,7 @@ use super::*;
 use crate::act::hold::{HeldThing, HoldSet, NodeHold};
 use crate::act::hold_line::HeldNow;
 
-fn held(path: &Path) -> HeldNow {
+pub(super) fn held(path: &Path) -> HeldNow {
     let hold = NodeHold {
         id: "hold-00000001".to_owned(),
         what: HeldThing::Path(path.to_owned()),
@@ -24,8 +24,8 @@ fn assert_held(applied: &Action, scene: &Scene) {
 }
 
 #[test]
-fn a_hold_that_comes_after_the_plan_wins_up_to_the_move() {
-    for call in 0..2 {
+fn a_hold_that_comes_after_the_plan_wins_up_to_the_unlinking() {
+    for call in 0..3 {
         let scene = Scene::new();
         let mut cleaner = Scene::open(&scene.root);
         let action = Scene::planned(&cleaner, &scene.root);
