@@ -14,7 +14,14 @@
 //! Deliberately absent: whether a file is open (a lease answers that for every kind), holds, budgets, and removal.
 
 mod absent;
+mod core_dumps;
+mod custom;
+mod locks;
+mod package_caches;
 mod rotated_logs;
+mod temp_files;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -23,7 +30,11 @@ use serde::{Deserialize, Serialize};
 
 use super::beneath::Facts;
 use super::policy::{RootPolicy, RootRules};
+pub use core_dumps::CORE_PATTERNS;
+use locks::Locks;
 pub use rotated_logs::{DEFAULT_PATTERNS, DEFAULT_SIBLING_PATTERNS};
+pub use temp_files::PRIVATE;
+use temp_files::Tmpfiles;
 
 /// What a root's cleaner removes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -83,14 +94,13 @@ impl Cleaner {
     pub(super) fn kind(self) -> &'static dyn Kind {
         match self {
             Self::RotatedLogs => &rotated_logs::RotatedLogs,
-            Self::CoreDumps
-            | Self::PackageCaches
-            | Self::TempFiles
-            | Self::JournalArchives
-            | Self::DeadContainerLogs
-            | Self::Custom
-            | Self::LiveLogs
-            | Self::Images => &absent::Absent,
+            Self::CoreDumps => &core_dumps::CoreDumps,
+            Self::PackageCaches => &package_caches::PackageCaches,
+            Self::TempFiles => &temp_files::TempFiles,
+            Self::Custom => &custom::Custom,
+            Self::JournalArchives | Self::DeadContainerLogs | Self::LiveLogs | Self::Images => {
+                &absent::Absent
+            }
         }
     }
 }
@@ -124,8 +134,8 @@ pub(super) trait Kind: Sync {
         ALWAYS_EXCLUDED.iter().map(|p| (*p).to_owned()).collect()
     }
 
-    /// Why the folder at `relative` stays with all that lies beneath it.
-    fn shuns(&self, _ground: &Ground, _relative: &Path) -> Option<String> {
+    /// Why the open `folder` at `relative` stays with all that lies beneath it.
+    fn shuns(&self, _ground: &Ground, _folder: &OwnedFd, _relative: &Path) -> Option<String> {
         None
     }
 
@@ -145,7 +155,8 @@ pub(super) trait Kind: Sync {
     /// What a family is called: "its log".
     fn family_word(&self) -> &'static str;
 
-    /// Whether a database's marker in a folder keeps all that lies beneath it, not only what lies in it.
+    /// Whether a database's marker in a folder, or what it shuns, keeps all that lies beneath it; else a marker keeps only
+    /// what lies beside it.
     fn keeps_away_from_databases(&self) -> bool {
         true
     }
@@ -157,6 +168,43 @@ pub(super) trait Kind: Sync {
 /// Never touched by most kinds, whatever the patterns say: locks, pid files, and files in the making.
 pub const ALWAYS_EXCLUDED: &[&str] =
     &["*.lck", "*.lock", "*.pid", "*.tmp", "*.part", "*.swp", "*.journal", "*.wal"];
+
+/// Names that neither a custom cleaner nor that of temp files ever takes: databases, journals, sockets, disk images, keys
+/// and certificates.
+pub const NEVER_NAMES: &[&str] = &[
+    "*.db",
+    "*.db-*",
+    "*.sqlite*",
+    "*.sst",
+    "*.ldb",
+    "*.ibd",
+    "ibdata*",
+    "*.mdb",
+    "*.rdb",
+    "*.aof",
+    "*.wal",
+    "*.snap",
+    "*.journal",
+    "*.journal~",
+    "*.sock",
+    "*.socket",
+    "*.qcow2",
+    "*.vmdk",
+    "*.key",
+    "*.crt",
+    "*.cer",
+    "*.pem",
+    "*.p12",
+    "*.pfx",
+    "*.jks",
+    "*.keystore",
+    "*.kdbx",
+    "id_rsa*",
+    "id_ecdsa*",
+    "id_ed25519*",
+    "krb5cc*",
+    "*.kubeconfig",
+];
 
 /// What a name says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -196,20 +244,59 @@ pub(super) struct Look<'a> {
 pub(super) struct Ground {
     /// Whether reading a file there moves its access time (`relatime` does, `noatime` does not).
     pub(super) access_times: bool,
+    /// The root's folder.
+    pub(super) folder: Option<OwnedFd>,
+    /// Who has locked what on this node.
+    pub(super) locks: Locks,
+    /// What `tmpfiles.d` names there; read for temp files only.
+    pub(super) tmpfiles: Tmpfiles,
 }
 
 impl Ground {
     /// Looks around the open `folder` of a root.
-    pub(super) fn survey_of(_root: &RootPolicy, folder: &OwnedFd) -> Self {
+    pub(super) fn survey_of(root: &RootPolicy, folder: &OwnedFd) -> Self {
         let flags = rustix::fs::fstatvfs(folder).map(|s| s.f_flag);
         let still = rustix::fs::StatVfsMountFlags::NOATIME | rustix::fs::StatVfsMountFlags::RDONLY;
-        Self { access_times: flags.is_ok_and(|f| !f.intersects(still)) }
+        let access_times = flags.is_ok_and(|f| !f.intersects(still));
+        let ground = Self { access_times, ..Self::default() };
+        match root.cleaner {
+            Cleaner::PackageCaches => {
+                let folder = folder.try_clone().ok();
+                Self { folder, locks: Locks::open(Path::new("/proc")), ..ground }
+            }
+            Cleaner::TempFiles => {
+                let tmpfiles = Tmpfiles::read(&root.host_root, &host_path(root));
+                Self { tmpfiles, ..ground }
+            }
+            _ => ground,
+        }
     }
 
     /// The access time of a file, where it says anything.
     pub(super) fn accessed_ns(&self, facts: &Facts) -> Option<i64> {
         self.access_times.then_some(facts.atime_ns)
     }
+}
+
+/// Where the root lies as the host calls it.
+fn host_path(root: &RootPolicy) -> PathBuf {
+    root.path
+        .strip_prefix(&root.host_root)
+        .map_or_else(|_| root.path.clone(), |rest| Path::new("/").join(rest))
+}
+
+/// A mistake if the root has other patterns than those that its kind knows.
+fn names_are_fixed(root: &RootPolicy, known: &[&str]) -> Vec<Mistake> {
+    let lists = [("patterns", &root.patterns, known), ("sibling_patterns", &root.sibling_patterns, &[])];
+    let differing = lists.into_iter().filter(|(_, have, known)| have != known);
+    differing
+        .map(|(field, have, _)| Mistake {
+            field,
+            value: format!("{have:?}"),
+            reason: format!("{} knows its names", root.cleaner.as_str()),
+            remedy: "leave the key out, or use cleaner: custom".to_owned(),
+        })
+        .collect()
 }
 
 /// A root that a kind ships with, for `path`.
