@@ -375,9 +375,12 @@ fn leave_to_people(
     })
 }
 
+/// A folder, and the root that decides there.
+type Place<'s> = (&'s Path, usize);
+
 /// What stays because it is among the newest of its family in its folder: path and cleaner.
 fn newest<'s>(survey: &'s Survey, rules: &Rules) -> HashSet<(&'s Path, &'s str)> {
-    let mut folders: HashMap<(&Path, usize), Vec<(&[u8], i64)>> = HashMap::new();
+    let mut folders: HashMap<Place<'_>, Vec<(&[u8], i64)>> = HashMap::new();
     let placed = |object: &'s PlannedObject| {
         let (index, _) = rules.root_for(&object.path, &object.cleaner)?;
         Some(((object.path.parent()?, index), object.path.file_name()?.as_bytes()))
@@ -387,7 +390,7 @@ fn newest<'s>(survey: &'s Survey, rules: &Rules) -> HashSet<(&'s Path, &'s str)>
             folders.entry(place).or_default().push((name, candidate.object.mtime_ns));
         }
     }
-    let kept: HashMap<(&Path, usize), HashSet<&[u8]>> = folders
+    let kept: HashMap<Place<'_>, HashSet<&[u8]>> = folders
         .into_iter()
         .map(|(place, members)| {
             let root = &rules.roots()[place.1];
