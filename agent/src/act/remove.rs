@@ -25,6 +25,7 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use super::beneath::{self, Facts, Opened};
+use super::cleaners::Look;
 use super::gaps;
 pub(super) use super::gaps::Gap;
 use super::holder::Holders;
@@ -142,7 +143,14 @@ pub(super) fn remove(
     if let Some(sibling) = place.sibling.filter(|s| s.our_ctime_ns == seen.ctime_ns) {
         judged.ctime_ns = sibling.planned_ctime_ns;
     }
-    vet(place.rules, &neighbours, place.relative, &folder, &judged, now_wall_ns).map_err(Left::Skipped)?;
+    let look = Look {
+        rules: place.rules,
+        ground: &place.root.ground,
+        relative: place.relative,
+        folder: &folder,
+        facts: &judged,
+    };
+    vet(&look, &neighbours, &file, now_wall_ns).map_err(Left::Skipped)?;
     hooks.reach(Gap::Vetted, object);
     let hold = Hold::claim(&file, &seen).map_err(Left::Skipped)?;
     hooks.reach(Gap::Leased, object);
@@ -251,6 +259,7 @@ fn account(
                 allocated_bytes: 0,
                 mtime_ns: object.mtime_ns,
                 ctime_ns: object.ctime_ns,
+                atime_ns: object.mtime_ns,
                 uid: object.uid,
                 gid: object.gid,
                 mode: object.mode,

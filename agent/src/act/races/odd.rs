@@ -13,6 +13,7 @@ use super::field::{Field, apart, rounds};
 use super::trick::{Came, Locus, Trick, bind, unbind};
 use super::*;
 use crate::act::gaps::{self, Gap};
+use crate::act::policy::Times;
 use crate::act::quarantine::Root;
 
 /// Not captured: the figures are to be read where the tests ran.
@@ -257,7 +258,8 @@ fn a_rewrite_in_the_same_breath_shows() {
             Rules::new(Policy { roots: vec![RootPolicy::new(&scene.root)], ..Scene::policy(&scene.root) })
                 .unwrap();
         let facts = crate::act::beneath::facts_at(CWD, &scene.victim).unwrap();
-        let judged = rules.roots()[0].judge_age(facts.mtime_ns, facts.ctime_ns, facts.ctime_ns + 1);
+        let times = Times { modified_ns: facts.mtime_ns, changed_ns: facts.ctime_ns, accessed_ns: None };
+        let judged = rules.roots()[0].judge_age(&times, facts.ctime_ns + 1);
         assert!(facts.mtime_ns == 0 && judged.is_err(), "{judged:?}");
     }
 }
