@@ -1,6 +1,7 @@
 //! The agent's configuration. `deploy/config/agent.yaml` shows every key with its default.
 
 mod detect;
+mod images;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use dogwatch::record::{CleanupMode, NodeName};
 use dogwatch::telemetry::{Format, level_of};
 use dogwatch::tls::{TlsError, check_address};
 
+use crate::act::images::policy::ImagePolicy;
 use crate::act::policy::{Budgets, Policy, RootPolicy};
 use crate::detect::{DetectConfig, LogRule};
 use crate::kmsg::{KernelConfig, Origin};
@@ -54,6 +56,8 @@ pub struct Config {
     pub detect: DetectConfig,
     /// What a cleanup may do.
     pub policy: Policy,
+    /// What it may do with images.
+    pub images: ImagePolicy,
     /// Segment size of each journal.
     pub segment_bytes: u64,
     /// Sizes of the journals: urgent, evidence, recorder.
@@ -191,7 +195,8 @@ fn walk(root: &mut Section, around: Around) -> Config {
         detect.logs.rules = tail.rules.rules().iter().map(meaning).collect();
     }
     let tail = tails.then_some(tail);
-    let policy = root.section("cleanup", |s| policy(s, &state_dir));
+    let (policy, images) =
+        root.section("cleanup", |s| (policy(s, &state_dir), s.section("images", images::images)));
     let (collector, collector_name, enrol_by, trust_domain, pulse_every, certificate) =
         root.section("uplink", |s| {
             let every = Duration::from_secs(10);
@@ -232,6 +237,7 @@ fn walk(root: &mut Section, around: Around) -> Config {
         kernel,
         detect,
         policy,
+        images,
         segment_bytes,
         journal_bytes,
         collector,

@@ -12,9 +12,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use dogwatch::record::{Action, ActionState, PlannedObject, Refusal};
+use dogwatch::record::{Action, ActionState, CleanupMode, PlannedImage, PlannedObject, Refusal};
 
 use super::hold::{Hold, holder_of};
+use super::images::holder_of_image;
 use super::policy::{RootRules, Rules};
 use super::rotation::newest_of_each_family;
 use super::words;
@@ -30,7 +31,7 @@ const MAX_REFUSALS: usize = 200;
 /// What an object takes in a record besides its path and its reason, with its digest: measured at 110 to 150.
 const OBJECT_RECORD_BYTES: u64 = 160;
 
-/// A rotated log that a survey found.
+/// A rotated log, or an image, that a survey found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     /// The object.
@@ -50,6 +51,21 @@ pub struct Survey {
     pub passed_over: Vec<Refusal>,
     /// Why the survey is not whole, if it is not.
     pub partial: Option<String>,
+}
+
+impl Survey {
+    /// It without the images, for an action that nobody asked for while images go in `mode`, which is less than `auto`.
+    pub(super) fn without_images(&self, mode: CleanupMode) -> Self {
+        let mut rest = self.clone();
+        rest.candidates.retain(|c| c.object.image.is_none());
+        let left = self.candidates.len() - rest.candidates.len();
+        if left > 0 {
+            let reason =
+                format!("{left} images stay: cleanup.images.mode is {mode}, and nobody asked for them to go");
+            rest.passed_over.push(Refusal { path: None, reason });
+        }
+        rest
+    }
 }
 
 /// What a plan is for.
@@ -134,6 +150,7 @@ pub fn plan(
         objects,
         refused: bounded(refused),
         expires_wall_ns: now_wall_ns.saturating_add(PLAN_LIFETIME_NS),
+        image_store: None,
     }
 }
 
@@ -183,10 +200,27 @@ impl Need {
     }
 }
 
-/// An inode with all its names.
+/// An inode with all its names, or an image with all of its.
 struct Unit {
     objects: Vec<PlannedObject>,
     sum: Sum,
+}
+
+impl Unit {
+    fn of_image(object: PlannedObject) -> Self {
+        let names = object
+            .image
+            .as_deref()
+            .map_or(0, |i| i.tags.iter().chain(&i.digests).chain([&i.id]).map(|n| n.len() as u64 + 2).sum());
+        let said = (object.path.as_os_str().len() + object.why_safe.len()) as u64;
+        let sum = Sum {
+            objects: 1,
+            bytes: object.allocated_bytes,
+            inodes: object.image.as_deref().map_or(0, |i| i.inodes),
+            record_bytes: said + names + OBJECT_RECORD_BYTES,
+        };
+        Self { objects: vec![object], sum }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -269,6 +303,13 @@ fn eligible(
     let mut eligible = Vec::new();
     for candidate in &survey.candidates {
         let object = &candidate.object;
+        if let Some(image) = object.image.as_deref() {
+            match image_may_go(object, image, holds, device) {
+                Ok(()) => eligible.push(object.clone()),
+                Err(reason) => refused.push(Refusal { path: Some(object.path.clone()), reason }),
+            }
+            continue;
+        }
         let Some((index, _)) = rules.root_of(&object.path) else { continue };
         match may_go(candidate, &rules.roots()[index], &newest, holds, device, now_wall_ns) {
             Ok(why) => {
@@ -279,6 +320,19 @@ fn eligible(
         }
     }
     eligible
+}
+
+/// Everything else was judged by the image keeper, which alone knows who uses what.
+fn image_may_go(
+    object: &PlannedObject,
+    image: &PlannedImage,
+    holds: &[Hold],
+    device: u64,
+) -> Result<(), String> {
+    if object.device != device {
+        return Err("it lies on another filesystem".to_owned());
+    }
+    holder_of_image(holds, image).map_or(Ok(()), |hold| Err(hold.said()))
 }
 
 fn may_go(
@@ -338,10 +392,11 @@ fn newest<'s>(survey: &'s Survey, rules: &Rules) -> HashSet<&'s Path> {
 /// Groups links of one inode, in the order in which units go. An inode with a link elsewhere is refused.
 fn units(eligible: Vec<PlannedObject>, refused: &mut Vec<Refusal>) -> Vec<Unit> {
     let mut inodes: BTreeMap<(u64, u64), Vec<PlannedObject>> = BTreeMap::new();
-    for object in eligible {
+    let (images, files): (Vec<_>, Vec<_>) = eligible.into_iter().partition(|o| o.image.is_some());
+    for object in files {
         inodes.entry((object.device, object.inode)).or_default().push(object);
     }
-    let mut units = Vec::new();
+    let mut units: Vec<Unit> = images.into_iter().map(Unit::of_image).collect();
     for mut objects in inodes.into_values() {
         objects.sort_by(|a, b| a.path.cmp(&b.path));
         let (links, here) = (objects[0].links, objects.len() as u64);

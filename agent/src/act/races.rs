@@ -551,6 +551,7 @@ impl Scene {
             objects: vec![object],
             refused: Vec::new(),
             expires_wall_ns: i64::MAX,
+            image_store: None,
             detail: String::new(),
         }
     }
