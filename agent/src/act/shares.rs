@@ -228,6 +228,7 @@ mod tests {
                 object: object("/i", true),
                 root: "/".into(),
                 open_elsewhere: false,
+                accessed_ns: None,
             }],
             ..Survey::default()
         };

@@ -267,7 +267,7 @@ impl Keeper {
                 inodes,
             })),
         };
-        Candidate { object, root: PathBuf::from(IMAGE_PLACE), open_elsewhere: false }
+        Candidate { object, root: PathBuf::from(IMAGE_PLACE), open_elsewhere: false, accessed_ns: None }
     }
 
     /// The store of those given that lies on `device`; an error where there is none at all.
