@@ -87,7 +87,12 @@ struct ContainerConfig {
 #[derive(Clone, PartialEq, Message)]
 struct LinuxContainer {
     #[prost(message, optional, tag = "2")]
-    security: Option<Security>,
+    security: Option<ContainerSecurity>,
+}
+#[derive(Clone, PartialEq, Message)]
+struct ContainerSecurity {
+    #[prost(message, optional, tag = "3")]
+    namespaces: Option<Namespaces>,
 }
 #[derive(Clone, PartialEq, Message)]
 struct Create {
@@ -188,7 +193,7 @@ impl Client {
             image: Some(Name { name: image.to_owned() }),
             labels: pod_labels,
             linux: Some(LinuxContainer {
-                security: Some(Security { namespaces: Some(Namespaces { network: NODE }) }),
+                security: Some(ContainerSecurity { namespaces: Some(Namespaces { network: NODE }) }),
             }),
         };
         let request = Create { pod: pod.clone(), config: Some(config), pod_config: Some(pod_config.clone()) };

@@ -15,9 +15,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use dogwatch::record::{
-    Action, ActionState, ImageStore, ObjectOutcome, PlannedImage, PlannedObject, Refusal, Unexplained,
+    Action, ActionState, ImageStore, ObjectOutcome, PlannedImage, PlannedObject, Refusal,
 };
 
+use super::account::{orphaned, unexplained};
 use super::cri::{Cri, CriError};
 use super::inventory::{Image, Inventory, Store};
 use super::judge::{Created, Verdict, judge, repositories_of, users_of};
@@ -35,15 +36,13 @@ const MAX_APPLY: Duration = Duration::from_secs(300);
 /// The span of the hourly budgets.
 const HOUR: Duration = Duration::from_secs(3_600);
 /// How long to wait for the runtime to measure its store anew: containerd does so every 10 s (`stats_collect_period`).
-const MAX_SETTLE: Duration = Duration::from_secs(15);
+pub(super) const MAX_SETTLE: Duration = Duration::from_secs(15);
 /// Between two looks at that figure.
 const SETTLE_STEP: Duration = Duration::from_millis(250);
 /// How often what was seen goes to disk, if nothing but time passed.
 const WRITE_EVERY: Duration = Duration::from_secs(600);
 /// Most images that are asked one by one when they were made.
 const MAX_ASKED: usize = 256;
-/// What belongs to no image that is listed is told from this on; below, it is metadata and rounding.
-const MIN_ORPHANED_BYTES: u64 = 1 << 20;
 
 /// What came in the midst of an action: what is held from now on, or why to stop.
 type News<'n> = &'n dyn Fn() -> Result<Option<HeldNow>, String>;
@@ -359,8 +358,8 @@ impl Keeper {
         action.available_before_bytes = available_before;
         action.available_after_bytes = self.available(&before);
         let space = action.available_before_bytes.zip(action.available_after_bytes);
-        action.unexplained =
-            space.map(|(b, a)| unexplained(b, a, freed, &run, after.as_ref().map(|(_, fresh)| *fresh)));
+        action.unexplained = space
+            .map(|(b, a)| unexplained(b, a, freed, run.spent.bytes, after.as_ref().map(|(_, fresh)| *fresh)));
         action.image_store = Some(Box::new(ImageStore {
             mount_point: before.mountpoint.display().to_string(),
             listed_bytes: run.spent.bytes,
@@ -505,24 +504,6 @@ pub(super) fn place(name: &str) -> PathBuf {
         .join(Path::new(std::ffi::OsStr::from_bytes(name.trim_start_matches('/').as_bytes())))
 }
 
-/// What the store holds beyond what is listed, in words.
-fn orphaned(store: &Store, images: &[Image], written_bytes: u64) -> Option<String> {
-    let listed = images.iter().fold(0u64, |sum, i| sum.saturating_add(i.size_bytes));
-    let rest = store.used_bytes.saturating_sub(listed).saturating_sub(written_bytes);
-    (rest >= MIN_ORPHANED_BYTES).then(|| {
-        format!(
-            "{} in the runtime's store belong to no image or container that it lists, or are what images take unpacked \
-             beyond their listed size ({} used; {} images with {}, containers' layers with {}): the runtime's interface \
-             neither names nor removes them",
-            words::bytes(rest),
-            words::bytes(store.used_bytes),
-            images.len(),
-            words::bytes(listed),
-            words::bytes(written_bytes)
-        )
-    })
-}
-
 struct Gone {
     bytes: u64,
 }
@@ -554,44 +535,6 @@ struct Run {
     spent: Spent,
     /// Why the rest is not tried.
     silent: Option<String>,
-}
-
-/// after − before − freed, and why. `fresh` is whether the runtime measured after the last removal; `None`: it did not
-/// say.
-fn unexplained(before: u64, after: u64, freed: u64, run: &Run, fresh: Option<bool>) -> Unexplained {
-    let rest = i128::from(after) - i128::from(before) - i128::from(freed);
-    let bytes = i64::try_from(rest).unwrap_or(if rest < 0 { i64::MIN } else { i64::MAX });
-    let mut reasons = Vec::new();
-    let listed = run.spent.bytes;
-    if freed < listed {
-        reasons.push(format!(
-            "the removed images are listed with {}, of which the runtime's store lost {}: layers that they share with \
-             images that stay, or that are collected later",
-            words::bytes(listed),
-            words::bytes(freed)
-        ));
-    }
-    match fresh {
-        Some(true) => {}
-        Some(false) => reasons.push(format!(
-            "the runtime collects and measures in its own time, and had not measured anew within {} s",
-            MAX_SETTLE.as_secs()
-        )),
-        None => reasons.push("the runtime did not say what its store holds afterwards".to_owned()),
-    }
-    match rest {
-        0 => {}
-        ..0 => reasons.push(format!(
-            "{} were written by others meanwhile, or come free later",
-            words::bytes(rest.unsigned_abs().try_into().unwrap_or(u64::MAX))
-        )),
-        1.. => reasons.push(format!(
-            "{} came free beyond the runtime's figure, which counts unpacked layers alone: layers as they were pulled, \
-             metadata, or what others freed",
-            words::bytes(rest.unsigned_abs().try_into().unwrap_or(u64::MAX))
-        )),
-    }
-    Unexplained { bytes, reason: reasons.join("; ") }
 }
 
 #[cfg(test)]

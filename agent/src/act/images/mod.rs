@@ -3,7 +3,7 @@
 //! The runtime's socket is a right to do anything with the node's containers, so that it is held by a confined child of
 //! its own, the image keeper ([`child`]), and never by the process that parses hostile logs. [`cri`] asks the runtime;
 //! [`inventory`] bounds and checks what it says; [`seen`] remembers for how long nobody used an image; [`judge`] says
-//! what may go and why the rest stays; [`keeper`] offers, checks anew and removes, one image at a time.
+//! what may go and why the rest stays; [`keeper`] offers, checks anew and removes, one image at a time; [`account`] says what that changed.
 //!
 //! To [`super::plan`] and [`super::respond`] images are candidates like files, for the mount that the runtime's store
 //! lies on; an action may hold both, and [`super::shares`] gives each child its share.
@@ -15,6 +15,7 @@
 //! Deliberately absent: layers that belong to no image (CRI can neither list nor remove them: what is left over is told),
 //! images of other namespaces than Kubernetes' own (CRI does not show them), and pulling anything back.
 
+mod account;
 pub mod child;
 mod cri;
 mod inventory;
