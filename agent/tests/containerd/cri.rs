@@ -79,7 +79,7 @@ struct ContainerConfig {
     metadata: Option<Name>,
     #[prost(message, optional, tag = "2")]
     image: Option<Name>,
-    #[prost(map = "string, string", tag = "8")]
+    #[prost(map = "string, string", tag = "9")]
     labels: HashMap<String, String>,
     #[prost(message, optional, tag = "15")]
     linux: Option<LinuxContainer>,

@@ -27,6 +27,7 @@ mod seen;
 
 pub(super) use child::ImageSetup;
 pub(super) use keeper::holder_of_image;
+pub(crate) use seen::SEEN_FILE;
 
 /// The cleaner's word in plans.
 pub const CLEANER: &str = "images";

@@ -19,7 +19,7 @@ use super::inventory::MAX_IMAGES;
 /// Most that the time between two looks counts: five of the keeper's.
 pub(super) const MAX_SPAN_NS: u64 = 300 * 1_000_000_000;
 /// The file's name in the keeper's folder.
-pub(super) const SEEN_FILE: &str = "images-seen";
+pub(crate) const SEEN_FILE: &str = "images-seen";
 const VERSION: u32 = 1;
 
 /// What is known of an image's past.
