@@ -119,6 +119,8 @@ struct Containers {
 struct Image {
     #[prost(string, repeated, tag = "2")]
     tags: Vec<String>,
+    #[prost(bool, tag = "8")]
+    pinned: bool,
 }
 #[derive(Clone, PartialEq, Message)]
 struct Images {
@@ -215,6 +217,12 @@ impl Client {
     pub fn image_tags(&mut self) -> Vec<String> {
         let listed: Images = self.call("/runtime.v1.ImageService/ListImages", Nothing {}).unwrap();
         listed.images.into_iter().flat_map(|i| i.tags).collect()
+    }
+
+    /// Whether the runtime tells that the image is pinned; containerd 1.6.20 never does.
+    pub fn is_pinned(&mut self, tag: &str) -> bool {
+        let listed: Images = self.call("/runtime.v1.ImageService/ListImages", Nothing {}).unwrap();
+        listed.images.iter().any(|i| i.pinned && i.tags.iter().any(|t| t == tag))
     }
 
     /// Removes a pod with its containers.
