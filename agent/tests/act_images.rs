@@ -205,7 +205,7 @@ fn unused_images_go_and_what_is_used_pinned_pause_held_or_excluded_stays() {
     let unexplained = applied.unexplained.as_ref().unwrap();
     assert_eq!(unexplained.bytes, after as i64 - before as i64 - freed as i64);
     assert!(after - before > 60 * MIB as u64, "unpacked and as pulled: {before} to {after}");
-    for words in ["share with images", "layers as they were pulled"] {
+    for words in ["layers that they share", "layers as they were pulled"] {
         assert!(unexplained.reason.contains(words), "{}", unexplained.reason);
     }
     eprintln!(

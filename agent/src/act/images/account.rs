@@ -44,8 +44,8 @@ pub(super) fn unexplained(
     let mut reasons = Vec::new();
     if freed < listed {
         reasons.push(format!(
-            "the removed images are listed with {}, of which the runtime's store lost {}: layers that they share with \
-             images that stay, or that are collected later",
+            "the removed images are listed with {}, of which the runtime's store lost {}: layers that they share \
+             with each other or with images that stay, or that are collected later",
             words::bytes(listed),
             words::bytes(freed)
         ));
