@@ -6,13 +6,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use dogwatch::record::CleanupMode;
 use dogwatch::reload::Origin;
 use dogwatch::{telemetry, termination};
 
-use crate::act::executor::child_main;
+use crate::act::executor;
 use crate::act::handle::CHILD_SOCKET;
 use crate::act::hold_line::HoldLine;
-use crate::act::work::Launch;
+use crate::act::images;
+use crate::act::work::{ImageLaunch, Launch};
 use crate::arenas;
 use crate::config::Config;
 use crate::forecast::{self, ForecastArgs};
@@ -39,6 +41,9 @@ enum Verb {
     /// Be the executor of the agent that started this.
     #[command(hide = true)]
     Executor,
+    /// Be the image keeper of the agent that started this.
+    #[command(hide = true)]
+    ImageKeeper,
     /// Show what fills a filesystem: the largest folders as a tree, and the largest files. Needs no configuration.
     Usage(UsageArgs),
     /// Remove what the agent left on this node: its state, and empty quarantine folders. Exit code 1: some of it stays.
@@ -60,8 +65,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>, prefix: &[&str]) -> ExitCo
             return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
         }
     };
-    if let Some(Verb::Executor) = cli.command {
-        return child_main(CHILD_SOCKET);
+    match cli.command {
+        Some(Verb::Executor) => return executor::child_main(CHILD_SOCKET),
+        Some(Verb::ImageKeeper) => return images::child::child_main(CHILD_SOCKET),
+        _ => {}
     }
     if let Some(Verb::Usage(args)) = &cli.command {
         return usage::main(args);
@@ -80,7 +87,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, prefix: &[&str]) -> ExitCo
     match &cli.command {
         Some(Verb::Uninstall(args)) => return uninstall::main(&config, args),
         Some(Verb::Forecast(args)) => return forecast::main(&config.detect.forecast, args),
-        Some(Verb::Executor | Verb::Usage(_)) | None => {}
+        Some(Verb::Executor | Verb::ImageKeeper | Verb::Usage(_)) | None => {}
     }
     if cli.check_config {
         println!("the configuration is valid");
@@ -97,12 +104,18 @@ pub fn main(args: impl IntoIterator<Item = OsString>, prefix: &[&str]) -> ExitCo
         Ok(p) => p,
         Err(e) => return fail(format!("finding its own program: {e}")),
     };
+    let led_to = |verb: &str| prefix.iter().map(OsString::from).chain([verb.into()]).collect();
     let launch = Launch {
         program,
-        args: prefix.iter().map(OsString::from).chain(["executor".into()]).collect(),
+        args: led_to("executor"),
         policy: config.policy.clone(),
         state_dir: config.state_dir.clone(),
         holds: HoldLine::open(&config.state_dir, &config.host_root),
+        images: (config.images.mode != CleanupMode::Off).then(|| ImageLaunch {
+            args: led_to("image-keeper"),
+            policy: config.images.clone(),
+            host_root: config.host_root.clone(),
+        }),
     };
     match run(config, launch, Started { origin, keys }) {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod detect;
+mod images;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use dogwatch::record::NodeName;
 use dogwatch::telemetry::{Format, level_of};
 use dogwatch::tls::{TlsError, check_address};
 
+use crate::act::images::policy::ImagePolicy;
 use crate::act::policy::Policy;
 use crate::detect::{DetectConfig, LogRule};
 use crate::kmsg::{KernelConfig, Origin};
@@ -55,6 +57,8 @@ pub struct Config {
     pub detect: DetectConfig,
     /// What a cleanup may do.
     pub policy: Policy,
+    /// What it may do with images.
+    pub images: ImagePolicy,
     /// Segment size of each journal.
     pub segment_bytes: u64,
     /// Sizes of the journals: urgent, evidence, recorder.
@@ -192,7 +196,9 @@ fn walk(root: &mut Section, around: Around) -> Config {
         detect.logs.rules = tail.rules.rules().iter().map(meaning).collect();
     }
     let tail = tails.then_some(tail);
-    let policy = root.section("cleanup", |s| cleanup::policy(s, &state_dir, &host_root));
+    let (policy, images) = root.section("cleanup", |s| {
+        (cleanup::policy(s, &state_dir, &host_root), s.section("images", images::images))
+    });
     let (collector, collector_name, enrol_by, trust_domain, pulse_every, certificate) =
         root.section("uplink", |s| {
             let every = Duration::from_secs(10);
@@ -233,6 +239,7 @@ fn walk(root: &mut Section, around: Around) -> Config {
         kernel,
         detect,
         policy,
+        images,
         segment_bytes,
         journal_bytes,
         collector,

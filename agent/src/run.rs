@@ -105,7 +105,7 @@ impl Drop for EndRecord {
 /// # Errors
 /// [`RunError`] says what could not be built or which part ended.
 pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunError> {
-    let executor = launch.start();
+    let children = launch.start_all();
     raise_descriptor_limit();
     let state = &config.state_dir;
     std::fs::create_dir_all(state).map_err(|e| RunError::Start {
@@ -154,12 +154,12 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         let figures = Arc::new(Figures::default());
         let holds = start_holds(launch.holds.clone(), &inbox_tx)?;
 
-        let executor_pid = executor.as_ref().ok().map(|e| e.ready().pid);
+        let executor_pid = children.executor.as_ref().ok().map(|e| e.ready().pid);
         let (done, unable) = (inbox_tx.clone(), inbox_tx.clone());
         let worker = std::thread::Builder::new().name("act".to_owned()).spawn(move || {
             // The core ends only when the agent does.
             let done = |d| drop(done.send(Message::Done(d)));
-            work::run(&launch, executor, &jobs, done, |u| drop(unable.send(Message::Unable(u))));
+            work::run(&launch, children, &jobs, done, |u| drop(unable.send(Message::Unable(u))));
         })?;
 
         let (marks, tail_handle) = match &config.tail {
@@ -180,7 +180,7 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         let detectors = Detectors::new(config.detect.clone(), config.node.clone(), opened.incarnation);
         let rules = Rules::new(config.policy.clone()).map_err(failed("the cleanup's patterns"))?;
         let ids = Box::new(|| u64::from_le_bytes(first_8(random_16())));
-        let mut responder = Respond::new(rules, Settings::default(), ids);
+        let mut responder = Respond::new(rules, Settings::default(), ids).with_images(config.images.mode);
         responder.set_marks(config.detect.disk.clone());
         let core_config = CoreConfig { sample_every: config.sample_every, evidence_every: config.evidence_every };
         let wires = Wires {

@@ -24,6 +24,8 @@ use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use crate::act::hold_file::HOLDS_FILE;
+use crate::act::images::SEEN_FILE;
+use crate::act::images::child::IMAGES_FOLDER;
 use crate::act::policy::QUARANTINE;
 use crate::config::Config;
 use crate::{kmsg, tail};
@@ -83,6 +85,7 @@ fn uninstall(state: &Path, roots: &[&Path], dry_run: bool) -> Result<Report, Str
         }
         sweep.folder(&journal, |_| false);
         sweep.folder(&state.join("identity"), |n| is_one_of(n, &["signing.key", "credentials.json"]));
+        sweep.folder(&state.join(IMAGES_FOLDER), |n| is_one_of(n, &[SEEN_FILE]));
         sweep.folder(&state.join("aside"), |n| n.ends_with(".block"));
         let own = ["starts", tail::CHECKPOINT_FILE, kmsg::CHECKPOINT_FILE, HOLDS_FILE];
         sweep.folder(state, |n| is_one_of(n, &own));

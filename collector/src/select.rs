@@ -323,6 +323,7 @@ mod tests {
             objects: Vec::new(),
             refused: vec![object],
             expires_wall_ns: 0,
+            image_store: None,
             detail: String::new(),
         };
         let of_api = Select { pod: "api".into(), ..Select::default() };

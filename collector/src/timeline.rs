@@ -376,6 +376,7 @@ mod tests {
                 objects: vec![],
                 refused: vec![Refusal { path: None, reason: "held".into() }],
                 expires_wall_ns: 0,
+                image_store: None,
                 detail: String::new(),
             },
             steps: vec![

@@ -171,6 +171,7 @@ mod tests {
             objects: Vec::new(),
             refused,
             expires_wall_ns: 0,
+            image_store: None,
             detail: detail.into(),
         }
     }

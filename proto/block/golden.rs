@@ -208,12 +208,14 @@ fn action() -> Action {
             outcome: ObjectOutcome::Removed,
             sha256: Some(Hash([0x33; 32])),
             digest_partial: true,
+            image: None,
         }],
         refused: vec![
             Refusal { path: Some(path), reason: "open".to_owned() },
             Refusal { path: None, reason: "budget".to_owned() },
         ],
         expires_wall_ns: 1_790_000_600_000_000_000,
+        image_store: None,
         detail: "done".to_owned(),
     }
 }

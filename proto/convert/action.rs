@@ -6,7 +6,7 @@ use super::{
     MAX_OBJECTS, Refused, action_state, cleanup_mode, from_owned, hash, items, object_outcome, path,
     path_bytes, text,
 };
-use crate::record::{Action, PlannedObject, Refusal, Unexplained};
+use crate::record::{Action, ImageStore, PlannedImage, PlannedObject, Refusal, Unexplained};
 use crate::wire;
 
 impl From<&Action> for wire::Action {
@@ -30,6 +30,7 @@ impl From<&Action> for wire::Action {
             refused: a.refused.iter().map(Into::into).collect(),
             expires_wall_ns: a.expires_wall_ns,
             detail: a.detail.clone(),
+            image_store: a.image_store.as_deref().map(Into::into),
         }
     }
 }
@@ -55,6 +56,7 @@ impl TryFrom<wire::Action> for Action {
             refused: items("refused", a.refused, MAX_OBJECTS)?,
             expires_wall_ns: a.expires_wall_ns,
             detail: text("detail", a.detail)?,
+            image_store: a.image_store.map(|s| ImageStore::try_from(s).map(Box::new)).transpose()?,
         })
     }
 }
@@ -88,6 +90,7 @@ impl From<&PlannedObject> for wire::PlannedObject {
             outcome: wire::ObjectOutcome::from(o.outcome).into(),
             sha256: o.sha256.map(|h| Bytes::copy_from_slice(&h.0)).unwrap_or_default(),
             digest_partial: o.digest_partial,
+            image: o.image.as_deref().map(Into::into),
         }
     }
 }
@@ -117,6 +120,61 @@ impl TryFrom<wire::PlannedObject> for PlannedObject {
             outcome: object_outcome("outcome", o.outcome)?,
             sha256: if o.sha256.is_empty() { None } else { Some(hash("sha256", &o.sha256)?) },
             digest_partial: o.digest_partial,
+            image: o.image.map(|i| PlannedImage::try_from(i).map(Box::new)).transpose()?,
+        })
+    }
+}
+
+impl From<&PlannedImage> for wire::PlannedImage {
+    fn from(i: &PlannedImage) -> Self {
+        Self { id: i.id.clone(), tags: i.tags.clone(), digests: i.digests.clone(), inodes: i.inodes }
+    }
+}
+
+impl TryFrom<wire::PlannedImage> for PlannedImage {
+    type Error = Refused;
+    fn try_from(i: wire::PlannedImage) -> Result<Self, Refused> {
+        let names = |field: &'static str, names: Vec<String>| {
+            if names.len() > MAX_OBJECTS {
+                return Err(Refused::new(field, format!("{} are over {MAX_OBJECTS}", names.len())));
+            }
+            names.into_iter().map(|n| text(field, n)).collect::<Result<Vec<_>, _>>()
+        };
+        if i.id.is_empty() {
+            return Err(Refused::missing("image.id"));
+        }
+        Ok(Self {
+            id: text("image.id", i.id)?,
+            tags: names("image.tags", i.tags)?,
+            digests: names("image.digests", i.digests)?,
+            inodes: i.inodes,
+        })
+    }
+}
+
+impl From<&ImageStore> for wire::ImageStore {
+    fn from(s: &ImageStore) -> Self {
+        Self {
+            mount_point: s.mount_point.clone(),
+            listed_bytes: s.listed_bytes,
+            used_before_bytes: s.used_before_bytes,
+            used_after_bytes: s.used_after_bytes,
+            inodes_before: s.inodes_before,
+            inodes_after: s.inodes_after,
+        }
+    }
+}
+
+impl TryFrom<wire::ImageStore> for ImageStore {
+    type Error = Refused;
+    fn try_from(s: wire::ImageStore) -> Result<Self, Refused> {
+        Ok(Self {
+            mount_point: text("image_store.mount_point", s.mount_point)?,
+            listed_bytes: s.listed_bytes,
+            used_before_bytes: s.used_before_bytes,
+            used_after_bytes: s.used_after_bytes,
+            inodes_before: s.inodes_before,
+            inodes_after: s.inodes_after,
         })
     }
 }

@@ -266,10 +266,19 @@ fn object() -> impl Strategy<Value = PlannedObject> {
         (text(), text()),
         select(vec![Pending, Removed, Skipped, Failed]),
         of(hash()),
-        any::<bool>(),
+        (any::<bool>(), of(image())),
     )
         .prop_map(
-            |(path, n, [mtime_ns, ctime_ns], m, (cleaner, why_safe), outcome, sha256, digest_partial)| {
+            |(
+                path,
+                n,
+                [mtime_ns, ctime_ns],
+                m,
+                (cleaner, why_safe),
+                outcome,
+                sha256,
+                (digest_partial, image),
+            )| {
                 PlannedObject {
                     path,
                     device: n[0],
@@ -288,9 +297,26 @@ fn object() -> impl Strategy<Value = PlannedObject> {
                     outcome,
                     sha256,
                     digest_partial,
+                    image: image.map(Box::new),
                 }
             },
         )
+}
+
+fn image() -> impl Strategy<Value = PlannedImage> {
+    (text().prop_filter("absent", |t| !t.is_empty()), vec(text(), 0..3), vec(text(), 0..3), any::<u64>())
+        .prop_map(|(id, tags, digests, inodes)| PlannedImage { id, tags, digests, inodes })
+}
+
+fn image_store() -> impl Strategy<Value = ImageStore> {
+    (text(), any::<[u64; 3]>(), any::<[Option<u64>; 2]>()).prop_map(|(mount_point, n, after)| ImageStore {
+        mount_point,
+        listed_bytes: n[0],
+        used_before_bytes: n[1],
+        used_after_bytes: after[0],
+        inodes_before: n[2],
+        inodes_after: after[1],
+    })
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -305,7 +331,7 @@ fn action() -> impl Strategy<Value = Action> {
         of((any::<i64>(), text())),
         vec(object(), 0..4),
         vec((of(path()), text()), 0..4),
-        any::<i64>(),
+        (any::<i64>(), of(image_store())),
     )
         .prop_map(
             |(
@@ -318,7 +344,7 @@ fn action() -> impl Strategy<Value = Action> {
                 un,
                 objects,
                 refused,
-                at,
+                (at, image_store),
             )| {
                 Action {
                     id,
@@ -338,6 +364,7 @@ fn action() -> impl Strategy<Value = Action> {
                     refused: refused.into_iter().map(|(path, reason)| Refusal { path, reason }).collect(),
                     expires_wall_ns: at,
                     detail,
+                    image_store: image_store.map(Box::new),
                 }
             },
         )

@@ -129,6 +129,40 @@ pub struct PlannedObject {
     pub sha256: Option<Hash>,
     /// Whether the digest covers the first and last MiB only.
     pub digest_partial: bool,
+    /// The container image that it is, if it is one; then inode, owner, mode, links and digest say nothing, the size is
+    /// the runtime's, and the times are since when it was seen unused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Box<PlannedImage>>,
+}
+
+/// A container image as an object of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedImage {
+    /// The runtime's id, by which alone it is removed.
+    pub id: String,
+    /// Names with tags.
+    pub tags: Vec<String>,
+    /// Names with digests.
+    pub digests: Vec<String>,
+    /// About so many inodes: those of the runtime's store, shared out by size.
+    pub inodes: u64,
+}
+
+/// What the container runtime said of its store, around an action that removed images (CRI v1, `ImageFsInfo`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageStore {
+    /// The folder on the host whose filesystem it is.
+    pub mount_point: String,
+    /// Sizes of the images that went, as the runtime lists them; what images share counts in each.
+    pub listed_bytes: u64,
+    /// What it said that its store takes, before.
+    pub used_before_bytes: u64,
+    /// And afterwards; `None`: it did not say.
+    pub used_after_bytes: Option<u64>,
+    /// Inodes, before.
+    pub inodes_before: u64,
+    /// And afterwards; `None`: it did not say.
+    pub inodes_after: Option<u64>,
 }
 
 /// Something that was not done, and why.
@@ -186,4 +220,7 @@ pub struct Action {
     pub expires_wall_ns: i64,
     /// Anything more, in words.
     pub detail: String,
+    /// What the container runtime said, where images were among the objects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_store: Option<Box<ImageStore>>,
 }

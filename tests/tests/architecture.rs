@@ -12,6 +12,10 @@ use std::path::{Path, PathBuf};
 const WIRE_EDGES: &[&str] = &[
     "agent/src/act/executor.rs",
     "agent/src/act/handle.rs",
+    // Its own wire is the runtime's; the child speaks the executor's.
+    "agent/src/act/images/child.rs",
+    "agent/src/act/images/cri.rs",
+    "agent/src/act/images/inventory.rs",
     "agent/src/act/wire.rs",
     // Hands pulses, commands and their results through between uplink and responder.
     "agent/src/core.rs",
@@ -43,6 +47,11 @@ const WIRE_EDGES: &[&str] = &[
 const PURE: &[&str] = &[
     "agent/src/detect",
     "agent/src/act/plan",
+    "agent/src/act/images/account.rs",
+    "agent/src/act/images/inventory.rs",
+    "agent/src/act/images/judge.rs",
+    "agent/src/act/images/names.rs",
+    "agent/src/act/shares.rs",
     "agent/src/pod.rs",
     "agent/src/sample/thrift.rs",
     "agent/src/usage/blame.rs",

@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetStatus, Scope, make_bitflags,
 };
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
@@ -27,6 +27,9 @@ const ABI_WANTED: ABI = ABI::V6;
 const MAX_DESCRIPTORS: u64 = 256;
 /// Address space: a survey of 20,000 candidates takes under 32 MiB.
 const MAX_ADDRESS_SPACE: u64 = 1 << 30;
+/// Address space of the image keeper: an answer of the runtime's may be 8 MiB, and some dozen times that once it is
+/// decoded. One that would take more ends the keeper, not the agent.
+const MAX_KEEPER_ADDRESS_SPACE: u64 = 512 << 20;
 
 /// How far Landlock confines the executor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,8 +96,34 @@ pub(super) fn die_with_parent(parent: u32) -> Result<(), String> {
     Ok(())
 }
 
+/// What a child keeps.
+struct Kept<'k> {
+    folders: &'k [BorrowedFd<'k>],
+    in_folders: BitFlags<AccessFs>,
+    capabilities: CapabilitySet,
+    address_space: u64,
+}
+
 /// Gives everything up but the `roots`. Nothing is an error: what cannot be given up is said.
 pub(super) fn confine(roots: &[BorrowedFd<'_>]) -> Confinement {
+    let in_folders = make_bitflags!(AccessFs::{ReadFile | ReadDir | RemoveFile | MakeReg | Refer});
+    give_up(&Kept { folders: roots, in_folders, capabilities: needed(), address_space: MAX_ADDRESS_SPACE })
+}
+
+/// Gives everything up but to write files in `own`, and to reach sockets, which Landlock says nothing of.
+pub(super) fn confine_keeper(own: Option<BorrowedFd<'_>>) -> Confinement {
+    let in_folders = make_bitflags!(
+        AccessFs::{ReadFile | WriteFile | ReadDir | RemoveFile | MakeReg | Truncate}
+    );
+    give_up(&Kept {
+        folders: own.as_slice(),
+        in_folders,
+        capabilities: CapabilitySet::empty(),
+        address_space: MAX_KEEPER_ADDRESS_SPACE,
+    })
+}
+
+fn give_up(kept: &Kept<'_>) -> Confinement {
     let mut lacks = Vec::new();
     let mut note = |what: &str, result: Result<(), String>| {
         if let Err(why) = result {
@@ -105,7 +134,7 @@ pub(super) fn confine(roots: &[BorrowedFd<'_>]) -> Confinement {
         (Resource::Core, 0),
         (Resource::Nproc, 0),
         (Resource::Nofile, MAX_DESCRIPTORS),
-        (Resource::As, MAX_ADDRESS_SPACE),
+        (Resource::As, kept.address_space),
     ] {
         let limit = Rlimit { current: Some(limit), maximum: Some(limit) };
         let set = rustix::process::setrlimit(resource, limit);
@@ -113,10 +142,10 @@ pub(super) fn confine(roots: &[BorrowedFd<'_>]) -> Confinement {
     }
     let hidden = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
     note("protection against tracing", hidden.map_err(|e| e.to_string()));
-    let kept = rustix::thread::set_no_new_privs(true);
-    note("no new privileges", kept.map_err(|e| e.to_string()));
-    note("capabilities", drop_capabilities().map_err(|e| e.to_string()));
-    let landlock = match restrict(roots) {
+    let no_new = rustix::thread::set_no_new_privs(true);
+    note("no new privileges", no_new.map_err(|e| e.to_string()));
+    note("capabilities", drop_capabilities(kept.capabilities).map_err(|e| e.to_string()));
+    let landlock = match restrict(kept.folders, kept.in_folders) {
         Ok(enforcement) => enforcement,
         Err(why) => {
             note("Landlock", Err(why));
@@ -139,14 +168,14 @@ fn needed() -> CapabilitySet {
         | CapabilitySet::LEASE
 }
 
-fn drop_capabilities() -> Result<(), rustix::io::Errno> {
+fn drop_capabilities(needed: CapabilitySet) -> Result<(), rustix::io::Errno> {
     let have = rustix::thread::capabilities(None)?;
     if have.permitted.contains(CapabilitySet::SETPCAP) {
         for bit in 0..64 {
             let Some(one) = CapabilitySet::from_bits(1 << bit) else { continue };
             // Past the last capability that this kernel has, asking is an error.
             match rustix::thread::capability_is_in_bounding_set(one) {
-                Ok(true) if !needed().contains(one) => {
+                Ok(true) if !needed.contains(one) => {
                     rustix::thread::remove_capability_from_bounding_set(one)?
                 }
                 Ok(_) => {}
@@ -156,13 +185,12 @@ fn drop_capabilities() -> Result<(), rustix::io::Errno> {
     }
     // A kernel without ambient capabilities has none to clear.
     let _ = rustix::thread::clear_ambient_capability_set();
-    let left = have.permitted.intersection(needed());
+    let left = have.permitted.intersection(needed);
     let sets = CapabilitySets { effective: left, permitted: left, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets)
 }
 
-fn restrict(roots: &[BorrowedFd<'_>]) -> Result<Enforcement, String> {
-    let in_roots = make_bitflags!(AccessFs::{ReadFile | ReadDir | RemoveFile | MakeReg | Refer});
+fn restrict(roots: &[BorrowedFd<'_>], in_roots: BitFlags<AccessFs>) -> Result<Enforcement, String> {
     let status = (|| {
         let mut rules = Ruleset::default()
             .set_compatibility(CompatLevel::HardRequirement)

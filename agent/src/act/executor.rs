@@ -26,12 +26,13 @@ use super::cleaner::Cleaner;
 pub use super::confine::{Confinement, Enforcement};
 use super::confine::{close_other_descriptors, confine, die_with_parent};
 use super::hold_line::HeldNow;
+use super::plan::Survey;
 use super::policy::Policy;
 pub use super::quarantine::Leftover;
 use super::wire::{action_from_wire, action_to_wire, candidate_to_wire, held_from_wire, refusals_to_wire};
 
 /// Version of [`Setup`] and [`Ready`]; both ends are the same binary, so that any other means a mix-up.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 /// Candidates in one part of a survey.
 const CANDIDATES_A_PART: usize = 256;
 
@@ -68,6 +69,11 @@ pub struct Ready {
 }
 
 impl Ready {
+    /// What a child without roots says.
+    pub(super) fn of_child(confinement: Confinement, unable: Option<String>) -> Self {
+        Self { pid: std::process::id(), confinement, unable, ..Self::unknown() }
+    }
+
     /// Before the executor has spoken.
     pub(super) fn unknown() -> Self {
         Self {
@@ -175,18 +181,7 @@ fn answer(
     match request.request {
         Some(Request::Survey(wire::Survey { device })) => match cleaner.survey(device, now_wall_ns()) {
             Err(why) => send(Reply::Error(why)),
-            Ok(found) => {
-                let mut passed_over = refusals_to_wire(&found.passed_over);
-                if let Some(partial) = &found.partial {
-                    let partial = Refusal { path: None, reason: format!("{PARTIAL}{partial}") };
-                    passed_over.extend(refusals_to_wire(&[partial]));
-                }
-                for candidates in found.candidates.chunks(CANDIDATES_A_PART) {
-                    let candidates = candidates.iter().map(candidate_to_wire).collect();
-                    send(Reply::Part(wire::SurveyPart { candidates, passed_over: Vec::new(), last: false }))?;
-                }
-                send(Reply::Part(wire::SurveyPart { candidates: Vec::new(), passed_over, last: true }))
-            }
+            Ok(found) => send_survey(&found, &send),
         },
         Some(Request::Apply(wire::Apply { plan: Some(plan) })) => match action_from_wire(plan) {
             Err(why) => send(Reply::Error(format!("the plan does not make sense: {why}"))),
@@ -204,8 +199,26 @@ fn answer(
     }
 }
 
+/// Sends a survey in parts.
+pub(super) fn send_survey(
+    found: &Survey,
+    send: &dyn Fn(wire::executor_reply::Reply) -> Result<(), ChannelError>,
+) -> Result<(), ChannelError> {
+    use wire::executor_reply::Reply;
+    let mut passed_over = refusals_to_wire(&found.passed_over);
+    if let Some(partial) = &found.partial {
+        let partial = Refusal { path: None, reason: format!("{PARTIAL}{partial}") };
+        passed_over.extend(refusals_to_wire(&[partial]));
+    }
+    for candidates in found.candidates.chunks(CANDIDATES_A_PART) {
+        let candidates = candidates.iter().map(candidate_to_wire).collect();
+        send(Reply::Part(wire::SurveyPart { candidates, passed_over: Vec::new(), last: false }))?;
+    }
+    send(Reply::Part(wire::SurveyPart { candidates: Vec::new(), passed_over, last: true }))
+}
+
 /// What came in the midst of an action: what is held from now on, or a reason to stop.
-fn news(channel: &Channel) -> Result<Option<HeldNow>, String> {
+pub(super) fn news(channel: &Channel) -> Result<Option<HeldNow>, String> {
     let mut held = None;
     // The parent waits for the action's end and says nothing else meanwhile.
     while !channel.is_closed() && channel.has_message() {

@@ -28,11 +28,14 @@ use dogwatch::wire::executor_reply::Reply;
 use dogwatch::wire::executor_request::Request;
 use prost::Message;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::Serialize;
 
 use super::channel::{Channel, ChannelError};
 use super::executor::{PARTIAL, Ready, Setup};
 use super::hold_line::HoldLine;
 use super::holder::Holders;
+use super::images::ImageSetup;
+use super::images::policy::ImagePolicy;
 use super::plan::Survey;
 use super::policy::{Policy, ROOT_OFF};
 use super::wire::{action_from_wire, action_to_wire, candidate_from_wire, refusals_from_wire};
@@ -98,6 +101,27 @@ impl Executor {
         policy: Policy,
         state_dir: &Path,
     ) -> Result<Self, ExecutorError> {
+        let setup = Setup::new(policy, state_dir.to_owned());
+        Self::spawn_with(program, args, &setup)
+    }
+
+    /// The same for the image keeper (`args` lead to [`super::images::child::child_main`]), which sees the host through
+    /// `host_root`.
+    ///
+    /// # Errors
+    /// [`ExecutorError`].
+    pub fn spawn_image_keeper(
+        program: &Path,
+        args: &[OsString],
+        policy: ImagePolicy,
+        state_dir: &Path,
+        host_root: &Path,
+    ) -> Result<Self, ExecutorError> {
+        let setup = ImageSetup::new(policy, state_dir.to_owned(), host_root.to_owned());
+        Self::spawn_with(program, args, &setup)
+    }
+
+    fn spawn_with(program: &Path, args: &[OsString], setup: &impl Serialize) -> Result<Self, ExecutorError> {
         let failed = |source: io::Error| ExecutorError::Start { program: program.to_owned(), source };
         let (channel, theirs) = Channel::pair().map_err(failed)?;
         let mut command = Command::new(program);
@@ -105,8 +129,7 @@ impl Executor {
         let (pidfd, ended) = start(command).map_err(failed)?;
         let channel = Arc::new(channel);
         let mut executor = Self { channel, ready: Ready::unknown(), pidfd, ended, status: None, next_id: 1 };
-        let setup = Setup::new(policy, state_dir.to_owned());
-        let setup = serde_json::to_vec(&setup).map_err(|e| failed(io::Error::other(e)))?;
+        let setup = serde_json::to_vec(setup).map_err(|e| failed(io::Error::other(e)))?;
         let deadline = Instant::now() + MAX_START;
         executor.channel.send(&setup, Some(deadline)).map_err(|e| executor.fail(e, MAX_START))?;
         let ready = executor.channel.receive(Some(deadline)).map_err(|e| executor.fail(e, MAX_START))?;

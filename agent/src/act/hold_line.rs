@@ -15,6 +15,7 @@ use super::aside::Aside;
 use super::channel::Channel;
 use super::hold::{HeldThing, Hold, HoldSet, NodeHold, resolve};
 use super::hold_file;
+use super::images::IMAGE_PLACE;
 use super::real_path::{find, real_paths};
 use super::wire::held_request;
 
@@ -47,6 +48,16 @@ impl HeldNow {
         })
     }
 
+    /// Tells `child`, or cuts it off: it removes nothing then, and another one is started.
+    fn told_to(&self, child: &Channel) -> bool {
+        let told = child.send(&held_request(self), Some(Instant::now() + TELL_WAIT));
+        if let Err(error) = &told {
+            tracing::warn!(%error, "a child could not be told what is held; it is cut off and started again");
+            child.hang_up();
+        }
+        told.is_ok()
+    }
+
     /// Holds on paths at which nothing is at this moment, by their ids. What cannot be looked at is not said to be gone.
     pub fn absent(&self, aside: &Aside) -> Vec<String> {
         let HoldSet::Known(holds) = &self.set else { return Vec::new() };
@@ -54,7 +65,8 @@ impl HeldNow {
             let (root, path) = (self.host_root.clone(), path.to_owned());
             aside.look(&path.clone(), move || find(&root, &path)) == Ok(Ok(None))
         };
-        let gone = |h: &&NodeHold| matches!(&h.what, HeldThing::Path(p) if is_gone(p));
+        // Images lie beneath no path of the host's.
+        let gone = |h: &&NodeHold| matches!(&h.what, HeldThing::Path(p) if !p.starts_with(IMAGE_PLACE) && is_gone(p));
         holds.iter().filter(gone).map(|h| h.id.clone()).collect()
     }
 }
@@ -69,14 +81,15 @@ pub struct HoldLine {
 #[derive(Debug)]
 struct Inner {
     now: HeldNow,
-    executor: Option<Arc<Channel>>,
+    /// The children that remove things.
+    told: Vec<Arc<Channel>>,
 }
 
 impl HoldLine {
     /// What the last run kept in `state_dir`; `host_root` is the host's root as this process sees it.
     pub fn open(state_dir: &Path, host_root: &Path) -> Self {
         let now = HeldNow { set: hold_file::read(state_dir), host_root: host_root.to_owned() };
-        Self { state_dir: state_dir.to_owned(), inner: Arc::new(Mutex::new(Inner { now, executor: None })) }
+        Self { state_dir: state_dir.to_owned(), inner: Arc::new(Mutex::new(Inner { now, told: Vec::new() })) }
     }
 
     /// What is held now.
@@ -97,11 +110,13 @@ impl HoldLine {
         hold_file::write(&self.state_dir, &holds)
     }
 
-    /// Tells a newly started executor what is held, and from now on every change.
-    pub(super) fn attach(&self, executor: Arc<Channel>) {
+    /// Tells a newly started child that removes things what is held, and from now on every change.
+    pub(super) fn attach(&self, child: Arc<Channel>) {
         let mut inner = self.lock();
-        inner.executor = Some(executor);
-        inner.tell();
+        inner.told.retain(|c| !c.is_closed());
+        if inner.now.told_to(&child) {
+            inner.told.push(child);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -111,12 +126,7 @@ impl HoldLine {
 
 impl Inner {
     fn tell(&mut self) {
-        let Some(executor) = &self.executor else { return };
-        if let Err(error) = executor.send(&held_request(&self.now), Some(Instant::now() + TELL_WAIT)) {
-            tracing::warn!(%error, "the executor could not be told what is held; it is cut off and started again");
-            executor.hang_up();
-            self.executor = None;
-        }
+        self.told.retain(|child| !child.is_closed() && self.now.told_to(child));
     }
 }
 

@@ -10,8 +10,10 @@
 //! Invariants: `plan` and `respond` are pure. Only `executor` and what it calls (`survey`, `remove`, `quarantine`,
 //! `lease`, `confine`) ever open a file beneath a root, and only `remove` and `quarantine` rename or unlink.
 //!
-//! Deliberately absent: truncating, restarting or pruning anything; container images (they go through CRI alone);
-//! any removal in the process that parses logs.
+//! Container images are candidates too; they go through the runtime's own interface, by a child that alone has its socket
+//! ([`images`]).
+//!
+//! Deliberately absent: truncating, restarting or pruning anything; any removal in the process that parses logs.
 
 pub mod aside;
 mod beneath;
@@ -27,6 +29,7 @@ pub mod hold;
 pub mod hold_file;
 pub mod hold_line;
 mod holder;
+pub mod images;
 mod lease;
 pub mod plan;
 pub mod policy;
@@ -37,6 +40,7 @@ pub mod real_path;
 mod remove;
 pub mod respond;
 mod rotation;
+mod shares;
 mod survey;
 mod vet;
 pub(crate) mod wire;

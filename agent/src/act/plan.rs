@@ -12,9 +12,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use dogwatch::record::{Action, ActionState, CleanupMode, PlannedObject, Refusal};
+use dogwatch::record::{Action, ActionState, CleanupMode, PlannedImage, PlannedObject, Refusal};
 
 use super::hold::{Hold, holder_of};
+use super::images::holder_of_image;
 use super::policy::{NODE_ACTOR, RootRules, Rules, Times};
 use super::rotation::newest_of_each_family;
 use super::words;
@@ -54,6 +55,21 @@ pub struct Survey {
     pub passed_over: Vec<Refusal>,
     /// Why the survey is not whole, if it is not.
     pub partial: Option<String>,
+}
+
+impl Survey {
+    /// It without the images, for an action that nobody asked for while images go in `mode`, which is less than `auto`.
+    pub(super) fn without_images(&self, mode: CleanupMode) -> Self {
+        let mut rest = self.clone();
+        rest.candidates.retain(|c| c.object.image.is_none());
+        let left = self.candidates.len() - rest.candidates.len();
+        if left > 0 {
+            let reason =
+                format!("{left} images stay: cleanup.images.mode is {mode}, and nobody asked for them to go");
+            rest.passed_over.push(Refusal { path: None, reason });
+        }
+        rest
+    }
 }
 
 /// What a plan is for.
@@ -140,6 +156,7 @@ pub fn plan(
         objects,
         refused: bounded(refused),
         expires_wall_ns: now_wall_ns.saturating_add(PLAN_LIFETIME_NS),
+        image_store: None,
     }
 }
 
@@ -194,12 +211,30 @@ impl Need {
     }
 }
 
-/// An inode with all its names.
+/// An inode with all its names, or an image with all of its.
 struct Unit {
     /// The root of its first name.
     root: usize,
     objects: Vec<PlannedObject>,
     sum: Sum,
+}
+
+impl Unit {
+    fn of_image(object: PlannedObject) -> Self {
+        let names = object
+            .image
+            .as_deref()
+            .map_or(0, |i| i.tags.iter().chain(&i.digests).chain([&i.id]).map(|n| n.len() as u64 + 2).sum());
+        let said = (object.path.as_os_str().len() + object.why_safe.len()) as u64;
+        let sum = Sum {
+            objects: 1,
+            bytes: object.allocated_bytes,
+            inodes: object.image.as_deref().map_or(0, |i| i.inodes),
+            record_bytes: said + names + OBJECT_RECORD_BYTES,
+        };
+        // Of no root: the image keeper has offered only what its own budgets allow.
+        Self { root: usize::MAX, objects: vec![object], sum }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -303,6 +338,13 @@ fn eligible(
     let mut taken: HashSet<&Path> = HashSet::new();
     for candidate in &survey.candidates {
         let object = &candidate.object;
+        if let Some(image) = object.image.as_deref() {
+            match image_may_go(object, image, holds, device) {
+                Ok(()) => eligible.push(object.clone()),
+                Err(reason) => refused.push(Refusal { path: Some(object.path.clone()), reason }),
+            }
+            continue;
+        }
         if taken.contains(object.path.as_path()) {
             continue;
         }
@@ -317,6 +359,19 @@ fn eligible(
         }
     }
     eligible
+}
+
+/// Everything else was judged by the image keeper, which alone knows who uses what.
+fn image_may_go(
+    object: &PlannedObject,
+    image: &PlannedImage,
+    holds: &[Hold],
+    device: u64,
+) -> Result<(), String> {
+    if object.device != device {
+        return Err("it lies on another filesystem".to_owned());
+    }
+    holder_of_image(holds, image).map_or(Ok(()), |hold| Err(hold.said()))
 }
 
 fn may_go(
@@ -415,10 +470,11 @@ fn newest<'s>(survey: &'s Survey, rules: &Rules) -> HashSet<(&'s Path, &'s str)>
 /// Groups links of one inode, in the order in which units go. An inode with a link elsewhere is refused.
 fn units(eligible: Vec<PlannedObject>, rules: &Rules, refused: &mut Vec<Refusal>) -> Vec<Unit> {
     let mut inodes: BTreeMap<(u64, u64), Vec<PlannedObject>> = BTreeMap::new();
-    for object in eligible {
+    let (images, files): (Vec<_>, Vec<_>) = eligible.into_iter().partition(|o| o.image.is_some());
+    for object in files {
         inodes.entry((object.device, object.inode)).or_default().push(object);
     }
-    let mut units = Vec::new();
+    let mut units: Vec<Unit> = images.into_iter().map(Unit::of_image).collect();
     for mut objects in inodes.into_values() {
         objects.sort_by(|a, b| a.path.cmp(&b.path));
         let (links, here) = (objects[0].links, objects.len() as u64);

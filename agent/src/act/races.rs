@@ -410,6 +410,7 @@ impl Scene {
             outcome: ObjectOutcome::Pending,
             sha256: None,
             digest_partial: false,
+            image: None,
         }
     }
 
@@ -431,6 +432,7 @@ impl Scene {
             objects: vec![object],
             refused: Vec::new(),
             expires_wall_ns: i64::MAX,
+            image_store: None,
             detail: String::new(),
         }
     }

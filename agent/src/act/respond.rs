@@ -164,6 +164,7 @@ pub struct Respond {
     settings: Settings,
     /// The low-water marks; without them, those of the settings hold everywhere.
     marks: Option<DiskConfig>,
+    images: CleanupMode,
     holds: Vec<Hold>,
     new_id: Box<dyn FnMut() -> u64 + Send>,
     mounts: BTreeMap<String, Site>,
@@ -219,7 +220,15 @@ impl Respond {
     pub fn new(rules: Rules, settings: Settings, new_id: Box<dyn FnMut() -> u64 + Send>) -> Self {
         let (mounts, plans, removed) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
         let (holds, searching) = (Vec::new(), VecDeque::new());
-        Self { rules, settings, marks: None, holds, new_id, mounts, plans, removed, searching }
+        let images = CleanupMode::Off;
+        Self { rules, settings, marks: None, images, holds, new_id, mounts, plans, removed, searching }
+    }
+
+    /// Images may go in `mode` at most; without this, not at all.
+    #[must_use]
+    pub fn with_images(mut self, mode: CleanupMode) -> Self {
+        self.images = mode;
+        self
     }
 
     /// The node's mode.
@@ -336,6 +345,15 @@ impl Respond {
         let Some(site) = self.mounts.get_mut(mount) else { return Vec::new() };
         let Some(busy) = site.busy.as_mut().filter(|b| b.action.is_none()) else { return Vec::new() };
         let id = format!("a-{:016x}", (self.new_id)());
+        let images = self.images;
+        let kept;
+        let found = match found {
+            Ok(survey) if busy.applies && images != CleanupMode::Auto => {
+                kept = survey.without_images(images);
+                Ok(&kept)
+            }
+            other => other,
+        };
         let action = match found {
             Ok(survey) => plan(id, &busy.trigger, survey, &self.rules, allowance, &self.holds, now.wall_ns),
             Err(why) => {

@@ -299,6 +299,7 @@ fn planned(path: PathBuf, facts: &Facts, rules: &RootRules, pattern: &str) -> Pl
         outcome: ObjectOutcome::Pending,
         sha256: None,
         digest_partial: false,
+        image: None,
     }
 }
 

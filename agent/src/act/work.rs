@@ -1,4 +1,4 @@
-//! The thread that owns the executor: takes jobs one at a time, starts the executor again when it ended.
+//! The thread that owns the executor and the image keeper: takes jobs one at a time, starts a child again when it ended.
 //!
 //! The core never waits for the executor; a job that cannot be done comes back as a result that says why.
 
@@ -8,14 +8,16 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use dogwatch::clock;
-use dogwatch::record::Action;
+use dogwatch::record::{Action, ActionState, ObjectOutcome, Refusal};
 
 use super::aside::Aside;
 use super::handle::{Backoff, Executor, ExecutorError, look_after};
 use super::hold_line::HoldLine;
+use super::images::policy::ImagePolicy;
 use super::plan::Survey;
 use super::policy::Policy;
 use super::real_path::{Place, find_apart};
+use super::shares;
 
 /// A survey of a large log folder on a slow disk may take this long.
 const SURVEY_WAIT: Duration = Duration::from_secs(45);
@@ -80,9 +82,54 @@ pub struct Launch {
     pub state_dir: PathBuf,
     /// What it may not touch.
     pub holds: HoldLine,
+    /// The other child, where images may go.
+    pub images: Option<ImageLaunch>,
+}
+
+/// How the image keeper is started: by the same program.
+#[derive(Debug, Clone)]
+pub struct ImageLaunch {
+    /// Arguments that lead to [`super::images::child::child_main`].
+    pub args: Vec<OsString>,
+    /// What it obeys.
+    pub policy: ImagePolicy,
+    /// The host's root as it sees it.
+    pub host_root: PathBuf,
+}
+
+/// The children, started before anything was parsed.
+#[derive(Debug)]
+pub struct Children {
+    /// The executor.
+    pub executor: Result<Executor, ExecutorError>,
+    /// The image keeper, where there is to be one.
+    pub images: Option<Result<Executor, ExecutorError>>,
 }
 
 impl Launch {
+    /// Starts an image keeper and tells it what is held.
+    ///
+    /// # Errors
+    /// [`ExecutorError`].
+    pub fn start_image_keeper(&self, images: &ImageLaunch) -> Result<Executor, ExecutorError> {
+        let policy = images.policy.clone();
+        let keeper = Executor::spawn_image_keeper(
+            &self.program,
+            &images.args,
+            policy,
+            &self.state_dir,
+            &images.host_root,
+        )?;
+        keeper.hold(&self.holds);
+        Ok(keeper)
+    }
+
+    /// Starts both children.
+    pub fn start_all(&self) -> Children {
+        let images = self.images.as_ref().map(|i| self.start_image_keeper(i));
+        Children { executor: self.start(), images }
+    }
+
     /// Starts an executor and tells it what is held.
     ///
     /// # Errors
@@ -94,16 +141,23 @@ impl Launch {
     }
 }
 
-/// Works until the sender of the jobs is gone. `first` is the executor that was started before anything was parsed.
+/// Works until the sender of the jobs is gone. `first` are the children that were started before anything was parsed.
 pub fn run(
     launch: &Launch,
-    first: Result<Executor, ExecutorError>,
+    first: Children,
     jobs: &Receiver<Job>,
     done: impl Fn(Done),
     unable: impl Fn(Vec<String>),
 ) {
-    let mut keeper = Keeper { launch, executor: None, backoff: Backoff::default(), not_before: None };
-    unable(keeper.take(first));
+    let mut files = Keeper::new("clean up", Box::new(|| launch.start()), first.executor);
+    let mut images = launch.images.as_ref().zip(first.images).map(|(how, first)| {
+        Keeper::new("remove images", Box::new(move || launch.start_image_keeper(how)), first)
+    });
+    let tell = |files: &Keeper<'_>, images: &Option<Keeper<'_>>| {
+        let of_images = images.iter().flat_map(|i| i.unable.iter().cloned());
+        unable(files.unable.iter().cloned().chain(of_images).collect());
+    };
+    tell(&files, &images);
     let aside = Aside::new(FIND_WAIT);
     while let Ok(job) = jobs.recv() {
         if let Job::Find { command, path } = job {
@@ -111,28 +165,66 @@ pub fn run(
             done(Done::Found { command, result });
             continue;
         }
-        if keeper.executor.as_mut().is_none_or(|e| !e.is_alive()) {
-            unable(keeper.restart());
+        let again = files.revive() | images.as_mut().is_some_and(Keeper::revive);
+        if again {
+            tell(&files, &images);
         }
         match job {
             Job::Survey { mount, device } => {
-                let result = keeper.survey(device);
+                let found = files.survey(device);
+                let result = shares::found(found, images.as_mut().map(|i| i.survey(device)));
                 done(Done::Surveyed { mount, result });
             }
-            Job::Apply(action) => done(Done::Applied(Box::new(keeper.apply(*action)))),
+            Job::Apply(action) => {
+                let mut shared = Vec::new();
+                if let Some(share) = shares::files(&action) {
+                    shared.push(files.apply(share));
+                }
+                if let Some(share) = shares::images(&action) {
+                    shared.push(match &mut images {
+                        Some(images) => images.apply_images(share),
+                        None => not_here(share),
+                    });
+                }
+                done(Done::Applied(Box::new(shares::joined(*action, shared))));
+            }
             Job::Find { .. } => {}
         }
     }
 }
 
+/// Images are in a plan of this agent's only while it has a keeper for them.
+fn not_here(mut share: Action) -> Action {
+    share.state = ActionState::Refused;
+    let reason = "cleanup.images.mode is off".to_owned();
+    share.refused.push(Refusal { path: None, reason });
+    share
+}
+
+/// Keeps one child alive.
 struct Keeper<'a> {
-    launch: &'a Launch,
+    /// What is not done without it.
+    what: &'static str,
+    start: Box<dyn Fn() -> Result<Executor, ExecutorError> + 'a>,
     executor: Option<Executor>,
+    /// What it cannot do, in words.
+    unable: Vec<String>,
     backoff: Backoff,
     not_before: Option<Instant>,
 }
 
-impl Keeper<'_> {
+impl<'a> Keeper<'a> {
+    fn new(
+        what: &'static str,
+        start: Box<dyn Fn() -> Result<Executor, ExecutorError> + 'a>,
+        first: Result<Executor, ExecutorError>,
+    ) -> Self {
+        let backoff = Backoff::default();
+        let mut keeper = Self { what, start, executor: None, unable: Vec::new(), backoff, not_before: None };
+        keeper.unable = keeper.take(first);
+        keeper
+    }
+
     fn take(&mut self, started: Result<Executor, ExecutorError>) -> Vec<String> {
         match started {
             Ok(executor) => {
@@ -145,18 +237,24 @@ impl Keeper<'_> {
             }
             Err(e) => {
                 self.failed();
-                tracing::error!(error = %e, "cleanup is off until the executor starts");
-                vec![format!("clean up: {e}")]
+                tracing::error!(error = %e, what = self.what, "this is not done until the child starts");
+                vec![format!("{}: {e}", self.what)]
             }
         }
     }
 
-    fn restart(&mut self) -> Vec<String> {
-        if self.not_before.is_some_and(|t| Instant::now() < t) {
-            return vec!["clean up: the executor failed and is started again in a moment".to_owned()];
+    /// Starts the child again if it ended; whether there is news of what cannot be done.
+    fn revive(&mut self) -> bool {
+        if self.executor.as_mut().is_some_and(Executor::is_alive) {
+            return false;
         }
-        let started = self.launch.start();
-        self.take(started)
+        self.unable = if self.not_before.is_some_and(|t| Instant::now() < t) {
+            vec![format!("{}: the child failed and is started again in a moment", self.what)]
+        } else {
+            let started = (self.start)();
+            self.take(started)
+        };
+        true
     }
 
     fn failed(&mut self) {
@@ -166,7 +264,7 @@ impl Keeper<'_> {
 
     fn survey(&mut self, device: u64) -> Result<Survey, String> {
         let Some(executor) = self.executor.as_mut() else {
-            return Err("the executor is not running".to_owned());
+            return Err("the child that would know is not running".to_owned());
         };
         executor.survey(device, SURVEY_WAIT).map_err(|e| {
             if e.is_fatal() {
@@ -176,19 +274,42 @@ impl Keeper<'_> {
         })
     }
 
-    fn apply(&mut self, action: Action) -> Action {
-        let error = match self.executor.as_mut() {
-            Some(executor) => match executor.apply(&action, APPLY_WAIT) {
-                Ok(applied) => return applied,
-                Err(e) => e,
-            },
-            None => ExecutorError::Died(None),
-        };
-        if error.is_fatal() {
+    fn apply(&mut self, mut action: Action) -> Action {
+        match self.try_apply(&action) {
+            Ok(applied) => applied,
+            Err(error) => {
+                look_after(&mut action, &error);
+                action
+            }
+        }
+    }
+
+    /// The same for images: what became of those that nobody answered for, another keeper can only say by what the runtime
+    /// lists, so that the plan's objects are left as unknown.
+    fn apply_images(&mut self, mut action: Action) -> Action {
+        match self.try_apply(&action) {
+            Ok(applied) => applied,
+            Err(error) => {
+                action.state = ActionState::Failed;
+                action.detail = format!(
+                    "{error}; which images went is not known: `crictl images` lists those that stayed"
+                );
+                for object in &mut action.objects {
+                    object.outcome = ObjectOutcome::Failed;
+                    let reason = "whether it went before the image keeper failed is not known".to_owned();
+                    action.refused.push(Refusal { path: Some(object.path.clone()), reason });
+                }
+                action
+            }
+        }
+    }
+
+    fn try_apply(&mut self, action: &Action) -> Result<Action, ExecutorError> {
+        let Some(executor) = self.executor.as_mut() else { return Err(ExecutorError::Died(None)) };
+        let result = executor.apply(action, APPLY_WAIT);
+        if result.as_ref().is_err_and(ExecutorError::is_fatal) {
             self.failed();
         }
-        let mut action = action;
-        look_after(&mut action, &error);
-        action
+        result
     }
 }

@@ -48,6 +48,7 @@ fn action(id: &str, mount: &str, finding_id: Option<&str>, actor: &str) -> Actio
         objects: vec![],
         refused: vec![],
         expires_wall_ns: 0,
+        image_store: None,
         detail: String::new(),
     }
 }

@@ -51,6 +51,7 @@ fn action(id: u8, state: u8) -> Action {
         objects: Vec::new(),
         refused: Vec::new(),
         expires_wall_ns: 0,
+        image_store: None,
         detail: String::new(),
     }
 }

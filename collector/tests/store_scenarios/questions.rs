@@ -48,9 +48,11 @@ fn action(id: &str, state: ActionState) -> Action {
             outcome: ObjectOutcome::Removed,
             sha256: None,
             digest_partial: false,
+            image: None,
         }],
         refused: Vec::new(),
         expires_wall_ns: 0,
+        image_store: None,
         detail: String::new(),
     }
 }

@@ -166,7 +166,7 @@ impl RootPolicy {
 }
 
 impl Budgets {
-    fn problems(&self) -> Vec<Problem> {
+    pub(in crate::act) fn problems(&self) -> Vec<Problem> {
         let zero = [
             ("max_objects", u64::from(self.max_objects)),
             ("max_bytes", self.max_bytes),

@@ -266,6 +266,7 @@ fn a_plan_of_a_thousand_long_paths_fits_one_block() {
             outcome: ObjectOutcome::Removed,
             sha256: noise.line[..].try_into().ok().map(Hash),
             digest_partial: true,
+            image: None,
         }
     };
     let action = Action {
@@ -285,6 +286,7 @@ fn a_plan_of_a_thousand_long_paths_fits_one_block() {
         objects: (1..=1000).map(object).collect(),
         refused: Vec::new(),
         expires_wall_ns: 0,
+        image_store: None,
         detail: String::new(),
     };
     let record = Record { seq: 1, at: Moment::default(), body: Body::Action(Box::new(action)) };

@@ -51,6 +51,7 @@ fn action(state: ActionState) -> Body {
         objects: vec![],
         refused: vec![],
         expires_wall_ns: 0,
+        image_store: None,
         detail: String::new(),
     }))
 }

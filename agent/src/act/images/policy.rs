@@ -1,0 +1,210 @@
+//! What of the images may go, and how much of it. Handed to the image keeper when it starts, and obeyed there whatever
+//! the parent says later.
+//!
+//! Deliberately absent: what no setting may change (running, pinned, pods' own images stay: `judge`).
+
+use std::path::{Component, Path, PathBuf};
+
+use dogwatch::record::CleanupMode;
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use serde::{Deserialize, Serialize};
+
+use super::names::repository;
+use crate::act::policy::{Budgets, MAX_PATTERNS, Problem};
+
+/// Where runtimes listen, as a kubelet finds them: containerd, k3s and RKE2, CRI-O.
+pub const KNOWN_SOCKETS: &[&str] = &[
+    "/run/containerd/containerd.sock",
+    "/run/k3s/containerd/containerd.sock",
+    "/run/crio/crio.sock",
+    "/var/run/crio/crio.sock",
+];
+/// Most images in one action: each is checked anew by two calls, and a runtime takes seconds to remove a large one.
+pub const MAX_IMAGES_AN_ACTION: u32 = 100;
+
+/// What a node's cleanup may do with images.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImagePolicy {
+    /// The tighter of this and the node's mode counts. `off`: the runtime is never asked anything.
+    pub mode: CleanupMode,
+    /// The runtime's socket on the host; `None`: the first of [`KNOWN_SOCKETS`] that is there.
+    pub socket: Option<PathBuf>,
+    /// Tiers are emptied in ascending order; 1 is the most harmless.
+    pub tier: u32,
+    /// So long must an image have been seen unused. The kubelet's imageMinimumGCAge is 2 min, since the image was first
+    /// seen; a day is for what is rolled back in the evening or runs each night.
+    pub min_age_seconds: u64,
+    /// So many of the newest images of each repository stay, used or not.
+    pub keep_newest: u32,
+    /// Globs on repositories, such as `registry.example/base/*`, that stay.
+    pub excludes: Vec<String>,
+    /// How much, beside the node's own budgets.
+    pub budgets: Budgets,
+}
+
+impl Default for ImagePolicy {
+    fn default() -> Self {
+        const GIB: u64 = 1 << 30;
+        Self {
+            mode: CleanupMode::Off,
+            socket: None,
+            tier: 2,
+            min_age_seconds: 24 * 3_600,
+            keep_newest: 1,
+            excludes: Vec::new(),
+            budgets: Budgets {
+                max_objects: 50,
+                max_bytes: 64 * GIB,
+                max_objects_per_hour: 200,
+                max_bytes_per_hour: 256 * GIB,
+            },
+        }
+    }
+}
+
+impl ImagePolicy {
+    /// Every mistake, with keys relative to the policy; none if it may be used. Looks at nothing on disk.
+    pub fn validate(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut say = |key: String, value: String, reason: String, remedy: &str| {
+            problems.push(Problem { key, value, reason, remedy: remedy.to_owned() });
+        };
+        if let Some(socket) = &self.socket {
+            let plain = socket.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
+            if !socket.is_absolute() || !plain || socket.file_name().is_none() {
+                say(
+                    "socket".to_owned(),
+                    socket.display().to_string(),
+                    "it is no plain absolute path".to_owned(),
+                    "name the runtime's socket on the host, without unix://",
+                );
+            }
+        }
+        if self.tier == 0 {
+            say("tier".to_owned(), "0".to_owned(), "tiers begin at 1".to_owned(), "use 2, as shipped");
+        }
+        if self.excludes.len() > MAX_PATTERNS {
+            let reason = format!("at most {MAX_PATTERNS} are matched");
+            say(
+                "excludes".to_owned(),
+                format!("{} patterns", self.excludes.len()),
+                reason,
+                "merge them with {a,b}",
+            );
+        }
+        for (i, glob) in self.excludes.iter().enumerate() {
+            let key = format!("excludes[{i}]");
+            match matcher(std::slice::from_ref(glob)) {
+                Err(error) => {
+                    say(
+                        key,
+                        glob.clone(),
+                        format!("it is no glob: {error}"),
+                        "use *, **, ?, [a-z] and {a,b}",
+                    );
+                }
+                Ok(_) if glob.contains('@') || tagged(glob) => {
+                    let reason = "it is matched against repositories, without tag and digest".to_owned();
+                    say(key, glob.clone(), reason, "leave out what follows the last : or @");
+                }
+                Ok(_) => {}
+            }
+        }
+        problems.extend(self.budgets.problems().into_iter().filter(|p| p.key != "budgets.max_objects"));
+        let objects = self.budgets.max_objects;
+        if objects == 0 || objects > MAX_IMAGES_AN_ACTION {
+            problems.push(Problem {
+                key: "budgets.max_objects".to_owned(),
+                value: objects.to_string(),
+                reason: format!("an action takes 1 to {MAX_IMAGES_AN_ACTION} images"),
+                remedy: "set mode: off to forbid it; what is left goes with the next action".to_owned(),
+            });
+        }
+        problems
+    }
+}
+
+fn tagged(glob: &str) -> bool {
+    glob.rsplit('/').next().is_some_and(|last| last.contains(':')) && glob.contains('/')
+}
+
+/// A policy whose globs are compiled.
+#[derive(Debug)]
+pub(super) struct ImageRules {
+    /// What it was compiled from.
+    pub(super) policy: ImagePolicy,
+    excludes: GlobSet,
+}
+
+impl ImageRules {
+    /// Compiles `policy`; [`ImagePolicy::validate`] finds what does not compile first.
+    pub(super) fn new(policy: ImagePolicy) -> Result<Self, globset::Error> {
+        Ok(Self { excludes: matcher(&policy.excludes)?, policy })
+    }
+
+    /// The glob that keeps an image of the canonical name `name`, if one does.
+    pub(super) fn excluded_by(&self, name: &str) -> Option<&str> {
+        let repository = repository(name);
+        // `docker.io/library/x` is what people write as `x`.
+        let short = repository.strip_prefix("docker.io/library/").or(repository.strip_prefix("docker.io/"));
+        [Some(repository), short].into_iter().flatten().find_map(|r| {
+            let at = *self.excludes.matches(Path::new(r)).first()?;
+            Some(self.policy.excludes[at].as_str())
+        })
+    }
+}
+
+fn matcher(globs: &[String]) -> Result<GlobSet, globset::Error> {
+    let mut set = GlobSetBuilder::new();
+    for glob in globs {
+        set.add(GlobBuilder::new(glob).literal_separator(true).backslash_escape(true).build()?);
+    }
+    set.build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_policy_is_off_and_without_mistakes() {
+        assert_eq!(ImagePolicy::default().validate(), Vec::new());
+        assert_eq!(ImagePolicy::default().mode, CleanupMode::Off);
+    }
+
+    #[test]
+    fn every_mistake_is_named() {
+        let policy = ImagePolicy {
+            socket: Some("unix:///run/x.sock".into()),
+            tier: 0,
+            excludes: vec!["[".to_owned(), "a/b:1".to_owned(), "a/b@sha256:00".to_owned()],
+            budgets: Budgets { max_objects: 1_000, max_bytes: 0, ..ImagePolicy::default().budgets },
+            ..ImagePolicy::default()
+        };
+        let keys: Vec<String> = policy.validate().into_iter().map(|p| p.key).collect();
+        let expected = [
+            "socket",
+            "tier",
+            "excludes[0]",
+            "excludes[1]",
+            "excludes[2]",
+            "budgets.max_bytes",
+            "budgets.max_objects",
+        ];
+        assert_eq!(keys, expected);
+    }
+
+    #[test]
+    fn excludes_name_repositories_short_or_long() {
+        let excludes = ["busybox", "registry.test:5000/base/*", "quay.io/**"].map(str::to_owned).to_vec();
+        let rules = ImageRules::new(ImagePolicy { excludes, ..ImagePolicy::default() }).unwrap();
+        for kept in ["docker.io/library/busybox:1", "registry.test:5000/base/a@sha256:00", "quay.io/a/b/c:1"]
+        {
+            assert!(rules.excluded_by(kept).is_some(), "{kept}");
+        }
+        for free in ["docker.io/other/busybox:1", "registry.test:5000/base/a/b:1", "quay.example/a:1"] {
+            assert_eq!(rules.excluded_by(free), None, "{free}");
+        }
+    }
+}
