@@ -1,6 +1,7 @@
 //! The agent's configuration. `deploy/config/agent.yaml` shows every key with its default.
 
 mod detect;
+mod room;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,6 +15,8 @@ use dogwatch::telemetry::{Format, level_of};
 use dogwatch::tls::{TlsError, check_address};
 
 use crate::act::policy::{Budgets, Policy, RootPolicy};
+use crate::act::respond::Settings;
+use crate::ballast::BallastConfig;
 use crate::detect::{DetectConfig, LogRule};
 use crate::kmsg::{KernelConfig, Origin};
 use crate::sample::Caps;
@@ -54,6 +57,10 @@ pub struct Config {
     pub detect: DetectConfig,
     /// What a cleanup may do.
     pub policy: Policy,
+    /// How soon and how often a mount is cleaned again.
+    pub breaker: Settings,
+    /// Room that is given up first.
+    pub ballast: BallastConfig,
     /// Segment size of each journal.
     pub segment_bytes: u64,
     /// Sizes of the journals: urgent, evidence, recorder.
@@ -191,7 +198,9 @@ fn walk(root: &mut Section, around: Around) -> Config {
         detect.logs.rules = tail.rules.rules().iter().map(meaning).collect();
     }
     let tail = tails.then_some(tail);
-    let policy = root.section("cleanup", |s| policy(s, &state_dir));
+    let (policy, breaker, ballast) = root.section("cleanup", |s| {
+        (policy(s, &state_dir), s.section("breaker", room::breaker), s.section("ballast", room::ballast))
+    });
     let (collector, collector_name, enrol_by, trust_domain, pulse_every, certificate) =
         root.section("uplink", |s| {
             let every = Duration::from_secs(10);
@@ -232,6 +241,8 @@ fn walk(root: &mut Section, around: Around) -> Config {
         kernel,
         detect,
         policy,
+        breaker,
+        ballast,
         segment_bytes,
         journal_bytes,
         collector,

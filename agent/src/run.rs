@@ -34,7 +34,9 @@ use crate::act::hold_line::HoldLine;
 use crate::act::policy::Rules;
 use crate::act::respond::{Respond, Settings};
 use crate::act::work::{self, Launch};
+use crate::ballast::{Ask, Keeper};
 use crate::config::{Config, EnrolBy};
+use crate::core::ballast::{LOOKS, marks};
 use crate::core::{Core, CoreConfig, Held, INBOX, Message, Wires};
 use crate::detect::Detectors;
 use crate::enrol::{EnrolOptions, NodeIdentity, Renewal, TokenSource, ensure_enrolled};
@@ -152,6 +154,8 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         let figures = Arc::new(Figures::default());
         let holds = start_holds(launch.holds.clone(), &inbox_tx)?;
 
+        let ballast = start_ballast(&config, &inbox_tx)?;
+
         let executor_pid = executor.as_ref().ok().map(|e| e.ready().pid);
         let (done, unable) = (inbox_tx.clone(), inbox_tx.clone());
         let worker = std::thread::Builder::new().name("act".to_owned()).spawn(move || {
@@ -179,7 +183,7 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         let settings = Settings {
             low_water_available: 1.0 - config.detect.disk.space.low_used,
             low_water_inodes: 1.0 - config.detect.disk.inodes.low_used,
-            ..Settings::default()
+            ..config.breaker
         };
         let rules = Rules::new(config.policy.clone()).map_err(failed("the cleanup's patterns"))?;
         let responder = Respond::new(rules, settings, Box::new(|| u64::from_le_bytes(first_8(random_16()))));
@@ -189,6 +193,7 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
             recorder: recorder.clone(),
             jobs: jobs_tx,
             holds,
+            ballast,
             marks,
             kernel_marks,
             scout: start_scout(&roots, &inbox_tx)?,
@@ -267,6 +272,22 @@ fn start_holds(line: HoldLine, inbox: &SyncSender<Message>) -> Result<Sender<Vec
         }
     })?;
     Ok(sets_tx)
+}
+
+/// The thread that looks after the ballast: it alone waits for the state folder's disk. What is there, and what could not
+/// be taken, is said before anything else happens.
+fn start_ballast(config: &Config, inbox: &SyncSender<Message>) -> Result<Option<SyncSender<Ask>>, RunError> {
+    let (asks_tx, asks) = sync_channel(LOOKS);
+    let inbox = inbox.clone();
+    let (state, wanted, marks) = (config.state_dir.clone(), config.ballast, marks(&config.detect));
+    std::thread::Builder::new().name("ballast".to_owned()).spawn(move || {
+        let mut keeper = Keeper::open(&state, wanted, marks);
+        // The core ends only when the agent does.
+        if inbox.send(Message::Ballast(keeper.told())).is_ok() {
+            keeper.run(&asks, |told| inbox.send(Message::Ballast(told)).is_ok());
+        }
+    })?;
+    Ok(Some(asks_tx))
 }
 
 fn start_scout(roots: &Roots, inbox: &SyncSender<Message>) -> Result<Option<Asker>, RunError> {

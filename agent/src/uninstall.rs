@@ -26,7 +26,7 @@ use rustix::io::Errno;
 use crate::act::hold_file::HOLDS_FILE;
 use crate::act::policy::QUARANTINE;
 use crate::config::Config;
-use crate::{kmsg, tail};
+use crate::{ballast, kmsg, tail};
 
 /// Names listed of what stays; a foreign folder may hold any number.
 const MAX_LISTED: usize = 100;
@@ -84,6 +84,7 @@ fn uninstall(state: &Path, roots: &[&Path], dry_run: bool) -> Result<Report, Str
         sweep.folder(&journal, |_| false);
         sweep.folder(&state.join("identity"), |n| is_one_of(n, &["signing.key", "credentials.json"]));
         sweep.folder(&state.join("aside"), |n| n.ends_with(".block"));
+        sweep.folder(&ballast::folder(state), ballast::is_ours);
         let own = ["starts", tail::CHECKPOINT_FILE, kmsg::CHECKPOINT_FILE, HOLDS_FILE];
         sweep.folder(state, |n| is_one_of(n, &own));
     }

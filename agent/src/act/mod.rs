@@ -37,5 +37,5 @@ mod rotation;
 mod survey;
 mod vet;
 pub(crate) mod wire;
-mod words;
+pub(crate) mod words;
 pub mod work;

@@ -147,6 +147,7 @@ pub struct Respond {
     rules: Rules,
     settings: Settings,
     holds: Vec<Hold>,
+    owed: Owed,
     new_id: Box<dyn FnMut() -> u64 + Send>,
     mounts: BTreeMap<String, Site>,
     plans: VecDeque<Kept>,
@@ -175,6 +176,14 @@ struct Site {
     breaker: Option<u64>,
 }
 
+/// Ballast that is to be taken again when there is room.
+#[derive(Debug, Clone, Copy, Default)]
+struct Owed {
+    device: u64,
+    bytes: u64,
+    inodes: u64,
+}
+
 /// What is under way on a mount.
 struct Busy {
     trigger: Trigger,
@@ -196,8 +205,8 @@ impl Respond {
     /// A machine for a node whose executor has the policy of `rules`. `new_id` gives random numbers for action ids.
     pub fn new(rules: Rules, settings: Settings, new_id: Box<dyn FnMut() -> u64 + Send>) -> Self {
         let (mounts, plans, removed) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
-        let (holds, searching) = (Vec::new(), VecDeque::new());
-        Self { rules, settings, holds, new_id, mounts, plans, removed, searching }
+        let (holds, owed, searching) = (Vec::new(), Owed::default(), VecDeque::new());
+        Self { rules, settings, holds, owed, new_id, mounts, plans, removed, searching }
     }
 
     /// The node's mode.
@@ -227,6 +236,12 @@ impl Respond {
     /// Takes the holds that are in force.
     pub fn set_holds(&mut self, holds: Vec<Hold>) {
         self.holds = holds;
+    }
+
+    /// Ballast of so many bytes and inodes is to come back on the filesystem `device` (`st_dev`): its room is lent, so that
+    /// plans aim for as much more.
+    pub fn set_owed(&mut self, device: u64, bytes: u64, inodes: u64) {
+        self.owed = Owed { device, bytes, inodes };
     }
 
     /// The newest figures of every mount; plans use them.
@@ -426,7 +441,7 @@ impl Respond {
         if self.mode() == CleanupMode::Off {
             return Vec::new();
         }
-        let settings = self.settings;
+        let (settings, owed) = (self.settings, self.owed);
         let automatic = self.mode() == CleanupMode::Auto;
         let Some(site) = self.mounts.get_mut(mount) else { return Vec::new() };
         let Some(figures) = site.figures.clone() else { return Vec::new() };
@@ -434,7 +449,7 @@ impl Respond {
             return Vec::new();
         }
         let Some(finding) = worst(&site.findings) else { return Vec::new() };
-        let trigger = trigger(&figures, &site.findings, finding, &settings);
+        let trigger = trigger(&figures, &site.findings, finding, &settings, owed);
         if !site.is_due(&trigger, now) {
             return Vec::new();
         }
@@ -455,7 +470,7 @@ impl Respond {
         }
         match command.order {
             Order::PlanMount(mount) => {
-                let settings = self.settings;
+                let (settings, owed) = (self.settings, self.owed);
                 let Some(site) = self.mounts.get_mut(&mount) else {
                     return refuse(format!("this node has no mount {mount} any more"));
                 };
@@ -466,7 +481,7 @@ impl Respond {
                     reason: format!("{} asked for a plan", command.actor),
                     finding_id: worst(&site.findings).map(|f| f.id.clone()),
                     actor: command.actor,
-                    ..base_trigger(figures, &settings)
+                    ..base_trigger(figures, &settings, owed)
                 };
                 let device = trigger.device;
                 site.busy = Some(Busy { trigger, command: Some(command.id), action: None, applies: false });
@@ -487,7 +502,7 @@ impl Respond {
                 action.actor = command.actor;
                 let Some(site) = self.mounts.get_mut(&action.mount) else { return Vec::new() };
                 let Some(figures) = &site.figures else { return Vec::new() };
-                let trigger = base_trigger(figures, &self.settings);
+                let trigger = base_trigger(figures, &self.settings, self.owed);
                 let busy =
                     Busy { trigger, command: Some(command.id), action: Some(action.clone()), applies: true };
                 site.busy = Some(busy);

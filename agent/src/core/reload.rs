@@ -46,6 +46,7 @@ impl Core {
 
     fn judge_anew(&mut self, detect: DetectConfig) {
         let now = clock::now();
+        self.tell_marks(&detect);
         self.responder.set_low_water(1.0 - detect.disk.space.low_used, 1.0 - detect.disk.inodes.low_used);
         let active: Vec<_> = self.detectors.active().into_iter().cloned().collect();
         let recorder = &self.wires.recorder;
