@@ -166,8 +166,8 @@ fn write_if_ready(out: &mut (impl Write + AsFd), line: &[u8], dropped: &AtomicU6
     }
     let missing = dropped.swap(0, Ordering::Relaxed);
     if missing > 0 {
-        let told =
-            out.write_all(format!("{missing} log lines were dropped: they could not be written\n").as_bytes());
+        let told = out
+            .write_all(format!("{missing} log lines were dropped: they could not be written\n").as_bytes());
         if told.is_err() {
             dropped.fetch_add(missing, Ordering::Relaxed);
         }

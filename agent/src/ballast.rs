@@ -41,7 +41,8 @@ pub use scale::{Marks, Room, Weights};
 use scale::{Order, Scale};
 
 /// Filesystems that copy on write, by `statfs.f_type` (statfs(2), ZFS: its own `ZFS_SUPER_MAGIC`).
-const COPY_ON_WRITE: [(u64, &str); 3] = [(0x9123_683E, "btrfs"), (0x2FC1_2FC1, "zfs"), (0xCA45_1A4E, "bcachefs")];
+const COPY_ON_WRITE: [(u64, &str); 3] =
+    [(0x9123_683E, "btrfs"), (0x2FC1_2FC1, "zfs"), (0xCA45_1A4E, "bcachefs")];
 
 /// How much ballast is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,7 +175,11 @@ impl Keeper {
                     let gone = before.without(after);
                     if gone.any() {
                         self.told.given_up += 1;
-                        said.push(format!("gave up {} of ballast in {}", gone.said(), self.hold.path().display()));
+                        said.push(format!(
+                            "gave up {} of ballast in {}",
+                            gone.said(),
+                            self.hold.path().display()
+                        ));
                         self.why_missing = Some("it was given up when there was no room".to_owned());
                     }
                     if let Err(error) = result {
@@ -188,7 +193,11 @@ impl Keeper {
                     self.scale.holds(after);
                     let new = after.without(before);
                     if new.any() {
-                        said.push(format!("took {} as ballast in {}", new.said(), self.hold.path().display()));
+                        said.push(format!(
+                            "took {} as ballast in {}",
+                            new.said(),
+                            self.hold.path().display()
+                        ));
                     }
                     self.why_missing = match result {
                         Ok(()) if self.scale.owes().any() => {
@@ -255,12 +264,8 @@ pub fn folder(state_dir: &Path) -> PathBuf {
 mod tests {
     use super::*;
 
-    const MARKS: Marks = Marks {
-        high_available: 0.15,
-        low_available: 0.20,
-        high_inodes: 0.15,
-        low_inodes: 0.20,
-    };
+    const MARKS: Marks =
+        Marks { high_available: 0.15, low_available: 0.20, high_inodes: 0.15, low_inodes: 0.20 };
 
     #[test]
     fn a_start_takes_it_another_finds_it_and_smaller_wishes_shrink_it() {
@@ -275,7 +280,10 @@ mod tests {
         let again = Keeper::open(temp.path(), config, never).told();
         assert_eq!((again.held, again.said), (told.held, None));
         let less = BallastConfig { bytes: 512 << 10, inodes: 2, ..config };
-        assert_eq!(Keeper::open(temp.path(), less, never).told().held, Weights { bytes: 512 << 10, inodes: 2 });
+        assert_eq!(
+            Keeper::open(temp.path(), less, never).told().held,
+            Weights { bytes: 512 << 10, inodes: 2 }
+        );
         let none = BallastConfig { bytes: 0, inodes: 0, ..config };
         assert_eq!(Keeper::open(temp.path(), none, never).told().held, Weights::default());
         assert!(!folder(temp.path()).exists());

@@ -264,6 +264,9 @@ fn start_holds(line: HoldLine, inbox: &SyncSender<Message>) -> Result<Sender<Vec
     // The core ends only when the agent does. The inbox is empty yet: this is the first message of all.
     let _ = inbox.send(held(&line, Ok(())));
     std::thread::Builder::new().name("holds".to_owned()).spawn(move || {
+        if let Err(why) = line.reserve() {
+            tracing::warn!(why, "on a full disk what is held may not outlast a restart");
+        }
         while let Ok(set) = sets.recv() {
             let kept = line.keep(set);
             if inbox.send(held(&line, kept)).is_err() {

@@ -16,11 +16,16 @@ use super::hold_line::HoldLine;
 use super::plan::Survey;
 use super::policy::Policy;
 use super::real_path::{Place, find_apart};
+use super::remove::QUARANTINE_GONE;
 
 /// A survey of a large log folder on a slow disk may take this long.
 const SURVEY_WAIT: Duration = Duration::from_secs(45);
 /// A cleanup of a thousand large files may take this long.
 const APPLY_WAIT: Duration = Duration::from_secs(540);
+
+/// Roots that could not be used are tried again this long after the last time, when a survey wants them: one that was not
+/// there may be, one without an inode for its quarantine may have got it. The executor opens roots at its start alone.
+const ROOTS_AGAIN: Duration = Duration::from_secs(60);
 
 /// A path that a person named may take this long to be found: surveys and cleanups wait behind it.
 const FIND_WAIT: Duration = Duration::from_secs(2);
@@ -102,7 +107,14 @@ pub fn run(
     done: impl Fn(Done),
     unable: impl Fn(Vec<String>),
 ) {
-    let mut keeper = Keeper { launch, executor: None, backoff: Backoff::default(), not_before: None };
+    let mut keeper = Keeper {
+        launch,
+        executor: None,
+        backoff: Backoff::default(),
+        not_before: None,
+        roots_at: Instant::now(),
+        lost_a_quarantine: false,
+    };
     unable(keeper.take(first));
     let aside = Aside::new(FIND_WAIT);
     while let Ok(job) = jobs.recv() {
@@ -113,6 +125,9 @@ pub fn run(
         }
         if keeper.executor.as_mut().is_none_or(|e| !e.is_alive()) {
             unable(keeper.restart());
+        }
+        if matches!(job, Job::Survey { .. }) && keeper.wants_roots_again() {
+            unable(keeper.with_roots_again());
         }
         match job {
             Job::Survey { mount, device } => {
@@ -130,10 +145,15 @@ struct Keeper<'a> {
     executor: Option<Executor>,
     backoff: Backoff,
     not_before: Option<Instant>,
+    /// When roots were opened last.
+    roots_at: Instant,
+    /// Whether a root's quarantine was taken away.
+    lost_a_quarantine: bool,
 }
 
 impl Keeper<'_> {
     fn take(&mut self, started: Result<Executor, ExecutorError>) -> Vec<String> {
+        (self.roots_at, self.lost_a_quarantine) = (Instant::now(), false);
         match started {
             Ok(executor) => {
                 let unable = executor.unable();
@@ -149,6 +169,20 @@ impl Keeper<'_> {
                 vec![format!("clean up: {e}")]
             }
         }
+    }
+
+    /// Whether another executor could use roots that this one cannot.
+    fn wants_roots_again(&self) -> bool {
+        let Some(ready) = self.executor.as_ref().map(Executor::ready) else { return false };
+        let lacks = ready.unable.is_none() && ready.roots.iter().any(|r| r.unusable.is_some());
+        self.lost_a_quarantine || lacks && self.roots_at.elapsed() >= ROOTS_AGAIN
+    }
+
+    fn with_roots_again(&mut self) -> Vec<String> {
+        tracing::info!("the executor is started again, to open roots that it could not use");
+        self.executor = None;
+        let started = self.launch.start();
+        self.take(started)
     }
 
     fn restart(&mut self) -> Vec<String> {
@@ -179,7 +213,11 @@ impl Keeper<'_> {
     fn apply(&mut self, action: Action) -> Action {
         let error = match self.executor.as_mut() {
             Some(executor) => match executor.apply(&action, APPLY_WAIT) {
-                Ok(applied) => return applied,
+                Ok(applied) => {
+                    self.lost_a_quarantine |=
+                        applied.refused.iter().any(|r| r.reason.contains(QUARANTINE_GONE));
+                    return applied;
+                }
                 Err(e) => e,
             },
             None => ExecutorError::Died(None),

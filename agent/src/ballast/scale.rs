@@ -145,11 +145,10 @@ impl Scale {
             let floor = ((total as f64 * fraction).ceil() as u64).max(held);
             take == 0 || have.checked_sub(take).is_some_and(|left| left >= floor)
         };
-        let bytes =
-            enough(room.available_bytes, owed.bytes, room.total_bytes, available, self.wanted.bytes);
+        let bytes = enough(room.available_bytes, owed.bytes, room.total_bytes, available, self.wanted.bytes);
         let counted = room.inodes_total > 0;
-        let inodes = !counted
-            || enough(room.inodes_free, owed.inodes, room.inodes_total, inodes, self.wanted.inodes);
+        let inodes =
+            !counted || enough(room.inodes_free, owed.inodes, room.inodes_total, inodes, self.wanted.inodes);
         bytes && inodes
     }
 }
@@ -159,12 +158,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const MARKS: Marks = Marks {
-        high_available: 0.15,
-        low_available: 0.20,
-        high_inodes: 0.15,
-        low_inodes: 0.20,
-    };
+    const MARKS: Marks =
+        Marks { high_available: 0.15, low_available: 0.20, high_inodes: 0.15, low_inodes: 0.20 };
     const WANTED: Weights = Weights { bytes: 10, inodes: 5 };
     const SECOND: u64 = 1_000_000_000;
 

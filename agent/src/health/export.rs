@@ -124,7 +124,11 @@ impl Export {
 
     fn ballast(&self, page: &mut Page<'_>) -> fmt::Result {
         let f = &self.sources.figures;
-        page.gauge("ballast_bytes", "Bytes held to be given up first on a full disk", get(&f.ballast_bytes) as f64)?;
+        page.gauge(
+            "ballast_bytes",
+            "Bytes held to be given up first on a full disk",
+            get(&f.ballast_bytes) as f64,
+        )?;
         page.gauge("ballast_inodes", "Inodes held to be given up first", get(&f.ballast_inodes) as f64)?;
         page.counter("ballast_given_up", "Times that ballast was given up", get(&f.ballast_given_up))?;
         let help = "Lines of the agent's own log that could not be written";
