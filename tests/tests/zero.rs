@@ -79,7 +79,7 @@ impl Site {
     fn config(&self) -> String {
         format!(
             "state: {{ dir: {}, segment_bytes: 1MiB, urgent_bytes: 4MiB, evidence_bytes: 5MiB, recorder_bytes: 4MiB }}\n\
-             sample: {{ every: 200ms, evidence_every: 1s, processes: false }}\ntail: {{ globs: [{}] }}\n\
+             sample: {{ every: 200ms, evidence_every: 1s, processes: false }}\ncaps: {{ cpu: 100%, memory: 1GiB }}\ntail: {{ globs: [{}] }}\n\
              detect: {{ disk: {{ clear_ticks: 2 }} }}\ncleanup:\n  mode: auto\n\
              \x20 roots: [{{ path: {}, min_age: 0s, keep_newest: 0 }}]\n\
              \x20 ballast: {{ bytes: {BALLAST_BYTES}, inodes: {BALLAST_INODES}, again_after: 1h }}\n",
