@@ -275,7 +275,7 @@ mod tests {
         let config = BallastConfig { bytes: 1 << 20, inodes: 5, again_after: Duration::ZERO };
         let told = Keeper::open(temp.path(), config, never).told();
         assert_eq!(told.held, Weights { bytes: 1 << 20, inodes: 5 }, "{told:?}");
-        assert!(told.said.unwrap().contains("1 MiB and 5 inodes") && told.unable.is_none());
+        assert!(told.said.unwrap().contains("1.0 MiB and 5 inodes") && told.unable.is_none());
 
         let again = Keeper::open(temp.path(), config, never).told();
         assert_eq!((again.held, again.said), (told.held, None));

@@ -218,7 +218,9 @@ mod tests {
                     match order {
                         Order::Make(all) => {
                             let owed = s.owes();
-                            prop_assert!(available - owed.bytes >= 150 && inodes - owed.inodes >= 150);
+                            // What is held already was weighed when it was taken.
+                            prop_assert!(owed.bytes == 0 || available - owed.bytes >= 200);
+                            prop_assert!(owed.inodes == 0 || inodes - owed.inodes >= 200);
                             s.holds(all);
                             prop_assert_eq!(s.weigh(&room(available - owed.bytes, inodes - owed.inodes), now), vec![]);
                         }
