@@ -15,6 +15,7 @@ mod certificate;
 mod enrolment;
 mod join_token;
 mod keyfile;
+mod reserved;
 
 use std::fmt;
 use std::str::FromStr;
@@ -32,6 +33,7 @@ pub use keyfile::{
     KeyFileError, MAX_KEY_FILE_BYTES, create_private_dir, create_private_file, load_or_create_signing_key,
     read_private_file, write_private_file, write_public_file,
 };
+pub use reserved::{reserve_private_file, write_reserved_private_file};
 
 /// Why a certificate does not say who its holder is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

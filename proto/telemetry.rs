@@ -130,6 +130,23 @@ impl<'a> MakeWriter<'a> for Lossy {
 const ATOMIC_BYTES: usize = 4096;
 /// Lines dropped since the last one that was written.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
+/// Lines dropped since the start.
+static DROPPED_IN_ALL: AtomicU64 = AtomicU64::new(0);
+
+/// Lines of this process's own log that could not be written since its start.
+pub fn dropped_lines() -> u64 {
+    DROPPED_IN_ALL.load(Ordering::Relaxed)
+}
+
+/// Says something outside of the log, where a failure to do so changes nothing (`eprintln!` panics).
+pub fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+fn drop_line(dropped: &AtomicU64) {
+    dropped.fetch_add(1, Ordering::Relaxed);
+    DROPPED_IN_ALL.fetch_add(1, Ordering::Relaxed);
+}
 
 impl Write for Lossy {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
@@ -145,22 +162,27 @@ impl Write for Lossy {
 /// Writes a line if that cannot block, else counts it.
 fn write_if_ready(out: &mut (impl Write + AsFd), line: &[u8], dropped: &AtomicU64) {
     if !is_ready(out) {
-        dropped.fetch_add(1, Ordering::Relaxed);
-        return;
+        return drop_line(dropped);
     }
     let missing = dropped.swap(0, Ordering::Relaxed);
     if missing > 0 {
-        let _ = out.write_all(format!("{missing} log lines were dropped: nobody read them\n").as_bytes());
-        if !is_ready(out) {
-            dropped.fetch_add(1, Ordering::Relaxed);
-            return;
+        let told = out
+            .write_all(format!("{missing} log lines were dropped: they could not be written\n").as_bytes());
+        if told.is_err() {
+            dropped.fetch_add(missing, Ordering::Relaxed);
+        }
+        if told.is_err() || !is_ready(out) {
+            return drop_line(dropped);
         }
     }
-    // Where even that fails there is nobody to tell.
-    let _ = match line.get(..ATOMIC_BYTES - 1) {
+    let written = match line.get(..ATOMIC_BYTES - 1) {
         Some(cut) => out.write_all(&[cut, b"\n"].concat()),
         None => out.write_all(line),
     };
+    // A file on a full disk, a pipe that nobody holds any more.
+    if written.is_err() {
+        drop_line(dropped);
+    }
 }
 
 fn is_ready(out: &impl AsFd) -> bool {
@@ -201,6 +223,25 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         read += text.len();
-        assert!(text.ends_with("3 log lines were dropped: nobody read them\nagain\n"), "{read}");
+        assert!(text.ends_with("3 log lines were dropped: they could not be written\nagain\n"), "{read}");
+    }
+
+    #[test]
+    fn what_a_full_disk_or_a_closed_pipe_refuses_is_counted_and_told_later() {
+        let dropped = AtomicU64::new(0);
+        let mut full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        write_if_ready(&mut full, b"one\n", &dropped);
+        let (reader, mut writer) = io::pipe().unwrap();
+        drop(reader);
+        write_if_ready(&mut writer, b"two\n", &dropped);
+        write_if_ready(&mut full, b"three\n", &dropped);
+        assert_eq!(dropped.load(Ordering::Relaxed), 3);
+        let (mut reader, mut writer) = io::pipe().unwrap();
+        write_if_ready(&mut writer, b"four\n", &dropped);
+        drop(writer);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "3 log lines were dropped: they could not be written\nfour\n");
+        assert!(dropped_lines() >= 3);
     }
 }

@@ -80,7 +80,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, prefix: &[&str]) -> ExitCo
             if cli.command.is_none() && !cli.check_config {
                 termination::tell(&format!("dogwatch-agent: {problems}"));
             }
-            eprintln!("dogwatch-agent: {problems}");
+            telemetry::say(&format!("dogwatch-agent: {problems}"));
             return ExitCode::from(2);
         }
     };
@@ -97,7 +97,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, prefix: &[&str]) -> ExitCo
     termination::watch_panics();
     let fail = |why: String| {
         termination::tell(&format!("dogwatch-agent: {why}"));
-        eprintln!("dogwatch-agent: {why}");
+        telemetry::say(&format!("dogwatch-agent: {why}"));
         ExitCode::FAILURE
     };
     let program = match std::env::current_exe() {

@@ -3,6 +3,7 @@
 mod cleanup;
 mod detect;
 mod images;
+mod room;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,6 +18,8 @@ use dogwatch::tls::{TlsError, check_address};
 
 use crate::act::images::policy::ImagePolicy;
 use crate::act::policy::Policy;
+use crate::act::respond::Settings;
+use crate::ballast::BallastConfig;
 use crate::detect::{DetectConfig, LogRule};
 use crate::kmsg::{KernelConfig, Origin};
 use crate::sample::Caps;
@@ -59,6 +62,10 @@ pub struct Config {
     pub policy: Policy,
     /// What it may do with images.
     pub images: ImagePolicy,
+    /// How soon and how often a mount is cleaned again.
+    pub breaker: Settings,
+    /// Room that is given up first.
+    pub ballast: BallastConfig,
     /// Segment size of each journal.
     pub segment_bytes: u64,
     /// Sizes of the journals: urgent, evidence, recorder.
@@ -196,8 +203,13 @@ fn walk(root: &mut Section, around: Around) -> Config {
         detect.logs.rules = tail.rules.rules().iter().map(meaning).collect();
     }
     let tail = tails.then_some(tail);
-    let (policy, images) = root.section("cleanup", |s| {
-        (cleanup::policy(s, &state_dir, &host_root), s.section("images", images::images))
+    let (policy, images, breaker, ballast) = root.section("cleanup", |s| {
+        (
+            cleanup::policy(s, &state_dir, &host_root),
+            s.section("images", images::images),
+            s.section("breaker", room::breaker),
+            s.section("ballast", room::ballast),
+        )
     });
     let (collector, collector_name, enrol_by, trust_domain, pulse_every, certificate) =
         root.section("uplink", |s| {
@@ -240,6 +252,8 @@ fn walk(root: &mut Section, around: Around) -> Config {
         detect,
         policy,
         images,
+        breaker,
+        ballast,
         segment_bytes,
         journal_bytes,
         collector,

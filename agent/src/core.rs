@@ -7,6 +7,7 @@
 //! It is the only pusher of the evidence stream, and so knows the seq that its next record will have; that is how a
 //! finding can cite a sample that is recorded only because the finding cites it.
 
+pub mod ballast;
 mod causes;
 mod figures;
 mod holds;
@@ -19,7 +20,7 @@ mod reload;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::time::Duration;
 
 use dogwatch::clock;
@@ -35,6 +36,7 @@ use tokio::sync::watch;
 use crate::act::hold::NodeHold;
 use crate::act::respond::{CLEANUP_NOT_HOLDING, Command, Order, Respond, Step, TRIGGERS, Unmet};
 use crate::act::work::{Done, Job};
+use crate::ballast::{Ask, Told};
 use crate::detect::Detectors;
 use crate::health::Figures;
 use crate::kmsg;
@@ -76,6 +78,8 @@ pub enum Message {
     Done(Done),
     /// What is held is in force.
     Held(Held),
+    /// How the ballast is.
+    Ballast(Told),
     /// Something that the agent cannot do, or again can.
     Unable(Vec<String>),
     /// Who fills a mount.
@@ -108,6 +112,8 @@ pub struct Wires {
     pub jobs: Sender<Job>,
     /// Where sets of holds go to be kept.
     pub holds: Sender<Vec<NodeHold>>,
+    /// Who looks after the ballast; `None`: nobody.
+    pub ballast: Option<SyncSender<Ask>>,
     /// Marks of the tail that are durable.
     pub marks: Option<Sender<Vec<Mark>>>,
     /// Marks of the kernel's log that are durable.
@@ -158,6 +164,7 @@ pub struct Core {
     problem_notes: usize,
     not_holding: BTreeMap<String, Finding>,
     holds: HoldState,
+    ballast: ballast::BallastState,
     kernel: kernel::Kernel,
     causes: causes::Causes,
 }
@@ -172,6 +179,7 @@ impl Core {
         unable: Vec<String>,
     ) -> Self {
         let kernel = kernel::Kernel::new(wires.kernel_marks.take());
+        let ballast = ballast::BallastState::new(wires.ballast.take());
         Self {
             evidence: EvidenceTurns::new(config.evidence_every),
             config,
@@ -191,6 +199,7 @@ impl Core {
             problem_notes: 0,
             not_holding: BTreeMap::new(),
             holds: HoldState::default(),
+            ballast,
             kernel,
             causes: causes::Causes::new(),
         }
@@ -233,6 +242,7 @@ impl Core {
                 Message::Command(call) => self.on_command(call),
                 Message::Done(done) => self.on_done(done),
                 Message::Held(held) => self.on_held(held),
+                Message::Ballast(told) => self.on_ballast(told),
                 Message::Unable(parts) => self.unable_parts = parts,
                 Message::Cause(answer) => self.on_cause(*answer),
                 Message::Pace(pace) => self.on_pace(&pace),
@@ -255,6 +265,9 @@ impl Core {
         sample.self_cost.dropped_records = stats.dropped;
         self.note_hole(at, &sample);
         let has_groups = !sample.cgroups.is_empty();
+        // First of all, so that it is under way before anything is planned.
+        self.look_at_ballast();
+        self.release_actions(at);
 
         let recorder_seq = recorder.push(Stream::Recorder, at, Body::Sample(sample.clone()));
         let cite = self.refer(Stream::Recorder, recorder_seq);
@@ -442,9 +455,7 @@ impl Core {
                     let deadline_boot_ns = at.boot_ns + DURABLE_WAIT.as_nanos() as u64;
                     self.recording.push(Recording { seq, action, deadline_boot_ns });
                 }
-                Step::Apply(action) => {
-                    let _ = self.wires.jobs.send(Job::Apply(action));
-                }
+                Step::Apply(action) => self.apply_after_ballast(action),
                 Step::Find { command, path } => {
                     let _ = self.wires.jobs.send(Job::Find { command, path });
                 }
@@ -518,7 +529,8 @@ impl Core {
         let stats = recorder.stats();
         let mut unable = self.unable.clone();
         unable.extend(self.unable_parts.iter().chain(&self.kernel.unable).chain(&self.holds.unable).cloned());
-        unable.extend(self.saving.iter().chain(self.evictions.differs.iter().flatten()).cloned());
+        let kubelet = self.evictions.differs.iter().flatten();
+        unable.extend(self.saving.iter().chain(&self.ballast.unable).chain(kubelet).cloned());
         unable.extend(stats.failing.iter().map(|e| format!("write its journal: {e}")));
         self.count_now(&sample);
         let pulse = Pulse {

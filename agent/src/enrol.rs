@@ -49,6 +49,9 @@ pub const MAX_ROOTS: usize = 4;
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// Of a token's file, and of the CA's: join tokens have some 150 bytes, service accounts' one to two KiB.
 const MAX_TOKEN_FILE_BYTES: u64 = 16 * 1024;
+/// What the file of the credentials takes for good, so that a renewal needs no room: several times what key, chain and CAs
+/// take.
+const CREDENTIALS_BYTES: usize = 32 * 1024;
 const NS: i64 = 1_000_000_000;
 /// A long sleep would overlook a jump of the wall clock.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
@@ -167,6 +170,9 @@ pub async fn ensure_enrolled(options: &EnrolOptions) -> Result<NodeIdentity, Enr
     let (signing_key, loaded) = blocking(move || {
         identity::create_private_dir(&at.identity_dir())?;
         let key = load_or_create_signing_key(&at.identity_dir().join("signing.key"))?;
+        if let Err(error) = identity::reserve_private_file(&at.credentials_path(), CREDENTIALS_BYTES) {
+            tracing::warn!(%error, "on a full disk a new certificate may not be kept");
+        }
         Ok((key, load(&at, now)))
     })
     .await?;
@@ -339,7 +345,7 @@ fn accept(
 async fn store(options: &EnrolOptions, credentials: &Credentials) -> Result<(), EnrolError> {
     let path = options.credentials_path();
     let json = serde_json::to_vec_pretty(credentials).map_err(|e| EnrolError::Answer(e.to_string()))?;
-    blocking(move || Ok(identity::write_private_file(&path, &json)?)).await
+    blocking(move || Ok(identity::write_reserved_private_file(&path, &json, CREDENTIALS_BYTES)?)).await
 }
 
 async fn client(

@@ -5,12 +5,14 @@
 //! hands it to the collector after [`enrol`] let it in. [`core`] owns what is known and connects them; [`config`] says
 //! what to do, [`health`] how it goes, [`pod`] whose something is, [`run`] and [`command`] put it together,
 //! [`uninstall`] takes it away, [`forecast`] asks a file of figures what [`detect`] asks a node. [`usage`] tells what and who
-//! fills a disk. `arenas` has the allocator keep less.
+//! fills a disk. [`ballast`] holds
+//! room to give up first. `arenas` has the allocator keep less.
 //!
 //! Deliberately absent: the collector, the cluster's API.
 
 pub mod act;
 mod arenas;
+pub mod ballast;
 pub mod command;
 pub mod config;
 pub mod core;

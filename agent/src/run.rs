@@ -32,9 +32,11 @@ use crate::act::aside::Aside;
 use crate::act::hold::{HoldSet, NodeHold};
 use crate::act::hold_line::HoldLine;
 use crate::act::policy::Rules;
-use crate::act::respond::{Respond, Settings};
+use crate::act::respond::Respond;
 use crate::act::work::{self, Launch};
+use crate::ballast::{Ask, Keeper};
 use crate::config::{Config, EnrolBy};
+use crate::core::ballast::{LOOKS, marks};
 use crate::core::{Core, CoreConfig, Held, INBOX, Message, Wires};
 use crate::detect::Detectors;
 use crate::enrol::{EnrolOptions, NodeIdentity, Renewal, TokenSource, ensure_enrolled};
@@ -154,6 +156,7 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         let figures = Arc::new(Figures::default());
         let holds = start_holds(launch.holds.clone(), &inbox_tx)?;
 
+        let ballast = start_ballast(&config, &inbox_tx)?;
         let executor_pid = children.executor.as_ref().ok().map(|e| e.ready().pid);
         let (done, unable) = (inbox_tx.clone(), inbox_tx.clone());
         let worker = std::thread::Builder::new().name("act".to_owned()).spawn(move || {
@@ -180,7 +183,7 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         let detectors = Detectors::new(config.detect.clone(), config.node.clone(), opened.incarnation);
         let rules = Rules::new(config.policy.clone()).map_err(failed("the cleanup's patterns"))?;
         let ids = Box::new(|| u64::from_le_bytes(first_8(random_16())));
-        let mut responder = Respond::new(rules, Settings::default(), ids).with_images(config.images.mode);
+        let mut responder = Respond::new(rules, config.breaker, ids).with_images(config.images.mode);
         responder.set_marks(config.detect.disk.clone());
         let core_config = CoreConfig { sample_every: config.sample_every, evidence_every: config.evidence_every };
         let wires = Wires {
@@ -188,6 +191,7 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
             recorder: recorder.clone(),
             jobs: jobs_tx,
             holds,
+            ballast,
             marks,
             kernel_marks,
             scout: start_scout(&roots, &inbox_tx)?,
@@ -259,6 +263,9 @@ fn start_holds(line: HoldLine, inbox: &SyncSender<Message>) -> Result<Sender<Vec
     // The core ends only when the agent does. The inbox is empty yet: this is the first message of all.
     let _ = inbox.send(held(&line, Ok(())));
     std::thread::Builder::new().name("holds".to_owned()).spawn(move || {
+        if let Err(why) = line.reserve() {
+            tracing::warn!(why, "on a full disk what is held may not outlast a restart");
+        }
         while let Ok(set) = sets.recv() {
             let kept = line.keep(set);
             if inbox.send(held(&line, kept)).is_err() {
@@ -267,6 +274,22 @@ fn start_holds(line: HoldLine, inbox: &SyncSender<Message>) -> Result<Sender<Vec
         }
     })?;
     Ok(sets_tx)
+}
+
+/// The thread that looks after the ballast: it alone waits for the state folder's disk. What is there, and what could not
+/// be taken, is said before anything else happens.
+fn start_ballast(config: &Config, inbox: &SyncSender<Message>) -> Result<Option<SyncSender<Ask>>, RunError> {
+    let (asks_tx, asks) = sync_channel(LOOKS);
+    let inbox = inbox.clone();
+    let (state, wanted, marks) = (config.state_dir.clone(), config.ballast, marks(&config.detect));
+    std::thread::Builder::new().name("ballast".to_owned()).spawn(move || {
+        let mut keeper = Keeper::open(&state, wanted, marks);
+        // The core ends only when the agent does.
+        if inbox.send(Message::Ballast(keeper.told())).is_ok() {
+            keeper.run(&asks, |told| inbox.send(Message::Ballast(told)).is_ok());
+        }
+    })?;
+    Ok(Some(asks_tx))
 }
 
 fn start_scout(roots: &Roots, inbox: &SyncSender<Message>) -> Result<Option<Asker>, RunError> {

@@ -28,7 +28,7 @@ use crate::act::images::SEEN_FILE;
 use crate::act::images::child::IMAGES_FOLDER;
 use crate::act::policy::QUARANTINE;
 use crate::config::Config;
-use crate::{kmsg, tail};
+use crate::{ballast, kmsg, tail};
 
 /// Names listed of what stays; a foreign folder may hold any number.
 const MAX_LISTED: usize = 100;
@@ -87,6 +87,7 @@ fn uninstall(state: &Path, roots: &[&Path], dry_run: bool) -> Result<Report, Str
         sweep.folder(&state.join("identity"), |n| is_one_of(n, &["signing.key", "credentials.json"]));
         sweep.folder(&state.join(IMAGES_FOLDER), |n| is_one_of(n, &[SEEN_FILE]));
         sweep.folder(&state.join("aside"), |n| n.ends_with(".block"));
+        sweep.folder(&ballast::folder(state), ballast::is_ours);
         let own = ["starts", tail::CHECKPOINT_FILE, kmsg::CHECKPOINT_FILE, HOLDS_FILE];
         sweep.folder(state, |n| is_one_of(n, &own));
     }

@@ -24,6 +24,17 @@ const ZEROS_BYTES: usize = 1 << 20;
 const MAX_FOREIGN: usize = 8;
 /// Share of the filesystem that creating segments leaves free, in percent.
 const LEAVE_FREE_PERCENT: u64 = 5;
+/// Longest file name that Linux's filesystems take, bytes.
+const MAX_NAME_BYTES: usize = 255;
+/// What a file's name takes in ext4's folders at most: 8 bytes and the name, rounded up to 4.
+const ENTRY_BYTES: u64 = 40;
+/// Bytes of folder for each that its names take. Names are spread over the folder's blocks by their hash, and a block
+/// that is full must be split, which takes a block; at an eighth of it none ever gets near.
+const WIDE: u64 = 8;
+/// Names that widen a folder at most: some half a mebibyte, enough for a ring of 1,500 segments.
+const MAX_WIDENING: u64 = 2_000;
+/// `EXT4_SUPER_MAGIC`, also of ext2 and ext3: statfs(2).
+const EXT4_MAGIC: u64 = 0xEF53;
 
 /// What lies in the folder.
 #[derive(Debug, Default)]
@@ -141,6 +152,44 @@ impl Folder {
         let (available, size) = self.space()?;
         let leave = segment_bytes.max(size / 100 * LEAVE_FREE_PERCENT);
         Ok(available >= segment_bytes.saturating_add(leave))
+    }
+
+    /// Makes the folder wide enough that taking turns with `files` names never makes it grow: with 0 bytes free it could
+    /// not, and then no segment would ever be begun again. Only ext4 needs it (XFS and btrfs keep a reserve of their own
+    /// for names, tmpfs counts none), and there a folder never shrinks. `false` where the filesystem has no room for it.
+    pub(super) fn widen(&self, files: u32) -> Result<bool, JournalError> {
+        let fail = |e: rustix::io::Errno| io_error("cannot look at", &self.path, e.into());
+        let kind = rustix::fs::fstatfs(&self.handle).map_err(fail)?.f_type as u64 & 0xFFFF_FFFF;
+        let wanted = u64::from(files).saturating_mul(ENTRY_BYTES * WIDE);
+        let most = wanted.div_ceil(MAX_NAME_BYTES as u64).saturating_mul(2).min(MAX_WIDENING);
+        let is_wide = || self.handle.metadata().map_or(true, |m| m.len() >= wanted);
+        if kind != EXT4_MAGIC || is_wide() {
+            return Ok(true);
+        }
+        // Further names of the lock file, as long as names may be: they take no inode. What a crash leaves of them goes
+        // at the next opening like any half-made file.
+        let lock = self.path.join(LOCK_NAME);
+        let digits = MAX_NAME_BYTES - "partial-.seg".len();
+        let name = |n: u64| self.path.join(format!("partial-{n:0digits$}.seg"));
+        let mut made = 0;
+        let mut result = Ok(true);
+        while made < most && !is_wide() {
+            match std::fs::hard_link(&lock, name(made)) {
+                Ok(()) => made += 1,
+                Err(e) if is_no_room(&e) => {
+                    result = Ok(false);
+                    break;
+                }
+                Err(e) => {
+                    result = Err(io_error("cannot widen", &self.path, e));
+                    break;
+                }
+            }
+        }
+        for n in 0..made {
+            self.remove(&name(n))?;
+        }
+        result
     }
 
     /// Creates spare `number`, `bytes` real zeros, durable. What it wrote goes again when it fails.

@@ -9,7 +9,8 @@
 //!   redundant, a damaged length is found out before it is used.
 //! * A recycled file resurrects nothing, and neither can bytes inside a payload that look like a frame: both lack the
 //!   salt, 16 random bytes drawn for each use of a file.
-//! * Appending into segments that exist works with 0 bytes free, on filesystems that overwrite in place.
+//! * Appending into segments that exist works with 0 bytes free, on filesystems that overwrite in place, for any time: on
+//!   ext4 the folder is made wide enough at open that changing names never makes it grow.
 //! * No length that was read is believed before it is checked, and nothing that is read makes it panic.
 //!
 //! # The folder
@@ -18,7 +19,7 @@
 //! |---|---|
 //! | `NNNNNNNNNNNNNNNNNNNN.seg` | a segment; its number, 20 digits, grows by one with each segment begun |
 //! | `spare-NNNNNNNNNNNNNNNNNNNN.seg` | a file of a segment's size that waits for its (next) use; another numbering |
-//! | `partial-….seg` | a file that is being filled with zeros; deleted at open |
+//! | `partial-….seg` | a file that is being filled with zeros, or a name that widens the folder; deleted at open |
 //! | `lock` | the writer's `flock`, and how the last writer left |
 //!
 //! Other names are left alone. A file is created by writing real zeros (never sparse, so that it costs no allocation

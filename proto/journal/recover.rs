@@ -61,6 +61,7 @@ impl Journal {
         journal.adopt_spares(&listing.spares)?;
         journal.give_up_superseded(&survey.first_segments)?;
         journal.give_up_empty()?;
+        journal.widen(&mut remarks);
         journal.preallocate(&mut remarks)?;
         journal.coalesce(&mut remarks)?;
 
@@ -72,6 +73,18 @@ impl Journal {
             remarks: remarks.finish(),
         };
         Ok((journal, recovered))
+    }
+
+    /// Sees to it that the folder need not grow later. A journal that cannot have that works as long as there is room.
+    fn widen(&self, remarks: &mut Remarks) {
+        match self.folder.widen(self.options.max_segments) {
+            Ok(true) => {}
+            Ok(false) => remarks.push(
+                "there is no room to widen the journal's folder: with nothing free at all its ring may come to a stop"
+                    .to_owned(),
+            ),
+            Err(error) => remarks.push(error.to_string()),
+        }
     }
 
     /// Takes over spares of the right size; others go.

@@ -331,6 +331,11 @@ impl Post {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
+    /// What it says goes to `file` from now on.
+    pub fn log_to(&mut self, file: &Path) {
+        self.log = file.to_owned();
+    }
+
     /// It is started by `command`, which is given its command line as further arguments; its process is then that one.
     pub fn within(&mut self, command: &[&str]) {
         self.within = command.iter().map(|arg| (*arg).to_owned()).collect();

@@ -91,3 +91,23 @@ fn the_first_start_on_a_nearly_full_disk_takes_less_or_refuses_with_figures() {
     assert!(matches!(refused, JournalError::NoRoom { .. }), "{refused:?}");
     assert!(refused.to_string().contains("free some space"), "{refused}");
 }
+
+/// Changing names takes room in a folder: an ext4 folder of the usual ring stopped after some 700 turns.
+#[test]
+fn a_ring_turns_for_ever_with_0_bytes_free() {
+    for (segments, turns) in [(64, 1_500), (300, 500)] {
+        let options =
+            Options { segment_bytes: 64 << 10, max_segments: segments, preallocate_segments: segments };
+        let fs = LoopFs::create(48 * MIB, "ext4", &["-m", "0"]).unwrap();
+        let (mut journal, found) = Journal::open(&fs.path().join("journal"), options).unwrap();
+        assert_eq!((found.preallocated_segments, found.remarks), (segments, vec![]));
+        fs.fill().unwrap();
+        let piece = vec![7u8; 40_000];
+        for turn in 0..turns {
+            journal.release_before(u64::MAX);
+            let kept = journal.append(FrameKind::Decision, &piece, 1).and_then(|_| journal.sync());
+            assert!(kept.is_ok(), "{segments} segments, turn {turn}: {kept:?}");
+        }
+        assert!(journal.segments().last().unwrap().number >= turns, "each piece begins a segment");
+    }
+}

@@ -113,7 +113,7 @@ pub fn child_main(socket: RawFd) -> ExitCode {
     match serve(socket) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            eprintln!("dogwatch executor: {why}");
+            dogwatch::telemetry::say(&format!("dogwatch executor: {why}"));
             ExitCode::FAILURE
         }
     }

@@ -3,7 +3,10 @@
 //! Layout: a first line `dogwatch-holds 1 <SHA-256 of the rest, hex>`, then a JSON array. A path stands as the hex of its
 //! bytes, since it need not be UTF-8.
 //!
-//! Invariants: it appears whole or not at all (temp, sync, rename, sync of the folder). A file that is there and is not
+//! What follows the array is padding of newlines: the file has its room for good, and is changed by an exchange of names
+//! ([`write_reserved_private_file`]), so that what is held is kept with nothing free as well.
+//!
+//! Invariants: it appears whole or not at all. A file that is there and is not
 //! what was written makes the holds unknown, never empty; no file at all means that nobody ever held anything here.
 //!
 //! Limits: [`super::hold::MAX_HOLDS`], and 256 KiB, the most that is read of a private file.
@@ -11,7 +14,9 @@
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use dogwatch::identity::{MAX_KEY_FILE_BYTES, read_private_file, write_private_file};
+use dogwatch::identity::{
+    MAX_KEY_FILE_BYTES, read_private_file, reserve_private_file, write_reserved_private_file,
+};
 use dogwatch::record::Hash;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -67,7 +72,20 @@ pub(super) fn write(state_dir: &Path, holds: &[NodeHold]) -> Result<(), String> 
     if bytes.len() as u64 > MAX_KEY_FILE_BYTES {
         return Err(format!("{} holds take {} bytes, over {MAX_KEY_FILE_BYTES}", holds.len(), bytes.len()));
     }
-    write_private_file(&path, &bytes).map_err(|e| e.to_string())
+    write_reserved_private_file(&path, &bytes, MAX_KEY_FILE_BYTES as usize).map_err(|e| e.to_string())
+}
+
+/// Takes room for what will be held, as long as there is some: for the file and for the next one.
+pub(super) fn reserve(state_dir: &Path, now: &HoldSet) -> Result<(), String> {
+    let path = state_dir.join(HOLDS_FILE);
+    let size = MAX_KEY_FILE_BYTES;
+    match now {
+        HoldSet::Known(holds) if std::fs::metadata(&path).map_or(0, |m| m.len()) != size => {
+            write(state_dir, holds)
+        }
+        // One that is not believed is left for people to look at.
+        _ => reserve_private_file(&path, size as usize).map_err(|e| e.to_string()),
+    }
 }
 
 fn encode(holds: &[NodeHold]) -> Result<Vec<u8>, String> {
@@ -92,7 +110,7 @@ fn encode(holds: &[NodeHold]) -> Result<Vec<u8>, String> {
 
 fn decode(bytes: &[u8]) -> Result<Vec<NodeHold>, String> {
     let end = bytes.iter().position(|b| *b == b'\n').ok_or("it has no first line")?;
-    let (head, json) = (&bytes[..end], &bytes[end + 1..]);
+    let (head, json) = (&bytes[..end], bytes[end + 1..].trim_ascii_end());
     let digest = Hash(Sha256::digest(json).into());
     if head != format!("{VERSION} {digest}").as_bytes() {
         return Err("its first line is of another version, or its digest does not fit the rest".to_owned());
@@ -128,6 +146,8 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use dogwatch::identity::write_private_file;
+
     use super::*;
 
     fn some() -> Vec<NodeHold> {
@@ -169,6 +189,21 @@ mod tests {
         std::fs::remove_file(temp.path().join(HOLDS_FILE)).unwrap();
         std::fs::create_dir(temp.path().join(HOLDS_FILE)).unwrap();
         assert!(matches!(read(temp.path()), HoldSet::Unknown(_)));
+    }
+
+    #[test]
+    fn room_is_taken_beforehand_and_a_file_that_is_not_believed_stays() {
+        let temp = tempfile::tempdir().unwrap();
+        reserve(temp.path(), &read(temp.path())).unwrap();
+        assert_eq!(read(temp.path()), HoldSet::Known(Vec::new()));
+        let inodes = || std::fs::read_dir(temp.path()).unwrap().count();
+        assert_eq!(inodes(), 2);
+        write(temp.path(), &some()).unwrap();
+        reserve(temp.path(), &read(temp.path())).unwrap();
+        assert_eq!((read(temp.path()), inodes()), (HoldSet::Known(some()), 2));
+        write_private_file(&temp.path().join(HOLDS_FILE), b"garbage").unwrap();
+        reserve(temp.path(), &read(temp.path())).unwrap();
+        assert_eq!(std::fs::read(temp.path().join(HOLDS_FILE)).unwrap(), b"garbage");
     }
 
     #[test]

@@ -92,6 +92,14 @@ impl HoldLine {
         Self { state_dir: state_dir.to_owned(), inner: Arc::new(Mutex::new(Inner { now, told: Vec::new() })) }
     }
 
+    /// Takes room for what will be held, so that it can be kept on a full disk.
+    ///
+    /// # Errors
+    /// Why there is none; what is held is then kept as long as there is room at that moment.
+    pub fn reserve(&self) -> Result<(), String> {
+        hold_file::reserve(&self.state_dir, &self.now().set)
+    }
+
     /// What is held now.
     pub fn now(&self) -> HeldNow {
         self.lock().now.clone()

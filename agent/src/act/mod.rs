@@ -44,5 +44,5 @@ mod shares;
 mod survey;
 mod vet;
 pub(crate) mod wire;
-mod words;
+pub(crate) mod words;
 pub mod work;

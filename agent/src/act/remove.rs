@@ -38,6 +38,9 @@ use super::vet::{Neighbours, vet};
 pub(super) const DIGEST_WHOLE: u64 = 64 << 20;
 /// What is digested at each end of a larger file.
 pub(super) const DIGEST_ENDS: u64 = 1 << 20;
+/// What an object is told that could not leave; the executor is started again before the next survey, which makes it.
+pub(super) const QUARANTINE_GONE: &str =
+    "was removed from its root; it is made again before the next cleanup";
 /// Read between two looks at whether somebody wants the file.
 const DIGEST_CHUNK: usize = 1 << 20;
 
@@ -169,7 +172,7 @@ pub(super) fn remove(
     rustix::fs::renameat_with(&folder, name, &place.root.quarantine, &entry, RenameFlags::NOREPLACE)
         .map_err(|error| match error {
             Errno::NOENT if beneath::facts_at(&folder, name).is_ok() => {
-                Left::Failed(format!("{QUARANTINE} was removed from its root; a restart makes it again"))
+                Left::Failed(format!("{QUARANTINE} {QUARANTINE_GONE}"))
             }
             Errno::NOENT => Left::Skipped("not what the plan saw: its name is gone".to_owned()),
             Errno::EXIST => Left::Failed(format!(

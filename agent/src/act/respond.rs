@@ -166,6 +166,7 @@ pub struct Respond {
     marks: Option<DiskConfig>,
     images: CleanupMode,
     holds: Vec<Hold>,
+    owed: Owed,
     new_id: Box<dyn FnMut() -> u64 + Send>,
     mounts: BTreeMap<String, Site>,
     plans: VecDeque<Kept>,
@@ -198,6 +199,14 @@ struct Site {
     breaker: Option<u64>,
 }
 
+/// Ballast that is to be taken again when there is room.
+#[derive(Debug, Clone, Copy, Default)]
+struct Owed {
+    device: u64,
+    bytes: u64,
+    inodes: u64,
+}
+
 /// What is under way on a mount.
 struct Busy {
     trigger: Trigger,
@@ -219,9 +228,9 @@ impl Respond {
     /// A machine for a node whose executor has the policy of `rules`. `new_id` gives random numbers for action ids.
     pub fn new(rules: Rules, settings: Settings, new_id: Box<dyn FnMut() -> u64 + Send>) -> Self {
         let (mounts, plans, removed) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
-        let (holds, searching) = (Vec::new(), VecDeque::new());
+        let (holds, owed, searching) = (Vec::new(), Owed::default(), VecDeque::new());
         let images = CleanupMode::Off;
-        Self { rules, settings, marks: None, images, holds, new_id, mounts, plans, removed, searching }
+        Self { rules, settings, marks: None, images, holds, owed, new_id, mounts, plans, removed, searching }
     }
 
     /// Images may go in `mode` at most; without this, not at all.
@@ -257,6 +266,12 @@ impl Respond {
     /// Takes the holds that are in force.
     pub fn set_holds(&mut self, holds: Vec<Hold>) {
         self.holds = holds;
+    }
+
+    /// Ballast of so many bytes and inodes is to come back on the filesystem `device` (`st_dev`): its room is lent, so that
+    /// plans aim for as much more.
+    pub fn set_owed(&mut self, device: u64, bytes: u64, inodes: u64) {
+        self.owed = Owed { device, bytes, inodes };
     }
 
     /// The newest figures of every mount; plans use them.
@@ -476,6 +491,7 @@ impl Respond {
         if self.mode() == CleanupMode::Off {
             return Vec::new();
         }
+        let owed = self.owed;
         let automatic = self.mode() == CleanupMode::Auto;
         let Some(site) = self.mounts.get_mut(mount) else { return Vec::new() };
         let Some(figures) = site.figures.clone() else { return Vec::new() };
@@ -484,7 +500,7 @@ impl Respond {
             return Vec::new();
         }
         let Some(finding) = worst(&site.findings) else { return Vec::new() };
-        let mut trigger = trigger(&figures, &site.findings, finding, &settings);
+        let mut trigger = trigger(&figures, &site.findings, finding, &settings, owed);
         if automatic {
             site.fall.reach_further(&mut trigger, settings.cooldown_ns);
         }
@@ -508,6 +524,7 @@ impl Respond {
         }
         match command.order {
             Order::PlanMount(mount) => {
+                let owed = self.owed;
                 let Some(site) = self.mounts.get_mut(&mount) else {
                     return refuse(format!("this node has no mount {mount} any more"));
                 };
@@ -519,7 +536,7 @@ impl Respond {
                     reason: format!("{} asked for a plan", command.actor),
                     finding_id: worst(&site.findings).map(|f| f.id.clone()),
                     actor: command.actor,
-                    ..base_trigger(figures, &settings)
+                    ..base_trigger(figures, &settings, owed)
                 };
                 let device = trigger.device;
                 site.busy = Some(Busy { trigger, command: Some(command.id), action: None, applies: false });
@@ -540,7 +557,8 @@ impl Respond {
                 action.actor = command.actor;
                 let Some(site) = self.mounts.get_mut(&action.mount) else { return Vec::new() };
                 let Some(figures) = &site.figures else { return Vec::new() };
-                let trigger = base_trigger(figures, &self.settings.of(self.marks.as_ref(), figures));
+                let trigger =
+                    base_trigger(figures, &self.settings.of(self.marks.as_ref(), figures), self.owed);
                 let busy =
                     Busy { trigger, command: Some(command.id), action: Some(action.clone()), applies: true };
                 site.busy = Some(busy);

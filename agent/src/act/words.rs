@@ -1,7 +1,7 @@
 //! Figures in words, for reasons that people read.
 
 /// `90061` seconds as `1 d 1 h`; at most two parts, the larger first.
-pub(super) fn seconds(total: u64) -> String {
+pub(crate) fn seconds(total: u64) -> String {
     let parts =
         [(total / 86_400, "d"), (total / 3_600 % 24, "h"), (total / 60 % 60, "min"), (total % 60, "s")];
     let said: Vec<String> = parts
@@ -15,7 +15,7 @@ pub(super) fn seconds(total: u64) -> String {
 }
 
 /// Bytes with a binary unit and one decimal, e.g. `1.5 GiB`.
-pub(super) fn bytes(n: u64) -> String {
+pub(crate) fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = n as f64;
     let mut unit = 0;

@@ -17,12 +17,17 @@ use super::images::policy::ImagePolicy;
 use super::plan::Survey;
 use super::policy::Policy;
 use super::real_path::{Place, find_apart};
+use super::remove::QUARANTINE_GONE;
 use super::shares;
 
 /// A survey of a large log folder on a slow disk may take this long.
 const SURVEY_WAIT: Duration = Duration::from_secs(45);
 /// A cleanup of a thousand large files may take this long.
 const APPLY_WAIT: Duration = Duration::from_secs(540);
+
+/// Roots that could not be used are tried again this long after the last time, when a survey wants them: one that was not
+/// there may be, one without an inode for its quarantine may have got it. The executor opens roots at its start alone.
+const ROOTS_AGAIN: Duration = Duration::from_secs(60);
 
 /// A path that a person named may take this long to be found: surveys and cleanups wait behind it.
 const FIND_WAIT: Duration = Duration::from_secs(2);
@@ -166,7 +171,11 @@ pub fn run(
             continue;
         }
         let again = files.revive() | images.as_mut().is_some_and(Keeper::revive);
-        if again {
+        let roots = matches!(job, Job::Survey { .. }) && files.wants_roots_again();
+        if roots {
+            files.open_roots_again();
+        }
+        if again || roots {
             tell(&files, &images);
         }
         match job {
@@ -211,6 +220,10 @@ struct Keeper<'a> {
     unable: Vec<String>,
     backoff: Backoff,
     not_before: Option<Instant>,
+    /// When roots were opened last.
+    roots_at: Instant,
+    /// Whether a root's quarantine was taken away.
+    lost_a_quarantine: bool,
 }
 
 impl<'a> Keeper<'a> {
@@ -220,12 +233,22 @@ impl<'a> Keeper<'a> {
         first: Result<Executor, ExecutorError>,
     ) -> Self {
         let backoff = Backoff::default();
-        let mut keeper = Self { what, start, executor: None, unable: Vec::new(), backoff, not_before: None };
+        let mut keeper = Self {
+            what,
+            start,
+            executor: None,
+            unable: Vec::new(),
+            backoff,
+            not_before: None,
+            roots_at: Instant::now(),
+            lost_a_quarantine: false,
+        };
         keeper.unable = keeper.take(first);
         keeper
     }
 
     fn take(&mut self, started: Result<Executor, ExecutorError>) -> Vec<String> {
+        (self.roots_at, self.lost_a_quarantine) = (Instant::now(), false);
         match started {
             Ok(executor) => {
                 let unable = executor.unable();
@@ -241,6 +264,21 @@ impl<'a> Keeper<'a> {
                 vec![format!("{}: {e}", self.what)]
             }
         }
+    }
+
+    /// Whether another executor could use roots that this one cannot.
+    fn wants_roots_again(&self) -> bool {
+        let Some(ready) = self.executor.as_ref().map(Executor::ready) else { return false };
+        let lacks = ready.unable.is_none() && ready.roots.iter().any(|r| r.unusable.is_some());
+        self.lost_a_quarantine || lacks && self.roots_at.elapsed() >= ROOTS_AGAIN
+    }
+
+    /// Starts it again, to open roots that it could not use.
+    fn open_roots_again(&mut self) {
+        tracing::info!("the executor is started again, to open roots that it could not use");
+        self.executor = None;
+        let started = (self.start)();
+        self.unable = self.take(started);
     }
 
     /// Starts the child again if it ended; whether there is news of what cannot be done.
@@ -307,6 +345,9 @@ impl<'a> Keeper<'a> {
     fn try_apply(&mut self, action: &Action) -> Result<Action, ExecutorError> {
         let Some(executor) = self.executor.as_mut() else { return Err(ExecutorError::Died(None)) };
         let result = executor.apply(action, APPLY_WAIT);
+        if let Ok(applied) = &result {
+            self.lost_a_quarantine |= applied.refused.iter().any(|r| r.reason.contains(QUARANTINE_GONE));
+        }
         if result.as_ref().is_err_and(ExecutorError::is_fatal) {
             self.failed();
         }

@@ -155,6 +155,7 @@ pub(super) mod tests {
             recorder,
             jobs: mpsc::channel().0,
             holds,
+            ballast: None,
             marks: None,
             kernel_marks: None,
             scout: None,

@@ -46,6 +46,7 @@ impl Core {
 
     fn judge_anew(&mut self, detect: DetectConfig) {
         let now = clock::now();
+        self.tell_marks(&detect);
         self.responder.set_marks(detect.disk.clone());
         self.on_marks(detect.disk.clone());
         let active: Vec<_> = self.detectors.active().into_iter().cloned().collect();

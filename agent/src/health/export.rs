@@ -11,6 +11,7 @@ use std::time::Instant;
 use dogwatch::health::Page;
 use dogwatch::record::{GAP_CLASSES, Stream};
 use dogwatch::reload::Outcome;
+use dogwatch::telemetry;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use tokio::sync::watch;
@@ -55,6 +56,7 @@ impl Collector for Export {
         self.watching(&mut page)?;
         self.logs(&mut page)?;
         self.cleanups(&mut page)?;
+        self.ballast(&mut page)?;
         record(&mut page, &stats)?;
         self.uplink(&mut page, &stats)
     }
@@ -118,6 +120,19 @@ impl Export {
         page.counter("cleanups_failed", "Cleanups that failed", get(&f.failed_cleanups))?;
         page.counter("cleanups_refused", "Cleanups refused", get(&f.refused_cleanups))?;
         page.counter("cleanup_freed_bytes", "Bytes that cleanups freed", get(&f.freed_bytes))
+    }
+
+    fn ballast(&self, page: &mut Page<'_>) -> fmt::Result {
+        let f = &self.sources.figures;
+        page.gauge(
+            "ballast_bytes",
+            "Bytes held to be given up first on a full disk",
+            get(&f.ballast_bytes) as f64,
+        )?;
+        page.gauge("ballast_inodes", "Inodes held to be given up first", get(&f.ballast_inodes) as f64)?;
+        page.counter("ballast_given_up", "Times that ballast was given up", get(&f.ballast_given_up))?;
+        let help = "Lines of the agent's own log that could not be written";
+        page.counter("own_log_lines_dropped", help, telemetry::dropped_lines())
     }
 
     fn uplink(&self, page: &mut Page<'_>, stats: &RecordStats) -> fmt::Result {

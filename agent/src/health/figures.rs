@@ -51,6 +51,12 @@ pub struct Figures {
     pub resident_bytes: AtomicU64,
     /// Interval of samples now, ms.
     pub every_ms: AtomicU64,
+    /// Bytes of ballast that are held.
+    pub ballast_bytes: AtomicU64,
+    /// Inodes of ballast that are held.
+    pub ballast_inodes: AtomicU64,
+    /// Times that ballast was given up.
+    pub ballast_given_up: AtomicU64,
     /// Holds in force on this node.
     pub holds: AtomicU64,
     /// Whether that is longer than configured.

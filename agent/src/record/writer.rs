@@ -196,7 +196,11 @@ impl Writer {
             std::fs::remove_file(old.remove(0))?;
         }
         let path = self.aside_dir.join(format!("{:020}-{stream}-{first}.block", clock::wall_ns()));
-        std::fs::write(&path, bytes)?;
+        if let Err(e) = std::fs::write(&path, bytes) {
+            // A part of it would take the room that is missing.
+            let _ = std::fs::remove_file(&path);
+            return Err(e);
+        }
         Ok(path)
     }
 

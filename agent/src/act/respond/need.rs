@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dogwatch::record::{Finding, Mount, Severity};
 
 use super::super::plan::Trigger;
-use super::{DISK_HIGH_WATER, DISK_TIME_TO_FULL, INODE_HIGH_WATER, Settings};
+use super::{DISK_HIGH_WATER, DISK_TIME_TO_FULL, INODE_HIGH_WATER, Owed, Settings};
 
 /// What a plan against a forecast aims to add where the low-water mark is not crossed yet, as a fraction of the mount.
 const FORECAST_HEADROOM: f64 = 0.05;
@@ -27,16 +27,19 @@ fn share(of: u64, fraction: f64) -> u64 {
     (of as f64 * fraction).ceil() as u64
 }
 
-/// What the figures alone ask for: both low-water marks.
-pub(super) fn base_trigger(figures: &Mount, settings: &Settings) -> Trigger {
+/// What the figures alone ask for: both low-water marks, and room for the ballast that is to come back.
+pub(super) fn base_trigger(figures: &Mount, settings: &Settings, owed: Owed) -> Trigger {
+    let device = rustix::fs::makedev(figures.dev_major, figures.dev_minor);
+    let owed = if owed.device == device { owed } else { Owed::default() };
+    let goal = |total: u64, fraction, owed: u64| share(total, fraction).saturating_add(owed).min(total);
     Trigger {
         mount: figures.path.clone(),
-        device: rustix::fs::makedev(figures.dev_major, figures.dev_minor),
+        device,
         total_bytes: figures.total_bytes,
         available_bytes: figures.available_bytes,
-        target_available_bytes: share(figures.total_bytes, settings.low_water_available),
+        target_available_bytes: goal(figures.total_bytes, settings.low_water_available, owed.bytes),
         inodes_free: figures.inodes_free,
-        target_inodes_free: share(figures.inodes_total, settings.low_water_inodes),
+        target_inodes_free: goal(figures.inodes_total, settings.low_water_inodes, owed.inodes),
         reason: String::new(),
         finding_id: None,
         actor: "node".to_owned(),
@@ -48,8 +51,9 @@ pub(super) fn trigger(
     findings: &BTreeMap<String, Finding>,
     finding: &Finding,
     settings: &Settings,
+    owed: Owed,
 ) -> Trigger {
-    let mut trigger = base_trigger(figures, settings);
+    let mut trigger = base_trigger(figures, settings, owed);
     if !findings.contains_key(DISK_HIGH_WATER) && !findings.contains_key(DISK_TIME_TO_FULL) {
         trigger.target_available_bytes = trigger.target_available_bytes.min(figures.available_bytes);
     }

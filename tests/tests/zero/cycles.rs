@@ -1,0 +1,236 @@
+//! The disk fills and is freed again, time after time, and nothing of the agent grows.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use dogwatch_e2e::process::{children_of, resident_bytes};
+use rustix::fs::{FallocateFlags, fallocate};
+
+use super::*;
+
+const DEFAULT_CYCLES: usize = 200;
+/// What the resident set may gain a cycle. Some of it always does in the first hour, and is bounded: what the hourly
+/// budgets remember of each object, the footer of the segment being written, the forecast's history.
+const MAX_SLOPE_BYTES: f64 = 6_144.0;
+/// Victims that are large, and their size; what they hold together is less than what is asked for, so that all go.
+const BIG: usize = 3;
+const BIG_BYTES: u64 = MIB / 2;
+const SMALL: usize = 8;
+
+fn cycles() -> usize {
+    std::env::var("DOGWATCH_TEST_CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(DEFAULT_CYCLES)
+}
+
+/// What a process holds: descriptors, and its threads by name.
+#[derive(Debug, Clone)]
+struct Holdings {
+    descriptors: Vec<String>,
+    threads: BTreeMap<String, usize>,
+}
+
+impl Holdings {
+    /// The least of a while: a look at a journal or a helper of the runtime's comes and goes.
+    fn at_rest(pid: u32) -> Self {
+        let mut least: Option<Self> = None;
+        for _ in 0..25 {
+            let now = Self::now(pid);
+            least = Some(match least {
+                None => now,
+                Some(l) if l.descriptors.len() <= now.descriptors.len() => l,
+                Some(_) => now,
+            });
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        least.unwrap()
+    }
+
+    fn now(pid: u32) -> Self {
+        let mut threads = BTreeMap::new();
+        for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
+            let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default().trim().to_owned();
+            // The runtime's helpers for blocking reads end by themselves when idle.
+            if !name.is_empty() && !name.starts_with("tokio-") {
+                *threads.entry(name).or_default() += 1;
+            }
+        }
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        let mut descriptors: Vec<String> =
+            open.filter_map(|e| Some(fs::read_link(e.path()).ok()?.display().to_string())).collect();
+        descriptors.sort();
+        Self { descriptors, threads }
+    }
+}
+
+/// Slope of least squares of `values` over their places, and its standard error.
+fn slope(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let (mean_x, mean_y) = ((n - 1.0) / 2.0, values.iter().sum::<f64>() / n);
+    let (mut xy, mut xx) = (0.0, 0.0);
+    for (i, y) in values.iter().enumerate() {
+        let x = i as f64 - mean_x;
+        xy += x * (y - mean_y);
+        xx += x * x;
+    }
+    let slope = xy / xx;
+    let rest: f64 =
+        values.iter().enumerate().map(|(i, y)| (y - mean_y - slope * (i as f64 - mean_x)).powi(2)).sum();
+    (slope, (rest / (n - 2.0) / xx).sqrt())
+}
+
+fn make_victims(log: &Path) -> Vec<PathBuf> {
+    let mut made = Vec::new();
+    for n in 1..=BIG {
+        let path = log.join(format!("big.log.{n}"));
+        fallocate(File::create(&path).unwrap(), FallocateFlags::empty(), 0, BIG_BYTES).unwrap();
+        made.push(path);
+    }
+    for n in 1..=SMALL {
+        let path = log.join(format!("small-{n}.log.1"));
+        fs::write(&path, "old").unwrap();
+        made.push(path);
+    }
+    made
+}
+
+/// Allocates all that is left, and all inodes where `inodes` says so.
+fn fill(folder: &Path, inodes: bool) {
+    if inodes {
+        let refused = (0..10_000).find_map(|n| File::create(folder.join(n.to_string())).err()).unwrap();
+        assert_eq!(refused.raw_os_error(), Some(libc::ENOSPC));
+    }
+    let file = File::options().create(true).truncate(true).write(true).open(folder.join("filler"));
+    // Where no inode is left, one of those that took them is written.
+    let file = file.unwrap_or_else(|_| File::options().write(true).open(folder.join("0")).unwrap());
+    let (mut at, mut piece) = (0, 16 * MIB);
+    while piece >= 1_024 {
+        match fallocate(&file, FallocateFlags::empty(), at, piece) {
+            Ok(()) => at += piece,
+            Err(rustix::io::Errno::NOSPC) => piece /= 2,
+            Err(e) => panic!("{e}"),
+        }
+    }
+}
+
+fn free(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        fs::remove_file(entry.path()).unwrap();
+    }
+}
+
+#[test]
+fn two_hundred_times_from_full_to_free_and_nothing_grows() {
+    let cycles = cycles();
+    let stage = Stage::new(programs!());
+    let disk = LoopFs::create(40 * MIB, "ext4", &["-m", "0", "-N", "256"]).unwrap();
+    let (state, log, fillers) =
+        (disk.path().join("state"), disk.path().join("log"), disk.path().join("fillers"));
+    for folder in [&log, &fillers] {
+        fs::create_dir(folder).unwrap();
+    }
+    fs::write(log.join("live.log"), "canary\n".repeat(100)).unwrap();
+    let config = format!(
+        "state: {{ dir: {}, segment_bytes: 1MiB, urgent_bytes: 4MiB, evidence_bytes: 4MiB, recorder_bytes: 2MiB }}\n\
+         sample: {{ every: 100ms, evidence_every: 1s, processes: false, network: false, disks: false, cgroups: {{ enabled: false }} }}\n\
+         caps: {{ cpu: 100%, memory: 1GiB }}\ntail: {{ enabled: false }}\ndetect: {{ disk: {{ clear_ticks: 1 }} }}\ncleanup:\n  mode: auto\n\
+         \x20 roots: [{{ path: {}, min_age: 0s, keep_newest: 0 }}]\n\
+         \x20 budgets: {{ max_objects_per_hour: 1000000, max_bytes_per_hour: 1TiB }}\n\
+         \x20 breaker: {{ cooldown: 100ms, cleanups: 10000, window: 1s }}\n\
+         \x20 ballast: {{ bytes: 2MiB, inodes: 8, again_after: 0s }}\n",
+        yaml(&state),
+        yaml(&log),
+    );
+    let mut house = stage.house(&stage.path().join("collector"), "");
+    house.start();
+    let mut post = stage.post("node-a", &state, Some(&house), &config);
+    post.log_to(&disk.path().join("agent.out"));
+    post.start();
+    let pid = post.process().id();
+    let executor = until("the executor", PATIENCE, || children_of(pid).first().copied());
+    let ballast = state.join("ballast");
+    let held = || ballast.join("bytes").exists() && ballast.join("inode-0007").exists();
+    until("the ballast", PATIENCE, || held().then_some(()));
+    // Recorder records are sealed after ten seconds; from then on each journal has a segment open.
+    let begun = |stream: &str| {
+        let names = fs::read_dir(state.join("journal").join(stream)).unwrap().flatten();
+        names.into_iter().any(|e| e.file_name().to_string_lossy().starts_with('0'))
+    };
+    until("each journal to have begun", PATIENCE, || {
+        Stream::ALL.into_iter().all(|s| begun(s.as_str())).then_some(())
+    });
+
+    let canaries = canary::remember(&log);
+    let began = Instant::now();
+    let mut early = None;
+    let mut resident = Vec::new();
+    for cycle in 1..=cycles {
+        let victims = make_victims(&log);
+        fill(&fillers, cycle % 3 == 0);
+        until("the victims to go", PATIENCE, || {
+            assert!(post.process().is_running(), "the agent ended in cycle {cycle}");
+            victims.iter().all(|v| !v.exists()).then_some(())
+        });
+        free(&fillers);
+        until("the ballast to be back", PATIENCE, || held().then_some(()));
+        resident.push((resident_bytes(pid).unwrap() + resident_bytes(executor).unwrap()) as f64);
+        if cycle % 50 == 0 {
+            eprintln!("cycle {cycle} after {:.1} s", began.elapsed().as_secs_f64());
+        }
+        if cycle == cycles.min(10) {
+            early = Some([pid, executor].map(Holdings::at_rest));
+        }
+    }
+    let took = began.elapsed();
+    assert_eq!(children_of(pid).first(), Some(&executor), "the executor was never started again");
+    assert_eq!(canary::remember(&log), canaries);
+    let (early, late) = (early.unwrap(), [pid, executor].map(Holdings::at_rest));
+    let last = &resident[resident.len().saturating_sub(100)..];
+    let (slope, error) = slope(last);
+    post.stop();
+
+    let bodies = urgent(&house.store());
+    let cleaned = actions(&bodies, disk.path(), ActionState::Done);
+    let notes =
+        |start: &str| bodies.iter().filter(|b| matches!(b, Body::Note(n) if n.starts_with(start))).count();
+    let ledger = Ledger::read(&house.store());
+    let (mut missing, mut told) = (0, 0);
+    for (chain, records) in ledger.records.iter().filter(|(c, _)| c.stream != Stream::Recorder) {
+        let newest = records.keys().next_back().copied().unwrap_or(0);
+        missing += newest - records.len() as u64;
+        let of_chain = |g: &dogwatch::record::Gap| {
+            g.stream == chain.stream && g.incarnation.is_none_or(|i| i == chain.incarnation)
+        };
+        let gaps = ledger.gaps.iter().map(|(_, g)| g).filter(|g| of_chain(g) && g.after_seq.is_some());
+        told += gaps.filter_map(|g| g.count).sum::<u64>();
+    }
+    eprintln!(
+        "{cycles} cycles in {:.1} s: {} cleanups shipped, ballast given up {} and taken {} times; {} urgent records; \
+         missing {missing}, told in gaps {told}; descriptors {} and {}, threads {} and {} at cycle 10 and {cycles}; RSS {:.1} \
+         MiB at the end, slope over the last {} cycles {slope:.0} ± {error:.0} bytes a cycle",
+        took.as_secs_f64(),
+        cleaned.len(),
+        notes("gave up"),
+        notes("took"),
+        bodies.len(),
+        early.iter().map(|h| h.descriptors.len()).sum::<usize>(),
+        late.iter().map(|h| h.descriptors.len()).sum::<usize>(),
+        early.iter().flat_map(|h| h.threads.values()).sum::<usize>(),
+        late.iter().flat_map(|h| h.threads.values()).sum::<usize>(),
+        resident.last().unwrap() / MIB as f64,
+        last.len(),
+    );
+    for (early, late) in early.iter().zip(&late) {
+        assert_eq!(early.threads, late.threads);
+        let (early, late) = (&early.descriptors, &late.descriptors);
+        assert_eq!(early.len(), late.len(), "{early:#?} became {late:#?}");
+    }
+    assert!(
+        last.len() < 100 || slope < MAX_SLOPE_BYTES.max(2.0 * error),
+        "the resident set grows by {slope:.0} bytes a cycle, ± {error:.0}"
+    );
+    assert!(cleaned.len() >= cycles, "{} cleanups in {cycles} cycles", cleaned.len());
+    assert!(notes("gave up") >= cycles * 9 / 10 && notes("took") >= cycles * 9 / 10);
+    assert_eq!(ledger.silent_holes(), Vec::<String>::new());
+    assert_eq!(ledger.twice(), Vec::<String>::new());
+    assert_eq!(missing, told, "every loss is counted");
+    house.stop();
+}
