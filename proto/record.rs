@@ -14,7 +14,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-pub use action::{Action, ActionState, CleanupMode, ObjectOutcome, PlannedObject, Refusal, Unexplained};
+pub use action::{Action, ActionState, CleanupMode, Cut, ObjectOutcome, PlannedObject, Refusal, Unexplained};
 pub use finding::{Fact, Finding, FindingState, Severity, Subject};
 pub use gap::GAP_CLASSES;
 pub use sample::{Cpu, Memory, Mount, Pressure, Process, Sample, SelfCost};

@@ -208,6 +208,7 @@ fn action() -> Action {
             outcome: ObjectOutcome::Removed,
             sha256: Some(Hash([0x33; 32])),
             digest_partial: true,
+            cut: None,
         }],
         refused: vec![
             Refusal { path: Some(path), reason: "open".to_owned() },

@@ -264,12 +264,12 @@ fn object() -> impl Strategy<Value = PlannedObject> {
         any::<[i64; 2]>(),
         any::<[u32; 4]>(),
         (text(), text()),
-        select(vec![Pending, Removed, Skipped, Failed]),
+        select(vec![Pending, Removed, Skipped, Failed, Cut]),
         of(hash()),
-        any::<bool>(),
+        (any::<bool>(), of((any::<u32>(), 1..u32::MAX, vec(any::<u8>(), 0..64)))),
     )
         .prop_map(
-            |(path, n, [mtime_ns, ctime_ns], m, (cleaner, why_safe), outcome, sha256, digest_partial)| {
+            |(path, n, [mtime_ns, ctime_ns], m, (cleaner, why_safe), outcome, sha256, (digest_partial, cut))| {
                 PlannedObject {
                     path,
                     device: n[0],
@@ -288,6 +288,11 @@ fn object() -> impl Strategy<Value = PlannedObject> {
                     outcome,
                     sha256,
                     digest_partial,
+                    cut: cut.map(|(from, length, tail)| crate::record::Cut {
+                        from: u64::from(from),
+                        to: u64::from(from) + u64::from(length),
+                        tail,
+                    }),
                 }
             },
         )

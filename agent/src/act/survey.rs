@@ -266,6 +266,7 @@ fn planned(path: PathBuf, facts: &Facts, rules: &RootRules, pattern: &str) -> Pl
         outcome: ObjectOutcome::Pending,
         sha256: None,
         digest_partial: false,
+        cut: None,
     }
 }
 

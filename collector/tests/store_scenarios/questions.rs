@@ -48,6 +48,7 @@ fn action(id: &str, state: ActionState) -> Action {
             outcome: ObjectOutcome::Removed,
             sha256: None,
             digest_partial: false,
+            cut: None,
         }],
         refused: Vec::new(),
         expires_wall_ns: 0,

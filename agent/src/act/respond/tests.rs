@@ -79,6 +79,7 @@ fn survey(files: u64) -> Survey {
                 outcome: ObjectOutcome::Pending,
                 sha256: None,
                 digest_partial: false,
+                cut: None,
             },
             root: PathBuf::from("/data/logs"),
             open_elsewhere: false,

@@ -266,6 +266,7 @@ fn a_plan_of_a_thousand_long_paths_fits_one_block() {
             outcome: ObjectOutcome::Removed,
             sha256: noise.line[..].try_into().ok().map(Hash),
             digest_partial: true,
+            cut: None,
         }
     };
     let action = Action {

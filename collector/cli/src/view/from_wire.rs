@@ -218,6 +218,7 @@ impl From<wire::PlannedObject> for Object {
             Ok(wire::ObjectOutcome::Removed) => "removed",
             Ok(wire::ObjectOutcome::Skipped) => "skipped",
             Ok(wire::ObjectOutcome::Failed) => "failed",
+            Ok(wire::ObjectOutcome::Cut) => "cut",
             Ok(wire::ObjectOutcome::Unspecified) => "pending",
             Err(_) => "unknown",
         };
