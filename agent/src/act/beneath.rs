@@ -24,6 +24,8 @@ pub(super) struct Facts {
     pub(super) allocated_bytes: u64,
     pub(super) mtime_ns: i64,
     pub(super) ctime_ns: i64,
+    /// When it was last read, as far as the mount keeps that.
+    pub(super) atime_ns: i64,
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) mode: u32,
@@ -45,6 +47,7 @@ impl Facts {
             allocated_bytes: s.stx_blocks.saturating_mul(512),
             mtime_ns: ns(s.stx_mtime.tv_sec, s.stx_mtime.tv_nsec),
             ctime_ns: ns(s.stx_ctime.tv_sec, s.stx_ctime.tv_nsec),
+            atime_ns: ns(s.stx_atime.tv_sec, s.stx_atime.tv_nsec),
             uid: s.stx_uid,
             gid: s.stx_gid,
             mode: u32::from(s.stx_mode),
