@@ -269,7 +269,16 @@ fn object() -> impl Strategy<Value = PlannedObject> {
         (any::<bool>(), of((any::<u32>(), 1..u32::MAX, vec(any::<u8>(), 0..64)))),
     )
         .prop_map(
-            |(path, n, [mtime_ns, ctime_ns], m, (cleaner, why_safe), outcome, sha256, (digest_partial, cut))| {
+            |(
+                path,
+                n,
+                [mtime_ns, ctime_ns],
+                m,
+                (cleaner, why_safe),
+                outcome,
+                sha256,
+                (digest_partial, cut),
+            )| {
                 PlannedObject {
                     path,
                     device: n[0],

@@ -2,8 +2,8 @@
 //!
 //! No descriptors but its own; no new privileges; only the capabilities that reading and unlinking other people's files
 //! take; no core, no children; and by Landlock, no access to any file outside the roots, no execution, no TCP, no
-//! signals to others. Inside the roots it may list, read, and move and unlink *regular files* — not write, not make
-//! folders, links or devices.
+//! signals to others. Inside the roots it may list, read, and move and unlink *regular files* — not write (but where a root
+//! cuts live logs), not make folders, links or devices.
 //!
 //! Landlock is asked for as far as the kernel has it, and the answer is said in a word. A kernel whose Landlock cannot
 //! move files between folders (ABI 1) is left without: there, it would forbid the quarantine.
@@ -93,8 +93,20 @@ pub(super) fn die_with_parent(parent: u32) -> Result<(), String> {
     Ok(())
 }
 
-/// Gives everything up but the `roots`. Nothing is an error: what cannot be given up is said.
-pub(super) fn confine(roots: &[BorrowedFd<'_>]) -> Confinement {
+/// What stays within reach.
+#[derive(Debug, Default)]
+pub(super) struct Reach<'f> {
+    /// Folders beneath which files are listed, read, moved and unlinked.
+    pub(super) roots: Vec<BorrowedFd<'f>>,
+    /// Those of them beneath which files are opened for writing: a hole can be cut in no other way. Truncating and
+    /// making files that are not regular stay forbidden there too.
+    pub(super) cut: Vec<BorrowedFd<'f>>,
+    /// Folders beneath which folders are listed, and nothing read.
+    pub(super) listed: Vec<BorrowedFd<'f>>,
+}
+
+/// Gives everything up but `reach`. Nothing is an error: what cannot be given up is said.
+pub(super) fn confine(reach: &Reach<'_>) -> Confinement {
     let mut lacks = Vec::new();
     let mut note = |what: &str, result: Result<(), String>| {
         if let Err(why) = result {
@@ -116,7 +128,7 @@ pub(super) fn confine(roots: &[BorrowedFd<'_>]) -> Confinement {
     let kept = rustix::thread::set_no_new_privs(true);
     note("no new privileges", kept.map_err(|e| e.to_string()));
     note("capabilities", drop_capabilities().map_err(|e| e.to_string()));
-    let landlock = match restrict(roots) {
+    let landlock = match restrict(reach) {
         Ok(enforcement) => enforcement,
         Err(why) => {
             note("Landlock", Err(why));
@@ -161,7 +173,7 @@ fn drop_capabilities() -> Result<(), rustix::io::Errno> {
     rustix::thread::set_capabilities(None, sets)
 }
 
-fn restrict(roots: &[BorrowedFd<'_>]) -> Result<Enforcement, String> {
+fn restrict(reach: &Reach<'_>) -> Result<Enforcement, String> {
     let in_roots = make_bitflags!(AccessFs::{ReadFile | ReadDir | RemoveFile | MakeReg | Refer});
     let status = (|| {
         let mut rules = Ruleset::default()
@@ -172,8 +184,15 @@ fn restrict(roots: &[BorrowedFd<'_>]) -> Result<Enforcement, String> {
             .handle_access(AccessNet::from_all(ABI_WANTED))?
             .scope(Scope::from_all(ABI_WANTED))?
             .create()?;
-        for root in roots {
-            rules = rules.add_rule(PathBeneath::new(root, in_roots))?;
+        let granted = [
+            (&reach.roots, in_roots),
+            (&reach.cut, AccessFs::WriteFile.into()),
+            (&reach.listed, AccessFs::ReadDir.into()),
+        ];
+        for (folders, access) in granted {
+            for folder in folders {
+                rules = rules.add_rule(PathBeneath::new(folder, access))?;
+            }
         }
         rules.restrict_self()
     })()

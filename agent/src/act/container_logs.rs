@@ -37,7 +37,8 @@ impl ContainerLog {
             Component::Normal(name) => Some(name),
             _ => None,
         });
-        let (file, container, folder, pods) = (parts.next()??, parts.next()??, parts.next()??, parts.next()??);
+        let (file, container, folder, pods) =
+            (parts.next()??, parts.next()??, parts.next()??, parts.next()??);
         if pods != PODS_FOLDER || container.is_empty() {
             return None;
         }
@@ -72,12 +73,14 @@ mod tests {
 
     #[test]
     fn a_path_says_whose_log_it_is() {
-        let of = |file: &str| ContainerLog::of(&Path::new("/var/log/pods").join(FOLDER).join("app").join(file));
+        let of =
+            |file: &str| ContainerLog::of(&Path::new("/var/log/pods").join(FOLDER).join("app").join(file));
         let log = of("12.log").unwrap();
         assert_eq!((log.uid.as_str(), log.instance), ("11111111-1111-1111-1111-111111111111", 12));
         assert_eq!(of("0.log.20240612-101112").unwrap().instance, 0);
         assert_eq!(of("3.log.20240612-101112.gz").unwrap().instance, 3);
-        for other in ["app.log", "00.log", "1.logs", "1.log.", "1.txt", "-1.log", "4294967296.log", "1\n.log"] {
+        for other in ["app.log", "00.log", "1.logs", "1.log.", "1.txt", "-1.log", "4294967296.log", "1\n.log"]
+        {
             assert_eq!(of(other), None, "{other:?}");
         }
         for other in [

@@ -116,7 +116,8 @@ fn still_the_log(facts: &Facts, object: &PlannedObject) -> Result<(), Left> {
 
 /// The plan's range, if by our own policy all of it may go.
 fn agreed(file: &File, seen: &Facts, place: &Place<'_>, object: &PlannedObject) -> Result<Range, Left> {
-    let planned = object.cut.as_ref().ok_or_else(|| Left::Skipped("its plan does not say what goes".to_owned()))?;
+    let planned =
+        object.cut.as_ref().ok_or_else(|| Left::Skipped("its plan does not say what goes".to_owned()))?;
     let planned = Range { from: planned.from, to: planned.to };
     if live::permits(file, seen.size_bytes, place.rules.policy.keep_bytes, planned) {
         Ok(planned)

@@ -153,7 +153,11 @@ impl Header {
             return Err("it does not begin as a journal does".to_owned());
         }
         let number = |at: usize| {
-            bytes.get(at..).and_then(|b| b.first_chunk::<8>()).map(|b| u64::from_le_bytes(*b)).ok_or_else(short)
+            bytes
+                .get(at..)
+                .and_then(|b| b.first_chunk::<8>())
+                .map(|b| u64::from_le_bytes(*b))
+                .ok_or_else(short)
         };
         let id = bytes.get(SEQNUM_ID..).and_then(|b| b.first_chunk::<16>()).ok_or_else(short)?;
         let name = ArchivedName {
@@ -193,7 +197,8 @@ pub(super) fn over_size(files: &[JournalFile], keep_bytes: u64) -> HashSet<&[u8]
 /// make the newest the oldest.
 fn oldest_first(mut journals: Vec<(&JournalFile, JournalName)>) -> Vec<&JournalFile> {
     journals.retain(|(_, name)| !name.is_active());
-    journals.sort_by(|(a, x), (b, y)| x.realtime_us().cmp(&y.realtime_us()).then_with(|| a.name.cmp(&b.name)));
+    journals
+        .sort_by(|(a, x), (b, y)| x.realtime_us().cmp(&y.realtime_us()).then_with(|| a.name.cmp(&b.name)));
     let mut sequences: HashMap<u128, Vec<(u64, usize)>> = HashMap::new();
     for (at, (_, name)) in journals.iter().enumerate() {
         if let JournalName::Archived(name) = name {
@@ -245,11 +250,14 @@ mod tests {
             JournalName::parse(unclean),
             Some(JournalName::Unclean { realtime_us: 0x0005_f1c2_aabb_ccdd })
         );
-        for none in ["system.journal~", "x@1-2.journal~", ".journal", "journal", "system.journal.gz", "a.log.1"] {
+        for none in
+            ["system.journal~", "x@1-2.journal~", ".journal", "journal", "system.journal.gz", "a.log.1"]
+        {
             assert_eq!(JournalName::parse(none.as_bytes()), None, "{none}");
         }
         // Not what archiving writes, so journald may be writing to it.
-        let upper = archived_name(0xA, 1).to_uppercase().replace("SYSTEM", "system").replace("JOURNAL", "journal");
+        let upper =
+            archived_name(0xA, 1).to_uppercase().replace("SYSTEM", "system").replace("JOURNAL", "journal");
         let nameless = archived_name(1, 1).replace("system", "");
         let signed = archived_name(1, 1).replace("-0", "-+");
         let newline = archived_name(1, 1).replace("@0", "@\n");

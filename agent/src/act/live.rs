@@ -93,7 +93,8 @@ impl Live {
             }
         }
         if self.left_out > 0 {
-            let reason = format!("{} more live logs were left out: {MAX_WATCHED} are looked at", self.left_out);
+            let reason =
+                format!("{} more live logs were left out: {MAX_WATCHED} are looked at", self.left_out);
             refused.push(Refusal { path: None, reason });
         }
         (candidates, refused)
@@ -123,7 +124,8 @@ impl Watched {
         object.sha256 = Some(sha256);
         object.digest_partial = partial;
         object.cut = Some(Cut { from: cut.from, to: cut.to, tail: tail(&file, cut.to, facts.size_bytes)? });
-        object.why_safe = format!("{}; {reason}; its last {} stay", object.why_safe, words::bytes(keep_bytes));
+        object.why_safe =
+            format!("{}; {reason}; its last {} stay", object.why_safe, words::bytes(keep_bytes));
         Ok(Candidate { object, root, open_elsewhere: false, accessed_ns })
     }
 }
@@ -159,7 +161,10 @@ pub(super) fn range(file: &File, size: u64, keep_bytes: u64) -> Result<Range, St
     let mut window = vec![0; LINE_WINDOW];
     let n = read_full(file, &mut window, wanted).map_err(|e| format!("its tail cannot be read: {e}"))?;
     let Some(end) = window[..n].iter().position(|b| *b == b'\n') else {
-        return Err(format!("no line ends in {} where the tail begins: it is no text log", words::bytes(n as u64)));
+        return Err(format!(
+            "no line ends in {} where the tail begins: it is no text log",
+            words::bytes(n as u64)
+        ));
     };
     let to = wanted + end as u64;
     if to <= from { Err(NOTHING.to_owned()) } else { Ok(Range { from, to }) }
@@ -230,7 +235,8 @@ fn tail(file: &File, to: u64, size: u64) -> Result<Vec<u8>, String> {
 
 /// `bytes` without a last line that is not complete, and (where it is `torn`) without the rest of a first one.
 fn whole_lines(bytes: &[u8], torn: bool) -> &[u8] {
-    let begin = if torn { bytes.iter().position(|b| *b == b'\n').map_or(bytes.len(), |at| at + 1) } else { 0 };
+    let begin =
+        if torn { bytes.iter().position(|b| *b == b'\n').map_or(bytes.len(), |at| at + 1) } else { 0 };
     let end = bytes.iter().rposition(|b| *b == b'\n').map_or(begin, |at| at + 1);
     &bytes[begin.min(end)..end]
 }

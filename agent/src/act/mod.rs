@@ -5,12 +5,13 @@
 //! whatever the policy says ([`hold_line`] keeps it); [`survey`] lists what
 //! is there; [`plan`] picks the smallest set that suffices; [`respond`] decides when to survey, record and apply;
 //! [`handle`] carries requests to the [`executor`], a child process that re-checks everything against the policy it
-//! was started with and removes objects one at a time ([`remove`]).
+//! was started with and removes objects one at a time ([`remove`]), or cuts them where only that was allowed ([`cut`]).
 //!
 //! Invariants: `plan` and `respond` are pure. Only `executor` and what it calls (`survey`, `remove`, `quarantine`,
-//! `lease`, `confine`) ever open a file beneath a root, and only `remove` and `quarantine` rename or unlink.
+//! `cut`, `lease`, `confine`) ever open a file beneath a root, only `remove` and `quarantine` rename or unlink, and only `cut`
+//! opens one for writing.
 //!
-//! Deliberately absent: truncating, restarting or pruning anything; container images (they go through CRI alone);
+//! Deliberately absent: truncating, restarting or pruning anything (a live log is cut by a hole); container images (they go through CRI alone);
 //! any removal in the process that parses logs.
 
 pub mod aside;
@@ -19,6 +20,8 @@ mod channel;
 mod cleaner;
 pub mod cleaners;
 mod confine;
+mod container_logs;
+mod cut;
 pub mod executor;
 mod forbidden;
 pub mod handle;
@@ -26,8 +29,11 @@ pub mod hold;
 pub mod hold_file;
 pub mod hold_line;
 mod holder;
+mod journald;
 mod lease;
+mod live;
 pub mod plan;
+mod pods_here;
 pub mod policy;
 mod quarantine;
 #[cfg(test)]

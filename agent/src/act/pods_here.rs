@@ -14,15 +14,17 @@
 //!
 //! Deliberately absent: the cluster's API and the runtime's socket.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 
 use super::beneath;
+use super::policy::RootPolicy;
 use crate::pod::{from_cgroup_path, is_uid};
 
 /// Most folders that are looked into for pods' groups; a node has a few hundred, and of each hierarchy of v1 again.
@@ -31,60 +33,81 @@ const MAX_GROUPS: usize = 20_000;
 const MAX_GROUP_DEPTH: usize = 8;
 /// Most entries of the kubelet's folder; a node has some hundred pods.
 const MAX_PODS: usize = 10_000;
+/// Longest that an answer about control groups serves: a walk costs some milliseconds, and an action asks for each object.
+const MAX_AGE: Duration = Duration::from_secs(1);
 
-/// Where the node keeps what tells its pods, as this process sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PodRoots {
-    /// The kubelet's folder of pods, one folder named by its uid for each.
-    pub kubelet_pods: PathBuf,
-    /// The control groups' filesystem: version 2, or the folder of version 1's hierarchies.
-    pub cgroups: PathBuf,
+/// Where a host whose root is at `host_root` has its control groups: version 2's, or version 1's hierarchies.
+fn cgroups_of(host_root: &Path) -> PathBuf {
+    host_root.join("sys/fs/cgroup")
 }
 
-impl Default for PodRoots {
-    fn default() -> Self {
-        Self::of_host(Path::new("/"))
+/// Where that host's kubelet has its pods, one folder named by its uid for each; `kubelet_dir` is the host's path.
+fn kubelet_pods_of(host_root: &Path, kubelet_dir: &Path) -> PathBuf {
+    host_root.join(kubelet_dir.strip_prefix("/").unwrap_or(kubelet_dir)).join("pods")
+}
+
+/// What tells a node's pods, asked anew when the last answer is too old.
+#[derive(Debug)]
+pub(super) struct Pods {
+    witness: PodWitness,
+    last: RefCell<Option<(Instant, PodsHere)>>,
+}
+
+impl Pods {
+    /// Opens what tells the pods of the host of `root`.
+    pub(super) fn open(root: &RootPolicy) -> Self {
+        let pods = kubelet_pods_of(&root.host_root, &root.kubelet_dir);
+        let witness = PodWitness::open(&pods, &cgroups_of(&root.host_root));
+        Self { witness, last: RefCell::new(None) }
     }
-}
 
-impl PodRoots {
-    /// Those of a host whose root is at `host_root`.
-    pub fn of_host(host_root: &Path) -> Self {
-        Self {
-            kubelet_pods: host_root.join("var/lib/kubelet/pods"),
-            cgroups: host_root.join("sys/fs/cgroup"),
-        }
+    /// The folders that it lists.
+    pub(super) fn folders(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [&self.witness.kubelet_pods, &self.witness.cgroups].into_iter().flatten().map(AsFd::as_fd)
+    }
+
+    /// Whether the pod is gone; an error says why nobody can tell. Control groups are as of at most [`MAX_AGE`] ago,
+    /// the kubelet's folder of this pod is looked for now.
+    pub(super) fn is_gone(&self, uid: &str) -> Result<bool, String> {
+        let mut last = self.last.borrow_mut();
+        let here = match last.take() {
+            Some((at, here)) if at.elapsed() < MAX_AGE => last.insert((at, here)),
+            _ => last.insert((Instant::now(), self.witness.look())),
+        };
+        Ok(here.1.is_gone(uid)? && !self.witness.has_folder(uid))
     }
 }
 
 /// The two folders, open, or why one is not.
 #[derive(Debug)]
-pub(super) struct PodWitness {
-    pub(super) kubelet_pods: Result<OwnedFd, String>,
-    pub(super) cgroups: Result<OwnedFd, String>,
+struct PodWitness {
+    kubelet_pods: Result<OwnedFd, String>,
+    cgroups: Result<OwnedFd, String>,
 }
 
 impl PodWitness {
     /// Opens what there is.
-    pub(super) fn open(roots: &PodRoots) -> Self {
+    fn open(kubelet_pods: &Path, cgroups: &Path) -> Self {
         let open = |path: &Path| {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::open(path, flags, Mode::empty()).map_err(|e| format!("{}: {e}", path.display()))
         };
-        Self { kubelet_pods: open(&roots.kubelet_pods), cgroups: open(&roots.cgroups) }
+        Self { kubelet_pods: open(kubelet_pods), cgroups: open(cgroups) }
     }
 
     /// What they say now.
-    pub(super) fn look(&self) -> PodsHere {
+    fn look(&self) -> PodsHere {
         let look = |at: &Result<OwnedFd, String>, list: fn(&OwnedFd) -> Result<HashSet<String>, String>| {
             at.as_ref().map_err(Clone::clone).and_then(list)
         };
-        PodsHere { kubelet: look(&self.kubelet_pods, folders_of_pods), groups: look(&self.cgroups, groups_of_pods) }
+        PodsHere {
+            kubelet: look(&self.kubelet_pods, folders_of_pods),
+            groups: look(&self.cgroups, groups_of_pods),
+        }
     }
 
     /// Whether the kubelet has a folder of this pod at this moment; an error counts as one.
-    pub(super) fn has_folder(&self, uid: &str) -> bool {
+    fn has_folder(&self, uid: &str) -> bool {
         let Ok(pods) = &self.kubelet_pods else { return true };
         !matches!(beneath::facts_at(pods, uid), Err(Errno::NOENT))
     }
@@ -92,29 +115,25 @@ impl PodWitness {
 
 /// The uids of the pods that are here, by each witness, or why it says nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct PodsHere {
-    pub(super) kubelet: Result<HashSet<String>, String>,
-    pub(super) groups: Result<HashSet<String>, String>,
+struct PodsHere {
+    kubelet: Result<HashSet<String>, String>,
+    groups: Result<HashSet<String>, String>,
 }
 
 impl PodsHere {
-    /// Whether the pod is gone, and by whose word; an error says why nobody can tell.
-    pub(super) fn is_gone(&self, uid: &str) -> Result<Option<&'static str>, String> {
-        let unknown = |why: String| format!("nobody can tell whether its pod is gone: {why}");
-        let kubelet = self.kubelet.as_ref().map_err(|why| unknown(why.clone()))?;
+    /// Whether the pod is gone; an error says why nobody can tell.
+    fn is_gone(&self, uid: &str) -> Result<bool, String> {
+        let unknown = |why: &str| format!("nobody can tell whether its pod is gone: {why}");
+        let kubelet = self.kubelet.as_ref().map_err(|why| unknown(why))?;
         if kubelet.is_empty() {
-            return Err(unknown("the kubelet's folder of pods is empty, and may be the wrong one".to_owned()));
+            return Err(unknown("the kubelet's folder of pods is empty, and may be the wrong one"));
         }
-        let word = match &self.groups {
-            Ok(groups) if !groups.is_empty() && groups.is_disjoint(kubelet) => {
-                let why = "the kubelet's folder of pods knows none of the pods that run here".to_owned();
-                return Err(unknown(why));
-            }
-            Ok(groups) if groups.contains(uid) => return Ok(None),
-            Ok(_) => "the kubelet has no folder of its pod and no control group is left of it",
-            Err(_) => "the kubelet has no folder of its pod (control groups could not be seen)",
-        };
-        Ok((!kubelet.contains(uid)).then_some(word))
+        let nobody = HashSet::new();
+        let groups = self.groups.as_ref().unwrap_or(&nobody);
+        if !groups.is_empty() && groups.is_disjoint(kubelet) {
+            return Err(unknown("the kubelet's folder of pods knows none of the pods that run here"));
+        }
+        Ok(!kubelet.contains(uid) && !groups.contains(uid))
     }
 }
 
@@ -185,61 +204,84 @@ mod tests {
     const GONE: &str = "33333333-3333-3333-3333-333333333333";
     const STATIC: &str = "0123456789abcdef0123456789abcdef";
 
-    fn host(folders: &[&str], groups: &[&str]) -> (tempfile::TempDir, PodRoots) {
+    struct Host {
+        _temp: tempfile::TempDir,
+        kubelet_pods: PathBuf,
+        cgroups: PathBuf,
+    }
+
+    impl Host {
+        fn witness(&self) -> PodWitness {
+            PodWitness::open(&self.kubelet_pods, &self.cgroups)
+        }
+    }
+
+    fn host(folders: &[&str], groups: &[&str]) -> Host {
         let temp = tempfile::tempdir().unwrap();
-        let roots = PodRoots::of_host(temp.path());
-        for (base, names) in [(&roots.kubelet_pods, folders), (&roots.cgroups, groups)] {
+        let kubelet_pods = kubelet_pods_of(temp.path(), Path::new("/var/lib/kubelet"));
+        let cgroups = cgroups_of(temp.path());
+        for (base, names) in [(&kubelet_pods, folders), (&cgroups, groups)] {
             fs::create_dir_all(base).unwrap();
             names.iter().for_each(|n| fs::create_dir_all(base.join(n)).unwrap());
         }
-        (temp, roots)
+        Host { _temp: temp, kubelet_pods, cgroups }
     }
 
     fn slice(uid: &str) -> String {
-        format!("kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{}.slice", uid.replace('-', "_"))
+        format!(
+            "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{}.slice",
+            uid.replace('-', "_")
+        )
     }
 
     #[test]
     fn gone_is_what_both_say_is_gone() {
         let groups = [&*slice(RUNS), &*slice(STATIC)];
-        let (_host, roots) = host(&[RUNS, ENDED, STATIC], &groups);
-        let witness = PodWitness::open(&roots);
+        let host = host(&[RUNS, ENDED, STATIC], &groups);
+        let witness = host.witness();
         let here = witness.look();
-        assert!(here.is_gone(GONE).unwrap().unwrap().contains("no control group"));
+        assert_eq!(here.is_gone(GONE), Ok(true));
         for stays in [RUNS, ENDED, STATIC] {
-            assert_eq!(here.is_gone(stays), Ok(None), "{stays}");
+            assert_eq!(here.is_gone(stays), Ok(false), "{stays}");
         }
         assert!(witness.has_folder(ENDED) && !witness.has_folder(GONE));
-        // A static pod whose processes end and begin again keeps its folder; one that only has a group is being removed.
-        fs::remove_dir(roots.kubelet_pods.join(RUNS)).unwrap();
-        assert_eq!(witness.look().is_gone(RUNS), Ok(None), "its group has a veto");
-        fs::remove_dir(roots.cgroups.join(slice(RUNS))).unwrap();
-        assert!(witness.look().is_gone(RUNS).unwrap().is_some());
-        fs::create_dir(roots.kubelet_pods.join(GONE)).unwrap();
-        assert_eq!(witness.look().is_gone(GONE), Ok(None), "a pod that is being made");
+        fs::remove_dir(host.kubelet_pods.join(RUNS)).unwrap();
+        assert_eq!(witness.look().is_gone(RUNS), Ok(false), "its group has a veto");
+        fs::remove_dir(host.cgroups.join(slice(RUNS))).unwrap();
+        assert_eq!(witness.look().is_gone(RUNS), Ok(true));
+        fs::create_dir(host.kubelet_pods.join(GONE)).unwrap();
+        assert_eq!(witness.look().is_gone(GONE), Ok(false), "a pod that is being made");
+    }
+
+    #[test]
+    fn a_pod_that_appears_is_here_at_once() {
+        let host = host(&[RUNS], &[&slice(RUNS)]);
+        let pods = Pods { witness: host.witness(), last: RefCell::new(None) };
+        assert_eq!(pods.is_gone(GONE), Ok(true));
+        fs::create_dir(host.kubelet_pods.join(GONE)).unwrap();
+        assert_eq!(pods.is_gone(GONE), Ok(false), "though the last answer is not a second old");
     }
 
     #[test]
     fn groups_of_both_drivers_and_versions_are_found() {
         let v1 = format!("memory/kubepods/besteffort/pod{RUNS}");
-        let nested = format!("kubelet.slice/kubelet-{}", slice(ENDED).replace("kubepods-", "kubelet-kubepods-"));
-        let (_host, roots) = host(&[], &[&v1, &nested, "system.slice/ssh.service"]);
-        let found = PodWitness::open(&roots).look().groups.unwrap();
+        let nested =
+            format!("kubelet.slice/kubelet-{}", slice(ENDED).replace("kubepods-", "kubelet-kubepods-"));
+        let host = host(&[], &[&v1, &nested, "system.slice/ssh.service"]);
+        let found = host.witness().look().groups.unwrap();
         assert_eq!(found, HashSet::from([RUNS.to_owned(), ENDED.to_owned()]));
     }
 
     #[test]
     fn a_folder_that_cannot_be_the_right_one_tells_nothing() {
-        let (_host, empty) = host(&[], &[&slice(RUNS)]);
-        assert!(PodWitness::open(&empty).look().is_gone(GONE).unwrap_err().contains("empty"));
-        let (_host, other) = host(&[ENDED], &[&slice(RUNS)]);
-        assert!(PodWitness::open(&other).look().is_gone(GONE).unwrap_err().contains("knows none"));
-        let (_host, roots) = host(&[RUNS], &[]);
-        fs::remove_dir_all(&roots.kubelet_pods).unwrap();
-        let blind = PodWitness::open(&roots);
-        assert!(blind.look().is_gone(GONE).unwrap_err().contains("nobody can tell") && blind.has_folder(GONE));
-        let (_host, roots) = host(&[RUNS], &[]);
-        fs::remove_dir_all(&roots.cgroups).unwrap();
-        assert!(PodWitness::open(&roots).look().is_gone(GONE).unwrap().unwrap().contains("could not be seen"));
+        let why = |host: &Host| host.witness().look().is_gone(GONE).unwrap_err();
+        assert!(why(&host(&[], &[&slice(RUNS)])).contains("empty"));
+        assert!(why(&host(&[ENDED], &[&slice(RUNS)])).contains("knows none"));
+        let blind = host(&[RUNS], &[]);
+        fs::remove_dir_all(&blind.kubelet_pods).unwrap();
+        assert!(why(&blind).contains("nobody can tell") && blind.witness().has_folder(GONE));
+        let half = host(&[RUNS], &[]);
+        fs::remove_dir_all(&half.cgroups).unwrap();
+        assert_eq!(half.witness().look().is_gone(GONE), Ok(true), "the kubelet's folder decides");
     }
 }

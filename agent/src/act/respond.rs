@@ -23,7 +23,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 
 use dogwatch::record::{
-    Action, ActionState, CleanupMode, Finding, FindingState, Moment, Mount, Refusal, Severity,
+    Action, ActionState, CleanupMode, Finding, FindingState, Moment, Mount, ObjectOutcome, PlannedObject,
+    Refusal, Severity,
 };
 
 use self::need::{base_trigger, need_bytes, severity, trigger, worst};
@@ -408,8 +409,8 @@ impl Respond {
         busy.action = Some(applied.clone());
         site.rest_until_boot_ns = now.boot_ns.saturating_add(self.settings.cooldown_ns);
         site.last_plan = None;
-        let removed =
-            applied.objects.iter().filter(|o| o.outcome == dogwatch::record::ObjectOutcome::Removed);
+        let gone = |o: &&PlannedObject| matches!(o.outcome, ObjectOutcome::Removed | ObjectOutcome::Cut);
+        let removed = applied.objects.iter().filter(gone);
         let (objects, bytes) = removed.fold((0, 0), |(n, b), o| (n + 1, b + o.allocated_bytes));
         // A cleanup that removed nothing is not what fails to hold.
         if objects > 0 {

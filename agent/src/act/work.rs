@@ -13,9 +13,11 @@ use dogwatch::record::Action;
 use super::aside::Aside;
 use super::handle::{Backoff, Executor, ExecutorError, look_after};
 use super::hold_line::HoldLine;
+use super::live::mask_tail;
 use super::plan::Survey;
 use super::policy::Policy;
 use super::real_path::{Place, find_apart};
+use crate::tail::mask::Masker;
 
 /// A survey of a large log folder on a slow disk may take this long.
 const SURVEY_WAIT: Duration = Duration::from_secs(45);
@@ -80,6 +82,8 @@ pub struct Launch {
     pub state_dir: PathBuf,
     /// What it may not touch.
     pub holds: HoldLine,
+    /// Kinds of secrets besides the built-in ones, and their patterns: what a record keeps of a log is masked.
+    pub masks: Vec<(String, String)>,
 }
 
 impl Launch {
@@ -168,12 +172,30 @@ impl Keeper<'_> {
         let Some(executor) = self.executor.as_mut() else {
             return Err("the executor is not running".to_owned());
         };
-        executor.survey(device, SURVEY_WAIT).map_err(|e| {
+        let mut survey = executor.survey(device, SURVEY_WAIT).map_err(|e| {
             if e.is_fatal() {
                 self.failed();
             }
             e.to_string()
-        })
+        })?;
+        self.mask(&mut survey)?;
+        Ok(survey)
+    }
+
+    /// Masks what the survey brings of logs' content, before anybody records it.
+    fn mask(&self, survey: &mut Survey) -> Result<(), String> {
+        let mut tails: Vec<_> =
+            survey.candidates.iter_mut().filter_map(|c| Some(&mut c.object.cut.as_mut()?.tail)).collect();
+        if tails.is_empty() {
+            return Ok(());
+        }
+        let mut masker = Masker::new(&self.launch.masks).map_err(|e| e.to_string())?;
+        for tail in &mut tails {
+            mask_tail(tail, |line| {
+                masker.mask(line);
+            });
+        }
+        Ok(())
     }
 
     fn apply(&mut self, action: Action) -> Action {

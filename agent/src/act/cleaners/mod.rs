@@ -14,6 +14,9 @@
 //! Deliberately absent: whether a file is open (a lease answers that for every kind), holds, budgets, and removal.
 
 mod absent;
+mod dead_container_logs;
+mod journal_archives;
+mod live_logs;
 mod rotated_logs;
 
 use std::os::fd::OwnedFd;
@@ -22,6 +25,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::beneath::Facts;
+use super::pods_here::Pods;
 use super::policy::{RootPolicy, RootRules};
 pub use rotated_logs::{DEFAULT_PATTERNS, DEFAULT_SIBLING_PATTERNS};
 
@@ -83,14 +87,12 @@ impl Cleaner {
     pub(super) fn kind(self) -> &'static dyn Kind {
         match self {
             Self::RotatedLogs => &rotated_logs::RotatedLogs,
-            Self::CoreDumps
-            | Self::PackageCaches
-            | Self::TempFiles
-            | Self::JournalArchives
-            | Self::DeadContainerLogs
-            | Self::Custom
-            | Self::LiveLogs
-            | Self::Images => &absent::Absent,
+            Self::JournalArchives => &journal_archives::JournalArchives,
+            Self::DeadContainerLogs => &dead_container_logs::DeadContainerLogs,
+            Self::LiveLogs => &live_logs::LiveLogs,
+            Self::CoreDumps | Self::PackageCaches | Self::TempFiles | Self::Custom | Self::Images => {
+                &absent::Absent
+            }
         }
     }
 }
@@ -137,6 +139,11 @@ pub(super) trait Kind: Sync {
     /// What it demands of a file's content; why it stays, if it does. Asked only of a file that is old enough.
     fn demand_content(&self, _look: &Look<'_>, _file: &OwnedFd) -> Result<(), String> {
         Ok(())
+    }
+
+    /// Whether what it takes stays under its name and is cut, instead of removed.
+    fn cuts(&self) -> bool {
+        false
     }
 
     /// The family that a name belongs to, of which the `keep_newest` newest in its folder stay.
@@ -196,14 +203,17 @@ pub(super) struct Look<'a> {
 pub(super) struct Ground {
     /// Whether reading a file there moves its access time (`relatime` does, `noatime` does not).
     pub(super) access_times: bool,
+    /// Which pods are here, for the kind that asks.
+    pub(super) pods: Option<Pods>,
 }
 
 impl Ground {
     /// Looks around the open `folder` of a root.
-    pub(super) fn survey_of(_root: &RootPolicy, folder: &OwnedFd) -> Self {
+    pub(super) fn survey_of(root: &RootPolicy, folder: &OwnedFd) -> Self {
         let flags = rustix::fs::fstatvfs(folder).map(|s| s.f_flag);
         let still = rustix::fs::StatVfsMountFlags::NOATIME | rustix::fs::StatVfsMountFlags::RDONLY;
-        Self { access_times: flags.is_ok_and(|f| !f.intersects(still)) }
+        let pods = (root.cleaner == Cleaner::DeadContainerLogs).then(|| Pods::open(root));
+        Self { access_times: flags.is_ok_and(|f| !f.intersects(still)), pods }
     }
 
     /// The access time of a file, where it says anything.
@@ -217,4 +227,18 @@ pub(super) fn root_of_kind(cleaner: Cleaner, path: PathBuf) -> RootPolicy {
     let mut root = RootPolicy { path, cleaner, ..RootPolicy::default() };
     cleaner.kind().defaults(&mut root);
     root
+}
+
+/// The mistake of giving patterns to a kind that knows its files by itself.
+fn no_patterns(root: &RootPolicy, why: &str) -> Vec<Mistake> {
+    let lists = [("patterns", &root.patterns), ("sibling_patterns", &root.sibling_patterns)];
+    let given = lists.into_iter().filter(|(_, globs)| !globs.is_empty());
+    given
+        .map(|(field, globs)| Mistake {
+            field,
+            value: format!("{globs:?}"),
+            reason: format!("{why}, and this cleaner knows the names"),
+            remedy: "leave it out; excludes narrow it".to_owned(),
+        })
+        .collect()
 }

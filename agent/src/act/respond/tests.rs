@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use dogwatch::record::{ObjectOutcome, PlannedObject, Subject};
+use dogwatch::record::Subject;
 
 use super::*;
 use crate::act::plan::Candidate;
