@@ -148,7 +148,7 @@ pub(crate) fn is_uid(text: &str) -> bool {
     }
 }
 
-fn is_label(text: &str) -> bool {
+pub(crate) fn is_label(text: &str) -> bool {
     let inner = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-');
     !text.is_empty()
         && text.len() <= MAX_LABEL

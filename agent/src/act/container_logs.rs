@@ -14,7 +14,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
-use crate::pod::from_log_folder;
+use crate::pod::{from_log_folder, is_label};
 
 /// How many of a container's newest instances stay: what `kubectl logs` and `kubectl logs --previous` read.
 const INSTANCES_KEPT: usize = 2;
@@ -39,7 +39,7 @@ impl ContainerLog {
         });
         let (file, container, folder, pods) =
             (parts.next()??, parts.next()??, parts.next()??, parts.next()??);
-        if pods != PODS_FOLDER || container.is_empty() {
+        if pods != PODS_FOLDER || !container.to_str().is_some_and(is_label) {
             return None;
         }
         let pod = from_log_folder(folder.to_str()?)?;
