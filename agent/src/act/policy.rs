@@ -315,6 +315,11 @@ impl RootRules {
         self.patterns.matches(path).first().map(|i| self.policy.patterns[*i].as_str())
     }
 
+    /// The root's patterns that match `path`.
+    pub(super) fn patterns_of(&self, path: &Path) -> impl Iterator<Item = &str> {
+        self.patterns.matches(path).into_iter().map(|i| self.policy.patterns[i].as_str())
+    }
+
     /// The first of its sibling patterns that matches `name`.
     pub(super) fn sibling_pattern_of(&self, name: &Path) -> Option<&str> {
         self.sibling_patterns.matches(name).first().map(|i| self.policy.sibling_patterns[*i].as_str())
@@ -390,7 +395,7 @@ impl RootRules {
     }
 }
 
-fn matcher(globs: &[String]) -> Result<GlobSet, globset::Error> {
+pub(super) fn matcher(globs: &[String]) -> Result<GlobSet, globset::Error> {
     let mut set = GlobSetBuilder::new();
     for glob in globs {
         set.add(GlobBuilder::new(glob).literal_separator(true).backslash_escape(true).build()?);

@@ -103,7 +103,7 @@ impl Surveyor<'_> {
             return Way::Stop;
         }
         let out = forbidden::why_folder_is_out(&root.path.join(relative), rules.policy.cleaner)
-            .or_else(|| rules.kind().shuns(&root.ground, relative));
+            .or_else(|| rules.kind().shuns(&root.ground, folder, relative));
         if let Some(reason) = out {
             self.pass_over(root.path.join(relative), reason);
             return Way::NotBelow;

@@ -79,24 +79,21 @@ fn why_shunned(rules: &RootRules, root: &Root, relative: &Path) -> Option<String
     if let Some(why) = forbidden::why_folder_is_out(&root.path.join(relative), rules.policy.cleaner) {
         return Some(why);
     }
-    let above: Vec<&Path> = relative.ancestors().collect();
-    above.iter().rev().find_map(|folder| {
-        let shunned = rules.kind().shuns(&root.ground, folder);
-        shunned.or_else(|| {
-            let keeps_away = rules.kind().keeps_away_from_databases();
-            keeps_away.then(|| database_in(root, folder)).flatten()
+    if !rules.kind().keeps_away_from_databases() {
+        return None;
+    }
+    let mut above: Vec<&Path> = relative.ancestors().collect();
+    above.reverse();
+    above.into_iter().find_map(|relative| {
+        let folder = match beneath::open_folder(&root.folder, relative) {
+            Ok(folder) => folder,
+            Err(error) => return Some(format!("a folder above it cannot be looked at: {error}")),
+        };
+        rules.kind().shuns(&root.ground, &folder, relative).or_else(|| {
+            let marker = forbidden::database_marker_in(&folder)?;
+            Some(format!("{} marks a folder above it as a database's", String::from_utf8_lossy(marker)))
         })
     })
-}
-
-/// What marks the folder at `relative` as a database's; a folder that cannot be looked at counts as one.
-fn database_in(root: &Root, relative: &Path) -> Option<String> {
-    let folder = match beneath::open_folder(&root.folder, relative) {
-        Ok(folder) => folder,
-        Err(error) => return Some(format!("a folder above it cannot be looked at: {error}")),
-    };
-    let marker = forbidden::database_marker_in(&folder)?;
-    Some(format!("{} marks a folder above it as a database's", String::from_utf8_lossy(marker)))
 }
 
 /// Whether the open `file` that `look` is about may go; if not, why.

@@ -3,6 +3,7 @@
 //! What is not given a root has as its cleaner ships it. Every mistake is told with its key and what to write instead;
 //! what a whole root means is judged by [`Policy::validate`], of which the executor asks the same questions again.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use dogwatch::record::CleanupMode;
 
 use crate::act::policy::{Budgets, Cleaner, MAX_DEPTH, MAX_OBJECTS, Policy, RootPolicy};
 
+/// The host's table of users is read to here.
+const MAX_USERS_BYTES: u64 = 4 << 20;
 /// Longest age that a file may have to have.
 const MAX_AGE: Duration = Duration::from_secs(86_400 * 3_650);
 
@@ -47,6 +50,7 @@ fn root(r: &mut Section, host_root: &Path) -> RootPolicy {
     let age = Duration::from_secs(root.min_age_seconds);
     root.min_age_seconds = r.duration("min_age", age, Duration::ZERO..=MAX_AGE).as_secs();
     root.by_access = r.flag("by_access", root.by_access);
+    root.owner = owner(r, host_root);
     root.keep_newest = r.number("keep_newest", root.keep_newest, 0..=10_000);
     root.max_depth = r.number("max_depth", root.max_depth, 0..=MAX_DEPTH);
     root.budgets = r.has("budgets").then(|| budgets(r, Budgets::default()));
@@ -55,6 +59,29 @@ fn root(r: &mut Section, host_root: &Path) -> RootPolicy {
     root.min_size_bytes = r.bytes("min_size", root.min_size_bytes, 0..=u64::MAX);
     root.kubelet_dir = r.path_value("kubelet_dir").unwrap_or(root.kubelet_dir);
     root
+}
+
+/// The user whose files alone may go: an id, or a name in the host's table of users.
+fn owner(r: &mut Section, host_root: &Path) -> Option<u32> {
+    let text = r.text("owner")?;
+    if let Ok(uid) = text.parse() {
+        return Some(uid);
+    }
+    let users = host_root.join("etc/passwd");
+    let known = uid_of(&users, &text);
+    if known.is_none() {
+        let reason = format!("no user of that name stands in {}", users.display());
+        r.problem("owner", &text, reason, "write the user's id");
+    }
+    known
+}
+
+/// The id of the user `name` in a table of passwd(5).
+fn uid_of(users: &Path, name: &str) -> Option<u32> {
+    let mut table = String::new();
+    std::fs::File::open(users).ok()?.take(MAX_USERS_BYTES).read_to_string(&mut table).ok()?;
+    let mut fields = table.lines().map(|line| line.split(':'));
+    fields.find_map(|mut of| (of.next() == Some(name)).then(|| of.nth(1)?.parse().ok()).flatten())
 }
 
 fn budgets(s: &mut Section, d: Budgets) -> Budgets {

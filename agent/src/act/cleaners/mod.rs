@@ -14,10 +14,17 @@
 //! Deliberately absent: whether a file is open (a lease answers that for every kind), holds, budgets, and removal.
 
 mod absent;
+mod core_dumps;
+mod custom;
 mod dead_container_logs;
 mod journal_archives;
 mod live_logs;
+mod locks;
+mod package_caches;
 mod rotated_logs;
+mod temp_files;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -27,7 +34,11 @@ use serde::{Deserialize, Serialize};
 use super::beneath::Facts;
 use super::pods_here::Pods;
 use super::policy::{RootPolicy, RootRules};
+pub use core_dumps::CORE_PATTERNS;
+use locks::Locks;
 pub use rotated_logs::{DEFAULT_PATTERNS, DEFAULT_SIBLING_PATTERNS};
+pub use temp_files::PRIVATE;
+use temp_files::Tmpfiles;
 
 /// What a root's cleaner removes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -87,12 +98,14 @@ impl Cleaner {
     pub(super) fn kind(self) -> &'static dyn Kind {
         match self {
             Self::RotatedLogs => &rotated_logs::RotatedLogs,
+            Self::CoreDumps => &core_dumps::CoreDumps,
+            Self::PackageCaches => &package_caches::PackageCaches,
+            Self::TempFiles => &temp_files::TempFiles,
             Self::JournalArchives => &journal_archives::JournalArchives,
             Self::DeadContainerLogs => &dead_container_logs::DeadContainerLogs,
+            Self::Custom => &custom::Custom,
             Self::LiveLogs => &live_logs::LiveLogs,
-            Self::CoreDumps | Self::PackageCaches | Self::TempFiles | Self::Custom | Self::Images => {
-                &absent::Absent
-            }
+            Self::Images => &absent::Absent,
         }
     }
 }
@@ -126,8 +139,8 @@ pub(super) trait Kind: Sync {
         ALWAYS_EXCLUDED.iter().map(|p| (*p).to_owned()).collect()
     }
 
-    /// Why the folder at `relative` stays with all that lies beneath it.
-    fn shuns(&self, _ground: &Ground, _relative: &Path) -> Option<String> {
+    /// Why the open `folder` at `relative` stays with all that lies beneath it.
+    fn shuns(&self, _ground: &Ground, _folder: &OwnedFd, _relative: &Path) -> Option<String> {
         None
     }
 
@@ -152,7 +165,8 @@ pub(super) trait Kind: Sync {
     /// What a family is called: "its log".
     fn family_word(&self) -> &'static str;
 
-    /// Whether a database's marker in a folder keeps all that lies beneath it, not only what lies in it.
+    /// Whether a database's marker in a folder, or what it shuns, keeps all that lies beneath it; else a marker keeps only
+    /// what lies beside it.
     fn keeps_away_from_databases(&self) -> bool {
         true
     }
@@ -164,6 +178,43 @@ pub(super) trait Kind: Sync {
 /// Never touched by most kinds, whatever the patterns say: locks, pid files, and files in the making.
 pub const ALWAYS_EXCLUDED: &[&str] =
     &["*.lck", "*.lock", "*.pid", "*.tmp", "*.part", "*.swp", "*.journal", "*.wal"];
+
+/// Names that neither a custom cleaner nor that of temp files ever takes: databases, journals, sockets, disk images, keys
+/// and certificates.
+pub const NEVER_NAMES: &[&str] = &[
+    "*.db",
+    "*.db-*",
+    "*.sqlite*",
+    "*.sst",
+    "*.ldb",
+    "*.ibd",
+    "ibdata*",
+    "*.mdb",
+    "*.rdb",
+    "*.aof",
+    "*.wal",
+    "*.snap",
+    "*.journal",
+    "*.journal~",
+    "*.sock",
+    "*.socket",
+    "*.qcow2",
+    "*.vmdk",
+    "*.key",
+    "*.crt",
+    "*.cer",
+    "*.pem",
+    "*.p12",
+    "*.pfx",
+    "*.jks",
+    "*.keystore",
+    "*.kdbx",
+    "id_rsa*",
+    "id_ecdsa*",
+    "id_ed25519*",
+    "krb5cc*",
+    "*.kubeconfig",
+];
 
 /// What a name says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,6 +256,12 @@ pub(super) struct Ground {
     pub(super) access_times: bool,
     /// Which pods are here, for the kind that asks.
     pub(super) pods: Option<Pods>,
+    /// The root's folder.
+    pub(super) folder: Option<OwnedFd>,
+    /// Who has locked what on this node.
+    pub(super) locks: Locks,
+    /// What `tmpfiles.d` names there; read for temp files only.
+    pub(super) tmpfiles: Tmpfiles,
 }
 
 impl Ground {
@@ -212,14 +269,47 @@ impl Ground {
     pub(super) fn survey_of(root: &RootPolicy, folder: &OwnedFd) -> Self {
         let flags = rustix::fs::fstatvfs(folder).map(|s| s.f_flag);
         let still = rustix::fs::StatVfsMountFlags::NOATIME | rustix::fs::StatVfsMountFlags::RDONLY;
-        let pods = (root.cleaner == Cleaner::DeadContainerLogs).then(|| Pods::open(root));
-        Self { access_times: flags.is_ok_and(|f| !f.intersects(still)), pods }
+        let access_times = flags.is_ok_and(|f| !f.intersects(still));
+        let ground = Self { access_times, ..Self::default() };
+        match root.cleaner {
+            Cleaner::PackageCaches => {
+                let folder = folder.try_clone().ok();
+                Self { folder, locks: Locks::open(Path::new("/proc")), ..ground }
+            }
+            Cleaner::TempFiles => {
+                let tmpfiles = Tmpfiles::read(&root.host_root, &host_path(root));
+                Self { tmpfiles, ..ground }
+            }
+            Cleaner::DeadContainerLogs => Self { pods: Some(Pods::open(root)), ..ground },
+            _ => ground,
+        }
     }
 
     /// The access time of a file, where it says anything.
     pub(super) fn accessed_ns(&self, facts: &Facts) -> Option<i64> {
         self.access_times.then_some(facts.atime_ns)
     }
+}
+
+/// Where the root lies as the host calls it.
+fn host_path(root: &RootPolicy) -> PathBuf {
+    root.path
+        .strip_prefix(&root.host_root)
+        .map_or_else(|_| root.path.clone(), |rest| Path::new("/").join(rest))
+}
+
+/// A mistake if the root has other patterns than those that its kind knows.
+fn names_are_fixed(root: &RootPolicy, known: &[&str]) -> Vec<Mistake> {
+    let lists = [("patterns", &root.patterns, known), ("sibling_patterns", &root.sibling_patterns, &[])];
+    let differing = lists.into_iter().filter(|(_, have, known)| have != known);
+    differing
+        .map(|(field, have, _)| Mistake {
+            field,
+            value: format!("{have:?}"),
+            reason: format!("{} knows its names", root.cleaner.as_str()),
+            remedy: "leave the key out, or use cleaner: custom".to_owned(),
+        })
+        .collect()
 }
 
 /// A root that a kind ships with, for `path`.

@@ -114,6 +114,8 @@ impl RootPolicy {
             ("sibling_patterns", &self.sibling_patterns),
             ("excludes", &self.excludes),
         ];
+        // The other kinds know their names, or judge their patterns themselves.
+        let by_name = self.cleaner == Cleaner::RotatedLogs;
         for (field, globs) in lists {
             if globs.len() > MAX_PATTERNS {
                 let reason = format!("at most {MAX_PATTERNS} are matched");
@@ -129,11 +131,11 @@ impl RootPolicy {
                             "use *, ?, [a-z] and {a,b}",
                         );
                     }
-                    Ok(_) if field != "excludes" && self.cleaner != Cleaner::Custom && glob.contains('/') => {
+                    Ok(_) if field != "excludes" && by_name && glob.contains('/') => {
                         let reason = "patterns are matched against file names".to_owned();
                         say(field, glob.clone(), reason, "name the folder as a root");
                     }
-                    Ok(set) if field != "excludes" && !self.cleaner.kind().cuts() => {
+                    Ok(set) if field != "excludes" && by_name && !self.cleaner.kind().cuts() => {
                         if let Some(live) = LIVE_LOGS.iter().find(|live| set.is_match(Path::new(live))) {
                             let reason = format!("it matches {live:?}, a log that is written to");
                             say(
