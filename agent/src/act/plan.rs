@@ -381,9 +381,12 @@ fn leave_to_people(
     })
 }
 
+/// Names and modification times.
+type Members<'n> = Vec<(&'n [u8], i64)>;
+
 /// What stays because it is among the newest of its family in its folder: path and cleaner.
 fn newest<'s>(survey: &'s Survey, rules: &Rules) -> HashSet<(&'s Path, &'s str)> {
-    let mut folders: HashMap<(&Path, usize), Vec<(&[u8], i64)>> = HashMap::new();
+    let mut folders: HashMap<(&Path, usize), Members<'_>> = HashMap::new();
     let placed = |object: &'s PlannedObject| {
         let (index, _) = rules.root_for(&object.path, &object.cleaner)?;
         Some(((object.path.parent()?, index), object.path.file_name()?.as_bytes()))

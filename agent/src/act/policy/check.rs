@@ -135,7 +135,7 @@ impl RootPolicy {
                         let reason = "patterns are matched against file names".to_owned();
                         say(field, glob.clone(), reason, "name the folder as a root");
                     }
-                    Ok(set) if field != "excludes" && by_name && !self.cleaner.kind().cuts() => {
+                    Ok(set) if field != "excludes" && by_name => {
                         if let Some(live) = LIVE_LOGS.iter().find(|live| set.is_match(Path::new(live))) {
                             let reason = format!("it matches {live:?}, a log that is written to");
                             say(
