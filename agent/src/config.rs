@@ -430,7 +430,12 @@ mod tests {
         let environment = [
             ("NODE_NAME", "Not_A_Name"),
             ("DOGWATCH_CLEANUP__MODE", "sometimes"),
-            ("DOGWATCH_CLEANUP__ROOTS", "[{path: /etc}, {path: relative}]"),
+            (
+                "DOGWATCH_CLEANUP__ROOTS",
+                "[{path: /etc}, {path: relative}, {path: /srv/x, cleaner: custom, patterns: ['*'], owner: no-such-user, min_age: 1m}, \
+                 {path: /srv/y, cleaner: images}, {path: /srv/z, cleaner: cores, mode: sometimes}, \
+                 {path: /var/cache, cleaner: package-caches}]",
+            ),
             ("DOGWATCH_DETECT__SPACE__HIGH_USED", "20%"),
             ("DOGWATCH_TAIL__GLOBS", "['*.log']"),
             ("DOGWATCH_STATE__DIRR", "/x"),
@@ -450,6 +455,13 @@ mod tests {
             "cleanup.mode",
             "cleanup.roots[0].path = /etc",
             "cleanup.roots[1].path = relative",
+            "cleanup.roots[2].patterns = *: it takes any name; say what only a leftover is called",
+            "cleanup.roots[2].owner = no-such-user",
+            "cleanup.roots[2].min_age",
+            "cleanup.roots[3].cleaner = images: it is not there yet",
+            "cleanup.roots[4].cleaner = cores: it is none of rotated-logs, core-dumps",
+            "cleanup.roots[4].mode = sometimes",
+            "cleanup.roots[5].path = /var/cache: it is no package manager's cache; name one of /var/cache/apt/archives",
             "detect.space.high_used",
             "tail.globs[0]",
             "state.dirr",

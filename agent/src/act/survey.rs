@@ -160,6 +160,10 @@ impl Surveyor<'_> {
             Err(Errno::NOENT) => return,
             Err(error) => return self.pass_over(absolute, format!("it cannot be looked at: {error}")),
         };
+        // Where any name goes, a folder is nothing to remark on: the walk comes to it.
+        if facts.kind == FileType::Directory && rules.policy.cleaner != Cleaner::RotatedLogs {
+            return;
+        }
         let look = Look { rules, ground: &root.ground, relative: &path, folder, facts: &facts };
         let fit = may_be_judged(&facts, self.device)
             .and_then(|()| rules.kind().demand(&look))

@@ -21,6 +21,7 @@ mod journal_archives;
 mod live_logs;
 mod locks;
 mod package_caches;
+mod private;
 mod rotated_logs;
 mod temp_files;
 #[cfg(test)]
@@ -36,8 +37,9 @@ use super::pods_here::Pods;
 use super::policy::{RootPolicy, RootRules};
 pub use core_dumps::CORE_PATTERNS;
 use locks::Locks;
+pub use private::PRIVATE;
+pub(super) use private::is_private;
 pub use rotated_logs::{DEFAULT_PATTERNS, DEFAULT_SIBLING_PATTERNS};
-pub use temp_files::PRIVATE;
 use temp_files::Tmpfiles;
 
 /// What a root's cleaner removes.
@@ -140,8 +142,8 @@ pub(super) trait Kind: Sync {
     }
 
     /// Why the open `folder` at `relative` stays with all that lies beneath it.
-    fn shuns(&self, _ground: &Ground, _folder: &OwnedFd, _relative: &Path) -> Option<String> {
-        None
+    fn shuns(&self, _ground: &Ground, _folder: &OwnedFd, relative: &Path) -> Option<String> {
+        private::why_private(relative)
     }
 
     /// What it demands of a file that it takes and of what lies beside it, without opening it; why it stays, if it does.

@@ -190,10 +190,11 @@ impl Kind for PackageCaches {
 
     fn family<'n>(&self, name: &'n [u8]) -> &'n [u8] {
         // name_version_arch.deb, name-version-release.arch.rpm.
-        let end = name
-            .iter()
-            .position(|b| *b == b'_')
-            .or_else(|| name.windows(2).position(|w| w[0] == b'-' && w[1].is_ascii_digit()));
+        let end = if name.ends_with(b".deb") {
+            name.iter().position(|b| *b == b'_')
+        } else {
+            name.windows(2).position(|w| w[0] == b'-' && w[1].is_ascii_digit())
+        };
         &name[..end.unwrap_or(name.len())]
     }
 

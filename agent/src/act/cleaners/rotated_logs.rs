@@ -5,10 +5,11 @@
 //! and a rotation's mark after it; names that only look rotated ([`DEFAULT_SIBLING_PATTERNS`], e.g. `syslog.1`) count
 //! only while the log that they were rotated from lies beside them.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::{Kind, Look, Taken};
+use super::{Ground, Kind, Look, Taken};
 use crate::act::policy::{RootPolicy, RootRules};
 use crate::act::rotation;
 use crate::act::survey::has_regular;
@@ -68,6 +69,10 @@ impl Kind for RotatedLogs {
             )),
             _ => Ok(()),
         }
+    }
+
+    fn shuns(&self, _: &Ground, _: &OwnedFd, _: &Path) -> Option<String> {
+        None
     }
 
     fn family<'n>(&self, name: &'n [u8]) -> &'n [u8] {

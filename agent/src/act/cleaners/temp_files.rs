@@ -2,7 +2,7 @@
 //! systemd-tmpfiles does (tmpfiles.d(5)).
 //!
 //! It takes less than systemd-tmpfiles: regular files only, no folder, and nothing beneath what a running service, login
-//! session, display or agent owns ([`PRIVATE`]). A path that any line of `tmpfiles.d` names (`x`, `X`, or a rule of its own) is left
+//! session, display or agent owns ([`super::PRIVATE`]). A path that any line of `tmpfiles.d` names (`x`, `X`, or a rule of its own) is left
 //! alone, and so is a folder that is locked with flock(2), and a file whose sticky bit is set.
 //!
 //! A lock on a *file* needs no question of its own: it lives only as long as a descriptor, and the lease sees that.
@@ -10,36 +10,17 @@
 //! Deliberately absent: the `/tmp` of other mount namespaces (`PrivateTmp=`, containers). The walk crosses no mount.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path};
+use std::path::Path;
 
 use globset::GlobSet;
 use rustix::fs::FlockOperation;
 
-use super::{Ground, Kind, Look, Mistake, NEVER_NAMES, Taken, names_are_fixed};
+use super::{
+    Ground, Kind, Look, Mistake, NEVER_NAMES, Taken, names_are_fixed, private::is_private,
+    private::why_private,
+};
 use crate::act::policy::{RootPolicy, RootRules, matcher};
 
-/// Folders (and files) whose owner lives: beneath them nothing goes.
-pub const PRIVATE: &[&str] = &[
-    "systemd-private-*",
-    "snap-private-tmp",
-    "snap.*",
-    ".X11-unix",
-    ".ICE-unix",
-    ".font-unix",
-    ".XIM-unix",
-    ".Test-unix",
-    "ssh-*",
-    "tmux-*",
-    "screens",
-    "dbus-*",
-    "gpg-*",
-    "pulse-*",
-    "krb5cc*",
-    "podman-run-*",
-    "storage-run-*",
-    "lost+found",
-];
 /// Locks that lie hidden beside what they lock: `.X0-lock`, `.s.PGSQL.5432.lock`, `.~lock.report.odt#`.
 const HIDDEN_LOCKS: &[&str] = &[".*lock*", ".*LOCK*", ".s.PGSQL.*"];
 /// Less than this, and the run of a batch job would lose its files.
@@ -77,8 +58,6 @@ impl Kind for TempFiles {
                 "any name goes there, so it must be a folder called tmp",
                 "name /tmp or /var/tmp, or use a custom cleaner",
             );
-        } else if is_private(&root.path) {
-            say("path", path, "it is a running program's own", "name /tmp or /var/tmp");
         }
         if root.min_age_seconds < MIN_AGE_FLOOR_SECONDS {
             let age = format!("{} s", root.min_age_seconds);
@@ -103,8 +82,8 @@ impl Kind for TempFiles {
     }
 
     fn shuns(&self, ground: &Ground, folder: &OwnedFd, relative: &Path) -> Option<String> {
-        if is_private(relative) {
-            return Some("a running program owns it".to_owned());
+        if let Some(why) = why_private(relative) {
+            return Some(why);
         }
         if let Some(why) = ground.tmpfiles.why_left_alone(relative) {
             return Some(why);
@@ -138,16 +117,6 @@ impl Kind for TempFiles {
     fn why_safe(&self, _: &RootPolicy, _: &str) -> String {
         "temp file, of no running program's folder and in no line of tmpfiles.d".to_owned()
     }
-}
-
-fn is_private(relative: &Path) -> bool {
-    relative.components().any(|part| match part {
-        Component::Normal(name) => PRIVATE.iter().any(|p| match p.strip_suffix('*') {
-            Some(start) => name.as_bytes().starts_with(start.as_bytes()),
-            None => name.as_bytes() == p.as_bytes(),
-        }),
-        _ => false,
-    })
 }
 
 /// What lines of `tmpfiles.d` name beneath one root.

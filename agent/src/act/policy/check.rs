@@ -7,7 +7,7 @@ use super::{
     Budgets, MAX_DEPTH, MAX_OBJECTS, MAX_PATTERNS, MAX_ROOTS, Policy, Problem, QUARANTINE, RootPolicy,
     matcher,
 };
-use crate::act::cleaners::Cleaner;
+use crate::act::cleaners::{Cleaner, is_private};
 use crate::act::forbidden;
 
 /// Names of logs that somebody writes to; a configured pattern that matches one of them is refused.
@@ -94,6 +94,10 @@ impl RootPolicy {
         if self.name.len() > MAX_NAME_BYTES || self.name.chars().any(char::is_control) {
             let reason = format!("a name has at most {MAX_NAME_BYTES} bytes and no control characters");
             say("name", self.name.escape_debug().to_string(), reason, "use a word or two");
+        }
+        if self.cleaner != Cleaner::RotatedLogs && is_private(&self.path) {
+            let reason = "something that runs owns it".to_owned();
+            say("path", self.path.display().to_string(), reason, "leave it to its owner");
         }
         for mistake in self.cleaner.kind().mistakes(self) {
             say(mistake.field, mistake.value, mistake.reason, &mistake.remedy);
