@@ -459,7 +459,7 @@ mod tests {
             "cleanup.roots[2].owner = no-such-user",
             "cleanup.roots[2].min_age",
             "cleanup.roots[3].cleaner = images: it is not there yet",
-            "cleanup.roots[4].cleaner = cores: it is none of rotated-logs, core-dumps",
+            "cleanup.roots[4].cleaner = cores",
             "cleanup.roots[4].mode = sometimes",
             "cleanup.roots[5].path = /var/cache: it is no package manager's cache; name one of /var/cache/apt/archives",
             "detect.space.high_used",

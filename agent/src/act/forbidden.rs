@@ -5,6 +5,7 @@
 //! directory by device and inode (a bind mount under another name). Names are compared as written: whoever opens a
 //! root refuses symbolic links on the way, so a name cannot lead elsewhere.
 
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path};
 
@@ -151,6 +152,19 @@ pub(super) fn why_same_directory(device: u64, inode: u64, state_dir: &Path) -> O
 /// Whether a file called `name` says that its directory is a database's.
 pub(super) fn is_database_marker(name: &[u8]) -> bool {
     DATABASE_MARKERS.contains(&name)
+}
+
+/// Why a root at `path` lies in a database's folder: a marker in a folder above it, which a walk from there would not see.
+pub(super) fn why_in_database(path: &Path) -> Option<String> {
+    let marked = |folder: &Path, marker: &&&[u8]| {
+        let there = std::fs::symlink_metadata(folder.join(std::ffi::OsStr::from_bytes(marker)));
+        there.is_ok_and(|m| !m.is_dir())
+    };
+    path.ancestors().skip(1).find_map(|folder| {
+        let marker = DATABASE_MARKERS.iter().find(|marker| marked(folder, marker))?;
+        let marker = String::from_utf8_lossy(marker);
+        Some(format!("{marker} marks {} above it as a database's", folder.display()))
+    })
 }
 
 /// The first database's marker that lies in `folder`.

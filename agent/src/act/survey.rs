@@ -135,7 +135,11 @@ impl Surveyor<'_> {
                 self.survey.passed_over.truncate(from_passed);
                 let reason = format!("{} marks the folder as a database's", name.display());
                 self.pass_over(root.path.join(relative), reason);
-                return if rules.kind().keeps_away_from_databases() { Way::NotBelow } else { Way::On };
+                return if rules.kind().keeps_away_from_databases(&rules.policy) {
+                    Way::NotBelow
+                } else {
+                    Way::On
+                };
             }
             self.entry(place, relative, folder, name);
         }

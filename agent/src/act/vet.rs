@@ -79,7 +79,7 @@ fn why_shunned(rules: &RootRules, root: &Root, relative: &Path) -> Option<String
     if let Some(why) = forbidden::why_folder_is_out(&root.path.join(relative), rules.policy.cleaner) {
         return Some(why);
     }
-    if !rules.kind().keeps_away_from_databases() {
+    if !rules.kind().keeps_away_from_databases(&rules.policy) {
         return None;
     }
     let mut above: Vec<&Path> = relative.ancestors().collect();

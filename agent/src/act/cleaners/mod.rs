@@ -169,7 +169,7 @@ pub(super) trait Kind: Sync {
 
     /// Whether a database's marker in a folder, or what it shuns, keeps all that lies beneath it; else a marker keeps only
     /// what lies beside it.
-    fn keeps_away_from_databases(&self) -> bool {
+    fn keeps_away_from_databases(&self, _root: &RootPolicy) -> bool {
         true
     }
 

@@ -83,9 +83,9 @@ impl Kind for RotatedLogs {
         "its log"
     }
 
-    // A database's own log folder has rotated logs like any other.
-    fn keeps_away_from_databases(&self) -> bool {
-        false
+    // A database's own log folder has rotated logs like any other; what other patterns take there is not sure to be one.
+    fn keeps_away_from_databases(&self, root: &RootPolicy) -> bool {
+        root.patterns != DEFAULT_PATTERNS || root.sibling_patterns != DEFAULT_SIBLING_PATTERNS
     }
 
     fn why_safe(&self, _: &RootPolicy, pattern: &str) -> String {

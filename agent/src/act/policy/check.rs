@@ -99,6 +99,11 @@ impl RootPolicy {
             let reason = "something that runs owns it".to_owned();
             say("path", self.path.display().to_string(), reason, "leave it to its owner");
         }
+        if self.cleaner.kind().keeps_away_from_databases(self)
+            && let Some(reason) = forbidden::why_in_database(&self.path)
+        {
+            say("path", self.path.display().to_string(), reason, "leave it to the database");
+        }
         for mistake in self.cleaner.kind().mistakes(self) {
             say(mistake.field, mistake.value, mistake.reason, &mistake.remedy);
         }
