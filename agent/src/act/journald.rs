@@ -10,9 +10,9 @@
 //!   says, and stays.
 //! - A folder keeps its newest files: the oldest go until active and archived ones together fit the size.
 //!
-//! Where this is stricter than `journalctl --vacuum-size`: active files count towards the size; an archived file whose
-//! header cannot be read stays, and so does one without entries, until its turn comes; a file that a reader has open
-//! stays (as every object of every plan does).
+//! The same files go as by `journalctl --vacuum-size` (of systemd 252, which counts active files towards the size too),
+//! but for these, which stay: an archived file whose header cannot be read, one without entries until its turn comes, and
+//! one that a reader has open (as every object of every plan does).
 //!
 //! Deliberately absent: opening anything, and age.
 
