@@ -15,7 +15,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use action::{
-    Action, ActionState, CleanupMode, ImageStore, ObjectOutcome, PlannedImage, PlannedObject, Refusal,
+    Action, ActionState, CleanupMode, Cut, ImageStore, ObjectOutcome, PlannedImage, PlannedObject, Refusal,
     Unexplained,
 };
 pub use finding::{Fact, Finding, FindingState, Severity, Subject};

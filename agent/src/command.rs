@@ -111,6 +111,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, prefix: &[&str]) -> ExitCo
         policy: config.policy.clone(),
         state_dir: config.state_dir.clone(),
         holds: HoldLine::open(&config.state_dir, &config.host_root),
+        masks: config.tail.as_ref().map(|tail| tail.rules.masks().to_vec()).unwrap_or_default(),
         images: (config.images.mode != CleanupMode::Off).then(|| ImageLaunch {
             args: led_to("image-keeper"),
             policy: config.images.clone(),

@@ -135,7 +135,7 @@ fn is_container_id(text: &str) -> bool {
 }
 
 /// A UUID, or the MD5 of a static pod's manifest.
-fn is_uid(text: &str) -> bool {
+pub(crate) fn is_uid(text: &str) -> bool {
     match text.len() {
         32 => is_lower_hex(text),
         36 => {
@@ -148,7 +148,7 @@ fn is_uid(text: &str) -> bool {
     }
 }
 
-fn is_label(text: &str) -> bool {
+pub(crate) fn is_label(text: &str) -> bool {
     let inner = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-');
     !text.is_empty()
         && text.len() <= MAX_LABEL

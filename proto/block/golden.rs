@@ -209,6 +209,7 @@ fn action() -> Action {
             sha256: Some(Hash([0x33; 32])),
             digest_partial: true,
             image: None,
+            cut: None,
         }],
         refused: vec![
             Refusal { path: Some(path), reason: "open".to_owned() },

@@ -6,8 +6,11 @@ use super::{
     MAX_OBJECTS, Refused, action_state, cleanup_mode, from_owned, hash, items, object_outcome, path,
     path_bytes, text,
 };
-use crate::record::{Action, ImageStore, PlannedImage, PlannedObject, Refusal, Unexplained};
+use crate::record::{Action, Cut, ImageStore, PlannedImage, PlannedObject, Refusal, Unexplained};
 use crate::wire;
+
+/// Most bytes of a cut's tail: masking can make the planned 64 KiB longer, and several must fit a block.
+const MAX_CUT_TAIL: usize = 128 * 1024;
 
 impl From<&Action> for wire::Action {
     fn from(a: &Action) -> Self {
@@ -91,6 +94,7 @@ impl From<&PlannedObject> for wire::PlannedObject {
             sha256: o.sha256.map(|h| Bytes::copy_from_slice(&h.0)).unwrap_or_default(),
             digest_partial: o.digest_partial,
             image: o.image.as_deref().map(Into::into),
+            cut: o.cut.as_ref().map(Into::into),
         }
     }
 }
@@ -120,6 +124,7 @@ impl TryFrom<wire::PlannedObject> for PlannedObject {
             outcome: object_outcome("outcome", o.outcome)?,
             sha256: if o.sha256.is_empty() { None } else { Some(hash("sha256", &o.sha256)?) },
             digest_partial: o.digest_partial,
+            cut: o.cut.map(Cut::try_from).transpose()?,
             image: o.image.map(|i| PlannedImage::try_from(i).map(Box::new)).transpose()?,
         })
     }
@@ -176,6 +181,25 @@ impl TryFrom<wire::ImageStore> for ImageStore {
             inodes_before: s.inodes_before,
             inodes_after: s.inodes_after,
         })
+    }
+}
+
+impl From<&Cut> for wire::Cut {
+    fn from(c: &Cut) -> Self {
+        Self { from: c.from, to: c.to, tail: Bytes::copy_from_slice(&c.tail) }
+    }
+}
+
+impl TryFrom<wire::Cut> for Cut {
+    type Error = Refused;
+    fn try_from(c: wire::Cut) -> Result<Self, Refused> {
+        if c.from >= c.to {
+            return Err(Refused::new("cut.to", format!("{} must be after cut.from, {}", c.to, c.from)));
+        }
+        if c.tail.len() > MAX_CUT_TAIL {
+            return Err(Refused::new("cut.tail", format!("{} bytes are over {MAX_CUT_TAIL}", c.tail.len())));
+        }
+        Ok(Self { from: c.from, to: c.to, tail: c.tail.into() })
     }
 }
 

@@ -61,6 +61,7 @@ impl From<ObjectOutcome> for wire::ObjectOutcome {
             ObjectOutcome::Removed => Self::Removed,
             ObjectOutcome::Skipped => Self::Skipped,
             ObjectOutcome::Failed => Self::Failed,
+            ObjectOutcome::Cut => Self::Cut,
         }
     }
 }
@@ -72,6 +73,7 @@ impl From<wire::ObjectOutcome> for ObjectOutcome {
             wire::ObjectOutcome::Removed => Self::Removed,
             wire::ObjectOutcome::Skipped => Self::Skipped,
             wire::ObjectOutcome::Failed => Self::Failed,
+            wire::ObjectOutcome::Cut => Self::Cut,
         }
     }
 }
@@ -79,6 +81,6 @@ impl From<wire::ObjectOutcome> for ObjectOutcome {
 /// An object outcome's number at `field`; 0 stands for one that was not tried yet.
 pub fn object_outcome(field: &str, value: i32) -> Result<ObjectOutcome, Refused> {
     wire::ObjectOutcome::try_from(value).map(Into::into).map_err(|_| {
-        Refused::new(field, format!("{value} is unknown, must be pending, removed, skipped or failed"))
+        Refused::new(field, format!("{value} is unknown, must be pending, removed, skipped, failed or cut"))
     })
 }

@@ -264,9 +264,9 @@ fn object() -> impl Strategy<Value = PlannedObject> {
         any::<[i64; 2]>(),
         any::<[u32; 4]>(),
         (text(), text()),
-        select(vec![Pending, Removed, Skipped, Failed]),
+        select(vec![Pending, Removed, Skipped, Failed, Cut]),
         of(hash()),
-        (any::<bool>(), of(image())),
+        (any::<bool>(), of(image()), of((any::<u32>(), 1..u32::MAX, vec(any::<u8>(), 0..64)))),
     )
         .prop_map(
             |(
@@ -277,7 +277,7 @@ fn object() -> impl Strategy<Value = PlannedObject> {
                 (cleaner, why_safe),
                 outcome,
                 sha256,
-                (digest_partial, image),
+                (digest_partial, image, cut),
             )| {
                 PlannedObject {
                     path,
@@ -298,6 +298,11 @@ fn object() -> impl Strategy<Value = PlannedObject> {
                     sha256,
                     digest_partial,
                     image: image.map(Box::new),
+                    cut: cut.map(|(from, length, tail)| crate::record::Cut {
+                        from: u64::from(from),
+                        to: u64::from(from) + u64::from(length),
+                        tail,
+                    }),
                 }
             },
         )

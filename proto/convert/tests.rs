@@ -116,7 +116,7 @@ fn enums_are_refused_by_name() {
     let text = refused(wire::record::Body::Gap(gap));
     assert_eq!(text, "gap.stream: -1 is unknown, must be urgent, evidence or recorder");
     assert_eq!(object_outcome("outcome", 0), Ok(ObjectOutcome::Pending));
-    assert!(object_outcome("outcome", 4).is_err());
+    assert!(object_outcome("outcome", 5).is_err());
     assert_eq!(Stream::try_from(wire::Stream::Recorder), Ok(Stream::Recorder));
     assert!(Severity::try_from(wire::Severity::Unspecified).is_err());
 }

@@ -90,6 +90,19 @@ pub enum ObjectOutcome {
     Skipped,
     /// Tried, and the system call failed; the refusal says how.
     Failed,
+    /// It stays under its name; what [`PlannedObject::cut`] names of its content is gone.
+    Cut,
+}
+
+/// What goes of a file that stays: a runaway log's older content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// Offset of the first byte that goes.
+    pub from: u64,
+    /// Offset of the first byte after it that stays.
+    pub to: u64,
+    /// The newest lines after `to` when it was planned, secrets masked.
+    pub tail: Vec<u8>,
 }
 
 /// One object that a cleanup would touch, as the survey saw it.
@@ -103,7 +116,7 @@ pub struct PlannedObject {
     pub inode: u64,
     /// `st_size`.
     pub size_bytes: u64,
-    /// `st_blocks` × 512: what unlinking is expected to give back.
+    /// `st_blocks` × 512: what unlinking is expected to give back; for a cut, its share of that.
     pub allocated_bytes: u64,
     /// Modification time, wall ns.
     pub mtime_ns: i64,
@@ -133,6 +146,8 @@ pub struct PlannedObject {
     /// the runtime's, and the times are since when it was seen unused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Box<PlannedImage>>,
+    /// Where the object stays and only loses content; `sha256` is then of that content, taken when it was planned.
+    pub cut: Option<Cut>,
 }
 
 /// A container image as an object of a plan.

@@ -130,6 +130,13 @@ pub(super) fn open_regular(folder: impl AsFd, name: &Path) -> Result<Opened, Err
     Ok(Opened::Regular(fd, facts))
 }
 
+/// Opens for writing what `file` is open on, whatever its name leads to by now.
+pub(super) fn reopen_for_writing(file: impl AsFd) -> Result<OwnedFd, Errno> {
+    let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    rustix::fs::open(&*path, flags, Mode::empty())
+}
+
 /// What [`open_regular`] found.
 #[derive(Debug)]
 pub(super) enum Opened {

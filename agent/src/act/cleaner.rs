@@ -7,7 +7,7 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -15,10 +15,13 @@ use std::time::{Duration, Instant};
 use dogwatch::record::{Action, ActionState, CleanupMode, ObjectOutcome, Refusal, Unexplained};
 
 use super::beneath;
+use super::confine::Reach;
+use super::cut::cut;
 use super::executor::RootStatus;
 use super::hold::{Hold, HoldSet, holder_of};
 use super::hold_line::HeldNow;
 use super::plan::{Survey, bounded};
+use super::pods_here::Pods;
 use super::policy::{Budgets, MAX_OBJECTS, MAX_ROOTS, NODE_ACTOR, Policy, ROOT_OFF, Rules};
 use super::quarantine::{Leftover, Root};
 use super::remove::{Hooks, Left, Place, Removed, Sibling, remove};
@@ -109,6 +112,20 @@ impl Cleaner {
         (Self { rules, roots, unable, ledger, held, hooks: Hooks::default() }, told)
     }
 
+    /// What the executor needs within its reach.
+    pub(super) fn reach(&self) -> Reach<'_> {
+        let mut reach = Reach::default();
+        for (root, rules) in self.roots.iter().zip(self.rules.roots()) {
+            let Some(root) = root else { continue };
+            reach.roots.push(root.folder.as_fd());
+            if rules.kind().cuts() {
+                reach.cut.push(root.folder.as_fd());
+            }
+            reach.listed.extend(root.ground.pods.iter().flat_map(Pods::folders));
+        }
+        reach
+    }
+
     /// Takes what is held from now on.
     pub(super) fn hold(&mut self, now: HeldNow) {
         self.held = RefCell::new(Held::new(now));
@@ -189,7 +206,7 @@ impl Cleaner {
         now_wall_ns: i64,
         news: News<'_>,
         run: &mut Run,
-    ) -> Result<Removed, Left> {
+    ) -> Result<Gone, Left> {
         let object = &action.objects[at];
         let held = &self.held;
         let last_word = || {
@@ -232,14 +249,21 @@ impl Cleaner {
                 .or_insert_with(|| Rc::new(Neighbours::read(rules, root, folder, fd)))
                 .clone()
         };
-        let removal = remove(&place, &expected, now_wall_ns, &mut neighbours, &mut self.hooks);
-        if let Ok(removed) = &removal {
-            self.ledger.note(index, removed.after.allocated_bytes);
+        let hooks = &mut self.hooks;
+        let gone = if rules.kind().cuts() {
+            cut(&place, object, now_wall_ns, &mut neighbours, hooks).map(Gone::Cut)
+        } else if object.cut.is_some() {
+            Err(Left::Skipped("its root removes, and the plan would cut".to_owned()))
+        } else {
+            remove(&place, &expected, now_wall_ns, &mut neighbours, hooks).map(Gone::Removed)
+        };
+        if let Ok(gone) = &gone {
+            self.ledger.note(index, gone.bytes());
             let spent = run.by_root.entry(index).or_default();
             spent.0 += 1;
-            spent.1 = spent.1.saturating_add(removed.after.allocated_bytes);
+            spent.1 = spent.1.saturating_add(gone.bytes());
         }
-        removal
+        gone
     }
 
     fn space(&self, root: usize) -> Option<Space> {
@@ -281,6 +305,23 @@ struct Rest {
     allocated_bytes: u64,
 }
 
+/// What was done to an object.
+enum Gone {
+    Removed(Removed),
+    /// Cut, and so many allocated bytes went.
+    Cut(u64),
+}
+
+impl Gone {
+    /// What counts against budgets.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Removed(removed) => removed.after.allocated_bytes,
+            Self::Cut(bytes) => *bytes,
+        }
+    }
+}
+
 /// One action as it goes.
 #[derive(Default)]
 struct Run {
@@ -295,10 +336,17 @@ struct Run {
 }
 
 impl Run {
-    fn note(&mut self, action: &mut Action, at: usize, removal: Result<Removed, Left>) {
+    fn note(&mut self, action: &mut Action, at: usize, gone: Result<Gone, Left>) {
         let object = &mut action.objects[at];
-        let reason = match removal {
-            Ok(removed) => {
+        let reason = match gone {
+            Ok(Gone::Cut(bytes)) => {
+                object.outcome = ObjectOutcome::Cut;
+                self.objects += 1;
+                self.bytes = self.bytes.saturating_add(bytes);
+                self.freed_bytes = self.freed_bytes.saturating_add(bytes);
+                return;
+            }
+            Ok(Gone::Removed(removed)) => {
                 object.outcome = ObjectOutcome::Removed;
                 object.sha256 = Some(removed.sha256);
                 object.digest_partial = removed.digest_partial;

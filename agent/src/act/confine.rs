@@ -2,8 +2,8 @@
 //!
 //! No descriptors but its own; no new privileges; only the capabilities that reading and unlinking other people's files
 //! take; no core, no children; and by Landlock, no access to any file outside the roots, no execution, no TCP, no
-//! signals to others. Inside the roots it may list, read, and move and unlink *regular files* — not write, not make
-//! folders, links or devices.
+//! signals to others. Inside the roots it may list, read, and move and unlink *regular files* — not write (but where a root
+//! cuts live logs), not make folders, links or devices.
 //!
 //! Landlock is asked for as far as the kernel has it, and the answer is said in a word. A kernel whose Landlock cannot
 //! move files between folders (ABI 1) is left without: there, it would forbid the quarantine.
@@ -96,28 +96,47 @@ pub(super) fn die_with_parent(parent: u32) -> Result<(), String> {
     Ok(())
 }
 
+/// A grant of Landlock: what may be done beneath folders.
+type Grant<'k> = (&'k [BorrowedFd<'k>], BitFlags<AccessFs>);
+
 /// What a child keeps.
 struct Kept<'k> {
-    folders: &'k [BorrowedFd<'k>],
-    in_folders: BitFlags<AccessFs>,
+    grants: &'k [Grant<'k>],
     capabilities: CapabilitySet,
     address_space: u64,
 }
 
-/// Gives everything up but the `roots`. Nothing is an error: what cannot be given up is said.
-pub(super) fn confine(roots: &[BorrowedFd<'_>]) -> Confinement {
-    let in_folders = make_bitflags!(AccessFs::{ReadFile | ReadDir | RemoveFile | MakeReg | Refer});
-    give_up(&Kept { folders: roots, in_folders, capabilities: needed(), address_space: MAX_ADDRESS_SPACE })
+/// What stays within reach.
+#[derive(Debug, Default)]
+pub(super) struct Reach<'f> {
+    /// Folders beneath which files are listed, read, moved and unlinked.
+    pub(super) roots: Vec<BorrowedFd<'f>>,
+    /// Those of them beneath which files are opened for writing: a hole can be cut in no other way. Truncating and
+    /// making files that are not regular stay forbidden there too.
+    pub(super) cut: Vec<BorrowedFd<'f>>,
+    /// Folders beneath which folders are listed, and nothing read.
+    pub(super) listed: Vec<BorrowedFd<'f>>,
+}
+
+/// Gives everything up but `reach`. Nothing is an error: what cannot be given up is said.
+pub(super) fn confine(reach: &Reach<'_>) -> Confinement {
+    let in_roots = make_bitflags!(AccessFs::{ReadFile | ReadDir | RemoveFile | MakeReg | Refer});
+    give_up(&Kept {
+        grants: &[
+            (&reach.roots, in_roots),
+            (&reach.cut, AccessFs::WriteFile.into()),
+            (&reach.listed, AccessFs::ReadDir.into()),
+        ],
+        capabilities: needed(),
+        address_space: MAX_ADDRESS_SPACE,
+    })
 }
 
 /// Gives everything up but to write files in `own`, and to reach sockets, which Landlock says nothing of.
 pub(super) fn confine_keeper(own: Option<BorrowedFd<'_>>) -> Confinement {
-    let in_folders = make_bitflags!(
-        AccessFs::{ReadFile | WriteFile | ReadDir | RemoveFile | MakeReg | Truncate}
-    );
+    let in_own = make_bitflags!(AccessFs::{ReadFile | WriteFile | ReadDir | RemoveFile | MakeReg | Truncate});
     give_up(&Kept {
-        folders: own.as_slice(),
-        in_folders,
+        grants: &[(own.as_slice(), in_own)],
         capabilities: CapabilitySet::empty(),
         address_space: MAX_KEEPER_ADDRESS_SPACE,
     })
@@ -145,7 +164,7 @@ fn give_up(kept: &Kept<'_>) -> Confinement {
     let no_new = rustix::thread::set_no_new_privs(true);
     note("no new privileges", no_new.map_err(|e| e.to_string()));
     note("capabilities", drop_capabilities(kept.capabilities).map_err(|e| e.to_string()));
-    let landlock = match restrict(kept.folders, kept.in_folders) {
+    let landlock = match restrict(kept.grants) {
         Ok(enforcement) => enforcement,
         Err(why) => {
             note("Landlock", Err(why));
@@ -190,7 +209,7 @@ fn drop_capabilities(needed: CapabilitySet) -> Result<(), rustix::io::Errno> {
     rustix::thread::set_capabilities(None, sets)
 }
 
-fn restrict(roots: &[BorrowedFd<'_>], in_roots: BitFlags<AccessFs>) -> Result<Enforcement, String> {
+fn restrict(grants: &[Grant<'_>]) -> Result<Enforcement, String> {
     let status = (|| {
         let mut rules = Ruleset::default()
             .set_compatibility(CompatLevel::HardRequirement)
@@ -200,8 +219,10 @@ fn restrict(roots: &[BorrowedFd<'_>], in_roots: BitFlags<AccessFs>) -> Result<En
             .handle_access(AccessNet::from_all(ABI_WANTED))?
             .scope(Scope::from_all(ABI_WANTED))?
             .create()?;
-        for root in roots {
-            rules = rules.add_rule(PathBeneath::new(root, in_roots))?;
+        for (folders, access) in grants {
+            for folder in *folders {
+                rules = rules.add_rule(PathBeneath::new(folder, *access))?;
+            }
         }
         rules.restrict_self()
     })()

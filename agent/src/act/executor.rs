@@ -9,7 +9,7 @@
 //!
 //! What is held it is told ([`HeldNow`]), also in the midst of an action; until the first time everything is.
 //!
-//! Invariants: one thread; no tokio; no network; no file written. It looks whether its parent lives before each object.
+//! Invariants: one thread; no tokio; no network; no file written (a live log is cut by a hole, where a root says so). It looks whether its parent lives before each object.
 
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
@@ -133,8 +133,7 @@ fn serve(socket: OwnedFd) -> Result<(), String> {
     die_with_parent(setup.parent)?;
 
     let (mut cleaner, roots) = Cleaner::open(setup.policy, &setup.state_dir);
-    let folders: Vec<_> = cleaner.roots.iter().flatten().map(|r| r.folder.as_fd()).collect();
-    let mut confinement = confine(&folders);
+    let mut confinement = confine(&cleaner.reach());
     confinement.lacks.extend(lacks);
     // A kernel clears the signal when credentials change.
     die_with_parent(setup.parent)?;

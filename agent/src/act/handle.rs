@@ -340,6 +340,12 @@ pub fn look_after(action: &mut Action, error: &ExecutorError) {
     action.state = ActionState::Failed;
     let mut gone: HashSet<PathBuf> = HashSet::new();
     for object in action.objects.iter_mut().filter(|o| o.outcome == ObjectOutcome::Pending) {
+        if object.cut.is_some() {
+            object.outcome = ObjectOutcome::Failed;
+            let reason = "it may have been cut before the executor failed".to_owned();
+            action.refused.push(Refusal { path: Some(object.path.clone()), reason });
+            continue;
+        }
         let there = std::fs::symlink_metadata(&object.path);
         if there.is_ok_and(|m| m.dev() == object.device && m.ino() == object.inode) {
             object.outcome = ObjectOutcome::Skipped;

@@ -5,15 +5,16 @@
 //! whatever the policy says ([`hold_line`] keeps it); [`survey`] lists what
 //! is there; [`plan`] picks the smallest set that suffices; [`respond`] decides when to survey, record and apply;
 //! [`handle`] carries requests to the [`executor`], a child process that re-checks everything against the policy it
-//! was started with and removes objects one at a time ([`remove`]).
+//! was started with and removes objects one at a time ([`remove`]), or cuts them where only that was allowed ([`cut`]).
 //!
 //! Invariants: `plan` and `respond` are pure. Only `executor` and what it calls (`survey`, `remove`, `quarantine`,
-//! `lease`, `confine`) ever open a file beneath a root, and only `remove` and `quarantine` rename or unlink.
+//! `cut`, `lease`, `confine`) ever open a file beneath a root, only `remove` and `quarantine` rename or unlink, and only `cut`
+//! opens one for writing.
 //!
 //! Container images are candidates too; they go through the runtime's own interface, by a child that alone has its socket
 //! ([`images`]).
 //!
-//! Deliberately absent: truncating, restarting or pruning anything; any removal in the process that parses logs.
+//! Deliberately absent: truncating (a live log is cut by a hole), restarting or pruning anything; any removal in the process that parses logs.
 
 pub mod aside;
 mod beneath;
@@ -21,6 +22,8 @@ mod channel;
 mod cleaner;
 pub mod cleaners;
 mod confine;
+mod container_logs;
+mod cut;
 pub mod executor;
 mod forbidden;
 mod gaps;
@@ -30,8 +33,11 @@ pub mod hold_file;
 pub mod hold_line;
 mod holder;
 pub mod images;
+mod journald;
 mod lease;
+mod live;
 pub mod plan;
+mod pods_here;
 pub mod policy;
 mod quarantine;
 #[cfg(test)]

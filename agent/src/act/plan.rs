@@ -403,6 +403,12 @@ fn may_go(
     if candidate.open_elsewhere {
         return Err("open elsewhere".to_owned());
     }
+    if rules.kind().cuts() {
+        return match object.cut {
+            Some(_) => Ok("cut in place, its name and its end stay".to_owned()),
+            None => Err("nobody looked where it may be cut".to_owned()),
+        };
+    }
     let owned = rules.policy.owner.map_or(String::new(), |uid| format!("; user {uid}'s"));
     Ok(format!("{}{owned}; nobody had it open", rules.age_in_words(age, &times)))
 }
@@ -487,8 +493,10 @@ fn units(eligible: Vec<PlannedObject>, rules: &Rules, refused: &mut Vec<Refusal>
                 .extend(objects.into_iter().map(|o| Refusal { path: Some(o.path), reason: reason.clone() }));
             continue;
         }
-        let record =
-            |o: &PlannedObject| (o.path.as_os_str().len() + o.why_safe.len()) as u64 + OBJECT_RECORD_BYTES;
+        let record = |o: &PlannedObject| {
+            let tail = o.cut.as_ref().map_or(0, |cut| cut.tail.len());
+            (o.path.as_os_str().len() + o.why_safe.len() + tail) as u64 + OBJECT_RECORD_BYTES
+        };
         let sum = Sum {
             objects: here,
             bytes: objects[0].allocated_bytes,

@@ -91,6 +91,12 @@ pub struct RootPolicy {
     pub budgets: Option<Budgets>,
     /// Whether the content of what goes is kept first.
     pub preserve: bool,
+    /// What stays of the newest content: in a journal's folder, of a live log.
+    pub keep_bytes: u64,
+    /// A live log that holds less stays as it is.
+    pub min_size_bytes: u64,
+    /// The kubelet's folder on the host (its `--root-dir`).
+    pub kubelet_dir: PathBuf,
     /// Where the host's files are seen: its package managers' locks, its `tmpfiles.d`.
     pub host_root: PathBuf,
 }
@@ -113,6 +119,9 @@ impl Default for RootPolicy {
             max_depth: 8,
             budgets: None,
             preserve: false,
+            keep_bytes: 0,
+            min_size_bytes: 0,
+            kubelet_dir: PathBuf::from("/var/lib/kubelet"),
             host_root: PathBuf::from("/"),
         };
         root.cleaner.kind().defaults(&mut root);
@@ -354,6 +363,10 @@ impl RootRules {
 
     /// Age in seconds by the latest of the times that count, or why it is too young. A time in the future is young.
     pub(super) fn judge_age(&self, times: &Times, now_wall_ns: i64) -> Result<u64, String> {
+        if self.kind().cuts() {
+            // What is written to has no age.
+            return Ok(0);
+        }
         let changed = times.modified_ns.max(times.changed_ns);
         let read = times.accessed_ns.filter(|_| self.policy.by_access).unwrap_or(i64::MIN);
         let age_ns = now_wall_ns.saturating_sub(changed.max(read));

@@ -323,7 +323,10 @@ fn confined_to_another_folder() {
     let program = std::env::current_exe().unwrap();
     let folder = File::open(to).unwrap();
     // Landlock confines the thread that asks, which is this one.
-    let confinement = super::confine::confine(&[std::os::fd::AsFd::as_fd(&folder)]);
+    let confinement = super::confine::confine(&super::confine::Reach {
+        roots: vec![std::os::fd::AsFd::as_fd(&folder)],
+        ..Default::default()
+    });
     assert_eq!(confinement.landlock.as_str(), "fully");
     let victim = action.objects[0].path.clone();
     let applied = cleaner.apply(action, &|| NOW, &|| Ok(None));

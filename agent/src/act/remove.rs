@@ -57,7 +57,7 @@ pub(super) struct Hooks {
 
 impl Hooks {
     #[cfg(test)]
-    fn reach(&mut self, gap: Gap, object: &PlannedObject) {
+    pub(super) fn reach(&mut self, gap: Gap, object: &PlannedObject) {
         if let Some(at) = &mut self.at {
             at(gap, object);
         }
@@ -67,7 +67,7 @@ impl Hooks {
     #[cfg(not(test))]
     #[expect(clippy::unused_self, reason = "the same call as in tests")]
     #[inline]
-    fn reach(&mut self, gap: Gap, object: &PlannedObject) {
+    pub(super) fn reach(&mut self, gap: Gap, object: &PlannedObject) {
         gaps::reach(gap, &object.path);
     }
 }
@@ -324,7 +324,7 @@ fn wanted() -> Left {
     Left::Skipped("open elsewhere: somebody opened it while it was looked at".to_owned())
 }
 
-fn lookup(what: &str, error: Errno) -> Left {
+pub(super) fn lookup(what: &str, error: Errno) -> Left {
     match error {
         Errno::NOENT => Left::Skipped(format!("not what the plan saw: {what} is gone")),
         Errno::LOOP | Errno::NOTDIR => {

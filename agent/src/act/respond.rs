@@ -21,23 +21,28 @@
 
 mod fall;
 mod need;
+mod orders;
 mod place;
+mod settings;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 
 use dogwatch::record::{
-    Action, ActionState, CleanupMode, Finding, FindingState, Moment, Mount, Refusal, Severity,
+    Action, ActionState, CleanupMode, Finding, FindingState, Moment, Mount, ObjectOutcome, PlannedObject,
+    Refusal, Severity,
 };
 
 use self::fall::Fall;
-use self::need::{base_trigger, need_bytes, severity, trigger, worst};
+use self::need::{need_bytes, severity, trigger, worst};
 use super::hold::Hold;
 use super::plan::{Allowance, PLAN_LIFETIME_NS, Survey, Trigger, is_cut_short, plan};
 use super::policy::Rules;
 use super::words;
 use crate::detect::DiskConfig;
+pub use orders::{Command, Order};
 pub use place::Unmet;
+pub use settings::Settings;
 
 /// What an action or an order is told that waited while the mode changed.
 const SWITCHED_OFF: &str = "nothing was touched: cleanup.mode was set to off before this began";
@@ -62,62 +67,6 @@ const SETTLE_NS: u64 = 2_000_000_000;
 /// Growth of the need that makes an old plan useless, as a fraction of the mount.
 const MATERIAL_GROWTH: f64 = 0.05;
 const HOUR_NS: u64 = 3_600 * 1_000_000_000;
-
-/// How to respond.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Settings {
-    /// Available bytes that a cleanup aims for, as a fraction of the mount's size.
-    pub low_water_available: f64,
-    /// Free inodes that a cleanup aims for, as a fraction of the mount's inodes.
-    pub low_water_inodes: f64,
-    /// From the end of one cleanup to the start of the next on the same mount.
-    pub cooldown_ns: u64,
-    /// Cleanups of a mount within the window after which it is left alone.
-    pub breaker_cleanups: usize,
-    /// That window, and how long such a mount is then left alone.
-    pub breaker_window_ns: u64,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        const SECOND: u64 = 1_000_000_000;
-        Self {
-            low_water_available: 0.20,
-            low_water_inodes: 0.20,
-            cooldown_ns: 60 * SECOND,
-            breaker_cleanups: 3,
-            breaker_window_ns: 1_800 * SECOND,
-        }
-    }
-}
-
-impl Settings {
-    /// With the low-water marks of `mount`.
-    fn of(self, marks: Option<&DiskConfig>, mount: &Mount) -> Self {
-        let Some((space, inodes)) = marks.map(|marks| marks.marks(mount)) else { return self };
-        Self { low_water_available: 1.0 - space.low_used, low_water_inodes: 1.0 - inodes.low_used, ..self }
-    }
-}
-
-/// What a person asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Command {
-    /// The command's id, for the answer.
-    pub id: String,
-    /// The name in the person's certificate.
-    pub actor: String,
-    /// What they want.
-    pub order: Order,
-}
-
-/// What a person can order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Order {
-    /// Make a plan for this mount, or for the one that holds this path.
-    PlanMount(String),
-    /// Apply exactly the plan with this id.
-    ApplyPlan(String),
-}
 
 /// What the core is to do next, in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -319,41 +268,6 @@ impl Respond {
         mounts.iter().flat_map(|mount| self.consider(mount, now)).collect()
     }
 
-    /// A person's command.
-    pub fn on_command(&mut self, command: Command, now: Moment) -> Vec<Step> {
-        let refuse =
-            |why: String| vec![Step::Answer { command: command.id.clone(), result: Err(Unmet::from(why)) }];
-        if self.mode() == CleanupMode::Off {
-            return refuse(
-                "this node's cleanup is off; set cleanup.mode to plan or auto in its config".to_owned(),
-            );
-        }
-        let mount = match &command.order {
-            Order::PlanMount(mount) => mount.clone(),
-            Order::ApplyPlan(id) => match self.plans.iter().find(|kept| kept.action.id == *id) {
-                Some(kept) => kept.action.mount.clone(),
-                None => {
-                    let why = format!(
-                        "this node has no plan {id}: it expired, was applied, or was made before the agent's last \
-                         start; make a new one with `dogwatch plan`"
-                    );
-                    return refuse(why);
-                }
-            },
-        };
-        let Some(site) = self.mounts.get_mut(&mount).filter(|s| s.figures.is_some()) else {
-            return self.search(command, mount);
-        };
-        if site.busy.is_some() {
-            if site.waiting.len() >= MAX_WAITING {
-                return refuse(format!("{MAX_WAITING} commands for {mount} are waiting; try again later"));
-            }
-            site.waiting.push_back(command);
-            return Vec::new();
-        }
-        self.obey(command, now)
-    }
-
     /// What the survey of `mount` found, or why there is none.
     pub fn on_survey(&mut self, mount: &str, found: Result<&Survey, String>, now: Moment) -> Vec<Step> {
         let allowance = self.allowance(now);
@@ -465,8 +379,8 @@ impl Respond {
         site.last_plan = None;
         // What came free would hide how fast the rest goes.
         site.fall = Fall::default();
-        let removed =
-            applied.objects.iter().filter(|o| o.outcome == dogwatch::record::ObjectOutcome::Removed);
+        let gone = |o: &&PlannedObject| matches!(o.outcome, ObjectOutcome::Removed | ObjectOutcome::Cut);
+        let removed = applied.objects.iter().filter(gone);
         let (objects, bytes) = removed.fold((0, 0), |(n, b), o| (n + 1, b + o.allocated_bytes));
         // A cleanup that removed nothing is not what fails to hold.
         site.cleaned_boot_ns = Some(now.boot_ns);
@@ -513,58 +427,6 @@ impl Respond {
         let device = trigger.device;
         site.busy = Some(Busy { trigger, command: None, action: None, applies: automatic });
         vec![Step::Survey { mount: mount.to_owned(), device }]
-    }
-
-    /// Starts what a person ordered; the mount is free and known.
-    fn obey(&mut self, command: Command, now: Moment) -> Vec<Step> {
-        let refuse =
-            |why: String| vec![Step::Answer { command: command.id.clone(), result: Err(Unmet::from(why)) }];
-        if self.mode() == CleanupMode::Off {
-            return refuse(SWITCHED_OFF.to_owned());
-        }
-        match command.order {
-            Order::PlanMount(mount) => {
-                let owed = self.owed;
-                let Some(site) = self.mounts.get_mut(&mount) else {
-                    return refuse(format!("this node has no mount {mount} any more"));
-                };
-                let Some(figures) = &site.figures else {
-                    return refuse(format!("this node has no figures of {mount} yet; try again in a moment"));
-                };
-                let settings = self.settings.of(self.marks.as_ref(), figures);
-                let trigger = Trigger {
-                    reason: format!("{} asked for a plan", command.actor),
-                    finding_id: worst(&site.findings).map(|f| f.id.clone()),
-                    actor: command.actor,
-                    ..base_trigger(figures, &settings, owed)
-                };
-                let device = trigger.device;
-                site.busy = Some(Busy { trigger, command: Some(command.id), action: None, applies: false });
-                vec![Step::Survey { mount, device }]
-            }
-            Order::ApplyPlan(id) => {
-                let Some(at) = self.plans.iter().position(|kept| kept.action.id == id) else {
-                    return refuse(format!("plan {id} was applied meanwhile"));
-                };
-                let expired = self.plans[at].expires_boot_ns <= now.boot_ns
-                    || self.plans[at].action.expires_wall_ns <= now.wall_ns;
-                let Some(Kept { mut action, .. }) = self.plans.remove(at) else { return Vec::new() };
-                if expired {
-                    let why = format!("plan {id} has expired; make a new one with `dogwatch plan`");
-                    return refuse(why);
-                }
-                action.state = ActionState::Started;
-                action.actor = command.actor;
-                let Some(site) = self.mounts.get_mut(&action.mount) else { return Vec::new() };
-                let Some(figures) = &site.figures else { return Vec::new() };
-                let trigger =
-                    base_trigger(figures, &self.settings.of(self.marks.as_ref(), figures), self.owed);
-                let busy =
-                    Busy { trigger, command: Some(command.id), action: Some(action.clone()), applies: true };
-                site.busy = Some(busy);
-                vec![Step::Record(Box::new(action))]
-            }
-        }
     }
 
     /// Ends what was under way on `mount` and takes up the next command that waits for it.

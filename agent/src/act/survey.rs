@@ -24,6 +24,7 @@ use super::forbidden;
 use super::gaps::{self, Gap};
 use super::holder::Holders;
 use super::lease::{self, Claim};
+use super::live::{Live, Watched};
 use super::plan::{Candidate, Survey};
 use super::policy::{NameVerdict, QUARANTINE, RootRules, Rules, Times};
 use super::quarantine::Root;
@@ -47,6 +48,7 @@ pub(super) fn survey(rules: &Rules, roots: &[Option<Root>], device: u64, now_wal
         entries: 0,
         holders: None,
         unnamed: 0,
+        live: Live::default(),
         survey: Survey::default(),
     };
     let mut order: Vec<(usize, &Root)> =
@@ -74,6 +76,7 @@ struct Surveyor<'r> {
     entries: u64,
     holders: Option<Holders>,
     unnamed: u64,
+    live: Live,
     survey: Survey,
 }
 
@@ -174,6 +177,9 @@ impl Surveyor<'_> {
         if let Err(reason) = fit {
             return self.pass_over(absolute, reason);
         }
+        if rules.kind().cuts() {
+            return self.watch(place, &look, absolute, &taken.pattern);
+        }
         let mut open_elsewhere = false;
         match rules.judge_age(&Times::of(&facts, &root.ground), self.now_wall_ns) {
             Ok(_) => match self.is_open(&look, Path::new(name)) {
@@ -190,6 +196,23 @@ impl Surveyor<'_> {
         let accessed_ns = root.ground.accessed_ns(&facts);
         let candidate = Candidate { object, root: root.path.clone(), open_elsewhere, accessed_ns };
         self.survey.candidates.push(candidate);
+    }
+
+    /// Keeps a live log open until the walk is over, to see whether it grows.
+    fn watch(&mut self, place: &Place<'_>, look: &Look<'_>, path: PathBuf, pattern: &str) {
+        let name = Path::new(look.relative.file_name().unwrap_or_default());
+        let (file, facts) = match beneath::open_regular(look.folder, name) {
+            Ok(Opened::Regular(file, facts)) => (file, facts),
+            Ok(Opened::Other(facts)) => return self.pass_over(path, kind_in_words(facts.kind).to_owned()),
+            Err(error) => return self.pass_over(path, format!("it cannot be opened: {error}")),
+        };
+        self.live.watch(Watched {
+            object: planned(path, &facts, look.rules, pattern),
+            root: place.root.path.clone(),
+            accessed_ns: place.root.ground.accessed_ns(&facts),
+            keep_bytes: look.rules.policy.keep_bytes,
+            file,
+        });
     }
 
     /// Whether anybody has it open; an error is why it stays.
@@ -242,6 +265,9 @@ impl Surveyor<'_> {
     }
 
     fn finish(mut self) -> Survey {
+        let (cuttable, refused) = std::mem::take(&mut self.live).settle();
+        self.survey.candidates.extend(cuttable);
+        self.survey.passed_over.extend(refused);
         if self.unnamed > 0 {
             let reason = format!("{} more were passed over", self.unnamed);
             self.survey.passed_over.push(Refusal { path: None, reason });
@@ -300,6 +326,7 @@ fn planned(path: PathBuf, facts: &Facts, rules: &RootRules, pattern: &str) -> Pl
         sha256: None,
         digest_partial: false,
         image: None,
+        cut: None,
     }
 }
 

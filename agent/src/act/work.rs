@@ -14,11 +14,13 @@ use super::aside::Aside;
 use super::handle::{Backoff, Executor, ExecutorError, look_after};
 use super::hold_line::HoldLine;
 use super::images::policy::ImagePolicy;
+use super::live::mask_tail;
 use super::plan::Survey;
 use super::policy::Policy;
 use super::real_path::{Place, find_apart};
 use super::remove::QUARANTINE_GONE;
 use super::shares;
+use crate::tail::mask::Masker;
 
 /// A survey of a large log folder on a slow disk may take this long.
 const SURVEY_WAIT: Duration = Duration::from_secs(45);
@@ -87,6 +89,8 @@ pub struct Launch {
     pub state_dir: PathBuf,
     /// What it may not touch.
     pub holds: HoldLine,
+    /// Kinds of secrets besides the built-in ones, and their patterns: what a record keeps of a log is masked.
+    pub masks: Vec<(String, String)>,
     /// The other child, where images may go.
     pub images: Option<ImageLaunch>,
 }
@@ -180,7 +184,7 @@ pub fn run(
         }
         match job {
             Job::Survey { mount, device } => {
-                let found = files.survey(device);
+                let found = files.survey(device).and_then(|found| masked(found, &launch.masks));
                 let result = shares::found(found, images.as_mut().map(|i| i.survey(device)));
                 done(Done::Surveyed { mount, result });
             }
@@ -200,6 +204,21 @@ pub fn run(
             Job::Find { .. } => {}
         }
     }
+}
+
+/// Masks what a survey brings of logs' content, before anybody records it.
+fn masked(mut survey: Survey, masks: &[(String, String)]) -> Result<Survey, String> {
+    let mut tails: Vec<_> =
+        survey.candidates.iter_mut().filter_map(|c| Some(&mut c.object.cut.as_mut()?.tail)).collect();
+    if !tails.is_empty() {
+        let mut masker = Masker::new(masks).map_err(|e| e.to_string())?;
+        for tail in &mut tails {
+            mask_tail(tail, |line| {
+                masker.mask(line);
+            });
+        }
+    }
+    Ok(survey)
 }
 
 /// Images are in a plan of this agent's only while it has a keeper for them.

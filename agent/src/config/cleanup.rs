@@ -55,6 +55,9 @@ fn root(r: &mut Section, host_root: &Path) -> RootPolicy {
     root.max_depth = r.number("max_depth", root.max_depth, 0..=MAX_DEPTH);
     root.budgets = r.has("budgets").then(|| budgets(r, Budgets::default()));
     root.preserve = r.flag("preserve", root.preserve);
+    root.keep_bytes = r.bytes("keep_bytes", root.keep_bytes, 0..=u64::MAX);
+    root.min_size_bytes = r.bytes("min_size", root.min_size_bytes, 0..=u64::MAX);
+    root.kubelet_dir = r.path_value("kubelet_dir").unwrap_or(root.kubelet_dir);
     root
 }
 

@@ -49,6 +49,7 @@ fn action(id: &str, state: ActionState) -> Action {
             sha256: None,
             digest_partial: false,
             image: None,
+            cut: None,
         }],
         refused: Vec::new(),
         expires_wall_ns: 0,

@@ -16,6 +16,9 @@
 mod absent;
 mod core_dumps;
 mod custom;
+mod dead_container_logs;
+mod journal_archives;
+mod live_logs;
 mod locks;
 mod package_caches;
 mod private;
@@ -30,6 +33,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::beneath::Facts;
+use super::pods_here::Pods;
 use super::policy::{RootPolicy, RootRules};
 pub use core_dumps::CORE_PATTERNS;
 use locks::Locks;
@@ -99,10 +103,11 @@ impl Cleaner {
             Self::CoreDumps => &core_dumps::CoreDumps,
             Self::PackageCaches => &package_caches::PackageCaches,
             Self::TempFiles => &temp_files::TempFiles,
+            Self::JournalArchives => &journal_archives::JournalArchives,
+            Self::DeadContainerLogs => &dead_container_logs::DeadContainerLogs,
             Self::Custom => &custom::Custom,
-            Self::JournalArchives | Self::DeadContainerLogs | Self::LiveLogs | Self::Images => {
-                &absent::Absent
-            }
+            Self::LiveLogs => &live_logs::LiveLogs,
+            Self::Images => &absent::Absent,
         }
     }
 }
@@ -149,6 +154,11 @@ pub(super) trait Kind: Sync {
     /// What it demands of a file's content; why it stays, if it does. Asked only of a file that is old enough.
     fn demand_content(&self, _look: &Look<'_>, _file: &OwnedFd) -> Result<(), String> {
         Ok(())
+    }
+
+    /// Whether what it takes stays under its name and is cut, instead of removed.
+    fn cuts(&self) -> bool {
+        false
     }
 
     /// The family that a name belongs to, of which the `keep_newest` newest in its folder stay.
@@ -246,6 +256,8 @@ pub(super) struct Look<'a> {
 pub(super) struct Ground {
     /// Whether reading a file there moves its access time (`relatime` does, `noatime` does not).
     pub(super) access_times: bool,
+    /// Which pods are here, for the kind that asks.
+    pub(super) pods: Option<Pods>,
     /// The root's folder.
     pub(super) folder: Option<OwnedFd>,
     /// Who has locked what on this node.
@@ -270,6 +282,7 @@ impl Ground {
                 let tmpfiles = Tmpfiles::read(&root.host_root, &host_path(root));
                 Self { tmpfiles, ..ground }
             }
+            Cleaner::DeadContainerLogs => Self { pods: Some(Pods::open(root)), ..ground },
             _ => ground,
         }
     }
@@ -306,4 +319,18 @@ pub(super) fn root_of_kind(cleaner: Cleaner, path: PathBuf) -> RootPolicy {
     let mut root = RootPolicy { path, cleaner, ..RootPolicy::default() };
     cleaner.kind().defaults(&mut root);
     root
+}
+
+/// The mistake of giving patterns to a kind that knows its files by itself.
+fn no_patterns(root: &RootPolicy, why: &str) -> Vec<Mistake> {
+    let lists = [("patterns", &root.patterns), ("sibling_patterns", &root.sibling_patterns)];
+    let given = lists.into_iter().filter(|(_, globs)| !globs.is_empty());
+    given
+        .map(|(field, globs)| Mistake {
+            field,
+            value: format!("{globs:?}"),
+            reason: format!("{why}, and this cleaner knows the names"),
+            remedy: "leave it out; excludes narrow it".to_owned(),
+        })
+        .collect()
 }

@@ -259,6 +259,7 @@ impl Keeper {
             outcome: ObjectOutcome::Pending,
             sha256: None,
             digest_partial: false,
+            cut: None,
             image: Some(Box::new(PlannedImage {
                 id: image.id.clone(),
                 tags: image.tags.clone(),

@@ -36,6 +36,7 @@ fn candidate(path: &str, inode: u64, bytes: u64, age_days: i64) -> Candidate {
         sha256: None,
         digest_partial: false,
         image: None,
+        cut: None,
     };
     Candidate { object, root: PathBuf::from("/logs"), open_elsewhere: false, accessed_ns: None }
 }

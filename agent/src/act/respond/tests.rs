@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use dogwatch::record::{ObjectOutcome, PlannedObject, Subject};
+use dogwatch::record::Subject;
 
 use super::*;
 use crate::act::plan::Candidate;
@@ -80,6 +80,7 @@ fn survey(files: u64) -> Survey {
                 sha256: None,
                 digest_partial: false,
                 image: None,
+                cut: None,
             },
             root: PathBuf::from("/data/logs"),
             open_elsewhere: false,

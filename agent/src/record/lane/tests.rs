@@ -267,6 +267,7 @@ fn a_plan_of_a_thousand_long_paths_fits_one_block() {
             sha256: noise.line[..].try_into().ok().map(Hash),
             digest_partial: true,
             image: None,
+            cut: None,
         }
     };
     let action = Action {

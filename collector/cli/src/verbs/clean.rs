@@ -233,7 +233,7 @@ fn write_objects(io: &mut Io<'_>, title: &str, action: &Action) -> Result<(), Cl
 }
 
 fn write_outcome(io: &mut Io<'_>, done: &Action) -> Result<(), CliError> {
-    let removed = done.objects.iter().filter(|o| o.outcome == "removed").count();
+    let removed = done.objects.iter().filter(|o| matches!(o.outcome, "removed" | "cut")).count();
     heading(
         io,
         &format!("Cleanup {} of {} on {}: {}", done.id, done.mount, done.node, done.state.unwrap_or("?")),

@@ -4,7 +4,7 @@ use dogwatch::record::{Pod, Sample, Severity};
 use dogwatch::wire;
 
 use super::{
-    Action, Check, Citation, Detail, Entry, Event, Finding, Hold, Incident, Mount, News, Node, Object,
+    Action, Check, Citation, Cut, Detail, Entry, Event, Finding, Hold, Incident, Mount, News, Node, Object,
     Observed, Refusal, Status, Subject, What,
 };
 use crate::error::chain;
@@ -218,6 +218,7 @@ impl From<wire::PlannedObject> for Object {
             Ok(wire::ObjectOutcome::Removed) => "removed",
             Ok(wire::ObjectOutcome::Skipped) => "skipped",
             Ok(wire::ObjectOutcome::Failed) => "failed",
+            Ok(wire::ObjectOutcome::Cut) => "cut",
             Ok(wire::ObjectOutcome::Unspecified) => "pending",
             Err(_) => "unknown",
         };
@@ -238,6 +239,11 @@ impl From<wire::PlannedObject> for Object {
             outcome,
             sha256: (!o.sha256.is_empty()).then(|| hex(&o.sha256)),
             digest_partial: o.digest_partial,
+            cut: o.cut.map(|c| Cut {
+                from: c.from,
+                to: c.to,
+                tail: String::from_utf8_lossy(&c.tail).into_owned(),
+            }),
         }
     }
 }

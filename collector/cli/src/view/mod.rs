@@ -171,6 +171,18 @@ pub(crate) struct Object {
     pub(crate) outcome: &'static str,
     pub(crate) sha256: Option<String>,
     pub(crate) digest_partial: bool,
+    /// Only where the object stays and loses content.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cut: Option<Cut>,
+}
+
+/// What goes of a file that stays; `sha256` is of that.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Cut {
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    /// The newest lines when it was planned, secrets masked; lossy where not UTF-8.
+    pub(crate) tail: String,
 }
 
 #[derive(Debug, Clone, Serialize)]

@@ -30,7 +30,9 @@ pub(crate) fn severity(s: Option<Severity>) -> Cell {
 /// The words of states, coloured by what they mean.
 pub(crate) fn state(word: Option<&str>) -> Cell {
     let paint = match word {
-        Some("connected" | "resolved" | "cleared" | "done" | "removed" | "well" | "holding") => Paint::Good,
+        Some("connected" | "resolved" | "cleared" | "done" | "removed" | "cut" | "well" | "holding") => {
+            Paint::Good
+        }
         Some("open" | "silent" | "failed") => Paint::Bad,
         Some("raised" | "updated" | "acknowledged" | "refused" | "started" | "skipped" | "pending") => {
             Paint::Notice

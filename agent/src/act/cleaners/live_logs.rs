@@ -1,0 +1,100 @@
+//! Runaway live logs, cut to their tail in place: the last resort, and only where a root names them.
+//!
+//! Invariants: no such root ships; one without patterns or without a mode of its own is a mistake. The log stays under its
+//! name, and its end stays whole; `live` finds where to cut, `cut` cuts.
+//!
+//! Deliberately absent: age (a live log has none) and whether it is open (it is).
+
+use std::path::Path;
+
+use super::{Kind, Look, Mistake, Taken};
+use crate::act::policy::{RootPolicy, RootRules};
+use crate::act::words;
+
+/// What stays of a log where the configuration says nothing: enough to see what it was about.
+const KEEP_BYTES: u64 = 16 << 20;
+/// From this size on a log is cut, where the configuration says nothing.
+const MIN_SIZE_BYTES: u64 = 1 << 30;
+
+/// The kind.
+pub(super) struct LiveLogs;
+
+impl Kind for LiveLogs {
+    fn defaults(&self, root: &mut RootPolicy) {
+        root.tier = 4;
+        root.patterns = Vec::new();
+        root.sibling_patterns = Vec::new();
+        root.min_age_seconds = 0;
+        root.keep_newest = 0;
+        root.keep_bytes = KEEP_BYTES;
+        root.min_size_bytes = MIN_SIZE_BYTES;
+        root.max_depth = 8;
+        root.by_access = false;
+    }
+
+    fn mistakes(&self, root: &RootPolicy) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        let mut say = |field, value: String, reason: &str, remedy: &str| {
+            mistakes.push(Mistake { field, value, reason: reason.to_owned(), remedy: remedy.to_owned() });
+        };
+        if root.patterns.is_empty() {
+            say(
+                "patterns",
+                "[]".to_owned(),
+                "no log is named",
+                "name the logs that may be cut, e.g. [app.log]",
+            );
+        }
+        if root.patterns.iter().any(|p| p.trim_matches('*').is_empty()) {
+            say(
+                "patterns",
+                format!("{:?}", root.patterns),
+                "it names every file",
+                "name the logs that may be cut",
+            );
+        }
+        if root.mode.is_none() {
+            say(
+                "mode",
+                String::new(),
+                "cutting live logs is switched on by name",
+                "write mode: auto, or mode: plan",
+            );
+        }
+        if root.min_size_bytes < root.keep_bytes.saturating_mul(2) {
+            let value = words::bytes(root.min_size_bytes);
+            say("min_size", value, "it is less than twice keep_bytes", "raise it: less than half would go");
+        }
+        mistakes
+    }
+
+    fn takes(&self, rules: &RootRules, relative: &Path) -> Option<Taken> {
+        let pattern = rules.pattern_of(Path::new(relative.file_name()?))?;
+        Some(Taken { pattern: pattern.to_owned(), beside: None })
+    }
+
+    fn demand(&self, look: &Look<'_>) -> Result<(), String> {
+        let (facts, min) = (look.facts, look.rules.policy.min_size_bytes);
+        if facts.allocated_bytes < min {
+            let has = words::bytes(facts.allocated_bytes);
+            return Err(format!("it holds {has}, less than {}", words::bytes(min)));
+        }
+        if facts.links != 1 { Err("it has another name".to_owned()) } else { Ok(()) }
+    }
+
+    fn cuts(&self) -> bool {
+        true
+    }
+
+    fn family<'n>(&self, name: &'n [u8]) -> &'n [u8] {
+        name
+    }
+
+    fn family_word(&self) -> &'static str {
+        "its log"
+    }
+
+    fn why_safe(&self, _: &RootPolicy, pattern: &str) -> String {
+        format!("live log, named by the configuration ({pattern})")
+    }
+}
