@@ -4,6 +4,7 @@
 //! become these through [`crate::convert`], which names the field it refuses. Nothing here reads a clock or a file.
 
 mod action;
+mod file;
 mod finding;
 mod gap;
 mod sample;
@@ -15,6 +16,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use action::{Action, ActionState, CleanupMode, ObjectOutcome, PlannedObject, Refusal, Unexplained};
+pub use file::{FileContent, FileSeen, MAX_PIECE_BYTES};
 pub use finding::{Fact, Finding, FindingState, Severity, Subject};
 pub use gap::GAP_CLASSES;
 pub use sample::{Cpu, Memory, Mount, Pressure, Process, Sample, SelfCost};
@@ -253,11 +255,14 @@ pub enum Kind {
     Gap,
     /// Words of a person or of the agent about itself.
     Note,
+    /// A file that was about to go, or a piece of its content.
+    File,
 }
 
 impl Kind {
     /// Every kind, in the order of its bit.
-    pub const ALL: [Self; 6] = [Self::Sample, Self::Log, Self::Finding, Self::Action, Self::Gap, Self::Note];
+    pub const ALL: [Self; 7] =
+        [Self::Sample, Self::Log, Self::Finding, Self::Action, Self::Gap, Self::Note, Self::File];
 
     /// The word used in the CLI and in metrics.
     pub fn as_str(self) -> &'static str {
@@ -268,6 +273,7 @@ impl Kind {
             Self::Action => "action",
             Self::Gap => "gap",
             Self::Note => "note",
+            Self::File => "file",
         }
     }
 }
@@ -278,7 +284,7 @@ impl FromStr for Kind {
         Self::ALL
             .into_iter()
             .find(|k| k.as_str() == s)
-            .ok_or_else(|| InvalidValue::new("kind", s, "must be sample, log, finding, action, gap or note"))
+            .ok_or_else(|| InvalidValue::new("kind", s, "must be sample, log, finding, action, gap, note or file"))
     }
 }
 
@@ -358,6 +364,8 @@ pub enum Body {
     Gap(Gap),
     /// Words about the node by its agent.
     Note(String),
+    /// Files that were about to go, or a piece of the content of one.
+    File(Box<FileSeen>),
 }
 
 impl Body {
@@ -370,6 +378,7 @@ impl Body {
             Self::Action(_) => Kind::Action,
             Self::Gap(_) => Kind::Gap,
             Self::Note(_) => Kind::Note,
+            Self::File(_) => Kind::File,
         }
     }
 
@@ -380,6 +389,8 @@ impl Body {
             Self::Log(l) => format!("log:{}", l.source),
             Self::Finding(_) => "detector".to_owned(),
             Self::Action(_) => "executor".to_owned(),
+            Self::File(f) if f.content.is_some() => "content".to_owned(),
+            Self::File(_) => "executor".to_owned(),
             Self::Gap(_) | Self::Note(_) => "agent".to_owned(),
         }
     }

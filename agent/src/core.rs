@@ -361,6 +361,11 @@ impl Core {
                 self.responder.on_survey(&mount, result.as_ref().map_err(Clone::clone), now)
             }
             Done::Applied(action) => self.responder.on_applied(*action, now),
+            Done::Keep { body, seq } => {
+                // Whoever asked may have given up; what was kept is no harm.
+                let _ = seq.try_send(self.wires.recorder.push(Stream::Evidence, now, *body));
+                Vec::new()
+            }
             Done::Found { command, result } => self.responder.on_found(&command, result, now),
         };
         self.carry_out(now, steps);

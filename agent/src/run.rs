@@ -33,7 +33,8 @@ use crate::act::hold::{HoldSet, NodeHold};
 use crate::act::hold_line::HoldLine;
 use crate::act::policy::Rules;
 use crate::act::respond::{Respond, Settings};
-use crate::act::work::{self, Launch};
+use crate::act::witness::{PreserveBudget, Recorded, Witness};
+use crate::act::work::{self, Done, Launch};
 use crate::config::{Config, EnrolBy};
 use crate::core::{Core, CoreConfig, Held, INBOX, Message, Wires};
 use crate::detect::Detectors;
@@ -87,6 +88,8 @@ fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> RunError {
 /// What still runs on the runtime's threads when all parts have ended or were left behind gets this long; a read of a
 /// disk that does not answer must not keep the process.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+/// How long the core may take to give a record its seq: it never waits for a disk.
+const SEQ_WITHIN: Duration = Duration::from_secs(5);
 /// How long a held path may take to say where it lies: the start waits for it, and then holds everything.
 const HELD_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -154,10 +157,11 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
 
         let executor_pid = executor.as_ref().ok().map(|e| e.ready().pid);
         let (done, unable) = (inbox_tx.clone(), inbox_tx.clone());
+        let witness = witness(&recorder, &inbox_tx, config.preserve);
         let worker = std::thread::Builder::new().name("act".to_owned()).spawn(move || {
             // The core ends only when the agent does.
             let done = |d| drop(done.send(Message::Done(d)));
-            work::run(&launch, executor, &jobs, done, |u| drop(unable.send(Message::Unable(u))));
+            work::run(&launch, executor, &jobs, witness, done, |u| drop(unable.send(Message::Unable(u))));
         })?;
 
         let (marks, tail_handle) = match &config.tail {
@@ -239,6 +243,17 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
     });
     runtime.shutdown_timeout(LEAVE_WITHIN);
     result
+}
+
+/// What keeps in the record what the executor is about to remove.
+fn witness(recorder: &Recorder, inbox: &SyncSender<Message>, budget: PreserveBudget) -> Arc<dyn Witness> {
+    let inbox = inbox.clone();
+    let push = Box::new(move |body| {
+        let (seq, given) = sync_channel(1);
+        inbox.send(Message::Done(Done::Keep { body: Box::new(body), seq })).ok()?;
+        given.recv_timeout(SEQ_WITHIN).ok()
+    });
+    Arc::new(Recorded::new(recorder.clone(), push, budget))
 }
 
 /// The thread that keeps what is held: it alone waits for the disk and the executor. The first that it says is what the

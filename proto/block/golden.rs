@@ -208,6 +208,9 @@ fn action() -> Action {
             outcome: ObjectOutcome::Removed,
             sha256: Some(Hash([0x33; 32])),
             digest_partial: true,
+            atime_ns: None,
+            btime_ns: None,
+            preserved_bytes: None,
         }],
         refused: vec![
             Refusal { path: Some(path), reason: "open".to_owned() },

@@ -88,6 +88,9 @@ impl From<&PlannedObject> for wire::PlannedObject {
             outcome: wire::ObjectOutcome::from(o.outcome).into(),
             sha256: o.sha256.map(|h| Bytes::copy_from_slice(&h.0)).unwrap_or_default(),
             digest_partial: o.digest_partial,
+            atime_ns: o.atime_ns,
+            btime_ns: o.btime_ns,
+            preserved_bytes: o.preserved_bytes,
         }
     }
 }
@@ -117,6 +120,9 @@ impl TryFrom<wire::PlannedObject> for PlannedObject {
             outcome: object_outcome("outcome", o.outcome)?,
             sha256: if o.sha256.is_empty() { None } else { Some(hash("sha256", &o.sha256)?) },
             digest_partial: o.digest_partial,
+            atime_ns: o.atime_ns,
+            btime_ns: o.btime_ns,
+            preserved_bytes: o.preserved_bytes,
         })
     }
 }

@@ -267,9 +267,10 @@ fn object() -> impl Strategy<Value = PlannedObject> {
         select(vec![Pending, Removed, Skipped, Failed]),
         of(hash()),
         any::<bool>(),
+        (of(any::<i64>()), of(any::<i64>()), of(any::<u64>())),
     )
         .prop_map(
-            |(path, n, [mtime_ns, ctime_ns], m, (cleaner, why_safe), outcome, sha256, digest_partial)| {
+            |(path, n, [mtime_ns, ctime_ns], m, (cleaner, why_safe), outcome, sha256, digest_partial, rest)| {
                 PlannedObject {
                     path,
                     device: n[0],
@@ -288,6 +289,9 @@ fn object() -> impl Strategy<Value = PlannedObject> {
                     outcome,
                     sha256,
                     digest_partial,
+                    atime_ns: rest.0,
+                    btime_ns: rest.1,
+                    preserved_bytes: rest.2,
                 }
             },
         )
@@ -359,6 +363,24 @@ fn gap() -> impl Strategy<Value = Gap> {
     )
 }
 
+fn file() -> impl Strategy<Value = FileSeen> {
+    let piece = (path(), any::<[u64; 4]>(), 0..=MAX_PIECE_BYTES as u64, vec(any::<u8>(), 0..64));
+    let content = piece.prop_map(|(path, [device, inode, offset, size_bytes], length, zstd)| FileContent {
+        path,
+        device,
+        inode,
+        offset,
+        length,
+        size_bytes,
+        zstd,
+    });
+    (text(), vec(object(), 0..4), of(content)).prop_map(|(cause, objects, content)| FileSeen {
+        cause,
+        objects,
+        content,
+    })
+}
+
 pub(crate) fn body() -> impl Strategy<Value = Body> {
     prop_oneof![
         sample().prop_map(|s| Body::Sample(Box::new(s))),
@@ -367,6 +389,7 @@ pub(crate) fn body() -> impl Strategy<Value = Body> {
         action().prop_map(|a| Body::Action(Box::new(a))),
         gap().prop_map(Body::Gap),
         text().prop_map(Body::Note),
+        file().prop_map(|f| Body::File(Box::new(f))),
     ]
 }
 

@@ -129,6 +129,12 @@ pub struct PlannedObject {
     pub sha256: Option<Hash>,
     /// Whether the digest covers the first and last MiB only.
     pub digest_partial: bool,
+    /// Access time, wall ns; `None` where the filesystem does not say. Looking at it here does not change it.
+    pub atime_ns: Option<i64>,
+    /// Time of birth, wall ns; `None` where the filesystem does not say.
+    pub btime_ns: Option<i64>,
+    /// How many bytes of its content, which is all of it, are kept in records of kind `file`; `None`: not kept.
+    pub preserved_bytes: Option<u64>,
 }
 
 /// Something that was not done, and why.

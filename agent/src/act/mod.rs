@@ -4,7 +4,7 @@
 //! whatever the policy says ([`hold_line`] keeps it); [`survey`] lists what
 //! is there; [`plan`] picks the smallest set that suffices; [`respond`] decides when to survey, record and apply;
 //! [`handle`] carries requests to the [`executor`], a child process that re-checks everything against the policy it
-//! was started with and removes objects one at a time ([`remove`]).
+//! was started with, has [`witness`] keep what it is about to remove, and removes one object at a time ([`remove`]).
 //!
 //! Invariants: `plan` and `respond` are pure. Only `executor` and what it calls (`survey`, `remove`, `quarantine`,
 //! `lease`, `confine`) ever open a file beneath a root, and only `remove` and `quarantine` rename or unlink.
@@ -38,4 +38,5 @@ mod survey;
 mod vet;
 pub(crate) mod wire;
 mod words;
+pub mod witness;
 pub mod work;

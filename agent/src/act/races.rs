@@ -29,11 +29,12 @@ mod holds;
 
 use common::LoopFs;
 
-const GAPS: [Gap; 8] = [
+const GAPS: [Gap; 9] = [
     Gap::Begin,
     Gap::FolderOpen,
     Gap::ObjectOpen,
     Gap::Claimed,
+    Gap::Seen,
     Gap::Digested,
     Gap::Moved,
     Gap::Compared,

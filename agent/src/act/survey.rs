@@ -266,6 +266,9 @@ fn planned(path: PathBuf, facts: &Facts, rules: &RootRules, pattern: &str) -> Pl
         outcome: ObjectOutcome::Pending,
         sha256: None,
         digest_partial: false,
+        atime_ns: facts.atime_ns,
+        btime_ns: facts.btime_ns,
+        preserved_bytes: None,
     }
 }
 

@@ -4,18 +4,20 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::mpsc::Receiver;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
 use dogwatch::clock;
-use dogwatch::record::Action;
+use dogwatch::record::{Action, Body, Seq};
 
 use super::aside::Aside;
-use super::handle::{Backoff, Executor, ExecutorError, look_after};
+use super::handle::{Backoff, Executor, ExecutorError, look_after, recall};
 use super::hold_line::HoldLine;
 use super::plan::Survey;
 use super::policy::Policy;
 use super::real_path::{Place, find_apart};
+use super::witness::Witness;
 
 /// A survey of a large log folder on a slow disk may take this long.
 const SURVEY_WAIT: Duration = Duration::from_secs(45);
@@ -58,6 +60,13 @@ pub enum Done {
     },
     /// An action that was carried out, or failed.
     Applied(Box<Action>),
+    /// Push this to the evidence stream, of which the core is the only pusher, and say its seq.
+    Keep {
+        /// What.
+        body: Box<Body>,
+        /// Where the seq goes.
+        seq: SyncSender<Seq>,
+    },
     /// Where a path really lies.
     Found {
         /// The command that asked.
@@ -94,15 +103,18 @@ impl Launch {
     }
 }
 
-/// Works until the sender of the jobs is gone. `first` is the executor that was started before anything was parsed.
+/// Works until the sender of the jobs is gone. `first` is the executor that was started before anything was parsed;
+/// `witness` keeps what it is about to remove.
 pub fn run(
     launch: &Launch,
     first: Result<Executor, ExecutorError>,
     jobs: &Receiver<Job>,
+    witness: Arc<dyn Witness>,
     done: impl Fn(Done),
     unable: impl Fn(Vec<String>),
 ) {
-    let mut keeper = Keeper { launch, executor: None, backoff: Backoff::default(), not_before: None };
+    let backoff = Backoff::default();
+    let mut keeper = Keeper { launch, witness, executor: None, backoff, not_before: None };
     unable(keeper.take(first));
     let aside = Aside::new(FIND_WAIT);
     while let Ok(job) = jobs.recv() {
@@ -127,6 +139,7 @@ pub fn run(
 
 struct Keeper<'a> {
     launch: &'a Launch,
+    witness: Arc<dyn Witness>,
     executor: Option<Executor>,
     backoff: Backoff,
     not_before: Option<Instant>,
@@ -135,7 +148,8 @@ struct Keeper<'a> {
 impl Keeper<'_> {
     fn take(&mut self, started: Result<Executor, ExecutorError>) -> Vec<String> {
         match started {
-            Ok(executor) => {
+            Ok(mut executor) => {
+                executor.witnessed_by(Arc::clone(&self.witness));
                 let unable = executor.unable();
                 for leftover in &executor.ready().leftovers {
                     tracing::warn!(?leftover, "an earlier cleanup was cut short");
@@ -177,17 +191,20 @@ impl Keeper<'_> {
     }
 
     fn apply(&mut self, action: Action) -> Action {
+        let mut action = action;
         let error = match self.executor.as_mut() {
             Some(executor) => match executor.apply(&action, APPLY_WAIT) {
                 Ok(applied) => return applied,
-                Err(e) => e,
+                Err(e) => {
+                    recall(&mut action, executor.seen());
+                    e
+                }
             },
             None => ExecutorError::Died(None),
         };
         if error.is_fatal() {
             self.failed();
         }
-        let mut action = action;
         look_after(&mut action, &error);
         action
     }

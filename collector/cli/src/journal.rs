@@ -365,6 +365,10 @@ fn event(node: &NodeName, record: &Record) -> Event {
             (Severity::Medium, format!("{lost} records of {} are missing: {}", g.source, g.reason))
         }
         Body::Note(text) => (Severity::Info, text.clone()),
+        Body::File(f) => {
+            field("cause", f.cause.clone());
+            (Severity::Info, f.to_string())
+        }
     };
     Event {
         time: Utc(record.at.wall_ns),

@@ -151,6 +151,7 @@ fn weight(event: &Event) -> usize {
             Body::Sample(s) => wire::Sample::from(&**s).encoded_len() * 2,
             Body::Action(a) => (a.objects.len() + a.refused.len()) * FIXED,
             Body::Finding(f) => f.explanation.len() + f.facts.len() * 64,
+            Body::File(f) => f.objects.len() * FIXED + f.content.as_ref().map_or(0, |c| c.zstd.len()),
             Body::Gap(_) | Body::Note(_) => 0,
         }
 }

@@ -35,6 +35,9 @@ fn candidate(path: &str, inode: u64, bytes: u64, age_days: i64) -> Candidate {
         outcome: ObjectOutcome::Pending,
         sha256: None,
         digest_partial: false,
+        atime_ns: None,
+        btime_ns: None,
+        preserved_bytes: None,
     };
     Candidate { object, root: PathBuf::from("/logs"), open_elsewhere: false }
 }

@@ -266,6 +266,9 @@ fn a_plan_of_a_thousand_long_paths_fits_one_block() {
             outcome: ObjectOutcome::Removed,
             sha256: noise.line[..].try_into().ok().map(Hash),
             digest_partial: true,
+            atime_ns: None,
+            btime_ns: None,
+            preserved_bytes: None,
         }
     };
     let action = Action {
