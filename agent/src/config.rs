@@ -1,6 +1,7 @@
 //! The agent's configuration. `deploy/config/agent.yaml` shows every key with its default.
 
 mod detect;
+mod preserve;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use dogwatch::record::{CleanupMode, NodeName};
 use dogwatch::telemetry::{Format, level_of};
 use dogwatch::tls::{TlsError, check_address};
 
+use crate::act::witness::PreserveBudget;
 use crate::act::policy::{Budgets, Policy, RootPolicy};
 use crate::detect::{DetectConfig, LogRule};
 use crate::kmsg::{KernelConfig, Origin};
@@ -54,6 +56,8 @@ pub struct Config {
     pub detect: DetectConfig,
     /// What a cleanup may do.
     pub policy: Policy,
+    /// How much of the content of what a cleanup removes is kept, where a root's policy preserves it.
+    pub preserve: PreserveBudget,
     /// Segment size of each journal.
     pub segment_bytes: u64,
     /// Sizes of the journals: urgent, evidence, recorder.
@@ -191,7 +195,9 @@ fn walk(root: &mut Section, around: Around) -> Config {
         detect.logs.rules = tail.rules.rules().iter().map(meaning).collect();
     }
     let tail = tails.then_some(tail);
-    let policy = root.section("cleanup", |s| policy(s, &state_dir));
+    let (policy, preserve) = root.section("cleanup", |s| {
+        (policy(s, &state_dir), s.section("preserve", |p| preserve::preserve(p, journal_bytes[1])))
+    });
     let (collector, collector_name, enrol_by, trust_domain, pulse_every, certificate) =
         root.section("uplink", |s| {
             let every = Duration::from_secs(10);
@@ -232,6 +238,7 @@ fn walk(root: &mut Section, around: Around) -> Config {
         kernel,
         detect,
         policy,
+        preserve,
         segment_bytes,
         journal_bytes,
         collector,
@@ -427,6 +434,7 @@ fn policy(s: &mut Section, state_dir: &Path) -> Policy {
         root.min_age_seconds =
             r.duration("min_age", age, Duration::ZERO..=Duration::from_secs(86_400 * 3650)).as_secs();
         root.keep_newest = r.number("keep_newest", root.keep_newest, 0..=10_000);
+        root.preserve = r.flag("preserve", root.preserve);
         root.max_depth = r.number("max_depth", root.max_depth, 0..=crate::act::policy::MAX_DEPTH);
         root
     });

@@ -141,6 +141,8 @@ pub struct RootPolicy {
     pub keep_newest: u32,
     /// Folders further down than this are not looked into; 0 is the root itself.
     pub max_depth: u32,
+    /// Whether what goes here leaves its content in the evidence.
+    pub preserve: bool,
 }
 
 impl Default for RootPolicy {
@@ -156,6 +158,7 @@ impl Default for RootPolicy {
             min_age_seconds: 24 * 3_600,
             keep_newest: 1,
             max_depth: 8,
+            preserve: false,
         }
     }
 }

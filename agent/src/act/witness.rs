@@ -13,11 +13,12 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dogwatch::clock;
-use dogwatch::record::{Body, FileSeen, Seq, Stream};
+use dogwatch::record::{Body, FileSeen, InvalidValue, Seq, Stream};
 
 use super::words;
 use crate::record::Recorder;
@@ -54,6 +55,18 @@ pub enum Overflow {
     Keep,
     /// It goes with its digest alone.
     Digest,
+}
+
+impl FromStr for Overflow {
+    type Err = InvalidValue;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        match s {
+            "keep" => Ok(Self::Keep),
+            "digest" => Ok(Self::Digest),
+            _ => Err(InvalidValue::new("overflow", s, "must be keep or digest")),
+        }
+    }
 }
 
 /// How much content is kept.
