@@ -238,6 +238,9 @@ impl From<wire::PlannedObject> for Object {
             outcome,
             sha256: (!o.sha256.is_empty()).then(|| hex(&o.sha256)),
             digest_partial: o.digest_partial,
+            accessed_at: o.atime_ns.and_then(Utc::known),
+            born_at: o.btime_ns.and_then(Utc::known),
+            preserved_bytes: o.preserved_bytes,
         }
     }
 }

@@ -171,6 +171,10 @@ pub(crate) struct Object {
     pub(crate) outcome: &'static str,
     pub(crate) sha256: Option<String>,
     pub(crate) digest_partial: bool,
+    pub(crate) accessed_at: Option<Utc>,
+    pub(crate) born_at: Option<Utc>,
+    /// Bytes of its content that are kept, which is all of it.
+    pub(crate) preserved_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, Serialize)]
