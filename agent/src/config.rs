@@ -1,5 +1,6 @@
 //! The agent's configuration. `deploy/config/agent.yaml` shows every key with its default.
 
+mod cleanup;
 mod detect;
 mod preserve;
 
@@ -10,12 +11,12 @@ use std::time::Duration;
 
 use dogwatch::config::{Keys, Problems, Section, read};
 use dogwatch::identity::TrustDomain;
-use dogwatch::record::{CleanupMode, NodeName};
+use dogwatch::record::NodeName;
 use dogwatch::telemetry::{Format, level_of};
 use dogwatch::tls::{TlsError, check_address};
 
+use crate::act::policy::Policy;
 use crate::act::witness::PreserveBudget;
-use crate::act::policy::{Budgets, Policy, RootPolicy};
 use crate::detect::{DetectConfig, LogRule};
 use crate::kmsg::{KernelConfig, Origin};
 use crate::sample::Caps;
@@ -196,7 +197,8 @@ fn walk(root: &mut Section, around: Around) -> Config {
     }
     let tail = tails.then_some(tail);
     let (policy, preserve) = root.section("cleanup", |s| {
-        (policy(s, &state_dir), s.section("preserve", |p| preserve::preserve(p, journal_bytes[1])))
+        let policy = cleanup::policy(s, &state_dir, &host_root);
+        (policy, s.section("preserve", |p| preserve::preserve(p, journal_bytes[1])))
     });
     let (collector, collector_name, enrol_by, trust_domain, pulse_every, certificate) =
         root.section("uplink", |s| {
@@ -416,40 +418,6 @@ fn kernel(s: &mut Section, rules: &RuleSet, host_root: &Path) -> Option<KernelCo
         s.number("evidence_lines_per_second", c.evidence_lines_per_second, 1..=1_000_000);
     c.poll = s.duration("poll", c.poll, Duration::from_millis(100)..=Duration::from_secs(60));
     on.then_some(c)
-}
-
-fn policy(s: &mut Section, state_dir: &Path) -> Policy {
-    let mode = s.parse("mode", CleanupMode::Plan);
-    let roots = s.each("roots", |r| {
-        let mut root = RootPolicy::default();
-        match r.path_value("path") {
-            Some(p) => root.path = p,
-            None => r.problem("path", "", "is missing", "name the folder"),
-        }
-        root.tier = r.number("tier", root.tier, 1..=9);
-        root.patterns = r.texts("patterns").unwrap_or(root.patterns);
-        root.sibling_patterns = r.texts("sibling_patterns").unwrap_or(root.sibling_patterns);
-        root.excludes = r.texts("excludes").unwrap_or(root.excludes);
-        let age = Duration::from_secs(root.min_age_seconds);
-        root.min_age_seconds =
-            r.duration("min_age", age, Duration::ZERO..=Duration::from_secs(86_400 * 3650)).as_secs();
-        root.keep_newest = r.number("keep_newest", root.keep_newest, 0..=10_000);
-        root.preserve = r.flag("preserve", root.preserve);
-        root.max_depth = r.number("max_depth", root.max_depth, 0..=crate::act::policy::MAX_DEPTH);
-        root
-    });
-    let d = Budgets::default();
-    let budgets = s.section("budgets", |b| Budgets {
-        max_objects: b.number("max_objects", d.max_objects, 1..=crate::act::policy::MAX_OBJECTS),
-        max_bytes: b.bytes("max_bytes", d.max_bytes, 1..=u64::MAX),
-        max_objects_per_hour: b.number("max_objects_per_hour", d.max_objects_per_hour, 1..=u32::MAX),
-        max_bytes_per_hour: b.bytes("max_bytes_per_hour", d.max_bytes_per_hour, 1..=u64::MAX),
-    });
-    let policy = Policy { mode, roots: roots.unwrap_or_else(|| vec![RootPolicy::new("/var/log")]), budgets };
-    for p in policy.validate(state_dir) {
-        s.problem(&p.key, &p.value, p.reason, p.remedy);
-    }
-    policy
 }
 
 #[cfg(test)]

@@ -24,8 +24,9 @@ pub(super) struct Facts {
     pub(super) allocated_bytes: u64,
     pub(super) mtime_ns: i64,
     pub(super) ctime_ns: i64,
-    /// Access and birth, where the filesystem says them.
-    pub(super) atime_ns: Option<i64>,
+    /// When it was last read, as far as the mount keeps that.
+    pub(super) atime_ns: i64,
+    /// Birth, where the filesystem says it.
     pub(super) btime_ns: Option<i64>,
     pub(super) uid: u32,
     pub(super) gid: u32,
@@ -49,7 +50,7 @@ impl Facts {
             allocated_bytes: s.stx_blocks.saturating_mul(512),
             mtime_ns: ns(s.stx_mtime.tv_sec, s.stx_mtime.tv_nsec),
             ctime_ns: ns(s.stx_ctime.tv_sec, s.stx_ctime.tv_nsec),
-            atime_ns: has(StatxFlags::ATIME).then(|| ns(s.stx_atime.tv_sec, s.stx_atime.tv_nsec)),
+            atime_ns: ns(s.stx_atime.tv_sec, s.stx_atime.tv_nsec),
             btime_ns: has(StatxFlags::BTIME).then(|| ns(s.stx_btime.tv_sec, s.stx_btime.tv_nsec)),
             uid: s.stx_uid,
             gid: s.stx_gid,

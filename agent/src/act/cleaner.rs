@@ -21,7 +21,7 @@ use super::executor::RootStatus;
 use super::hold::{Hold, HoldSet, holder_of};
 use super::hold_line::HeldNow;
 use super::plan::{Survey, bounded};
-use super::policy::{MAX_OBJECTS, MAX_ROOTS, Policy, Rules};
+use super::policy::{Budgets, MAX_OBJECTS, MAX_ROOTS, NODE_ACTOR, Policy, ROOT_OFF, Rules};
 use super::quarantine::{Leftover, Root};
 use super::remove::{Hooks, Keep, Left, Place, Prepared, Removed, Sibling, prepare, take};
 use super::survey::survey;
@@ -152,6 +152,9 @@ impl Cleaner {
             let opened = match (&unable, policy.problems(index, false, state_dir).first()) {
                 (Some(why), _) => Err(why.clone()),
                 (None, Some(problem)) => Err(problem.to_string()),
+                (None, None) if policy.mode_under(rules.policy.mode) == CleanupMode::Off => {
+                    Err(ROOT_OFF.to_owned())
+                }
                 (None, None) if index >= MAX_ROOTS => Err(format!("only {MAX_ROOTS} roots are used")),
                 (None, None) => Root::open(policy),
             };
@@ -262,19 +265,22 @@ impl Cleaner {
         let held = &self.held;
         let last_word = || last_word(held, parent, &object.path);
         last_word().map_err(Left::Skipped)?;
-        let Some((index, relative)) = self.rules.root_of(&object.path) else {
+        let Some((index, relative)) = self.rules.root_for(&object.path, &object.cleaner) else {
             return Err(Left::Skipped("it lies outside every cleanup root".to_owned()));
         };
+        let rules = &self.rules.roots()[index];
+        if let Err(why) = rules.judge_mode(self.rules.policy.mode, action.actor == NODE_ACTOR) {
+            return Err(Left::Skipped(why));
+        }
         let Some(root) = &self.roots[index] else {
             return Err(Left::Skipped("its root cannot be used".to_owned()));
         };
         if object.device != root.facts.device || object.device != action.objects[0].device {
             return Err(Left::Skipped("it lies on another filesystem".to_owned()));
         }
-        if let Err(why) = self.ledger.allows(&self.rules, run, object.allocated_bytes) {
+        if let Err(why) = self.ledger.allows(&self.rules, run, index, object.allocated_bytes) {
             return Err(Left::Skipped(why));
         }
-        let rules = &self.rules.roots()[index];
         // Another link of it went a moment ago: the inode is as we left it, not as the plan saw it.
         let earlier = run.inodes.get(&(object.device, object.inode)).copied();
         let mut expected = object.clone();
@@ -287,7 +293,10 @@ impl Cleaner {
         let place = Place { rules, root, relative, sibling, last_word: &last_word };
         let mut neighbours = |folder: &Path, fd: &OwnedFd| {
             let key = (index, folder.to_owned());
-            run.neighbours.entry(key).or_insert_with(|| Rc::new(Neighbours::read(rules, folder, fd))).clone()
+            run.neighbours
+                .entry(key)
+                .or_insert_with(|| Rc::new(Neighbours::read(rules, root, folder, fd)))
+                .clone()
         };
         let mut keep = |offset: u64, piece: &[u8]| {
             let content = FileContent::compress(&expected, offset, piece).map_err(|e| e.to_string())?;
@@ -318,21 +327,25 @@ impl Cleaner {
         }
     }
 
-    fn take(&mut self, waiting: Waiting, parent: &dyn Parent, run: &Run) -> Result<Removed, Left> {
+    fn take(&mut self, waiting: Waiting, parent: &dyn Parent, run: &mut Run) -> Result<Removed, Left> {
         let Waiting { index, expected: object, sibling, prepared, .. } = waiting;
-        if let Err(why) = self.ledger.allows(&self.rules, run, object.allocated_bytes) {
+        if let Err(why) = self.ledger.allows(&self.rules, run, index, object.allocated_bytes) {
             return Err(Left::Skipped(why));
         }
         let held = &self.held;
         let last_word = || last_word(held, parent, &object.path);
-        let (Some(root), Some((_, relative))) = (&self.roots[index], self.rules.root_of(&object.path)) else {
+        let relative = self.rules.root_for(&object.path, &object.cleaner).map(|(_, relative)| relative);
+        let (Some(root), Some(relative)) = (&self.roots[index], relative) else {
             return Err(Left::Skipped("its root cannot be used".to_owned()));
         };
         let rules = &self.rules.roots()[index];
         let place = Place { rules, root, relative, sibling, last_word: &last_word };
         let removal = take(&place, &object, prepared, &mut self.hooks);
         if let Ok(removed) = &removal {
-            self.ledger.note(removed.after.allocated_bytes);
+            self.ledger.note(index, removed.after.allocated_bytes);
+            let spent = run.by_root.entry(index).or_default();
+            spent.0 += 1;
+            spent.1 = spent.1.saturating_add(removed.after.allocated_bytes);
         }
         removal
     }
@@ -367,7 +380,7 @@ impl Waiting {
         PlannedObject {
             sha256: Some(self.prepared.sha256),
             digest_partial: self.prepared.digest_partial,
-            atime_ns: self.prepared.facts.atime_ns,
+            atime_ns: Some(self.prepared.facts.atime_ns),
             btime_ns: self.prepared.facts.btime_ns,
             preserved_bytes: self.prepared.preserved_bytes,
             ..self.expected.clone()
@@ -403,6 +416,8 @@ struct Rest {
 struct Run {
     objects: u64,
     bytes: u64,
+    /// Objects and bytes of each root.
+    by_root: HashMap<usize, (u64, u64)>,
     freed_bytes: u64,
     withheld: Vec<String>,
     inodes: HashMap<(u64, u64), Rest>,
@@ -494,31 +509,47 @@ fn unexplained(before: Space, after: Space, run: &Run) -> Unexplained {
 /// What went in the last hour.
 #[derive(Default)]
 struct Ledger {
-    entries: VecDeque<(Instant, u64)>,
+    /// When, from which root, how many bytes.
+    entries: VecDeque<(Instant, usize, u64)>,
 }
 
 impl Ledger {
-    fn allows(&mut self, rules: &Rules, run: &Run, bytes: u64) -> Result<(), String> {
-        let budgets = &rules.policy.budgets;
-        while self.entries.front().is_some_and(|(at, _)| at.elapsed() > HOUR) {
+    /// Whether `bytes` more may go from the root at `index`, by the policy's budgets and by the root's own.
+    fn allows(&mut self, rules: &Rules, run: &Run, index: usize, bytes: u64) -> Result<(), String> {
+        while self.entries.front().is_some_and(|(at, ..)| at.elapsed() > HOUR) {
             self.entries.pop_front();
         }
-        let hour: u64 = self.entries.iter().map(|(_, bytes)| bytes).sum();
-        let over = |spent: u64, budget: u64| spent >= budget || spent.saturating_add(bytes) > budget;
-        if run.objects >= u64::from(budgets.max_objects) {
-            Err(format!("over the budget of {} objects an action", budgets.max_objects))
-        } else if over(run.bytes, budgets.max_bytes) {
-            Err(format!("over the budget of {} an action", words::bytes(budgets.max_bytes)))
-        } else if self.entries.len() as u64 >= u64::from(budgets.max_objects_per_hour) {
-            Err(format!("over the budget of {} objects an hour", budgets.max_objects_per_hour))
-        } else if over(hour, budgets.max_bytes_per_hour) {
-            Err(format!("over the budget of {} an hour", words::bytes(budgets.max_bytes_per_hour)))
-        } else {
-            Ok(())
+        let hour = |root: Option<usize>| {
+            let counts = self.entries.iter().filter(|(_, from, _)| root.is_none_or(|root| root == *from));
+            counts.fold((0, 0u64), |(n, sum), (.., bytes)| (n + 1, sum.saturating_add(*bytes)))
+        };
+        within(&rules.policy.budgets, (run.objects, run.bytes), hour(None), bytes)?;
+        match &rules.roots()[index].policy.budgets {
+            Some(own) => {
+                let spent = run.by_root.get(&index).copied().unwrap_or_default();
+                within(own, spent, hour(Some(index)), bytes).map_err(|why| format!("{why} from its root"))
+            }
+            None => Ok(()),
         }
     }
 
-    fn note(&mut self, bytes: u64) {
-        self.entries.push_back((Instant::now(), bytes));
+    fn note(&mut self, root: usize, bytes: u64) {
+        self.entries.push_back((Instant::now(), root, bytes));
+    }
+}
+
+/// Whether `bytes` more fit `budgets`, of which an action and the hour have spent (objects, bytes).
+fn within(budgets: &Budgets, action: (u64, u64), hour: (u64, u64), bytes: u64) -> Result<(), String> {
+    let over = |spent: u64, budget: u64| spent >= budget || spent.saturating_add(bytes) > budget;
+    if action.0 >= u64::from(budgets.max_objects) {
+        Err(format!("over the budget of {} objects an action", budgets.max_objects))
+    } else if over(action.1, budgets.max_bytes) {
+        Err(format!("over the budget of {} an action", words::bytes(budgets.max_bytes)))
+    } else if hour.0 >= u64::from(budgets.max_objects_per_hour) {
+        Err(format!("over the budget of {} objects an hour", budgets.max_objects_per_hour))
+    } else if over(hour.1, budgets.max_bytes_per_hour) {
+        Err(format!("over the budget of {} an hour", words::bytes(budgets.max_bytes_per_hour)))
+    } else {
+        Ok(())
     }
 }

@@ -8,6 +8,9 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path};
 
+use super::beneath;
+use super::cleaners::Cleaner;
+
 /// Trees that are out of reach, and what they are.
 const NEVER: &[(&str, &str)] = &[
     ("/bin", "programs"),
@@ -77,6 +80,12 @@ const NEVER_VAR_LIB: &[(&str, &str)] = &[
     ("zookeeper", "a database"),
 ];
 
+/// Exactly these folders beneath a `var/lib/<name>` of the table above are within reach, of the one cleaner that is named.
+const EXCEPTED: &[(Cleaner, &[&str])] = &[(Cleaner::CoreDumps, &["systemd", "coredump"])];
+
+/// A pod's UID, as it stands in the kubelet's folders, has at least as many bytes (a static pod's is a hash of 32).
+const POD_UID_BYTES: usize = 32;
+
 /// Files that mark the directory they lie in as a database's, wherever it is.
 const DATABASE_MARKERS: &[&[u8]] = &[
     b"PG_VERSION",
@@ -91,7 +100,7 @@ const DATABASE_MARKERS: &[&[u8]] = &[
 ];
 
 /// Why `root` may not be a cleanup root, or `None`. `state_dir` is the agent's own state folder.
-pub(super) fn why_out_of_reach(root: &Path, state_dir: &Path) -> Option<String> {
+pub(super) fn why_out_of_reach(root: &Path, cleaner: Cleaner, state_dir: &Path) -> Option<String> {
     if root == Path::new("/") {
         return Some("it is the whole system".to_owned());
     }
@@ -105,14 +114,26 @@ pub(super) fn why_out_of_reach(root: &Path, state_dir: &Path) -> Option<String> 
     if var_lib.starts_with(root) {
         return Some("it contains /var/lib (databases, volumes, the runtime's own directories)".to_owned());
     }
-    if let Some((name, what)) = beneath_var_lib(root) {
+    if let Some((name, what)) = beneath_var_lib(root, cleaner) {
         return Some(match name {
             Some(name) => format!("it lies in a var/lib/{name} ({what})"),
             None => format!("it is a {what}"),
         });
     }
+    if let Some(part) = volume_part(root) {
+        return Some(format!("it lies in {part} (a pod's volume)"));
+    }
     overlap(root, state_dir)
         .map(|how| format!("it {how} dogwatch's own state folder {}", state_dir.display()))
+}
+
+/// Why nothing in `folder`, which lies beneath a root, may be touched, or `None`: what a root's own place does not show,
+/// such as another system's `var/lib/etcd` beneath it, or a kubelet's folder that was put elsewhere.
+pub(super) fn why_folder_is_out(folder: &Path, cleaner: Cleaner) -> Option<String> {
+    if let Some((name, what)) = beneath_var_lib(folder, cleaner) {
+        return name.map(|name| format!("it lies in a var/lib/{name} ({what})"));
+    }
+    volume_part(folder).map(|part| format!("it lies in {part} (a pod's volume)"))
 }
 
 /// Why the directory that `root` names is one of the above under another name (a bind mount), or `None`.
@@ -132,6 +153,15 @@ pub(super) fn is_database_marker(name: &[u8]) -> bool {
     DATABASE_MARKERS.contains(&name)
 }
 
+/// The first database's marker that lies in `folder`.
+pub(super) fn database_marker_in(folder: &std::os::fd::OwnedFd) -> Option<&'static [u8]> {
+    let there = |marker: &[u8]| {
+        let facts = beneath::facts_at(folder, marker);
+        facts.is_ok_and(|f| f.kind != rustix::fs::FileType::Directory)
+    };
+    DATABASE_MARKERS.iter().copied().find(|marker| there(marker))
+}
+
 fn overlap(root: &Path, tree: &Path) -> Option<&'static str> {
     if root == tree {
         Some("is")
@@ -144,8 +174,22 @@ fn overlap(root: &Path, tree: &Path) -> Option<&'static str> {
     }
 }
 
+/// The part of `path` that only the folder of a pod's volumes has, wherever the kubelet's own folder is.
+fn volume_part(path: &Path) -> Option<String> {
+    const PARTS: [&str; 4] = ["volumes", "volume-subpaths", "volumeDevices", "plugins"];
+    let parts: Vec<_> = path.components().map(|c| c.as_os_str().to_string_lossy()).collect();
+    let plugin = parts.iter().find(|p| p.starts_with("kubernetes.io~"));
+    let below_pod = || {
+        parts.windows(3).find_map(|w| {
+            let of_pod = w[0] == "pods" && w[1].len() >= POD_UID_BYTES && PARTS.contains(&&*w[2]);
+            of_pod.then(|| format!("pods/{}/{}", w[1], w[2]))
+        })
+    };
+    plugin.map(ToString::to_string).or_else(below_pod)
+}
+
 /// The forbidden `var/lib/<name>` that `root` lies in, wherever that `var/lib` is; `None` as name for `var/lib` itself.
-fn beneath_var_lib(root: &Path) -> Option<(Option<&'static str>, &'static str)> {
+fn beneath_var_lib(root: &Path, cleaner: Cleaner) -> Option<(Option<&'static str>, &'static str)> {
     let names: Vec<&[u8]> = root
         .components()
         .filter_map(|c| match c {
@@ -154,7 +198,16 @@ fn beneath_var_lib(root: &Path) -> Option<(Option<&'static str>, &'static str)> 
         })
         .collect();
     let at = names.windows(2).position(|w| w == [&b"var"[..], &b"lib"[..]])?;
-    match names.get(at + 2) {
+    let within = &names[at + 2..];
+    let excepted = EXCEPTED.iter().any(|(kind, place)| {
+        *kind == cleaner
+            && within.len() >= place.len()
+            && place.iter().zip(within).all(|(p, n)| p.as_bytes() == *n)
+    });
+    if excepted {
+        return None;
+    }
+    match within.first() {
         None => Some((None, "var/lib (databases, volumes, the runtime's own directories)")),
         Some(name) => {
             NEVER_VAR_LIB.iter().find(|(n, _)| n.as_bytes() == *name).map(|(n, what)| (Some(*n), *what))
@@ -194,11 +247,14 @@ mod tests {
             "/var/spool/dogwatch",
             "/var/spool/dogwatch/urgent",
         ] {
-            assert!(why_out_of_reach(Path::new(root), state).is_some(), "{root} must be out of reach");
+            assert!(
+                why_out_of_reach(Path::new(root), Cleaner::RotatedLogs, state).is_some(),
+                "{root} must be out of reach"
+            );
         }
         for root in ["/var/log", "/var/log/pods", "/srv/logs", "/opt/app/logs", "/tmp/x", "/var/lib/app/logs"]
         {
-            assert_eq!(why_out_of_reach(Path::new(root), state), None, "{root}");
+            assert_eq!(why_out_of_reach(Path::new(root), Cleaner::RotatedLogs, state), None, "{root}");
         }
     }
 

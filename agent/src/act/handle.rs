@@ -34,7 +34,7 @@ use super::executor::{PARTIAL, Ready, Setup};
 use super::hold_line::HoldLine;
 use super::holder::Holders;
 use super::plan::Survey;
-use super::policy::Policy;
+use super::policy::{Policy, ROOT_OFF};
 use super::wire::{action_from_wire, action_to_wire, candidate_from_wire, refusals_from_wire};
 use super::witness::{Verdict, Witness};
 
@@ -142,7 +142,7 @@ impl Executor {
             self.ready.unable.iter().map(|why| format!("cleanup is off: {why}")).collect();
         if self.ready.unable.is_none() {
             unable.extend(self.ready.roots.iter().filter_map(|root| {
-                let why = root.unusable.as_ref()?;
+                let why = root.unusable.as_ref().filter(|why| *why != ROOT_OFF)?;
                 Some(format!("cleanup root {}: {why}", root.path.display()))
             }));
         }

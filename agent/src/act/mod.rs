@@ -1,6 +1,7 @@
 //! Acting: what a cleanup may touch, what it would touch, and the one process that touches it.
 //!
-//! Modules stand in the order in which a cleanup passes them. [`policy`] says what may ever go; [`hold`] what may not,
+//! Modules stand in the order in which a cleanup passes them. [`policy`] says what may ever go
+//! and [`cleaners`] what each kind of cleaner takes; [`hold`] what may not,
 //! whatever the policy says ([`hold_line`] keeps it); [`survey`] lists what
 //! is there; [`plan`] picks the smallest set that suffices; [`respond`] decides when to survey, record and apply;
 //! [`handle`] carries requests to the [`executor`], a child process that re-checks everything against the policy it
@@ -16,6 +17,7 @@ pub mod aside;
 mod beneath;
 mod channel;
 mod cleaner;
+pub mod cleaners;
 mod confine;
 pub mod executor;
 mod forbidden;

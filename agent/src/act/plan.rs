@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use dogwatch::record::{Action, ActionState, PlannedObject, Refusal};
+use dogwatch::record::{Action, ActionState, CleanupMode, PlannedObject, Refusal};
 
 use super::hold::{Hold, holder_of};
-use super::policy::{RootRules, Rules};
+use super::policy::{NODE_ACTOR, RootRules, Rules, Times};
 use super::rotation::newest_of_each_family;
 use super::words;
 
@@ -31,7 +31,7 @@ const MAX_REFUSALS: usize = 200;
 /// the times of access and birth and what was preserved.
 const OBJECT_RECORD_BYTES: u64 = 190;
 
-/// A rotated log that a survey found.
+/// An object that a survey found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     /// The object.
@@ -40,12 +40,14 @@ pub struct Candidate {
     pub root: PathBuf,
     /// Whether anybody had it open.
     pub open_elsewhere: bool,
+    /// When it was last read, where its mount tells.
+    pub accessed_ns: Option<i64>,
 }
 
 /// What a survey found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Survey {
-    /// Rotated logs, of any age.
+    /// What the roots' cleaners take, of any age.
     pub candidates: Vec<Candidate>,
     /// What bears such a name but is out of the question, and folders that could not be entered.
     pub passed_over: Vec<Refusal>,
@@ -102,11 +104,12 @@ pub fn plan(
         inodes: trigger.target_inodes_free.saturating_sub(trigger.inodes_free),
     };
     let mut refused: Vec<Refusal> = survey.passed_over.clone();
-    let eligible = eligible(survey, rules, holds, trigger.device, now_wall_ns, &mut refused);
-    let units = units(eligible, &mut refused);
+    let mut eligible = eligible(survey, rules, holds, trigger.device, now_wall_ns, &mut refused);
+    let by_hand = leave_to_people(&mut eligible, rules, &trigger.actor, &mut refused);
+    let units = units(eligible, rules, &mut refused);
     let limit = Limit::new(rules, allowance);
     let unbounded = choose(&units, need, None);
-    let within = Sum::of(&units, &unbounded).fits(&limit);
+    let within = limit.holds(&units, &unbounded);
     let chosen = if within { unbounded.clone() } else { choose(&units, need, Some(&limit)) };
     let sum = Sum::of(&units, &chosen);
     if !within {
@@ -115,6 +118,7 @@ pub fn plan(
     if let Some(partial) = &survey.partial {
         refused.push(Refusal { path: None, reason: partial.clone() });
     }
+    refused.extend(by_hand.map(|reason| Refusal { path: None, reason }));
     let objects: Vec<PlannedObject> = chosen.iter().flat_map(|i| units[*i].objects.iter().cloned()).collect();
     let state = if objects.is_empty() { ActionState::Refused } else { ActionState::Planned };
     Action {
@@ -186,6 +190,8 @@ impl Need {
 
 /// An inode with all its names.
 struct Unit {
+    /// The root of its first name.
+    root: usize,
     objects: Vec<PlannedObject>,
     sum: Sum,
 }
@@ -220,33 +226,52 @@ impl Sum {
             record_bytes: self.record_bytes - other.record_bytes,
         }
     }
-
-    fn fits(&self, limit: &Limit) -> bool {
-        self.objects <= limit.objects
-            && self.bytes <= limit.bytes
-            && self.record_bytes <= MAX_OBJECT_RECORD_BYTES
-    }
 }
 
-/// The tighter of the action's and the hour's budgets.
+/// The tighter of the action's and the hour's budgets, and each root's own.
 struct Limit {
     objects: u64,
     bytes: u64,
+    roots: HashMap<usize, (u64, u64)>,
 }
 
 impl Limit {
     fn new(rules: &Rules, allowance: Allowance) -> Self {
         let budgets = &rules.policy.budgets;
+        let own = rules.roots().iter().enumerate().filter_map(|(index, root)| {
+            let own = root.policy.budgets.as_ref()?;
+            Some((index, (u64::from(own.max_objects), own.max_bytes)))
+        });
         Self {
             objects: u64::from(budgets.max_objects).min(allowance.objects),
             bytes: budgets.max_bytes.min(allowance.bytes),
+            roots: own.collect(),
         }
+    }
+
+    /// Whether a plan of `sum` may be made, in which each root in `roots` gives so much.
+    fn allows(&self, sum: &Sum, roots: &HashMap<usize, Sum>) -> bool {
+        let own = self.roots.iter().all(|(index, (objects, bytes))| {
+            roots.get(index).is_none_or(|s| s.objects <= *objects && s.bytes <= *bytes)
+        });
+        own && sum.objects <= self.objects
+            && sum.bytes <= self.bytes
+            && sum.record_bytes <= MAX_OBJECT_RECORD_BYTES
+    }
+
+    fn holds(&self, units: &[Unit], chosen: &[usize]) -> bool {
+        let mut roots: HashMap<usize, Sum> = HashMap::new();
+        for unit in chosen.iter().map(|i| &units[*i]) {
+            let sum = roots.entry(unit.root).or_default();
+            *sum = sum.plus(&unit.sum);
+        }
+        self.allows(&Sum::of(units, chosen), &roots)
     }
 
     fn said(&self, wanted: &Sum, given: &Sum) -> String {
         format!(
-            "budgets: {} objects with {} would be needed; {} objects and {} are allowed now (and the record must fit a \
-             block), so {} objects with {} are planned",
+            "budgets: {} objects with {} would be needed; {} objects and {} are allowed now (no more of a root than its own \
+             budgets, and the record must fit a block), so {} objects with {} are planned",
             wanted.objects,
             words::bytes(wanted.bytes),
             self.objects,
@@ -268,11 +293,17 @@ fn eligible(
 ) -> Vec<PlannedObject> {
     let newest = newest(survey, rules);
     let mut eligible = Vec::new();
+    // Two cleaners at one place may both take a file; the first that lets it go is enough.
+    let mut taken: HashSet<&Path> = HashSet::new();
     for candidate in &survey.candidates {
         let object = &candidate.object;
-        let Some((index, _)) = rules.root_of(&object.path) else { continue };
+        if taken.contains(object.path.as_path()) {
+            continue;
+        }
+        let Some((index, _)) = rules.root_for(&object.path, &object.cleaner) else { continue };
         match may_go(candidate, &rules.roots()[index], &newest, holds, device, now_wall_ns) {
             Ok(why) => {
+                taken.insert(&object.path);
                 let why_safe = format!("{}; {why}", object.why_safe);
                 eligible.push(PlannedObject { why_safe, ..object.clone() });
             }
@@ -285,7 +316,7 @@ fn eligible(
 fn may_go(
     candidate: &Candidate,
     rules: &RootRules,
-    newest: &HashSet<&Path>,
+    newest: &HashSet<(&Path, &str)>,
     holds: &[Hold],
     device: u64,
     now_wall_ns: i64,
@@ -297,47 +328,83 @@ fn may_go(
     if let Some(hold) = holder_of(holds, &object.path) {
         return Err(hold.said());
     }
-    let age = rules.judge_age(object.mtime_ns, object.ctime_ns, now_wall_ns)?;
-    if newest.contains(object.path.as_path()) {
-        let keep = rules.policy.keep_newest;
-        return Err(format!("it is among the {keep} newest of its log, which stay"));
+    let times = Times {
+        modified_ns: object.mtime_ns,
+        changed_ns: object.ctime_ns,
+        accessed_ns: candidate.accessed_ns,
+    };
+    let age = rules.judge_age(&times, now_wall_ns)?;
+    rules.judge_owner(object.uid)?;
+    if newest.contains(&(object.path.as_path(), object.cleaner.as_str())) {
+        let (keep, family) = (rules.policy.keep_newest, rules.kind().family_word());
+        return Err(format!("it is among the {keep} newest of {family}, which stay"));
     }
     if candidate.open_elsewhere {
         return Err("open elsewhere".to_owned());
     }
-    Ok(format!("unchanged for {}; nobody had it open", words::seconds(age)))
+    let owned = rules.policy.owner.map_or(String::new(), |uid| format!("; user {uid}'s"));
+    Ok(format!("{}{owned}; nobody had it open", rules.age_in_words(age, &times)))
 }
 
-/// The paths that stay because they are the newest of their log in their folder.
-fn newest<'s>(survey: &'s Survey, rules: &Rules) -> HashSet<&'s Path> {
-    let mut folders: HashMap<&Path, Vec<(&[u8], i64)>> = HashMap::new();
+/// Takes out what the node does not remove by itself, because its root only plans; the sum in words.
+fn leave_to_people(
+    eligible: &mut Vec<PlannedObject>,
+    rules: &Rules,
+    actor: &str,
+    refused: &mut Vec<Refusal>,
+) -> Option<String> {
+    // In mode plan the node removes nothing by itself, and its plans are for people to apply.
+    let by_itself = rules.policy.mode == CleanupMode::Auto && actor == NODE_ACTOR;
+    let (mut objects, mut bytes) = (0u64, 0u64);
+    eligible.retain(|object| {
+        let root = rules.root_for(&object.path, &object.cleaner);
+        let judged =
+            root.map_or(Ok(()), |(index, _)| rules.roots()[index].judge_mode(rules.policy.mode, by_itself));
+        let Err(why) = judged else { return true };
+        objects += 1;
+        bytes = bytes.saturating_add(object.allocated_bytes);
+        let reason = format!("{why}; {}", object.why_safe);
+        refused.push(Refusal { path: Some(object.path.clone()), reason });
+        false
+    });
+    (objects > 0).then(|| {
+        format!(
+            "{objects} more objects with {} could go by hand: the mode of their roots is plan, so a responder's \
+             `dogwatch clean` removes them and the node does not",
+            words::bytes(bytes)
+        )
+    })
+}
+
+/// What stays because it is among the newest of its family in its folder: path and cleaner.
+fn newest<'s>(survey: &'s Survey, rules: &Rules) -> HashSet<(&'s Path, &'s str)> {
+    let mut folders: HashMap<(&Path, usize), Vec<(&[u8], i64)>> = HashMap::new();
+    let placed = |object: &'s PlannedObject| {
+        let (index, _) = rules.root_for(&object.path, &object.cleaner)?;
+        Some(((object.path.parent()?, index), object.path.file_name()?.as_bytes()))
+    };
     for candidate in &survey.candidates {
-        let object = &candidate.object;
-        if let (Some(folder), Some(name)) = (object.path.parent(), object.path.file_name()) {
-            folders.entry(folder).or_default().push((name.as_bytes(), object.mtime_ns));
+        if let Some((place, name)) = placed(&candidate.object) {
+            folders.entry(place).or_default().push((name, candidate.object.mtime_ns));
         }
     }
-    let kept: HashMap<&Path, HashSet<&[u8]>> = folders
+    let kept: HashMap<(&Path, usize), HashSet<&[u8]>> = folders
         .into_iter()
-        .map(|(folder, members)| {
-            let root = rules.root_of(&folder.join("x")).map(|(i, _)| i);
-            let keep = root.map_or(u32::MAX, |i| rules.roots()[i].policy.keep_newest);
-            (folder, newest_of_each_family(members, keep))
+        .map(|(place, members)| {
+            let root = &rules.roots()[place.1];
+            let family = |name| root.kind().family(name);
+            (place, newest_of_each_family(members, root.policy.keep_newest, family))
         })
         .collect();
-    survey
-        .candidates
-        .iter()
-        .map(|c| c.object.path.as_path())
-        .filter(|path| {
-            let names = path.parent().and_then(|folder| kept.get(folder));
-            path.file_name().is_some_and(|n| names.is_some_and(|names| names.contains(n.as_bytes())))
-        })
-        .collect()
+    let stays = |object: &'s PlannedObject| {
+        placed(object).is_some_and(|(place, name)| kept.get(&place).is_some_and(|names| names.contains(name)))
+    };
+    let objects = survey.candidates.iter().map(|c| &c.object);
+    objects.filter(|o| stays(o)).map(|o| (o.path.as_path(), o.cleaner.as_str())).collect()
 }
 
 /// Groups links of one inode, in the order in which units go. An inode with a link elsewhere is refused.
-fn units(eligible: Vec<PlannedObject>, refused: &mut Vec<Refusal>) -> Vec<Unit> {
+fn units(eligible: Vec<PlannedObject>, rules: &Rules, refused: &mut Vec<Refusal>) -> Vec<Unit> {
     let mut inodes: BTreeMap<(u64, u64), Vec<PlannedObject>> = BTreeMap::new();
     for object in eligible {
         inodes.entry((object.device, object.inode)).or_default().push(object);
@@ -363,7 +430,8 @@ fn units(eligible: Vec<PlannedObject>, refused: &mut Vec<Refusal>) -> Vec<Unit> 
             inodes: 1,
             record_bytes: objects.iter().map(record).sum(),
         };
-        units.push(Unit { objects, sum });
+        let root = rules.root_for(&objects[0].path, &objects[0].cleaner).map_or(0, |(index, _)| index);
+        units.push(Unit { root, objects, sum });
     }
     units.sort_by(|a, b| {
         let key = |u: &Unit| (u.objects[0].tier, u.objects[0].mtime_ns.max(u.objects[0].ctime_ns));
@@ -377,14 +445,22 @@ fn units(eligible: Vec<PlannedObject>, refused: &mut Vec<Refusal>) -> Vec<Unit> 
 fn choose(units: &[Unit], need: Need, limit: Option<&Limit>) -> Vec<usize> {
     let mut chosen = Vec::new();
     let mut sum = Sum::default();
+    let mut roots: HashMap<usize, Sum> = HashMap::new();
     for (index, unit) in units.iter().enumerate() {
         if need.is_met(&sum) {
             break;
         }
+        if !need.is_helped_by(&sum, unit) {
+            continue;
+        }
         let with = sum.plus(&unit.sum);
-        if need.is_helped_by(&sum, unit) && limit.is_none_or(|l| with.fits(l)) {
+        let before = roots.get(&unit.root).copied().unwrap_or_default();
+        roots.insert(unit.root, before.plus(&unit.sum));
+        if limit.is_none_or(|l| l.allows(&with, &roots)) {
             chosen.push(index);
             sum = with;
+        } else {
+            roots.insert(unit.root, before);
         }
     }
     if need.is_met(&sum) {

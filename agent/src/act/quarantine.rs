@@ -21,8 +21,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::beneath::{self, Facts};
+use super::cleaners::Ground;
 use super::policy::{QUARANTINE, RootPolicy};
-use super::survey::Folders;
+use super::survey::{Folders, Way};
 
 /// Longest file name that Linux's filesystems take, bytes.
 const MAX_NAME_BYTES: usize = 255;
@@ -36,6 +37,8 @@ pub(super) struct Root {
     pub(super) folder: OwnedFd,
     pub(super) facts: Facts,
     pub(super) quarantine: OwnedFd,
+    /// What lies around it, as it was before the executor was confined.
+    pub(super) ground: Ground,
 }
 
 /// Something that an earlier run left in quarantine.
@@ -61,7 +64,8 @@ impl Root {
         })?;
         let facts = beneath::facts_of(&folder).map_err(|e| format!("it cannot be looked at: {e}"))?;
         let quarantine = open_quarantine(&folder, &facts)?;
-        Ok(Self { path: policy.path.clone(), folder, facts, quarantine })
+        let ground = Ground::survey_of(policy, &folder);
+        Ok(Self { path: policy.path.clone(), folder, facts, quarantine, ground })
     }
 
     /// Where a quarantined entry lies, for people.
@@ -131,7 +135,7 @@ impl Root {
             if here {
                 found = folder.try_clone_to_owned().ok().map(|folder| (relative.to_owned(), folder));
             }
-            !here
+            if here { Way::Stop } else { Way::On }
         });
         found
     }

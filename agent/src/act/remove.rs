@@ -26,6 +26,7 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use super::beneath::{self, Facts, Opened};
+use super::cleaners::Look;
 use super::holder::Holders;
 use super::lease::{self, Claim};
 use super::policy::{QUARANTINE, RootRules};
@@ -183,7 +184,14 @@ pub(super) fn prepare(
     if let Some(sibling) = place.sibling.filter(|s| s.our_ctime_ns == seen.ctime_ns) {
         judged.ctime_ns = sibling.planned_ctime_ns;
     }
-    vet(place.rules, &neighbours, place.relative, &folder, &judged, now_wall_ns).map_err(Left::Skipped)?;
+    let look = Look {
+        rules: place.rules,
+        ground: &place.root.ground,
+        relative: place.relative,
+        folder: &folder,
+        facts: &judged,
+    };
+    vet(&look, &neighbours, &file, now_wall_ns).map_err(Left::Skipped)?;
     let hold = Hold::claim(&file, &seen).map_err(Left::Skipped)?;
     same(beneath::facts_of(&file), object, false)?;
     hooks.reach(Gap::Claimed, object);
@@ -272,7 +280,7 @@ fn account(
                 allocated_bytes: 0,
                 mtime_ns: object.mtime_ns,
                 ctime_ns: object.ctime_ns,
-                atime_ns: object.atime_ns,
+                atime_ns: object.atime_ns.unwrap_or(object.mtime_ns),
                 btime_ns: object.btime_ns,
                 uid: object.uid,
                 gid: object.gid,

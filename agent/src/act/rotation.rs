@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-/// Of one folder's rotated logs (name, modification time), the names that stay because they are among the `keep` newest
+/// Of one folder's files (name, modification time), the names that stay because they are among the `keep` newest
 /// of their family; of equals, the name that sorts last.
 pub(super) fn newest_of_each_family<'n>(
     members: impl IntoIterator<Item = (&'n [u8], i64)>,
     keep: u32,
+    family: impl Fn(&'n [u8]) -> &'n [u8],
 ) -> HashSet<&'n [u8]> {
     let mut families: HashMap<&[u8], Vec<(i64, &[u8])>> = HashMap::new();
     for (name, mtime_ns) in members {
@@ -24,7 +25,7 @@ pub(super) fn newest_of_each_family<'n>(
 
 /// The log that a rotated name came from: its rotation's mark (and compression) taken off. Logs of one name are a
 /// family, of which the newest stay.
-fn family(name: &[u8]) -> &[u8] {
+pub(super) fn family(name: &[u8]) -> &[u8] {
     let bare = strip_compression(name);
     let bare = bare.strip_suffix(b".old").unwrap_or(bare);
     // A year begins the mark of most dated names, wherever it stands (app-2024-06-12T10.log, app.log.2024-06-12).

@@ -1,7 +1,7 @@
 //! Surveys: what lies beneath the roots of one device.
 //!
-//! A walk by descriptors that follows nothing, crosses no mount, and looks only at regular files whose names are rotated
-//! logs; whatever else bears such a name is passed over with a reason. Runs in the executor.
+//! A walk by descriptors that follows nothing, crosses no mount, and looks only at regular files whose names a root's
+//! cleaner takes; whatever else bears such a name is passed over with a reason. Runs in the executor.
 //!
 //! Bounds: folders deep ([`super::policy::MAX_DEPTH`]), entries, candidates, reasons and time; where one bites, the
 //! survey is partial and says so.
@@ -19,11 +19,12 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::beneath::{self, Facts, Opened};
+use super::cleaners::{Cleaner, Look};
 use super::forbidden;
 use super::holder::Holders;
 use super::lease::{self, Claim};
 use super::plan::{Candidate, Survey};
-use super::policy::{NameVerdict, QUARANTINE, RootRules, Rules};
+use super::policy::{NameVerdict, QUARANTINE, RootRules, Rules, Times};
 use super::quarantine::Root;
 
 /// Most folder entries read in one survey: a million took half a second.
@@ -47,13 +48,21 @@ pub(super) fn survey(rules: &Rules, roots: &[Option<Root>], device: u64, now_wal
         unnamed: 0,
         survey: Survey::default(),
     };
-    for (index, root) in roots.iter().enumerate() {
-        let Some(root) = root else { continue };
-        if root.facts.device == device {
-            surveyor.root(index, root);
-        }
+    let mut order: Vec<(usize, &Root)> =
+        roots.iter().enumerate().filter_map(|(i, r)| r.as_ref().map(|r| (i, r))).collect();
+    // Where a bound ends the survey, the costlier tiers are what is missing.
+    order.sort_by_key(|(index, _)| rules.roots()[*index].policy.tier);
+    for (index, root) in order.into_iter().filter(|(_, root)| root.facts.device == device) {
+        surveyor.root(index, root);
     }
     surveyor.finish()
+}
+
+/// Where a walk is.
+struct Place<'p> {
+    index: usize,
+    rules: &'p RootRules,
+    root: &'p Root,
 }
 
 struct Surveyor<'r> {
@@ -77,22 +86,30 @@ impl Surveyor<'_> {
             others.iter().filter_map(|p| p.strip_prefix(&root.path).ok()).map(Path::to_owned).collect();
         let mut skipped = Vec::new();
         folders.skipped = Some(&mut skipped);
-        folders.visit(&root.folder, &mut |relative, folder| self.folder(rules, root, relative, folder));
+        let place = Place { index, rules, root };
+        folders.visit(&root.folder, &mut |relative, folder| self.folder(&place, relative, folder));
         for (relative, reason) in skipped {
             self.pass_over(root.path.join(relative), reason);
         }
     }
 
-    /// Lists one folder; `false` ends the walk.
-    fn folder(&mut self, rules: &RootRules, root: &Root, relative: &Path, folder: &OwnedFd) -> bool {
+    /// Lists one folder.
+    fn folder(&mut self, place: &Place<'_>, relative: &Path, folder: &OwnedFd) -> Way {
+        let Place { rules, root, .. } = *place;
         if self.survey.partial.is_some() {
-            return false;
+            return Way::Stop;
+        }
+        let out = forbidden::why_folder_is_out(&root.path.join(relative), rules.policy.cleaner)
+            .or_else(|| rules.kind().shuns(&root.ground, relative));
+        if let Some(reason) = out {
+            self.pass_over(root.path.join(relative), reason);
+            return Way::NotBelow;
         }
         let entries = match rustix::fs::Dir::read_from(folder) {
             Ok(entries) => entries,
             Err(error) => {
                 self.pass_over(root.path.join(relative), format!("the folder cannot be read: {error}"));
-                return true;
+                return Way::On;
             }
         };
         let (from_candidates, from_passed) = (self.survey.candidates.len(), self.survey.passed_over.len());
@@ -100,7 +117,7 @@ impl Surveyor<'_> {
             self.entries += 1;
             if let Some(bound) = self.bound() {
                 self.survey.partial = Some(bound);
-                return false;
+                return Way::Stop;
             }
             let Ok(entry) = entry else {
                 self.pass_over(
@@ -115,56 +132,66 @@ impl Surveyor<'_> {
                 self.survey.passed_over.truncate(from_passed);
                 let reason = format!("{} marks the folder as a database's", name.display());
                 self.pass_over(root.path.join(relative), reason);
-                return true;
+                return if rules.kind().keeps_away_from_databases() { Way::NotBelow } else { Way::On };
             }
-            self.entry(rules, root, relative, folder, name);
+            self.entry(place, relative, folder, name);
         }
-        true
+        Way::On
     }
 
-    fn entry(&mut self, rules: &RootRules, root: &Root, relative: &Path, folder: &OwnedFd, name: &OsStr) {
+    fn entry(&mut self, place: &Place<'_>, relative: &Path, folder: &OwnedFd, name: &OsStr) {
+        let Place { index, rules, root } = *place;
         let path = relative.join(name);
-        let (pattern, live) = match rules.judge_name(&path) {
-            NameVerdict::NotRotated => return,
-            NameVerdict::Excluded(reason) => return self.pass_over(root.path.join(path), reason),
-            NameVerdict::Rotated { pattern, live } => (pattern, live),
-        };
         let absolute = root.path.join(&path);
+        let taken = match rules.judge_name(&path) {
+            NameVerdict::NotTaken => return,
+            NameVerdict::Excluded(reason) => return self.pass_over(absolute, reason),
+            NameVerdict::Taken(taken) => taken,
+        };
+        let decides = self.rules.root_for(&absolute, rules.policy.cleaner.as_str());
+        if decides.is_some_and(|(first, _)| first != index) {
+            return;
+        }
         let facts = match beneath::facts_at(folder, name) {
             Ok(facts) => facts,
             Err(Errno::NOENT) => return,
             Err(error) => return self.pass_over(absolute, format!("it cannot be looked at: {error}")),
         };
-        if let Err(reason) = may_be_judged(&facts, self.device) {
+        let look = Look { rules, ground: &root.ground, relative: &path, folder, facts: &facts };
+        let fit = may_be_judged(&facts, self.device)
+            .and_then(|()| rules.kind().demand(&look))
+            .and_then(|()| rules.judge_owner(facts.uid));
+        if let Err(reason) = fit {
             return self.pass_over(absolute, reason);
         }
-        if let Some(live) = &live
-            && !has_regular(folder, live)
-        {
-            let reason = format!("no log {:?} lies beside it, so it may not be a rotated one", lossy(live));
-            return self.pass_over(absolute, reason);
-        }
-        let old_enough = rules.judge_age(facts.mtime_ns, facts.ctime_ns, self.now_wall_ns).is_ok();
-        let open_elsewhere = if old_enough {
-            match self.is_open(folder, Path::new(name)) {
-                Ok(open) => open,
+        let mut open_elsewhere = false;
+        match rules.judge_age(&Times::of(&facts, &root.ground), self.now_wall_ns) {
+            Ok(_) => match self.is_open(&look, Path::new(name)) {
+                Ok(open) => open_elsewhere = open,
                 Err(reason) => return self.pass_over(absolute, reason),
+            },
+            // Young rotated logs count among the newest of their log; a folder of young temp files would crowd out all else.
+            Err(reason) if rules.policy.keep_newest == 0 && rules.policy.cleaner != Cleaner::RotatedLogs => {
+                return self.pass_over(absolute, reason);
             }
-        } else {
-            false
-        };
-        let object = planned(absolute, &facts, rules, &pattern);
-        self.survey.candidates.push(Candidate { object, root: root.path.clone(), open_elsewhere });
+            Err(_) => {}
+        }
+        let object = planned(absolute, &facts, rules, &taken.pattern);
+        let accessed_ns = root.ground.accessed_ns(&facts);
+        let candidate = Candidate { object, root: root.path.clone(), open_elsewhere, accessed_ns };
+        self.survey.candidates.push(candidate);
     }
 
-    fn is_open(&mut self, folder: &OwnedFd, name: &Path) -> Result<bool, String> {
-        let (fd, facts) = match beneath::open_regular(folder, name) {
+    /// Whether anybody has it open; an error is why it stays.
+    fn is_open(&mut self, look: &Look<'_>, name: &Path) -> Result<bool, String> {
+        let (fd, facts) = match beneath::open_regular(look.folder, name) {
             Ok(Opened::Regular(fd, facts)) => (fd, facts),
             Ok(Opened::Other(facts)) => return Err(kind_in_words(facts.kind).to_owned()),
             // Somebody else holds a lease on it.
             Err(Errno::AGAIN) => return Ok(true),
             Err(error) => return Err(format!("it cannot be opened to see whether it is in use: {error}")),
         };
+        look.rules.kind().demand_content(look, &fd)?;
         match lease::claim(&fd) {
             Claim::Ours => Ok(false),
             Claim::OpenElsewhere => Ok(true),
@@ -243,10 +270,6 @@ fn kind_in_words(kind: FileType) -> &'static str {
     }
 }
 
-fn lossy(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).into_owned()
-}
-
 fn planned(path: PathBuf, facts: &Facts, rules: &RootRules, pattern: &str) -> PlannedObject {
     PlannedObject {
         path,
@@ -262,14 +285,25 @@ fn planned(path: PathBuf, facts: &Facts, rules: &RootRules, pattern: &str) -> Pl
         links: facts.links,
         cleaner: rules.policy.cleaner.as_str().to_owned(),
         tier: rules.policy.tier,
-        why_safe: format!("rotated log ({pattern})"),
+        why_safe: rules.kind().why_safe(&rules.policy, pattern),
         outcome: ObjectOutcome::Pending,
         sha256: None,
         digest_partial: false,
-        atime_ns: facts.atime_ns,
+        atime_ns: Some(facts.atime_ns),
         btime_ns: facts.btime_ns,
         preserved_bytes: None,
     }
+}
+
+/// How a walk goes on after a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Into its folders.
+    On,
+    /// To the next folder that is not beneath it.
+    NotBelow,
+    /// Not at all.
+    Stop,
 }
 
 /// A walk over folders, parents first, that follows nothing and crosses no mount.
@@ -287,8 +321,8 @@ impl Folders<'_> {
         Self { max_depth, leave_out: Vec::new(), skipped: None }
     }
 
-    /// Calls `see` with each folder's path relative to `root` and a descriptor, until it says `false`.
-    pub(super) fn visit(&mut self, root: &OwnedFd, see: &mut dyn FnMut(&Path, &OwnedFd) -> bool) {
+    /// Calls `see` with each folder's path relative to `root` and a descriptor, and goes on as it says.
+    pub(super) fn visit(&mut self, root: &OwnedFd, see: &mut dyn FnMut(&Path, &OwnedFd) -> Way) {
         self.enter(root, Path::new(""), 0, see);
     }
 
@@ -297,12 +331,13 @@ impl Folders<'_> {
         folder: &OwnedFd,
         relative: &Path,
         depth: u32,
-        see: &mut dyn FnMut(&Path, &OwnedFd) -> bool,
+        see: &mut dyn FnMut(&Path, &OwnedFd) -> Way,
     ) -> bool {
-        if !see(relative, folder) {
+        let way = see(relative, folder);
+        if way == Way::Stop {
             return false;
         }
-        if depth >= self.max_depth {
+        if way == Way::NotBelow || depth >= self.max_depth {
             return true;
         }
         for name in subfolders(folder) {

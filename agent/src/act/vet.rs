@@ -11,13 +11,15 @@ use std::path::Path;
 
 use rustix::fs::FileType;
 
-use super::beneath::{self, Facts};
+use super::beneath;
+use super::cleaners::Look;
 use super::forbidden;
-use super::policy::{NameVerdict, RootRules};
+use super::policy::{NameVerdict, RootRules, Times};
+use super::quarantine::Root;
 use super::rotation::newest_of_each_family;
-use super::survey::{has_regular, may_be_judged};
+use super::survey::may_be_judged;
 
-/// Most entries of one folder that are looked at to find out which logs are the newest.
+/// Most entries of one folder that are looked at to find out which of its files are the newest.
 const MAX_FOLDER_ENTRIES: usize = 200_000;
 
 /// What stays in one folder whatever a plan says; read once an action, before anything in it is removed.
@@ -29,10 +31,13 @@ pub(super) struct Neighbours {
 }
 
 impl Neighbours {
-    /// Reads `folder`, which is `relative` to the root of `rules`.
-    pub(super) fn read(rules: &RootRules, relative: &Path, folder: &OwnedFd) -> Self {
+    /// Reads `folder`, which is `relative` to `root`.
+    pub(super) fn read(rules: &RootRules, root: &Root, relative: &Path, folder: &OwnedFd) -> Self {
         let mut members: Vec<(Vec<u8>, i64)> = Vec::new();
         let refused = |why: String| Self { newest: HashSet::new(), refused: Some(why) };
+        if let Some(why) = why_shunned(rules, root, relative) {
+            return refused(why);
+        }
         let entries = match rustix::fs::Dir::read_from(folder) {
             Ok(entries) => entries,
             Err(error) => return refused(format!("its folder cannot be read: {error}")),
@@ -52,34 +57,56 @@ impl Neighbours {
                     String::from_utf8_lossy(name)
                 ));
             }
-            let NameVerdict::Rotated { live, .. } = rules.judge_name(&relative.join(OsStr::from_bytes(name)))
-            else {
-                continue;
-            };
+            let path = relative.join(OsStr::from_bytes(name));
+            let NameVerdict::Taken(_) = rules.judge_name(&path) else { continue };
             let Ok(facts) = beneath::facts_at(folder, OsStr::from_bytes(name)) else { continue };
-            let counts =
-                facts.kind == FileType::RegularFile && live.is_none_or(|live| has_regular(folder, &live));
-            if counts {
+            let look = Look { rules, ground: &root.ground, relative: &path, folder, facts: &facts };
+            if facts.kind == FileType::RegularFile && rules.kind().demand(&look).is_ok() {
                 members.push((name.to_vec(), facts.mtime_ns));
             }
         }
         let newest = newest_of_each_family(
             members.iter().map(|(name, mtime)| (name.as_slice(), *mtime)),
             rules.policy.keep_newest,
+            |name| rules.kind().family(name),
         );
         Self { newest: newest.into_iter().map(<[u8]>::to_vec).collect(), refused: None }
     }
 }
 
-/// Whether the file at `relative`, of which `facts` were just read, may go; if not, why.
+/// Why nothing in the folder at `relative` may go, whatever lies in it.
+fn why_shunned(rules: &RootRules, root: &Root, relative: &Path) -> Option<String> {
+    if let Some(why) = forbidden::why_folder_is_out(&root.path.join(relative), rules.policy.cleaner) {
+        return Some(why);
+    }
+    let above: Vec<&Path> = relative.ancestors().collect();
+    above.iter().rev().find_map(|folder| {
+        let shunned = rules.kind().shuns(&root.ground, folder);
+        shunned.or_else(|| {
+            let keeps_away = rules.kind().keeps_away_from_databases();
+            keeps_away.then(|| database_in(root, folder)).flatten()
+        })
+    })
+}
+
+/// What marks the folder at `relative` as a database's; a folder that cannot be looked at counts as one.
+fn database_in(root: &Root, relative: &Path) -> Option<String> {
+    let folder = match beneath::open_folder(&root.folder, relative) {
+        Ok(folder) => folder,
+        Err(error) => return Some(format!("a folder above it cannot be looked at: {error}")),
+    };
+    let marker = forbidden::database_marker_in(&folder)?;
+    Some(format!("{} marks a folder above it as a database's", String::from_utf8_lossy(marker)))
+}
+
+/// Whether the open `file` that `look` is about may go; if not, why.
 pub(super) fn vet(
-    rules: &RootRules,
+    look: &Look<'_>,
     neighbours: &Neighbours,
-    relative: &Path,
-    folder: &OwnedFd,
-    facts: &Facts,
+    file: &OwnedFd,
     now_wall_ns: i64,
 ) -> Result<(), String> {
+    let (rules, relative, facts) = (look.rules, look.relative, look.facts);
     if let Some(why) = &neighbours.refused {
         return Err(why.clone());
     }
@@ -88,17 +115,15 @@ pub(super) fn vet(
     }
     may_be_judged(facts, facts.device)?;
     match rules.judge_name(relative) {
-        NameVerdict::NotRotated => return Err("no pattern of its root matches its name".to_owned()),
+        NameVerdict::NotTaken => return Err("no pattern of its root matches its name".to_owned()),
         NameVerdict::Excluded(reason) => return Err(reason),
-        NameVerdict::Rotated { live: Some(live), .. } if !has_regular(folder, &live) => {
-            return Err("the log that it was rotated from does not lie beside it".to_owned());
-        }
-        NameVerdict::Rotated { .. } => {}
+        NameVerdict::Taken(_) => rules.kind().demand(look)?,
     }
-    rules.judge_age(facts.mtime_ns, facts.ctime_ns, now_wall_ns)?;
+    rules.judge_owner(facts.uid)?;
+    rules.judge_age(&Times::of(facts, look.ground), now_wall_ns)?;
     let name = relative.file_name().unwrap_or_default().as_bytes();
     if neighbours.newest.contains(name) {
-        return Err("it is among the newest of its log, which stay".to_owned());
+        return Err(format!("it is among the newest of {}, which stay", rules.kind().family_word()));
     }
-    Ok(())
+    rules.kind().demand_content(look, file)
 }

@@ -28,6 +28,7 @@ pub(super) fn candidate_to_wire(candidate: &Candidate) -> wire::Candidate {
         object: Some((&candidate.object).into()),
         root: candidate.root.display().to_string(),
         open_elsewhere: candidate.open_elsewhere,
+        accessed_ns: candidate.accessed_ns,
     }
 }
 
@@ -37,6 +38,7 @@ pub(super) fn candidate_from_wire(candidate: wire::Candidate) -> Result<Candidat
         object: PlannedObject::try_from(object)?,
         root: PathBuf::from(candidate.root),
         open_elsewhere: candidate.open_elsewhere,
+        accessed_ns: candidate.accessed_ns,
     })
 }
 

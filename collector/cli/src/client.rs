@@ -229,9 +229,11 @@ impl Desk {
 
     pub(crate) async fn preserved(
         &mut self,
-        ask: wire::GetPreservedRequest,
+        action: &str,
+        path: Vec<u8>,
     ) -> Result<Answers<wire::FileSeen>, CliError> {
         let wait = self.wait(ANSWER);
+        let ask = wire::GetPreservedRequest { action: action.to_owned(), path: path.into() };
         let stream = answer(&self.asked, wait, self.client.get_preserved(ask)).await?;
         Ok(self.answers(stream, wait))
     }

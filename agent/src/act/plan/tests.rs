@@ -39,7 +39,7 @@ fn candidate(path: &str, inode: u64, bytes: u64, age_days: i64) -> Candidate {
         btime_ns: None,
         preserved_bytes: None,
     };
-    Candidate { object, root: PathBuf::from("/logs"), open_elsewhere: false }
+    Candidate { object, root: PathBuf::from("/logs"), open_elsewhere: false, accessed_ns: None }
 }
 
 fn trigger(bytes: u64, inodes: u64) -> Trigger {

@@ -1,5 +1,7 @@
 use std::ffi::OsStr;
 
+use std::os::unix::ffi::OsStrExt;
+
 use super::*;
 
 fn rules() -> RootRules {
@@ -13,8 +15,8 @@ fn verdict(name: &str) -> NameVerdict {
 
 #[test]
 fn live_logs_never_match() {
-    for name in LIVE_LOGS {
-        assert_eq!(verdict(name), NameVerdict::NotRotated, "{name}");
+    for name in check::LIVE_LOGS {
+        assert_eq!(verdict(name), NameVerdict::NotTaken, "{name}");
     }
     for name in [
         "app-20240612.log",
@@ -27,7 +29,7 @@ fn live_logs_never_match() {
         "data.gz",
         "x.0",
     ] {
-        assert_eq!(verdict(name), NameVerdict::NotRotated, "{name}");
+        assert_eq!(verdict(name), NameVerdict::NotTaken, "{name}");
     }
 }
 
@@ -47,7 +49,7 @@ fn rotated_logs_match_on_their_face_or_beside_their_log() {
         "-dash.log.3",
     ] {
         assert!(
-            matches!(verdict(name), NameVerdict::Rotated { live: None, .. }),
+            matches!(verdict(name), NameVerdict::Taken(Taken { beside: None, .. })),
             "{name}: {:?}",
             verdict(name)
         );
@@ -60,12 +62,14 @@ fn rotated_logs_match_on_their_face_or_beside_their_log() {
         ("dmesg.old", "dmesg"),
     ] {
         match verdict(name) {
-            NameVerdict::Rotated { live: Some(live), .. } => assert_eq!(live, log.as_bytes(), "{name}"),
+            NameVerdict::Taken(Taken { beside: Some(live), .. }) => {
+                assert_eq!(live, log.as_bytes(), "{name}")
+            }
             other => unreachable!("{name}: {other:?}"),
         }
     }
     let odd = OsStr::from_bytes(b"\xff\xfe.log.1");
-    assert!(matches!(rules().judge_name(Path::new(odd)), NameVerdict::Rotated { .. }));
+    assert!(matches!(rules().judge_name(Path::new(odd)), NameVerdict::Taken(_)));
 }
 
 #[test]
@@ -73,16 +77,19 @@ fn excludes_hold_for_names_folders_and_the_built_in_list() {
     for name in ["keep.log.1", "audit/x.log.1", "a.log.1.tmp", "a.log.1.lck", "sub/keepme.log.2"] {
         assert!(matches!(verdict(name), NameVerdict::Excluded(_)), "{name}: {:?}", verdict(name));
     }
-    assert!(matches!(verdict("auditor/x.log.1"), NameVerdict::Rotated { .. }));
+    assert!(matches!(verdict("auditor/x.log.1"), NameVerdict::Taken(_)));
 }
 
 #[test]
 fn age_counts_from_the_later_time_and_the_future_is_young() {
     let r = rules();
     let day = 24 * 3_600 * NS_PER_SECOND;
-    assert_eq!(r.judge_age(0, 0, day), Ok(86_400));
-    assert!(r.judge_age(0, 1, day).is_err(), "a nanosecond short is short");
-    assert!(r.judge_age(2 * day, 0, day).unwrap_err().contains("future"));
+    let age = |modified_ns, changed_ns| {
+        r.judge_age(&Times { modified_ns, changed_ns, accessed_ns: Some(day) }, day)
+    };
+    assert_eq!(age(0, 0), Ok(86_400), "reading a rotated log does not make it young");
+    assert!(age(0, 1).is_err(), "a nanosecond short is short");
+    assert!(age(2 * day, 0).unwrap_err().contains("future"));
 }
 
 #[test]

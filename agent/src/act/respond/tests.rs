@@ -85,6 +85,7 @@ fn survey(files: u64) -> Survey {
             },
             root: PathBuf::from("/data/logs"),
             open_elsewhere: false,
+            accessed_ns: None,
         })
         .collect();
     Survey { candidates, ..Survey::default() }

@@ -8,7 +8,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use dogwatch::record::{FileSeen, Hash, PlannedObject};
-use dogwatch::wire;
 use sha2::{Digest, Sha256};
 
 use super::Here;
@@ -110,8 +109,7 @@ pub(super) async fn preserved(
         }
     } else {
         let path = wanted.map(|p| p.as_os_str().as_bytes().to_vec()).unwrap_or_default();
-        let ask = wire::GetPreservedRequest { action: args.action.clone(), path: path.into() };
-        let mut answers = here.desk().await?.preserved(ask).await?;
+        let mut answers = here.desk().await?.preserved(&args.action, path).await?;
         while let Some(seen) = answers.next().await? {
             let seen = FileSeen::try_from(seen)
                 .map_err(|e| CliError::Failed(format!("the collector's answer makes no sense: {e}")))?;

@@ -1,0 +1,232 @@
+//! Mistakes in a policy: every one, with what to do.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+use super::{
+    Budgets, MAX_DEPTH, MAX_OBJECTS, MAX_PATTERNS, MAX_ROOTS, Policy, Problem, QUARANTINE, RootPolicy,
+    matcher,
+};
+use crate::act::cleaners::Cleaner;
+use crate::act::forbidden;
+
+/// Names of logs that somebody writes to; a configured pattern that matches one of them is refused.
+pub(super) const LIVE_LOGS: &[&str] = &[
+    "0.log",
+    "app.log",
+    "access.log",
+    "access_log",
+    "audit.log",
+    "auth.log",
+    "btmp",
+    "catalina.out",
+    "daemon.log",
+    "error.log",
+    "error_log",
+    "kern.log",
+    "kubelet.log",
+    "lastlog",
+    "maillog",
+    "messages",
+    "secure",
+    "stderr",
+    "stdout",
+    "syslog",
+    "system.journal",
+    "wtmp",
+    "java0.log.0",
+];
+
+/// Longest name of a root, bytes: it stands in each object's reason.
+const MAX_NAME_BYTES: usize = 64;
+
+impl Policy {
+    /// Every mistake, none if the policy may be used. Looks at the roots on disk (symbolic links, directories under
+    /// another name); a root that does not exist is no mistake. `state_dir` is the agent's own state folder.
+    pub fn validate(&self, state_dir: &Path) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if self.roots.len() > MAX_ROOTS {
+            problems.push(Problem {
+                key: "roots".to_owned(),
+                value: format!("{} roots", self.roots.len()),
+                reason: format!("at most {MAX_ROOTS} are kept open"),
+                remedy: "name folders further up".to_owned(),
+            });
+        }
+        for (index, root) in self.roots.iter().enumerate() {
+            let earlier = self.roots[..index].iter().any(|other| {
+                (&other.path, other.cleaner, &other.name) == (&root.path, root.cleaner, &root.name)
+            });
+            problems.extend(root.problems(index, earlier, state_dir));
+        }
+        problems.extend(self.budgets.problems());
+        problems
+    }
+}
+
+impl RootPolicy {
+    /// Mistakes in the root that stands at `index`.
+    pub(in crate::act) fn problems(
+        &self,
+        index: usize,
+        named_before: bool,
+        state_dir: &Path,
+    ) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut say = |field: &str, value: String, reason: String, remedy: &str| {
+            let key = format!("roots[{index}].{field}");
+            problems.push(Problem { key, value, reason, remedy: remedy.to_owned() });
+        };
+        let path = self.path.display().to_string();
+        if let Err((reason, remedy)) = check_place(&self.path, self.cleaner, state_dir) {
+            say("path", path.clone(), reason, remedy);
+        }
+        if named_before {
+            say("path", path, "it is named twice for one cleaner".to_owned(), "merge the two roots");
+        }
+        if self.tier == 0 {
+            say("tier", "0".to_owned(), "tiers begin at 1".to_owned(), "use 1 for the most harmless");
+        }
+        if self.max_depth > MAX_DEPTH {
+            let reason = format!("at most {MAX_DEPTH} folders are held open");
+            say("max_depth", self.max_depth.to_string(), reason, "name a root further down");
+        }
+        if self.name.len() > MAX_NAME_BYTES || self.name.chars().any(char::is_control) {
+            let reason = format!("a name has at most {MAX_NAME_BYTES} bytes and no control characters");
+            say("name", self.name.escape_debug().to_string(), reason, "use a word or two");
+        }
+        for mistake in self.cleaner.kind().mistakes(self) {
+            say(mistake.field, mistake.value, mistake.reason, &mistake.remedy);
+        }
+        if self.cleaner == Cleaner::RotatedLogs
+            && self.patterns.is_empty()
+            && self.sibling_patterns.is_empty()
+        {
+            say(
+                "patterns",
+                "[]".to_owned(),
+                "nothing could ever match".to_owned(),
+                "name a pattern or drop the root",
+            );
+        }
+        let lists = [
+            ("patterns", &self.patterns),
+            ("sibling_patterns", &self.sibling_patterns),
+            ("excludes", &self.excludes),
+        ];
+        for (field, globs) in lists {
+            if globs.len() > MAX_PATTERNS {
+                let reason = format!("at most {MAX_PATTERNS} are matched");
+                say(field, format!("{} patterns", globs.len()), reason, "merge them with {a,b}");
+            }
+            for glob in globs {
+                match matcher(std::slice::from_ref(glob)) {
+                    Err(error) => {
+                        say(
+                            field,
+                            glob.clone(),
+                            format!("it is no glob: {error}"),
+                            "use *, ?, [a-z] and {a,b}",
+                        );
+                    }
+                    Ok(_) if field != "excludes" && self.cleaner != Cleaner::Custom && glob.contains('/') => {
+                        let reason = "patterns are matched against file names".to_owned();
+                        say(field, glob.clone(), reason, "name the folder as a root");
+                    }
+                    Ok(set) if field != "excludes" => {
+                        if let Some(live) = LIVE_LOGS.iter().find(|live| set.is_match(Path::new(live))) {
+                            let reason = format!("it matches {live:?}, a log that is written to");
+                            say(
+                                field,
+                                glob.clone(),
+                                reason,
+                                "demand what only a rotation appends, e.g. *.log.[1-9]*",
+                            );
+                        }
+                    }
+                    Ok(_) => {}
+                }
+            }
+        }
+        let budgets = self.budgets.iter().flat_map(Budgets::problems);
+        problems.extend(budgets.map(|p| Problem { key: format!("roots[{index}].{}", p.key), ..p }));
+        problems
+    }
+}
+
+impl Budgets {
+    fn problems(&self) -> Vec<Problem> {
+        let zero = [
+            ("max_objects", u64::from(self.max_objects)),
+            ("max_bytes", self.max_bytes),
+            ("max_objects_per_hour", u64::from(self.max_objects_per_hour)),
+            ("max_bytes_per_hour", self.max_bytes_per_hour),
+        ];
+        let mut problems: Vec<Problem> = zero
+            .iter()
+            .filter(|(_, value)| *value == 0)
+            .map(|(key, _)| Problem {
+                key: format!("budgets.{key}"),
+                value: "0".to_owned(),
+                reason: "nothing could ever go".to_owned(),
+                remedy: "set mode: off to forbid cleanup".to_owned(),
+            })
+            .collect();
+        if self.max_objects > MAX_OBJECTS {
+            problems.push(Problem {
+                key: "budgets.max_objects".to_owned(),
+                value: self.max_objects.to_string(),
+                reason: format!("an action's record holds at most {MAX_OBJECTS} objects"),
+                remedy: format!("use {MAX_OBJECTS} or fewer; what is left goes with the next action"),
+            });
+        }
+        problems
+    }
+}
+
+/// Whether a root may be at `path`; if not, why and what to do.
+fn check_place(path: &Path, cleaner: Cleaner, state_dir: &Path) -> Result<(), (String, &'static str)> {
+    const REMEDY: &str = "name a folder that holds only what may go, such as /var/log";
+    if !path.is_absolute() {
+        return Err(("it is not absolute".to_owned(), REMEDY));
+    }
+    if path.to_str().is_none() {
+        return Err(("it is not UTF-8".to_owned(), REMEDY));
+    }
+    let plain = path.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
+    let canonical: PathBuf = path.components().collect();
+    if !plain || canonical.as_os_str() != path.as_os_str() {
+        return Err((
+            "it is not written plainly".to_owned(),
+            "write it without '.', '..', '//' and trailing '/'",
+        ));
+    }
+    if path.components().any(|c| c.as_os_str() == QUARANTINE) {
+        return Err(("it lies in dogwatch's own quarantine".to_owned(), REMEDY));
+    }
+    if let Some(reason) = forbidden::why_out_of_reach(path, cleaner, state_dir) {
+        return Err((reason, REMEDY));
+    }
+    let mut so_far = PathBuf::new();
+    for component in path.components() {
+        so_far.push(component);
+        match std::fs::symlink_metadata(&so_far) {
+            Ok(there) if there.file_type().is_symlink() => {
+                let reason = format!("{} is a symbolic link", so_far.display());
+                return Err((reason, "name the folder that it leads to"));
+            }
+            Ok(there) if !there.is_dir() => {
+                return Err((format!("{} is not a folder", so_far.display()), REMEDY));
+            }
+            Ok(there) if so_far == path => {
+                if let Some(reason) = forbidden::why_same_directory(there.dev(), there.ino(), state_dir) {
+                    return Err((reason, REMEDY));
+                }
+            }
+            // What is not there yet, or cannot be looked at, the executor judges when it opens the root.
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    Ok(())
+}
