@@ -281,10 +281,9 @@ impl Kind {
 impl FromStr for Kind {
     type Err = InvalidValue;
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|k| k.as_str() == s)
-            .ok_or_else(|| InvalidValue::new("kind", s, "must be sample, log, finding, action, gap, note or file"))
+        Self::ALL.into_iter().find(|k| k.as_str() == s).ok_or_else(|| {
+            InvalidValue::new("kind", s, "must be sample, log, finding, action, gap, note or file")
+        })
     }
 }
 

@@ -34,7 +34,7 @@ use crate::act::hold_line::HoldLine;
 use crate::act::policy::Rules;
 use crate::act::respond::{Respond, Settings};
 use crate::act::witness::{PreserveBudget, Recorded, Witness};
-use crate::act::work::{self, Done, Launch};
+use crate::act::work::{self, Done, Job, Launch};
 use crate::config::{Config, EnrolBy};
 use crate::core::{Core, CoreConfig, Held, INBOX, Message, Wires};
 use crate::detect::Detectors;
@@ -153,7 +153,7 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         let (jobs_tx, jobs) = channel();
         let (pulse_tx, pulse) = watch::channel(None);
         let figures = Arc::new(Figures::default());
-        let holds = start_holds(launch.holds.clone(), &inbox_tx)?;
+        let holds = start_holds(launch.holds.clone(), &inbox_tx, jobs_tx.clone())?;
 
         let executor_pid = executor.as_ref().ok().map(|e| e.ready().pid);
         let (done, unable) = (inbox_tx.clone(), inbox_tx.clone());
@@ -258,7 +258,11 @@ fn witness(recorder: &Recorder, inbox: &SyncSender<Message>, budget: PreserveBud
 
 /// The thread that keeps what is held: it alone waits for the disk and the executor. The first that it says is what the
 /// last run kept, so that no plan is made without it.
-fn start_holds(line: HoldLine, inbox: &SyncSender<Message>) -> Result<Sender<Vec<NodeHold>>, RunError> {
+fn start_holds(
+    line: HoldLine,
+    inbox: &SyncSender<Message>,
+    jobs: Sender<Job>,
+) -> Result<Sender<Vec<NodeHold>>, RunError> {
     let (sets_tx, sets) = channel::<Vec<NodeHold>>();
     let inbox = inbox.clone();
     let aside = Aside::new(HELD_ANSWERS_WITHIN);
@@ -275,7 +279,12 @@ fn start_holds(line: HoldLine, inbox: &SyncSender<Message>) -> Result<Sender<Vec
     let _ = inbox.send(held(&line, Ok(())));
     std::thread::Builder::new().name("holds".to_owned()).spawn(move || {
         while let Ok(set) = sets.recv() {
+            let before = line.now().set;
             let kept = line.keep(set);
+            // The thread that takes jobs lives as long as the agent.
+            if line.now().set != before {
+                let _ = jobs.send(Job::Aside);
+            }
             if inbox.send(held(&line, kept)).is_err() {
                 break;
             }

@@ -24,7 +24,7 @@ use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use crate::act::hold_file::HOLDS_FILE;
-use crate::act::policy::QUARANTINE;
+use crate::act::policy::{HELD, QUARANTINE};
 use crate::config::Config;
 use crate::{kmsg, tail};
 
@@ -89,6 +89,7 @@ fn uninstall(state: &Path, roots: &[&Path], dry_run: bool) -> Result<Report, Str
     }
     for root in roots {
         sweep.quarantine(&root.join(QUARANTINE));
+        sweep.quarantine(&root.join(HELD));
     }
     drop(locks);
     if sweep.unlisted > 0 {

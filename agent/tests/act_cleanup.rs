@@ -57,8 +57,7 @@ impl Witness for Kept {
 
 fn spawn(policy: Policy) -> Executor {
     let program = Path::new(env!("CARGO_BIN_EXE_dogwatch-agent"));
-    let mut executor =
-        Executor::spawn(program, &["executor".into()], policy, Path::new(STATE)).unwrap();
+    let mut executor = Executor::spawn(program, &["executor".into()], policy, Path::new(STATE)).unwrap();
     executor.witnessed_by(Arc::new(Kept));
     executor.hold(&HoldLine::open(Path::new(STATE), Path::new("/")));
     executor

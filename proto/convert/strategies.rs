@@ -270,7 +270,17 @@ fn object() -> impl Strategy<Value = PlannedObject> {
         (of(any::<i64>()), of(any::<i64>()), of(any::<u64>())),
     )
         .prop_map(
-            |(path, n, [mtime_ns, ctime_ns], m, (cleaner, why_safe), outcome, sha256, digest_partial, rest)| {
+            |(
+                path,
+                n,
+                [mtime_ns, ctime_ns],
+                m,
+                (cleaner, why_safe),
+                outcome,
+                sha256,
+                digest_partial,
+                rest,
+            )| {
                 PlannedObject {
                     path,
                     device: n[0],

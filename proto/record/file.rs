@@ -127,7 +127,8 @@ mod tests {
 
     #[test]
     fn pieces_come_back_and_bombs_do_not() {
-        let noise: Vec<u8> = (0..MAX_PIECE_BYTES as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let noise: Vec<u8> =
+            (0..MAX_PIECE_BYTES as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
         for piece in [&b""[..], b"line\n", &noise, &vec![0; MAX_PIECE_BYTES]] {
             let kept = FileContent::compress(&object(), 0, piece).unwrap();
             assert_eq!(kept.decompress().unwrap(), piece);

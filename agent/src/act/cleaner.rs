@@ -13,11 +13,13 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use dogwatch::record::{
-    Action, ActionState, CleanupMode, FileContent, FileSeen, ObjectOutcome, PlannedObject, Refusal, Unexplained,
+    Action, ActionState, CleanupMode, FileContent, FileSeen, ObjectOutcome, PlannedObject, Refusal,
+    Unexplained,
 };
 
 use super::beneath;
 use super::executor::RootStatus;
+use super::held_links::{Contents, HeldAside, sweep};
 use super::hold::{Hold, HoldSet, holder_of};
 use super::hold_line::HeldNow;
 use super::plan::{Survey, bounded};
@@ -54,6 +56,7 @@ pub(super) struct Cleaner {
     pub(super) unable: Option<String>,
     ledger: Ledger,
     held: RefCell<Held>,
+    contents: Contents,
     pub(super) hooks: Hooks,
 }
 
@@ -168,7 +171,18 @@ impl Cleaner {
         let ledger = Ledger::default();
         let set = HoldSet::Unknown("the executor was not told yet".to_owned());
         let held = RefCell::new(Held::new(HeldNow { set, host_root: "/".into() }));
-        (Self { rules, roots, unable, ledger, held, hooks: Hooks::default() }, told)
+        (
+            Self {
+                rules,
+                roots,
+                unable,
+                ledger,
+                held,
+                contents: Contents::default(),
+                hooks: Hooks::default(),
+            },
+            told,
+        )
     }
 
     /// Takes what is held from now on.
@@ -190,9 +204,24 @@ impl Cleaner {
         }
     }
 
+    /// Links aside what is held, and where `may_release`, lets go of what is not any more. Nothing while nobody can tell
+    /// what is held.
+    pub(super) fn keep_aside(&mut self, may_release: bool, parent: &dyn Parent) -> Vec<HeldAside> {
+        let fresh = Held::new(self.held.borrow().now.clone());
+        self.held.replace(fresh);
+        let held = self.held.borrow();
+        let HoldSet::Known(holds) = &held.now.set else { return Vec::new() };
+        sweep(&self.roots, (holds, &held.places), may_release, &mut self.contents, parent)
+    }
+
     /// Carries out `action` as far as the policy lets it, and says what became of each object. `clock` is the node's
     /// wall clock; `parent` is asked before each object, and once more before it is moved.
-    pub(super) fn apply(&mut self, mut action: Action, clock: &dyn Fn() -> i64, parent: &dyn Parent) -> Action {
+    pub(super) fn apply(
+        &mut self,
+        mut action: Action,
+        clock: &dyn Fn() -> i64,
+        parent: &dyn Parent,
+    ) -> Action {
         let root = match self.admit(&action, clock()) {
             Ok(root) => root,
             Err(why) => {
@@ -319,9 +348,7 @@ impl Cleaner {
             let at = waiting.at;
             let removal = match &kept {
                 Ok(_) => self.take(waiting, parent, run),
-                Err(why) => {
-                    Err(Left::Skipped(format!("what would go could not be recorded before: {why}")))
-                }
+                Err(why) => Err(Left::Skipped(format!("what would go could not be recorded before: {why}"))),
             };
             run.note(action, at, removal);
         }

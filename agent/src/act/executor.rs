@@ -29,7 +29,9 @@ use super::confine::{close_other_descriptors, confine, die_with_parent};
 use super::hold_line::HeldNow;
 use super::policy::Policy;
 pub use super::quarantine::Leftover;
-use super::wire::{action_from_wire, action_to_wire, candidate_to_wire, held_from_wire, refusals_to_wire};
+use super::wire::{
+    action_from_wire, action_to_wire, aside_to_wire, candidate_to_wire, held_from_wire, refusals_to_wire,
+};
 use super::witness::Verdict;
 
 /// Version of [`Setup`] and [`Ready`]; both ends are the same binary, so that any other means a mix-up.
@@ -201,6 +203,14 @@ fn answer(
         Some(Request::Held(held)) => {
             cleaner.hold(held_from_wire(held));
             Ok(())
+        }
+        Some(Request::Aside(wire::Aside { may_release })) => {
+            let office = Office { channel, request: id, held: RefCell::default() };
+            let holds = cleaner.keep_aside(may_release, &office);
+            if let Some(now) = office.held.take() {
+                cleaner.hold(now);
+            }
+            send(Reply::Aside(wire::AsideDone { holds: aside_to_wire(&holds) }))
         }
         Some(Request::Witnessed(_)) => send(Reply::Error("an answer to what was not asked".to_owned())),
         Some(Request::Apply(wire::Apply { plan: None })) => send(Reply::Error("no plan to apply".to_owned())),

@@ -31,11 +31,14 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::channel::{Channel, ChannelError};
 use super::executor::{PARTIAL, Ready, Setup};
+use super::held_links::HeldAside;
 use super::hold_line::HoldLine;
 use super::holder::Holders;
 use super::plan::Survey;
 use super::policy::{Policy, ROOT_OFF};
-use super::wire::{action_from_wire, action_to_wire, candidate_from_wire, refusals_from_wire};
+use super::wire::{
+    action_from_wire, action_to_wire, aside_from_wire, candidate_from_wire, refusals_from_wire,
+};
 use super::witness::{Verdict, Witness};
 
 /// The descriptor at which a child that [`Executor::spawn`] starts finds its socket: standard input.
@@ -109,8 +112,7 @@ impl Executor {
         let channel = Arc::new(channel);
         let ready = Ready::unknown();
         let (witness, seen) = (None, Vec::new());
-        let mut executor =
-            Self { channel, ready, pidfd, ended, status: None, next_id: 1, witness, seen };
+        let mut executor = Self { channel, ready, pidfd, ended, status: None, next_id: 1, witness, seen };
         let setup = Setup::new(policy, state_dir.to_owned());
         let setup = serde_json::to_vec(&setup).map_err(|e| failed(io::Error::other(e)))?;
         let deadline = Instant::now() + MAX_START;
@@ -201,7 +203,7 @@ impl Executor {
         self.seen.clear();
         let reply = loop {
             match self.hear(id, until, deadline)? {
-                Reply::Seen(seen) => self.keep(id, &action.id, seen, until, deadline)?,
+                Reply::Seen(seen) => self.keep(id, Some(&action.id), seen, until, deadline)?,
                 other => break other,
             }
         };
@@ -219,22 +221,39 @@ impl Executor {
         }
     }
 
+    /// Has it link aside what is held; where `may_release`, what is not held any more is let go of.
+    pub fn aside(&mut self, may_release: bool, deadline: Duration) -> Result<Vec<HeldAside>, ExecutorError> {
+        let id = self.ask(Request::Aside(wire::Aside { may_release }), deadline)?;
+        let until = Instant::now() + deadline;
+        loop {
+            match self.hear(id, until, deadline)? {
+                Reply::Seen(seen) => self.keep(id, None, seen, until, deadline)?,
+                Reply::Aside(done) => {
+                    return aside_from_wire(done.holds).map_err(|e| self.nonsense(e.to_string()));
+                }
+                Reply::Error(why) => return Err(ExecutorError::Refused(why)),
+                _ => return Err(self.nonsense("something else in answer to what is held".to_owned())),
+            }
+        }
+    }
+
     /// Objects of the last action that were recorded before they would go, with their digests.
     pub fn seen(&self) -> &[PlannedObject] {
         &self.seen
     }
 
-    /// Has what the executor saw kept, and answers.
+    /// Has what the executor saw kept, for an action or for holds, and answers.
     fn keep(
         &mut self,
         id: u64,
-        action: &str,
+        action: Option<&str>,
         seen: wire::FileSeen,
         until: Instant,
         deadline: Duration,
     ) -> Result<(), ExecutorError> {
         let seen = FileSeen::try_from(seen).map_err(|e| self.nonsense(e.to_string()))?;
-        if seen.cause != action {
+        // Holds that are over are known by their links alone.
+        if !action.map_or_else(|| seen.cause.starts_with("hold-"), |id| seen.cause == id) {
             return Err(self.nonsense("files of another action than the one that was asked for".to_owned()));
         }
         let objects = seen.objects.clone();

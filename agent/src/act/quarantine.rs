@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 
 use super::beneath::{self, Facts};
 use super::cleaners::Ground;
-use super::policy::{QUARANTINE, RootPolicy};
+use super::policy::{HELD, QUARANTINE, RootPolicy};
 use super::survey::{Folders, Way};
 
 /// Longest file name that Linux's filesystems take, bytes.
@@ -37,6 +37,8 @@ pub(super) struct Root {
     pub(super) folder: OwnedFd,
     pub(super) facts: Facts,
     pub(super) quarantine: OwnedFd,
+    /// Where held files are linked, or why nowhere.
+    pub(super) held: Result<OwnedFd, String>,
     /// What lies around it, as it was before the executor was confined.
     pub(super) ground: Ground,
 }
@@ -63,9 +65,10 @@ impl Root {
             other => format!("it cannot be opened: {other}"),
         })?;
         let facts = beneath::facts_of(&folder).map_err(|e| format!("it cannot be looked at: {e}"))?;
-        let quarantine = open_quarantine(&folder, &facts)?;
+        let quarantine = open_private(&folder, &facts, QUARANTINE)?;
+        let held = open_private(&folder, &facts, HELD);
         let ground = Ground::survey_of(policy, &folder);
-        Ok(Self { path: policy.path.clone(), folder, facts, quarantine, ground })
+        Ok(Self { path: policy.path.clone(), folder, facts, quarantine, held, ground })
     }
 
     /// Where a quarantined entry lies, for people.
@@ -141,21 +144,20 @@ impl Root {
     }
 }
 
-/// Opens a root's quarantine, making it first if it is not there.
-fn open_quarantine(root: &OwnedFd, root_facts: &Facts) -> Result<OwnedFd, String> {
-    let made = match rustix::fs::mkdirat(root, QUARANTINE, Mode::RWXU) {
+/// Opens a folder of ours in a root, making it first if it is not there.
+fn open_private(root: &OwnedFd, root_facts: &Facts, name: &str) -> Result<OwnedFd, String> {
+    let made = match rustix::fs::mkdirat(root, name, Mode::RWXU) {
         Ok(()) => true,
         Err(Errno::EXIST) => false,
-        Err(error) => return Err(format!("{QUARANTINE} cannot be made in it: {error}")),
+        Err(error) => return Err(format!("{name} cannot be made in it: {error}")),
     };
-    let folder = beneath::open_folder(root, Path::new(QUARANTINE))
-        .map_err(|e| format!("{QUARANTINE} in it is not a folder that we can open: {e}"))?;
+    let folder = beneath::open_folder(root, Path::new(name))
+        .map_err(|e| format!("{name} in it is not a folder that we can open: {e}"))?;
     if made {
         // A default ACL of the root may have added to the mode that we asked for.
-        rustix::fs::fchmod(&folder, Mode::RWXU)
-            .map_err(|e| format!("{QUARANTINE} cannot be closed off: {e}"))?;
+        rustix::fs::fchmod(&folder, Mode::RWXU).map_err(|e| format!("{name} cannot be closed off: {e}"))?;
     }
-    let facts = beneath::facts_of(&folder).map_err(|e| format!("{QUARANTINE} cannot be looked at: {e}"))?;
+    let facts = beneath::facts_of(&folder).map_err(|e| format!("{name} cannot be looked at: {e}"))?;
     let checks = [
         (facts.kind == FileType::Directory, "is not a folder"),
         (facts.uid == rustix::process::geteuid().as_raw(), "belongs to somebody else"),
@@ -163,7 +165,7 @@ fn open_quarantine(root: &OwnedFd, root_facts: &Facts) -> Result<OwnedFd, String
         (facts.device == root_facts.device && facts.mount_id == root_facts.mount_id, "is another mount"),
     ];
     match checks.iter().find(|(good, _)| !good) {
-        Some((_, how)) => Err(format!("{QUARANTINE} in it {how}; remove it")),
+        Some((_, how)) => Err(format!("{name} in it {how}; remove it")),
         None => Ok(folder),
     }
 }

@@ -24,7 +24,7 @@ use super::forbidden;
 use super::holder::Holders;
 use super::lease::{self, Claim};
 use super::plan::{Candidate, Survey};
-use super::policy::{NameVerdict, QUARANTINE, RootRules, Rules, Times};
+use super::policy::{HELD, NameVerdict, QUARANTINE, RootRules, Rules, Times};
 use super::quarantine::Root;
 
 /// Most folder entries read in one survey: a million took half a second.
@@ -342,7 +342,7 @@ impl Folders<'_> {
         }
         for name in subfolders(folder) {
             let path = relative.join(&name);
-            if (depth == 0 && name == QUARANTINE) || self.leave_out.contains(&path) {
+            if (depth == 0 && (name == QUARANTINE || name == HELD)) || self.leave_out.contains(&path) {
                 continue;
             }
             match beneath::open_folder(folder, Path::new(&name)) {

@@ -85,11 +85,7 @@ pub const MAX_OBJECT_BYTES: u64 = super::remove::DIGEST_WHOLE;
 
 impl Default for PreserveBudget {
     fn default() -> Self {
-        Self {
-            max_bytes_per_object: 16 << 20,
-            max_bytes_per_hour: 32 << 20,
-            overflow: Overflow::default(),
-        }
+        Self { max_bytes_per_object: 16 << 20, max_bytes_per_hour: 32 << 20, overflow: Overflow::default() }
     }
 }
 
@@ -128,7 +124,9 @@ impl Recorded {
             ));
         }
         if self.recorder.evidence_is_tight() {
-            return Err("the evidence ring is nearly full of what the collector has not acknowledged".to_owned());
+            return Err(
+                "the evidence ring is nearly full of what the collector has not acknowledged".to_owned()
+            );
         }
         let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
         while spent.front().is_some_and(|(at, _)| at.elapsed() > HOUR) {

@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use dogwatch::clock;
@@ -13,6 +13,8 @@ use dogwatch::record::{Action, Body, Seq};
 
 use super::aside::Aside;
 use super::handle::{Backoff, Executor, ExecutorError, look_after, recall};
+use super::held_links::HeldAside;
+use super::hold::HoldSet;
 use super::hold_line::HoldLine;
 use super::plan::Survey;
 use super::policy::Policy;
@@ -21,6 +23,10 @@ use super::witness::Witness;
 
 /// A survey of a large log folder on a slow disk may take this long.
 const SURVEY_WAIT: Duration = Duration::from_secs(45);
+/// Linking aside what is held may take this long, with content that is kept for want of a link.
+const ASIDE_WAIT: Duration = Duration::from_secs(60);
+/// How often it is looked for new files under what is held: a rotation is seen before the next one, which may delete.
+const SWEEP_EVERY: Duration = Duration::from_secs(15);
 /// A cleanup of a thousand large files may take this long.
 const APPLY_WAIT: Duration = Duration::from_secs(540);
 
@@ -37,6 +43,8 @@ pub enum Job {
         /// Its `st_dev`.
         device: u64,
     },
+    /// What is held changed: link it aside, and let go of what is not held any more.
+    Aside,
     /// Carry an action out. Its record is durable.
     Apply(Box<Action>),
     /// Look where a path really lies. It touches a disk, and may wait for it for a moment, so it is done here.
@@ -58,6 +66,8 @@ pub enum Done {
         /// What was found.
         result: Result<Survey, String>,
     },
+    /// What is kept aside for each hold, and for those that are over, what went.
+    Aside(Vec<HeldAside>),
     /// An action that was carried out, or failed.
     Applied(Box<Action>),
     /// Push this to the evidence stream, of which the core is the only pusher, and say its seq.
@@ -117,7 +127,19 @@ pub fn run(
     let mut keeper = Keeper { launch, witness, executor: None, backoff, not_before: None };
     unable(keeper.take(first));
     let aside = Aside::new(FIND_WAIT);
-    while let Ok(job) = jobs.recv() {
+    let mut swept = false;
+    loop {
+        let job = match jobs.recv_timeout(SWEEP_EVERY) {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Timeout) => {
+                let held = matches!(&launch.holds.now().set, HoldSet::Known(holds) if !holds.is_empty());
+                if swept && !held {
+                    continue;
+                }
+                Job::Aside
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
         if let Job::Find { command, path } = job {
             let result = find_apart(&launch.holds.now().host_root, &path, &aside);
             done(Done::Found { command, result });
@@ -132,6 +154,12 @@ pub fn run(
                 done(Done::Surveyed { mount, result });
             }
             Job::Apply(action) => done(Done::Applied(Box::new(keeper.apply(*action)))),
+            Job::Aside => {
+                if let Some(aside) = keeper.aside() {
+                    swept = true;
+                    done(Done::Aside(aside));
+                }
+            }
             Job::Find { .. } => {}
         }
     }
@@ -188,6 +216,21 @@ impl Keeper<'_> {
             }
             e.to_string()
         })
+    }
+
+    fn aside(&mut self) -> Option<Vec<HeldAside>> {
+        let may_release = self.launch.holds.is_durable();
+        let executor = self.executor.as_mut()?;
+        match executor.aside(may_release, ASIDE_WAIT) {
+            Ok(aside) => Some(aside),
+            Err(error) => {
+                tracing::warn!(%error, "what is held could not be linked aside; it is tried again");
+                if error.is_fatal() {
+                    self.failed();
+                }
+                None
+            }
+        }
     }
 
     fn apply(&mut self, action: Action) -> Action {

@@ -328,8 +328,7 @@ impl Recorder {
             if left.is_zero() {
                 return Err(why.unwrap_or_else(|| format!("the disk did not answer within {patience:?}")));
             }
-            state =
-                self.shared.settled.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.shared.settled.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 

@@ -247,7 +247,10 @@ pub(crate) fn weigh(body: &Body) -> usize {
             Body::Note(n) => n.len(),
             Body::File(f) => {
                 f.content.as_ref().map_or(0, |c| c.zstd.len() + c.path.as_os_str().len())
-                    + f.objects.iter().map(|o| 256 + o.path.as_os_str().len() + o.why_safe.len()).sum::<usize>()
+                    + f.objects
+                        .iter()
+                        .map(|o| 256 + o.path.as_os_str().len() + o.why_safe.len())
+                        .sum::<usize>()
             }
         }
 }

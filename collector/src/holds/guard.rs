@@ -39,9 +39,7 @@ pub(super) fn due(incident: &Incident, holds: &[HoldRow], on: bool) -> Due {
     let in_force = holds.iter().filter(ours).find(|h| h.released.is_none());
     let is_over = incident.state == IncidentState::Resolved;
     match in_force {
-        Some(hold) if is_over => {
-            Due::Release(hold.id.clone(), format!("{} was resolved", incident.id))
-        }
+        Some(hold) if is_over => Due::Release(hold.id.clone(), format!("{} was resolved", incident.id)),
         Some(_) => Due::Nothing,
         None if is_over || !on || incident.topic != SECURITY => Due::Nothing,
         None => {
@@ -117,8 +115,7 @@ impl Keeper {
     /// When the store does not answer.
     pub(super) async fn look_for_unguarded(&mut self) -> Result<(), QueryError> {
         let live = vec![IncidentState::Open, IncidentState::Acknowledged];
-        let live =
-            self.store.incidents(IncidentFilter { states: live, ..IncidentFilter::default() }).await?;
+        let live = self.store.incidents(IncidentFilter { states: live, ..IncidentFilter::default() }).await?;
         let held = self.active.values().filter(|a| a.row.actor == COLLECTOR);
         let held = held.filter_map(|a| match &a.row.target {
             HoldTarget::Incident(id) => Some(id.clone()),
@@ -179,7 +176,9 @@ mod tests {
         let by_person = hold(COLLECTOR, Some((5, "rita")));
         assert_eq!(due(&open, std::slice::from_ref(&by_person), true), Due::Nothing);
         assert!(open.apply(&open.resolve("rita", "", 6).unwrap()));
-        assert!(matches!(due(&open, std::slice::from_ref(&ours), true), Due::Release(id, _) if id == ours.id));
+        assert!(
+            matches!(due(&open, std::slice::from_ref(&ours), true), Due::Release(id, _) if id == ours.id)
+        );
         assert!(matches!(due(&open, std::slice::from_ref(&ours), false), Due::Release(..)), "also once off");
         assert_eq!(due(&open, &[hold("rita", None)], true), Due::Nothing);
         // Opened again: held again, unless a person released it last.

@@ -15,8 +15,7 @@ pub(crate) use follow::{LogFormat, LogsArgs, TopArgs, TopView, WatchArgs};
 pub(crate) use get::{Format, GetArgs, Resource};
 pub(crate) use order::{
     CompletionArgs, ConfigArgs, ConfigVerb, HoldAddArgs, HoldArgs, HoldListArgs, HoldReleaseArgs, HoldVerb,
-    PreservedArgs,
-    ManArgs, StatusArgs, VersionArgs,
+    ManArgs, PreservedArgs, StatusArgs, VersionArgs,
 };
 pub(crate) use select::Selectors;
 

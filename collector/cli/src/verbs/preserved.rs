@@ -74,7 +74,10 @@ impl Kept {
         }
         if content.len() as u64 != object.size_bytes {
             let (have, want) = (content.len(), object.size_bytes);
-            return Err(broken(path, &format!("{have} of its {want} bytes are here; the rest expired or is lost")));
+            return Err(broken(
+                path,
+                &format!("{have} of its {want} bytes are here; the rest expired or is lost"),
+            ));
         }
         let digest = Hash(Sha256::digest(&content).into());
         if object.sha256 != Some(digest) {
