@@ -201,12 +201,12 @@ impl Sweep<'_> {
         folders.leave_out = inner.filter(|p| !p.as_os_str().is_empty()).map(Path::to_owned).collect();
         let mut cut = None;
         folders.visit(&root.folder, &mut |relative, folder| {
-            let Ok(names) = rustix::fs::Dir::read_from(folder) else { return Way::Down };
+            let Ok(names) = rustix::fs::Dir::read_from(folder) else { return Way::On };
             for name in names.flatten() {
                 self.looked += 1;
                 cut = self.bound(linked.len());
                 if cut.is_some() {
-                    return Way::Out;
+                    return Way::Stop;
                 }
                 let name = OsStr::from_bytes(name.file_name().to_bytes());
                 let path = root.path.join(relative).join(name);
@@ -237,7 +237,7 @@ impl Sweep<'_> {
                     }
                 }
             }
-            Way::Down
+            Way::On
         });
         if let Some(cut) = cut {
             self.all_lack(&cut);
