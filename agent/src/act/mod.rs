@@ -8,7 +8,8 @@
 //! was started with, has [`witness`] keep what it is about to remove, and removes one object at a time ([`remove`]).
 //!
 //! Invariants: `plan` and `respond` are pure. Only `executor` and what it calls (`survey`, `remove`, `quarantine`,
-//! `lease`, `confine`) ever open a file beneath a root, and only `remove` and `quarantine` rename or unlink.
+//! `lease`, `confine`) ever open a file beneath a root, and only `remove`, `quarantine` and
+//! `held_links` (its own links) rename or unlink.
 //!
 //! Deliberately absent: truncating, restarting or pruning anything; container images (they go through CRI alone);
 //! any removal in the process that parses logs.
