@@ -540,8 +540,8 @@ fn the_executor_is_confined() {
         .unwrap()
         .map(|e| fs::read_link(e.unwrap().path()).unwrap())
         .collect();
-    // Its socket, null, stderr, the root and its quarantine.
-    assert_eq!(descriptors.len(), 5, "{descriptors:?}");
+    // Its socket, null, stderr, the root, its quarantine and its folder of held files.
+    assert_eq!(descriptors.len(), 6, "{descriptors:?}");
     let environment = fs::read(format!("/proc/{}/environ", ready.pid)).unwrap();
     assert_eq!(environment, b"");
 }
