@@ -3,6 +3,7 @@
 mod cleanup;
 mod detect;
 mod images;
+mod preserve;
 mod room;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use dogwatch::tls::{TlsError, check_address};
 use crate::act::images::policy::ImagePolicy;
 use crate::act::policy::Policy;
 use crate::act::respond::Settings;
+use crate::act::witness::PreserveBudget;
 use crate::ballast::BallastConfig;
 use crate::detect::{DetectConfig, LogRule};
 use crate::kmsg::{KernelConfig, Origin};
@@ -66,6 +68,8 @@ pub struct Config {
     pub breaker: Settings,
     /// Room that is given up first.
     pub ballast: BallastConfig,
+    /// How much of the content of what a cleanup removes is kept, where a root's policy preserves it.
+    pub preserve: PreserveBudget,
     /// Segment size of each journal.
     pub segment_bytes: u64,
     /// Sizes of the journals: urgent, evidence, recorder.
@@ -203,12 +207,13 @@ fn walk(root: &mut Section, around: Around) -> Config {
         detect.logs.rules = tail.rules.rules().iter().map(meaning).collect();
     }
     let tail = tails.then_some(tail);
-    let (policy, images, breaker, ballast) = root.section("cleanup", |s| {
+    let (policy, images, breaker, ballast, preserve) = root.section("cleanup", |s| {
         (
             cleanup::policy(s, &state_dir, &host_root),
             s.section("images", images::images),
             s.section("breaker", room::breaker),
             s.section("ballast", room::ballast),
+            s.section("preserve", |p| preserve::preserve(p, journal_bytes[1])),
         )
     });
     let (collector, collector_name, enrol_by, trust_domain, pulse_every, certificate) =
@@ -254,6 +259,7 @@ fn walk(root: &mut Section, around: Around) -> Config {
         images,
         breaker,
         ballast,
+        preserve,
         segment_bytes,
         journal_bytes,
         collector,

@@ -378,6 +378,15 @@ impl Core {
                 self.responder.on_survey(&mount, result.as_ref().map_err(Clone::clone), now)
             }
             Done::Applied(action) => self.responder.on_applied(*action, now),
+            Done::Aside(aside) => {
+                self.on_aside(aside);
+                Vec::new()
+            }
+            Done::Keep { body, seq } => {
+                // Whoever asked may have given up; what was kept is no harm.
+                let _ = seq.try_send(self.wires.recorder.push(Stream::Evidence, now, *body));
+                Vec::new()
+            }
             Done::Found { command, result } => self.responder.on_found(&command, result, now),
         };
         self.carry_out(now, steps);

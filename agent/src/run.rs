@@ -33,7 +33,8 @@ use crate::act::hold::{HoldSet, NodeHold};
 use crate::act::hold_line::HoldLine;
 use crate::act::policy::Rules;
 use crate::act::respond::Respond;
-use crate::act::work::{self, Launch};
+use crate::act::witness::{PreserveBudget, Recorded, Witness};
+use crate::act::work::{self, Done, Job, Launch};
 use crate::ballast::{Ask, Keeper};
 use crate::config::{Config, EnrolBy};
 use crate::core::ballast::{LOOKS, marks};
@@ -90,6 +91,8 @@ fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> RunError {
 /// What still runs on the runtime's threads when all parts have ended or were left behind gets this long; a read of a
 /// disk that does not answer must not keep the process.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+/// How long the core may take to give a record its seq: it never waits for a disk.
+const SEQ_WITHIN: Duration = Duration::from_secs(5);
 /// How long a held path may take to say where it lies: the start waits for it, and then holds everything.
 const HELD_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -154,15 +157,16 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         let (jobs_tx, jobs) = channel();
         let (pulse_tx, pulse) = watch::channel(None);
         let figures = Arc::new(Figures::default());
-        let holds = start_holds(launch.holds.clone(), &inbox_tx)?;
+        let holds = start_holds(launch.holds.clone(), &inbox_tx, jobs_tx.clone())?;
 
         let ballast = start_ballast(&config, &inbox_tx)?;
         let executor_pid = children.executor.as_ref().ok().map(|e| e.ready().pid);
         let (done, unable) = (inbox_tx.clone(), inbox_tx.clone());
+        let witness = witness(&recorder, &inbox_tx, config.preserve);
         let worker = std::thread::Builder::new().name("act".to_owned()).spawn(move || {
             // The core ends only when the agent does.
             let done = |d| drop(done.send(Message::Done(d)));
-            work::run(&launch, children, &jobs, done, |u| drop(unable.send(Message::Unable(u))));
+            work::run(&launch, children, &jobs, witness, done, |u| drop(unable.send(Message::Unable(u))));
         })?;
 
         let (marks, tail_handle) = match &config.tail {
@@ -245,9 +249,24 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
     result
 }
 
+/// What keeps in the record what the executor is about to remove.
+fn witness(recorder: &Recorder, inbox: &SyncSender<Message>, budget: PreserveBudget) -> Arc<dyn Witness> {
+    let inbox = inbox.clone();
+    let push = Box::new(move |body| {
+        let (seq, given) = sync_channel(1);
+        inbox.send(Message::Done(Done::Keep { body: Box::new(body), seq })).ok()?;
+        given.recv_timeout(SEQ_WITHIN).ok()
+    });
+    Arc::new(Recorded::new(recorder.clone(), push, budget))
+}
+
 /// The thread that keeps what is held: it alone waits for the disk and the executor. The first that it says is what the
 /// last run kept, so that no plan is made without it.
-fn start_holds(line: HoldLine, inbox: &SyncSender<Message>) -> Result<Sender<Vec<NodeHold>>, RunError> {
+fn start_holds(
+    line: HoldLine,
+    inbox: &SyncSender<Message>,
+    jobs: Sender<Job>,
+) -> Result<Sender<Vec<NodeHold>>, RunError> {
     let (sets_tx, sets) = channel::<Vec<NodeHold>>();
     let inbox = inbox.clone();
     let aside = Aside::new(HELD_ANSWERS_WITHIN);
@@ -267,7 +286,12 @@ fn start_holds(line: HoldLine, inbox: &SyncSender<Message>) -> Result<Sender<Vec
             tracing::warn!(why, "on a full disk what is held may not outlast a restart");
         }
         while let Ok(set) = sets.recv() {
+            let before = line.now().set;
             let kept = line.keep(set);
+            // The thread that takes jobs lives as long as the agent.
+            if line.now().set != before {
+                let _ = jobs.send(Job::Aside);
+            }
             if inbox.send(held(&line, kept)).is_err() {
                 break;
             }

@@ -47,6 +47,8 @@ pub struct Config {
     pub rejoin: Duration,
     /// How long a node may have no open stream before that is a finding.
     pub silent_after: Duration,
+    /// Whether an open incident of the topic `security` holds its nodes by itself.
+    pub hold_security: bool,
     /// Log level or filter.
     pub log_level: String,
     /// How log lines look.
@@ -150,12 +152,13 @@ fn walk(root: &mut Section, state: PathBuf) -> Config {
         };
         [keep("urgent", 4 * GIB, 400), keep("evidence", 64 * GIB, 30), keep("recorder", 16 * GIB, 30)]
     });
-    let (quiet, rejoin, silent_after) = root.section("incidents", |s| {
+    let (quiet, rejoin, silent_after, hold_security) = root.section("incidents", |s| {
         let range = Duration::from_secs(1)..=DAY;
         (
             s.duration("quiet", Duration::from_secs(300), range.clone()),
             s.duration("rejoin", Duration::from_secs(900), range.clone()),
             s.duration("silent_after", Duration::from_secs(60), range),
+            s.flag("hold_security", true),
         )
     });
     let (log_level, log_format) = root.section("log", |s| (level_of(s), s.parse("format", Format::Text)));
@@ -174,6 +177,7 @@ fn walk(root: &mut Section, state: PathBuf) -> Config {
         quiet,
         rejoin,
         silent_after,
+        hold_security,
         log_level,
         log_format,
     }

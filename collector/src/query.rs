@@ -124,6 +124,7 @@ impl Desk for Query {
     type WatchStream = Rows<wire::WatchEvent>;
     type GetSamplesStream = Rows<wire::SampleRow>;
     type TimelineStream = Rows<wire::TimelineEntry>;
+    type GetPreservedStream = Rows<wire::FileSeen>;
 
     async fn get_nodes(
         &self,
@@ -182,6 +183,20 @@ impl Desk for Query {
         self.counts.note(
             "get_samples",
             async { Ok(Response::new(self.sample_rows(self.asked(request)?).await?)) }.await,
+        )
+    }
+
+    async fn get_preserved(
+        &self,
+        request: Request<wire::GetPreservedRequest>,
+    ) -> Result<Response<Self::GetPreservedStream>, Status> {
+        self.counts.note(
+            "get_preserved",
+            async {
+                self.person(&request, Role::Responder)?;
+                Ok(Response::new(self.preserved(request.into_inner()).await?))
+            }
+            .await,
         )
     }
 

@@ -196,9 +196,8 @@ pub async fn run(config: Config, started: Started, stop: Stop) -> Result<(), Run
     }
     let certificates =
         Certificates { tls: tls.clone(), ca_ends_wall_ns: ca.as_ref().map(|ca| ca.not_after_wall_ns()) };
-    let (keeper, holds) = Keeper::open(store.clone(), nodes.clone(), asks.clone(), say.clone())
-        .await
-        .map_err(failed("taking up holds"))?;
+    let opening = Keeper::open(store.clone(), nodes.clone(), asks.clone(), say.clone(), config.hold_security);
+    let (keeper, holds) = opening.await.map_err(failed("taking up holds"))?;
     let desk =
         Query::new(store.clone(), nodes.clone(), gate, asks, holds, certificates.clone(), stop.clone());
     let census = Census::default();

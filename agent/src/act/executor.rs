@@ -11,25 +11,29 @@
 //!
 //! Invariants: one thread; no tokio; no network; no file written (a live log is cut by a hole, where a root says so). It looks whether its parent lives before each object.
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use dogwatch::record::Refusal;
+use dogwatch::record::{FileSeen, Refusal};
 use dogwatch::wire;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use super::channel::{Channel, ChannelError};
-use super::cleaner::Cleaner;
+use super::cleaner::{Cleaner, Parent};
 pub use super::confine::{Confinement, Enforcement};
 use super::confine::{close_other_descriptors, confine, die_with_parent};
 use super::hold_line::HeldNow;
 use super::plan::Survey;
 use super::policy::Policy;
 pub use super::quarantine::Leftover;
-use super::wire::{action_from_wire, action_to_wire, candidate_to_wire, held_from_wire, refusals_to_wire};
+use super::wire::{
+    action_from_wire, action_to_wire, aside_to_wire, candidate_to_wire, held_from_wire, refusals_to_wire,
+};
+use super::witness::Verdict;
 
 /// Version of [`Setup`] and [`Ready`]; both ends are the same binary, so that any other means a mix-up.
 pub(super) const VERSION: u32 = 1;
@@ -185,7 +189,8 @@ fn answer(
         Some(Request::Apply(wire::Apply { plan: Some(plan) })) => match action_from_wire(plan) {
             Err(why) => send(Reply::Error(format!("the plan does not make sense: {why}"))),
             Ok(plan) => {
-                let applied = cleaner.apply(plan, &now_wall_ns, &|| news(channel));
+                let office = Office { channel, request: id, held: RefCell::default() };
+                let applied = cleaner.apply(plan, &now_wall_ns, &office);
                 send(Reply::Applied(action_to_wire(&applied)))
             }
         },
@@ -193,6 +198,15 @@ fn answer(
             cleaner.hold(held_from_wire(held));
             Ok(())
         }
+        Some(Request::Aside(wire::Aside { may_release })) => {
+            let office = Office { channel, request: id, held: RefCell::default() };
+            let holds = cleaner.keep_aside(may_release, &office);
+            if let Some(now) = office.held.take() {
+                cleaner.hold(now);
+            }
+            send(Reply::Aside(wire::AsideDone { holds: aside_to_wire(&holds) }))
+        }
+        Some(Request::Witnessed(_)) => send(Reply::Error("an answer to what was not asked".to_owned())),
         Some(Request::Apply(wire::Apply { plan: None })) => send(Reply::Error("no plan to apply".to_owned())),
         None => send(Reply::Error("a request of a newer version".to_owned())),
     }
@@ -228,6 +242,61 @@ pub(super) fn news(channel: &Channel) -> Result<Option<HeldNow>, String> {
         }
     }
     if channel.is_closed() { Err("the agent ended".to_owned()) } else { Ok(held) }
+}
+
+/// The agent at the other end of the channel, while an action is carried out.
+struct Office<'c> {
+    channel: &'c Channel,
+    /// The number of the action's request.
+    request: u64,
+    /// What came while something else was waited for.
+    held: RefCell<Option<HeldNow>>,
+}
+
+impl Office<'_> {
+    /// The next thing that the agent says; what is held is put by.
+    fn hear(&self) -> Result<Option<wire::Witnessed>, String> {
+        use wire::executor_request::Request;
+        let request = self.channel.receive(None).map_err(|e| format!("the agent could not be heard: {e}"))?;
+        match wire::ExecutorRequest::decode(request.as_slice()) {
+            Ok(wire::ExecutorRequest { request: Some(Request::Held(now)), .. }) => {
+                self.held.replace(Some(held_from_wire(now)));
+                Ok(None)
+            }
+            Ok(wire::ExecutorRequest { id, request: Some(Request::Witnessed(said)) })
+                if id == self.request =>
+            {
+                Ok(Some(said))
+            }
+            _ => Err("the agent said something else in the midst of an action".to_owned()),
+        }
+    }
+}
+
+impl Parent for Office<'_> {
+    fn news(&self) -> Result<Option<HeldNow>, String> {
+        while !self.channel.is_closed() && self.channel.has_message() {
+            if self.hear()?.is_some() {
+                return Err("the agent answered what it was not asked".to_owned());
+            }
+        }
+        if self.channel.is_closed() { Err("the agent ended".to_owned()) } else { Ok(self.held.take()) }
+    }
+
+    fn witness(&self, seen: FileSeen) -> Result<Verdict, String> {
+        let reply = Some(wire::executor_reply::Reply::Seen((&seen).into()));
+        let reply = wire::ExecutorReply { id: self.request, reply };
+        let failed = |e: ChannelError| format!("the agent could not be told: {e}");
+        self.channel.send(&reply.encode_to_vec(), None).map_err(failed)?;
+        loop {
+            match self.hear()? {
+                None => {}
+                Some(said) if !said.refused.is_empty() => return Err(said.refused),
+                Some(said) if said.digest_suffices => return Ok(Verdict::DigestSuffices),
+                Some(_) => return Ok(Verdict::Kept),
+            }
+        }
+    }
 }
 
 /// What a survey's part says in front of the reason for which it is partial.

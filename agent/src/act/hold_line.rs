@@ -81,6 +81,8 @@ pub struct HoldLine {
 #[derive(Debug)]
 struct Inner {
     now: HeldNow,
+    /// Whether the set would survive a restart.
+    durable: bool,
     /// The children that remove things.
     told: Vec<Arc<Channel>>,
 }
@@ -89,7 +91,10 @@ impl HoldLine {
     /// What the last run kept in `state_dir`; `host_root` is the host's root as this process sees it.
     pub fn open(state_dir: &Path, host_root: &Path) -> Self {
         let now = HeldNow { set: hold_file::read(state_dir), host_root: host_root.to_owned() };
-        Self { state_dir: state_dir.to_owned(), inner: Arc::new(Mutex::new(Inner { now, told: Vec::new() })) }
+        Self {
+            state_dir: state_dir.to_owned(),
+            inner: Arc::new(Mutex::new(Inner { now, durable: true, told: Vec::new() })),
+        }
     }
 
     /// Takes room for what will be held, so that it can be kept on a full disk.
@@ -113,9 +118,20 @@ impl HoldLine {
         {
             let mut inner = self.lock();
             inner.now.set = HoldSet::Known(holds.clone());
+            inner.durable = false;
             inner.tell();
         }
-        hold_file::write(&self.state_dir, &holds)
+        let kept = hold_file::write(&self.state_dir, &holds);
+        let mut inner = self.lock();
+        // Another set may have come meanwhile.
+        inner.durable |= kept.is_ok() && inner.now.set == HoldSet::Known(holds);
+        kept
+    }
+
+    /// Whether what is not held any more is durably not held.
+    pub fn is_durable(&self) -> bool {
+        let inner = self.lock();
+        inner.durable && matches!(inner.now.set, HoldSet::Known(_))
     }
 
     /// Tells a newly started child that removes things what is held, and from now on every change.

@@ -11,8 +11,9 @@ use dogwatch::record::{Body, Stream};
 use dogwatch::wire;
 
 use super::{Core, answer_error};
+use crate::act::held_links::HeldAside;
 use crate::act::hold::{Hold, NodeHold};
-use crate::act::wire::holds_from_wire;
+use crate::act::wire::{aside_to_wire, holds_from_wire};
 use crate::uplink::CommandCall;
 
 /// Sets that wait to be kept at most; the collector sends one at a time.
@@ -39,6 +40,8 @@ pub(super) struct HoldState {
     waiting: VecDeque<CommandCall>,
     /// What the collector said last.
     last: Option<Vec<NodeHold>>,
+    /// What was kept aside for each of them when it was last looked.
+    aside: Vec<HeldAside>,
     /// What the node cannot do because of them, in words.
     pub(super) unable: Option<String>,
 }
@@ -75,6 +78,30 @@ impl Core {
         self.holds.waiting.push_back(call);
     }
 
+    /// What is held was linked aside, and what is not held any more let go of: that is news.
+    pub(super) fn on_aside(&mut self, aside: Vec<HeldAside>) {
+        let (over, kept): (Vec<_>, Vec<_>) = aside.into_iter().partition(|a| a.released);
+        for gone in over.iter().filter(|a| a.files > 0 || !a.lacks.is_empty()) {
+            let mut words = format!(
+                "{} is over: {} files that were linked aside for it went, with {} bytes that had no other name",
+                gone.hold, gone.files, gone.kept_bytes
+            );
+            if !gone.lacks.is_empty() {
+                words = format!("{words}; {}", gone.lacks);
+            }
+            self.wires.recorder.push(Stream::Urgent, clock::now(), Body::Note(words));
+        }
+        for now in &kept {
+            let before = self.holds.aside.iter().find(|a| a.hold == now.hold);
+            if now.lacks != before.map_or("", |b| b.lacks.as_str()) && !now.lacks.is_empty() {
+                let words = format!("{} is not wholly kept aside: {}", now.hold, now.lacks);
+                tracing::warn!("{words}");
+                self.wires.recorder.push(Stream::Urgent, clock::now(), Body::Note(words));
+            }
+        }
+        self.holds.aside = kept;
+    }
+
     /// A set is in force.
     pub(super) fn on_held(&mut self, held: Held) {
         self.responder.set_holds(held.places);
@@ -94,6 +121,7 @@ impl Core {
                     id,
                     ok: true,
                     absent_holds: held.absent,
+                    held_aside: aside_to_wire(&self.holds.aside),
                     ..Default::default()
                 });
             }

@@ -227,6 +227,17 @@ impl Desk {
         Ok(self.answers(stream, wait))
     }
 
+    pub(crate) async fn preserved(
+        &mut self,
+        action: &str,
+        path: Vec<u8>,
+    ) -> Result<Answers<wire::FileSeen>, CliError> {
+        let wait = self.wait(ANSWER);
+        let ask = wire::GetPreservedRequest { action: action.to_owned(), path: path.into() };
+        let stream = answer(&self.asked, wait, self.client.get_preserved(ask)).await?;
+        Ok(self.answers(stream, wait))
+    }
+
     pub(crate) async fn add_hold(&mut self, ask: wire::AddHoldRequest) -> Result<wire::Hold, CliError> {
         let wait = self.wait(ANSWER);
         answer(&self.asked, wait, self.client.add_hold(ask)).await

@@ -15,7 +15,7 @@ pub(crate) use follow::{LogFormat, LogsArgs, TopArgs, TopView, WatchArgs};
 pub(crate) use get::{Format, GetArgs, Resource};
 pub(crate) use order::{
     CompletionArgs, ConfigArgs, ConfigVerb, HoldAddArgs, HoldArgs, HoldListArgs, HoldReleaseArgs, HoldVerb,
-    ManArgs, StatusArgs, VersionArgs,
+    ManArgs, PreservedArgs, StatusArgs, VersionArgs,
 };
 pub(crate) use select::Selectors;
 
@@ -100,6 +100,8 @@ pub(crate) enum Verb {
     Reopen(SayArgs),
     /// Add a note to an incident
     Note(NoteArgs),
+    /// List what was kept of what a cleanup removed, or write a file's content out
+    Preserved(PreservedArgs),
     /// Keep files, a pod's logs, a node or an incident from being cleaned or expired
     Hold(HoldArgs),
     /// How dogwatch itself is: what is wrong with it, and what to do

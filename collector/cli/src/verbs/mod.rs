@@ -8,6 +8,7 @@ mod incident;
 mod itself;
 mod logs;
 mod picture;
+mod preserved;
 mod status;
 mod top;
 mod watch;
@@ -69,6 +70,7 @@ pub async fn run(cli: Cli, world: &World, io: &mut Io<'_>) -> Result<(), CliErro
         Verb::Reopen(args) => incident::reopen(&here, &args, io).await,
         Verb::Note(args) => incident::note(&here, &args, io).await,
         Verb::Hold(args) => hold::hold(&here, args.verb, io).await,
+        Verb::Preserved(args) => preserved::preserved(&here, &args, io).await,
         Verb::Status(args) => status::status(&here, &args, io).await,
         Verb::Completion(args) => itself::completion(&here, &args, io),
         Verb::Man(args) => itself::man(&args, io),

@@ -244,6 +244,9 @@ impl From<wire::PlannedObject> for Object {
                 to: c.to,
                 tail: String::from_utf8_lossy(&c.tail).into_owned(),
             }),
+            accessed_at: o.atime_ns.and_then(Utc::known),
+            born_at: o.btime_ns.and_then(Utc::known),
+            preserved_bytes: o.preserved_bytes,
         }
     }
 }

@@ -174,6 +174,10 @@ pub(crate) struct Object {
     /// Only where the object stays and loses content.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cut: Option<Cut>,
+    pub(crate) accessed_at: Option<Utc>,
+    pub(crate) born_at: Option<Utc>,
+    /// Bytes of its content that are kept, which is all of it.
+    pub(crate) preserved_bytes: Option<u64>,
 }
 
 /// What goes of a file that stays; `sha256` is of that.

@@ -118,6 +118,15 @@ impl Desk for Canned {
 
     type WatchStream = Answer<wire::WatchEvent>;
     type GetSamplesStream = Answer<wire::SampleRow>;
+    type GetPreservedStream = Answer<wire::FileSeen>;
+    async fn get_preserved(
+        &self,
+        r: Request<wire::GetPreservedRequest>,
+    ) -> Result<Response<Self::GetPreservedStream>, Status> {
+        self.asked.note(format!("{:?}", r.get_ref()));
+        Ok(stream(vec![]))
+    }
+
     type GetIncidentsStream = Answer<wire::Incident>;
     async fn get_incidents(
         &self,
