@@ -123,9 +123,15 @@ pub struct Handle {
     orders: mpsc::Sender<Order>,
     view: watch::Receiver<View>,
     figures: Arc<Mutex<Figures>>,
+    lease: Duration,
 }
 
 impl Handle {
+    /// How long a permit holds unless it is asked for again.
+    pub fn lease(&self) -> Duration {
+        self.lease
+    }
+
     /// A node asks; answers go to `to`, now and whenever there is news. Never waits: a node asks again.
     pub fn ask(&self, ask: Ask, to: &mpsc::Sender<(Ask, Answer)>) {
         // Where there is no room the node hears nothing, and asks again in a moment.
@@ -237,7 +243,7 @@ impl Keeper {
         let brake = Brake::new(settings, ledger, 0);
         let view = watch::Sender::new(View::of(&brake));
         let figures = Arc::<Mutex<Figures>>::default();
-        let handle = Handle { orders: sender, view: view.subscribe(), figures: Arc::clone(&figures) };
+        let handle = Handle { orders: sender, view: view.subscribe(), figures: Arc::clone(&figures), lease: settings.lease };
         let keeper = Self {
             store,
             nodes,
@@ -252,7 +258,7 @@ impl Keeper {
             failing: None,
             began: Instant::now(),
         };
-        keeper.publish(0);
+        keeper.publish();
         Ok((keeper, handle))
     }
 
@@ -362,7 +368,7 @@ impl Keeper {
         }
         let now = self.now_ns();
         self.brake.apply(&decision, now);
-        self.publish(now);
+        self.publish();
         if self.unwritten.len() >= MAX_UNWRITTEN {
             self.unwritten.pop_front();
         }
@@ -414,7 +420,7 @@ impl Keeper {
             Ok(()) => {
                 self.failing = None;
                 decisions.iter().for_each(|d| self.brake.apply(d, now));
-                self.publish(now);
+                self.publish();
                 Ok(())
             }
             Err(error) => {
@@ -504,8 +510,8 @@ impl Keeper {
             .filter(|w| grants.iter().any(|g| is_for(g, w)))
             .map(|w| w.ask.clone())
             .collect();
-        self.granted_total += grants.len() as u64;
         if !grants.is_empty() && self.write(grants, crate::incident::COLLECTOR).await.is_ok() {
+            self.granted_total += asked.len() as u64;
             for ask in asked {
                 tracing::info!(node = %ask.node, action = ask.action, mount = ask.mount, "a node may clean");
                 self.tell(ask, Answer::Granted);
@@ -519,7 +525,7 @@ impl Keeper {
             }
             self.streams.retain(|_, to| !to.is_closed());
         }
-        self.publish(now);
+        self.publish();
     }
 
     fn tell(&self, ask: Ask, answer: Answer) {
@@ -529,7 +535,7 @@ impl Keeper {
         }
     }
 
-    fn publish(&self, now_ns: u64) {
+    fn publish(&self) {
         let view = View::of(&self.brake);
         self.view.send_if_modified(|before| {
             let changed = *before != view;
@@ -540,7 +546,7 @@ impl Keeper {
             places: self.brake.places().len(),
             limit: self.brake.limit(),
             permits: self.brake.ledger().permits.len(),
-            waiting: self.brake.queue(now_ns).len(),
+            waiting: self.brake.waiting(),
             tripped_total: self.brake.ledger().tripped_total,
             granted_total: self.granted_total,
         };

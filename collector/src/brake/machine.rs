@@ -196,6 +196,11 @@ impl Brake {
         true
     }
 
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Who waits, the next first.
     pub fn queue(&self, now_ns: u64) -> Vec<&Waiting> {
         let mut queue: Vec<&Waiting> = self.waiting.values().collect();
