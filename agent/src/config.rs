@@ -13,6 +13,7 @@ use dogwatch::record::{CleanupMode, NodeName};
 use dogwatch::telemetry::{Format, level_of};
 use dogwatch::tls::{TlsError, check_address};
 
+use crate::act::permit::Without;
 use crate::act::policy::{Budgets, Policy, RootPolicy};
 use crate::detect::{DetectConfig, LogRule};
 use crate::kmsg::{KernelConfig, Origin};
@@ -54,6 +55,8 @@ pub struct Config {
     pub detect: DetectConfig,
     /// What a cleanup may do.
     pub policy: Policy,
+    /// What the node does by itself while its collector does not answer.
+    pub without_collector: Without,
     /// Segment size of each journal.
     pub segment_bytes: u64,
     /// Sizes of the journals: urgent, evidence, recorder.
@@ -191,7 +194,9 @@ fn walk(root: &mut Section, around: Around) -> Config {
         detect.logs.rules = tail.rules.rules().iter().map(meaning).collect();
     }
     let tail = tails.then_some(tail);
-    let policy = root.section("cleanup", |s| policy(s, &state_dir));
+    let (policy, without_collector) = root.section("cleanup", |s| {
+        (policy(s, &state_dir), s.parse("without_collector", Without::CriticalOnly))
+    });
     let (collector, collector_name, enrol_by, trust_domain, pulse_every, certificate) =
         root.section("uplink", |s| {
             let every = Duration::from_secs(10);
@@ -232,6 +237,7 @@ fn walk(root: &mut Section, around: Around) -> Config {
         kernel,
         detect,
         policy,
+        without_collector,
         segment_bytes,
         journal_bytes,
         collector,

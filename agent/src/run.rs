@@ -29,13 +29,15 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 
 use crate::act::aside::Aside;
+use crate::act::brake_line;
 use crate::act::hold::{HoldSet, NodeHold};
 use crate::act::hold_line::HoldLine;
+use crate::act::permit::{Gate, policy_hash};
 use crate::act::policy::Rules;
 use crate::act::respond::{Respond, Settings};
 use crate::act::work::{self, Launch};
 use crate::config::{Config, EnrolBy};
-use crate::core::{Core, CoreConfig, Held, INBOX, Message, Wires};
+use crate::core::{BrakeWires, Core, CoreConfig, Held, INBOX, Message, Wires, follow_brake};
 use crate::detect::Detectors;
 use crate::enrol::{EnrolOptions, NodeIdentity, Renewal, TokenSource, ensure_enrolled};
 use crate::health::{Figures, Sources};
@@ -43,6 +45,7 @@ use crate::kmsg;
 use crate::record::{self, RecordConfig, Recorder};
 use crate::sample::{Roots, SampleOptions, Sampler, Thrift, Ticker, TickerStop};
 use crate::tail::{self, CHECKPOINT_FILE, CheckpointWriter, Journaled, Resume, TailConfig, Tailer};
+use crate::uplink::brake::{self, BrakeEnd};
 use crate::uplink::{Pulse, Uplink, UplinkConfig, UplinkStatus, jittered};
 use crate::usage::scout::{APART, Asker, scout};
 
@@ -150,7 +153,8 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         let (jobs_tx, jobs) = channel();
         let (pulse_tx, pulse) = watch::channel(None);
         let figures = Arc::new(Figures::default());
-        let holds = start_holds(launch.holds.clone(), &inbox_tx)?;
+        let holds_line = launch.holds.clone();
+        let holds = start_holds(holds_line.clone(), &inbox_tx)?;
 
         let executor_pid = executor.as_ref().ok().map(|e| e.ready().pid);
         let (done, unable) = (inbox_tx.clone(), inbox_tx.clone());
@@ -182,13 +186,26 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
             ..Settings::default()
         };
         let rules = Rules::new(config.policy.clone()).map_err(failed("the cleanup's patterns"))?;
-        let responder = Respond::new(rules, settings, Box::new(|| u64::from_le_bytes(first_8(random_16()))));
+        let policy = policy_hash(&config.policy, (settings.low_water_available, settings.low_water_inodes));
+        let gate = match config.collector {
+            None => Gate::open(config.node.clone(), policy),
+            Some(_) => {
+                let word = brake_line::read(&config.state_dir);
+                let now = clock::now().boot_ns;
+                Gate::new(config.node.clone(), policy, config.without_collector, word, now)
+            }
+        };
+        let (brake_end, brake_feed, outgoing) = brake::ends();
+        let line = brake_line::start(config.state_dir.clone(), holds_line)?;
+        parts.spawn("brake to core", follow_brake(brake_feed, inbox_tx.clone(), stop.clone()));
+        let responder = Respond::new(rules, settings, gate, Box::new(|| u64::from_le_bytes(first_8(random_16()))));
         let core_config = CoreConfig { sample_every: config.sample_every, evidence_every: config.evidence_every };
         let wires = Wires {
             inbox,
             recorder: recorder.clone(),
             jobs: jobs_tx,
             holds,
+            brake: BrakeWires { line, outgoing },
             marks,
             kernel_marks,
             scout: start_scout(&roots, &inbox_tx)?,
@@ -207,7 +224,7 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         let mode_tx = watch::Sender::new(config.policy.mode);
         let uplink = config.collector.as_ref().map(|collector| {
             let mode = mode_tx.subscribe();
-            start_uplink(&config, collector, public_key, &recorder, pulse, &inbox_tx, &mut parts, &stop, mode)
+            start_uplink(&config, collector, public_key, &recorder, pulse, &inbox_tx, &mut parts, &stop, mode, brake_end)
         });
         let outcome = Outcome::default();
         let told = reload::Told { inbox: inbox_tx.clone(), mode: mode_tx, outcome: outcome.clone() };
@@ -404,6 +421,7 @@ fn start_uplink(
     parts: &mut Parts,
     stop: &Stop,
     mode: watch::Receiver<CleanupMode>,
+    brake: BrakeEnd,
 ) -> watch::Receiver<UplinkStatus> {
     let (commands_tx, mut commands) = mpsc::channel(COMMAND_QUEUE);
     let inbox = inbox.clone();
@@ -429,7 +447,7 @@ fn start_uplink(
         ..EnrolOptions::new(collector, config.node.clone(), config.state_dir.clone())
     };
     let uplink_config =
-        UplinkConfig { collector: collector.to_owned(), signing_key, mode, pulse_every: config.pulse_every };
+        UplinkConfig { collector: collector.to_owned(), signing_key, mode, pulse_every: config.pulse_every, brake };
     let (status_tx, status) = watch::channel(UplinkStatus::default());
     let (recorder, stopping) = (recorder.clone(), stop.clone());
     let files = config.certificate.clone();

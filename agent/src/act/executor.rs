@@ -11,6 +11,8 @@
 //!
 //! Invariants: one thread; no tokio; no network; no file written. It looks whether its parent lives before each object.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,6 +34,8 @@ use super::wire::{action_from_wire, action_to_wire, candidate_to_wire, held_from
 
 /// Version of [`Setup`] and [`Ready`]; both ends are the same binary, so that any other means a mix-up.
 const VERSION: u32 = 1;
+/// Actions that were told to end and are remembered; their ids do not come again.
+const MAX_HALTED: usize = 32;
 /// Candidates in one part of a survey.
 const CANDIDATES_A_PART: usize = 256;
 
@@ -144,6 +148,7 @@ fn serve(socket: OwnedFd) -> Result<(), String> {
     let ready = serde_json::to_vec(&ready).map_err(|e| format!("status: {e}"))?;
     channel.send(&ready, None).map_err(|e| format!("its status could not be sent: {e}"))?;
 
+    let halted = Halted::default();
     loop {
         let request = match channel.receive(None) {
             Ok(request) => request,
@@ -152,7 +157,7 @@ fn serve(socket: OwnedFd) -> Result<(), String> {
         };
         let request =
             wire::ExecutorRequest::decode(request.as_slice()).map_err(|e| format!("request: {e}"))?;
-        match answer(&mut cleaner, &channel, request) {
+        match answer(&mut cleaner, &channel, &halted, request) {
             Ok(()) => {}
             Err(ChannelError::Closed) => return Ok(()),
             Err(error) => return Err(format!("reply: {error}")),
@@ -163,6 +168,7 @@ fn serve(socket: OwnedFd) -> Result<(), String> {
 fn answer(
     cleaner: &mut Cleaner,
     channel: &Channel,
+    halted: &Halted,
     request: wire::ExecutorRequest,
 ) -> Result<(), ChannelError> {
     use wire::executor_reply::Reply;
@@ -191,12 +197,17 @@ fn answer(
         Some(Request::Apply(wire::Apply { plan: Some(plan) })) => match action_from_wire(plan) {
             Err(why) => send(Reply::Error(format!("the plan does not make sense: {why}"))),
             Ok(plan) => {
-                let applied = cleaner.apply(plan, &now_wall_ns, &|| news(channel));
+                let id = plan.id.clone();
+                let applied = cleaner.apply(plan, &now_wall_ns, &|| news(channel, halted, &id));
                 send(Reply::Applied(action_to_wire(&applied)))
             }
         },
         Some(Request::Held(held)) => {
             cleaner.hold(held_from_wire(held));
+            Ok(())
+        }
+        Some(Request::Stop(stop)) => {
+            halted.add(stop);
             Ok(())
         }
         Some(Request::Apply(wire::Apply { plan: None })) => send(Reply::Error("no plan to apply".to_owned())),
@@ -205,17 +216,41 @@ fn answer(
 }
 
 /// What came in the midst of an action: what is held from now on, or a reason to stop.
-fn news(channel: &Channel) -> Result<Option<HeldNow>, String> {
+fn news(channel: &Channel, halted: &Halted, action: &str) -> Result<Option<HeldNow>, String> {
     let mut held = None;
     // The parent waits for the action's end and says nothing else meanwhile.
     while !channel.is_closed() && channel.has_message() {
         let request = channel.receive(None).map_err(|e| format!("the agent could not be heard: {e}"))?;
         match wire::ExecutorRequest::decode(request.as_slice()).map(|r| r.request) {
             Ok(Some(wire::executor_request::Request::Held(now))) => held = Some(held_from_wire(now)),
+            Ok(Some(wire::executor_request::Request::Stop(stop))) => halted.add(stop),
             _ => return Err("the agent said something else in the midst of an action".to_owned()),
         }
     }
-    if channel.is_closed() { Err("the agent ended".to_owned()) } else { Ok(held) }
+    match halted.why(action) {
+        _ if channel.is_closed() => Err("the agent ended".to_owned()),
+        // What is held must not be lost for it; the question comes again before anything is moved.
+        Some(why) if held.is_none() => Err(format!("stopped: {why}")),
+        _ => Ok(held),
+    }
+}
+
+/// Actions that are to end, and why; the newest.
+#[derive(Default)]
+struct Halted(RefCell<VecDeque<wire::StopAction>>);
+
+impl Halted {
+    fn add(&self, stop: wire::StopAction) {
+        let mut stops = self.0.borrow_mut();
+        if stops.len() >= MAX_HALTED {
+            stops.pop_front();
+        }
+        stops.push_back(stop);
+    }
+
+    fn why(&self, action: &str) -> Option<String> {
+        self.0.borrow().iter().find(|s| s.action_id == action).map(|s| s.reason.clone())
+    }
 }
 
 /// What a survey's part says in front of the reason for which it is partial.

@@ -7,6 +7,7 @@
 //!
 //! Deliberately absent: who may hold what, and what concerns this node (the collector decides that).
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,11 +17,13 @@ use super::channel::Channel;
 use super::hold::{HeldThing, Hold, HoldSet, NodeHold, resolve};
 use super::hold_file;
 use super::real_path::{find, real_paths};
-use super::wire::held_request;
+use super::wire::{halt_request, held_request};
 
 /// How long an executor that is busy may take to have room for the news: it looks between two objects, and the digest of
 /// one takes a second on a slow disk.
 const TELL_WAIT: Duration = Duration::from_secs(20);
+/// Actions that were to end and are told to an executor that is started later; ids do not come again.
+const MAX_HALTED: usize = 16;
 
 /// What is held, and through which root the host is seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +72,7 @@ pub struct HoldLine {
 #[derive(Debug)]
 struct Inner {
     now: HeldNow,
+    halted: VecDeque<(String, String)>,
     executor: Option<Arc<Channel>>,
 }
 
@@ -76,7 +80,7 @@ impl HoldLine {
     /// What the last run kept in `state_dir`; `host_root` is the host's root as this process sees it.
     pub fn open(state_dir: &Path, host_root: &Path) -> Self {
         let now = HeldNow { set: hold_file::read(state_dir), host_root: host_root.to_owned() };
-        Self { state_dir: state_dir.to_owned(), inner: Arc::new(Mutex::new(Inner { now, executor: None })) }
+        Self { state_dir: state_dir.to_owned(), inner: Arc::new(Mutex::new(Inner { now, halted: VecDeque::new(), executor: None })) }
     }
 
     /// What is held now.
@@ -97,11 +101,24 @@ impl HoldLine {
         hold_file::write(&self.state_dir, &holds)
     }
 
+    /// Has `action` end before its next object, or not begin.
+    pub fn halt(&self, action: String, why: String) {
+        let mut inner = self.lock();
+        if inner.halted.len() >= MAX_HALTED {
+            inner.halted.pop_front();
+        }
+        inner.send(&halt_request(&action, &why));
+        inner.halted.push_back((action, why));
+    }
+
     /// Tells a newly started executor what is held, and from now on every change.
     pub(super) fn attach(&self, executor: Arc<Channel>) {
         let mut inner = self.lock();
         inner.executor = Some(executor);
         inner.tell();
+        for (action, why) in inner.halted.clone() {
+            inner.send(&halt_request(&action, &why));
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -111,9 +128,14 @@ impl HoldLine {
 
 impl Inner {
     fn tell(&mut self) {
+        let request = held_request(&self.now);
+        self.send(&request);
+    }
+
+    fn send(&mut self, request: &[u8]) {
         let Some(executor) = &self.executor else { return };
-        if let Err(error) = executor.send(&held_request(&self.now), Some(Instant::now() + TELL_WAIT)) {
-            tracing::warn!(%error, "the executor could not be told what is held; it is cut off and started again");
+        if let Err(error) = executor.send(request, Some(Instant::now() + TELL_WAIT)) {
+            tracing::warn!(%error, "the executor could not be told what to leave alone; it is cut off and started again");
             executor.hang_up();
             self.executor = None;
         }

@@ -14,6 +14,7 @@
 
 pub mod aside;
 mod beneath;
+pub mod brake_line;
 mod channel;
 mod cleaner;
 mod confine;
@@ -25,6 +26,7 @@ pub mod hold_file;
 pub mod hold_line;
 mod holder;
 mod lease;
+pub mod permit;
 pub mod plan;
 pub mod policy;
 mod quarantine;

@@ -10,12 +10,14 @@
 //! - A mount that fills again after [`Settings::breaker_cleanups`] cleanups within [`Settings::breaker_window_ns`] is left
 //!   alone for that long; that is a finding ([`Step::NotHolding`]), once each time.
 //! - Mode `plan` makes a plan once an episode, and again only when it expired or the need grew materially.
+//! - In `auto` a plan that is durable waits for leave to begin ([`Gate`]); a stop ends what is under way ([`Step::Halt`]).
 //! - A person's command passes cooldown and breaker, never the mode, the roots, the budgets or a plan's expiry.
 //!
 //! Spans are measured by the boot clock, which never jumps; a plan's expiry by both clocks.
 //!
 //! Deliberately absent: time, disk, randomness; they come in as arguments.
 
+mod clearance;
 mod need;
 mod place;
 
@@ -26,8 +28,10 @@ use dogwatch::record::{
     Action, ActionState, CleanupMode, Finding, FindingState, Moment, Mount, Refusal, Severity,
 };
 
+use self::clearance::Leave;
 use self::need::{base_trigger, need_bytes, severity, trigger, worst};
 use super::hold::Hold;
+use super::permit::Gate;
 use super::plan::{Allowance, PLAN_LIFETIME_NS, Survey, Trigger, plan};
 use super::policy::Rules;
 use super::words;
@@ -92,6 +96,8 @@ pub struct Command {
     pub actor: String,
     /// What they want.
     pub order: Order,
+    /// Whether an admin wants it although cleanups are stopped.
+    pub over_brake: bool,
 }
 
 /// What a person can order.
@@ -117,6 +123,13 @@ pub enum Step {
     Record(Box<Action>),
     /// Give the action to the executor, then call [`Respond::on_applied`].
     Apply(Box<Action>),
+    /// Have the executor end the action before its next object.
+    Halt {
+        /// Which.
+        action: String,
+        /// Why.
+        why: String,
+    },
     /// Answer a person's command.
     Answer {
         /// The command's id.
@@ -146,6 +159,7 @@ pub enum Step {
 pub struct Respond {
     rules: Rules,
     settings: Settings,
+    gate: Gate,
     holds: Vec<Hold>,
     new_id: Box<dyn FnMut() -> u64 + Send>,
     mounts: BTreeMap<String, Site>,
@@ -182,6 +196,7 @@ struct Busy {
     /// The action, once it is planned.
     action: Option<Action>,
     applies: bool,
+    leave: Leave,
 }
 
 /// The plan made last in the present episode.
@@ -194,10 +209,15 @@ struct Made {
 
 impl Respond {
     /// A machine for a node whose executor has the policy of `rules`. `new_id` gives random numbers for action ids.
-    pub fn new(rules: Rules, settings: Settings, new_id: Box<dyn FnMut() -> u64 + Send>) -> Self {
+    pub fn new(
+        rules: Rules,
+        settings: Settings,
+        gate: Gate,
+        new_id: Box<dyn FnMut() -> u64 + Send>,
+    ) -> Self {
         let (mounts, plans, removed) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
         let (holds, searching) = (Vec::new(), VecDeque::new());
-        Self { rules, settings, holds, new_id, mounts, plans, removed, searching }
+        Self { rules, settings, gate, holds, new_id, mounts, plans, removed, searching }
     }
 
     /// The node's mode.
@@ -263,13 +283,15 @@ impl Respond {
     /// Time passed: cooldowns end, plans expire.
     pub fn on_tick(&mut self, now: Moment) -> Vec<Step> {
         self.plans.retain(|kept| kept.expires_boot_ns > now.boot_ns);
+        let mut steps = self.watch_permits(now);
         let mounts: Vec<String> = self
             .mounts
             .iter()
             .filter(|(_, s)| !s.findings.is_empty())
             .map(|(path, _)| path.clone())
             .collect();
-        mounts.iter().flat_map(|mount| self.consider(mount, now)).collect()
+        steps.extend(mounts.iter().flat_map(|mount| self.consider(mount, now)));
+        steps
     }
 
     /// A person's command.
@@ -294,6 +316,8 @@ impl Respond {
                 }
             },
         };
+        // A plan that waits for leave, maybe for long, is nothing that a person has to wait for.
+        let mut steps = self.withdraw(&mount, now);
         let Some(site) = self.mounts.get_mut(&mount).filter(|s| s.figures.is_some()) else {
             return self.search(command, mount);
         };
@@ -302,9 +326,10 @@ impl Respond {
                 return refuse(format!("{MAX_WAITING} commands for {mount} are waiting; try again later"));
             }
             site.waiting.push_back(command);
-            return Vec::new();
+            return steps;
         }
-        self.obey(command, now)
+        steps.extend(self.obey(command, now));
+        steps
     }
 
     /// What the survey of `mount` found, or why there is none.
@@ -372,10 +397,8 @@ impl Respond {
         match ours.state {
             // The mode may have changed since the survey began.
             ActionState::Planned if busy.applies && mode == CleanupMode::Auto => {
-                ours.state = ActionState::Started;
-                // Applied once, whatever becomes of it.
-                self.plans.retain(|k| k.action.id != action.id);
-                vec![Step::Record(Box::new(ours.clone()))]
+                busy.leave = Leave::wait(now);
+                self.proceed(&action.mount, now)
             }
             ActionState::Started if mode == CleanupMode::Off => {
                 ours.state = ActionState::Refused;
@@ -383,7 +406,10 @@ impl Respond {
                 ours.detail = SWITCHED_OFF.to_owned();
                 vec![Step::Record(Box::new(ours.clone()))]
             }
-            ActionState::Started => vec![Step::Apply(Box::new(ours.clone()))],
+            ActionState::Started => {
+                let leave = busy.leave.clone();
+                self.apply_or_not(action, &leave, now)
+            }
             ActionState::Planned | ActionState::Done | ActionState::Failed | ActionState::Refused => {
                 let result = Ok(Box::new(ours.clone()));
                 let command = busy.command.take();
@@ -442,7 +468,7 @@ impl Respond {
             return step;
         }
         let device = trigger.device;
-        site.busy = Some(Busy { trigger, command: None, action: None, applies: automatic });
+        site.busy = Some(Busy { trigger, command: None, action: None, applies: automatic, leave: Leave::Person });
         vec![Step::Survey { mount: mount.to_owned(), device }]
     }
 
@@ -469,10 +495,14 @@ impl Respond {
                     ..base_trigger(figures, &settings)
                 };
                 let device = trigger.device;
-                site.busy = Some(Busy { trigger, command: Some(command.id), action: None, applies: false });
+                let (command, leave) = (Some(command.id), Leave::Person);
+                site.busy = Some(Busy { trigger, command, action: None, applies: false, leave });
                 vec![Step::Survey { mount, device }]
             }
             Order::ApplyPlan(id) => {
+                if let Some(why) = self.braked(command.over_brake) {
+                    return refuse(why);
+                }
                 let Some(at) = self.plans.iter().position(|kept| kept.action.id == id) else {
                     return refuse(format!("plan {id} was applied meanwhile"));
                 };
@@ -488,9 +518,9 @@ impl Respond {
                 let Some(site) = self.mounts.get_mut(&action.mount) else { return Vec::new() };
                 let Some(figures) = &site.figures else { return Vec::new() };
                 let trigger = base_trigger(figures, &self.settings);
-                let busy =
-                    Busy { trigger, command: Some(command.id), action: Some(action.clone()), applies: true };
-                site.busy = Some(busy);
+                let leave = if command.over_brake { Leave::OverBrake } else { Leave::Person };
+                let (command, ours) = (Some(command.id), Some(action.clone()));
+                site.busy = Some(Busy { trigger, command, action: ours, applies: true, leave });
                 vec![Step::Record(Box::new(action))]
             }
         }

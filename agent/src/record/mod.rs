@@ -15,6 +15,7 @@
 mod lane;
 mod queue;
 pub(crate) mod slots;
+pub(crate) use slots::Slots;
 mod writer;
 
 use std::collections::BTreeMap;

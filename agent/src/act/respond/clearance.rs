@@ -1,10 +1,10 @@
 //! Permits within the response: what waits for one, what goes on with one, and what a stop ends.
 
-use dogwatch::record::{ActionState, CleanupMode, Moment};
+use dogwatch::record::{Action, ActionState, CleanupMode, Moment};
 
 use super::need::severity;
 use super::{DISK_TIME_TO_FULL, Respond, Site, Step};
-use crate::act::permit::{Ask, Clearance, Heard, Link, Waiting, Word};
+use crate::act::permit::{Ask, Clearance, Gate, Heard, Waiting, Word};
 
 /// Most cleaners that are named to the collector.
 const MAX_CLEANERS: usize = 16;
@@ -25,10 +25,9 @@ pub(super) enum Leave {
 }
 
 impl Respond {
-    /// The collector came or went.
-    pub fn on_link(&mut self, link: Link, now: Moment) -> Vec<Step> {
-        self.gate.set_link(link);
-        self.proceed_all(now)
+    /// What it goes by.
+    pub fn gate_mut(&mut self) -> &mut Gate {
+        &mut self.gate
     }
 
     /// The collector says how all nodes stand: what must stop does so before its next object.
@@ -120,8 +119,21 @@ impl Respond {
         ))
     }
 
-    /// Why an action whose start is durable may not be applied after all.
-    pub(super) fn too_late(&self, leave: &Leave, now: Moment) -> Option<String> {
+    /// What becomes of an action whose start is durable: leave may have ended since it was given.
+    pub(super) fn apply_or_not(&mut self, action: &Action, leave: &Leave, now: Moment) -> Vec<Step> {
+        let Some(why) = self.too_late(leave, now) else { return vec![Step::Apply(Box::new(action.clone()))] };
+        let mut refused = action.clone();
+        refused.state = ActionState::Refused;
+        refused.objects.clear();
+        refused.detail = why;
+        if let Some(busy) = self.mounts.get_mut(&action.mount).and_then(|site| site.busy.as_mut()) {
+            busy.action = Some(refused.clone());
+        }
+        vec![Step::Record(Box::new(refused))]
+    }
+
+    /// Why such an action may not be applied after all.
+    fn too_late(&self, leave: &Leave, now: Moment) -> Option<String> {
         match leave {
             Leave::OverBrake => None,
             Leave::Leased(until) if now.boot_ns >= *until => {
@@ -192,7 +204,8 @@ impl Respond {
         self.free(mount, now)
     }
 
-    fn proceed_all(&mut self, now: Moment) -> Vec<Step> {
+    /// Begins what waits, if the time has come.
+    pub fn proceed_all(&mut self, now: Moment) -> Vec<Step> {
         let mounts: Vec<String> = self.mounts.keys().cloned().collect();
         mounts.iter().flat_map(|mount| self.proceed(mount, now)).collect()
     }

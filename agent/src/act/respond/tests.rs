@@ -18,12 +18,13 @@ fn at(seconds: u64) -> Moment {
 fn machine(mode: CleanupMode) -> Respond {
     let root = RootPolicy { keep_newest: 0, ..RootPolicy::new("/data/logs") };
     let rules = Rules::new(Policy { mode, roots: vec![root], budgets: Budgets::default() }).unwrap();
+    let gate = Gate::open("n1".parse().unwrap(), dogwatch::record::Hash::ZERO);
     let mut next = 0;
     let ids = move || {
         next += 1;
         next
     };
-    let mut machine = Respond::new(rules, Settings::default(), Box::new(ids));
+    let mut machine = Respond::new(rules, Settings::default(), gate, Box::new(ids));
     machine.on_sample(&[mount(5 * GIB)]);
     machine
 }
@@ -139,7 +140,7 @@ fn an_action_whose_record_cannot_be_kept_is_not_applied() {
     machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
     let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(1))), ActionState::Planned);
     assert_eq!(machine.on_recorded(&planned, Err("ring full".to_owned()), at(1)), []);
-    let order = Command { id: "c".to_owned(), actor: "ann".to_owned(), order: Order::ApplyPlan(planned.id) };
+    let order = Command { id: "c".to_owned(), actor: "ann".to_owned(), order: Order::ApplyPlan(planned.id), over_brake: false };
     assert!(answer(one(machine.on_command(order, at(2)))).is_err(), "its plan is gone too");
 }
 
@@ -203,7 +204,7 @@ fn cooldown_and_breaker_stop_a_cleanup_that_does_not_hold() {
         assert_eq!(machine.on_tick(at(second)), [], "once");
     }
     let order =
-        Command { id: "c".to_owned(), actor: "ann".to_owned(), order: Order::PlanMount("/data".to_owned()) };
+        Command { id: "c".to_owned(), actor: "ann".to_owned(), order: Order::PlanMount("/data".to_owned()), over_brake: false };
     assert!(matches!(one(machine.on_command(order, at(1_900))), Step::Survey { .. }), "a person may");
     let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(1_900))), ActionState::Planned);
     assert!(answer(one(machine.on_recorded(&planned, Ok(()), at(1_900)))).is_ok());
@@ -216,7 +217,7 @@ fn cooldown_and_breaker_stop_a_cleanup_that_does_not_hold() {
 #[test]
 fn a_person_plans_and_applies_exactly_that_plan_once() {
     let mut machine = machine(CleanupMode::Plan);
-    let order = |order| Command { id: "c".to_owned(), actor: "ann".to_owned(), order };
+    let order = |order| Command { id: "c".to_owned(), actor: "ann".to_owned(), order, over_brake: false };
     let plan_it = order(Order::PlanMount("/data".to_owned()));
     assert!(matches!(one(machine.on_command(plan_it.clone(), at(0))), Step::Survey { .. }));
     let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(0))), ActionState::Planned);
@@ -239,7 +240,7 @@ fn a_person_plans_and_applies_exactly_that_plan_once() {
 
 #[test]
 fn expired_unknown_and_forbidden_orders_have_clear_answers() {
-    let order = |order| Command { id: "c".to_owned(), actor: "ann".to_owned(), order };
+    let order = |order| Command { id: "c".to_owned(), actor: "ann".to_owned(), order, over_brake: false };
     let mut off = machine(CleanupMode::Off);
     let plan_it = order(Order::PlanMount("/data".to_owned()));
     assert!(answer(one(off.on_command(plan_it.clone(), at(0)))).unwrap_err().contains("off"));
@@ -262,7 +263,7 @@ fn a_path_below_a_mount_stands_for_the_mount_that_holds_it() {
     let device = |minor| rustix::fs::makedev(8, minor);
     let ask = |machine: &mut Respond, path: &str, found| {
         let order = Order::PlanMount(path.to_owned());
-        let command = Command { id: "c".to_owned(), actor: "ann".to_owned(), order };
+        let command = Command { id: "c".to_owned(), actor: "ann".to_owned(), order, over_brake: false };
         assert_eq!(
             machine.on_command(command, at(0)),
             [Step::Find { command: "c".to_owned(), path: path.into() }]
@@ -292,7 +293,7 @@ fn a_path_below_a_mount_stands_for_the_mount_that_holds_it() {
     };
     assert_eq!(taken, "/", "/data is no folder of /database");
     assert_eq!(machine.on_found("c", Ok(None), at(0)), [], "answered once");
-    let relative = Command { id: "c".into(), actor: "ann".into(), order: Order::PlanMount("var".into()) };
+    let relative = Command { id: "c".into(), actor: "ann".into(), order: Order::PlanMount("var".into()), over_brake: false };
     assert!(refused(one(machine.on_command(relative, at(0)))).why.contains("write it from /"));
 }
 
@@ -330,6 +331,7 @@ fn an_order_that_waited_while_the_mode_was_switched_off_is_refused() {
         id: id.to_owned(),
         actor: "ann".to_owned(),
         order: Order::PlanMount("/data".to_owned()),
+        over_brake: false,
     };
     assert!(matches!(one(machine.on_command(order("c-1"), at(0))), Step::Survey { .. }));
     assert_eq!(machine.on_command(order("c-2"), at(0)), [], "it waits for the mount");
