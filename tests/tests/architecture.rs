@@ -15,6 +15,7 @@ const WIRE_EDGES: &[&str] = &[
     "agent/src/act/wire.rs",
     // Hands pulses, commands and their results through between uplink and responder.
     "agent/src/core.rs",
+    "agent/src/core/brake.rs",
     "agent/src/core/holds.rs",
     "agent/src/enrol.rs",
     "agent/src/run.rs",
@@ -22,6 +23,7 @@ const WIRE_EDGES: &[&str] = &[
     "collector/src/admit/enrol.rs",
     "collector/src/holds/push.rs",
     "collector/src/ingest.rs",
+    "collector/src/ingest/",
     // The newest pulse of each node, and commands on their way: not evidence, never stored.
     "collector/src/nodes.rs",
     "collector/src/query.rs",
@@ -30,6 +32,7 @@ const WIRE_EDGES: &[&str] = &[
     "collector/cli/src/ask.rs",
     "collector/cli/src/client.rs",
     "collector/cli/src/journal.rs",
+    "collector/cli/src/view/fleet.rs",
     "collector/cli/src/view/from_wire.rs",
     "deploy/local/src/children.rs",
     "deploy/local/src/status.rs",
@@ -42,10 +45,14 @@ const WIRE_EDGES: &[&str] = &[
 /// Modules that decide: time, peers, disks and stores come in as arguments.
 const PURE: &[&str] = &[
     "agent/src/detect",
+    "agent/src/act/permit.rs",
     "agent/src/act/plan",
     "agent/src/pod.rs",
     "agent/src/sample/thrift.rs",
     "agent/src/usage/blame.rs",
+    "collector/src/brake/judge.rs",
+    "collector/src/brake/ledger.rs",
+    "collector/src/brake/machine.rs",
     "collector/src/correlate",
     "collector/src/condition",
     "collector/src/select.rs",

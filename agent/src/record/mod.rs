@@ -15,7 +15,6 @@
 mod lane;
 mod queue;
 pub(crate) mod slots;
-pub(crate) use slots::Slots;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -36,7 +35,7 @@ use tokio::sync::watch;
 
 use lane::Lane;
 use queue::Queue;
-use slots::Slots;
+pub(crate) use slots::Slots;
 
 pub use writer::Writer;
 

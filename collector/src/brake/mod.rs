@@ -19,6 +19,8 @@ mod keeper;
 pub mod ledger;
 pub mod machine;
 mod tell;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

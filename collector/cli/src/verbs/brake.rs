@@ -8,7 +8,7 @@ use crate::ask::{Brake, brake};
 use crate::client::Desk;
 use crate::error::CliError;
 use crate::output::text::{bytes, safe};
-use crate::output::{Io, one};
+use crate::output::{Io, json, yaml};
 use crate::time::span;
 use crate::view::FleetBrake;
 
@@ -37,7 +37,7 @@ async fn set(here: &Here<'_>, order: Brake, args: &BrakeSayArgs, io: &mut Io<'_>
     let stands = FleetBrake::from(desk.set_brake(brake(order, &args.reason)).await?);
     let stands = heard(&mut desk, stands).await;
     if !matches!(args.output, Format::Table | Format::Wide) {
-        return one(io, args.output, &stands);
+        return print(io, args.output, &stands);
     }
     head(io, &stands)?;
     io.out.flush()?;
@@ -80,7 +80,7 @@ async fn status(here: &Here<'_>, args: &BrakeShowArgs, io: &mut Io<'_>) -> Resul
     let mut desk = here.desk_for("say who cleans").await?;
     let stands = FleetBrake::from(desk.brake().await?);
     if !matches!(args.output, Format::Table | Format::Wide) {
-        return one(io, args.output, &stands);
+        return print(io, args.output, &stands);
     }
     head(io, &stands)?;
     for permit in &stands.permits {
@@ -102,6 +102,22 @@ async fn status(here: &Here<'_>, args: &BrakeShowArgs, io: &mut Io<'_>) -> Resul
     }
     io.out.flush()?;
     tell_unheard(io, &stands)
+}
+
+fn print(io: &mut Io<'_>, format: Format, stands: &FleetBrake) -> Result<(), CliError> {
+    match format {
+        Format::Yaml => yaml::document(io.out, stands)?,
+        Format::Jsonl => {
+            json::line(io.out, stands)?;
+            writeln!(io.out)?;
+        }
+        _ => {
+            json::pretty(io.out, stands)?;
+            writeln!(io.out)?;
+        }
+    }
+    io.out.flush()?;
+    Ok(())
 }
 
 fn head(io: &mut Io<'_>, stands: &FleetBrake) -> Result<(), CliError> {
