@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use dogwatch::record::{ObjectOutcome, PlannedObject, Subject};
 
 use super::*;
+use crate::act::permit::{BrakeState, Heard, Link, Without, Word};
 use crate::act::plan::Candidate;
 use crate::act::policy::{Budgets, Policy, RootPolicy};
 use crate::act::real_path::Place;
@@ -341,4 +342,84 @@ fn an_order_that_waited_while_the_mode_was_switched_off_is_refused() {
     assert_eq!(steps.len(), 2, "{steps:#?}");
     assert!(answer(steps.remove(1)).unwrap_err().contains("was set to off"));
     assert!(answer(steps.remove(0)).is_ok(), "the plan that was made is answered");
+}
+
+/// A machine with a collector, connected; and its plan, durable, that waits.
+fn asking() -> (Respond, Action) {
+    let mut machine = machine(CleanupMode::Auto);
+    let node = "n1".parse().unwrap();
+    *machine.gate_mut() = Gate::new(node, dogwatch::record::Hash([3; 32]), Without::CriticalOnly, None, at(0).boot_ns);
+    machine.gate_mut().set_link(Link::Up { brake: true, since_boot_ns: at(0).boot_ns });
+    machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
+    let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(1))), ActionState::Planned);
+    assert_eq!(machine.on_recorded(&planned, Ok(()), at(1)), [], "nothing is begun without leave");
+    (machine, planned)
+}
+
+fn word(state: BrakeState) -> Word {
+    Word { revision: 1, state, reason: "cleanups are paused by ada: look".to_owned(), proven: None }
+}
+
+#[test]
+fn with_a_collector_a_plan_waits_for_its_permit_and_ends_with_it() {
+    let (mut machine, planned) = asking();
+    let asks = machine.asks();
+    assert_eq!((asks.len(), &asks[0].action, asks[0].acting), (1, &planned.id, false));
+    let waiting = Heard::Waiting { place: 3, of: 9, why: "full".to_owned() };
+    assert_eq!(machine.on_heard(&planned.id, waiting, at(2)), []);
+    let (mount, why, ns) = machine.waits(at(5)).remove(0);
+    assert_eq!((mount.as_str(), why.as_str(), ns), ("/data", "place 3 of 9: full", 4 * SECOND));
+    let until = at(60).boot_ns;
+    let started = one(machine.on_heard(&planned.id, Heard::Granted(until), at(6)));
+    let started = recorded(started, ActionState::Started);
+    assert!(matches!(one(machine.on_recorded(&started, Ok(()), at(6))), Step::Apply(_)));
+    assert!(machine.asks()[0].acting, "it is renewed");
+    assert_eq!(machine.on_heard(&planned.id, Heard::Granted(at(65).boot_ns), at(8)), []);
+    assert_eq!(machine.on_tick(at(64)), []);
+    let halt = one(machine.on_tick(at(65)));
+    assert!(matches!(&halt, Step::Halt { action, .. } if *action == planned.id), "{halt:?}");
+    let stopped = one(machine.on_heard(&planned.id, Heard::Stopped("no".to_owned()), at(66)));
+    assert!(matches!(stopped, Step::Halt { why, .. } if why == "no"));
+}
+
+#[test]
+fn a_stop_reaches_what_waits_what_began_and_what_people_order_but_an_admins() {
+    let (mut machine, planned) = asking();
+    assert_eq!(machine.on_word(word(BrakeState::Paused), at(2)), []);
+    assert_eq!(machine.on_heard(&planned.id, Heard::Granted(u64::MAX), at(3)), [], "the stop counts");
+    let order = |over_brake| Command {
+        id: "c".to_owned(),
+        actor: "ann".to_owned(),
+        order: Order::ApplyPlan(planned.id.clone()),
+        over_brake,
+    };
+    let why = answer(one(machine.on_command(order(false), at(4)))).unwrap_err();
+    assert!(why.contains("paused by ada") && why.contains("--override"), "{why}");
+    let started = recorded(one(machine.on_command(order(true), at(5))), ActionState::Started);
+    assert!(matches!(one(machine.on_recorded(&started, Ok(()), at(5))), Step::Apply(_)));
+    assert_eq!(machine.on_word(word(BrakeState::Tripped), at(6)), [], "an admin wanted it all the same");
+
+    let (mut machine, planned) = asking();
+    let started = one(machine.on_heard(&planned.id, Heard::Granted(at(60).boot_ns), at(2)));
+    let started = recorded(started, ActionState::Started);
+    let halt = one(machine.on_word(word(BrakeState::Tripped), at(3)));
+    assert!(matches!(halt, Step::Halt { .. }));
+    let refused = recorded(one(machine.on_recorded(&started, Ok(()), at(3))), ActionState::Refused);
+    assert!(refused.objects.is_empty() && refused.detail.contains("paused by ada"), "{refused:?}");
+    assert_eq!(machine.on_recorded(&refused, Ok(()), at(3)), []);
+}
+
+#[test]
+fn a_plan_that_waits_too_long_or_for_nothing_is_given_up_and_stands_in_nobodys_way() {
+    let (mut machine, planned) = asking();
+    let again = machine.on_tick(at(700));
+    assert!(matches!(one(again), Step::Survey { .. }), "a new plan for a need that lasts");
+    let (mut other, _) = asking();
+    other.on_finding(&finding(FindingState::Cleared, Severity::High), at(3));
+    assert_eq!(other.on_tick(at(4)), []);
+    assert_eq!(other.asks(), []);
+    let (mut person, _) = asking();
+    let order = Order::PlanMount("/data".to_owned());
+    let command = Command { id: "c".to_owned(), actor: "ann".to_owned(), order, over_brake: false };
+    assert!(matches!(one(person.on_command(command, at(3))), Step::Survey { .. }), "{}", planned.id);
 }
