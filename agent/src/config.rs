@@ -194,9 +194,8 @@ fn walk(root: &mut Section, around: Around) -> Config {
         detect.logs.rules = tail.rules.rules().iter().map(meaning).collect();
     }
     let tail = tails.then_some(tail);
-    let (policy, without_collector) = root.section("cleanup", |s| {
-        (policy(s, &state_dir), s.parse("without_collector", Without::CriticalOnly))
-    });
+    let (policy, without_collector) = root
+        .section("cleanup", |s| (policy(s, &state_dir), s.parse("without_collector", Without::CriticalOnly)));
     let (collector, collector_name, enrol_by, trust_domain, pulse_every, certificate) =
         root.section("uplink", |s| {
             let every = Duration::from_secs(10);

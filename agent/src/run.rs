@@ -446,8 +446,13 @@ fn start_uplink(
         token: config.enrol_by.clone().map(token_source),
         ..EnrolOptions::new(collector, config.node.clone(), config.state_dir.clone())
     };
-    let uplink_config =
-        UplinkConfig { collector: collector.to_owned(), signing_key, mode, pulse_every: config.pulse_every, brake };
+    let uplink_config = UplinkConfig {
+        collector: collector.to_owned(),
+        signing_key,
+        mode,
+        pulse_every: config.pulse_every,
+        brake,
+    };
     let (status_tx, status) = watch::channel(UplinkStatus::default());
     let (recorder, stopping) = (recorder.clone(), stop.clone());
     let files = config.certificate.clone();

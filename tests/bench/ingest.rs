@@ -190,6 +190,7 @@ fn send(
         mode: wire::CleanupMode::Plan.into(),
         signing_key: signing_key.to_vec().into(),
         kept: Vec::new(),
+        knows_brake: false,
     };
     async move {
         let channel = tls.endpoint(&address)?.connect_with_connector(tls.clone()).await?;

@@ -183,7 +183,8 @@ fn serve(
 
 impl Fleet {
     fn start(folder: &Path, house: &House) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let token = folder.join("fleet-token");
         std::fs::write(&token, house.token(&["--uses", &NODES.to_string()])).unwrap();
         let mut fleet = Self {
@@ -255,7 +256,8 @@ impl Fleet {
         let (holds_tx, holds) = channel();
         let (line_tx, line) = channel();
         let (end, feed, outgoing) = brake::ends();
-        let settings = Settings { cooldown_ns: 3_000_000_000, breaker_cleanups: 1_000, ..Settings::default() };
+        let settings =
+            Settings { cooldown_ns: 3_000_000_000, breaker_cleanups: 1_000, ..Settings::default() };
         let hash = policy_hash(&policy(), (settings.low_water_available, settings.low_water_inodes));
         let gate = Gate::new(node.clone(), hash, Without::CriticalOnly, None, clock::now().boot_ns);
         let mut ids = (i as u64) << 32;
@@ -424,7 +426,10 @@ fn a_bad_rule_harms_at_most_as_many_of_50_nodes_as_may_clean_at_a_time() {
     assert!((1..=LIMIT).contains(&harmed), "{harmed} of {NODES} nodes harmed");
     assert!(tripped["reason"].as_str().unwrap().contains("mount-read-only"), "{tripped}");
     let incidents = ada.rows(&["get", "incidents"]);
-    let said = |i: &&Value| i["severity"] == "critical" && i["findings"].to_string().contains(tripped["finding"].as_str().unwrap());
+    let said = |i: &&Value| {
+        i["severity"] == "critical"
+            && i["findings"].to_string().contains(tripped["finding"].as_str().unwrap())
+    };
     assert_eq!(incidents.iter().filter(said).count(), 1, "{incidents:#?}");
 
     // A responder lets them go on; what was proven counts no more.

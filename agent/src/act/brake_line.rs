@@ -97,7 +97,10 @@ fn run(state_dir: &Path, holds: &HoldLine, jobs: &Receiver<BrakeJob>) {
         if let Some(word) = newest
             && let Err(error) = keep(state_dir, &word)
         {
-            tracing::error!(error, "what the collector says of cleanups is in force, and a restart of the agent would forget it");
+            tracing::error!(
+                error,
+                "what the collector says of cleanups is in force, and a restart of the agent would forget it"
+            );
         }
     }
 }
@@ -130,6 +133,9 @@ mod tests {
         let (mut slots, _) = Slots::open(&dir.path().join(BRAKE_FILE)).unwrap();
         slots.write(golden.as_bytes()).unwrap();
         let word = read(dir.path()).unwrap();
-        assert_eq!(word, Word { revision: 3, state: BrakeState::Paused, reason: "r".to_owned(), proven: None });
+        assert_eq!(
+            word,
+            Word { revision: 3, state: BrakeState::Paused, reason: "r".to_owned(), proven: None }
+        );
     }
 }

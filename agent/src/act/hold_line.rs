@@ -80,7 +80,10 @@ impl HoldLine {
     /// What the last run kept in `state_dir`; `host_root` is the host's root as this process sees it.
     pub fn open(state_dir: &Path, host_root: &Path) -> Self {
         let now = HeldNow { set: hold_file::read(state_dir), host_root: host_root.to_owned() };
-        Self { state_dir: state_dir.to_owned(), inner: Arc::new(Mutex::new(Inner { now, halted: VecDeque::new(), executor: None })) }
+        Self {
+            state_dir: state_dir.to_owned(),
+            inner: Arc::new(Mutex::new(Inner { now, halted: VecDeque::new(), executor: None })),
+        }
     }
 
     /// What is held now.

@@ -261,11 +261,14 @@ impl Gate {
                 return Clearance::Wait(format!("{NO_ANSWER}, and this is not critical yet"));
             }
             Without::CriticalOnly if !proven => {
-                return Clearance::Wait(format!("{NO_ANSWER}, and this policy was not proven on other nodes yet"));
+                return Clearance::Wait(format!(
+                    "{NO_ANSWER}, and this policy was not proven on other nodes yet"
+                ));
             }
             Without::CriticalOnly | Without::Act => {}
         }
-        let begins = since_boot_ns.saturating_add(ANSWER_WAIT_NS).saturating_add(stagger_ns(&self.node, mount));
+        let begins =
+            since_boot_ns.saturating_add(ANSWER_WAIT_NS).saturating_add(stagger_ns(&self.node, mount));
         match begins.checked_sub(now_boot_ns).filter(|left| *left > 0) {
             Some(left) => {
                 let left = words::seconds(left.div_ceil(SECOND_NS));
@@ -347,7 +350,10 @@ mod tests {
         gate.set_link(Link::Up { brake: true, since_boot_ns: 0 });
         let now = 1_000 * LONG;
         let waiting = Heard::Waiting { place: 2, of: 9, why: "3 of 3".to_owned() };
-        assert!(waits(&clear(&gate, Some((waiting.clone(), now)), Severity::Critical, now), "place 2 of 9: 3 of 3"));
+        assert!(waits(
+            &clear(&gate, Some((waiting.clone(), now)), Severity::Critical, now),
+            "place 2 of 9: 3 of 3"
+        ));
         assert_eq!(
             clear(&gate, Some((Heard::Granted(now + 1), now)), Severity::Medium, now),
             Clearance::Leased(now + 1)
@@ -355,7 +361,10 @@ mod tests {
         assert!(waits(&clear(&gate, Some((Heard::Granted(now), now)), Severity::Medium, now), "been asked"));
         assert!(waits(&clear(&gate, None, Severity::Medium, ANSWER_WAIT_NS - 1), "been asked"));
         // It fell silent.
-        assert!(waits(&clear(&gate, Some((waiting.clone(), 0)), Severity::Medium, ANSWER_WAIT_NS), "by itself in"));
+        assert!(waits(
+            &clear(&gate, Some((waiting.clone(), 0)), Severity::Medium, ANSWER_WAIT_NS),
+            "by itself in"
+        ));
         assert_eq!(clear(&gate, Some((waiting, 0)), Severity::Medium, LONG), Clearance::Alone);
     }
 
@@ -372,7 +381,11 @@ mod tests {
             for link in [Link::Down(0), Link::Up { brake: false, since_boot_ns: 0 }] {
                 gate.set_link(link);
                 let clearance = clear(&gate, None, severity, LONG);
-                assert_eq!(clearance == Clearance::Alone, acts, "{without} {severity} {proven}: {clearance:?}");
+                assert_eq!(
+                    clearance == Clearance::Alone,
+                    acts,
+                    "{without} {severity} {proven}: {clearance:?}"
+                );
                 assert_ne!(clear(&gate, None, severity, ANSWER_WAIT_NS - 1), Clearance::Alone);
             }
         }

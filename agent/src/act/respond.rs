@@ -209,12 +209,7 @@ struct Made {
 
 impl Respond {
     /// A machine for a node whose executor has the policy of `rules`. `new_id` gives random numbers for action ids.
-    pub fn new(
-        rules: Rules,
-        settings: Settings,
-        gate: Gate,
-        new_id: Box<dyn FnMut() -> u64 + Send>,
-    ) -> Self {
+    pub fn new(rules: Rules, settings: Settings, gate: Gate, new_id: Box<dyn FnMut() -> u64 + Send>) -> Self {
         let (mounts, plans, removed) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
         let (holds, searching) = (Vec::new(), VecDeque::new());
         Self { rules, settings, gate, holds, new_id, mounts, plans, removed, searching }
@@ -468,7 +463,8 @@ impl Respond {
             return step;
         }
         let device = trigger.device;
-        site.busy = Some(Busy { trigger, command: None, action: None, applies: automatic, leave: Leave::Person });
+        site.busy =
+            Some(Busy { trigger, command: None, action: None, applies: automatic, leave: Leave::Person });
         vec![Step::Survey { mount: mount.to_owned(), device }]
     }
 

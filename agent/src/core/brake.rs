@@ -78,7 +78,8 @@ impl Core {
 
     fn on_link(&mut self, link: LinkNow, now: Moment) -> Vec<Step> {
         let brake = link.word.is_some();
-        let state = if link.up { Link::Up { brake, since_boot_ns: now.boot_ns } } else { Link::Down(now.boot_ns) };
+        let state =
+            if link.up { Link::Up { brake, since_boot_ns: now.boot_ns } } else { Link::Down(now.boot_ns) };
         if self.link_up != Some((link.up, brake)) {
             self.link_up = Some((link.up, brake));
             self.responder.gate_mut().set_link(state);

@@ -189,11 +189,8 @@ impl Desk {
         override_brake: bool,
     ) -> Result<wire::ActionRow, CliError> {
         let wait = self.wait(APPLY);
-        let ask = wire::ApplyRequest {
-            node: node.to_owned(),
-            action_id: action_id.to_owned(),
-            override_brake,
-        };
+        let ask =
+            wire::ApplyRequest { node: node.to_owned(), action_id: action_id.to_owned(), override_brake };
         answer(&self.asked, wait, self.client.apply(ask)).await
     }
 
@@ -263,7 +260,10 @@ impl Desk {
         answer(&self.asked, wait, self.client.get_brake(wire::GetBrakeRequest {})).await
     }
 
-    pub(crate) async fn set_brake(&mut self, ask: wire::SetBrakeRequest) -> Result<wire::FleetBrake, CliError> {
+    pub(crate) async fn set_brake(
+        &mut self,
+        ask: wire::SetBrakeRequest,
+    ) -> Result<wire::FleetBrake, CliError> {
         let wait = self.wait(ANSWER);
         answer(&self.asked, wait, self.client.set_brake(ask)).await
     }

@@ -204,7 +204,9 @@ fn stopping() -> Refusal {
 fn checked(reason: &str) -> Result<String, Refusal> {
     let reason = reason.trim();
     if reason.is_empty() {
-        return Err(Refusal::Mistake("reason: is empty; say why, the next one on call will read it".to_owned()));
+        return Err(Refusal::Mistake(
+            "reason: is empty; say why, the next one on call will read it".to_owned(),
+        ));
     }
     if reason.chars().count() > MAX_REASON_CHARS {
         return Err(Refusal::Mistake(format!("reason: is longer than {MAX_REASON_CHARS} characters")));
@@ -237,13 +239,23 @@ impl Keeper {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn open(store: Store, nodes: Nodes, say: Say, settings: Settings) -> Result<(Self, Handle), QueryError> {
+    pub async fn open(
+        store: Store,
+        nodes: Nodes,
+        say: Say,
+        settings: Settings,
+    ) -> Result<(Self, Handle), QueryError> {
         let ledger = store.brake().await?;
         let (sender, orders) = mpsc::channel(ORDERS);
         let brake = Brake::new(settings, ledger, 0);
         let view = watch::Sender::new(View::of(&brake));
         let figures = Arc::<Mutex<Figures>>::default();
-        let handle = Handle { orders: sender, view: view.subscribe(), figures: Arc::clone(&figures), lease: settings.lease };
+        let handle = Handle {
+            orders: sender,
+            view: view.subscribe(),
+            figures: Arc::clone(&figures),
+            lease: settings.lease,
+        };
         let keeper = Self {
             store,
             nodes,
@@ -453,7 +465,9 @@ impl Keeper {
                 out
             }
             Notice::Decided(decision) => match &decision.what {
-                What::FindingSaid { node: Some(node), finding, .. } if finding.rule != super::STOPPED_RULE => {
+                What::FindingSaid { node: Some(node), finding, .. }
+                    if finding.rule != super::STOPPED_RULE =>
+                {
                     self.brake.observe_finding(node, finding, true, None)
                 }
                 _ => return,

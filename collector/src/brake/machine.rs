@@ -276,7 +276,13 @@ impl Brake {
     }
 
     /// An action of a node in a new state, written at `wall_ns` of the node's clock, and where its record stands.
-    pub fn observe_action(&mut self, node: &NodeName, action: &Action, wall_ns: i64, cite: RecordRef) -> Vec<What> {
+    pub fn observe_action(
+        &mut self,
+        node: &NodeName,
+        action: &Action,
+        wall_ns: i64,
+        cite: RecordRef,
+    ) -> Vec<What> {
         let Some(permit) = self.ledger.permit(node, &action.id).filter(|p| !p.returned).cloned() else {
             return Vec::new();
         };

@@ -196,9 +196,8 @@ fn a_new_policy_gets_one_node_until_enough_went_well_and_then_the_limit_counts()
 #[test]
 fn each_thing_that_counts_as_wrong_stops_everything_and_nothing_else_does() {
     use ObjectOutcome::{Failed, Removed, Skipped};
-    let twelve = |failed: usize| -> Vec<_> {
-        (0..12).map(|i| if i < failed { Failed } else { Removed }).collect()
-    };
+    let twelve =
+        |failed: usize| -> Vec<_> { (0..12).map(|i| if i < failed { Failed } else { Removed }).collect() };
     type Case<'c> = (&'c str, ActionState, Vec<ObjectOutcome>, u64, Option<&'c str>);
     let cases: [Case<'_>; 8] = [
         ("well", ActionState::Done, vec![Removed; 2], 200, None),

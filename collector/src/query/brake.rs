@@ -37,7 +37,9 @@ impl Query {
                 self.brake.trip(reason, node, action, actor).await
             }
             wire::BrakeOrder::Unspecified => {
-                return Err(Status::invalid_argument("order: is unspecified, must be pause, trip or release"));
+                return Err(Status::invalid_argument(
+                    "order: is unspecified, must be pause, trip or release",
+                ));
             }
         };
         Ok(Response::new(self.brake_message(stands.map_err(refuse)?)))
@@ -53,7 +55,9 @@ impl Query {
         if !node.is_empty() {
             let node = node.parse().map_err(|e| Status::invalid_argument(format!("node: {e}")))?;
             if self.nodes.get(&node).is_none() {
-                return Err(Status::not_found(format!("there is no node {node}; `dogwatch get nodes` lists them")));
+                return Err(Status::not_found(format!(
+                    "there is no node {node}; `dogwatch get nodes` lists them"
+                )));
             }
             return Ok((Some(node), action));
         }

@@ -36,13 +36,15 @@ impl Respond {
         let Some(why) = self.gate.stopped().map(str::to_owned) else { return self.proceed_all(now) };
         let under_way = self.mounts.values().filter_map(|site| site.busy.as_ref());
         let ours = under_way.filter(|busy| busy.applies && busy.leave != Leave::OverBrake);
-        let started = ours.filter_map(|busy| busy.action.as_ref().filter(|a| a.state == ActionState::Started));
+        let started =
+            ours.filter_map(|busy| busy.action.as_ref().filter(|a| a.state == ActionState::Started));
         started.map(|a| Step::Halt { action: a.id.clone(), why: why.clone() }).collect()
     }
 
     /// The collector's answer about an action.
     pub fn on_heard(&mut self, action: &str, heard: Heard, now: Moment) -> Vec<Step> {
-        let of_it = |site: &Site| site.busy.as_ref().and_then(|b| b.action.as_ref()).is_some_and(|a| a.id == action);
+        let of_it =
+            |site: &Site| site.busy.as_ref().and_then(|b| b.action.as_ref()).is_some_and(|a| a.id == action);
         let Some((mount, site)) = self.mounts.iter_mut().find(|(_, site)| of_it(site)) else {
             return Vec::new();
         };
@@ -104,7 +106,9 @@ impl Respond {
         let wait = |(mount, site): (&String, &Site)| {
             let Leave::Waiting(waiting) = &site.busy.as_ref()?.leave else { return None };
             let level = severity(&site.findings);
-            let Clearance::Wait(why) = self.gate.clear(waiting, mount, level, now.boot_ns) else { return None };
+            let Clearance::Wait(why) = self.gate.clear(waiting, mount, level, now.boot_ns) else {
+                return None;
+            };
             Some((mount.clone(), why, now.boot_ns.saturating_sub(waiting.since_boot_ns)))
         };
         self.mounts.iter().filter_map(wait).collect()
@@ -148,7 +152,9 @@ impl Respond {
         let Some(site) = self.mounts.get_mut(mount) else { return Vec::new() };
         let level = severity(&site.findings);
         let Some(busy) = site.busy.as_mut() else { return Vec::new() };
-        let (Leave::Waiting(waiting), Some(action)) = (&busy.leave, &mut busy.action) else { return Vec::new() };
+        let (Leave::Waiting(waiting), Some(action)) = (&busy.leave, &mut busy.action) else {
+            return Vec::new();
+        };
         let leave = match self.gate.clear(waiting, mount, level, now.boot_ns) {
             Clearance::Wait(_) => return Vec::new(),
             Clearance::Leased(until) => Leave::Leased(until),
@@ -217,4 +223,3 @@ impl Leave {
         Self::Waiting(Waiting { since_boot_ns: now.boot_ns, heard: None })
     }
 }
-

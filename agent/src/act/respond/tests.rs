@@ -141,7 +141,12 @@ fn an_action_whose_record_cannot_be_kept_is_not_applied() {
     machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
     let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(1))), ActionState::Planned);
     assert_eq!(machine.on_recorded(&planned, Err("ring full".to_owned()), at(1)), []);
-    let order = Command { id: "c".to_owned(), actor: "ann".to_owned(), order: Order::ApplyPlan(planned.id), over_brake: false };
+    let order = Command {
+        id: "c".to_owned(),
+        actor: "ann".to_owned(),
+        order: Order::ApplyPlan(planned.id),
+        over_brake: false,
+    };
     assert!(answer(one(machine.on_command(order, at(2)))).is_err(), "its plan is gone too");
 }
 
@@ -204,8 +209,12 @@ fn cooldown_and_breaker_stop_a_cleanup_that_does_not_hold() {
     for second in 181..1_900 {
         assert_eq!(machine.on_tick(at(second)), [], "once");
     }
-    let order =
-        Command { id: "c".to_owned(), actor: "ann".to_owned(), order: Order::PlanMount("/data".to_owned()), over_brake: false };
+    let order = Command {
+        id: "c".to_owned(),
+        actor: "ann".to_owned(),
+        order: Order::PlanMount("/data".to_owned()),
+        over_brake: false,
+    };
     assert!(matches!(one(machine.on_command(order, at(1_900))), Step::Survey { .. }), "a person may");
     let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(1_900))), ActionState::Planned);
     assert!(answer(one(machine.on_recorded(&planned, Ok(()), at(1_900)))).is_ok());
@@ -294,7 +303,12 @@ fn a_path_below_a_mount_stands_for_the_mount_that_holds_it() {
     };
     assert_eq!(taken, "/", "/data is no folder of /database");
     assert_eq!(machine.on_found("c", Ok(None), at(0)), [], "answered once");
-    let relative = Command { id: "c".into(), actor: "ann".into(), order: Order::PlanMount("var".into()), over_brake: false };
+    let relative = Command {
+        id: "c".into(),
+        actor: "ann".into(),
+        order: Order::PlanMount("var".into()),
+        over_brake: false,
+    };
     assert!(refused(one(machine.on_command(relative, at(0)))).why.contains("write it from /"));
 }
 
@@ -348,7 +362,8 @@ fn an_order_that_waited_while_the_mode_was_switched_off_is_refused() {
 fn asking() -> (Respond, Action) {
     let mut machine = machine(CleanupMode::Auto);
     let node = "n1".parse().unwrap();
-    *machine.gate_mut() = Gate::new(node, dogwatch::record::Hash([3; 32]), Without::CriticalOnly, None, at(0).boot_ns);
+    *machine.gate_mut() =
+        Gate::new(node, dogwatch::record::Hash([3; 32]), Without::CriticalOnly, None, at(0).boot_ns);
     machine.gate_mut().set_link(Link::Up { brake: true, since_boot_ns: at(0).boot_ns });
     machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
     let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(1))), ActionState::Planned);

@@ -136,7 +136,9 @@ fn head(io: &mut Io<'_>, stands: &FleetBrake) -> Result<(), CliError> {
             let reason = stands.reason.as_deref().unwrap_or("-");
             writeln!(io.out, "{}{since} by {}: {}", safe(state), safe(by), safe(reason))?;
             writeln!(io.out, "  {crowd}")?;
-            for (what, value) in [("node", &stands.node), ("action", &stands.action), ("finding", &stands.finding)] {
+            for (what, value) in
+                [("node", &stands.node), ("action", &stands.action), ("finding", &stands.finding)]
+            {
                 if let Some(value) = value {
                     writeln!(io.out, "  {what}  {}", safe(value))?;
                 }

@@ -79,7 +79,8 @@ impl From<wire::FleetBrake> for FleetBrake {
             seconds_to_full: w.seconds_to_full,
             waited_seconds: w.waited_seconds,
         };
-        let proof = |p: wire::FleetPolicy| Proof { policy: p.policy, successes: p.successes, needed: p.needed };
+        let proof =
+            |p: wire::FleetPolicy| Proof { policy: p.policy, successes: p.successes, needed: p.needed };
         Self {
             state: b.state,
             reason: known(b.reason),

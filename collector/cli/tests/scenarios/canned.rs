@@ -421,7 +421,9 @@ impl Desk for Canned {
         let ask = r.into_inner();
         let mut brake = brake();
         match ask.order() {
-            wire::BrakeOrder::Release => brake = wire::FleetBrake { state: "open".into(), max_nodes: 3, ..Default::default() },
+            wire::BrakeOrder::Release => {
+                brake = wire::FleetBrake { state: "open".into(), max_nodes: 3, ..Default::default() }
+            }
             order => {
                 brake.state = if order == wire::BrakeOrder::Trip { "tripped" } else { "paused" }.into();
                 (brake.reason, brake.actor) = (ask.reason, "ada".into());
