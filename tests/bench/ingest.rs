@@ -215,7 +215,9 @@ fn send(
             let answer = tokio::time::timeout(PATIENCE, answers.message()).await??;
             match answer.and_then(|m| m.message) {
                 Some(Down::Ack(ack)) if ack.last_seq >= wanted => break,
-                Some(Down::Ack(_) | Down::Command(_) | Down::Welcome(_)) => {}
+                Some(
+                    Down::Ack(_) | Down::Command(_) | Down::Welcome(_) | Down::Brake(_) | Down::Permit(_),
+                ) => {}
                 Some(Down::Nack(nack)) => bail!("a block was refused: {nack:?}"),
                 None => bail!("the collector ended the stream before everything was acked"),
             }
