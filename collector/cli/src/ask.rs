@@ -131,13 +131,14 @@ pub(crate) enum Brake {
 
 pub(crate) fn brake(order: Brake, reason: &str) -> wire::SetBrakeRequest {
     let mut ask = wire::SetBrakeRequest { reason: reason.to_owned(), ..wire::SetBrakeRequest::default() };
-    ask.set_order(match order {
+    let order = match order {
         Brake::Pause => wire::BrakeOrder::Pause,
         Brake::Release => wire::BrakeOrder::Release,
         Brake::Trip { node, action } => {
             (ask.node, ask.action_id) = (node.unwrap_or_default(), action.unwrap_or_default());
             wire::BrakeOrder::Trip
         }
-    });
+    };
+    ask.set_order(order);
     ask
 }
