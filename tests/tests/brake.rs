@@ -130,6 +130,12 @@ fn sample(disk: &Disk) -> Sample {
     Sample { mounts: vec![data, other], every_ms: 250, ..Sample::default() }
 }
 
+fn random() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).unwrap();
+    bytes
+}
+
 /// The node's executor, holds and halts, in one.
 fn serve(
     i: usize,
@@ -243,12 +249,7 @@ impl Fleet {
             recorder_bytes: 2 << 20,
             handed_over: true,
         };
-        let mut random = || {
-            let mut bytes = [0; 16];
-            getrandom::fill(&mut bytes).unwrap();
-            bytes
-        };
-        let (recorder, writer, opened) = record::open(&config, key, [7; 16], &mut random).unwrap();
+        let (recorder, writer, opened) = record::open(&config, key, [7; 16], random).unwrap();
         self.threads.push(std::thread::spawn(move || writer.run().unwrap()));
 
         let (inbox_tx, inbox) = sync_channel(INBOX);
