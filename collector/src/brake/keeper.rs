@@ -280,6 +280,8 @@ impl Keeper {
     /// None of its own; the type is what a part has.
     pub async fn run(mut self, stop: Stop) -> Result<(), String> {
         let mut committed = self.store.committed();
+        // What ended while nobody listened is told by nobody again.
+        self.look_up().await;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
