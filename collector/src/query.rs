@@ -67,6 +67,7 @@ type Rows<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Query {
     /// A desk over `store` and the live `nodes`. Watches end when `stop` is set, since watchers never end them.
+    #[expect(clippy::too_many_arguments, reason = "it connects everything that people may ask, once")]
     pub fn new(
         store: Store,
         nodes: Nodes,

@@ -439,7 +439,8 @@ fn a_bad_rule_harms_at_most_as_many_of_50_nodes_as_may_clean_at_a_time() {
     fleet.world.cleaned.lock().unwrap().clear();
     ada.ask(&["brake", "release", "-m", "the rule is mended"]);
     until("cleanups to go on", PATIENCE, || (fleet.cleaned() >= 1).then_some(()));
-    assert_eq!(places(&status(&vic)), 1, "one node at a time again");
+    let stands = status(&vic);
+    assert_eq!(places(&stands), 1, "one node at a time again: {stands:#}");
 
     // A pause stops all at once; a person needs more than a responder's role to clean then.
     ada.ask(&["brake", "pause", "-m", "let me look"]);

@@ -73,6 +73,8 @@ pub struct Permit {
     pub returned: bool,
     /// What it freed; a cleanup that freed nothing proves nothing.
     pub freed_bytes: u64,
+    /// Whether cleanups were stopped since: then it proves nothing either, however it ends.
+    pub doubted: bool,
 }
 
 /// How a policy did.
@@ -129,6 +131,7 @@ impl Ledger {
                 self.revision += 1;
                 // Whatever was proven: something is not as it was when it was.
                 self.policies.clear();
+                self.permits.iter_mut().for_each(|p| p.doubted = true);
             }
             What::BrakeReleased { .. } => {
                 (self.paused, self.tripped) = (None, None);
@@ -148,6 +151,7 @@ impl Ledger {
                     canary: *canary,
                     returned: false,
                     freed_bytes: 0,
+                    doubted: false,
                 });
             }
             What::PermitReturned { node, action, state, freed_bytes } => {
@@ -163,7 +167,7 @@ impl Ledger {
             What::PermitEnded { node, action, how } => {
                 let at = self.permits.iter().position(|p| p.node == *node && p.action == *action);
                 let Some(permit) = at.map(|at| self.permits.remove(at)) else { return };
-                if *how == PermitEnd::Well && permit.freed_bytes > 0 && self.tripped.is_none() {
+                if *how == PermitEnd::Well && permit.freed_bytes > 0 && !permit.doubted {
                     self.prove(permit.policy);
                 }
             }

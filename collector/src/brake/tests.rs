@@ -313,6 +313,22 @@ fn a_restart_forgets_neither_a_stop_nor_a_permit() {
 }
 
 #[test]
+fn what_was_out_when_cleanups_were_stopped_proves_nothing_however_it_ends() {
+    let mut desk = Desk::new(settings(3));
+    desk.prove(OLD);
+    (0..3).for_each(|i| drop(desk.brake.ask(ask(i, OLD), desk.now)));
+    assert_eq!(desk.settle().len(), 3);
+    (0..3).for_each(|i| desk.act(i, ActionState::Started, &[ObjectOutcome::Pending], 0));
+    desk.act(0, ActionState::Failed, &[], 0);
+    (1..3).for_each(|i| desk.act(i, ActionState::Done, &[ObjectOutcome::Removed], 100));
+    desk.decide(vec![What::BrakeReleased { reason: "mended".to_owned() }]);
+    desk.now += 121 * SECOND;
+    (3..6).for_each(|i| drop(desk.brake.ask(ask(i, OLD), desk.now)));
+    assert_eq!(desk.settle(), [node(3)], "one at a time again");
+    assert_eq!(desk.brake.proven(), []);
+}
+
+#[test]
 fn the_most_urgent_is_first_and_nobody_waits_for_ever() {
     let mut desk = Desk::new(settings(1));
     desk.prove(OLD);
