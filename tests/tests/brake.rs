@@ -452,6 +452,19 @@ fn a_bad_rule_harms_at_most_as_many_of_50_nodes_as_may_clean_at_a_time() {
         (fleet.world.cleaning.load(Ordering::SeqCst) == 0).then_some(())
     });
     let still = fleet.cleaned();
+    assert!(still <= paused + 1, "{paused} to {still} cleaned: the one under way at most");
+    let full = |i: &usize| !fleet.world.cleaned.lock().unwrap().contains(i);
+    let node =
+        (0..NODES).filter(|i| fleet.disks[*i].available.load(Ordering::Relaxed) == FULL).find(full).unwrap();
+    let name = format!("node-{node:02}");
+    let clean = ["clean", &name, "--mount", "/data", "--yes"];
+    let refused = ada.dogwatch(&clean);
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("let me look"));
+    let refused = ada.dogwatch(&[&clean[..], &["--override"]].concat());
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("role admin"));
+    assert!(full(&node), "nothing was touched");
+    let done = house.person("eve", "admin").dogwatch(&[&clean[..], &["--override"]].concat());
+    assert!(done.status.success() && !full(&node), "{done:?}");
     let verified = {
         drop(fleet);
         house.stop();
