@@ -280,8 +280,7 @@ impl Keeper {
     /// None of its own; the type is what a part has.
     pub async fn run(mut self, stop: Stop) -> Result<(), String> {
         let mut committed = self.store.committed();
-        // What ended while nobody listened is told by nobody again.
-        self.look_up().await;
+        self.catch_up().await;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -309,6 +308,15 @@ impl Keeper {
                 self.observe(notice).await;
             }
             self.settle(ticked).await;
+        }
+    }
+
+    /// What an earlier run left: permits that ended while nobody listened, and a stop that it had no time to tell of.
+    async fn catch_up(&mut self) {
+        self.look_up().await;
+        let Some(stopped) = self.brake.ledger().tripped.clone() else { return };
+        if !matches!(self.store.finding(&stopped.finding).await, Ok(Some(_))) {
+            self.say.finding(stopped.node.clone(), tell::raised(&stopped), 1).await;
         }
     }
 
