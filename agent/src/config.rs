@@ -18,6 +18,7 @@ use dogwatch::telemetry::{Format, level_of};
 use dogwatch::tls::{TlsError, check_address};
 
 use crate::act::images::policy::ImagePolicy;
+use crate::act::permit::Without;
 use crate::act::policy::Policy;
 use crate::act::respond::Settings;
 use crate::act::witness::PreserveBudget;
@@ -70,6 +71,8 @@ pub struct Config {
     pub ballast: BallastConfig,
     /// How much of the content of what a cleanup removes is kept, where a root's policy preserves it.
     pub preserve: PreserveBudget,
+    /// What the node does by itself while its collector does not answer.
+    pub without_collector: Without,
     /// Segment size of each journal.
     pub segment_bytes: u64,
     /// Sizes of the journals: urgent, evidence, recorder.
@@ -207,13 +210,14 @@ fn walk(root: &mut Section, around: Around) -> Config {
         detect.logs.rules = tail.rules.rules().iter().map(meaning).collect();
     }
     let tail = tails.then_some(tail);
-    let (policy, images, breaker, ballast, preserve) = root.section("cleanup", |s| {
+    let (policy, images, breaker, ballast, preserve, without_collector) = root.section("cleanup", |s| {
         (
             cleanup::policy(s, &state_dir, &host_root),
             s.section("images", images::images),
             s.section("breaker", room::breaker),
             s.section("ballast", room::ballast),
             s.section("preserve", |p| preserve::preserve(p, journal_bytes[1])),
+            s.parse("without_collector", Without::CriticalOnly),
         )
     });
     let (collector, collector_name, enrol_by, trust_domain, pulse_every, certificate) =
@@ -260,6 +264,7 @@ fn walk(root: &mut Section, around: Around) -> Config {
         breaker,
         ballast,
         preserve,
+        without_collector,
         segment_bytes,
         journal_bytes,
         collector,

@@ -29,8 +29,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 
 use crate::act::aside::Aside;
+use crate::act::brake_line;
 use crate::act::hold::{HoldSet, NodeHold};
 use crate::act::hold_line::HoldLine;
+use crate::act::permit::{Gate, policy_hash};
 use crate::act::policy::Rules;
 use crate::act::respond::Respond;
 use crate::act::witness::{PreserveBudget, Recorded, Witness};
@@ -38,7 +40,7 @@ use crate::act::work::{self, Done, Job, Launch};
 use crate::ballast::{Ask, Keeper};
 use crate::config::{Config, EnrolBy};
 use crate::core::ballast::{LOOKS, marks};
-use crate::core::{Core, CoreConfig, Held, INBOX, Message, Wires};
+use crate::core::{BrakeWires, Core, CoreConfig, Held, INBOX, Message, Wires, follow_brake};
 use crate::detect::Detectors;
 use crate::enrol::{EnrolOptions, NodeIdentity, Renewal, TokenSource, ensure_enrolled};
 use crate::health::{Figures, Sources};
@@ -47,6 +49,7 @@ use crate::kubelet::Kubelet;
 use crate::record::{self, RecordConfig, Recorder};
 use crate::sample::{Roots, SampleOptions, Sampler, Thrift, Ticker, TickerStop};
 use crate::tail::{self, CHECKPOINT_FILE, CheckpointWriter, Journaled, Resume, TailConfig, Tailer};
+use crate::uplink::brake::{self, BrakeEnd};
 use crate::uplink::{Pulse, Uplink, UplinkConfig, UplinkStatus, jittered};
 use crate::usage::scout::{APART, Asker, scout};
 
@@ -157,7 +160,8 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         let (jobs_tx, jobs) = channel();
         let (pulse_tx, pulse) = watch::channel(None);
         let figures = Arc::new(Figures::default());
-        let holds = start_holds(launch.holds.clone(), &inbox_tx, jobs_tx.clone())?;
+        let holds_line = launch.holds.clone();
+        let holds = start_holds(holds_line.clone(), &inbox_tx, jobs_tx.clone())?;
 
         let ballast = start_ballast(&config, &inbox_tx)?;
         let executor_pid = children.executor.as_ref().ok().map(|e| e.ready().pid);
@@ -186,8 +190,20 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         };
         let detectors = Detectors::new(config.detect.clone(), config.node.clone(), opened.incarnation);
         let rules = Rules::new(config.policy.clone()).map_err(failed("the cleanup's patterns"))?;
+        let policy = policy_hash(&config.policy, &config.images, &config.detect.disk);
+        let gate = match config.collector {
+            None => Gate::open(config.node.clone(), policy),
+            Some(_) => {
+                let word = brake_line::read(&config.state_dir);
+                let now = clock::now().boot_ns;
+                Gate::new(config.node.clone(), policy, config.without_collector, word, now)
+            }
+        };
+        let (brake_end, brake_feed, outgoing) = brake::ends();
+        let line = brake_line::start(config.state_dir.clone(), holds_line)?;
+        parts.spawn("brake to core", follow_brake(brake_feed, inbox_tx.clone(), stop.clone()));
         let ids = Box::new(|| u64::from_le_bytes(first_8(random_16())));
-        let mut responder = Respond::new(rules, config.breaker, ids).with_images(config.images.mode);
+        let mut responder = Respond::new(rules, config.breaker, gate, ids).with_images(config.images.mode);
         responder.set_marks(config.detect.disk.clone());
         let core_config = CoreConfig { sample_every: config.sample_every, evidence_every: config.evidence_every };
         let wires = Wires {
@@ -196,6 +212,7 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
             jobs: jobs_tx,
             holds,
             ballast,
+            brake: BrakeWires { line, outgoing },
             marks,
             kernel_marks,
             scout: start_scout(&roots, &inbox_tx)?,
@@ -215,7 +232,7 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         let mode_tx = watch::Sender::new(config.policy.mode);
         let uplink = config.collector.as_ref().map(|collector| {
             let mode = mode_tx.subscribe();
-            start_uplink(&config, collector, public_key, &recorder, pulse, &inbox_tx, &mut parts, &stop, mode)
+            start_uplink(&config, collector, public_key, &recorder, pulse, &inbox_tx, &mut parts, &stop, mode, brake_end)
         });
         let outcome = Outcome::default();
         let told = reload::Told { inbox: inbox_tx.clone(), mode: mode_tx, outcome: outcome.clone() };
@@ -453,6 +470,7 @@ fn start_uplink(
     parts: &mut Parts,
     stop: &Stop,
     mode: watch::Receiver<CleanupMode>,
+    brake: BrakeEnd,
 ) -> watch::Receiver<UplinkStatus> {
     let (commands_tx, mut commands) = mpsc::channel(COMMAND_QUEUE);
     let inbox = inbox.clone();
@@ -477,8 +495,13 @@ fn start_uplink(
         token: config.enrol_by.clone().map(token_source),
         ..EnrolOptions::new(collector, config.node.clone(), config.state_dir.clone())
     };
-    let uplink_config =
-        UplinkConfig { collector: collector.to_owned(), signing_key, mode, pulse_every: config.pulse_every };
+    let uplink_config = UplinkConfig {
+        collector: collector.to_owned(),
+        signing_key,
+        mode,
+        pulse_every: config.pulse_every,
+        brake,
+    };
     let (status_tx, status) = watch::channel(UplinkStatus::default());
     let (recorder, stopping) = (recorder.clone(), stop.clone());
     let files = config.certificate.clone();

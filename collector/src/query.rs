@@ -3,6 +3,7 @@
 //! Answers come from the store; only "connected", "last seen" and figures of now come from the live nodes. Rows become
 //! messages here and nowhere else. Each subject has a file of its own; here is who may ask, and where it is counted.
 
+mod brake;
 mod choice;
 mod counts;
 mod events;
@@ -29,6 +30,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tonic::{Request, Response, Status};
 
 use crate::admit::gate::Gate;
+use crate::brake::Handle as Brake;
 use crate::casework::{Ask, Deed};
 use crate::holds::Holds;
 use crate::nodes::Nodes;
@@ -46,6 +48,7 @@ pub struct Query {
     gate: Gate,
     asks: mpsc::Sender<Ask>,
     holds: Holds,
+    brake: Brake,
     certificates: Certificates,
     stop: Stop,
     started_wall_ns: i64,
@@ -64,12 +67,14 @@ type Rows<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Query {
     /// A desk over `store` and the live `nodes`. Watches end when `stop` is set, since watchers never end them.
+    #[expect(clippy::too_many_arguments, reason = "it connects everything that people may ask, once")]
     pub fn new(
         store: Store,
         nodes: Nodes,
         gate: Gate,
         asks: mpsc::Sender<Ask>,
         holds: Holds,
+        brake: Brake,
         certificates: Certificates,
         stop: Stop,
     ) -> Self {
@@ -79,6 +84,7 @@ impl Query {
             gate,
             asks,
             holds,
+            brake,
             certificates,
             stop,
             started_wall_ns: clock::wall_ns(),
@@ -287,6 +293,20 @@ impl Desk for Query {
         request: Request<wire::GetHoldsRequest>,
     ) -> Result<Response<wire::GetHoldsResponse>, Status> {
         self.counts.note("get_holds", self.holds_listed(request).await)
+    }
+
+    async fn get_brake(
+        &self,
+        request: Request<wire::GetBrakeRequest>,
+    ) -> Result<Response<wire::FleetBrake>, Status> {
+        self.counts.note("get_brake", self.brake_shown(request).await)
+    }
+
+    async fn set_brake(
+        &self,
+        request: Request<wire::SetBrakeRequest>,
+    ) -> Result<Response<wire::FleetBrake>, Status> {
+        self.counts.note("set_brake", self.brake_set(request).await)
     }
 
     async fn get_status(

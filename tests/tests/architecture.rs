@@ -19,6 +19,7 @@ const WIRE_EDGES: &[&str] = &[
     "agent/src/act/wire.rs",
     // Hands pulses, commands and their results through between uplink and responder.
     "agent/src/core.rs",
+    "agent/src/core/brake.rs",
     "agent/src/core/holds.rs",
     "agent/src/enrol.rs",
     "agent/src/run.rs",
@@ -26,6 +27,7 @@ const WIRE_EDGES: &[&str] = &[
     "collector/src/admit/enrol.rs",
     "collector/src/holds/push.rs",
     "collector/src/ingest.rs",
+    "collector/src/ingest/",
     // The newest pulse of each node, and commands on their way: not evidence, never stored.
     "collector/src/nodes.rs",
     "collector/src/query.rs",
@@ -34,6 +36,7 @@ const WIRE_EDGES: &[&str] = &[
     "collector/cli/src/ask.rs",
     "collector/cli/src/client.rs",
     "collector/cli/src/journal.rs",
+    "collector/cli/src/view/fleet.rs",
     "collector/cli/src/view/from_wire.rs",
     "deploy/local/src/children.rs",
     "deploy/local/src/status.rs",
@@ -46,6 +49,7 @@ const WIRE_EDGES: &[&str] = &[
 /// Modules that decide: time, peers, disks and stores come in as arguments.
 const PURE: &[&str] = &[
     "agent/src/detect",
+    "agent/src/act/permit.rs",
     "agent/src/act/plan",
     "agent/src/act/images/account.rs",
     "agent/src/act/images/inventory.rs",
@@ -55,6 +59,9 @@ const PURE: &[&str] = &[
     "agent/src/pod.rs",
     "agent/src/sample/thrift.rs",
     "agent/src/usage/blame.rs",
+    "collector/src/brake/judge.rs",
+    "collector/src/brake/ledger.rs",
+    "collector/src/brake/machine.rs",
     "collector/src/correlate",
     "collector/src/condition",
     "collector/src/select.rs",

@@ -19,6 +19,7 @@
 
 pub mod aside;
 mod beneath;
+pub mod brake_line;
 mod channel;
 mod cleaner;
 pub mod cleaners;
@@ -38,6 +39,7 @@ pub mod images;
 mod journald;
 mod lease;
 mod live;
+pub mod permit;
 pub mod plan;
 mod pods_here;
 pub mod policy;

@@ -63,6 +63,13 @@ pub(super) fn held_request(now: &HeldNow) -> Vec<u8> {
     wire::ExecutorRequest { id: 0, request }.encode_to_vec()
 }
 
+/// The request that ends an action before its next object.
+pub(super) fn halt_request(action: &str, why: &str) -> Vec<u8> {
+    let stop = wire::StopAction { action_id: action.to_owned(), reason: why.to_owned() };
+    let request = Some(wire::executor_request::Request::Stop(stop));
+    wire::ExecutorRequest { id: 0, request }.encode_to_vec()
+}
+
 /// What such a request says. One that does not make sense holds everything.
 pub(super) fn held_from_wire(held: wire::HeldNow) -> HeldNow {
     let host_root = PathBuf::from(std::ffi::OsString::from_vec(held.host_root.to_vec()));

@@ -149,14 +149,15 @@ pub(super) mod tests {
     use std::sync::{Arc, mpsc};
     use std::time::Duration;
 
-    use dogwatch::record::{CleanupMode, Incarnation, NodeName};
+    use dogwatch::record::{CleanupMode, Hash, Incarnation, NodeName};
     use ed25519_dalek::SigningKey;
     use tokio::sync::{oneshot, watch};
 
     use super::*;
+    use crate::act::permit::Gate;
     use crate::act::policy::{Budgets, Policy, Rules};
     use crate::act::respond::{Respond, Settings};
-    use crate::core::{CoreConfig, Wires};
+    use crate::core::{BrakeWires, CoreConfig, Wires};
     use crate::detect::{DetectConfig, Detectors};
     use crate::health::Figures;
     use crate::record::{self, RecordConfig};
@@ -176,7 +177,8 @@ pub(super) mod tests {
         let key = SigningKey::from_bytes(&[1; 32]);
         let (recorder, _writer, _) = record::open(&config, key, [2; 16], || [3; 16]).unwrap();
         let policy = Policy { mode: CleanupMode::Off, roots: Vec::new(), budgets: Budgets::default() };
-        let responder = Respond::new(Rules::new(policy).unwrap(), Settings::default(), Box::new(|| 1));
+        let gate = Gate::open(node.clone(), Hash::ZERO);
+        let responder = Respond::new(Rules::new(policy).unwrap(), Settings::default(), gate, Box::new(|| 1));
         let (holds, kept) = mpsc::channel();
         let wires = Wires {
             inbox: mpsc::channel().1,
@@ -184,6 +186,7 @@ pub(super) mod tests {
             jobs: mpsc::channel().0,
             holds,
             ballast: None,
+            brake: BrakeWires { line: mpsc::channel().0, outgoing: crate::uplink::brake::ends().2 },
             marks: None,
             kernel_marks: None,
             scout: None,

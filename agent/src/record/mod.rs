@@ -35,7 +35,7 @@ use tokio::sync::watch;
 
 use lane::Lane;
 use queue::Queue;
-use slots::Slots;
+pub(crate) use slots::Slots;
 
 pub use writer::Writer;
 

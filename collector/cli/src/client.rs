@@ -182,9 +182,15 @@ impl Desk {
         answer(&self.asked, wait, call).await
     }
 
-    pub(crate) async fn apply(&mut self, node: &str, action_id: &str) -> Result<wire::ActionRow, CliError> {
+    pub(crate) async fn apply(
+        &mut self,
+        node: &str,
+        action_id: &str,
+        override_brake: bool,
+    ) -> Result<wire::ActionRow, CliError> {
         let wait = self.wait(APPLY);
-        let ask = wire::ApplyRequest { node: node.to_owned(), action_id: action_id.to_owned() };
+        let ask =
+            wire::ApplyRequest { node: node.to_owned(), action_id: action_id.to_owned(), override_brake };
         answer(&self.asked, wait, self.client.apply(ask)).await
     }
 
@@ -258,6 +264,19 @@ impl Desk {
     pub(crate) async fn status(&mut self) -> Result<wire::GetStatusResponse, CliError> {
         let wait = self.wait(ANSWER);
         answer(&self.asked, wait, self.client.get_status(wire::GetStatusRequest {})).await
+    }
+
+    pub(crate) async fn brake(&mut self) -> Result<wire::FleetBrake, CliError> {
+        let wait = self.wait(ANSWER);
+        answer(&self.asked, wait, self.client.get_brake(wire::GetBrakeRequest {})).await
+    }
+
+    pub(crate) async fn set_brake(
+        &mut self,
+        ask: wire::SetBrakeRequest,
+    ) -> Result<wire::FleetBrake, CliError> {
+        let wait = self.wait(ANSWER);
+        answer(&self.asked, wait, self.client.set_brake(ask)).await
     }
 
     /// Which collector this is, in words.

@@ -37,10 +37,20 @@ impl Query {
         &self,
         request: Request<wire::ApplyRequest>,
     ) -> Result<Response<wire::ActionRow>, Status> {
-        let actor = self.person(&request, Role::Responder)?;
-        let wire::ApplyRequest { node, action_id } = request.into_inner();
-        let words = format!("apply {action_id}");
-        let command = wire::command::Command::Apply(wire::ApplyPlan { action_id });
+        let over_brake = request.get_ref().override_brake;
+        let actor = self.person(&request, if over_brake { Role::Admin } else { Role::Responder })?;
+        let wire::ApplyRequest { node, action_id, .. } = request.into_inner();
+        let braked = self.braked();
+        if let Some(why) = braked.as_ref().filter(|_| !over_brake) {
+            return Err(Status::failed_precondition(format!(
+                "{why}; nothing was touched. `dogwatch brake release` lets cleanups go on, and an admin can apply one plan all \
+                 the same with `dogwatch clean --override`"
+            )));
+        }
+        let over = if braked.is_some() { " although cleanups are stopped" } else { "" };
+        let words = format!("apply {action_id}{over}");
+        let apply = wire::ApplyPlan { action_id, override_brake: over_brake };
+        let command = wire::command::Command::Apply(apply);
         Ok(Response::new(self.order(actor, node, words, command, APPLY_WAIT).await?))
     }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod brake;
 mod follow;
 mod get;
 mod order;
@@ -11,6 +12,7 @@ mod select;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::time;
+pub(crate) use brake::{BrakeArgs, BrakeSayArgs, BrakeShowArgs, BrakeTripArgs, BrakeVerb};
 pub(crate) use follow::{LogFormat, LogsArgs, TopArgs, TopView, WatchArgs};
 pub(crate) use get::{Format, GetArgs, Resource};
 pub(crate) use order::{
@@ -104,6 +106,8 @@ pub(crate) enum Verb {
     Preserved(PreservedArgs),
     /// Keep files, a pod's logs, a node or an incident from being cleaned or expired
     Hold(HoldArgs),
+    /// Stop cleanups on all nodes at once, let them go on, or show who cleans and who waits
+    Brake(BrakeArgs),
     /// How dogwatch itself is: what is wrong with it, and what to do
     Status(StatusArgs),
     /// Print a completion script for a shell
@@ -171,6 +175,9 @@ pub(crate) struct CleanArgs {
     /// Do not ask; needed where nobody can answer, and the mount itself must be named
     #[arg(short, long)]
     pub(crate) yes: bool,
+    /// Although cleanups are paused or stopped on all nodes; needs the role admin
+    #[arg(long = "override")]
+    pub(crate) over_brake: bool,
 }
 
 #[derive(Debug, Args)]

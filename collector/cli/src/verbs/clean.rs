@@ -60,7 +60,7 @@ pub(super) async fn clean(here: &Here<'_>, args: &CleanArgs, io: &mut Io<'_>) ->
     if !args.yes && !agreed(io, &plan, elsewhere.then_some(args.plan.mount.as_str()))? {
         return Err(CliError::Failed(format!("{} was not applied; nothing was touched", plan.id)));
     }
-    let done = Action::from(desk.apply(&args.plan.node, &plan.id).await?);
+    let done = Action::from(desk.apply(&args.plan.node, &plan.id, args.over_brake).await?);
     if people {
         write_outcome(io, &done)?
     } else {

@@ -1,5 +1,6 @@
 //! Verbs: what each command does, from question to printed answer.
 
+mod brake;
 mod clean;
 mod follow;
 mod get;
@@ -71,6 +72,7 @@ pub async fn run(cli: Cli, world: &World, io: &mut Io<'_>) -> Result<(), CliErro
         Verb::Note(args) => incident::note(&here, &args, io).await,
         Verb::Hold(args) => hold::hold(&here, args.verb, io).await,
         Verb::Preserved(args) => preserved::preserved(&here, &args, io).await,
+        Verb::Brake(args) => brake::run(&here, args.verb, io).await,
         Verb::Status(args) => status::status(&here, &args, io).await,
         Verb::Completion(args) => itself::completion(&here, &args, io),
         Verb::Man(args) => itself::man(&args, io),

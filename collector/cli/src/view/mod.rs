@@ -5,12 +5,14 @@
 //!
 //! Deliberately absent: checking. What a collector says is shown as it says it, made harmless for terminals by `output`.
 
+mod fleet;
 mod from_wire;
 mod lines;
 mod rows;
 
 use std::collections::BTreeMap;
 
+pub(crate) use fleet::FleetBrake;
 pub(crate) use from_wire::sampled;
 pub(crate) use rows::{full_in, state};
 

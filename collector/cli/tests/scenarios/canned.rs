@@ -44,6 +44,33 @@ struct Canned {
     well: Arc<AtomicBool>,
 }
 
+fn brake() -> wire::FleetBrake {
+    let permit = |state: &str| wire::FleetPermit {
+        node: "node-1".into(),
+        action_id: format!("a-{state}"),
+        mount: HOSTILE.into(),
+        state: state.into(),
+        planned_bytes: 1 << 30,
+        canary: true,
+        ..Default::default()
+    };
+    let waiting = wire::FleetWaiting {
+        node: "node-2".into(),
+        action_id: "a-2".into(),
+        mount: "/var".into(),
+        severity: wire::Severity::Critical.into(),
+        seconds_to_full: Some(240.0),
+        waited_seconds: 12.0,
+    };
+    wire::FleetBrake {
+        state: "open".into(),
+        max_nodes: 3,
+        permits: vec![permit("acting"), permit("watched")],
+        waiting: vec![waiting],
+        ..Default::default()
+    }
+}
+
 type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 fn stream<T: Send + 'static>(items: Vec<T>) -> Response<Answer<T>> {
@@ -387,6 +414,32 @@ impl Desk for Canned {
         }
         let holds = if r.get_ref().released { vec![one, two, three] } else { vec![one, two] };
         Ok(Response::new(wire::GetHoldsResponse { holds }))
+    }
+
+    async fn get_brake(
+        &self,
+        _: Request<wire::GetBrakeRequest>,
+    ) -> Result<Response<wire::FleetBrake>, Status> {
+        Ok(Response::new(brake()))
+    }
+
+    async fn set_brake(
+        &self,
+        r: Request<wire::SetBrakeRequest>,
+    ) -> Result<Response<wire::FleetBrake>, Status> {
+        let ask = r.into_inner();
+        let mut brake = brake();
+        match ask.order() {
+            wire::BrakeOrder::Release => {
+                brake = wire::FleetBrake { state: "open".into(), max_nodes: 3, ..Default::default() }
+            }
+            order => {
+                brake.state = if order == wire::BrakeOrder::Trip { "tripped" } else { "paused" }.into();
+                (brake.reason, brake.actor) = (ask.reason, "ada".into());
+                (brake.node, brake.action_id) = (ask.node, ask.action_id);
+            }
+        }
+        Ok(Response::new(brake))
     }
 
     async fn get_status(
