@@ -35,7 +35,7 @@ use crate::act::policy::Rules;
 use crate::act::respond::{Respond, Settings};
 use crate::act::work::{self, Launch};
 use crate::config::{Config, EnrolBy};
-use crate::core::{Core, CoreConfig, Held, INBOX, Message, Wires};
+use crate::core::{Core, CoreConfig, Held, INBOX, Lookouts, Message, Wires};
 use crate::detect::Detectors;
 use crate::enrol::{EnrolOptions, NodeIdentity, Renewal, TokenSource, ensure_enrolled};
 use crate::health::{Figures, Sources};
@@ -44,7 +44,9 @@ use crate::record::{self, RecordConfig, Recorder};
 use crate::sample::{Roots, SampleOptions, Sampler, Thrift, Ticker, TickerStop};
 use crate::tail::{self, CHECKPOINT_FILE, CheckpointWriter, Journaled, Resume, TailConfig, Tailer};
 use crate::uplink::{Pulse, Uplink, UplinkConfig, UplinkStatus, jittered};
-use crate::usage::scout::{APART, Asker, scout};
+use crate::usage::report::inquiry;
+use crate::usage::rounds::{Newest, RoundsConfig, rounds};
+use crate::usage::scout::{APART, scout};
 
 pub use reload::Started;
 
@@ -191,7 +193,7 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
             holds,
             marks,
             kernel_marks,
-            scout: start_scout(&roots, &inbox_tx)?,
+            lookouts: start_lookouts(&roots, config.rounds, &inbox_tx)?,
             pulse: pulse_tx,
             figures: figures.clone(),
         };
@@ -269,14 +271,32 @@ fn start_holds(line: HoldLine, inbox: &SyncSender<Message>) -> Result<Sender<Vec
     Ok(sets_tx)
 }
 
-fn start_scout(roots: &Roots, inbox: &SyncSender<Message>) -> Result<Option<Asker>, RunError> {
+/// Who is asked what fills a mount, and who walks by itself. The core asks, and ends only when the agent does; it is told of
+/// each walk, and where it has no room of the next one.
+fn start_lookouts(
+    roots: &Roots,
+    walks: Option<RoundsConfig>,
+    inbox: &SyncSender<Message>,
+) -> Result<Lookouts, RunError> {
+    let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
     let (asker, scout) = scout(roots.clone(), APART);
-    let inbox = inbox.clone();
-    // The core asks, and ends only when the agent does.
-    std::thread::Builder::new()
-        .name("scout".to_owned())
-        .spawn(move || scout.run(|answer| inbox.send(Message::Cause(Box::new(answer))).is_ok()))?;
-    Ok(Some(asker))
+    let to_core = inbox.clone();
+    thread("scout")
+        .spawn(move || scout.run(|answer| to_core.send(Message::Cause(Box::new(answer))).is_ok()))?;
+    let newest = Newest::default();
+    let mut nudge = None;
+    if let Some(config) = walks {
+        let (ask, rounds) = rounds(roots.clone(), config, newest.clone());
+        let inbox = inbox.clone();
+        let told = move |grown| {
+            !matches!(inbox.try_send(Message::Grown(grown)), Err(TrySendError::Disconnected(_)))
+        };
+        thread("usage").spawn(move || rounds.run(told))?;
+        nudge = Some(ask);
+    }
+    let (inquire, inquiry) = inquiry(roots.clone(), newest);
+    thread("usage-asked").spawn(move || inquiry.run())?;
+    Ok(Lookouts { scout: Some(asker), rounds: nudge, inquire: Some(inquire) })
 }
 
 fn start_tail(

@@ -16,6 +16,7 @@ const WIRE_EDGES: &[&str] = &[
     // Hands pulses, commands and their results through between uplink and responder.
     "agent/src/core.rs",
     "agent/src/core/holds.rs",
+    "agent/src/core/usage.rs",
     "agent/src/enrol.rs",
     "agent/src/run.rs",
     "agent/src/uplink/",
@@ -46,6 +47,8 @@ const PURE: &[&str] = &[
     "agent/src/pod.rs",
     "agent/src/sample/thrift.rs",
     "agent/src/usage/blame.rs",
+    "agent/src/usage/growth.rs",
+    "agent/src/usage/layout.rs",
     "collector/src/correlate",
     "collector/src/condition",
     "collector/src/select.rs",
