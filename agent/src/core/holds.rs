@@ -157,7 +157,7 @@ pub(super) mod tests {
             holds,
             marks: None,
             kernel_marks: None,
-            scout: None,
+            lookouts: super::super::Lookouts::default(),
             pulse: watch::Sender::new(None),
             figures: Arc::<Figures>::default(),
         };

@@ -8,6 +8,8 @@
 mod from_wire;
 mod lines;
 mod rows;
+pub(crate) mod usage;
+mod usage_from_wire;
 
 use std::collections::BTreeMap;
 

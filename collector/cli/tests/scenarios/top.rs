@@ -49,7 +49,7 @@ async fn figures_for_programs() {
     let nodes = json(desk.run(&["top", "nodes", "-o", "json"]).await.out);
     assert_eq!((&nodes[0]["cpu_fraction"], &nodes[0]["memory_used_fraction"]), (&0.25.into(), &0.6.into()));
     assert_eq!(nodes[2]["cpu_fraction"], Value::Null, "not known is not 0");
-    let disks = json(desk.run(&["top", "--disk", "-o", "json"]).await.out);
+    let disks = json(desk.run(&["top", "disks", "-o", "json"]).await.out);
     assert_eq!((&disks[0]["busy_fraction"], &disks[0]["wait_ms"]), (&0.5.into(), &3.0.into()));
     let mounts = json(desk.run(&["top", "mounts", "-o", "json"]).await.out);
     assert_eq!((&mounts[0]["path"], &mounts[0]["seconds_to_full"]), (&"/var".into(), &1260.0.into()));
