@@ -32,6 +32,7 @@ const WIRE_EDGES: &[&str] = &[
     "collector/cli/src/client.rs",
     "collector/cli/src/journal.rs",
     "collector/cli/src/view/from_wire.rs",
+    "collector/cli/src/view/usage_from_wire.rs",
     "deploy/local/src/children.rs",
     "deploy/local/src/status.rs",
     "proto/block",
@@ -58,6 +59,7 @@ const PURE: &[&str] = &[
     "collector/cli/src/top/cells.rs",
     "collector/cli/src/top/draw.rs",
     "collector/cli/src/top/rows.rs",
+    "collector/cli/src/top/tree.rs",
     "collector/cli/src/top/ui.rs",
     "collector/src/wording.rs",
 ];

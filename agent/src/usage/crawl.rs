@@ -14,7 +14,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Statx};
 use rustix::io::Errno;
@@ -297,25 +297,6 @@ impl Crawl {
         true
     }
 
-    /// Ends it where it is: what was seen until then, which says that it is not whole.
-    pub fn give_up(mut self) -> Usage {
-        let mut whole = Folder::default();
-        while let Some(level) = self.levels.pop() {
-            let mut folder = level.found;
-            folder.name = OsString::from_vec(level.name.into_bytes());
-            if whole.inodes > 0 {
-                folder.bytes = folder.bytes.saturating_add(whole.bytes);
-                folder.inodes += whole.inodes;
-                folder.folders.push(whole);
-            }
-            folder.sort();
-            whole = folder;
-        }
-        let mut usage = self.finish(whole);
-        usage.whole = false;
-        usage
-    }
-
     fn finish(&mut self, mut root: Folder) -> Usage {
         let mut usage = std::mem::take(&mut self.usage);
         let (bytes, inodes) = self.options.told.at(root.bytes, root.inodes);
@@ -349,11 +330,6 @@ impl Crawl {
         let joined = names.map(|n| n.as_bytes()).collect::<Vec<_>>().join(&b'/');
         // Names of files hold no NUL.
         CString::new(joined).unwrap_or_default()
-    }
-
-    /// How long it has taken, rests included.
-    pub fn took(&self) -> Duration {
-        self.began.elapsed()
     }
 }
 

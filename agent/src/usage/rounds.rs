@@ -125,8 +125,8 @@ impl Rounds {
         let mut turns: VecDeque<Turn> = VecDeque::new();
         let mut due = Instant::now() + self.config.first_after;
         loop {
-            let until = if turns.is_empty() { due } else { Instant::now() };
-            if !self.hear(until, &mut turns, &kept) {
+            // Nothing to do until a round is due or somebody asks.
+            if turns.is_empty() && !self.hear(due, true, &mut turns, &kept) {
                 return;
             }
             if Instant::now() >= due {
@@ -151,14 +151,20 @@ impl Rounds {
             }
             let rest = self.config.budget.rest(began.elapsed(), thread_cpu().saturating_sub(cpu), entries);
             let until = Instant::now() + rest;
-            if !self.hear(until, &mut turns, &kept) {
+            if !self.hear(until, false, &mut turns, &kept) {
                 return;
             }
         }
     }
 
-    /// Takes questions until `until`; false once nobody can ask any more.
-    fn hear(&self, until: Instant, turns: &mut VecDeque<Turn>, kept: &BTreeMap<String, Kept>) -> bool {
+    /// Takes questions until `until`, or, where nothing else is to be done, until the first; false once nobody can ask any more.
+    fn hear(
+        &self,
+        until: Instant,
+        is_idle: bool,
+        turns: &mut VecDeque<Turn>,
+        kept: &BTreeMap<String, Kept>,
+    ) -> bool {
         loop {
             let wait = until.saturating_duration_since(Instant::now()).min(LONGEST_SLEEP);
             match self.asked.recv_timeout(wait) {
@@ -174,6 +180,9 @@ impl Rounds {
                         }
                         None if is_recent || turns.len() >= MAX_MOUNTS + MAX_ASKED => {}
                         None => turns.push_front(Turn { mount, crawl: None }),
+                    }
+                    if is_idle && !turns.is_empty() {
+                        return true;
                     }
                 }
                 Err(RecvTimeoutError::Timeout) if Instant::now() >= until => return true,

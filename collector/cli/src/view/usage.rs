@@ -3,6 +3,9 @@
 use dogwatch::record::Pod;
 use serde::Serialize;
 
+use crate::output::Listed;
+use crate::output::table::{Cell, Column};
+use crate::output::text::bytes;
 use crate::time::Utc;
 
 /// What fills a mount of a node.
@@ -105,4 +108,22 @@ pub(crate) struct Growth {
 /// A pod as people call it; by its uid where it has no known name.
 pub(crate) fn called(pod: &Pod) -> String {
     if pod.name.is_empty() { format!("pod {}", pod.uid) } else { format!("pod {}/{}", pod.namespace, pod.name) }
+}
+
+/// For programs a list of one; people are shown the picture instead.
+impl Listed for Usage {
+    const PLURAL: &'static str = "mounts";
+
+    fn columns(_wide: bool) -> Vec<Column> {
+        vec![Column::left("NODE"), Column::flexible("PATH"), Column::right("USED"), Column::right("AVAIL")]
+    }
+
+    fn rows(&self, _wide: bool) -> Vec<Vec<Cell>> {
+        let cells = [&self.node, &self.path].map(Cell::new).into_iter();
+        vec![cells.chain([self.used_bytes, self.available_bytes].map(|n| Cell::new(bytes(n)))).collect()]
+    }
+
+    fn name(&self) -> Option<&str> {
+        None
+    }
 }
