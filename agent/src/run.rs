@@ -288,9 +288,8 @@ fn start_lookouts(
     if let Some(config) = walks {
         let (ask, rounds) = rounds(roots.clone(), config, newest.clone());
         let inbox = inbox.clone();
-        let told = move |grown| {
-            !matches!(inbox.try_send(Message::Grown(grown)), Err(TrySendError::Disconnected(_)))
-        };
+        let told =
+            move |grown| !matches!(inbox.try_send(Message::Grown(grown)), Err(TrySendError::Disconnected(_)));
         thread("usage").spawn(move || rounds.run(told))?;
         nudge = Some(ask);
     }

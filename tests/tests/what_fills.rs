@@ -79,9 +79,22 @@ fn a_node_tells_what_fills_its_disk() {
     let drawn = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(drawn.contains("─ app/\\u{1b}[31mred/deep") && !drawn.contains('\u{1b}'), "{drawn}");
     assert!(drawn.contains("deleted and still open"), "{drawn}");
-    let below = rita.dogwatch(&["top", "--disk", "--node", "node-a", "--mount", &format!("{path}/app"), "-o", "json"]);
+    let below = rita.dogwatch(&[
+        "top",
+        "--disk",
+        "--node",
+        "node-a",
+        "--mount",
+        &format!("{path}/app"),
+        "-o",
+        "json",
+    ]);
     let below = &parse(&below.stdout)[0];
-    assert_eq!((&below["mount"], &below["unfound_bytes"]), (&path.as_str().into(), &Value::Null), "{below:#}");
+    assert_eq!(
+        (&below["mount"], &below["unfound_bytes"]),
+        (&path.as_str().into(), &Value::Null),
+        "{below:#}"
+    );
 
     // It is work for the node: a viewer may not order it, nowhere is not found, and each stands in the journal.
     let refused = ask(&vera, &[]);

@@ -86,7 +86,8 @@ fn tell(grown: &Grown, finding: &mut Finding) {
     let named = grown.folders.iter().flatten().take(MAX_NAMED).enumerate();
     let facts = named.map(|(n, (g, o))| Fact::new(format!("growing_folder_{}", n + 1), said(g, o.as_ref())));
     finding.facts.extend(facts);
-    let of_all = grown.whole.as_ref().map(|whole| growth.grown_bytes as f64 / whole.grown_bytes.max(1) as f64);
+    let of_all =
+        grown.whole.as_ref().map(|whole| growth.grown_bytes as f64 / whole.grown_bytes.max(1) as f64);
     let walked = minute(grown.walked_wall_ns);
     finding.explanation = format!(
         "{} Of its folders grew most: {} (walked {walked}).",
@@ -195,7 +196,11 @@ mod tests {
         let mut told = finding();
         tell(&grown(3 * GIB, owner()), &mut told);
         assert_eq!(told.pod.as_ref(), Some(&pod));
-        assert!(told.summary.contains("/srv/app/tmp (emptyDir cache of pod shop/web-1) +3.0 GiB"), "{}", told.summary);
+        assert!(
+            told.summary.contains("/srv/app/tmp (emptyDir cache of pod shop/web-1) +3.0 GiB"),
+            "{}",
+            told.summary
+        );
         let mut part = finding();
         tell(&grown(8 * GIB, owner()), &mut part);
         assert_eq!(part.pod, None, "three of eight is not most");

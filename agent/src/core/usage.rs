@@ -52,15 +52,10 @@ impl Core {
         let reply = Box::new(move |answer: Result<Report, (String, bool)>| {
             let id = call.command.id.clone();
             let result = match answer {
-                Ok(report) => wire::CommandResult {
-                    id,
-                    ok: true,
-                    usage: Some(message(&report)),
-                    ..Default::default()
-                },
-                Err((error, not_found)) => {
-                    wire::CommandResult { id, error, not_found, ..Default::default() }
+                Ok(report) => {
+                    wire::CommandResult { id, ok: true, usage: Some(message(&report)), ..Default::default() }
                 }
+                Err((error, not_found)) => wire::CommandResult { id, error, not_found, ..Default::default() },
             };
             // Whoever asked may have gone away.
             let _ = call.reply.send(result);
@@ -232,10 +227,8 @@ fn who(found: &Writers) -> wire::UsageWriters {
 }
 
 fn writer(culprit: &Culprit) -> wire::UsageWriter {
-    let process = |o: &crate::usage::blame::Opener| wire::UsageProcess {
-        pid: o.pid,
-        name: shown(o.name.as_ref()),
-    };
+    let process =
+        |o: &crate::usage::blame::Opener| wire::UsageProcess { pid: o.pid, name: shown(o.name.as_ref()) };
     wire::UsageWriter {
         path: path(&culprit.path),
         pod: culprit.pod.as_ref().map(wire::Pod::from),
@@ -322,7 +315,11 @@ mod tests {
             .collect();
         assert_eq!(
             parts,
-            [(uid, Some("kubelet's folder")), ("volumes", Some("volumes")), ("cache", Some("emptyDir cache"))]
+            [
+                (uid, Some("kubelet's folder")),
+                ("volumes", Some("volumes")),
+                ("cache", Some("emptyDir cache"))
+            ]
         );
         let of = message.folders.iter().find_map(|f| f.owner.as_ref()).and_then(|o| o.pod.as_ref());
         assert_eq!(of.map(|p| (p.uid.as_str(), p.name.as_str())), Some((uid, "")));

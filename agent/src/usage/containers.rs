@@ -50,6 +50,7 @@ fn container(process: &Path, pods: &Pods) -> Option<Pod> {
 
 /// The device of a process's root, as far as the kernel has it cached.
 fn root_device(process: &Path) -> Option<u64> {
-    let facts = rustix::fs::statx(CWD, process.join("root"), AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE).ok()?;
+    let facts =
+        rustix::fs::statx(CWD, process.join("root"), AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE).ok()?;
     Some(rustix::fs::makedev(facts.stx_dev_major, facts.stx_dev_minor))
 }

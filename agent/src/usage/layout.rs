@@ -98,10 +98,8 @@ mod tests {
     fn the_kubelets_and_the_runtimes_folders_are_pods() {
         let web = Pod { namespace: "shop".into(), name: "web-1".into(), uid: UID.into(), ..Pod::default() };
         let layer = "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/7/fs";
-        let known = Layout {
-            layers: [(layer.into(), web.clone())].into(),
-            named: [(UID.to_owned(), web)].into(),
-        };
+        let known =
+            Layout { layers: [(layer.into(), web.clone())].into(), named: [(UID.to_owned(), web)].into() };
         let pods = format!("/var/lib/kubelet/pods/{UID}");
         for (path, part) in [
             (format!("{pods}/volumes/kubernetes.io~empty-dir/cache"), "emptyDir cache"),

@@ -175,7 +175,11 @@ fn by(culprit: &Culprit) -> String {
 
 /// A pod as people call it; by its uid where it has no known name.
 pub fn named(pod: &dogwatch::record::Pod) -> String {
-    if pod.name.is_empty() { format!("pod {}", pod.uid) } else { format!("pod {}/{}", pod.namespace, pod.name) }
+    if pod.name.is_empty() {
+        format!("pod {}", pod.uid)
+    } else {
+        format!("pod {}/{}", pod.namespace, pod.name)
+    }
 }
 
 /// How sure it is, in one word.
@@ -384,8 +388,7 @@ mod tests {
             walked_whole: true,
         };
         let layout = Layout::default();
-        let report =
-            Report { mount: None, wall_ns: 0, fs, usage, layout, writers: None, grown: None };
+        let report = Report { mount: None, wall_ns: 0, fs, usage, layout, writers: None, grown: None };
         let drawn = tree(&report);
         let expected = " 10.0 GiB /var  (1 inodes)
   6.0 GiB  60 % ├─ log/pods

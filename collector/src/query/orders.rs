@@ -58,7 +58,8 @@ impl Query {
         let within_ms = u32::try_from((USAGE_WAIT - USAGE_RESERVE).as_millis()).unwrap_or(u32::MAX);
         let command = wire::command::Command::Usage(wire::AskUsage { path, within_ms });
         let result = self.ordered(actor, node, words, command, USAGE_WAIT).await?;
-        let missing = || Status::failed_precondition("the node answered without what was asked; upgrade its agent");
+        let missing =
+            || Status::failed_precondition("the node answered without what was asked; upgrade its agent");
         result.usage.map(Response::new).ok_or_else(missing)
     }
 

@@ -84,8 +84,10 @@ impl Picture {
     }
 
     fn row(&mut self, size: u64, name: &str, owner: Option<&Owner>, before: &str) {
-        let mut pieces =
-            vec![(format!("{:>SIZE_COLUMNS$} {before}", bytes(size)), Paint::Plain), (name.to_owned(), Paint::Plain)];
+        let mut pieces = vec![
+            (format!("{:>SIZE_COLUMNS$} {before}", bytes(size)), Paint::Plain),
+            (name.to_owned(), Paint::Plain),
+        ];
         pieces.extend(owner.map(|o| (format!("  [{}]", owned(o)), Paint::Notice)));
         self.push(pieces);
     }

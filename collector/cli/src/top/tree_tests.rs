@@ -20,18 +20,14 @@ fn owner(part: &str) -> Owner {
 }
 
 fn usage() -> Usage {
-    let cache =
-        Folder { owner: Some(owner("emptyDir cache")), ..folder("cache", 4 * GIB, vec![]) };
+    let cache = Folder { owner: Some(owner("emptyDir cache")), ..folder("cache", 4 * GIB, vec![]) };
     let pods = folder("pods", 6 * GIB, vec![cache]);
     let lib = folder("lib", 6 * GIB, vec![folder("kubelet", 6 * GIB, vec![pods])]);
     let tree = folder("", 10 * GIB, vec![lib, folder("日本語\u{1b}[2J", 3 * GIB, vec![])]);
     let writer = Writer {
         path: "/var/lib/kubelet/pods/u/volumes/kubernetes.io~empty-dir/cache/spill".into(),
         pod: Some(web()),
-        processes: vec![
-            Process { pid: 7, name: Some("java".into()) },
-            Process { pid: 8, name: None },
-        ],
+        processes: vec![Process { pid: 7, name: Some("java".into()) }, Process { pid: 8, name: None }],
         allocated_bytes: GIB,
         bytes_per_second: 42.0 * 1024.0 * 1024.0,
     };

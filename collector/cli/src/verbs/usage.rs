@@ -18,7 +18,9 @@ pub(super) async fn usage(here: &Here<'_>, args: TopArgs, io: &mut Io<'_>) -> Re
     needs_no_name(args.output, "trees")?;
     let which = args.which.clone().checked()?;
     if which.of_pods() || which.severity.is_some() || !which.rules.is_empty() {
-        return Err(CliError::Usage("--disk is about one mount of one node: --node and --mount choose it".to_owned()));
+        return Err(CliError::Usage(
+            "--disk is about one mount of one node: --node and --mount choose it".to_owned(),
+        ));
     }
     if here.settings.journal_only {
         return Err(CliError::Failed(

@@ -107,7 +107,11 @@ pub(crate) struct Growth {
 
 /// A pod as people call it; by its uid where it has no known name.
 pub(crate) fn called(pod: &Pod) -> String {
-    if pod.name.is_empty() { format!("pod {}", pod.uid) } else { format!("pod {}/{}", pod.namespace, pod.name) }
+    if pod.name.is_empty() {
+        format!("pod {}", pod.uid)
+    } else {
+        format!("pod {}/{}", pod.namespace, pod.name)
+    }
 }
 
 /// For programs a list of one; people are shown the picture instead.

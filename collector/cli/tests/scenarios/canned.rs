@@ -403,7 +403,11 @@ impl Desk for Canned {
             used_bytes: 90 << 30,
             available_bytes: 10 << 30,
             whole: true,
-            folders: vec![folder(0, "", 80 << 30), folder(1, "lib", 60 << 30), folder(1, "\u{1b}[2J", 20 << 30)],
+            folders: vec![
+                folder(0, "", 80 << 30),
+                folder(1, "lib", 60 << 30),
+                folder(1, "\u{1b}[2J", 20 << 30),
+            ],
             writers_unknown: "nobody looked".into(),
             growth_unknown: "the node has not walked it by itself since the agent's start".into(),
             entries: 5,
