@@ -120,7 +120,7 @@ impl Ledger {
             .map(|(path, kept)| kept.told(path))
             .collect();
         // The deepest first, so that a folder is told or passed over before those above it.
-        found.sort_by(|a, b| b.path.components().count().cmp(&a.path.components().count()));
+        found.sort_by_key(|g| std::cmp::Reverse(g.path.components().count()));
         let mut told: Vec<Growth> = Vec::new();
         for folder in found {
             let within = |g: &&Growth| g.path != folder.path && g.path.starts_with(&folder.path);
