@@ -56,7 +56,7 @@ impl Budget {
     /// saved up: each piece of work is paid for by the rest that follows it.
     pub fn rest(&self, wall: Duration, cpu: Duration, entries: u64) -> Duration {
         let seconds = [
-            cpu.as_secs_f64() / self.cpu.max(0.001),
+            cpu.as_secs_f64() / (self.cpu * AIM).max(0.0005),
             // On a CPU it does not wait for its disk.
             wall.saturating_sub(cpu).as_secs_f64() / self.disk.max(0.001),
             entries as f64 / f64::from(self.entries_per_second.max(1)),
@@ -66,6 +66,35 @@ impl Budget {
     }
 }
 
+/// Keeps work to its budget, piece by piece. What the rests and wake-ups themselves cost is paid for by the next rest.
+#[derive(Debug)]
+pub(super) struct Paced {
+    budget: Budget,
+    cpu: Duration,
+    woken: Instant,
+}
+
+impl Paced {
+    /// From now on, on this thread.
+    pub(super) fn begin(budget: Budget) -> Self {
+        Self { budget, cpu: thread_cpu(), woken: Instant::now() }
+    }
+
+    /// How long to rest now, after a piece of work with so many `entries`.
+    pub(super) fn rest(&mut self, entries: u64) -> Duration {
+        let now = thread_cpu();
+        let cpu = now.saturating_sub(std::mem::replace(&mut self.cpu, now));
+        self.budget.rest(self.woken.elapsed(), cpu, entries)
+    }
+
+    /// The rest is over.
+    pub(super) fn wake(&mut self) {
+        self.woken = Instant::now();
+    }
+}
+
+/// Of a share of a CPU, what is aimed at: the clock of a thread does not show all that the kernel books to its process.
+const AIM: f64 = 0.95;
 /// Longest rest after one piece of work: a disk that hung for a minute is not left alone for an hour.
 const LONGEST_DUE_SECONDS: f64 = 60.0;
 

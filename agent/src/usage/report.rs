@@ -17,7 +17,7 @@ use super::blame::Blame;
 use super::containers::layout;
 use super::crawl::{Crawl, CrawlOptions, Step};
 use super::layout::Layout;
-use super::pace::{Budget, be_idle, thread_cpu};
+use super::pace::{Budget, Paced, be_idle};
 use super::place::{NoMount, called, filesystem, is_whole, mount_of, seen};
 use super::rounds::{Grown, Newest, STEP_ENTRIES};
 use super::scout::{APART, compare, look};
@@ -94,14 +94,15 @@ impl How {
 fn within(at: &Path, budget: Budget) -> Result<Usage, String> {
     be_idle();
     let mut crawl = Crawl::begin(at, CrawlOptions::default()).map_err(|e| e.to_string())?;
+    let mut paced = Paced::begin(budget);
     loop {
-        let (began, cpu) = (Instant::now(), thread_cpu());
+        paced.wake();
         match crawl.step(STEP_ENTRIES) {
             Step::Done(usage) => return Ok(*usage),
             Step::Gone => return Err(format!("{} went while it was walked", at.display())),
             Step::More => {}
         }
-        std::thread::sleep(budget.rest(began.elapsed(), thread_cpu().saturating_sub(cpu), STEP_ENTRIES));
+        std::thread::sleep(paced.rest(STEP_ENTRIES));
     }
 }
 

@@ -20,7 +20,7 @@ use super::containers::layout;
 use super::crawl::{Crawl, CrawlOptions, Step};
 use super::growth::{At, Growth, Ledger};
 use super::layout::{Layout, Owner};
-use super::pace::{Budget, be_idle, thread_cpu};
+use super::pace::{Budget, Paced, be_idle};
 use super::place::{on_node, walked};
 use crate::sample::{Pods, Roots};
 
@@ -30,8 +30,8 @@ const MAX_MOUNTS: usize = 16;
 const MAX_ASKED: usize = 16;
 /// From the end of one walk of a mount to the next that is asked for.
 const PAUSE: Duration = Duration::from_secs(30);
-/// Entries of one step: half a millisecond of work on a warm cache.
-pub(super) const STEP_ENTRIES: u64 = 400;
+/// Entries of one step: a quarter of a millisecond of work on a warm cache.
+pub(super) const STEP_ENTRIES: u64 = 200;
 /// Longest single sleep, so that a question is heard.
 const LONGEST_SLEEP: Duration = Duration::from_millis(250);
 
@@ -124,6 +124,7 @@ impl Rounds {
         let mut kept: BTreeMap<String, Kept> = BTreeMap::new();
         let mut turns: VecDeque<Turn> = VecDeque::new();
         let mut due = Instant::now() + self.config.first_after;
+        let mut paced = Paced::begin(self.config.budget);
         loop {
             // Nothing to do until a round is due or somebody asks.
             if turns.is_empty() && !self.hear(due, true, &mut turns, &kept) {
@@ -134,7 +135,7 @@ impl Rounds {
                 self.begin_round(&mut turns, &mut kept);
             }
             let Some(turn) = turns.front_mut() else { continue };
-            let (began, cpu) = (Instant::now(), thread_cpu());
+            paced.wake();
             let (entries, is_over, grown) = match self.advance(turn, &mut kept, &mut pods) {
                 Advance::Step => (STEP_ENTRIES, false, None),
                 Advance::Over(grown) => (STEP_ENTRIES, true, grown),
@@ -149,8 +150,7 @@ impl Rounds {
                     return;
                 }
             }
-            let rest = self.config.budget.rest(began.elapsed(), thread_cpu().saturating_sub(cpu), entries);
-            let until = Instant::now() + rest;
+            let until = Instant::now() + paced.rest(entries);
             if !self.hear(until, false, &mut turns, &kept) {
                 return;
             }
