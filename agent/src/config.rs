@@ -5,6 +5,7 @@ mod detect;
 mod images;
 mod preserve;
 mod room;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,6 +28,7 @@ use crate::detect::{DetectConfig, LogRule};
 use crate::kmsg::{KernelConfig, Origin};
 use crate::sample::Caps;
 use crate::tail::{RuleSet, Start, TailConfig};
+use crate::usage::rounds::RoundsConfig;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -59,6 +61,8 @@ pub struct Config {
     pub tail: Option<TailConfig>,
     /// The kernel's log; `None`: off.
     pub kernel: Option<KernelConfig>,
+    /// How it walks its disks by itself; `None`: it does not.
+    pub rounds: Option<RoundsConfig>,
     /// Thresholds.
     pub detect: DetectConfig,
     /// What a cleanup may do.
@@ -198,6 +202,7 @@ fn walk(root: &mut Section, around: Around) -> Config {
             (every, evidence_every, flags, s.section("cgroups", cgroups))
         });
     let caps = root.section("caps", caps);
+    let rounds = root.section("usage", |s| usage::rounds(s, &caps));
     let (tails, tail) = root.section("tail", tail);
     let kernel = root.section("kernel", |s| kernel(s, &tail.rules, &host_root));
     let mut detect = root.section("detect", detect::detect);
@@ -258,6 +263,7 @@ fn walk(root: &mut Section, around: Around) -> Config {
         caps,
         tail,
         kernel,
+        rounds,
         detect,
         policy,
         images,

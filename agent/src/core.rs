@@ -11,6 +11,7 @@ pub mod ballast;
 mod brake;
 mod causes;
 mod figures;
+mod growth;
 mod holds;
 mod kernel;
 mod kubelet;
@@ -18,6 +19,7 @@ mod lines;
 mod not_holding;
 mod pace;
 mod reload;
+mod usage;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -44,13 +46,14 @@ use crate::record::{Recorder, Settlement};
 use crate::sample::Pace;
 use crate::tail::{Mark, TailEvent};
 use crate::uplink::{CommandCall, Pulse};
-use crate::usage::scout::{Answer, Asker};
+use crate::usage::rounds::Grown;
+use crate::usage::scout::Answer;
 pub use brake::{BrakeNews, BrakeWires, follow as follow_brake};
 pub use holds::Held;
 use holds::HoldState;
 use pace::EvidenceTurns;
-
 pub use reload::{Live, Reload};
+pub use usage::Lookouts;
 
 /// Messages that wait for the core at most.
 pub const INBOX: usize = 256;
@@ -87,6 +90,8 @@ pub enum Message {
     Brake(BrakeNews),
     /// Who fills a mount.
     Cause(Box<Answer>),
+    /// A mount was walked.
+    Grown(Arc<Grown>),
     /// Samples come at another interval from now on.
     Pace(Pace),
     /// The configuration changed, or a new one cannot be used.
@@ -123,8 +128,8 @@ pub struct Wires {
     pub marks: Option<Sender<Vec<Mark>>>,
     /// Marks of the kernel's log that are durable.
     pub kernel_marks: Option<Sender<kmsg::Mark>>,
-    /// Who is asked what fills a mount; `None`: nobody.
-    pub scout: Option<Asker>,
+    /// Who is asked what fills a mount.
+    pub lookouts: Lookouts,
     /// Figures of now, for the uplink.
     pub pulse: watch::Sender<Option<Pulse>>,
     /// Counters, for metrics.
@@ -176,6 +181,7 @@ pub struct Core {
     heard: Option<u64>,
     kernel: kernel::Kernel,
     causes: causes::Causes,
+    grows: growth::Grows,
 }
 
 impl Core {
@@ -213,6 +219,7 @@ impl Core {
             heard: None,
             kernel,
             causes: causes::Causes::new(),
+            grows: growth::Grows::new(),
         }
     }
 
@@ -258,6 +265,7 @@ impl Core {
                 Message::Unable(parts) => self.unable_parts = parts,
                 Message::Brake(news) => self.on_brake(news),
                 Message::Cause(answer) => self.on_cause(*answer),
+                Message::Grown(grown) => self.on_grown(grown),
                 Message::Pace(pace) => self.on_pace(&pace),
                 Message::Reload(reload) => self.on_reload(*reload),
                 Message::Stop => break,
@@ -300,6 +308,7 @@ impl Core {
         self.responder.on_sample(&sample.mounts, at);
         for finding in findings {
             self.ask_for_cause(&finding);
+            self.ask_for_growth(&finding);
             self.say(at, finding);
         }
         self.hold_again(at);
@@ -315,6 +324,7 @@ impl Core {
         }
         finding.citations.dedup();
         self.tell_cause(&mut finding);
+        self.tell_growth(&mut finding);
         self.wires.figures.findings.fetch_add(1, Ordering::Relaxed);
         tracing::info!(rule = finding.rule, state = finding.state.as_str(), severity = %finding.severity, summary = finding.summary, "finding");
         let recorder = &self.wires.recorder;
@@ -369,6 +379,7 @@ impl Core {
                 self.order(now, order, over_brake, call);
             }
             Some(Wanted::Holds(set)) => self.on_holds(set.clone(), call),
+            Some(Wanted::Usage(ask)) => self.on_usage(ask.clone(), call),
             None => answer_error(call, "this agent's version does not know that command; upgrade it"),
         }
     }

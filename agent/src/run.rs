@@ -10,6 +10,7 @@
 //! uplink ──┘    └─→ act (executor's keeper) ─→ executor  └─ commands ─→ core
 //! ```
 
+mod aside;
 mod external;
 mod reload;
 
@@ -28,6 +29,7 @@ use dogwatch::supervise::{Ended, Parts, Stop};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 
+use self::aside::{start_ballast, start_lookouts};
 use crate::act::aside::Aside;
 use crate::act::brake_line;
 use crate::act::hold::{HoldSet, NodeHold};
@@ -37,9 +39,7 @@ use crate::act::policy::Rules;
 use crate::act::respond::Respond;
 use crate::act::witness::{PreserveBudget, Recorded, Witness};
 use crate::act::work::{self, Done, Job, Launch};
-use crate::ballast::{Ask, Keeper};
 use crate::config::{Config, EnrolBy};
-use crate::core::ballast::{LOOKS, marks};
 use crate::core::{BrakeWires, Core, CoreConfig, Held, INBOX, Message, Wires, follow_brake};
 use crate::detect::Detectors;
 use crate::enrol::{EnrolOptions, NodeIdentity, Renewal, TokenSource, ensure_enrolled};
@@ -51,7 +51,6 @@ use crate::sample::{Roots, SampleOptions, Sampler, Thrift, Ticker, TickerStop};
 use crate::tail::{self, CHECKPOINT_FILE, CheckpointWriter, Journaled, Resume, TailConfig, Tailer};
 use crate::uplink::brake::{self, BrakeEnd};
 use crate::uplink::{Pulse, Uplink, UplinkConfig, UplinkStatus, jittered};
-use crate::usage::scout::{APART, Asker, scout};
 
 pub use reload::Started;
 
@@ -215,7 +214,7 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
             brake: BrakeWires { line, outgoing },
             marks,
             kernel_marks,
-            scout: start_scout(&roots, &inbox_tx)?,
+            lookouts: start_lookouts(&roots, config.rounds, &inbox_tx)?,
             pulse: pulse_tx,
             figures: figures.clone(),
         };
@@ -315,32 +314,6 @@ fn start_holds(
         }
     })?;
     Ok(sets_tx)
-}
-
-/// The thread that looks after the ballast: it alone waits for the state folder's disk. What is there, and what could not
-/// be taken, is said before anything else happens.
-fn start_ballast(config: &Config, inbox: &SyncSender<Message>) -> Result<Option<SyncSender<Ask>>, RunError> {
-    let (asks_tx, asks) = sync_channel(LOOKS);
-    let inbox = inbox.clone();
-    let (state, wanted, marks) = (config.state_dir.clone(), config.ballast, marks(&config.detect));
-    std::thread::Builder::new().name("ballast".to_owned()).spawn(move || {
-        let mut keeper = Keeper::open(&state, wanted, marks);
-        // The core ends only when the agent does.
-        if inbox.send(Message::Ballast(keeper.told())).is_ok() {
-            keeper.run(&asks, |told| inbox.send(Message::Ballast(told)).is_ok());
-        }
-    })?;
-    Ok(Some(asks_tx))
-}
-
-fn start_scout(roots: &Roots, inbox: &SyncSender<Message>) -> Result<Option<Asker>, RunError> {
-    let (asker, scout) = scout(roots.clone(), APART);
-    let inbox = inbox.clone();
-    // The core asks, and ends only when the agent does.
-    std::thread::Builder::new()
-        .name("scout".to_owned())
-        .spawn(move || scout.run(|answer| inbox.send(Message::Cause(Box::new(answer))).is_ok()))?;
-    Ok(Some(asker))
 }
 
 fn start_tail(

@@ -309,6 +309,13 @@ impl Desk for Query {
         self.counts.note("set_brake", self.brake_set(request).await)
     }
 
+    async fn get_usage(
+        &self,
+        request: Request<wire::GetUsageRequest>,
+    ) -> Result<Response<wire::UsageReport>, Status> {
+        self.counts.note("get_usage", self.usage_told(request).await)
+    }
+
     async fn get_status(
         &self,
         request: Request<wire::GetStatusRequest>,

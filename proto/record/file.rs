@@ -119,6 +119,8 @@ mod tests {
             outcome: crate::record::ObjectOutcome::Pending,
             sha256: None,
             digest_partial: false,
+            image: None,
+            cut: None,
             atime_ns: None,
             btime_ns: None,
             preserved_bytes: None,

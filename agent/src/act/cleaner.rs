@@ -5,18 +5,22 @@
 //!
 //! Deliberately absent: the socket, confinement (`executor`), and the removal of one object (`remove`).
 
+mod batch;
+mod ledger;
+
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use dogwatch::record::{
-    Action, ActionState, CleanupMode, FileContent, FileSeen, ObjectOutcome, PlannedObject, Refusal,
-    Unexplained,
+    Action, ActionState, CleanupMode, FileContent, FileSeen, ObjectOutcome, Refusal, Unexplained,
 };
 
+use self::batch::{Batch, Ready, Waiting};
+use self::ledger::Ledger;
 use super::beneath;
 use super::confine::Reach;
 use super::cut::cut;
@@ -26,9 +30,9 @@ use super::hold::{Hold, HoldSet, holder_of};
 use super::hold_line::HeldNow;
 use super::plan::{Survey, bounded};
 use super::pods_here::Pods;
-use super::policy::{Budgets, MAX_OBJECTS, MAX_ROOTS, NODE_ACTOR, Policy, ROOT_OFF, Rules};
+use super::policy::{MAX_OBJECTS, MAX_ROOTS, NODE_ACTOR, Policy, ROOT_OFF, Rules};
 use super::quarantine::{Leftover, Root};
-use super::remove::{Hooks, Keep, Left, Place, Prepared, Removed, Sibling, prepare, take};
+use super::remove::{Hooks, Keep, Left, Place, Removed, Sibling, prepare, take};
 use super::survey::survey;
 use super::vet::Neighbours;
 use super::witness::Verdict;
@@ -36,15 +40,6 @@ use super::words;
 
 /// Longest that one action may take; what is left then is skipped.
 const MAX_APPLY: Duration = Duration::from_secs(120);
-/// Objects that are made durable together: each holds two descriptors and a lease until then, of
-/// [`super::confine`]'s 256.
-const MAX_BATCH: usize = 48;
-/// Bytes after which what was digested is made durable, so that leases do not last long.
-const MAX_BATCH_BYTES: u64 = 64 << 20;
-/// How long an object may wait for others.
-const MAX_BATCH_TIME: Duration = Duration::from_millis(250);
-/// The span of the hourly budgets.
-const HOUR: Duration = Duration::from_secs(3_600);
 /// How long to wait for a filesystem that frees in the background (XFS, btrfs, ZFS, F2FS).
 const MAX_SETTLE: Duration = Duration::from_secs(1);
 /// Between two looks at such a filesystem.
@@ -93,47 +88,6 @@ impl<F: Fn() -> Result<Option<HeldNow>, String>> Parent for F {
 
     fn witness(&self, _: FileSeen) -> Result<Verdict, String> {
         Ok(Verdict::Kept)
-    }
-}
-
-/// An object that is claimed and digested, and waits for that to be durable.
-struct Waiting {
-    at: usize,
-    index: usize,
-    expected: PlannedObject,
-    sibling: Option<Sibling>,
-    prepared: Prepared,
-}
-
-/// What became of a look at an object.
-enum Ready {
-    Waits(Waiting),
-    /// It was cut, and so many allocated bytes went.
-    Cut(u64),
-}
-
-/// Objects that are made durable together.
-#[derive(Default)]
-struct Batch {
-    waiting: Vec<Waiting>,
-    bytes: u64,
-    since: Option<Instant>,
-}
-
-impl Batch {
-    fn push(&mut self, waiting: Waiting) {
-        self.since.get_or_insert_with(Instant::now);
-        self.bytes = self.bytes.saturating_add(waiting.expected.size_bytes);
-        self.waiting.push(waiting);
-    }
-
-    /// Whether it has to be settled before `next` is looked at: for one inode a second claim would find the first.
-    fn is_full(&self, next: &PlannedObject) -> bool {
-        let same = |w: &Waiting| (w.expected.device, w.expected.inode) == (next.device, next.inode);
-        self.waiting.len() >= MAX_BATCH
-            || self.bytes >= MAX_BATCH_BYTES
-            || self.since.is_some_and(|at| at.elapsed() > MAX_BATCH_TIME)
-            || self.waiting.iter().any(same)
     }
 }
 
@@ -440,20 +394,6 @@ impl Cleaner {
     }
 }
 
-impl Waiting {
-    /// The object as it was seen just now, for the record.
-    fn seen(&self) -> PlannedObject {
-        PlannedObject {
-            sha256: Some(self.prepared.sha256),
-            digest_partial: self.prepared.digest_partial,
-            atime_ns: Some(self.prepared.facts.atime_ns),
-            btime_ns: self.prepared.facts.btime_ns,
-            preserved_bytes: self.prepared.preserved_bytes,
-            ..self.expected.clone()
-        }
-    }
-}
-
 /// Whether the object at `path` may still go, by what is held now.
 fn last_word(held: &RefCell<Held>, parent: &dyn Parent, path: &Path) -> Result<(), String> {
     if let Some(now) = parent.news()? {
@@ -584,52 +524,4 @@ fn unexplained(before: Space, after: Space, run: &Run) -> Unexplained {
         reasons.push(format!("{} more were withheld", run.withheld.len() - MAX_REASONS));
     }
     Unexplained { bytes, reason: reasons.join("; ") }
-}
-
-/// What went in the last hour.
-#[derive(Default)]
-struct Ledger {
-    /// When, from which root, how many bytes.
-    entries: VecDeque<(Instant, usize, u64)>,
-}
-
-impl Ledger {
-    /// Whether `bytes` more may go from the root at `index`, by the policy's budgets and by the root's own.
-    fn allows(&mut self, rules: &Rules, run: &Run, index: usize, bytes: u64) -> Result<(), String> {
-        while self.entries.front().is_some_and(|(at, ..)| at.elapsed() > HOUR) {
-            self.entries.pop_front();
-        }
-        let hour = |root: Option<usize>| {
-            let counts = self.entries.iter().filter(|(_, from, _)| root.is_none_or(|root| root == *from));
-            counts.fold((0, 0u64), |(n, sum), (.., bytes)| (n + 1, sum.saturating_add(*bytes)))
-        };
-        within(&rules.policy.budgets, (run.objects, run.bytes), hour(None), bytes)?;
-        match &rules.roots()[index].policy.budgets {
-            Some(own) => {
-                let spent = run.by_root.get(&index).copied().unwrap_or_default();
-                within(own, spent, hour(Some(index)), bytes).map_err(|why| format!("{why} from its root"))
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn note(&mut self, root: usize, bytes: u64) {
-        self.entries.push_back((Instant::now(), root, bytes));
-    }
-}
-
-/// Whether `bytes` more fit `budgets`, of which an action and the hour have spent (objects, bytes).
-fn within(budgets: &Budgets, action: (u64, u64), hour: (u64, u64), bytes: u64) -> Result<(), String> {
-    let over = |spent: u64, budget: u64| spent >= budget || spent.saturating_add(bytes) > budget;
-    if action.0 >= u64::from(budgets.max_objects) {
-        Err(format!("over the budget of {} objects an action", budgets.max_objects))
-    } else if over(action.1, budgets.max_bytes) {
-        Err(format!("over the budget of {} an action", words::bytes(budgets.max_bytes)))
-    } else if hour.0 >= u64::from(budgets.max_objects_per_hour) {
-        Err(format!("over the budget of {} objects an hour", budgets.max_objects_per_hour))
-    } else if over(hour.1, budgets.max_bytes_per_hour) {
-        Err(format!("over the budget of {} an hour", words::bytes(budgets.max_bytes_per_hour)))
-    } else {
-        Ok(())
-    }
 }

@@ -189,7 +189,7 @@ pub(super) mod tests {
             brake: BrakeWires { line: mpsc::channel().0, outgoing: crate::uplink::brake::ends().2 },
             marks: None,
             kernel_marks: None,
-            scout: None,
+            lookouts: super::super::Lookouts::default(),
             pulse: watch::Sender::new(None),
             figures: Arc::<Figures>::default(),
         };

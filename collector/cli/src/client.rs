@@ -182,6 +182,12 @@ impl Desk {
         answer(&self.asked, wait, call).await
     }
 
+    pub(crate) async fn usage(&mut self, node: &str, path: &str) -> Result<wire::UsageReport, CliError> {
+        let wait = self.wait(PLAN);
+        let ask = wire::GetUsageRequest { node: node.to_owned(), path: path.to_owned() };
+        answer(&self.asked, wait, self.client.get_usage(ask)).await
+    }
+
     pub(crate) async fn apply(
         &mut self,
         node: &str,

@@ -68,7 +68,7 @@ pub(crate) struct Global {
     /// Ask no collector, read the records of a node from this folder
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) journal: Option<PathBuf>,
-    /// How long to wait for each answer [default: 10s; plan 2min, clean 10min]
+    /// How long to wait for each answer [default: 10s; plan and top --disk 2min, clean 10min]
     #[arg(long, global = true, value_name = "TIME", value_parser = time::duration)]
     pub(crate) timeout: Option<Duration>,
     /// Say which configuration and collector are used

@@ -12,6 +12,7 @@ mod picture;
 mod preserved;
 mod status;
 mod top;
+mod usage;
 mod watch;
 
 use std::ffi::OsString;
@@ -61,6 +62,7 @@ pub async fn run(cli: Cli, world: &World, io: &mut Io<'_>) -> Result<(), CliErro
         Verb::Get(args) => get::get(&here, args, io).await,
         Verb::Describe(args) => incident::describe(&here, &args.incident, io).await,
         Verb::Timeline(args) => incident::timeline(&here, &args, io).await,
+        Verb::Top(args) if args.disk => usage::usage(&here, args, io).await,
         Verb::Top(args) => top::top(&here, args, io).await,
         Verb::Logs(args) => logs::logs(&here, args, io).await,
         Verb::Watch(args) => watch::watch(&here, args, io).await,

@@ -9,6 +9,8 @@ mod fleet;
 mod from_wire;
 mod lines;
 mod rows;
+pub(crate) mod usage;
+mod usage_from_wire;
 
 use std::collections::BTreeMap;
 

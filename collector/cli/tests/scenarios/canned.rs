@@ -442,6 +442,41 @@ impl Desk for Canned {
         Ok(Response::new(brake))
     }
 
+    async fn get_usage(
+        &self,
+        r: Request<wire::GetUsageRequest>,
+    ) -> Result<Response<wire::UsageReport>, Status> {
+        self.asked.note(format!("{:?}", r.get_ref()));
+        if r.get_ref().path == "/nowhere" {
+            return Err(Status::not_found("/nowhere: No such file or directory"));
+        }
+        let folder = |depth, name: &str, bytes| wire::UsageFolder {
+            depth,
+            name: name.into(),
+            bytes,
+            inodes: 1,
+            owner: None,
+        };
+        Ok(Response::new(wire::UsageReport {
+            mount: "/var".into(),
+            path: r.get_ref().path.clone(),
+            wall_ns: T0,
+            total_bytes: 100 << 30,
+            used_bytes: 90 << 30,
+            available_bytes: 10 << 30,
+            whole: true,
+            folders: vec![
+                folder(0, "", 80 << 30),
+                folder(1, "lib", 60 << 30),
+                folder(1, "\u{1b}[2J", 20 << 30),
+            ],
+            writers_unknown: "nobody looked".into(),
+            growth_unknown: "the node has not walked it by itself since the agent's start".into(),
+            entries: 5,
+            ..Default::default()
+        }))
+    }
+
     async fn get_status(
         &self,
         _: Request<wire::GetStatusRequest>,
