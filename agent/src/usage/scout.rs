@@ -1,7 +1,8 @@
 //! The thread that finds out, when a filesystem fills, who fills it.
 //!
-//! Asked about a mount, it looks at its open files twice, [`APART`] apart, and answers with what grew in between. It runs at
-//! idle priority and looks at one mount after the other.
+//! Asked about a mount, it looks at its open files twice, [`APART`] apart, and answers with what grew in between. Where that
+//! leaves something open it looks a third time, as long after, and takes a census of all files around that. It runs at idle
+//! priority and looks at one mount after the other.
 //!
 //! Limits: at most [`MAX_ASKED`] questions wait, further ones are not taken; the same mount is not looked at again within
 //! [`PAUSE`]; a filesystem whose server may not answer is not looked at, for a thread that waits for one could not be stopped.
@@ -14,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use dogwatch::clock;
 
-use super::blame::{Blame, Look, blame};
-use super::open_files::{Holder, holder, scan};
+use super::blame::{Blame, Look, Names, blame};
+use super::census;
+use super::open_files::{Holder, holder, node_path, scan};
 use crate::sample::{Pods, Roots, mountinfo};
 
 /// Questions that wait.
@@ -24,6 +26,10 @@ const MAX_ASKED: usize = 16;
 pub const APART: Duration = Duration::from_secs(5);
 /// From one answer about a mount to the next look at it.
 const PAUSE: Duration = Duration::from_secs(60);
+/// Filesystems whose files may share what is allocated for them.
+const SHARING: [&[u8]; 5] = [b"btrfs", b"xfs", b"bcachefs", b"zfs", b"ocfs2"];
+/// What a btrfs has promised: bytes of data not yet placed, and placed but not yet written.
+const PROMISED: [&str; 2] = ["bytes_may_use", "bytes_reserved"];
 /// Longest table of mounts that is read.
 const MAX_TABLE_BYTES: u64 = 16 << 20;
 
@@ -107,6 +113,55 @@ impl Scout {
                 return Some(said);
             }
         };
+        self.wait(waiting)?;
+        let found = self.look(&place).map(|(after, incomplete)| {
+            let found = self.compare(pods, &before, &after);
+            (after, incomplete, found)
+        });
+        let (after, incomplete, found) = match found {
+            Ok(found) => found,
+            Err(why) => {
+                said.found = Err(why);
+                return Some(said);
+            }
+        };
+        (said.boot_ns, said.found, said.incomplete) = (after.boot_ns, Ok(found.clone()), incomplete);
+        if found.leaves_open() && after.used_inodes <= census::MAX_ENTRIES {
+            self.look_wider(&place, &before, pods, waiting, &mut said)?;
+        }
+        Some(said)
+    }
+
+    /// A third look, with a census around the time since the second. What it cannot find out, it leaves as it was.
+    fn look_wider(
+        &self,
+        place: &Place,
+        before: &Look,
+        pods: &mut Pods,
+        waiting: &mut VecDeque<String>,
+        said: &mut Answer,
+    ) -> Option<()> {
+        let Some(then) = census::take(&place.path) else { return Some(()) };
+        let Ok(began) = place.figures() else { return Some(()) };
+        self.wait(waiting)?;
+        let now = census::take(&place.path);
+        let (Some(now), Ok((after, incomplete))) = (now, self.look(place)) else { return Some(()) };
+        // Over the longer time, what is allocated or written back in jumps evens out.
+        let mut found = self.compare(pods, before, &after);
+        let seconds = after.boot_ns.saturating_sub(began.boot_ns) as f64 / 1e9;
+        let grew = after.used_bytes.saturating_sub(began.used_bytes);
+        let rate = if seconds > 0.0 { grew as f64 / seconds } else { 0.0 };
+        let root = Path::new(&said.mount);
+        let grown = Blame::is_growth(rate).then(|| now.grown(&then, &place.path, root, grew)).flatten();
+        let inodes = after.used_inodes.saturating_sub(began.used_inodes);
+        let multiplied = found.inodes_grow().then(|| now.multiplied(&then, root, inodes)).flatten();
+        found.with_census(rate, grown, multiplied);
+        (said.boot_ns, said.found, said.incomplete) = (after.boot_ns, Ok(found), incomplete);
+        Some(())
+    }
+
+    /// `None`: nobody asks any more.
+    fn wait(&self, waiting: &mut VecDeque<String>) -> Option<()> {
         let until = Instant::now() + self.apart;
         while let Some(rest) = until.checked_duration_since(Instant::now()).filter(|r| !r.is_zero()) {
             std::thread::sleep(rest.min(Duration::from_millis(100)));
@@ -117,25 +172,24 @@ impl Scout {
                 Err(TryRecvError::Disconnected) => return None,
             }
         }
-        let (after, incomplete) = match self.look(&place) {
-            Ok(look) => look,
-            Err(why) => {
-                said.found = Err(why);
-                return Some(said);
-            }
-        };
+        Some(())
+    }
+
+    fn compare(&self, pods: &mut Pods, before: &Look, after: &Look) -> Blame {
         pods.refresh(after.boot_ns);
         let pids: BTreeSet<u32> = after.files.iter().map(|f| f.pid).collect();
         let holders: HashMap<u32, Holder> =
             pids.into_iter().filter_map(|pid| Some((pid, holder(&self.roots.proc, pid)?))).collect();
-        said.boot_ns = after.boot_ns;
-        said.found = Ok(blame(&before, &after, &holders, &|cgroup| pods.of_cgroup(cgroup)));
-        said.incomplete = incomplete;
-        Some(said)
+        let names = Names {
+            holders: &holders,
+            pods: &|cgroup| pods.of_cgroup(cgroup),
+            paths: &|file| node_path(&self.roots, file, holders.get(&file.pid)),
+        };
+        blame(before, after, &names)
     }
 
     /// Where the mount is, seen from here; refused for one that may not answer.
-    fn place(&self, mount: &str) -> Result<PathBuf, String> {
+    fn place(&self, mount: &str) -> Result<Place, String> {
         use std::io::Read as _;
         let mut table = Vec::new();
         std::fs::File::open(&self.roots.mountinfo)
@@ -149,20 +203,62 @@ impl Scout {
             return Err(format!("{mount} is served from elsewhere ({})", String::from_utf8_lossy(&entry.fs)));
         }
         let path = Path::new(std::ffi::OsStr::from_bytes(mount.as_bytes()));
-        Ok(self.roots.rootfs.join(path.strip_prefix("/").unwrap_or(path)))
+        let on_node = |path: &Path| self.roots.rootfs.join(path.strip_prefix("/").unwrap_or(path));
+        let source = on_node(Path::new(std::ffi::OsStr::from_bytes(&entry.source)));
+        let space = (*entry.fs == *b"btrfs").then(|| self.space_of_btrfs(&source)).flatten();
+        Ok(Place { path: on_node(path), space, shares_extents: SHARING.contains(&&*entry.fs) })
     }
 
-    fn look(&self, place: &Path) -> Result<(Look, Option<String>), String> {
-        let at = clock::now();
-        let cannot = |e: rustix::io::Errno| format!("{} cannot be looked at: {e}", place.display());
-        let device = rustix::fs::stat(place).map_err(cannot)?.st_dev;
-        let fs = rustix::fs::statvfs(place).map_err(cannot)?;
-        let used_bytes = fs.f_blocks.saturating_sub(fs.f_bfree).saturating_mul(fs.f_frsize);
+    /// Where the kernel tells what space a btrfs on the device `source` has given away.
+    fn space_of_btrfs(&self, source: &Path) -> Option<PathBuf> {
+        let device = source.canonicalize().ok()?;
+        let device = device.file_name()?;
+        let all = std::fs::read_dir(self.roots.sys.join("fs/btrfs")).ok()?;
+        let its = all.flatten().map(|fs| fs.path()).find(|fs| fs.join("devices").join(device).exists());
+        Some(its?.join("allocation/data"))
+    }
+
+    fn look(&self, place: &Place) -> Result<(Look, Option<String>), String> {
+        let device = rustix::fs::stat(&place.path).map_err(|e| place.cannot(e))?.st_dev;
+        let mut look = place.figures()?;
         let found = scan(&self.roots, device);
-        Ok((
-            Look { boot_ns: at.boot_ns, wall_ns: at.wall_ns, used_bytes, files: found.files },
-            found.incomplete,
-        ))
+        look.files = found.files;
+        Ok((look, found.incomplete))
+    }
+}
+
+/// A mount that is looked at.
+struct Place {
+    /// Where it is seen from here.
+    path: PathBuf,
+    /// Of a btrfs: where the kernel says what it has promised to files and not yet given them.
+    space: Option<PathBuf>,
+    shares_extents: bool,
+}
+
+impl Place {
+    fn cannot(&self, error: rustix::io::Errno) -> String {
+        format!("{} cannot be looked at: {error}", self.path.display())
+    }
+
+    /// A look at the figures alone.
+    fn figures(&self) -> Result<Look, String> {
+        let at = clock::now();
+        let fs = rustix::fs::statvfs(&self.path).map_err(|e| self.cannot(e))?;
+        let used = fs.f_blocks.saturating_sub(fs.f_bfree).saturating_mul(fs.f_frsize);
+        // A btrfs counts what is written as used only once it is written back; its files are told with it at once.
+        let promised = self.space.iter().flat_map(|at| PROMISED.iter().map(|name| at.join(name)));
+        let promised = promised
+            .filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse::<u64>().ok())
+            .fold(0, u64::saturating_add);
+        Ok(Look {
+            boot_ns: at.boot_ns,
+            wall_ns: at.wall_ns,
+            used_bytes: used.saturating_add(promised),
+            used_inodes: fs.f_files.saturating_sub(fs.f_ffree),
+            shares_extents: self.shares_extents,
+            files: Vec::new(),
+        })
     }
 }
 
