@@ -19,10 +19,14 @@ use crate::sample::mountinfo::{self, Entry};
 
 /// Longest table of mounts that is read.
 const MAX_TABLE_BYTES: u64 = 16 << 20;
+/// Mounts of one filesystem that are tried for a name: a node has one or two, with what is mounted for pods some hundred.
+const MAX_NAMES: usize = 256;
 
 /// A file by what its process calls it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Named<'a> {
+    /// The mount that is spoken of.
+    pub(super) mount: Option<&'a Path>,
     /// Its name there.
     pub(super) path: &'a Path,
     /// Where on the node the overlay that it lies on keeps it.
@@ -54,22 +58,42 @@ pub(super) fn on_host(roots: &Roots, file: Named<'_>) -> Option<PathBuf> {
     };
     // No name of what is deleted can be looked up; the node's own processes call it what it was called.
     let is_as_called = if file.is_deleted { file.sees_the_host } else { is_it(file.path).is_some() };
-    if file.upper.is_none() && is_as_called {
-        return Some(file.path.to_owned());
+    let is_as_called = file.upper.is_none() && is_as_called;
+    let at_mount = |path: &Path| file.mount.is_none_or(|mount| path.starts_with(mount));
+    let as_called = is_as_called.then(|| file.path.to_owned());
+    if as_called.as_deref().is_some_and(at_mount) {
+        return as_called;
     }
-    let theirs = table(&roots.proc.join(file.pid.to_string()).join("mountinfo"))?;
+    // Where the filesystem is mounted twice, the name beneath the mount that is spoken of is better than another.
+    let names = as_mounted(roots, &node, file, |path| file.is_deleted || is_it(path).is_some());
+    let best = names.iter().find(|path| at_mount(path)).cloned();
+    best.or(as_called).or_else(|| names.into_iter().next())
+}
+
+/// What the mounts of its process make of its name on the node, as far as `is_it` holds of it.
+fn as_mounted(
+    roots: &Roots,
+    node: &[Entry<'_>],
+    file: Named<'_>,
+    is_it: impl Fn(&Path) -> bool,
+) -> Vec<PathBuf> {
+    let Some(theirs) = table(&roots.proc.join(file.pid.to_string()).join("mountinfo")) else {
+        return Vec::new();
+    };
     let theirs = mountinfo::parse(&theirs).entries;
-    let mount = over(&theirs, file.path)?;
-    let within = join(&mount.root, file.path.strip_prefix(path(&mount.path)).ok()?);
-    if let Some(upper) = file.upper {
-        let name = upper.join(within.strip_prefix("/").unwrap_or(&within));
-        return (file.is_deleted || is_it(&name).is_some()).then_some(name);
-    }
-    let same = |e: &&Entry<'_>| (e.dev_major, e.dev_minor) == (mount.dev_major, mount.dev_minor);
-    node.iter().filter(same).find_map(|e| {
-        let name = join(&e.path, within.strip_prefix(path(&e.root)).ok()?);
-        (file.is_deleted || is_it(&name).is_some()).then_some(name)
-    })
+    let Some(mount) = over(&theirs, file.path) else { return Vec::new() };
+    let Ok(rest) = file.path.strip_prefix(path(&mount.path)) else { return Vec::new() };
+    let within = join(&mount.root, rest);
+    let mut names: Vec<PathBuf> = match file.upper {
+        Some(upper) => vec![upper.join(within.strip_prefix("/").unwrap_or(&within))],
+        None => {
+            let same = |e: &&Entry<'_>| (e.dev_major, e.dev_minor) == (mount.dev_major, mount.dev_minor);
+            let name = |e: &Entry<'_>| Some(join(&e.path, within.strip_prefix(path(&e.root)).ok()?));
+            node.iter().filter(same).take(MAX_NAMES).filter_map(name).collect()
+        }
+    };
+    names.retain(|name| is_it(name));
+    names
 }
 
 /// The mount that `name` lies on: of the deepest, the last one made.

@@ -230,9 +230,16 @@ pub fn holder(proc: &Path, pid: u32) -> Option<Holder> {
     Some(Holder { name, program, cgroup: cgroup.unwrap_or_default(), sees_the_host })
 }
 
-/// What the node calls `file`, or called it where it is deleted; `None`: unknown.
-pub fn node_path(roots: &Roots, file: &OpenFile, holder: Option<&Holder>) -> Option<PathBuf> {
+/// What the node calls `file`, or called it where it is deleted; beneath `mount` where several names lead to it. `None`:
+/// unknown.
+pub fn node_path(
+    roots: &Roots,
+    mount: Option<&Path>,
+    file: &OpenFile,
+    holder: Option<&Holder>,
+) -> Option<PathBuf> {
     let named = Named {
+        mount,
         path: &file.path,
         upper: file.upper.as_deref(),
         device: file.device,

@@ -105,7 +105,7 @@ fn a_container_writes_to_what_is_beneath_its_overlay() {
     assert_eq!(its.len(), 1, "{its:?}");
     // What it is called beneath the overlay, not what the container calls it.
     assert_eq!(
-        node_path(&Roots::default(), its[0], holder(Path::new("/proc"), pid).as_ref()),
+        node_path(&Roots::default(), None, its[0], holder(Path::new("/proc"), pid).as_ref()),
         Some(temp.path().join("upper/spam"))
     );
     assert_eq!(its[0].upper.as_deref(), Some(temp.path().join("upper").as_path()));
@@ -172,10 +172,10 @@ fn a_name_that_leads_elsewhere_on_the_node_is_not_its_name() {
     let its = found.files.iter().find(|f| f.pid == pid && f.path.ends_with("log")).unwrap();
     assert_eq!(its.path, data.join("log"));
     let who = holder(Path::new("/proc"), pid);
-    assert_eq!(node_path(&Roots::default(), its, who.as_ref()), Some(volume.join("log")));
+    assert_eq!(node_path(&Roots::default(), None, its, who.as_ref()), Some(volume.join("log")));
     // Renamed since it was looked at: what it is called now is unknown.
     fs::rename(volume.join("log"), volume.join("other")).unwrap();
-    assert_eq!(node_path(&Roots::default(), its, who.as_ref()), None);
+    assert_eq!(node_path(&Roots::default(), None, its, who.as_ref()), None);
 }
 
 #[test]

@@ -115,7 +115,7 @@ impl Scout {
         };
         self.wait(waiting)?;
         let found = self.look(&place).map(|(after, incomplete)| {
-            let found = self.compare(pods, &before, &after);
+            let found = self.compare(Path::new(mount), pods, &before, &after);
             (after, incomplete, found)
         });
         let (after, incomplete, found) = match found {
@@ -147,7 +147,7 @@ impl Scout {
         let now = census::take(&place.path);
         let (Some(now), Ok((after, incomplete))) = (now, self.look(place)) else { return Some(()) };
         // Over the longer time, what is allocated or written back in jumps evens out.
-        let mut found = self.compare(pods, before, &after);
+        let mut found = self.compare(Path::new(&said.mount), pods, before, &after);
         let seconds = after.boot_ns.saturating_sub(began.boot_ns) as f64 / 1e9;
         let grew = after.used_bytes.saturating_sub(began.used_bytes);
         let rate = if seconds > 0.0 { grew as f64 / seconds } else { 0.0 };
@@ -175,7 +175,7 @@ impl Scout {
         Some(())
     }
 
-    fn compare(&self, pods: &mut Pods, before: &Look, after: &Look) -> Blame {
+    fn compare(&self, mount: &Path, pods: &mut Pods, before: &Look, after: &Look) -> Blame {
         pods.refresh(after.boot_ns);
         let pids: BTreeSet<u32> = after.files.iter().map(|f| f.pid).collect();
         let holders: HashMap<u32, Holder> =
@@ -183,7 +183,7 @@ impl Scout {
         let names = Names {
             holders: &holders,
             pods: &|cgroup| pods.of_cgroup(cgroup),
-            paths: &|file| node_path(&self.roots, file, holders.get(&file.pid)),
+            paths: &|file| node_path(&self.roots, Some(mount), file, holders.get(&file.pid)),
         };
         blame(before, after, &names)
     }

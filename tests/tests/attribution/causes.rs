@@ -21,6 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PRELUDE: &str = "import fcntl,mmap,os,signal,subprocess,sys,time\na=sys.argv[1:]\nB=b'x'*65536\n\
                        def rest(): time.sleep(0.1)\n";
 const APPEND: &str = "f=open(a[0],'ab',0)\nwhile 1: f.write(B); rest()\n";
+const APPEND_HALF: &str = "f=open(a[0],'ab',0)\nwhile 1: f.write(B[:32768]); rest()\n";
 const OPEN_APPEND_CLOSE: &str = "while 1:\n with open(a[0],'ab',0) as f: f.write(B)\n rest()\n";
 /// The first pod has a folder of logs and so a name.
 const NAMED_POD: &str = "shop/web-1";
@@ -188,8 +189,8 @@ impl Scene {
         let disk = self.disk("ext4");
         let (one, other) = (disk.join("one"), disk.join("other"));
         let pids = [
-            self.start(APPEND, How { pod: Some(5), args: vec![&one], ..How::default() }),
-            self.start(APPEND, How { pod: Some(6), args: vec![&other], ..How::default() }),
+            self.start(APPEND_HALF, How { pod: Some(5), args: vec![&one], ..How::default() }),
+            self.start(APPEND_HALF, How { pod: Some(6), args: vec![&other], ..How::default() }),
         ];
         let both = truth(&[&one, &other], &pids, &[5, 6]);
         self.cause("two writers, half each", "ext4", &disk, both, POD);
@@ -243,7 +244,13 @@ impl Scene {
              b'\\nMESSAGE='+base64.b64encode(os.urandom(8192))+b'\\n\\n')\n p.stdin.flush(); rest()\n"
         );
         let feeder = self.start(&script, How { args: vec![&journal], ..How::default() });
-        let pid = until("the journal's writer", PATIENCE, || children_of(feeder).first().copied());
+        let pid = until("the journal's writer", PATIENCE, || {
+            let is_it = |pid: &u32| {
+                let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                name.starts_with("systemd-journal")
+            };
+            children_of(feeder).into_iter().find(is_it)
+        });
         self.cause("journald files (journal-remote)", "ext4", &disk, truth(&[&journal], &[pid], &[]), PLACE);
 
         let disk = self.disk("ext4");
@@ -286,8 +293,10 @@ impl Scene {
         let disk = self.disk("ext4");
         let file = disk.join("db/table");
         make(parent(&file));
-        let script = "f=open(a[0],'w+b'); f.truncate(110<<20); m=mmap.mmap(f.fileno(),110<<20); f.close()\n\
-                      while 1: m.write(B); rest()\n";
+        // Python's own mmap keeps a descriptor.
+        let script = "import ctypes\nf=open(a[0],'w+b'); f.truncate(110<<20); c=ctypes.CDLL(None); c.mmap.restype=ctypes.c_void_p\n\
+                      m=c.mmap(None,ctypes.c_size_t(110<<20),3,1,f.fileno(),ctypes.c_long(0)); f.close()\n\
+                      while 1: ctypes.memmove(m,B,65536); m+=65536; rest()\n";
         let pid = self.start(script, How { args: vec![&file], ..How::default() });
         self.cause("a mapping, its descriptor closed", "ext4", &disk, truth(&[&file], &[pid], &[]), PLACE);
 

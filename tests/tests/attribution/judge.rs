@@ -115,13 +115,15 @@ impl Named {
             Some(quoted) => {
                 let end = quoted.find("\" ").or(quoted.rfind('"')).unwrap_or(quoted.len());
                 let place = quoted[..end].replace("\\u{1b}", "\u{1b}");
-                (place, quoted[end..].to_owned())
+                (place, quoted.get(end + 1..).unwrap_or_default().to_owned())
             }
             None => {
                 let (place, rest) = text.split_once(' ').unwrap_or((text, ""));
                 (place.to_owned(), rest.to_owned())
             }
         };
+        // What else is quoted is a process's word of itself.
+        let rest: String = rest.split('"').step_by(2).collect();
         let digits = |part: &str| part.chars().take_while(char::is_ascii_digit).collect::<String>();
         let pids = rest.split('(').skip(1).filter_map(|part| digits(part).parse().ok()).collect();
         let pod = rest.split_once(" of pod ").map(|(_, pod)| pod.to_owned());
