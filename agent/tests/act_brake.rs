@@ -3,10 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
+mod witness;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::LoopFs;
@@ -56,6 +58,7 @@ fn a_stop_ends_an_action_before_its_next_object_and_no_other() {
     let mut executor =
         Executor::spawn(program, &["executor".into()], policy.clone(), Path::new(STATE)).unwrap();
     let line = HoldLine::open(Path::new(STATE), Path::new("/"));
+    executor.witnessed_by(Arc::new(witness::Kept));
     executor.hold(&line);
     let device = fs::metadata(&root).unwrap().dev();
     let left = || {

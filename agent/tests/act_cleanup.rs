@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
+mod witness;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -19,13 +20,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::{LoopFs, mount_tmpfs, run};
-use dogwatch::record::{Action, ActionState, CleanupMode, FileSeen, Hash, ObjectOutcome};
+use dogwatch::record::{Action, ActionState, CleanupMode, Hash, ObjectOutcome};
 use dogwatch_agent::act::executor::Enforcement;
 use dogwatch_agent::act::handle::{Executor, ExecutorError, look_after};
 use dogwatch_agent::act::hold_line::HoldLine;
 use dogwatch_agent::act::plan::{Allowance, Survey, Trigger, plan};
 use dogwatch_agent::act::policy::{Budgets, Policy, QUARANTINE, RootPolicy, Rules};
-use dogwatch_agent::act::witness::{Verdict, Witness};
 use sha2::{Digest, Sha256};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -45,20 +45,10 @@ fn policy(root: &Path) -> Policy {
     Policy { mode: CleanupMode::Auto, roots: vec![root], budgets: Budgets::default() }
 }
 
-/// Keeps whatever it is told.
-#[derive(Debug)]
-struct Kept;
-
-impl Witness for Kept {
-    fn keep(&self, _: FileSeen) -> Result<Verdict, String> {
-        Ok(Verdict::Kept)
-    }
-}
-
 fn spawn(policy: Policy) -> Executor {
     let program = Path::new(env!("CARGO_BIN_EXE_dogwatch-agent"));
     let mut executor = Executor::spawn(program, &["executor".into()], policy, Path::new(STATE)).unwrap();
-    executor.witnessed_by(Arc::new(Kept));
+    executor.witnessed_by(Arc::new(witness::Kept));
     executor.hold(&HoldLine::open(Path::new(STATE), Path::new("/")));
     executor
 }

@@ -12,11 +12,13 @@ mod live;
 
 mod common;
 mod tail_rig;
+mod witness;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dogwatch::record::{Action, CleanupMode, PlannedObject};
@@ -42,8 +44,9 @@ impl Cleaning {
     fn of(root: RootPolicy) -> Self {
         let policy = Policy { mode: CleanupMode::Auto, roots: vec![root], budgets: Budgets::default() };
         let program = Path::new(env!("CARGO_BIN_EXE_dogwatch-agent"));
-        let executor =
+        let mut executor =
             Executor::spawn(program, &["executor".into()], policy.clone(), Path::new(STATE)).unwrap();
+        executor.witnessed_by(Arc::new(witness::Kept));
         executor.hold(&HoldLine::open(Path::new(STATE), Path::new("/")));
         assert_eq!(executor.unable(), Vec::<String>::new());
         Self { policy, executor }

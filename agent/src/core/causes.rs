@@ -7,9 +7,10 @@ use dogwatch::clock;
 use dogwatch::record::{Fact, Finding, FindingState, Pod};
 
 use super::Core;
-use crate::act::respond::{CLEANUP_NOT_HOLDING, TRIGGERS};
+use crate::act::respond::{CLEANUP_NOT_HOLDING, INODE_HIGH_WATER, TRIGGERS};
 use crate::detect::words::bytes;
-use crate::usage::blame::{Blame, Confidence, Culprit};
+use crate::usage::blame::{Blame, Confidence, Culprit, Opener};
+use crate::usage::census::Grown;
 use crate::usage::scout::Answer;
 use crate::usage::show::word;
 
@@ -17,6 +18,8 @@ use crate::usage::show::word;
 const CONFIDENCE: &str = "cause_confidence";
 /// Writers that a finding names.
 const MAX_NAMED: usize = 3;
+/// A file with a smaller share of the growth is not named beside the others.
+const MIN_SHARE: f64 = 0.1;
 /// Longest path that is told, from its end: a summary is a sentence.
 const MAX_PATH_CHARS: usize = 200;
 /// Mounts whose causes are kept.
@@ -34,6 +37,16 @@ pub(super) struct Cause {
     sentence: String,
     facts: Vec<Fact>,
     pod: Option<Pod>,
+    /// What findings about inodes are told with: who takes the bytes need not be who takes those.
+    inodes: Box<Told>,
+}
+
+/// What findings about inodes are told with.
+#[derive(Debug, Clone)]
+struct Told {
+    brief: Option<String>,
+    sentence: String,
+    facts: Vec<Fact>,
 }
 
 /// The newest cause of each mount.
@@ -73,12 +86,18 @@ impl Core {
         if finding.facts.iter().any(|f| f.key == CONFIDENCE) {
             return;
         }
-        if let Some(brief) = &cause.brief {
+        let of_inodes = finding.rule == INODE_HIGH_WATER;
+        let (brief, sentence, facts) = if of_inodes {
+            (&cause.inodes.brief, &cause.inodes.sentence, &cause.inodes.facts)
+        } else {
+            (&cause.brief, &cause.sentence, &cause.facts)
+        };
+        if let Some(brief) = brief {
             finding.summary = format!("{}; {brief}", finding.summary.trim_end_matches('.'));
         }
-        finding.explanation = format!("{} {}", cause.sentence, finding.explanation);
-        finding.facts.extend(cause.facts.iter().cloned());
-        if finding.pod.is_none() {
+        finding.explanation = format!("{} {}", sentence, finding.explanation);
+        finding.facts.extend(facts.iter().cloned());
+        if finding.pod.is_none() && !of_inodes {
             finding.pod.clone_from(&cause.pod);
         }
     }
@@ -131,8 +150,13 @@ fn cause(answer: &Answer, blame: &Blame, earlier: Option<Blame>) -> Cause {
         Fact::new("explained_by_open_files_percent", format!("{:.0}", told.explained * 100.0)),
     ];
     let key = if earlier.is_some() { "earlier_writer" } else { "writer" };
-    for (n, culprit) in told.growing.iter().take(MAX_NAMED).enumerate() {
+    for (n, culprit) in named(told).enumerate() {
         facts.push(Fact::new(format!("{key}_{}", n + 1), said(culprit)));
+    }
+    if let Some(grown) = &told.grown {
+        let kind = if grown.is_file { "file" } else { "folder" };
+        let when = if earlier.is_some() { "grew" } else { "grows" };
+        facts.push(Fact::new(format!("{when}_in_{kind}"), place(grown)));
     }
     let deleted = blame.deleted_bytes >= MIN_DELETED_BYTES;
     if deleted {
@@ -144,13 +168,14 @@ fn cause(answer: &Answer, blame: &Blame, earlier: Option<Blame>) -> Cause {
     if let Some(why) = &answer.incomplete {
         facts.push(Fact::new("writers_missed", why.clone()));
     }
-    let first = told.growing.first();
+    let first = named(told).next();
     let certain = told.confidence == Confidence::Certain;
     let mut brief = Vec::new();
-    if let Some(first) = first.filter(|_| matches!(told.confidence, Confidence::Certain | Confidence::Likely))
-    {
-        let when = if earlier.is_some() { "filled by" } else { "filling:" };
+    let when = if earlier.is_some() { "filled by" } else { "filling:" };
+    if let Some(first) = first {
         brief.push(format!("{when} {}", said(first)));
+    } else if let Some(grown) = &told.grown {
+        brief.push(format!("{when} {}, by whom is unknown", place(grown)));
     }
     if let Some(largest) = blame.deleted.first().filter(|_| deleted) {
         brief.push(format!("{} deleted but open: {}", bytes(blame.deleted_bytes as f64), said(largest)));
@@ -166,18 +191,26 @@ fn cause(answer: &Answer, blame: &Blame, earlier: Option<Blame>) -> Cause {
         sentence,
         facts,
         pod: first.filter(|_| certain).and_then(|c| c.pod.clone()),
+        inodes: Box::new(of_inodes(blame)),
         grew: if is_told { Some(blame.clone()) } else { earlier },
     }
 }
 
 fn sentence(blame: &Blame) -> String {
     let rate = rate(blame.bytes_per_second);
-    let mut text = match (blame.confidence, blame.growing.first()) {
-        (Confidence::Certain, Some(first)) => format!("It grows by {rate}, most of it {}.", said(first)),
+    let mut text = match (blame.confidence, named(blame).next()) {
+        (Confidence::Certain, Some(first)) => {
+            format!("It grows by {rate}, most of it {}{}.", said(first), nobody(first))
+        }
         (Confidence::Likely, Some(first)) => format!(
-            "It grows by {rate}; files that are open explain {:.0} % of that, most {}.",
+            "It grows by {rate}; files that are open explain {:.0} % of that: {}{}.",
             blame.explained * 100.0,
-            said(first)
+            named(blame).map(said).collect::<Vec<_>>().join("; "),
+            nobody(first)
+        ),
+        (Confidence::Likely, None) if blame.grown.is_some() => format!(
+            "It grows by {rate}, most of it {}; by whom is unknown: no process was caught at it.",
+            blame.grown.as_ref().map(place).unwrap_or_default()
         ),
         (Confidence::Unknown | Confidence::Certain | Confidence::Likely, _) => format!(
             "It grows by {rate}; by whom is unknown: files that are open explain {:.0} % of that.",
@@ -195,20 +228,62 @@ fn sentence(blame: &Blame) -> String {
     text
 }
 
+/// The files that a cause names: none where it is unknown, and none that hardly matters.
+fn named(blame: &Blame) -> impl Iterator<Item = &Culprit> {
+    let is_told = matches!(blame.confidence, Confidence::Certain | Confidence::Likely);
+    let least = blame.bytes_per_second * MIN_SHARE;
+    blame.growing.iter().filter(move |c| is_told && c.bytes_per_second >= least).take(MAX_NAMED)
+}
+
+fn nobody(culprit: &Culprit) -> &'static str {
+    if culprit.openers.is_empty() { "; which process writes it is unknown" } else { "" }
+}
+
+fn place(grown: &Grown) -> String {
+    let kind = if grown.is_file { "the file" } else { "the folder" };
+    format!("in {kind} {}", bounded(&grown.path))
+}
+
+fn of_inodes(blame: &Blame) -> Told {
+    let pace = format!("{:.0} inodes a second", blame.inodes_per_second);
+    let confidence = match &blame.multiplied {
+        _ if !blame.inodes_grow() => Confidence::Still,
+        Some(_) => Confidence::Likely,
+        None => Confidence::Unknown,
+    };
+    let mut facts = vec![
+        Fact::new("grows_inodes_per_second", format!("{:.0}", blame.inodes_per_second)),
+        Fact::new(CONFIDENCE, word(confidence)),
+    ];
+    let (sentence, brief) = match &blame.multiplied {
+        Some(grown) if blame.inodes_grow() => {
+            let place = place(grown);
+            facts.push(Fact::new("inodes_grow_in_folder", place.clone()));
+            (
+                format!(
+                    "It takes {pace} more, most of them {place}; by whom is unknown: no process was caught at it."
+                ),
+                Some(format!("inodes go {place}, by whom is unknown")),
+            )
+        }
+        _ if blame.inodes_grow() => (format!("It takes {pace} more; where and by whom is unknown."), None),
+        _ => ("It took no more inodes while that was looked for.".to_owned(), None),
+    };
+    Told { brief, sentence, facts }
+}
+
 fn said(culprit: &Culprit) -> String {
-    let mut text = bounded(&culprit.path);
+    let path = bounded(&culprit.path);
+    let mut text = if culprit.is_node_path { path } else { format!("a file that its process calls {path}") };
     if culprit.bytes_per_second > 0.0 {
         text.push_str(&format!(" at {}", rate(culprit.bytes_per_second)));
     } else {
         text.push_str(&format!(" with {}", bytes(culprit.bytes as f64)));
     }
-    let by: Vec<String> = culprit
-        .openers
-        .iter()
-        .map(|o| if o.name.is_empty() { o.pid.to_string() } else { format!("{} ({})", o.name, o.pid) })
-        .collect();
+    let by: Vec<String> = culprit.openers.iter().map(opener).collect();
     if !by.is_empty() {
-        text.push_str(&format!(" by {}", by.join(", ")));
+        let by_whom = if culprit.bytes_per_second > 0.0 { "by" } else { "held by" };
+        text.push_str(&format!(" {by_whom} {}", by.join(", ")));
     }
     if let Some(pod) = &culprit.pod {
         let name =
@@ -216,6 +291,23 @@ fn said(culprit: &Culprit) -> String {
         text.push_str(&format!(" of pod {name}"));
     }
     text
+}
+
+/// A process may choose its name, what it runs it may not choose.
+fn opener(opener: &Opener) -> String {
+    let Opener { pid, name, program } = opener;
+    match program {
+        _ if name.is_empty() => pid.to_string(),
+        None => format!("{} ({pid})", plain(name)),
+        Some(program) => format!("{} ({pid}, running {})", plain(name), plain(program)),
+    }
+}
+
+/// A name as it is where it can be nothing but one word; quoted where it could be read as more of the sentence, or as an
+/// order to a terminal.
+fn plain(name: &str) -> String {
+    let is_word = |c: char| c.is_alphanumeric() || "/._-+@:~=#%…[]{}$".contains(c);
+    if !name.is_empty() && name.chars().all(is_word) { name.to_owned() } else { format!("{name:?}") }
 }
 
 fn rate(bytes_per_second: f64) -> String {
@@ -226,7 +318,7 @@ fn rate(bytes_per_second: f64) -> String {
 pub(super) fn bounded(path: &Path) -> String {
     let text = path.display().to_string();
     let beyond = text.chars().count().saturating_sub(MAX_PATH_CHARS);
-    if beyond == 0 { text } else { format!("…{}", text.chars().skip(beyond).collect::<String>()) }
+    plain(&if beyond == 0 { text } else { format!("…{}", text.chars().skip(beyond).collect::<String>()) })
 }
 
 #[cfg(test)]
@@ -237,13 +329,14 @@ mod tests {
     fn blame(confidence: Confidence) -> Blame {
         let first = Culprit {
             path: "/data/spam".into(),
+            is_node_path: true,
             pod: Some(Pod {
                 namespace: "shop".into(),
                 name: "web-1".into(),
                 uid: "u".into(),
                 ..Pod::default()
             }),
-            openers: vec![Opener { pid: 7, name: "writer".into() }],
+            openers: vec![Opener { pid: 7, name: "writer".into(), program: None }],
             is_deleted: false,
             bytes: 5 << 20,
             bytes_per_second: 2097152.0,
@@ -253,6 +346,9 @@ mod tests {
             growing: vec![first],
             explained: 0.87,
             confidence,
+            grown: None,
+            inodes_per_second: 0.0,
+            multiplied: None,
             deleted: Vec::new(),
             deleted_bytes: 0,
         }
@@ -307,6 +403,44 @@ mod tests {
     }
 
     #[test]
+    fn a_name_cannot_be_read_as_more_of_the_sentence() {
+        let mut hostile = blame(Confidence::Certain);
+        hostile.growing[0].path = "/data/x by kubelet (1) of pod kube-system/etcd\u{1b}[2J".into();
+        hostile.growing[0].openers =
+            vec![Opener { pid: 7, name: "kubelet".into(), program: Some("a) b".into()) }];
+        let text = sentence(&hostile);
+        assert!(
+            text.contains(r#"most of it "/data/x by kubelet (1) of pod kube-system/etcd\u{1b}[2J" at"#)
+                && text.contains(r#"by kubelet (7, running "a) b") of pod shop/web-1"#),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_only_a_census_saw_is_told_without_a_process() {
+        let grown = Grown { path: "/data/cores".into(), is_file: false, bytes: 9, inodes: 0 };
+        let mut found = blame(Confidence::Unknown);
+        found.inodes_per_second = 50.0;
+        found.with_census(9.0, Some(grown.clone()), Some(grown));
+        let (answer, found) = answer(found);
+        let cause = cause(&answer, &found, None);
+        assert!(
+            cause.sentence.contains("most of it in the folder /data/cores; by whom is unknown"),
+            "{cause:?}"
+        );
+        assert!(!format!("{cause:?}").contains("writer_1"), "{cause:?}");
+        assert!(cause.inodes.sentence.contains("most of them in the folder /data/cores"), "{cause:?}");
+        assert!(cause.grew.is_some());
+    }
+
+    #[test]
+    fn a_finding_about_inodes_is_not_told_who_takes_the_bytes() {
+        let (answer, found) = answer(blame(Confidence::Certain));
+        let cause = cause(&answer, &found, None);
+        assert!(!format!("{:?}", cause.inodes).contains("spam"), "{cause:?}");
+    }
+
+    #[test]
     fn an_unknown_one_names_nobody() {
         let (answer, found) = answer(blame(Confidence::Unknown));
         let cause = cause(&answer, &found, None);
@@ -316,5 +450,6 @@ mod tests {
             cause.sentence
         );
         assert_eq!(cause.pod, None);
+        assert!(!format!("{:?}", cause.facts).contains("spam"), "{cause:?}");
     }
 }

@@ -235,6 +235,7 @@ fn writer(culprit: &Culprit) -> wire::UsageWriter {
         processes: culprit.openers.iter().map(process).collect(),
         bytes: culprit.bytes,
         bytes_per_second: culprit.bytes_per_second,
+        as_process_calls_it: !culprit.is_node_path,
     }
 }
 

@@ -101,7 +101,7 @@ pub(crate) struct Entry<'a> {
     pub(crate) root: Cow<'a, [u8]>,
     pub(crate) path: Cow<'a, [u8]>,
     pub(crate) fs: Cow<'a, [u8]>,
-    pub(super) source: Cow<'a, [u8]>,
+    pub(crate) source: Cow<'a, [u8]>,
     /// Options of the mount.
     mount_options: &'a [u8],
     /// Options of the superblock, escaped as they are: only known ones are looked for.

@@ -5,14 +5,19 @@
 //! mounts, does the folder that it lies in tell: what a pod calls a folder of its own accuses nobody. Nothing is guessed: what
 //! cannot be told stays untold, and the part of the filesystem's growth that no open file explains is said to be unknown.
 //!
-//! Limits: a writer that opens, appends and closes between two looks is not seen; what it writes is part of the unknown.
+//! A process is named as a file's writer only where it was caught at it ([`super::traces`]): to have a file open is not enough.
+//!
+//! Limits: a writer that opens, appends and closes between two looks is not seen; what it writes is part of the unknown,
+//! unless a [`super::census`] tells which file or folder it is in.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use dogwatch::record::Pod;
 
+use super::census::Grown;
 use super::open_files::{Holder, OpenFile};
+use super::traces::{self, Trace, Written};
 use crate::pod;
 
 /// Where the kubelet keeps pods' logs.
@@ -23,6 +28,11 @@ const MIN_BYTES_PER_SECOND: f64 = 16.0 * 1024.0;
 const MOST: f64 = 0.8;
 /// With less than this explained, the cause is unknown.
 const PART: f64 = 0.5;
+/// Where extents may be shared, files that grow by more than this multiple of what the filesystem did are copies of what is
+/// there already.
+const TOO_MUCH: f64 = 1.5;
+/// Fewer new inodes a second are what any node makes.
+const MIN_INODES_PER_SECOND: f64 = 10.0;
 /// Files that are told, of those that grow and of those that are deleted.
 const MAX_TOLD: usize = 20;
 /// Processes that are named with a file.
@@ -37,6 +47,10 @@ pub struct Look {
     pub wall_ns: i64,
     /// In use on the filesystem.
     pub used_bytes: u64,
+    /// Inodes in use; 0 where they are not counted.
+    pub used_inodes: u64,
+    /// Whether files may share what is allocated for them.
+    pub shares_extents: bool,
     /// Open for writing, or deleted and open.
     pub files: Vec<OpenFile>,
 }
@@ -46,18 +60,22 @@ pub struct Look {
 pub struct Opener {
     /// Its id.
     pub pid: u32,
-    /// Its name; empty where it could not be asked any more.
+    /// Its name, as it chose; empty where it could not be asked any more.
     pub name: String,
+    /// What it runs, where its name does not say so.
+    pub program: Option<String>,
 }
 
 /// A file that grows, or that is deleted and still takes room.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Culprit {
-    /// Its path on the host, where that is known; else as its process sees it.
+    /// Its path on the node, or what its process calls it.
     pub path: PathBuf,
+    /// Whether that is its path on the node.
+    pub is_node_path: bool,
     /// Whose it is; `None`: nobody's or unknown.
     pub pod: Option<Pod>,
-    /// Who has it open, some of them.
+    /// Who writes it, or, where it does not grow, has it open; some of them. Empty: unknown.
     pub openers: Vec<Opener>,
     /// Whether no name leads to it any more: it takes room until it is closed.
     pub is_deleted: bool,
@@ -72,7 +90,7 @@ pub struct Culprit {
 pub enum Confidence {
     /// One file is most of it.
     Certain,
-    /// Several files together are most of it, or one is more than half.
+    /// Several files together are most of it, or one is more than half; or no process was caught, but a file or folder was.
     Likely,
     /// Open files do not explain it.
     Unknown,
@@ -91,29 +109,69 @@ pub struct Blame {
     pub explained: f64,
     /// How sure the first of them is the cause.
     pub confidence: Confidence,
+    /// The file or folder that most of it is in, where open files do not explain it.
+    pub grown: Option<Grown>,
+    /// New inodes a second; negative: they become fewer.
+    pub inodes_per_second: f64,
+    /// The folder that most of them are in.
+    pub multiplied: Option<Grown>,
     /// What is deleted and still open, largest first.
     pub deleted: Vec<Culprit>,
     /// All of that.
     pub deleted_bytes: u64,
 }
 
-/// Compares two looks. `holders` tells the processes of the second; `pods` names a pod by its control group's path.
-pub fn blame(
-    before: &Look,
-    after: &Look,
-    holders: &HashMap<u32, Holder>,
-    pods: &dyn Fn(&str) -> Option<Pod>,
-) -> Blame {
+impl Blame {
+    /// Whether a census could tell more.
+    pub fn leaves_open(&self) -> bool {
+        matches!(self.confidence, Confidence::Unknown | Confidence::Still) || self.inodes_grow()
+    }
+
+    /// Whether inodes become more at a pace that is worth a question.
+    pub fn inodes_grow(&self) -> bool {
+        self.inodes_per_second >= MIN_INODES_PER_SECOND
+    }
+
+    /// Whether so much is growth that is worth a question.
+    pub fn is_growth(bytes_per_second: f64) -> bool {
+        bytes_per_second >= MIN_BYTES_PER_SECOND
+    }
+
+    /// What a census found, where open files do not explain it.
+    pub fn with_census(&mut self, bytes_per_second: f64, grown: Option<Grown>, multiplied: Option<Grown>) {
+        self.multiplied = multiplied;
+        let is_open = matches!(self.confidence, Confidence::Unknown | Confidence::Still);
+        if is_open && grown.is_some() {
+            self.growing.clear();
+            self.bytes_per_second = bytes_per_second;
+            self.confidence = Confidence::Likely;
+            self.grown = grown;
+        }
+    }
+}
+
+/// What names what was seen.
+pub struct Names<'n> {
+    /// The processes of the second look.
+    pub holders: &'n HashMap<u32, Holder>,
+    /// A pod by its control group's path.
+    pub pods: &'n dyn Fn(&str) -> Option<Pod>,
+    /// What the node calls a file; `None`: unknown.
+    pub paths: &'n dyn Fn(&OpenFile) -> Option<PathBuf>,
+}
+
+/// Compares two looks.
+pub fn blame(before: &Look, after: &Look, names: &Names<'_>) -> Blame {
     let seconds = after.boot_ns.saturating_sub(before.boot_ns) as f64 / 1e9;
     let rate = |bytes: f64| if seconds > 0.0 { bytes / seconds } else { 0.0 };
-    let id = |f: &OpenFile| (f.device, f.inode);
     let old: HashMap<(u64, u64), u64> = before.files.iter().map(|f| (id(f), f.bytes)).collect();
+    let earlier = Earlier::of(before);
     let mut inodes: BTreeMap<(u64, u64), Vec<&OpenFile>> = BTreeMap::new();
     for file in &after.files {
         inodes.entry(id(file)).or_default().push(file);
     }
     let (mut growing, mut deleted) = (Vec::new(), Vec::new());
-    let mut deleted_bytes = 0u64;
+    let (mut deleted_bytes, mut by_files) = (0u64, 0u64);
     for files in inodes.values() {
         let Some(file) = files.iter().max_by_key(|f| f.bytes) else { continue };
         let was = match old.get(&id(file)) {
@@ -122,33 +180,35 @@ pub fn blame(
             None if file.born_ns.is_some_and(|born| born >= before.wall_ns) => 0,
             None => file.bytes,
         };
-        let bytes_per_second = rate(file.bytes.saturating_sub(was) as f64);
-        let grows = bytes_per_second > 0.0 && files.iter().any(|f| f.is_written);
+        let grew = file.bytes.saturating_sub(was);
         if file.is_deleted {
             deleted_bytes = deleted_bytes.saturating_add(file.bytes);
+            deleted.push((file.bytes, grew, files, *file));
         }
-        if !grows && !file.is_deleted {
-            continue;
-        }
-        let culprit = culprit(files, file, bytes_per_second, holders, pods);
-        if file.is_deleted {
-            deleted.push(culprit.clone());
-        }
-        if grows {
-            growing.push(culprit);
+        if grew > 0 && seconds > 0.0 && files.iter().any(|f| f.is_written) {
+            by_files = by_files.saturating_add(grew);
+            growing.push((grew, grew, files, *file));
         }
     }
-    growing
-        .sort_by(|a, b| b.bytes_per_second.total_cmp(&a.bytes_per_second).then_with(|| a.path.cmp(&b.path)));
-    deleted.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.path.cmp(&b.path)));
+    type Found<'f> = (u64, u64, &'f Vec<&'f OpenFile>, &'f OpenFile);
+    let told = |mut of: Vec<Found<'_>>| {
+        of.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.3.path.cmp(&b.3.path)));
+        of.truncate(MAX_TOLD);
+        let told =
+            of.into_iter().map(|(_, grew, files, file)| culprit(files, file, grew, seconds, &earlier, names));
+        told.collect::<Vec<Culprit>>()
+    };
+    let (growing, deleted) = (told(growing), told(deleted));
     let grew = rate(after.used_bytes as f64 - before.used_bytes as f64);
-    // The sum of nothing is -0.
-    let by_files = growing.iter().map(|c| c.bytes_per_second).fold(0.0, |sum, rate| sum + rate);
-    let share = |bytes: f64| if grew > 0.0 { (bytes / grew).clamp(0.0, 1.0) } else { 0.0 };
-    let first = growing.first().map_or(0.0, |c| share(c.bytes_per_second));
-    let explained = share(by_files);
+    let by_files = rate(by_files as f64);
+    let share = |bytes: f64, of: f64| if of > 0.0 { (bytes / of).clamp(0.0, 1.0) } else { 0.0 };
+    // While others shrink, files may grow by more than the filesystem does.
+    let first = growing.first().map_or(0.0, |c| share(c.bytes_per_second, grew.max(by_files)));
+    let explained = share(by_files, grew);
     let confidence = if grew < MIN_BYTES_PER_SECOND {
         Confidence::Still
+    } else if after.shares_extents && by_files > TOO_MUCH * grew {
+        Confidence::Unknown
     } else if first >= MOST {
         Confidence::Certain
     } else if first >= PART || explained >= MOST {
@@ -156,48 +216,106 @@ pub fn blame(
     } else {
         Confidence::Unknown
     };
-    growing.truncate(MAX_TOLD);
-    deleted.truncate(MAX_TOLD);
-    Blame { bytes_per_second: grew, growing, explained, confidence, deleted, deleted_bytes }
+    Blame {
+        bytes_per_second: grew,
+        growing,
+        explained,
+        confidence,
+        grown: None,
+        inodes_per_second: rate(after.used_inodes as f64 - before.used_inodes as f64),
+        multiplied: None,
+        deleted,
+        deleted_bytes,
+    }
+}
+
+fn id(file: &OpenFile) -> (u64, u64) {
+    (file.device, file.inode)
+}
+
+/// What was known of descriptors and processes at the first look.
+struct Earlier<'l> {
+    traces: HashMap<(u32, u32, (u64, u64)), &'l Trace>,
+    written: HashMap<u32, Written>,
+}
+
+impl<'l> Earlier<'l> {
+    fn of(look: &'l Look) -> Self {
+        let traces = look.files.iter().map(|f| ((f.pid, f.trace.descriptor, id(f)), &f.trace)).collect();
+        let written = look.files.iter().filter_map(|f| Some((f.pid, f.trace.written?))).collect();
+        Self { traces, written }
+    }
+
+    /// Processes that wrote a file that grew, of those that have it open for writing.
+    fn writers(&self, files: &[&OpenFile], grew: u64) -> BTreeSet<u32> {
+        let mut parts: BTreeMap<u32, u64> = BTreeMap::new();
+        for file in files.iter().filter(|f| f.is_written) {
+            let before = self.traces.get(&(file.pid, file.trace.descriptor, id(file))).copied();
+            let part = traces::part(before, self.written.get(&file.pid).copied(), &file.trace, grew);
+            let most = parts.entry(file.pid).or_default();
+            *most = part.max(*most);
+        }
+        traces::writers(parts.into_iter().collect(), grew).into_iter().collect()
+    }
 }
 
 fn culprit(
     files: &[&OpenFile],
     file: &OpenFile,
-    bytes_per_second: f64,
-    holders: &HashMap<u32, Holder>,
-    pods: &dyn Fn(&str) -> Option<Pod>,
+    grew: u64,
+    seconds: f64,
+    earlier: &Earlier<'_>,
+    names: &Names<'_>,
 ) -> Culprit {
-    let path = match &file.upper {
-        Some(upper) => upper.join(file.path.strip_prefix("/").unwrap_or(&file.path)),
-        None => file.path.clone(),
+    let holders = names.holders;
+    // One name for a file that several call by names of their own: the first that the node knows.
+    let (path, is_node_path) = match files.iter().find_map(|f| (names.paths)(f)) {
+        Some(path) => (path, true),
+        None => (file.path.clone(), false),
+    };
+    let pods = |pids: &BTreeSet<u32>| -> Vec<Option<Pod>> {
+        pids.iter().map(|pid| holders.get(pid).and_then(|h| (names.pods)(&h.cgroup))).collect()
     };
     // Whoever merely inherited or reads a file does not fill it, unless nobody writes it.
     let written = files.iter().any(|f| f.is_written);
-    let pids: BTreeSet<u32> = files.iter().filter(|f| f.is_written || !written).map(|f| f.pid).collect();
-    let writers: Vec<Option<&Holder>> = pids.iter().map(|pid| holders.get(pid)).collect();
-    let theirs: Vec<Option<Pod>> = writers.iter().map(|h| h.and_then(|h| pods(&h.cgroup))).collect();
-    let of_the_node = file.upper.is_none()
+    let having: BTreeSet<u32> = files.iter().filter(|f| f.is_written || !written).map(|f| f.pid).collect();
+    let named = if grew > 0 { earlier.writers(files, grew) } else { having.clone() };
+    let theirs = pods(&named);
+    let of_the_node = is_node_path
+        && file.upper.is_none()
         && !file.is_deleted
-        && writers.iter().all(|h| h.is_some_and(|h| h.sees_the_host))
-        && theirs.iter().all(Option::is_none);
-    let pod = match theirs.first() {
+        && having.iter().all(|pid| holders.get(pid).is_some_and(|h| h.sees_the_host))
+        && pods(&having).iter().all(Option::is_none);
+    let is_one = match theirs.first() {
         Some(Some(first)) => theirs.iter().flatten().filter(|p| p.uid == first.uid).count() == theirs.len(),
         _ => false,
     };
-    let pod = if pod {
+    let pod = if is_one {
         theirs.into_iter().next().flatten()
     } else if of_the_node {
         of_folder(&path)
     } else {
         None
     };
-    let openers = pids
-        .into_iter()
-        .take(MAX_HOLDERS)
-        .map(|pid| Opener { pid, name: holders.get(&pid).map(|h| h.name.clone()).unwrap_or_default() })
-        .collect();
-    Culprit { path, pod, openers, is_deleted: file.is_deleted, bytes: file.bytes, bytes_per_second }
+    let openers = named.into_iter().take(MAX_HOLDERS).map(|pid| opener(pid, holders.get(&pid))).collect();
+    let bytes_per_second = if seconds > 0.0 { grew as f64 / seconds } else { 0.0 };
+    Culprit {
+        path,
+        is_node_path,
+        pod,
+        openers,
+        is_deleted: file.is_deleted,
+        bytes: file.bytes,
+        bytes_per_second,
+    }
+}
+
+fn opener(pid: u32, holder: Option<&Holder>) -> Opener {
+    let Some(holder) = holder else { return Opener { pid, name: String::new(), program: None } };
+    // The kernel cuts names at 15 bytes, and an interpreter's has its version at the end.
+    let says_so = |program: &String| holder.name.len() >= 3 && program.starts_with(holder.name.as_str());
+    let program = holder.program.clone().filter(|p| !says_so(p));
+    Opener { pid, name: holder.name.clone(), program }
 }
 
 /// The pod whose folder of logs or volumes a path of the node's lies in (the kubelet's layout).
@@ -212,152 +330,5 @@ fn of_folder(path: &Path) -> Option<Pod> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const MIB: u64 = 1 << 20;
-    const UID: &str = "0f3a2b1c-0000-4000-8000-00000000000a";
-
-    fn file(inode: u64, pid: u32, path: &str, bytes: u64) -> OpenFile {
-        OpenFile {
-            device: 1,
-            inode,
-            pid,
-            path: path.into(),
-            upper: None,
-            is_deleted: false,
-            is_written: true,
-            bytes,
-            born_ns: Some(0),
-        }
-    }
-
-    fn look(second: u64, used_bytes: u64, files: Vec<OpenFile>) -> Look {
-        Look { boot_ns: second * 1_000_000_000, wall_ns: second as i64 * 1_000_000_000, used_bytes, files }
-    }
-
-    fn holders(of: &[(u32, &str, &str)]) -> HashMap<u32, Holder> {
-        of.iter()
-            .map(|(pid, name, cgroup)| {
-                let sees_the_host = !cgroup.starts_with("/kubepods");
-                (*pid, Holder { name: (*name).into(), cgroup: (*cgroup).into(), sees_the_host })
-            })
-            .collect()
-    }
-
-    fn named(path: &str) -> Option<Pod> {
-        pod::from_cgroup_path(path)
-    }
-
-    #[test]
-    fn one_file_that_grows_as_the_filesystem_does_is_the_cause() {
-        let before = look(10, 100 * MIB, vec![file(1, 7, "/data/a", MIB), file(2, 8, "/data/b", MIB)]);
-        let after =
-            look(20, 200 * MIB, vec![file(1, 7, "/data/a", 96 * MIB), file(2, 8, "/data/b", 2 * MIB)]);
-        let of = holders(&[(7, "writer", &format!("/kubepods/pod{UID}"))]);
-        let said = blame(&before, &after, &of, &named);
-        assert_eq!(said.confidence, Confidence::Certain);
-        let first = &said.growing[0];
-        assert_eq!((first.path.to_str(), first.openers[0].name.as_str()), (Some("/data/a"), "writer"));
-        assert_eq!(first.pod.as_ref().map(|p| p.uid.as_str()), Some(UID));
-        assert!((first.bytes_per_second - 9.5 * MIB as f64).abs() < 1.0, "{first:?}");
-        assert!((said.explained - 0.96).abs() < 0.001, "{said:?}");
-    }
-
-    #[test]
-    fn what_nobody_has_open_is_unknown_and_an_old_file_is_not_blamed_for_being_opened() {
-        let before = look(10, 100 * MIB, vec![file(1, 7, "/data/a", MIB)]);
-        let after =
-            look(20, 200 * MIB, vec![file(1, 7, "/data/a", 2 * MIB), file(9, 9, "/data/old", 90 * MIB)]);
-        let said = blame(&before, &after, &HashMap::new(), &named);
-        assert_eq!(said.confidence, Confidence::Unknown);
-        assert_eq!(said.growing.len(), 1, "{said:?}");
-        let mut made = after.clone();
-        made.files[1].born_ns = Some(15_000_000_000);
-        assert_eq!(blame(&before, &made, &HashMap::new(), &named).confidence, Confidence::Certain);
-    }
-
-    #[test]
-    fn writers_of_two_pods_name_none_and_a_folder_tells_only_what_the_node_itself_writes() {
-        let other = "1f3a2b1c-0000-4000-8000-00000000000b";
-        let log = format!("/var/log/pods/shop_web-1_{UID}/web/0.log");
-        let volume = format!("/var/lib/kubelet/pods/{UID}/volumes/kubernetes.io~empty-dir/cache/x");
-        let files = |bytes| {
-            vec![
-                file(1, 7, "/data/a", bytes),
-                file(1, 8, "/data/a", bytes),
-                file(2, 9, &log, bytes),
-                file(3, 9, &volume, bytes),
-                // What a pod calls its own folders accuses nobody else.
-                file(4, 7, &format!("/tmp/shop_web-1_{UID}/web/0.log"), bytes),
-                file(5, 7, &format!("/var/lib/kubelet/pods/{UID}/x"), bytes),
-                OpenFile {
-                    upper: Some("/var/lib/kubelet/pods".into()),
-                    ..file(6, 9, &format!("/{UID}/y"), bytes)
-                },
-            ]
-        };
-        let of = holders(&[
-            (7, "a", &format!("/kubepods/pod{other}")),
-            (8, "b", &format!("/kubepods/pod{UID}")),
-            (9, "containerd-shim", "/system.slice/containerd.service"),
-        ]);
-        let said = blame(&look(0, 0, files(0)), &look(10, 60 * MIB, files(10 * MIB)), &of, &named);
-        let pods: BTreeMap<&str, Option<&str>> = said
-            .growing
-            .iter()
-            .map(|c| (c.path.to_str().unwrap_or_default(), c.pod.as_ref().map(|p| p.uid.as_str())))
-            .collect();
-        assert_eq!(pods["/data/a"], None);
-        assert_eq!((pods[log.as_str()], pods[volume.as_str()]), (Some(UID), Some(UID)));
-        let of_another: Vec<_> = pods.values().filter(|uid| **uid == Some(other)).collect();
-        assert_eq!((of_another.len(), pods.values().flatten().count()), (2, 4), "{pods:?}");
-        assert_eq!(said.confidence, Confidence::Likely);
-        assert_eq!(of_folder(Path::new("/var/lib/kubelet/pods/../../etc")), None);
-        assert_eq!(of_folder(Path::new("/var/lib/kubelet/plugins/x")), None);
-    }
-
-    #[test]
-    fn copies_of_one_file_in_two_containers_are_two_files() {
-        let of = |device, pid, bytes| OpenFile {
-            device,
-            upper: Some("/u".into()),
-            ..file(5, pid, "/app.log", bytes)
-        };
-        let before = look(0, 0, vec![of(101, 7, 9 * MIB), of(102, 8, MIB)]);
-        let after = look(10, 10 * MIB, vec![of(101, 7, 9 * MIB), of(102, 8, MIB), file(6, 9, "/x", 0)]);
-        let said = blame(&before, &after, &HashMap::new(), &named);
-        assert_eq!((said.growing.len(), said.confidence), (0, Confidence::Unknown), "{said:?}");
-    }
-
-    #[test]
-    fn what_is_deleted_is_told_though_it_does_not_grow() {
-        let gone = OpenFile { is_deleted: true, is_written: false, ..file(4, 7, "/data/gone", 50 * MIB) };
-        let said = blame(&look(0, 0, vec![]), &look(1, 0, vec![gone]), &HashMap::new(), &named);
-        assert_eq!((said.deleted_bytes, said.deleted.len(), said.growing.len()), (50 * MIB, 1, 0));
-        assert_eq!(said.confidence, Confidence::Still);
-    }
-
-    proptest! {
-        #[test]
-        fn nothing_is_blamed_for_more_than_there_is(
-            then in prop::collection::vec((0u64..6, 0u32..4, 0u64..1 << 40, any::<bool>(), any::<bool>()), 0..20),
-            now in prop::collection::vec((0u64..6, 0u32..4, 0u64..1 << 40, any::<bool>(), any::<bool>()), 0..20),
-            used in (0u64..1 << 41, 0u64..1 << 41),
-            seconds in 0u64..100,
-        ) {
-            let files = |of: &[(u64, u32, u64, bool, bool)]| of.iter().map(|(inode, pid, bytes, deleted, written)| OpenFile {
-                is_deleted: *deleted, is_written: *written, ..file(*inode, *pid, "/x", *bytes)
-            }).collect::<Vec<_>>();
-            let said = blame(&look(5, used.0, files(&then)), &look(5 + seconds, used.1, files(&now)), &HashMap::new(), &named);
-            prop_assert!((0.0..=1.0).contains(&said.explained));
-            prop_assert!(said.growing.iter().all(|c| c.bytes_per_second > 0.0 && c.bytes_per_second.is_finite()));
-            prop_assert!(said.growing.is_sorted_by(|a, b| a.bytes_per_second >= b.bytes_per_second));
-            if said.confidence == Confidence::Certain {
-                prop_assert!(said.growing[0].bytes_per_second >= MOST * said.bytes_per_second);
-            }
-        }
-    }
-}
+#[path = "blame_tests.rs"]
+mod tests;

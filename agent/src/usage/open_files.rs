@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxFlags};
 use rustix::io::Errno;
 
+use super::host_path::{self, Named};
+use super::traces::{self, Trace, Written};
 use crate::sample::processes::stat::cgroup_path;
 use crate::sample::{Roots, mountinfo};
 
@@ -51,6 +53,8 @@ pub struct OpenFile {
     pub bytes: u64,
     /// When it was made, ns since the epoch, where the filesystem tells.
     pub born_ns: Option<i64>,
+    /// What shows whether this process writes it.
+    pub trace: Trace,
 }
 
 /// What one scan found.
@@ -106,13 +110,19 @@ impl Scan {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
             Err(error) => return self.miss(format!("process {pid} cannot be looked at: {error}")),
         };
+        let first = self.found.files.len();
         for descriptor in descriptors.flatten().take(self.budget) {
             self.budget -= 1;
-            self.descriptor(pid, &descriptor.path());
+            self.descriptor(process, pid, &descriptor.path());
+        }
+        let written: Option<Written> =
+            if self.found.files.len() > first { traces::of_process(process) } else { None };
+        for file in self.found.files.iter_mut().skip(first) {
+            file.trace.written = written;
         }
     }
 
-    fn descriptor(&mut self, pid: u32, link: &Path) {
+    fn descriptor(&mut self, process: &Path, pid: u32, link: &Path) {
         // The link's own mode says how the file was opened (proc_pid_fd(5)).
         let Ok(how) = rustix::fs::lstat(link) else { return };
         let is_written = how.st_mode & 0o200 != 0;
@@ -135,6 +145,8 @@ impl Scan {
         let Ok(name) = rustix::fs::readlink(link, Vec::new()) else { return };
         let name = name.to_bytes();
         let name = if is_deleted { name.strip_suffix(b" (deleted)").unwrap_or(name) } else { name };
+        let number = link.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok());
+        let trace = number.map(|number| traces::of_descriptor(process, number)).unwrap_or_default();
         self.found.files.push(OpenFile {
             device: on,
             inode: facts.stx_ino,
@@ -148,6 +160,7 @@ impl Scan {
                 let at = &facts.stx_btime;
                 at.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(at.tv_nsec))
             }),
+            trace,
         });
     }
 }
@@ -190,8 +203,10 @@ pub(super) fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
 /// A process by its name and its control group, as far as it can still be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Holder {
-    /// Its name, 15 bytes of it.
+    /// Its name, 15 bytes of it, which it may choose.
     pub name: String,
+    /// The file name of what it runs, which it may not; `None`: unknown.
+    pub program: Option<String>,
     /// Its control group's path; empty where unknown.
     pub cgroup: String,
     /// Whether it sees the mounts that the node's process 1 sees, so that its paths are the node's.
@@ -207,7 +222,33 @@ pub fn holder(proc: &Path, pid: u32) -> Option<Holder> {
     let mounts = |of: &Path| rustix::fs::readlink(of.join("ns/mnt"), Vec::new()).ok();
     let own = mounts(&process);
     let sees_the_host = own.is_some() && own == mounts(&proc.join("1"));
-    Some(Holder { name, cgroup: cgroup.unwrap_or_default(), sees_the_host })
+    let program = rustix::fs::readlink(process.join("exe"), Vec::new()).ok().and_then(|exe| {
+        let exe = exe.to_bytes();
+        let exe = exe.strip_suffix(b" (deleted)").unwrap_or(exe);
+        Some(Path::new(OsStr::from_bytes(exe)).file_name()?.to_string_lossy().into_owned())
+    });
+    Some(Holder { name, program, cgroup: cgroup.unwrap_or_default(), sees_the_host })
+}
+
+/// What the node calls `file`, or called it where it is deleted; beneath `mount` where several names lead to it. `None`:
+/// unknown.
+pub fn node_path(
+    roots: &Roots,
+    mount: Option<&Path>,
+    file: &OpenFile,
+    holder: Option<&Holder>,
+) -> Option<PathBuf> {
+    let named = Named {
+        mount,
+        path: &file.path,
+        upper: file.upper.as_deref(),
+        device: file.device,
+        inode: file.inode,
+        is_deleted: file.is_deleted,
+        pid: file.pid,
+        sees_the_host: holder.is_some_and(|h| h.sees_the_host),
+    };
+    host_path::on_host(roots, named)
 }
 
 #[cfg(test)]

@@ -103,6 +103,11 @@ fn a_container_writes_to_what_is_beneath_its_overlay() {
     // What the process inherited from this test, such as where its errors go, may be a file too.
     let its: Vec<_> = found.files.iter().filter(|f| f.pid == pid && f.upper.is_some()).collect();
     assert_eq!(its.len(), 1, "{its:?}");
+    // What it is called beneath the overlay, not what the container calls it.
+    assert_eq!(
+        node_path(&Roots::default(), None, its[0], holder(Path::new("/proc"), pid).as_ref()),
+        Some(temp.path().join("upper/spam"))
+    );
     assert_eq!(its[0].upper.as_deref(), Some(temp.path().join("upper").as_path()));
     assert!(its[0].path.ends_with("spam") && its[0].bytes >= 300_000, "{its:?}");
     assert!(!holder(Path::new("/proc"), pid).unwrap().sees_the_host);
@@ -147,9 +152,36 @@ fn an_overlay_that_a_process_made_for_itself_is_nobodys() {
 }
 
 #[test]
+fn a_name_that_leads_elsewhere_on_the_node_is_not_its_name() {
+    let temp = TempDir::new().unwrap();
+    let (volume, data) = (temp.path().join("volume"), temp.path().join("data"));
+    for folder in [&volume, &data] {
+        fs::create_dir(folder).unwrap();
+    }
+    // The node has a file of the same name where the process sees its volume.
+    fs::write(data.join("log"), "another").unwrap();
+    let mut contained = Contained::mount(&temp.path().join("real"));
+    let script = format!(
+        "mount --bind '{}' '{}' && exec 7>'{}/log' && echo x >&7 && echo ready && exec sleep 600",
+        volume.display(),
+        data.display(),
+        data.display()
+    );
+    let pid = contained.run(&script);
+    let found = scan(&Roots::default(), fs::metadata(temp.path()).unwrap().dev());
+    let its = found.files.iter().find(|f| f.pid == pid && f.path.ends_with("log")).unwrap();
+    assert_eq!(its.path, data.join("log"));
+    let who = holder(Path::new("/proc"), pid);
+    assert_eq!(node_path(&Roots::default(), None, its, who.as_ref()), Some(volume.join("log")));
+    // Renamed since it was looked at: what it is called now is unknown.
+    fs::rename(volume.join("log"), volume.join("other")).unwrap();
+    assert_eq!(node_path(&Roots::default(), None, its, who.as_ref()), None);
+}
+
+#[test]
 fn a_process_is_named_with_its_group() {
     let me = holder(Path::new("/proc"), std::process::id()).unwrap();
-    assert!(!me.name.is_empty() && me.cgroup.starts_with('/'), "{me:?}");
+    assert!(!me.name.is_empty() && me.cgroup.starts_with('/') && me.program.is_some(), "{me:?}");
     assert_eq!(holder(Path::new("/proc"), u32::MAX), None);
 }
 

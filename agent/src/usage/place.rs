@@ -83,7 +83,7 @@ pub(super) fn walked(roots: &Roots) -> Vec<String> {
     watched.filter(local).filter_map(|e| String::from_utf8(e.path.to_vec()).ok()).collect()
 }
 
-fn table(roots: &Roots) -> Result<Vec<u8>, String> {
+pub(super) fn table(roots: &Roots) -> Result<Vec<u8>, String> {
     read_bounded(&roots.mountinfo).map_err(|e| format!("{} cannot be read: {e}", roots.mountinfo.display()))
 }
 

@@ -20,8 +20,9 @@ use super::layout::Layout;
 use super::pace::{Budget, Paced, be_idle};
 use super::place::{NoMount, called, filesystem, is_whole, mount_of, seen};
 use super::rounds::{Grown, Newest, STEP_ENTRIES};
-use super::scout::{APART, compare, look};
+use super::scout::APART;
 use super::show::Filesystem;
+use super::site::{Site, compare};
 use super::tally::Usage;
 use super::walk::{WalkOptions, walk};
 use crate::sample::{Pods, Roots};
@@ -121,7 +122,8 @@ pub(super) fn report(
         absent: matches!(e, rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR),
     })?;
     let began = Instant::now();
-    let before = besides.writers_apart.map(|_| look(roots, &at));
+    let site = mount.as_deref().map_or_else(|| Ok(Site::unknown(&at)), |mount| Site::of(roots, mount));
+    let before = besides.writers_apart.map(|_| site.as_ref().map_err(Clone::clone)?.look(roots));
     let mut usage = how.found(&at).map_err(cannot)?;
     let mut pods = Pods::new(&roots.log);
     pods.refresh(clock::now().boot_ns);
@@ -129,8 +131,8 @@ pub(super) fn report(
     let writers = before.zip(besides.writers_apart).map(|(before, apart)| {
         let (before, missed) = before?;
         std::thread::sleep((began + apart).saturating_duration_since(Instant::now()));
-        let (after, missed_later) = look(roots, &at)?;
-        let blame = compare(roots, &mut pods, &before, &after);
+        let (after, missed_later) = site?.look(roots)?;
+        let blame = compare(roots, mount.as_deref().map(Path::new), &mut pods, &before, &after);
         Ok(Writers { blame, missed: missed.or(missed_later) })
     });
     let whole = mount.as_deref().is_some_and(|m| Path::new(m) == path && is_whole(roots, path));

@@ -1,22 +1,23 @@
 //! The thread that finds out, when a filesystem fills, who fills it.
 //!
-//! Asked about a mount, it looks at its open files twice, [`APART`] apart, and answers with what grew in between. It runs at
-//! idle priority and looks at one mount after the other.
+//! Asked about a mount, it looks at its open files twice, [`APART`] apart, and answers with what grew in between. Where that
+//! leaves something open it looks a third time, as long after, and takes a census of all files around that. It runs at idle
+//! priority and looks at one mount after the other.
 //!
 //! Limits: at most [`MAX_ASKED`] questions wait, further ones are not taken; the same mount is not looked at again within
 //! [`PAUSE`]; a filesystem whose server may not answer is not looked at, for a thread that waits for one could not be stopped.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
 use dogwatch::clock;
 
-use super::blame::{Blame, Look, blame};
-use super::open_files::{Holder, holder, scan};
+use super::blame::{Blame, Look};
+use super::census;
 use super::pace::be_idle;
-use super::place::on_node;
+use super::site::{Site, compare};
 use crate::sample::{Pods, Roots};
 
 /// Questions that wait.
@@ -92,20 +93,69 @@ impl Scout {
             found: Err(String::new()),
             incomplete: None,
         };
-        let place = match on_node(&self.roots, mount) {
+        let place = match Site::of(&self.roots, mount) {
             Ok(place) => place,
             Err(why) => {
                 said.found = Err(why);
                 return Some(said);
             }
         };
-        let (before, _) = match look(&self.roots, &place) {
+        let (before, _) = match place.look(&self.roots) {
             Ok(look) => look,
             Err(why) => {
                 said.found = Err(why);
                 return Some(said);
             }
         };
+        self.wait(waiting)?;
+        let found = place.look(&self.roots).map(|(after, incomplete)| {
+            let found = compare(&self.roots, Some(Path::new(mount)), pods, &before, &after);
+            (after, incomplete, found)
+        });
+        let (after, incomplete, found) = match found {
+            Ok(found) => found,
+            Err(why) => {
+                said.found = Err(why);
+                return Some(said);
+            }
+        };
+        (said.boot_ns, said.found, said.incomplete) = (after.boot_ns, Ok(found.clone()), incomplete);
+        if found.leaves_open() && after.used_inodes <= census::MAX_ENTRIES {
+            self.look_wider(&place, &before, pods, waiting, &mut said)?;
+        }
+        Some(said)
+    }
+
+    /// A third look, with a census around the time since the second. What it cannot find out, it leaves as it was.
+    fn look_wider(
+        &self,
+        place: &Site,
+        before: &Look,
+        pods: &mut Pods,
+        waiting: &mut VecDeque<String>,
+        said: &mut Answer,
+    ) -> Option<()> {
+        let Some(then) = census::take(&place.path) else { return Some(()) };
+        let Ok(began) = place.figures() else { return Some(()) };
+        self.wait(waiting)?;
+        let now = census::take(&place.path);
+        let (Some(now), Ok((after, incomplete))) = (now, place.look(&self.roots)) else { return Some(()) };
+        // Over the longer time, what is allocated or written back in jumps evens out.
+        let mut found = compare(&self.roots, Some(Path::new(&said.mount)), pods, before, &after);
+        let seconds = after.boot_ns.saturating_sub(began.boot_ns) as f64 / 1e9;
+        let grew = after.used_bytes.saturating_sub(began.used_bytes);
+        let rate = if seconds > 0.0 { grew as f64 / seconds } else { 0.0 };
+        let root = Path::new(&said.mount);
+        let grown = Blame::is_growth(rate).then(|| now.grown(&then, &place.path, root, grew)).flatten();
+        let inodes = after.used_inodes.saturating_sub(began.used_inodes);
+        let multiplied = found.inodes_grow().then(|| now.multiplied(&then, root, inodes)).flatten();
+        found.with_census(rate, grown, multiplied);
+        (said.boot_ns, said.found, said.incomplete) = (after.boot_ns, Ok(found), incomplete);
+        Some(())
+    }
+
+    /// `None`: nobody asks any more.
+    fn wait(&self, waiting: &mut VecDeque<String>) -> Option<()> {
         let until = Instant::now() + self.apart;
         while let Some(rest) = until.checked_duration_since(Instant::now()).filter(|r| !r.is_zero()) {
             std::thread::sleep(rest.min(Duration::from_millis(100)));
@@ -116,38 +166,8 @@ impl Scout {
                 Err(TryRecvError::Disconnected) => return None,
             }
         }
-        let (after, incomplete) = match look(&self.roots, &place) {
-            Ok(look) => look,
-            Err(why) => {
-                said.found = Err(why);
-                return Some(said);
-            }
-        };
-        said.boot_ns = after.boot_ns;
-        said.found = Ok(compare(&self.roots, pods, &before, &after));
-        said.incomplete = incomplete;
-        Some(said)
+        Some(())
     }
-}
-
-/// One look at the open files of the filesystem at `place`, and why some may be missing.
-pub(super) fn look(roots: &Roots, place: &Path) -> Result<(Look, Option<String>), String> {
-    let at = clock::now();
-    let cannot = |e: rustix::io::Errno| format!("{} cannot be looked at: {e}", place.display());
-    let device = rustix::fs::stat(place).map_err(cannot)?.st_dev;
-    let fs = rustix::fs::statvfs(place).map_err(cannot)?;
-    let used_bytes = fs.f_blocks.saturating_sub(fs.f_bfree).saturating_mul(fs.f_frsize);
-    let found = scan(roots, device);
-    Ok((Look { boot_ns: at.boot_ns, wall_ns: at.wall_ns, used_bytes, files: found.files }, found.incomplete))
-}
-
-/// Compares two looks, the second of which was a moment ago.
-pub(super) fn compare(roots: &Roots, pods: &mut Pods, before: &Look, after: &Look) -> Blame {
-    pods.refresh(after.boot_ns);
-    let pids: BTreeSet<u32> = after.files.iter().map(|f| f.pid).collect();
-    let holders: HashMap<u32, Holder> =
-        pids.into_iter().filter_map(|pid| Some((pid, holder(&roots.proc, pid)?))).collect();
-    blame(before, after, &holders, &|cgroup| pods.of_cgroup(cgroup))
 }
 
 #[cfg(test)]

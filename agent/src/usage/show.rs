@@ -137,7 +137,7 @@ fn remarks(usage: &Usage, fs: &Filesystem) -> Vec<String> {
 
 /// Who writes, and what is deleted and still open.
 fn writers(out: &mut String, found: &Writers) {
-    let Blame { bytes_per_second, growing, explained, confidence, deleted, deleted_bytes } = &found.blame;
+    let Blame { bytes_per_second, growing, explained, confidence, deleted, deleted_bytes, .. } = &found.blame;
     let _ = match confidence {
         Confidence::Still => writeln!(out, "\nit does not grow"),
         _ => writeln!(
@@ -169,8 +169,11 @@ fn by(culprit: &Culprit) -> String {
         name => format!("{} ({})", shown(name.as_ref()), o.pid),
     });
     let openers: Vec<String> = openers.collect();
+    // What a process in a container calls its file is another file on the node.
+    let named_by = if culprit.is_node_path { "" } else { " (as its process calls it)" };
+    let openers = if openers.is_empty() { vec!["nobody who was seen".to_owned()] } else { openers };
     let pod = culprit.pod.as_ref().map(|pod| format!(" of {}", named(pod))).unwrap_or_default();
-    format!("{} by {}{pod}", shown(culprit.path.as_os_str()), openers.join(", "))
+    format!("{}{named_by} by {}{pod}", shown(culprit.path.as_os_str()), openers.join(", "))
 }
 
 /// A pod as people call it; by its uid where it has no known name.
