@@ -24,6 +24,7 @@ mod need;
 mod orders;
 mod place;
 mod settings;
+mod standing;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -34,7 +35,7 @@ use dogwatch::record::{
 };
 
 use self::fall::Fall;
-use self::need::{need_bytes, severity, trigger, worst};
+use self::need::{need_bytes, severity, trigger, wants, worst};
 use super::hold::Hold;
 use super::plan::{Allowance, PLAN_LIFETIME_NS, Survey, Trigger, is_cut_short, plan};
 use super::policy::Rules;
@@ -43,6 +44,7 @@ use crate::detect::DiskConfig;
 pub use orders::{Command, Order};
 pub use place::Unmet;
 pub use settings::Settings;
+pub use standing::Standing;
 
 /// What an action or an order is told that waited while the mode changed.
 const SWITCHED_OFF: &str = "nothing was touched: cleanup.mode was set to off before this began";
@@ -171,6 +173,8 @@ struct Made {
     need_bytes: u64,
     severity: Severity,
     empty: bool,
+    /// Whether it was for room that the mount lacked.
+    wanted: bool,
 }
 
 impl Respond {
@@ -303,6 +307,7 @@ impl Respond {
                 need_bytes: need_bytes(&busy.trigger),
                 severity: severity(&site.findings),
                 empty,
+                wanted: wants(&busy.trigger),
             });
             if empty && said_before {
                 return self.free(mount, now);

@@ -404,3 +404,50 @@ fn what_budgets_kept_back_goes_on_without_a_cooldown() {
     assert_eq!(machine.on_tick(at(1)), [], "figures are of before");
     assert!(matches!(one(machine.on_tick(at(2))), Step::Survey { .. }));
 }
+
+/// What is counted for whoever watches: left alone, nothing to clean.
+fn stands(machine: &Respond, second: u64) -> (u64, u64) {
+    let standing = machine.standing(at(second));
+    (standing.left_alone, standing.nothing_to_clean)
+}
+
+#[test]
+fn a_full_disk_of_which_nothing_may_go_is_counted_until_that_ends() {
+    for mode in [CleanupMode::Plan, CleanupMode::Auto] {
+        let mut machine = machine(mode);
+        assert_eq!(machine.standing(at(0)), Standing { mode, left_alone: 0, nothing_to_clean: 0 });
+        machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
+        assert_eq!(stands(&machine, 0), (0, 0), "nobody looked yet");
+        let refused = recorded(one(machine.on_survey("/data", Ok(&survey(0)), at(1))), ActionState::Refused);
+        assert_eq!(stands(&machine, 1), (0, 1));
+        machine.on_recorded(&refused, Ok(()), at(1));
+        machine.on_finding(&finding(FindingState::Cleared, Severity::High), at(2));
+        assert_eq!(stands(&machine, 2), (0, 0));
+    }
+}
+
+#[test]
+fn a_disk_with_the_room_that_is_wanted_lacks_nothing_to_clean() {
+    let mut machine = machine(CleanupMode::Plan);
+    machine.on_sample(&[mount(50 * GIB)], at(0));
+    machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
+    recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(1))), ActionState::Refused);
+    assert_eq!(stands(&machine, 1), (0, 0), "nothing needs to go");
+}
+
+#[test]
+fn a_mount_that_is_left_alone_is_counted_as_long_as_it_is() {
+    let mut machine = machine(CleanupMode::Auto);
+    let raised = finding(FindingState::Raised, Severity::High);
+    let mut second = 0;
+    for _ in 0..Settings::default().breaker_cleanups {
+        machine.on_finding(&raised, at(second));
+        clean(&mut machine, second);
+        second += 100;
+    }
+    assert_eq!(stands(&machine, second), (0, 0));
+    assert!(matches!(one(machine.on_finding(&raised, at(second))), Step::NotHolding { .. }));
+    assert_eq!(stands(&machine, second), (1, 0));
+    let window = Settings::default().breaker_window_ns / SECOND;
+    assert_eq!(stands(&machine, second + window + 1), (0, 0));
+}
