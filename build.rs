@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "dogwatch/v1/intake.proto",
         "dogwatch/v1/desk.proto",
         "dogwatch/v1/executor.proto",
+        "dogwatch/v1/usage.proto",
     ];
     let descriptors = protox::compile(files, ["proto"])?;
     tonic_prost_build::configure().bytes(".dogwatch.v1").compile_fds(descriptors)?;

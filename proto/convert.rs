@@ -11,6 +11,7 @@
 
 mod action;
 mod block;
+mod file;
 mod finding;
 mod names;
 mod record;

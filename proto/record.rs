@@ -4,6 +4,7 @@
 //! become these through [`crate::convert`], which names the field it refuses. Nothing here reads a clock or a file.
 
 mod action;
+mod file;
 mod finding;
 mod gap;
 mod sample;
@@ -18,6 +19,7 @@ pub use action::{
     Action, ActionState, CleanupMode, Cut, ImageStore, ObjectOutcome, PlannedImage, PlannedObject, Refusal,
     Unexplained,
 };
+pub use file::{FileContent, FileSeen, MAX_PIECE_BYTES};
 pub use finding::{Fact, Finding, FindingState, Severity, Subject};
 pub use gap::GAP_CLASSES;
 pub use sample::{Cpu, Memory, Mount, Pressure, Process, Sample, SelfCost};
@@ -256,11 +258,14 @@ pub enum Kind {
     Gap,
     /// Words of a person or of the agent about itself.
     Note,
+    /// A file that was about to go, or a piece of its content.
+    File,
 }
 
 impl Kind {
     /// Every kind, in the order of its bit.
-    pub const ALL: [Self; 6] = [Self::Sample, Self::Log, Self::Finding, Self::Action, Self::Gap, Self::Note];
+    pub const ALL: [Self; 7] =
+        [Self::Sample, Self::Log, Self::Finding, Self::Action, Self::Gap, Self::Note, Self::File];
 
     /// The word used in the CLI and in metrics.
     pub fn as_str(self) -> &'static str {
@@ -271,6 +276,7 @@ impl Kind {
             Self::Action => "action",
             Self::Gap => "gap",
             Self::Note => "note",
+            Self::File => "file",
         }
     }
 }
@@ -278,10 +284,9 @@ impl Kind {
 impl FromStr for Kind {
     type Err = InvalidValue;
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|k| k.as_str() == s)
-            .ok_or_else(|| InvalidValue::new("kind", s, "must be sample, log, finding, action, gap or note"))
+        Self::ALL.into_iter().find(|k| k.as_str() == s).ok_or_else(|| {
+            InvalidValue::new("kind", s, "must be sample, log, finding, action, gap, note or file")
+        })
     }
 }
 
@@ -361,6 +366,8 @@ pub enum Body {
     Gap(Gap),
     /// Words about the node by its agent.
     Note(String),
+    /// Files that were about to go, or a piece of the content of one.
+    File(Box<FileSeen>),
 }
 
 impl Body {
@@ -373,6 +380,7 @@ impl Body {
             Self::Action(_) => Kind::Action,
             Self::Gap(_) => Kind::Gap,
             Self::Note(_) => Kind::Note,
+            Self::File(_) => Kind::File,
         }
     }
 
@@ -383,6 +391,8 @@ impl Body {
             Self::Log(l) => format!("log:{}", l.source),
             Self::Finding(_) => "detector".to_owned(),
             Self::Action(_) => "executor".to_owned(),
+            Self::File(f) if f.content.is_some() => "content".to_owned(),
+            Self::File(_) => "executor".to_owned(),
             Self::Gap(_) | Self::Note(_) => "agent".to_owned(),
         }
     }

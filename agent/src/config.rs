@@ -3,7 +3,9 @@
 mod cleanup;
 mod detect;
 mod images;
+mod preserve;
 mod room;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,13 +19,16 @@ use dogwatch::telemetry::{Format, level_of};
 use dogwatch::tls::{TlsError, check_address};
 
 use crate::act::images::policy::ImagePolicy;
+use crate::act::permit::Without;
 use crate::act::policy::Policy;
 use crate::act::respond::Settings;
+use crate::act::witness::PreserveBudget;
 use crate::ballast::BallastConfig;
 use crate::detect::{DetectConfig, LogRule};
 use crate::kmsg::{KernelConfig, Origin};
 use crate::sample::Caps;
 use crate::tail::{RuleSet, Start, TailConfig};
+use crate::usage::rounds::RoundsConfig;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -56,6 +61,8 @@ pub struct Config {
     pub tail: Option<TailConfig>,
     /// The kernel's log; `None`: off.
     pub kernel: Option<KernelConfig>,
+    /// How it walks its disks by itself; `None`: it does not.
+    pub rounds: Option<RoundsConfig>,
     /// Thresholds.
     pub detect: DetectConfig,
     /// What a cleanup may do.
@@ -66,6 +73,10 @@ pub struct Config {
     pub breaker: Settings,
     /// Room that is given up first.
     pub ballast: BallastConfig,
+    /// How much of the content of what a cleanup removes is kept, where a root's policy preserves it.
+    pub preserve: PreserveBudget,
+    /// What the node does by itself while its collector does not answer.
+    pub without_collector: Without,
     /// Segment size of each journal.
     pub segment_bytes: u64,
     /// Sizes of the journals: urgent, evidence, recorder.
@@ -191,6 +202,7 @@ fn walk(root: &mut Section, around: Around) -> Config {
             (every, evidence_every, flags, s.section("cgroups", cgroups))
         });
     let caps = root.section("caps", caps);
+    let rounds = root.section("usage", |s| usage::rounds(s, &caps));
     let (tails, tail) = root.section("tail", tail);
     let kernel = root.section("kernel", |s| kernel(s, &tail.rules, &host_root));
     let mut detect = root.section("detect", detect::detect);
@@ -203,12 +215,14 @@ fn walk(root: &mut Section, around: Around) -> Config {
         detect.logs.rules = tail.rules.rules().iter().map(meaning).collect();
     }
     let tail = tails.then_some(tail);
-    let (policy, images, breaker, ballast) = root.section("cleanup", |s| {
+    let (policy, images, breaker, ballast, preserve, without_collector) = root.section("cleanup", |s| {
         (
             cleanup::policy(s, &state_dir, &host_root),
             s.section("images", images::images),
             s.section("breaker", room::breaker),
             s.section("ballast", room::ballast),
+            s.section("preserve", |p| preserve::preserve(p, journal_bytes[1])),
+            s.parse("without_collector", Without::CriticalOnly),
         )
     });
     let (collector, collector_name, enrol_by, trust_domain, pulse_every, certificate) =
@@ -249,11 +263,14 @@ fn walk(root: &mut Section, around: Around) -> Config {
         caps,
         tail,
         kernel,
+        rounds,
         detect,
         policy,
         images,
         breaker,
         ballast,
+        preserve,
+        without_collector,
         segment_bytes,
         journal_bytes,
         collector,

@@ -8,14 +8,18 @@
 //! finding can cite a sample that is recorded only because the finding cites it.
 
 pub mod ballast;
+mod brake;
 mod causes;
 mod figures;
+mod growth;
 mod holds;
 mod kernel;
 mod kubelet;
 mod lines;
+mod not_holding;
 mod pace;
 mod reload;
+mod usage;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -25,16 +29,14 @@ use std::time::Duration;
 
 use dogwatch::clock;
 use dogwatch::record::{
-    Action, ActionState, Body, Fact, Finding, FindingState, Moment, RecordRef, Sample, Seq, Severity, Stream,
-    Subject,
+    Action, ActionState, Body, Finding, FindingState, Moment, RecordRef, Sample, Seq, Stream,
 };
 use dogwatch::wire;
 use dogwatch::wire::command::Command as Wanted;
-use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use crate::act::hold::NodeHold;
-use crate::act::respond::{CLEANUP_NOT_HOLDING, Command, Order, Respond, Step, TRIGGERS, Unmet};
+use crate::act::respond::{CLEANUP_NOT_HOLDING, Command, Order, Respond, Step, Unmet};
 use crate::act::work::{Done, Job};
 use crate::ballast::{Ask, Told};
 use crate::detect::Detectors;
@@ -44,12 +46,14 @@ use crate::record::{Recorder, Settlement};
 use crate::sample::Pace;
 use crate::tail::{Mark, TailEvent};
 use crate::uplink::{CommandCall, Pulse};
-use crate::usage::scout::{Answer, Asker};
+use crate::usage::rounds::Grown;
+use crate::usage::scout::Answer;
+pub use brake::{BrakeNews, BrakeWires, follow as follow_brake};
 pub use holds::Held;
 use holds::HoldState;
 use pace::EvidenceTurns;
-
 pub use reload::{Live, Reload};
+pub use usage::Lookouts;
 
 /// Messages that wait for the core at most.
 pub const INBOX: usize = 256;
@@ -82,8 +86,12 @@ pub enum Message {
     Ballast(Told),
     /// Something that the agent cannot do, or again can.
     Unable(Vec<String>),
+    /// What the collector says of cleanups.
+    Brake(BrakeNews),
     /// Who fills a mount.
     Cause(Box<Answer>),
+    /// A mount was walked.
+    Grown(Arc<Grown>),
     /// Samples come at another interval from now on.
     Pace(Pace),
     /// The configuration changed, or a new one cannot be used.
@@ -114,12 +122,14 @@ pub struct Wires {
     pub holds: Sender<Vec<NodeHold>>,
     /// Who looks after the ballast; `None`: nobody.
     pub ballast: Option<SyncSender<Ask>>,
+    /// Where words on cleanups go.
+    pub brake: BrakeWires,
     /// Marks of the tail that are durable.
     pub marks: Option<Sender<Vec<Mark>>>,
     /// Marks of the kernel's log that are durable.
     pub kernel_marks: Option<Sender<kmsg::Mark>>,
-    /// Who is asked what fills a mount; `None`: nobody.
-    pub scout: Option<Asker>,
+    /// Who is asked what fills a mount.
+    pub lookouts: Lookouts,
     /// Figures of now, for the uplink.
     pub pulse: watch::Sender<Option<Pulse>>,
     /// Counters, for metrics.
@@ -165,8 +175,13 @@ pub struct Core {
     not_holding: BTreeMap<String, Finding>,
     holds: HoldState,
     ballast: ballast::BallastState,
+    /// Whether the collector is reached, and has a brake.
+    link_up: Option<(bool, bool)>,
+    /// The state of its brake that is in force here.
+    heard: Option<u64>,
     kernel: kernel::Kernel,
     causes: causes::Causes,
+    grows: growth::Grows,
 }
 
 impl Core {
@@ -200,8 +215,11 @@ impl Core {
             not_holding: BTreeMap::new(),
             holds: HoldState::default(),
             ballast,
+            link_up: None,
+            heard: None,
             kernel,
             causes: causes::Causes::new(),
+            grows: growth::Grows::new(),
         }
     }
 
@@ -231,6 +249,7 @@ impl Core {
                 Ok(message) => message,
                 Err(RecvTimeoutError::Timeout) => {
                     self.settle();
+                    self.ask_for_permits();
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -244,12 +263,15 @@ impl Core {
                 Message::Held(held) => self.on_held(held),
                 Message::Ballast(told) => self.on_ballast(told),
                 Message::Unable(parts) => self.unable_parts = parts,
+                Message::Brake(news) => self.on_brake(news),
                 Message::Cause(answer) => self.on_cause(*answer),
+                Message::Grown(grown) => self.on_grown(grown),
                 Message::Pace(pace) => self.on_pace(&pace),
                 Message::Reload(reload) => self.on_reload(*reload),
                 Message::Stop => break,
             }
             self.settle();
+            self.ask_for_permits();
             self.tell_durable();
             self.tell_kernel_durable();
         }
@@ -286,6 +308,7 @@ impl Core {
         self.responder.on_sample(&sample.mounts, at);
         for finding in findings {
             self.ask_for_cause(&finding);
+            self.ask_for_growth(&finding);
             self.say(at, finding);
         }
         self.hold_again(at);
@@ -301,6 +324,7 @@ impl Core {
         }
         finding.citations.dedup();
         self.tell_cause(&mut finding);
+        self.tell_growth(&mut finding);
         self.wires.figures.findings.fetch_add(1, Ordering::Relaxed);
         tracing::info!(rule = finding.rule, state = finding.state.as_str(), severity = %finding.severity, summary = finding.summary, "finding");
         let recorder = &self.wires.recorder;
@@ -348,24 +372,26 @@ impl Core {
             Some(Wanted::Pulse(_)) => self.asking.push((now.boot_ns, call)),
             Some(Wanted::Plan(p)) => {
                 let order = Order::PlanMount(p.mount.clone());
-                self.order(now, order, call);
+                self.order(now, order, false, call);
             }
             Some(Wanted::Apply(a)) => {
-                let order = Order::ApplyPlan(a.action_id.clone());
-                self.order(now, order, call);
+                let (order, over_brake) = (Order::ApplyPlan(a.action_id.clone()), a.override_brake);
+                self.order(now, order, over_brake, call);
             }
             Some(Wanted::Holds(set)) => self.on_holds(set.clone(), call),
+            Some(Wanted::Usage(ask)) => self.on_usage(ask.clone(), call),
             None => answer_error(call, "this agent's version does not know that command; upgrade it"),
         }
     }
 
-    fn order(&mut self, now: Moment, order: Order, call: CommandCall) {
+    fn order(&mut self, now: Moment, order: Order, over_brake: bool, call: CommandCall) {
         self.ordering.retain(|c| !c.reply.is_closed());
         if self.ordering.len() >= MAX_ORDERS {
             answer_error(call, "the node has as many orders under way as it takes at once; try again");
             return;
         }
-        let command = Command { id: call.command.id.clone(), actor: call.command.actor.clone(), order };
+        let (id, actor) = (call.command.id.clone(), call.command.actor.clone());
+        let command = Command { id, actor, order, over_brake };
         self.ordering.push(call);
         let steps = self.responder.on_command(command, now);
         self.carry_out(now, steps);
@@ -378,6 +404,15 @@ impl Core {
                 self.responder.on_survey(&mount, result.as_ref().map_err(Clone::clone), now)
             }
             Done::Applied(action) => self.responder.on_applied(*action, now),
+            Done::Aside(aside) => {
+                self.on_aside(aside);
+                Vec::new()
+            }
+            Done::Keep { body, seq } => {
+                // Whoever asked may have given up; what was kept is no harm.
+                let _ = seq.try_send(self.wires.recorder.push(Stream::Evidence, now, *body));
+                Vec::new()
+            }
             Done::Found { command, result } => self.responder.on_found(&command, result, now),
         };
         self.carry_out(now, steps);
@@ -459,49 +494,11 @@ impl Core {
                 Step::Find { command, path } => {
                     let _ = self.wires.jobs.send(Job::Find { command, path });
                 }
+                Step::Halt { action, why } => self.halt(action, why),
                 Step::NotHolding { mount, summary, action_id } => {
                     self.not_holding(at, &mount, summary, action_id)
                 }
                 Step::Answer { command, result } => self.answer(&command, result),
-            }
-        }
-    }
-
-    fn not_holding(&mut self, at: Moment, mount: &str, summary: String, action_id: String) {
-        let finding = Finding {
-            id: finding_id(mount, at),
-            rule: CLEANUP_NOT_HOLDING.to_owned(),
-            severity: Severity::High,
-            state: FindingState::Raised,
-            subject: Subject::new("mount", mount),
-            summary,
-            explanation: "Cleanups free space and something fills it again at once. Cleaning on would only destroy more; \
-                          the writer must be stopped or given room."
-                .to_owned(),
-            citations: Vec::new(),
-            facts: vec![Fact::new("last_action", action_id)],
-            raised_wall_ns: at.wall_ns,
-            pod: None,
-        };
-        self.not_holding.insert(mount.to_owned(), finding.clone());
-        self.say(at, finding);
-    }
-
-    /// Clears "cleanup is not holding" once the mount's own findings are over.
-    fn hold_again(&mut self, at: Moment) {
-        let active: Vec<String> = self
-            .detectors
-            .active()
-            .iter()
-            .filter(|f| f.subject.kind == "mount" && TRIGGERS.contains(&f.rule.as_str()))
-            .map(|f| f.subject.name.clone())
-            .collect();
-        let over: Vec<String> = self.not_holding.keys().filter(|m| !active.contains(m)).cloned().collect();
-        for mount in over {
-            if let Some(mut finding) = self.not_holding.remove(&mount) {
-                finding.state = FindingState::Cleared;
-                finding.summary = format!("{mount} has room again");
-                self.say(at, finding);
             }
         }
     }
@@ -531,6 +528,7 @@ impl Core {
         unable.extend(self.unable_parts.iter().chain(&self.kernel.unable).chain(&self.holds.unable).cloned());
         let kubelet = self.evictions.differs.iter().flatten();
         unable.extend(self.saving.iter().chain(&self.ballast.unable).chain(kubelet).cloned());
+        unable.extend(self.waiting_words(at));
         unable.extend(stats.failing.iter().map(|e| format!("write its journal: {e}")));
         self.count_now(at, &sample);
         let pulse = Pulse {
@@ -560,18 +558,6 @@ impl Core {
 fn answer_error(call: CommandCall, error: &str) {
     let id = call.command.id.clone();
     let _ = call.reply.send(wire::CommandResult { id, error: error.to_owned(), ..Default::default() });
-}
-
-/// An id from where and when; one mount has one such finding at a time.
-fn finding_id(mount: &str, at: Moment) -> String {
-    let digest: [u8; 32] = Sha256::new()
-        .chain_update(CLEANUP_NOT_HOLDING)
-        .chain_update(mount)
-        .chain_update(at.wall_ns.to_le_bytes())
-        .chain_update(at.boot_ns.to_le_bytes())
-        .finalize()
-        .into();
-    digest[..8].iter().fold("f-".to_owned(), |id, b| id + &format!("{b:02x}"))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! uplink ──┘    └─→ act (executor's keeper) ─→ executor  └─ commands ─→ core
 //! ```
 
+mod aside;
 mod external;
 mod reload;
 
@@ -28,16 +29,18 @@ use dogwatch::supervise::{Ended, Parts, Stop};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 
+use self::aside::{start_ballast, start_lookouts};
 use crate::act::aside::Aside;
+use crate::act::brake_line;
 use crate::act::hold::{HoldSet, NodeHold};
 use crate::act::hold_line::HoldLine;
+use crate::act::permit::{Gate, policy_hash};
 use crate::act::policy::Rules;
 use crate::act::respond::Respond;
-use crate::act::work::{self, Launch};
-use crate::ballast::{Ask, Keeper};
+use crate::act::witness::{PreserveBudget, Recorded, Witness};
+use crate::act::work::{self, Done, Job, Launch};
 use crate::config::{Config, EnrolBy};
-use crate::core::ballast::{LOOKS, marks};
-use crate::core::{Core, CoreConfig, Held, INBOX, Message, Wires};
+use crate::core::{BrakeWires, Core, CoreConfig, Held, INBOX, Message, Wires, follow_brake};
 use crate::detect::Detectors;
 use crate::enrol::{EnrolOptions, NodeIdentity, Renewal, TokenSource, ensure_enrolled};
 use crate::health::{Figures, Sources};
@@ -46,8 +49,8 @@ use crate::kubelet::Kubelet;
 use crate::record::{self, RecordConfig, Recorder};
 use crate::sample::{Roots, SampleOptions, Sampler, Thrift, Ticker, TickerStop};
 use crate::tail::{self, CHECKPOINT_FILE, CheckpointWriter, Journaled, Resume, TailConfig, Tailer};
+use crate::uplink::brake::{self, BrakeEnd};
 use crate::uplink::{Pulse, Uplink, UplinkConfig, UplinkStatus, jittered};
-use crate::usage::scout::{APART, Asker, scout};
 
 pub use reload::Started;
 
@@ -90,6 +93,8 @@ fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> RunError {
 /// What still runs on the runtime's threads when all parts have ended or were left behind gets this long; a read of a
 /// disk that does not answer must not keep the process.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+/// How long the core may take to give a record its seq: it never waits for a disk.
+const SEQ_WITHIN: Duration = Duration::from_secs(5);
 /// How long a held path may take to say where it lies: the start waits for it, and then holds everything.
 const HELD_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -154,15 +159,17 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         let (jobs_tx, jobs) = channel();
         let (pulse_tx, pulse) = watch::channel(None);
         let figures = Arc::new(Figures::default());
-        let holds = start_holds(launch.holds.clone(), &inbox_tx)?;
+        let holds_line = launch.holds.clone();
+        let holds = start_holds(holds_line.clone(), &inbox_tx, jobs_tx.clone())?;
 
         let ballast = start_ballast(&config, &inbox_tx)?;
         let executor_pid = children.executor.as_ref().ok().map(|e| e.ready().pid);
         let (done, unable) = (inbox_tx.clone(), inbox_tx.clone());
+        let witness = witness(&recorder, &inbox_tx, config.preserve);
         let worker = std::thread::Builder::new().name("act".to_owned()).spawn(move || {
             // The core ends only when the agent does.
             let done = |d| drop(done.send(Message::Done(d)));
-            work::run(&launch, children, &jobs, done, |u| drop(unable.send(Message::Unable(u))));
+            work::run(&launch, children, &jobs, witness, done, |u| drop(unable.send(Message::Unable(u))));
         })?;
 
         let (marks, tail_handle) = match &config.tail {
@@ -182,8 +189,20 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         };
         let detectors = Detectors::new(config.detect.clone(), config.node.clone(), opened.incarnation);
         let rules = Rules::new(config.policy.clone()).map_err(failed("the cleanup's patterns"))?;
+        let policy = policy_hash(&config.policy, &config.images, &config.detect.disk);
+        let gate = match config.collector {
+            None => Gate::open(config.node.clone(), policy),
+            Some(_) => {
+                let word = brake_line::read(&config.state_dir);
+                let now = clock::now().boot_ns;
+                Gate::new(config.node.clone(), policy, config.without_collector, word, now)
+            }
+        };
+        let (brake_end, brake_feed, outgoing) = brake::ends();
+        let line = brake_line::start(config.state_dir.clone(), holds_line)?;
+        parts.spawn("brake to core", follow_brake(brake_feed, inbox_tx.clone(), stop.clone()));
         let ids = Box::new(|| u64::from_le_bytes(first_8(random_16())));
-        let mut responder = Respond::new(rules, config.breaker, ids).with_images(config.images.mode);
+        let mut responder = Respond::new(rules, config.breaker, gate, ids).with_images(config.images.mode);
         responder.set_marks(config.detect.disk.clone());
         let core_config = CoreConfig { sample_every: config.sample_every, evidence_every: config.evidence_every };
         let wires = Wires {
@@ -192,9 +211,10 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
             jobs: jobs_tx,
             holds,
             ballast,
+            brake: BrakeWires { line, outgoing },
             marks,
             kernel_marks,
-            scout: start_scout(&roots, &inbox_tx)?,
+            lookouts: start_lookouts(&roots, config.rounds, &inbox_tx)?,
             pulse: pulse_tx,
             figures: figures.clone(),
         };
@@ -211,7 +231,7 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         let mode_tx = watch::Sender::new(config.policy.mode);
         let uplink = config.collector.as_ref().map(|collector| {
             let mode = mode_tx.subscribe();
-            start_uplink(&config, collector, public_key, &recorder, pulse, &inbox_tx, &mut parts, &stop, mode)
+            start_uplink(&config, collector, public_key, &recorder, pulse, &inbox_tx, &mut parts, &stop, mode, brake_end)
         });
         let outcome = Outcome::default();
         let told = reload::Told { inbox: inbox_tx.clone(), mode: mode_tx, outcome: outcome.clone() };
@@ -245,9 +265,24 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
     result
 }
 
+/// What keeps in the record what the executor is about to remove.
+fn witness(recorder: &Recorder, inbox: &SyncSender<Message>, budget: PreserveBudget) -> Arc<dyn Witness> {
+    let inbox = inbox.clone();
+    let push = Box::new(move |body| {
+        let (seq, given) = sync_channel(1);
+        inbox.send(Message::Done(Done::Keep { body: Box::new(body), seq })).ok()?;
+        given.recv_timeout(SEQ_WITHIN).ok()
+    });
+    Arc::new(Recorded::new(recorder.clone(), push, budget))
+}
+
 /// The thread that keeps what is held: it alone waits for the disk and the executor. The first that it says is what the
 /// last run kept, so that no plan is made without it.
-fn start_holds(line: HoldLine, inbox: &SyncSender<Message>) -> Result<Sender<Vec<NodeHold>>, RunError> {
+fn start_holds(
+    line: HoldLine,
+    inbox: &SyncSender<Message>,
+    jobs: Sender<Job>,
+) -> Result<Sender<Vec<NodeHold>>, RunError> {
     let (sets_tx, sets) = channel::<Vec<NodeHold>>();
     let inbox = inbox.clone();
     let aside = Aside::new(HELD_ANSWERS_WITHIN);
@@ -267,39 +302,18 @@ fn start_holds(line: HoldLine, inbox: &SyncSender<Message>) -> Result<Sender<Vec
             tracing::warn!(why, "on a full disk what is held may not outlast a restart");
         }
         while let Ok(set) = sets.recv() {
+            let before = line.now().set;
             let kept = line.keep(set);
+            // The thread that takes jobs lives as long as the agent.
+            if line.now().set != before {
+                let _ = jobs.send(Job::Aside);
+            }
             if inbox.send(held(&line, kept)).is_err() {
                 break;
             }
         }
     })?;
     Ok(sets_tx)
-}
-
-/// The thread that looks after the ballast: it alone waits for the state folder's disk. What is there, and what could not
-/// be taken, is said before anything else happens.
-fn start_ballast(config: &Config, inbox: &SyncSender<Message>) -> Result<Option<SyncSender<Ask>>, RunError> {
-    let (asks_tx, asks) = sync_channel(LOOKS);
-    let inbox = inbox.clone();
-    let (state, wanted, marks) = (config.state_dir.clone(), config.ballast, marks(&config.detect));
-    std::thread::Builder::new().name("ballast".to_owned()).spawn(move || {
-        let mut keeper = Keeper::open(&state, wanted, marks);
-        // The core ends only when the agent does.
-        if inbox.send(Message::Ballast(keeper.told())).is_ok() {
-            keeper.run(&asks, |told| inbox.send(Message::Ballast(told)).is_ok());
-        }
-    })?;
-    Ok(Some(asks_tx))
-}
-
-fn start_scout(roots: &Roots, inbox: &SyncSender<Message>) -> Result<Option<Asker>, RunError> {
-    let (asker, scout) = scout(roots.clone(), APART);
-    let inbox = inbox.clone();
-    // The core asks, and ends only when the agent does.
-    std::thread::Builder::new()
-        .name("scout".to_owned())
-        .spawn(move || scout.run(|answer| inbox.send(Message::Cause(Box::new(answer))).is_ok()))?;
-    Ok(Some(asker))
 }
 
 fn start_tail(
@@ -429,6 +443,7 @@ fn start_uplink(
     parts: &mut Parts,
     stop: &Stop,
     mode: watch::Receiver<CleanupMode>,
+    brake: BrakeEnd,
 ) -> watch::Receiver<UplinkStatus> {
     let (commands_tx, mut commands) = mpsc::channel(COMMAND_QUEUE);
     let inbox = inbox.clone();
@@ -453,8 +468,13 @@ fn start_uplink(
         token: config.enrol_by.clone().map(token_source),
         ..EnrolOptions::new(collector, config.node.clone(), config.state_dir.clone())
     };
-    let uplink_config =
-        UplinkConfig { collector: collector.to_owned(), signing_key, mode, pulse_every: config.pulse_every };
+    let uplink_config = UplinkConfig {
+        collector: collector.to_owned(),
+        signing_key,
+        mode,
+        pulse_every: config.pulse_every,
+        brake,
+    };
     let (status_tx, status) = watch::channel(UplinkStatus::default());
     let (recorder, stopping) = (recorder.clone(), stop.clone());
     let files = config.certificate.clone();

@@ -26,7 +26,7 @@ use rustix::io::Errno;
 use crate::act::hold_file::HOLDS_FILE;
 use crate::act::images::SEEN_FILE;
 use crate::act::images::child::IMAGES_FOLDER;
-use crate::act::policy::QUARANTINE;
+use crate::act::policy::{HELD, QUARANTINE};
 use crate::config::Config;
 use crate::{ballast, kmsg, tail};
 
@@ -93,6 +93,7 @@ fn uninstall(state: &Path, roots: &[&Path], dry_run: bool) -> Result<Report, Str
     }
     for root in roots {
         sweep.quarantine(&root.join(QUARANTINE));
+        sweep.quarantine(&root.join(HELD));
     }
     drop(locks);
     if sweep.unlisted > 0 {

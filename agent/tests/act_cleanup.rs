@@ -15,15 +15,17 @@ use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::{LoopFs, mount_tmpfs, run};
-use dogwatch::record::{Action, ActionState, CleanupMode, Hash, ObjectOutcome};
+use dogwatch::record::{Action, ActionState, CleanupMode, FileSeen, Hash, ObjectOutcome};
 use dogwatch_agent::act::executor::Enforcement;
 use dogwatch_agent::act::handle::{Executor, ExecutorError, look_after};
 use dogwatch_agent::act::hold_line::HoldLine;
 use dogwatch_agent::act::plan::{Allowance, Survey, Trigger, plan};
 use dogwatch_agent::act::policy::{Budgets, Policy, QUARANTINE, RootPolicy, Rules};
+use dogwatch_agent::act::witness::{Verdict, Witness};
 use sha2::{Digest, Sha256};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -43,9 +45,20 @@ fn policy(root: &Path) -> Policy {
     Policy { mode: CleanupMode::Auto, roots: vec![root], budgets: Budgets::default() }
 }
 
+/// Keeps whatever it is told.
+#[derive(Debug)]
+struct Kept;
+
+impl Witness for Kept {
+    fn keep(&self, _: FileSeen) -> Result<Verdict, String> {
+        Ok(Verdict::Kept)
+    }
+}
+
 fn spawn(policy: Policy) -> Executor {
     let program = Path::new(env!("CARGO_BIN_EXE_dogwatch-agent"));
-    let executor = Executor::spawn(program, &["executor".into()], policy, Path::new(STATE)).unwrap();
+    let mut executor = Executor::spawn(program, &["executor".into()], policy, Path::new(STATE)).unwrap();
+    executor.witnessed_by(Arc::new(Kept));
     executor.hold(&HoldLine::open(Path::new(STATE), Path::new("/")));
     executor
 }
@@ -527,8 +540,8 @@ fn the_executor_is_confined() {
         .unwrap()
         .map(|e| fs::read_link(e.unwrap().path()).unwrap())
         .collect();
-    // Its socket, null, stderr, the root and its quarantine.
-    assert_eq!(descriptors.len(), 5, "{descriptors:?}");
+    // Its socket, null, stderr, the root, its quarantine and its folder of held files.
+    assert_eq!(descriptors.len(), 6, "{descriptors:?}");
     let environment = fs::read(format!("/proc/{}/environ", ready.pid)).unwrap();
     assert_eq!(environment, b"");
 }

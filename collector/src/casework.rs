@@ -15,6 +15,7 @@ use dogwatch::record::{Body, Fact, Finding, FindingState, NodeName, Record, Seve
 use dogwatch::supervise::Stop;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use crate::brake::STOPPED_RULE;
 use crate::correlate::{Correlator, Policy};
 use crate::incident::Incident;
 use crate::nodes::Nodes;
@@ -35,7 +36,7 @@ const TOLD_TOGETHER: usize = 256;
 /// [`crate::say::LAST_PAUSE_NS`] while it lasts. After a restart nobody else remembers to clear it.
 const UNSAID: Duration = Duration::from_secs(30 * 60);
 /// Rules of findings that time does not clear: they state what was, not what goes on.
-const LASTING_RULES: [&str; 2] = [EQUIVOCATION_RULE, "signing-key-changed"];
+const LASTING_RULES: [&str; 3] = [EQUIVOCATION_RULE, "signing-key-changed", STOPPED_RULE];
 /// The rule of the finding that says that a node is silent.
 const SILENT_RULE: &str = "node-silent";
 /// How often silence and quiet are looked at.

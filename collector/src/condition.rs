@@ -70,6 +70,8 @@ pub struct Facts {
     pub ca_ends_wall_ns: Option<i64>,
     /// Refusals that are active: rule, how many findings, how often in all.
     pub refusals: Vec<(String, u64, u64)>,
+    /// Why nodes may not clean by themselves, if they may not, and whether something went wrong.
+    pub brake: Option<(String, bool)>,
     /// Asks that wait for casework, and the most that may.
     pub backlog: (usize, usize),
     /// Findings and actions that belong to no incident, at most as many as were looked for.
@@ -164,6 +166,7 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
     certificates(facts, &mut out);
     refusals(facts, &mut out);
     casework(facts, &mut out);
+    brake(facts, &mut out);
     nodes(facts, &mut out);
     gaps(facts, &mut out);
     // Stable: what is equally bad stays in the order of looking.
@@ -322,6 +325,25 @@ fn refusals(facts: &Facts, out: &mut Vec<Check>) {
         format!("callers are being refused: {}", told.join(", ")),
         "`dogwatch get findings --active` shows who, and what to do about each",
     ));
+}
+
+fn brake(facts: &Facts, out: &mut Vec<Check>) {
+    out.push(match &facts.brake {
+        None => own("brake", Severity::Info, "nodes may clean up as their modes say".to_owned(), ""),
+        Some((why, true)) => own(
+            "brake",
+            Severity::Critical,
+            why.clone(),
+            "look at the finding fleet-cleanup-stopped and what it cites, mend it, then `dogwatch brake release`; until then \
+             only people clean, with `dogwatch clean --override`",
+        ),
+        Some((why, false)) => own(
+            "brake",
+            Severity::High,
+            why.clone(),
+            "`dogwatch brake release` when they may go on; until then only people clean, with `dogwatch clean --override`",
+        ),
+    });
 }
 
 fn casework(facts: &Facts, out: &mut Vec<Check>) {

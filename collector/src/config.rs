@@ -11,6 +11,7 @@ use dogwatch::telemetry::{Format, level_of};
 
 use crate::admit::accounts::ServiceAccount;
 use crate::admit::ca::MAX_NODE_LIFETIME;
+use crate::brake;
 
 const MIB: u64 = 1024 * 1024;
 const GIB: u64 = 1024 * MIB;
@@ -47,6 +48,10 @@ pub struct Config {
     pub rejoin: Duration,
     /// How long a node may have no open stream before that is a finding.
     pub silent_after: Duration,
+    /// Whether an open incident of the topic `security` holds its nodes by itself.
+    pub hold_security: bool,
+    /// How many nodes may clean up by themselves at a time, and what that is watched for.
+    pub brake: brake::Settings,
     /// Log level or filter.
     pub log_level: String,
     /// How log lines look.
@@ -150,14 +155,16 @@ fn walk(root: &mut Section, state: PathBuf) -> Config {
         };
         [keep("urgent", 4 * GIB, 400), keep("evidence", 64 * GIB, 30), keep("recorder", 16 * GIB, 30)]
     });
-    let (quiet, rejoin, silent_after) = root.section("incidents", |s| {
+    let (quiet, rejoin, silent_after, hold_security) = root.section("incidents", |s| {
         let range = Duration::from_secs(1)..=DAY;
         (
             s.duration("quiet", Duration::from_secs(300), range.clone()),
             s.duration("rejoin", Duration::from_secs(900), range.clone()),
             s.duration("silent_after", Duration::from_secs(60), range),
+            s.flag("hold_security", true),
         )
     });
+    let brake = root.section("cleanup", |s| s.section("fleet", fleet));
     let (log_level, log_format) = root.section("log", |s| (level_of(s), s.parse("format", Format::Text)));
     Config {
         state_dir,
@@ -174,8 +181,23 @@ fn walk(root: &mut Section, state: PathBuf) -> Config {
         quiet,
         rejoin,
         silent_after,
+        hold_security,
+        brake,
         log_level,
         log_format,
+    }
+}
+
+fn fleet(s: &mut Section) -> brake::Settings {
+    let d = brake::Settings::default();
+    let second = Duration::from_secs(1);
+    brake::Settings {
+        max_nodes: s.number("max_nodes", d.max_nodes, 1..=brake::MAX_PLACES),
+        max_share: s.fraction("max_share", d.max_share),
+        watch: s.duration("watch", d.watch, second..=Duration::from_secs(3600)),
+        // Agents ask again every few seconds, and a busy one may miss some.
+        lease: s.duration("lease", d.lease, second * 15..=Duration::from_secs(600)),
+        canary_successes: s.number("canary_successes", d.canary_successes, 0..=1_000),
     }
 }
 

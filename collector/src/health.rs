@@ -16,6 +16,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Registry;
 
 use crate::admit::refusals::RefusalSender;
+use crate::brake::Handle as Brake;
 use crate::census::Census;
 use crate::incident::IncidentState;
 use crate::nodes::{Live, Nodes};
@@ -35,6 +36,8 @@ pub struct Sources {
     pub certificates: Certificates,
     /// What was asked.
     pub desk: Query,
+    /// Who may clean.
+    pub brake: Brake,
     /// What is open.
     pub census: Census,
     /// How the configuration was read last.
@@ -74,6 +77,7 @@ impl Collector for Sources {
         self.journals(&mut page)?;
         self.index(&mut page)?;
         self.findings(&mut page)?;
+        self.brake(&mut page)?;
         self.desk(&mut page)
     }
 }
@@ -186,6 +190,29 @@ impl Sources {
         page.counters("gaps", "Gaps that nodes said, by class of reason", gaps)?;
         let lost = classes().map(|c| ([("reason", c)], numbers.lost_records.get(c).copied().unwrap_or(0)));
         page.counters("lost_records", "Records that those gaps tell of, where nodes know their number", lost)
+    }
+
+    fn brake(&self, page: &mut Page<'_>) -> fmt::Result {
+        let view = self.brake.view().borrow().clone();
+        let flag = |b| f64::from(u8::from(b));
+        let states = [
+            ([("state", "open")], flag(!view.is_stopped())),
+            ([("state", "paused")], flag(view.paused)),
+            ([("state", "tripped")], flag(view.tripped)),
+        ];
+        page.gauges("cleanup_brake_state", "1 for each state that the fleet brake is in", states)?;
+        let figures = self.brake.figures();
+        let help = "Permits to clean that are out, those of nodes that are watched afterwards included";
+        page.gauge("cleanup_permits_out", help, figures.permits as f64)?;
+        page.gauge("cleanup_places", "Nodes that clean, or are watched afterwards", figures.places as f64)?;
+        page.gauge("cleanup_places_limit", "Nodes that may do so at a time", figures.limit as f64)?;
+        page.gauge("cleanup_waiting", "Cleanups that wait for a permit", figures.waiting as f64)?;
+        page.counter("cleanup_permits_granted", "Permits to clean given", figures.granted_total)?;
+        page.counter(
+            "cleanup_brake_tripped",
+            "Times that cleanups were stopped on all nodes because one went wrong, since the store began",
+            figures.tripped_total,
+        )
     }
 
     fn desk(&self, page: &mut Page<'_>) -> fmt::Result {

@@ -11,6 +11,8 @@
 //!
 //! Deliberately absent: what the records mean. The store tells the correlator what it committed.
 
+mod fleet;
+
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -35,11 +37,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::admit::gate::Gate;
+use crate::brake::Handle as Brake;
 use crate::keys::known_keys;
 use crate::ledger::JournalLedger;
 use crate::nodes::{Nodes, Session};
 use crate::say::{MAX_WHY_CHARS, Say};
 use crate::store::{CommitError, Committed, Handed, Store, Stored};
+use fleet::Link;
 
 /// Blocks of one call that wait for the disk.
 const BLOCKS_WAITING: usize = 64;
@@ -62,14 +66,15 @@ pub struct Ingest {
     gate: Gate,
     say: Say,
     stop: Stop,
+    brake: Brake,
     /// With an external CA there is no enrolment: the key of a node's first Hello counts from then on.
     first_keys: Option<Arc<JournalLedger>>,
 }
 
 impl Ingest {
     /// A service that commits to `store`; its calls end when `stop` is set, since agents never end them.
-    pub fn new(store: Store, nodes: Nodes, gate: Gate, say: Say, stop: Stop) -> Self {
-        Self { store, nodes, gate, say, stop, first_keys: None }
+    pub fn new(store: Store, nodes: Nodes, gate: Gate, say: Say, brake: Brake, stop: Stop) -> Self {
+        Self { store, nodes, gate, say, stop, brake, first_keys: None }
     }
 
     /// Remembers in `ledger` the signing key that a node of an external CA first comes with.
@@ -143,7 +148,8 @@ impl Ingest {
             .map_err(|e| Status::invalid_argument(format!("Hello.stream: {e}")))?;
         let keys = self.check_key(node, &hello).await?;
         let (order, kept) = named(&hello)?;
-        let welcome = self.welcome(node, stream, &order);
+        let mut link = (stream == Stream::Urgent && hello.knows_brake).then(|| Link::new(node, &self.brake));
+        let welcome = self.welcome(node, stream, &order, link.as_mut());
         hello.agent_version = hello.agent_version.chars().take(MAX_VERSION_CHARS).collect();
         send(sender, Down::Welcome(welcome)).await?;
         let mode = CleanupMode::try_from(hello.mode()).ok();
@@ -171,6 +177,7 @@ impl Ingest {
                     let answer: Answer = answer;
                     answer.send(self, &call).await?;
                 }
+                word = next_word(&mut link) => send(sender, word).await?,
                 Some(command) = next_command(&mut session) => send(sender, Down::Command(command)).await?,
                 message = messages.message(), if committing.len() < BLOCKS_WAITING => {
                     let Some(message) = message? else { break };
@@ -197,6 +204,8 @@ impl Ingest {
                         Some(Up::Pulse(pulse)) if stream == Stream::Urgent => {
                             self.nodes.pulse(node, pulse, clock::wall_ns());
                         }
+                        Some(Up::PermitAsk(ask)) if let Some(link) = &link => link.ask(ask)?,
+                        Some(Up::BrakeHeard(heard)) if link.is_some() => self.nodes.heard(node, heard.revision),
                         Some(Up::Result(result)) if stream == Stream::Urgent => self.nodes.answer(node, result),
                         _ => return Err(Status::invalid_argument("a message that this stream does not take")),
                     }
@@ -231,7 +240,13 @@ impl Ingest {
         )))
     }
 
-    fn welcome(&self, node: &NodeName, stream: Stream, incarnations: &[Incarnation]) -> wire::Welcome {
+    fn welcome(
+        &self,
+        node: &NodeName,
+        stream: Stream,
+        incarnations: &[Incarnation],
+        link: Option<&mut Link>,
+    ) -> wire::Welcome {
         let heads = self.store.heads(node, stream, incarnations);
         let cursors = incarnations
             .iter()
@@ -245,7 +260,7 @@ impl Ingest {
                 }
             })
             .collect();
-        wire::Welcome { cursors, max_block_bytes: MAX_BLOCK_BYTES as u32 }
+        wire::Welcome { cursors, max_block_bytes: MAX_BLOCK_BYTES as u32, brake: link.map(Link::welcome) }
     }
 
     /// Checks that a block is whole and the node's own.
@@ -396,6 +411,13 @@ async fn send(sender: &Sender, message: Down) -> Result<(), Status> {
         .send_timeout(Ok(wire::CollectorMessage { message: Some(message) }), SEND_TIMEOUT)
         .await
         .map_err(|_| Status::cancelled("the agent is gone, or takes no answers"))
+}
+
+async fn next_word(link: &mut Option<Link>) -> Down {
+    match link {
+        Some(link) => link.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn next_command(session: &mut Option<Session>) -> Option<wire::Command> {

@@ -7,6 +7,7 @@
 //! Deliberately absent: anything of the agent's.
 
 pub mod admit;
+pub mod brake;
 pub mod casework;
 pub mod census;
 pub mod cluster;

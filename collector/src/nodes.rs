@@ -35,6 +35,8 @@ pub struct Live {
     pub clock_ahead_ns: Option<i64>,
     /// What its agent said of itself when that changed last, as the store holds it.
     pub spoke: Option<Spoke>,
+    /// The newest state of the fleet brake that it said is in force there, on this connection.
+    pub brake_heard: Option<u64>,
     /// Since when it has been without a stream or a word; `None` while its urgent stream is open. Not by the wall clock,
     /// whose jumps would make every node silent at once.
     pub quiet_since: Option<Instant>,
@@ -149,6 +151,7 @@ impl Nodes {
         let entry = inner.nodes.entry(node.clone()).or_default();
         entry.live.connected = true;
         entry.live.quiet_since = None;
+        entry.live.brake_heard = None;
         entry.live.last_seen_wall_ns = now_wall_ns;
         entry.live.agent_version.clone_from(&hello.agent_version);
         entry.live.mode = mode;
@@ -164,6 +167,13 @@ impl Nodes {
             if let Some(since) = &mut entry.live.quiet_since {
                 *since = Instant::now();
             }
+        }
+    }
+
+    /// Notes which state of the fleet brake a node has in force.
+    pub fn heard(&self, node: &NodeName, revision: u64) {
+        if let Some(entry) = self.lock().nodes.get_mut(node) {
+            entry.live.brake_heard = Some(revision);
         }
     }
 

@@ -3,6 +3,7 @@
 //! Answers come from the store; only "connected", "last seen" and figures of now come from the live nodes. Rows become
 //! messages here and nowhere else. Each subject has a file of its own; here is who may ask, and where it is counted.
 
+mod brake;
 mod choice;
 mod counts;
 mod events;
@@ -29,6 +30,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tonic::{Request, Response, Status};
 
 use crate::admit::gate::Gate;
+use crate::brake::Handle as Brake;
 use crate::casework::{Ask, Deed};
 use crate::holds::Holds;
 use crate::nodes::Nodes;
@@ -46,6 +48,7 @@ pub struct Query {
     gate: Gate,
     asks: mpsc::Sender<Ask>,
     holds: Holds,
+    brake: Brake,
     certificates: Certificates,
     stop: Stop,
     started_wall_ns: i64,
@@ -64,12 +67,14 @@ type Rows<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Query {
     /// A desk over `store` and the live `nodes`. Watches end when `stop` is set, since watchers never end them.
+    #[expect(clippy::too_many_arguments, reason = "it connects everything that people may ask, once")]
     pub fn new(
         store: Store,
         nodes: Nodes,
         gate: Gate,
         asks: mpsc::Sender<Ask>,
         holds: Holds,
+        brake: Brake,
         certificates: Certificates,
         stop: Stop,
     ) -> Self {
@@ -79,6 +84,7 @@ impl Query {
             gate,
             asks,
             holds,
+            brake,
             certificates,
             stop,
             started_wall_ns: clock::wall_ns(),
@@ -124,6 +130,7 @@ impl Desk for Query {
     type WatchStream = Rows<wire::WatchEvent>;
     type GetSamplesStream = Rows<wire::SampleRow>;
     type TimelineStream = Rows<wire::TimelineEntry>;
+    type GetPreservedStream = Rows<wire::FileSeen>;
 
     async fn get_nodes(
         &self,
@@ -182,6 +189,20 @@ impl Desk for Query {
         self.counts.note(
             "get_samples",
             async { Ok(Response::new(self.sample_rows(self.asked(request)?).await?)) }.await,
+        )
+    }
+
+    async fn get_preserved(
+        &self,
+        request: Request<wire::GetPreservedRequest>,
+    ) -> Result<Response<Self::GetPreservedStream>, Status> {
+        self.counts.note(
+            "get_preserved",
+            async {
+                self.person(&request, Role::Responder)?;
+                Ok(Response::new(self.preserved(request.into_inner()).await?))
+            }
+            .await,
         )
     }
 
@@ -272,6 +293,27 @@ impl Desk for Query {
         request: Request<wire::GetHoldsRequest>,
     ) -> Result<Response<wire::GetHoldsResponse>, Status> {
         self.counts.note("get_holds", self.holds_listed(request).await)
+    }
+
+    async fn get_brake(
+        &self,
+        request: Request<wire::GetBrakeRequest>,
+    ) -> Result<Response<wire::FleetBrake>, Status> {
+        self.counts.note("get_brake", self.brake_shown(request).await)
+    }
+
+    async fn set_brake(
+        &self,
+        request: Request<wire::SetBrakeRequest>,
+    ) -> Result<Response<wire::FleetBrake>, Status> {
+        self.counts.note("set_brake", self.brake_set(request).await)
+    }
+
+    async fn get_usage(
+        &self,
+        request: Request<wire::GetUsageRequest>,
+    ) -> Result<Response<wire::UsageReport>, Status> {
+        self.counts.note("get_usage", self.usage_told(request).await)
     }
 
     async fn get_status(

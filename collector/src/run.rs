@@ -26,6 +26,7 @@ use crate::admit::enrol::EnrolmentService;
 use crate::admit::gate::Gate;
 use crate::admit::refusals::{Refusal, RefusalSender, Refusals, refusal_queue};
 use crate::admit::tokens::TokenStore;
+use crate::brake;
 use crate::casework::{ASK_QUEUE, Casework, Tuning};
 use crate::census::Census;
 use crate::cluster::Cluster;
@@ -190,17 +191,28 @@ pub async fn run(config: Config, started: Started, stop: Stop) -> Result<(), Run
         let (audience, account) = (c.audience.clone(), c.service_account.clone());
         enrolment = enrolment.with_accounts(Accounts::new(Box::new(cluster), audience, account));
     }
-    let mut ingest = Ingest::new(store.clone(), nodes.clone(), gate.clone(), say.clone(), stop.clone());
+    let (fleet, brake) = brake::Keeper::open(store.clone(), nodes.clone(), say.clone(), config.brake)
+        .await
+        .map_err(failed("taking up the fleet brake"))?;
+    let mut ingest =
+        Ingest::new(store.clone(), nodes.clone(), gate.clone(), say.clone(), brake.clone(), stop.clone());
     if ca.is_none() {
         ingest = ingest.with_first_keys(ledger);
     }
     let certificates =
         Certificates { tls: tls.clone(), ca_ends_wall_ns: ca.as_ref().map(|ca| ca.not_after_wall_ns()) };
-    let (keeper, holds) = Keeper::open(store.clone(), nodes.clone(), asks.clone(), say.clone())
-        .await
-        .map_err(failed("taking up holds"))?;
-    let desk =
-        Query::new(store.clone(), nodes.clone(), gate, asks, holds, certificates.clone(), stop.clone());
+    let opening = Keeper::open(store.clone(), nodes.clone(), asks.clone(), say.clone(), config.hold_security);
+    let (keeper, holds) = opening.await.map_err(failed("taking up holds"))?;
+    let desk = Query::new(
+        store.clone(),
+        nodes.clone(),
+        gate,
+        asks,
+        holds,
+        brake.clone(),
+        certificates.clone(),
+        stop.clone(),
+    );
     let census = Census::default();
     let outcome = Outcome::default();
     let health = crate::health::build(crate::health::Sources {
@@ -209,6 +221,7 @@ pub async fn run(config: Config, started: Started, stop: Stop) -> Result<(), Run
         refusals: refusals.clone(),
         certificates,
         desk: desk.clone(),
+        brake,
         census: census.clone(),
         reload: outcome.clone(),
     });
@@ -216,6 +229,7 @@ pub async fn run(config: Config, started: Started, stop: Stop) -> Result<(), Run
     let mut parts = Parts::new(stop.clone());
     parts.spawn("casework", casework.run(stop.clone()));
     parts.spawn("holds", keeper.run(stop.clone()));
+    parts.spawn("fleet brake", fleet.run(stop.clone()));
     parts.spawn(
         "configuration",
         reload::follow(started, config.clone(), tuning, outcome, watcher, stop.clone()),

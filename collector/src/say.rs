@@ -220,6 +220,26 @@ impl Say {
 }
 
 impl Say {
+    /// A security incident should hold its nodes and cannot.
+    pub fn unguarded(&self, incident: &str, why: &str) {
+        let subject = Subject::new("incident", incident);
+        let why: String = why.chars().take(MAX_WHY_CHARS).collect();
+        let finding = Finding {
+            id: lasting_id("security-not-held", &subject),
+            ..make(
+                "security-not-held",
+                Severity::High,
+                subject,
+                format!("{incident} does not hold its nodes: {why}"),
+                "An open security incident holds what its nodes have on disk by itself. It could not, and a cleanup that is \
+                 due would remove old logs there. Hold them: `dogwatch hold add --incident ID --reason …`."
+                    .to_owned(),
+                vec![Fact::new("incident", incident)],
+            )
+        };
+        self.notice(None, finding, clock::wall_ns());
+    }
+
     /// What somebody holds keeps a journal from letting go what is old, and it has grown beyond its limit.
     pub fn outgrown(&self, stream: Stream, held_by: &str, segments: usize, refusing: Option<&str>) {
         let subject = Subject::new("journal", stream.as_str());

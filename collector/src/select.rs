@@ -137,7 +137,7 @@ impl Select {
                 self.has_rule(l.rules.iter().map(String::as_str)) && self.has_pod(Some(node), pod_of_line(l))
             }
             Body::Gap(g) => pod_alone(pod_of_path(Path::new(&g.source))),
-            Body::Action(_) | Body::Sample(_) | Body::Note(_) => pod_alone(None),
+            Body::Action(_) | Body::Sample(_) | Body::Note(_) | Body::File(_) => pod_alone(None),
         };
         chosen && self.has_node(Some(node)) && self.has_severity(severity)
     }

@@ -30,6 +30,7 @@ pub fn source(record: &Record) -> Cow<'_, str> {
         Body::Action(a) => format!("mount {}", a.mount).into(),
         Body::Gap(g) => g.source.as_str().into(),
         Body::Note(_) => "agent".into(),
+        Body::File(_) => "executor".into(),
     }
 }
 
@@ -42,6 +43,7 @@ pub fn message(record: &Record) -> Cow<'_, str> {
         Body::Action(a) => action(a).into(),
         Body::Gap(g) => gap(g).into(),
         Body::Note(n) => n.as_str().into(),
+        Body::File(f) => f.to_string().into(),
     }
 }
 

@@ -210,6 +210,9 @@ fn action() -> Action {
             digest_partial: true,
             image: None,
             cut: None,
+            atime_ns: None,
+            btime_ns: None,
+            preserved_bytes: None,
         }],
         refused: vec![
             Refusal { path: Some(path), reason: "open".to_owned() },

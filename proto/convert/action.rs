@@ -95,6 +95,9 @@ impl From<&PlannedObject> for wire::PlannedObject {
             digest_partial: o.digest_partial,
             image: o.image.as_deref().map(Into::into),
             cut: o.cut.as_ref().map(Into::into),
+            atime_ns: o.atime_ns,
+            btime_ns: o.btime_ns,
+            preserved_bytes: o.preserved_bytes,
         }
     }
 }
@@ -126,6 +129,9 @@ impl TryFrom<wire::PlannedObject> for PlannedObject {
             digest_partial: o.digest_partial,
             cut: o.cut.map(Cut::try_from).transpose()?,
             image: o.image.map(|i| PlannedImage::try_from(i).map(Box::new)).transpose()?,
+            atime_ns: o.atime_ns,
+            btime_ns: o.btime_ns,
+            preserved_bytes: o.preserved_bytes,
         })
     }
 }

@@ -32,6 +32,7 @@ impl From<&Body> for wire::record::Body {
             Body::Action(a) => Self::Action(a.as_ref().into()),
             Body::Gap(g) => Self::Gap(g.into()),
             Body::Note(text) => Self::Note(wire::Note { text: text.clone() }),
+            Body::File(f) => Self::File(f.as_ref().into()),
         }
     }
 }
@@ -47,6 +48,7 @@ impl TryFrom<wire::record::Body> for Body {
             W::Action(a) => Self::Action(Box::new(a.try_into().map_err(|e: Refused| e.within("action"))?)),
             W::Gap(g) => Self::Gap(g.try_into().map_err(|e: Refused| e.within("gap"))?),
             W::Note(n) => Self::Note(text("note.text", n.text)?),
+            W::File(f) => Self::File(Box::new(f.try_into().map_err(|e: Refused| e.within("file"))?)),
         })
     }
 }

@@ -266,7 +266,12 @@ fn object() -> impl Strategy<Value = PlannedObject> {
         (text(), text()),
         select(vec![Pending, Removed, Skipped, Failed, Cut]),
         of(hash()),
-        (any::<bool>(), of(image()), of((any::<u32>(), 1..u32::MAX, vec(any::<u8>(), 0..64)))),
+        (
+            any::<bool>(),
+            of(image()),
+            of((any::<u32>(), 1..u32::MAX, vec(any::<u8>(), 0..64))),
+            (of(any::<i64>()), of(any::<i64>()), of(any::<u64>())),
+        ),
     )
         .prop_map(
             |(
@@ -277,7 +282,7 @@ fn object() -> impl Strategy<Value = PlannedObject> {
                 (cleaner, why_safe),
                 outcome,
                 sha256,
-                (digest_partial, image, cut),
+                (digest_partial, image, cut, rest),
             )| {
                 PlannedObject {
                     path,
@@ -303,6 +308,9 @@ fn object() -> impl Strategy<Value = PlannedObject> {
                         to: u64::from(from) + u64::from(length),
                         tail,
                     }),
+                    atime_ns: rest.0,
+                    btime_ns: rest.1,
+                    preserved_bytes: rest.2,
                 }
             },
         )
@@ -391,6 +399,24 @@ fn gap() -> impl Strategy<Value = Gap> {
     )
 }
 
+fn file() -> impl Strategy<Value = FileSeen> {
+    let piece = (path(), any::<[u64; 4]>(), 0..=MAX_PIECE_BYTES as u64, vec(any::<u8>(), 0..64));
+    let content = piece.prop_map(|(path, [device, inode, offset, size_bytes], length, zstd)| FileContent {
+        path,
+        device,
+        inode,
+        offset,
+        length,
+        size_bytes,
+        zstd,
+    });
+    (text(), vec(object(), 0..4), of(content)).prop_map(|(cause, objects, content)| FileSeen {
+        cause,
+        objects,
+        content,
+    })
+}
+
 pub(crate) fn body() -> impl Strategy<Value = Body> {
     prop_oneof![
         sample().prop_map(|s| Body::Sample(Box::new(s))),
@@ -399,6 +425,7 @@ pub(crate) fn body() -> impl Strategy<Value = Body> {
         action().prop_map(|a| Body::Action(Box::new(a))),
         gap().prop_map(Body::Gap),
         text().prop_map(Body::Note),
+        file().prop_map(|f| Body::File(Box::new(f))),
     ]
 }
 

@@ -148,6 +148,12 @@ pub struct PlannedObject {
     pub image: Option<Box<PlannedImage>>,
     /// Where the object stays and only loses content; `sha256` is then of that content, taken when it was planned.
     pub cut: Option<Cut>,
+    /// Access time, wall ns; `None` where the filesystem does not say. Looking at it here does not change it.
+    pub atime_ns: Option<i64>,
+    /// Time of birth, wall ns; `None` where the filesystem does not say.
+    pub btime_ns: Option<i64>,
+    /// How many bytes of its content, which is all of it, are kept in records of kind `file`; `None`: not kept.
+    pub preserved_bytes: Option<u64>,
 }
 
 /// A container image as an object of a plan.

@@ -190,6 +190,7 @@ fn send(
         mode: wire::CleanupMode::Plan.into(),
         signing_key: signing_key.to_vec().into(),
         kept: Vec::new(),
+        knows_brake: false,
     };
     async move {
         let channel = tls.endpoint(&address)?.connect_with_connector(tls.clone()).await?;
@@ -214,7 +215,9 @@ fn send(
             let answer = tokio::time::timeout(PATIENCE, answers.message()).await??;
             match answer.and_then(|m| m.message) {
                 Some(Down::Ack(ack)) if ack.last_seq >= wanted => break,
-                Some(Down::Ack(_) | Down::Command(_) | Down::Welcome(_)) => {}
+                Some(
+                    Down::Ack(_) | Down::Command(_) | Down::Welcome(_) | Down::Brake(_) | Down::Permit(_),
+                ) => {}
                 Some(Down::Nack(nack)) => bail!("a block was refused: {nack:?}"),
                 None => bail!("the collector ended the stream before everything was acked"),
             }

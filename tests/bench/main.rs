@@ -1,7 +1,7 @@
 //! `dogwatch-bench`: the figures that the project promises, each measured beside its peer or limit in the same run.
 //!
 //! ```text
-//! cargo run --release -p dogwatch-e2e --bin dogwatch-bench -- [all|idle|tail|ingest|recovery|crossing]…
+//! cargo run --release -p dogwatch-e2e --bin dogwatch-bench -- [all|idle|tail|ingest|recovery|crossing|usage]…
 //! ```
 //! Daemons are this very program started again (`agent`, `collector`), so that what is measured is the shipped code
 //! as built here; so are the peers (`bare`, `sink`), so that their CPU time can be told apart.
@@ -24,6 +24,7 @@ mod sealed;
 mod sink;
 mod table;
 mod tail;
+mod usage;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -34,12 +35,13 @@ use table::Table;
 /// A benchmark: its name, and what measures.
 type Bench = (&'static str, fn(&mut Table) -> Result<()>);
 
-const BENCHES: [Bench; 5] = [
+const BENCHES: [Bench; 6] = [
     ("tail", tail::measure),
     ("ingest", ingest::measure),
     ("recovery", recovery::measure),
     ("crossing", crossing::measure),
     ("idle", idle::measure),
+    ("usage", usage::measure),
 ];
 
 fn main() -> ExitCode {

@@ -75,6 +75,12 @@ impl Running {
         self.child.stdout.take()
     }
 
+    /// Sends it `signal`.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.child.id())?).context("a process id")?;
+        kill_process(pid, signal).with_context(|| format!("sending {signal:?}"))
+    }
+
     /// Kills it without any warning.
     pub(crate) fn kill(mut self) {
         // It may be gone already.

@@ -145,7 +145,11 @@ impl Scene {
 
     fn apply(&self, plan: &wire::Action) -> wire::Action {
         let mut desk = self.desk("ada");
-        let ask = wire::ApplyRequest { node: "node-a".to_owned(), action_id: plan.id.clone() };
+        let ask = wire::ApplyRequest {
+            node: "node-a".to_owned(),
+            action_id: plan.id.clone(),
+            override_brake: false,
+        };
         self.runtime.block_on(desk.apply(ask)).unwrap().into_inner().action.unwrap()
     }
 }

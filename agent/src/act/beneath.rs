@@ -28,6 +28,8 @@ pub(super) struct Facts {
     pub(super) ctime_ns: i64,
     /// When it was last read, as far as the mount keeps that.
     pub(super) atime_ns: i64,
+    /// Birth, where the filesystem says it.
+    pub(super) btime_ns: Option<i64>,
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) mode: u32,
@@ -41,6 +43,7 @@ pub(super) struct Facts {
 impl Facts {
     fn from_statx(s: &rustix::fs::Statx) -> Self {
         let ns = |sec: i64, nsec: u32| sec.saturating_mul(1_000_000_000).saturating_add(i64::from(nsec));
+        let has = |what: StatxFlags| s.stx_mask & what.bits() != 0;
         Self {
             kind: FileType::from_raw_mode(u32::from(s.stx_mode)),
             device: rustix::fs::makedev(s.stx_dev_major, s.stx_dev_minor),
@@ -50,12 +53,13 @@ impl Facts {
             mtime_ns: ns(s.stx_mtime.tv_sec, s.stx_mtime.tv_nsec),
             ctime_ns: ns(s.stx_ctime.tv_sec, s.stx_ctime.tv_nsec),
             atime_ns: ns(s.stx_atime.tv_sec, s.stx_atime.tv_nsec),
+            btime_ns: has(StatxFlags::BTIME).then(|| ns(s.stx_btime.tv_sec, s.stx_btime.tv_nsec)),
             uid: s.stx_uid,
             gid: s.stx_gid,
             mode: u32::from(s.stx_mode),
             links: u64::from(s.stx_nlink),
             pinned: s.stx_attributes.intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND),
-            mount_id: (s.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(s.stx_mnt_id),
+            mount_id: has(StatxFlags::MNT_ID).then_some(s.stx_mnt_id),
         }
     }
 
@@ -89,7 +93,7 @@ pub(super) fn facts_at(folder: impl AsFd, name: impl rustix::path::Arg) -> Resul
 }
 
 fn mask() -> StatxFlags {
-    StatxFlags::BASIC_STATS | StatxFlags::MNT_ID
+    StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID
 }
 
 /// Whether this kernel (and any filter around this process) lets us use `openat2`.

@@ -5,34 +5,41 @@
 //!
 //! Deliberately absent: the socket, confinement (`executor`), and the removal of one object (`remove`).
 
+mod batch;
+mod ledger;
+
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use dogwatch::record::{Action, ActionState, CleanupMode, ObjectOutcome, Refusal, Unexplained};
+use dogwatch::record::{
+    Action, ActionState, CleanupMode, FileContent, FileSeen, ObjectOutcome, Refusal, Unexplained,
+};
 
+use self::batch::{Batch, Ready, Waiting};
+use self::ledger::Ledger;
 use super::beneath;
 use super::confine::Reach;
 use super::cut::cut;
 use super::executor::RootStatus;
+use super::held_links::{Contents, HeldAside, sweep};
 use super::hold::{Hold, HoldSet, holder_of};
 use super::hold_line::HeldNow;
 use super::plan::{Survey, bounded};
 use super::pods_here::Pods;
-use super::policy::{Budgets, MAX_OBJECTS, MAX_ROOTS, NODE_ACTOR, Policy, ROOT_OFF, Rules};
+use super::policy::{MAX_OBJECTS, MAX_ROOTS, NODE_ACTOR, Policy, ROOT_OFF, Rules};
 use super::quarantine::{Leftover, Root};
-use super::remove::{Hooks, Left, Place, Removed, Sibling, remove};
+use super::remove::{Hooks, Keep, Left, Place, Removed, Sibling, prepare, take};
 use super::survey::survey;
 use super::vet::Neighbours;
+use super::witness::Verdict;
 use super::words;
 
 /// Longest that one action may take; what is left then is skipped.
 const MAX_APPLY: Duration = Duration::from_secs(120);
-/// The span of the hourly budgets.
-const HOUR: Duration = Duration::from_secs(3_600);
 /// How long to wait for a filesystem that frees in the background (XFS, btrfs, ZFS, F2FS).
 const MAX_SETTLE: Duration = Duration::from_secs(1);
 /// Between two looks at such a filesystem.
@@ -47,6 +54,7 @@ pub(super) struct Cleaner {
     pub(super) unable: Option<String>,
     ledger: Ledger,
     held: RefCell<Held>,
+    contents: Contents,
     pub(super) hooks: Hooks,
 }
 
@@ -62,8 +70,26 @@ impl Held {
     }
 }
 
-/// What came in the midst of an action: what is held from now on, or why to stop.
-pub(super) type News<'n> = &'n dyn Fn() -> Result<Option<HeldNow>, String>;
+/// The agent, in the midst of an action.
+pub(super) trait Parent {
+    /// What is held from now on, where something came, or why to stop.
+    fn news(&self) -> Result<Option<HeldNow>, String>;
+
+    /// Has `seen` made durable; without that nothing of it goes.
+    fn witness(&self, seen: FileSeen) -> Result<Verdict, String>;
+}
+
+/// What news a test has; it keeps whatever it is told.
+#[cfg(test)]
+impl<F: Fn() -> Result<Option<HeldNow>, String>> Parent for F {
+    fn news(&self) -> Result<Option<HeldNow>, String> {
+        self()
+    }
+
+    fn witness(&self, _: FileSeen) -> Result<Verdict, String> {
+        Ok(Verdict::Kept)
+    }
+}
 
 impl Cleaner {
     /// Opens every root that the policy may have; the others are told with the reason.
@@ -109,7 +135,18 @@ impl Cleaner {
         let ledger = Ledger::default();
         let set = HoldSet::Unknown("the executor was not told yet".to_owned());
         let held = RefCell::new(Held::new(HeldNow { set, host_root: "/".into() }));
-        (Self { rules, roots, unable, ledger, held, hooks: Hooks::default() }, told)
+        (
+            Self {
+                rules,
+                roots,
+                unable,
+                ledger,
+                held,
+                contents: Contents::default(),
+                hooks: Hooks::default(),
+            },
+            told,
+        )
     }
 
     /// What the executor needs within its reach.
@@ -145,9 +182,24 @@ impl Cleaner {
         }
     }
 
+    /// Links aside what is held, and where `may_release`, lets go of what is not any more. Nothing while nobody can tell
+    /// what is held.
+    pub(super) fn keep_aside(&mut self, may_release: bool, parent: &dyn Parent) -> Vec<HeldAside> {
+        let fresh = Held::new(self.held.borrow().now.clone());
+        self.held.replace(fresh);
+        let held = self.held.borrow();
+        let HoldSet::Known(holds) = &held.now.set else { return Vec::new() };
+        sweep(&self.roots, (holds, &held.places), may_release, &mut self.contents, parent)
+    }
+
     /// Carries out `action` as far as the policy lets it, and says what became of each object. `clock` is the node's
-    /// wall clock; `news` is asked before each object, and once more before it is moved.
-    pub(super) fn apply(&mut self, mut action: Action, clock: &dyn Fn() -> i64, news: News<'_>) -> Action {
+    /// wall clock; `parent` is asked before each object, and once more before it is moved.
+    pub(super) fn apply(
+        &mut self,
+        mut action: Action,
+        clock: &dyn Fn() -> i64,
+        parent: &dyn Parent,
+    ) -> Action {
         let root = match self.admit(&action, clock()) {
             Ok(root) => root,
             Err(why) => {
@@ -162,14 +214,23 @@ impl Cleaner {
         let began = Instant::now();
         let before = self.space(root);
         let mut run = Run::default();
+        let mut batch = Batch::default();
         for at in 0..action.objects.len() {
-            let removal = if began.elapsed() > MAX_APPLY {
+            if batch.is_full(&action.objects[at]) {
+                self.take_all(&mut action, std::mem::take(&mut batch), parent, &mut run);
+            }
+            let prepared = if began.elapsed() > MAX_APPLY {
                 Err(Left::Skipped(format!("the action took longer than {} s", MAX_APPLY.as_secs())))
             } else {
-                self.one(&action, at, clock(), news, &mut run)
+                self.look_at(&action, at, clock(), parent, &mut run)
             };
-            run.note(&mut action, at, removal);
+            match prepared {
+                Ok(Ready::Waits(waiting)) => batch.push(waiting),
+                Ok(Ready::Cut(bytes)) => run.note(&mut action, at, Ok(Gone::Cut(bytes))),
+                Err(left) => run.note(&mut action, at, Err(left)),
+            }
         }
+        self.take_all(&mut action, batch, parent, &mut run);
         let after = self.settled(root, before, run.freed_bytes);
         action.state = ActionState::Done;
         action.freed_bytes = Some(run.freed_bytes);
@@ -199,22 +260,18 @@ impl Cleaner {
         self.roots.iter().position(usable).ok_or_else(|| "no usable root lies on its filesystem".to_owned())
     }
 
-    fn one(
+    /// Claims and digests an object, and has its content kept where its root's policy says so.
+    fn look_at(
         &mut self,
         action: &Action,
         at: usize,
         now_wall_ns: i64,
-        news: News<'_>,
+        parent: &dyn Parent,
         run: &mut Run,
-    ) -> Result<Gone, Left> {
+    ) -> Result<Ready, Left> {
         let object = &action.objects[at];
         let held = &self.held;
-        let last_word = || {
-            if let Some(now) = news()? {
-                held.replace(Held::new(now));
-            }
-            holder_of(&held.borrow().places, &object.path).map_or(Ok(()), |hold| Err(hold.said()))
-        };
+        let last_word = || last_word(held, parent, &object.path);
         last_word().map_err(Left::Skipped)?;
         let Some((index, relative)) = self.rules.root_for(&object.path, &object.cleaner) else {
             return Err(Left::Skipped("it lies outside every cleanup root".to_owned()));
@@ -249,21 +306,68 @@ impl Cleaner {
                 .or_insert_with(|| Rc::new(Neighbours::read(rules, root, folder, fd)))
                 .clone()
         };
-        let hooks = &mut self.hooks;
-        let gone = if rules.kind().cuts() {
-            cut(&place, object, now_wall_ns, &mut neighbours, hooks).map(Gone::Cut)
-        } else if object.cut.is_some() {
-            Err(Left::Skipped("its root removes, and the plan would cut".to_owned()))
-        } else {
-            remove(&place, &expected, now_wall_ns, &mut neighbours, hooks).map(Gone::Removed)
-        };
-        if let Ok(gone) = &gone {
-            self.ledger.note(index, gone.bytes());
-            let spent = run.by_root.entry(index).or_default();
-            spent.0 += 1;
-            spent.1 = spent.1.saturating_add(gone.bytes());
+        // What a cut takes is in the plan, digest and tail: that record is durable.
+        if rules.kind().cuts() {
+            let bytes = cut(&place, object, now_wall_ns, &mut neighbours, &mut self.hooks)?;
+            self.spend(run, index, bytes);
+            return Ok(Ready::Cut(bytes));
         }
-        gone
+        if object.cut.is_some() {
+            return Err(Left::Skipped("its root removes, and the plan would cut".to_owned()));
+        }
+        let mut keep = |offset: u64, piece: &[u8]| {
+            let content = FileContent::compress(&expected, offset, piece).map_err(|e| e.to_string())?;
+            parent.witness(FileSeen { cause: action.id.clone(), objects: Vec::new(), content: Some(content) })
+        };
+        let keep: Option<Keep<'_>> = if rules.policy.preserve { Some(&mut keep) } else { None };
+        let prepared = prepare(&place, &expected, now_wall_ns, &mut neighbours, keep, &mut self.hooks)?;
+        Ok(Ready::Waits(Waiting { at, index, expected, sibling, prepared }))
+    }
+
+    /// Has what was seen made durable, and then removes it.
+    fn take_all(&mut self, action: &mut Action, batch: Batch, parent: &dyn Parent, run: &mut Run) {
+        if batch.waiting.is_empty() {
+            return;
+        }
+        let objects = batch.waiting.iter().map(Waiting::seen).collect();
+        let seen = FileSeen { cause: action.id.clone(), objects, content: None };
+        let kept = parent.witness(seen);
+        for waiting in batch.waiting {
+            let at = waiting.at;
+            let removal = match &kept {
+                Ok(_) => self.take(waiting, parent, run),
+                Err(why) => Err(Left::Skipped(format!("what would go could not be recorded before: {why}"))),
+            };
+            run.note(action, at, removal.map(Gone::Removed));
+        }
+    }
+
+    fn take(&mut self, waiting: Waiting, parent: &dyn Parent, run: &mut Run) -> Result<Removed, Left> {
+        let Waiting { index, expected: object, sibling, prepared, .. } = waiting;
+        if let Err(why) = self.ledger.allows(&self.rules, run, index, object.allocated_bytes) {
+            return Err(Left::Skipped(why));
+        }
+        let held = &self.held;
+        let last_word = || last_word(held, parent, &object.path);
+        let relative = self.rules.root_for(&object.path, &object.cleaner).map(|(_, relative)| relative);
+        let (Some(root), Some(relative)) = (&self.roots[index], relative) else {
+            return Err(Left::Skipped("its root cannot be used".to_owned()));
+        };
+        let rules = &self.rules.roots()[index];
+        let place = Place { rules, root, relative, sibling, last_word: &last_word };
+        let removal = take(&place, &object, prepared, &mut self.hooks);
+        if let Ok(removed) = &removal {
+            self.spend(run, index, removed.after.allocated_bytes);
+        }
+        removal
+    }
+
+    /// Counts an object of a root against the budgets.
+    fn spend(&mut self, run: &mut Run, index: usize, bytes: u64) {
+        self.ledger.note(index, bytes);
+        let spent = run.by_root.entry(index).or_default();
+        spent.0 += 1;
+        spent.1 = spent.1.saturating_add(bytes);
     }
 
     fn space(&self, root: usize) -> Option<Space> {
@@ -290,6 +394,14 @@ impl Cleaner {
     }
 }
 
+/// Whether the object at `path` may still go, by what is held now.
+fn last_word(held: &RefCell<Held>, parent: &dyn Parent, path: &Path) -> Result<(), String> {
+    if let Some(now) = parent.news()? {
+        held.replace(Held::new(now));
+    }
+    holder_of(&held.borrow().places, path).map_or(Ok(()), |hold| Err(hold.said()))
+}
+
 /// A filesystem's room, bytes.
 #[derive(Debug, Clone, Copy)]
 struct Space {
@@ -310,16 +422,6 @@ enum Gone {
     Removed(Removed),
     /// Cut, and so many allocated bytes went.
     Cut(u64),
-}
-
-impl Gone {
-    /// What counts against budgets.
-    fn bytes(&self) -> u64 {
-        match self {
-            Self::Removed(removed) => removed.after.allocated_bytes,
-            Self::Cut(bytes) => *bytes,
-        }
-    }
 }
 
 /// One action as it goes.
@@ -350,6 +452,7 @@ impl Run {
                 object.outcome = ObjectOutcome::Removed;
                 object.sha256 = Some(removed.sha256);
                 object.digest_partial = removed.digest_partial;
+                object.preserved_bytes = removed.preserved_bytes;
                 self.objects += 1;
                 self.bytes = self.bytes.saturating_add(removed.after.allocated_bytes);
                 self.freed_bytes = self.freed_bytes.saturating_add(removed.freed_bytes);
@@ -421,52 +524,4 @@ fn unexplained(before: Space, after: Space, run: &Run) -> Unexplained {
         reasons.push(format!("{} more were withheld", run.withheld.len() - MAX_REASONS));
     }
     Unexplained { bytes, reason: reasons.join("; ") }
-}
-
-/// What went in the last hour.
-#[derive(Default)]
-struct Ledger {
-    /// When, from which root, how many bytes.
-    entries: VecDeque<(Instant, usize, u64)>,
-}
-
-impl Ledger {
-    /// Whether `bytes` more may go from the root at `index`, by the policy's budgets and by the root's own.
-    fn allows(&mut self, rules: &Rules, run: &Run, index: usize, bytes: u64) -> Result<(), String> {
-        while self.entries.front().is_some_and(|(at, ..)| at.elapsed() > HOUR) {
-            self.entries.pop_front();
-        }
-        let hour = |root: Option<usize>| {
-            let counts = self.entries.iter().filter(|(_, from, _)| root.is_none_or(|root| root == *from));
-            counts.fold((0, 0u64), |(n, sum), (.., bytes)| (n + 1, sum.saturating_add(*bytes)))
-        };
-        within(&rules.policy.budgets, (run.objects, run.bytes), hour(None), bytes)?;
-        match &rules.roots()[index].policy.budgets {
-            Some(own) => {
-                let spent = run.by_root.get(&index).copied().unwrap_or_default();
-                within(own, spent, hour(Some(index)), bytes).map_err(|why| format!("{why} from its root"))
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn note(&mut self, root: usize, bytes: u64) {
-        self.entries.push_back((Instant::now(), root, bytes));
-    }
-}
-
-/// Whether `bytes` more fit `budgets`, of which an action and the hour have spent (objects, bytes).
-fn within(budgets: &Budgets, action: (u64, u64), hour: (u64, u64), bytes: u64) -> Result<(), String> {
-    let over = |spent: u64, budget: u64| spent >= budget || spent.saturating_add(bytes) > budget;
-    if action.0 >= u64::from(budgets.max_objects) {
-        Err(format!("over the budget of {} objects an action", budgets.max_objects))
-    } else if over(action.1, budgets.max_bytes) {
-        Err(format!("over the budget of {} an action", words::bytes(budgets.max_bytes)))
-    } else if hour.0 >= u64::from(budgets.max_objects_per_hour) {
-        Err(format!("over the budget of {} objects an hour", budgets.max_objects_per_hour))
-    } else if over(hour.1, budgets.max_bytes_per_hour) {
-        Err(format!("over the budget of {} an hour", words::bytes(budgets.max_bytes_per_hour)))
-    } else {
-        Ok(())
-    }
 }

@@ -2,8 +2,8 @@
 //!
 //! No descriptors but its own; no new privileges; only the capabilities that reading and unlinking other people's files
 //! take; no core, no children; and by Landlock, no access to any file outside the roots, no execution, no TCP, no
-//! signals to others. Inside the roots it may list, read, and move and unlink *regular files* — not write (but where a root
-//! cuts live logs), not make folders, links or devices.
+//! signals to others. Inside the roots it may list, read, and move, hard-link and unlink *regular files* — not write (but
+//! where a root cuts live logs), not make folders, symbolic links or devices.
 //!
 //! Landlock is asked for as far as the kernel has it, and the answer is said in a word. A kernel whose Landlock cannot
 //! move files between folders (ABI 1) is left without: there, it would forbid the quarantine.

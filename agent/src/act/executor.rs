@@ -11,28 +11,35 @@
 //!
 //! Invariants: one thread; no tokio; no network; no file written (a live log is cut by a hole, where a root says so). It looks whether its parent lives before each object.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use dogwatch::record::Refusal;
+use dogwatch::record::{FileSeen, Refusal};
 use dogwatch::wire;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use super::channel::{Channel, ChannelError};
-use super::cleaner::Cleaner;
+use super::cleaner::{Cleaner, Parent};
 pub use super::confine::{Confinement, Enforcement};
 use super::confine::{close_other_descriptors, confine, die_with_parent};
 use super::hold_line::HeldNow;
 use super::plan::Survey;
 use super::policy::Policy;
 pub use super::quarantine::Leftover;
-use super::wire::{action_from_wire, action_to_wire, candidate_to_wire, held_from_wire, refusals_to_wire};
+use super::wire::{
+    action_from_wire, action_to_wire, aside_to_wire, candidate_to_wire, held_from_wire, refusals_to_wire,
+};
+use super::witness::Verdict;
 
 /// Version of [`Setup`] and [`Ready`]; both ends are the same binary, so that any other means a mix-up.
 pub(super) const VERSION: u32 = 1;
+/// Actions that were told to end and are remembered; their ids do not come again.
+const MAX_HALTED: usize = 32;
 /// Candidates in one part of a survey.
 const CANDIDATES_A_PART: usize = 256;
 
@@ -149,6 +156,7 @@ fn serve(socket: OwnedFd) -> Result<(), String> {
     let ready = serde_json::to_vec(&ready).map_err(|e| format!("status: {e}"))?;
     channel.send(&ready, None).map_err(|e| format!("its status could not be sent: {e}"))?;
 
+    let halted = Halted::default();
     loop {
         let request = match channel.receive(None) {
             Ok(request) => request,
@@ -157,7 +165,7 @@ fn serve(socket: OwnedFd) -> Result<(), String> {
         };
         let request =
             wire::ExecutorRequest::decode(request.as_slice()).map_err(|e| format!("request: {e}"))?;
-        match answer(&mut cleaner, &channel, request) {
+        match answer(&mut cleaner, &channel, &halted, request) {
             Ok(()) => {}
             Err(ChannelError::Closed) => return Ok(()),
             Err(error) => return Err(format!("reply: {error}")),
@@ -168,6 +176,7 @@ fn serve(socket: OwnedFd) -> Result<(), String> {
 fn answer(
     cleaner: &mut Cleaner,
     channel: &Channel,
+    halted: &Halted,
     request: wire::ExecutorRequest,
 ) -> Result<(), ChannelError> {
     use wire::executor_reply::Reply;
@@ -185,12 +194,26 @@ fn answer(
         Some(Request::Apply(wire::Apply { plan: Some(plan) })) => match action_from_wire(plan) {
             Err(why) => send(Reply::Error(format!("the plan does not make sense: {why}"))),
             Ok(plan) => {
-                let applied = cleaner.apply(plan, &now_wall_ns, &|| news(channel));
+                let office = Office::new(channel, id, halted, plan.id.clone());
+                let applied = cleaner.apply(plan, &now_wall_ns, &office);
                 send(Reply::Applied(action_to_wire(&applied)))
             }
         },
         Some(Request::Held(held)) => {
             cleaner.hold(held_from_wire(held));
+            Ok(())
+        }
+        Some(Request::Aside(wire::Aside { may_release })) => {
+            let office = Office::new(channel, id, halted, String::new());
+            let holds = cleaner.keep_aside(may_release, &office);
+            if let Some(now) = office.held.take() {
+                cleaner.hold(now);
+            }
+            send(Reply::Aside(wire::AsideDone { holds: aside_to_wire(&holds) }))
+        }
+        Some(Request::Witnessed(_)) => send(Reply::Error("an answer to what was not asked".to_owned())),
+        Some(Request::Stop(stop)) => {
+            halted.add(stop);
             Ok(())
         }
         Some(Request::Apply(wire::Apply { plan: None })) => send(Reply::Error("no plan to apply".to_owned())),
@@ -217,17 +240,113 @@ pub(super) fn send_survey(
 }
 
 /// What came in the midst of an action: what is held from now on, or a reason to stop.
-pub(super) fn news(channel: &Channel) -> Result<Option<HeldNow>, String> {
+pub(super) fn news(channel: &Channel, halted: &Halted, action: &str) -> Result<Option<HeldNow>, String> {
     let mut held = None;
     // The parent waits for the action's end and says nothing else meanwhile.
     while !channel.is_closed() && channel.has_message() {
         let request = channel.receive(None).map_err(|e| format!("the agent could not be heard: {e}"))?;
         match wire::ExecutorRequest::decode(request.as_slice()).map(|r| r.request) {
             Ok(Some(wire::executor_request::Request::Held(now))) => held = Some(held_from_wire(now)),
+            Ok(Some(wire::executor_request::Request::Stop(stop))) => halted.add(stop),
             _ => return Err("the agent said something else in the midst of an action".to_owned()),
         }
     }
-    if channel.is_closed() { Err("the agent ended".to_owned()) } else { Ok(held) }
+    match halted.why(action) {
+        _ if channel.is_closed() => Err("the agent ended".to_owned()),
+        // What is held must not be lost for it; the question comes again before anything is moved.
+        Some(why) if held.is_none() => Err(format!("stopped: {why}")),
+        _ => Ok(held),
+    }
+}
+
+/// Actions that are to end, and why; the newest.
+#[derive(Default)]
+pub(super) struct Halted(RefCell<VecDeque<wire::StopAction>>);
+
+impl Halted {
+    pub(super) fn add(&self, stop: wire::StopAction) {
+        let mut stops = self.0.borrow_mut();
+        if stops.len() >= MAX_HALTED {
+            stops.pop_front();
+        }
+        stops.push_back(stop);
+    }
+
+    fn why(&self, action: &str) -> Option<String> {
+        self.0.borrow().iter().find(|s| s.action_id == action).map(|s| s.reason.clone())
+    }
+}
+
+/// The agent at the other end of the channel, while an action is carried out.
+struct Office<'c> {
+    channel: &'c Channel,
+    /// The number of the action's request.
+    request: u64,
+    halted: &'c Halted,
+    /// Its id; empty where it is none that could be stopped.
+    action: String,
+    /// What came while something else was waited for.
+    held: RefCell<Option<HeldNow>>,
+}
+
+impl<'c> Office<'c> {
+    fn new(channel: &'c Channel, request: u64, halted: &'c Halted, action: String) -> Self {
+        Self { channel, request, halted, action, held: RefCell::default() }
+    }
+
+    /// The next thing that the agent says; what is held is put by.
+    fn hear(&self) -> Result<Option<wire::Witnessed>, String> {
+        use wire::executor_request::Request;
+        let request = self.channel.receive(None).map_err(|e| format!("the agent could not be heard: {e}"))?;
+        match wire::ExecutorRequest::decode(request.as_slice()) {
+            Ok(wire::ExecutorRequest { request: Some(Request::Held(now)), .. }) => {
+                self.held.replace(Some(held_from_wire(now)));
+                Ok(None)
+            }
+            Ok(wire::ExecutorRequest { request: Some(Request::Stop(stop)), .. }) => {
+                self.halted.add(stop);
+                Ok(None)
+            }
+            Ok(wire::ExecutorRequest { id, request: Some(Request::Witnessed(said)) })
+                if id == self.request =>
+            {
+                Ok(Some(said))
+            }
+            _ => Err("the agent said something else in the midst of an action".to_owned()),
+        }
+    }
+}
+
+impl Parent for Office<'_> {
+    fn news(&self) -> Result<Option<HeldNow>, String> {
+        while !self.channel.is_closed() && self.channel.has_message() {
+            if self.hear()?.is_some() {
+                return Err("the agent answered what it was not asked".to_owned());
+            }
+        }
+        let held = self.held.take();
+        match self.halted.why(&self.action) {
+            _ if self.channel.is_closed() => Err("the agent ended".to_owned()),
+            // What is held must not be lost for it; the question comes again before anything is moved.
+            Some(why) if held.is_none() => Err(format!("stopped: {why}")),
+            _ => Ok(held),
+        }
+    }
+
+    fn witness(&self, seen: FileSeen) -> Result<Verdict, String> {
+        let reply = Some(wire::executor_reply::Reply::Seen((&seen).into()));
+        let reply = wire::ExecutorReply { id: self.request, reply };
+        let failed = |e: ChannelError| format!("the agent could not be told: {e}");
+        self.channel.send(&reply.encode_to_vec(), None).map_err(failed)?;
+        loop {
+            match self.hear()? {
+                None => {}
+                Some(said) if !said.refused.is_empty() => return Err(said.refused),
+                Some(said) if said.digest_suffices => return Ok(Verdict::DigestSuffices),
+                Some(_) => return Ok(Verdict::Kept),
+            }
+        }
+    }
 }
 
 /// What a survey's part says in front of the reason for which it is partial.

@@ -32,7 +32,9 @@ pub(super) enum Gap {
     Claimed,
     /// A piece of it is about to be read for its digest.
     Digesting,
-    /// It is digested and compared again.
+    /// It is digested; nobody was told yet.
+    Seen,
+    /// What was seen of it is durable, and it was compared again.
     Digested,
     /// Nobody holds it; it is about to be moved.
     Asked,

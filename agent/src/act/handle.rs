@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
-use dogwatch::record::{Action, ActionState, ObjectOutcome, Refusal};
+use dogwatch::record::{Action, ActionState, FileSeen, ObjectOutcome, PlannedObject, Refusal};
 use dogwatch::wire;
 use dogwatch::wire::executor_reply::Reply;
 use dogwatch::wire::executor_request::Request;
@@ -32,13 +32,17 @@ use serde::Serialize;
 
 use super::channel::{Channel, ChannelError};
 use super::executor::{PARTIAL, Ready, Setup};
+use super::held_links::HeldAside;
 use super::hold_line::HoldLine;
 use super::holder::Holders;
 use super::images::ImageSetup;
 use super::images::policy::ImagePolicy;
 use super::plan::Survey;
 use super::policy::{Policy, ROOT_OFF};
-use super::wire::{action_from_wire, action_to_wire, candidate_from_wire, refusals_from_wire};
+use super::wire::{
+    action_from_wire, action_to_wire, aside_from_wire, candidate_from_wire, refusals_from_wire,
+};
+use super::witness::{Verdict, Witness};
 
 /// The descriptor at which a child that [`Executor::spawn`] starts finds its socket: standard input.
 pub const CHILD_SOCKET: i32 = 0;
@@ -90,6 +94,8 @@ pub struct Executor {
     ended: Receiver<ExitStatus>,
     status: Option<ExitStatus>,
     next_id: u64,
+    witness: Option<Arc<dyn Witness>>,
+    seen: Vec<PlannedObject>,
 }
 
 impl Executor {
@@ -128,7 +134,9 @@ impl Executor {
         command.args(args).env_clear().stdin(Stdio::from(theirs)).stdout(Stdio::null());
         let (pidfd, ended) = start(command).map_err(failed)?;
         let channel = Arc::new(channel);
-        let mut executor = Self { channel, ready: Ready::unknown(), pidfd, ended, status: None, next_id: 1 };
+        let ready = Ready::unknown();
+        let (witness, seen) = (None, Vec::new());
+        let mut executor = Self { channel, ready, pidfd, ended, status: None, next_id: 1, witness, seen };
         let setup = serde_json::to_vec(setup).map_err(|e| failed(io::Error::other(e)))?;
         let deadline = Instant::now() + MAX_START;
         executor.channel.send(&setup, Some(deadline)).map_err(|e| executor.fail(e, MAX_START))?;
@@ -141,6 +149,11 @@ impl Executor {
     /// Tells it what `holds` says is held, now and at every change; until then it removes nothing.
     pub fn hold(&self, holds: &HoldLine) {
         holds.attach(Arc::clone(&self.channel));
+    }
+
+    /// Has `witness` keep what it is about to remove; until then it removes nothing.
+    pub fn witnessed_by(&mut self, witness: Arc<dyn Witness>) {
+        self.witness = Some(witness);
     }
 
     /// How it stands: process, confinement, roots, leftovers.
@@ -181,7 +194,7 @@ impl Executor {
             let part = match self.hear(id, until, deadline)? {
                 Reply::Part(part) => part,
                 Reply::Error(why) => return Err(ExecutorError::Refused(why)),
-                Reply::Applied(_) => return Err(self.nonsense("an action in answer to a survey".to_owned())),
+                _ => return Err(self.nonsense("something else in answer to a survey".to_owned())),
             };
             for candidate in part.candidates {
                 let candidate = candidate_from_wire(candidate).map_err(|e| self.nonsense(e.to_string()))?;
@@ -210,7 +223,14 @@ impl Executor {
         let plan = wire::Apply { plan: Some(action_to_wire(action)) };
         let id = self.ask(Request::Apply(plan), deadline)?;
         let until = Instant::now() + deadline;
-        match self.hear(id, until, deadline)? {
+        self.seen.clear();
+        let reply = loop {
+            match self.hear(id, until, deadline)? {
+                Reply::Seen(seen) => self.keep(id, Some(&action.id), seen, until, deadline)?,
+                other => break other,
+            }
+        };
+        match reply {
             Reply::Applied(applied) => {
                 let mut applied = action_from_wire(applied).map_err(|e| self.nonsense(e.to_string()))?;
                 if applied.id != action.id || applied.objects.len() != action.objects.len() {
@@ -220,8 +240,60 @@ impl Executor {
                 Ok(applied)
             }
             Reply::Error(why) => Err(ExecutorError::Refused(why)),
-            Reply::Part(_) => Err(self.nonsense("a survey in answer to an action".to_owned())),
+            _ => Err(self.nonsense("something else in answer to an action".to_owned())),
         }
+    }
+
+    /// Has it link aside what is held; where `may_release`, what is not held any more is let go of.
+    pub fn aside(&mut self, may_release: bool, deadline: Duration) -> Result<Vec<HeldAside>, ExecutorError> {
+        let id = self.ask(Request::Aside(wire::Aside { may_release }), deadline)?;
+        let until = Instant::now() + deadline;
+        loop {
+            match self.hear(id, until, deadline)? {
+                Reply::Seen(seen) => self.keep(id, None, seen, until, deadline)?,
+                Reply::Aside(done) => {
+                    return aside_from_wire(done.holds).map_err(|e| self.nonsense(e.to_string()));
+                }
+                Reply::Error(why) => return Err(ExecutorError::Refused(why)),
+                _ => return Err(self.nonsense("something else in answer to what is held".to_owned())),
+            }
+        }
+    }
+
+    /// Objects of the last action that were recorded before they would go, with their digests.
+    pub fn seen(&self) -> &[PlannedObject] {
+        &self.seen
+    }
+
+    /// Has what the executor saw kept, for an action or for holds, and answers.
+    fn keep(
+        &mut self,
+        id: u64,
+        action: Option<&str>,
+        seen: wire::FileSeen,
+        until: Instant,
+        deadline: Duration,
+    ) -> Result<(), ExecutorError> {
+        let seen = FileSeen::try_from(seen).map_err(|e| self.nonsense(e.to_string()))?;
+        // Holds that are over are known by their links alone.
+        if !action.map_or_else(|| seen.cause.starts_with("hold-"), |id| seen.cause == id) {
+            return Err(self.nonsense("files of another action than the one that was asked for".to_owned()));
+        }
+        let objects = seen.objects.clone();
+        let kept = match &self.witness {
+            Some(witness) => witness.keep(seen),
+            None => Err("this agent keeps no record".to_owned()),
+        };
+        let said = match kept {
+            Ok(verdict) => {
+                self.seen.extend(objects);
+                let digest_suffices = verdict == Verdict::DigestSuffices;
+                wire::Witnessed { refused: String::new(), digest_suffices }
+            }
+            Err(why) => wire::Witnessed { refused: why, digest_suffices: false },
+        };
+        let message = wire::ExecutorRequest { id, request: Some(Request::Witnessed(said)) }.encode_to_vec();
+        self.channel.send(&message, Some(until)).map_err(|e| self.fail(e, deadline))
     }
 
     /// Kills it and waits a moment for its end.
@@ -332,6 +404,18 @@ fn start(mut command: Command) -> io::Result<(OwnedFd, Receiver<ExitStatus>)> {
     )?;
     let pidfd = started.recv().map_err(|_| io::Error::other("its thread ended"))??;
     Ok((pidfd, ended))
+}
+
+/// Writes into `action` the digests of what was recorded before it would go, where no outcome brought them.
+pub fn recall(action: &mut Action, seen: &[PlannedObject]) {
+    for object in &mut action.objects {
+        let known = |s: &&PlannedObject| s.path == object.path && s.inode == object.inode;
+        if let Some(seen) = seen.iter().find(known).filter(|_| object.sha256.is_none()) {
+            object.sha256 = seen.sha256;
+            object.digest_partial = seen.digest_partial;
+            object.preserved_bytes = seen.preserved_bytes;
+        }
+    }
 }
 
 /// After an action whose executor died, and (so that quarantine was emptied) another one started: what each object that has no outcome looks like now. Objects that are still

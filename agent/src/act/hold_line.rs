@@ -7,6 +7,7 @@
 //!
 //! Deliberately absent: who may hold what, and what concerns this node (the collector decides that).
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,11 +18,13 @@ use super::hold::{HeldThing, Hold, HoldSet, NodeHold, resolve};
 use super::hold_file;
 use super::images::IMAGE_PLACE;
 use super::real_path::{find, real_paths};
-use super::wire::held_request;
+use super::wire::{halt_request, held_request};
 
 /// How long an executor that is busy may take to have room for the news: it looks between two objects, and the digest of
 /// one takes a second on a slow disk.
 const TELL_WAIT: Duration = Duration::from_secs(20);
+/// Actions that were to end and are told to an executor that is started later; ids do not come again.
+const MAX_HALTED: usize = 16;
 
 /// What is held, and through which root the host is seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,16 +51,6 @@ impl HeldNow {
         })
     }
 
-    /// Tells `child`, or cuts it off: it removes nothing then, and another one is started.
-    fn told_to(&self, child: &Channel) -> bool {
-        let told = child.send(&held_request(self), Some(Instant::now() + TELL_WAIT));
-        if let Err(error) = &told {
-            tracing::warn!(%error, "a child could not be told what is held; it is cut off and started again");
-            child.hang_up();
-        }
-        told.is_ok()
-    }
-
     /// Holds on paths at which nothing is at this moment, by their ids. What cannot be looked at is not said to be gone.
     pub fn absent(&self, aside: &Aside) -> Vec<String> {
         let HoldSet::Known(holds) = &self.set else { return Vec::new() };
@@ -81,6 +74,9 @@ pub struct HoldLine {
 #[derive(Debug)]
 struct Inner {
     now: HeldNow,
+    /// Whether the set would survive a restart.
+    durable: bool,
+    halted: VecDeque<(String, String)>,
     /// The children that remove things.
     told: Vec<Arc<Channel>>,
 }
@@ -89,7 +85,15 @@ impl HoldLine {
     /// What the last run kept in `state_dir`; `host_root` is the host's root as this process sees it.
     pub fn open(state_dir: &Path, host_root: &Path) -> Self {
         let now = HeldNow { set: hold_file::read(state_dir), host_root: host_root.to_owned() };
-        Self { state_dir: state_dir.to_owned(), inner: Arc::new(Mutex::new(Inner { now, told: Vec::new() })) }
+        Self {
+            state_dir: state_dir.to_owned(),
+            inner: Arc::new(Mutex::new(Inner {
+                now,
+                durable: true,
+                halted: VecDeque::new(),
+                told: Vec::new(),
+            })),
+        }
     }
 
     /// Takes room for what will be held, so that it can be kept on a full disk.
@@ -113,16 +117,40 @@ impl HoldLine {
         {
             let mut inner = self.lock();
             inner.now.set = HoldSet::Known(holds.clone());
+            inner.durable = false;
             inner.tell();
         }
-        hold_file::write(&self.state_dir, &holds)
+        let kept = hold_file::write(&self.state_dir, &holds);
+        let mut inner = self.lock();
+        // Another set may have come meanwhile.
+        inner.durable |= kept.is_ok() && inner.now.set == HoldSet::Known(holds);
+        kept
     }
 
-    /// Tells a newly started child that removes things what is held, and from now on every change.
+    /// Whether what is not held any more is durably not held.
+    pub fn is_durable(&self) -> bool {
+        let inner = self.lock();
+        inner.durable && matches!(inner.now.set, HoldSet::Known(_))
+    }
+
+    /// Has `action` end before its next object, or not begin.
+    pub fn halt(&self, action: String, why: String) {
+        let mut inner = self.lock();
+        if inner.halted.len() >= MAX_HALTED {
+            inner.halted.pop_front();
+        }
+        inner.send(&halt_request(&action, &why));
+        inner.halted.push_back((action, why));
+    }
+
+    /// Tells a newly started child that removes things what is held and what ends, and from now on every change.
     pub(super) fn attach(&self, child: Arc<Channel>) {
         let mut inner = self.lock();
         inner.told.retain(|c| !c.is_closed());
-        if inner.now.told_to(&child) {
+        let stops = inner.halted.iter().map(|(action, why)| halt_request(action, why));
+        let all = std::iter::once(held_request(&inner.now)).chain(stops);
+        let heard = all.into_iter().all(|request| told(&child, &request));
+        if heard {
             inner.told.push(child);
         }
     }
@@ -134,8 +162,23 @@ impl HoldLine {
 
 impl Inner {
     fn tell(&mut self) {
-        self.told.retain(|child| !child.is_closed() && self.now.told_to(child));
+        let request = held_request(&self.now);
+        self.send(&request);
     }
+
+    fn send(&mut self, request: &[u8]) {
+        self.told.retain(|child| !child.is_closed() && told(child, request));
+    }
+}
+
+/// Tells `child`, or cuts it off: it removes nothing then, and another one is started.
+fn told(child: &Channel, request: &[u8]) -> bool {
+    let told = child.send(request, Some(Instant::now() + TELL_WAIT));
+    if let Err(error) = &told {
+        tracing::warn!(%error, "a child could not be told what to leave alone; it is cut off and started again");
+        child.hang_up();
+    }
+    told.is_ok()
 }
 
 #[cfg(test)]

@@ -5,11 +5,12 @@
 //! whatever the policy says ([`hold_line`] keeps it); [`survey`] lists what
 //! is there; [`plan`] picks the smallest set that suffices; [`respond`] decides when to survey, record and apply;
 //! [`handle`] carries requests to the [`executor`], a child process that re-checks everything against the policy it
-//! was started with and removes objects one at a time ([`remove`]), or cuts them where only that was allowed ([`cut`]).
+//! was started with, has [`witness`] keep what it is about to remove, and removes one object at a time ([`remove`]), or cuts
+//! it where only that was allowed ([`cut`]).
 //!
 //! Invariants: `plan` and `respond` are pure. Only `executor` and what it calls (`survey`, `remove`, `quarantine`,
-//! `cut`, `lease`, `confine`) ever open a file beneath a root, only `remove` and `quarantine` rename or unlink, and only `cut`
-//! opens one for writing.
+//! `cut`, `lease`, `confine`) ever open a file beneath a root, only `remove`, `quarantine` and `held_links` (its own links)
+//! rename or unlink, and only `cut` opens one for writing.
 //!
 //! Container images are candidates too; they go through the runtime's own interface, by a child that alone has its socket
 //! ([`images`]).
@@ -18,6 +19,7 @@
 
 pub mod aside;
 mod beneath;
+pub mod brake_line;
 mod channel;
 mod cleaner;
 pub mod cleaners;
@@ -28,6 +30,7 @@ pub mod executor;
 mod forbidden;
 mod gaps;
 pub mod handle;
+pub mod held_links;
 pub mod hold;
 pub mod hold_file;
 pub mod hold_line;
@@ -36,6 +39,7 @@ pub mod images;
 mod journald;
 mod lease;
 mod live;
+pub mod permit;
 pub mod plan;
 mod pods_here;
 pub mod policy;
@@ -50,5 +54,6 @@ mod shares;
 mod survey;
 mod vet;
 pub(crate) mod wire;
+pub mod witness;
 pub(crate) mod words;
 pub mod work;

@@ -25,13 +25,14 @@ const BUDGETS: &str = "budgets: ";
 /// How long a plan may be applied, by default.
 pub const PLAN_LIFETIME_NS: i64 = 600 * 1_000_000_000;
 /// Most bytes that the objects of one action may take in its record, so that it fits a block with its refusals.
-const MAX_OBJECT_RECORD_BYTES: u64 = 224 * 1024;
+const MAX_OBJECT_RECORD_BYTES: u64 = 272 * 1024;
 /// Most bytes for the refusals.
 const MAX_REFUSAL_RECORD_BYTES: usize = 64 * 1024;
 /// Most refusals by name; the rest is counted.
 const MAX_REFUSALS: usize = 200;
-/// What an object takes in a record besides its path and its reason, with its digest: measured at 110 to 150.
-const OBJECT_RECORD_BYTES: u64 = 160;
+/// What an object takes in a record besides its path and its reason, with its digest: measured at 110 to 150, and 30 for
+/// the times of access and birth and what was preserved.
+const OBJECT_RECORD_BYTES: u64 = 190;
 
 /// An object that a survey found.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -25,6 +25,8 @@ use super::cleaners::{Ground, Kind, Taken, root_of_kind};
 
 /// The folder in each root through which objects leave; never surveyed.
 pub const QUARANTINE: &str = ".dogwatch-quarantine";
+/// The folder in a root in which files that are held have another name.
+pub const HELD: &str = ".dogwatch-held";
 
 /// Deepest that a survey may go beneath a root; each level is an open descriptor.
 pub const MAX_DEPTH: u32 = 16;
@@ -245,7 +247,8 @@ impl Rules {
             .enumerate()
             .filter_map(|(i, r)| path.strip_prefix(&r.policy.path).ok().map(|rel| (i, rel)))
             .min_by_key(|(_, relative)| relative.components().count())?;
-        let plain = relative.components().all(|c| matches!(c, Component::Normal(n) if n != QUARANTINE));
+        let plain =
+            relative.components().all(|c| matches!(c, Component::Normal(n) if n != QUARANTINE && n != HELD));
         (plain && relative.file_name().is_some()).then_some((index, relative))
     }
 }

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use super::beneath::{self, Facts};
 use super::cleaners::Ground;
 use super::gaps::{self, Gap};
-use super::policy::{QUARANTINE, RootPolicy};
+use super::policy::{HELD, QUARANTINE, RootPolicy};
 use super::survey::{Folders, Way};
 
 /// Longest file name that Linux's filesystems take, bytes.
@@ -38,6 +38,8 @@ pub(super) struct Root {
     pub(super) folder: OwnedFd,
     pub(super) facts: Facts,
     pub(super) quarantine: OwnedFd,
+    /// Where held files are linked, or why nowhere.
+    pub(super) held: Result<OwnedFd, String>,
     /// What lies around it, as it was before the executor was confined.
     pub(super) ground: Ground,
 }
@@ -64,9 +66,10 @@ impl Root {
             other => format!("it cannot be opened: {other}"),
         })?;
         let facts = beneath::facts_of(&folder).map_err(|e| format!("it cannot be looked at: {e}"))?;
-        let quarantine = open_quarantine(&folder, &facts)?;
+        let quarantine = open_private(&folder, &facts, QUARANTINE)?;
+        let held = open_private(&folder, &facts, HELD);
         let ground = Ground::survey_of(policy, &folder);
-        Ok(Self { path: policy.path.clone(), folder, facts, quarantine, ground })
+        Ok(Self { path: policy.path.clone(), folder, facts, quarantine, held, ground })
     }
 
     /// Where a quarantined entry lies, for people.
@@ -145,18 +148,20 @@ impl Root {
     }
 }
 
-/// Opens a root's quarantine, making it first if it is not there.
-fn open_quarantine(root: &OwnedFd, root_facts: &Facts) -> Result<OwnedFd, String> {
-    match rustix::fs::mkdirat(root, QUARANTINE, Mode::RWXU) {
+/// Opens a folder of ours in a root, making it first if it is not there.
+fn open_private(root: &OwnedFd, root_facts: &Facts, name: &str) -> Result<OwnedFd, String> {
+    match rustix::fs::mkdirat(root, name, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}
-        Err(error) => return Err(format!("{QUARANTINE} cannot be made in it: {error}")),
+        Err(error) => return Err(format!("{name} cannot be made in it: {error}")),
     }
-    gaps::reach(Gap::QuarantineMade, Path::new(QUARANTINE));
-    let folder = beneath::open_folder(root, Path::new(QUARANTINE))
-        .map_err(|e| format!("{QUARANTINE} in it is not a folder that we can open: {e}"))?;
+    if name == QUARANTINE {
+        gaps::reach(Gap::QuarantineMade, Path::new(name));
+    }
+    let folder = beneath::open_folder(root, Path::new(name))
+        .map_err(|e| format!("{name} in it is not a folder that we can open: {e}"))?;
     // Looked at, never changed: what is open now need not be what was made. A default ACL of the root cannot add to the
     // mode that was asked for (acl(5): its entries are masked by it).
-    let facts = beneath::facts_of(&folder).map_err(|e| format!("{QUARANTINE} cannot be looked at: {e}"))?;
+    let facts = beneath::facts_of(&folder).map_err(|e| format!("{name} cannot be looked at: {e}"))?;
     let checks = [
         (facts.kind == FileType::Directory, "is not a folder"),
         (facts.uid == rustix::process::geteuid().as_raw(), "belongs to somebody else"),
@@ -164,7 +169,7 @@ fn open_quarantine(root: &OwnedFd, root_facts: &Facts) -> Result<OwnedFd, String
         (facts.device == root_facts.device && facts.mount_id == root_facts.mount_id, "is another mount"),
     ];
     match checks.iter().find(|(good, _)| !good) {
-        Some((_, how)) => Err(format!("{QUARANTINE} in it {how}; remove it")),
+        Some((_, how)) => Err(format!("{name} in it {how}; remove it")),
         None => Ok(folder),
     }
 }

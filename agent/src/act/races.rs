@@ -35,11 +35,12 @@ mod trick;
 
 use common::LoopFs;
 
-const GAPS: [Gap; 8] = [
+const GAPS: [Gap; 9] = [
     Gap::Begin,
     Gap::FolderOpen,
     Gap::ObjectOpen,
     Gap::Claimed,
+    Gap::Seen,
     Gap::Digested,
     Gap::Moved,
     Gap::Compared,
@@ -413,6 +414,10 @@ impl Scene {
             outcome: ObjectOutcome::Pending,
             sha256: None,
             digest_partial: false,
+            cut: None,
+            atime_ns: None,
+            btime_ns: None,
+            preserved_bytes: None,
             image: None,
         }
     }

@@ -1,25 +1,27 @@
 //! Removing one object.
 //!
-//! Order, and what each step closes: open the folder beneath its root; open the object through a descriptor known to be
-//! a regular file; vet it by policy; **claim** it (a write lease: nobody else has it open, and nobody can open it unseen
-//! from here on); compare it with the plan; digest it, giving way when somebody wants it; ask once more whether it is held; **move** it into quarantine
-//! without replacing; compare what arrived there, and that the lease is whole; **unlink**; look through the still open
-//! descriptor what went.
+//! Two halves, with the record between them. [`prepare`]: open the folder beneath its root; open the object through a
+//! descriptor known to be a regular file; vet it by policy; **claim** it (a write lease: nobody else has it open, and
+//! nobody can open it unseen from here on); compare it with the plan; digest it, and hand its content on where that is to
+//! be kept, giving way when somebody wants it; compare it again. What was seen is then made durable by the agent, while
+//! descriptor and lease stay. [`take`]: compare it and the lease once more; ask once more whether it is held; **move** it
+//! into quarantine without replacing; compare what arrived there, and that the lease is whole; **unlink**; look through
+//! the still open descriptor what went.
 //!
 //! Invariants: nothing is unlinked whose identity in quarantine is not the plan's; whatever else was moved goes back to
 //! its name, or stays in quarantine and is said; no name is ever replaced.
 //!
 //! Deliberately absent: deciding which objects, and totals (`executor`).
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use dogwatch::record::{Hash, PlannedObject};
+use dogwatch::record::{Hash, MAX_PIECE_BYTES, PlannedObject};
 use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
@@ -33,6 +35,7 @@ use super::lease::{self, Claim};
 use super::policy::{QUARANTINE, RootRules};
 use super::quarantine::{Root, entry_name};
 use super::vet::{Neighbours, vet};
+use super::witness::Verdict;
 
 /// Largest file that is digested whole; of a larger one, the first and last [`DIGEST_ENDS`].
 pub(super) const DIGEST_WHOLE: u64 = 64 << 20;
@@ -86,6 +89,7 @@ pub(super) enum Left {
 pub(super) struct Removed {
     pub(super) sha256: Hash,
     pub(super) digest_partial: bool,
+    pub(super) preserved_bytes: Option<u64>,
     /// Allocated bytes, if this was its last link and nobody had it open; else 0.
     pub(super) freed_bytes: u64,
     /// Why allocated bytes did not come back.
@@ -113,14 +117,34 @@ pub(super) struct Sibling {
     pub(super) our_ctime_ns: i64,
 }
 
-/// Removes `object`. `neighbours` gives what stays in its folder, `now_wall_ns` is the node's clock.
-pub(super) fn remove(
+/// Takes a piece of content, from this offset: whether the content is kept, or why the object has to stay.
+pub(super) type Keep<'k> = &'k mut dyn FnMut(u64, &[u8]) -> Result<Verdict, String>;
+
+/// An object that may go once what was seen of it is durable.
+pub(super) struct Prepared {
+    folder: OwnedFd,
+    name: PathBuf,
+    entry: OsString,
+    file: OwnedFd,
+    hold: Hold,
+    pub(super) sha256: Hash,
+    pub(super) digest_partial: bool,
+    /// Bytes of content that are kept.
+    pub(super) preserved_bytes: Option<u64>,
+    /// What it is now, the access time among it.
+    pub(super) facts: Facts,
+}
+
+/// Looks at `object` and claims it; nothing is changed. `neighbours` gives what stays in its folder, `now_wall_ns` is the
+/// node's clock, `keep` takes the content where it is to be kept.
+pub(super) fn prepare(
     place: &Place<'_>,
     object: &PlannedObject,
     now_wall_ns: i64,
     neighbours: &mut dyn FnMut(&Path, &OwnedFd) -> Rc<Neighbours>,
+    keep: Option<Keep<'_>>,
     hooks: &mut Hooks,
-) -> Result<Removed, Left> {
+) -> Result<Prepared, Left> {
     hooks.reach(Gap::Begin, object);
     let (Some(parent), Some(name)) = (place.relative.parent(), place.relative.file_name()) else {
         return Err(Left::Skipped("it is the root itself".to_owned()));
@@ -161,14 +185,32 @@ pub(super) fn remove(
     hooks.reach(Gap::Claimed, object);
 
     let file = File::from(file);
-    let (sha256, digest_partial) = digest(&file, object, &hold, hooks)?;
+    let (sha256, digest_partial, preserved_bytes) = digest(&file, object, &hold, keep, hooks)?;
     let file = OwnedFd::from(file);
+    let facts = same(beneath::facts_of(&file), object, false)?;
+    hooks.reach(Gap::Seen, object);
+    let name = PathBuf::from(name);
+    Ok(Prepared { folder, name, entry, file, hold, sha256, digest_partial, preserved_bytes, facts })
+}
+
+/// Removes an object of which everything that was seen is durable.
+pub(super) fn take(
+    place: &Place<'_>,
+    object: &PlannedObject,
+    prepared: Prepared,
+    hooks: &mut Hooks,
+) -> Result<Removed, Left> {
+    let Prepared { folder, name, entry, file, hold, sha256, digest_partial, preserved_bytes, .. } = prepared;
+    let name = name.as_path();
     same(beneath::facts_of(&file), object, false)?;
+    if hold.is_wanted(&file) {
+        return Err(wanted());
+    }
     hooks.reach(Gap::Digested, object);
     (place.last_word)().map_err(Left::Skipped)?;
     hooks.reach(Gap::Asked, object);
 
-    let origin = (&folder, Path::new(name));
+    let origin = (&folder, name);
     rustix::fs::renameat_with(&folder, name, &place.root.quarantine, &entry, RenameFlags::NOREPLACE)
         .map_err(|error| match error {
             Errno::NOENT if beneath::facts_at(&folder, name).is_ok() => {
@@ -206,7 +248,7 @@ pub(super) fn remove(
         return Err(put_back(place, &entry, origin, why));
     }
     hooks.reach(Gap::Unlinked, object);
-    let removed = account(&file, object, &hold, sha256, digest_partial);
+    let removed = Removed { preserved_bytes, ..account(&file, object, &hold, sha256, digest_partial) };
     // As many links as before: either one was added, or it was not it that lay there.
     if removed.after.links >= object.links && !its_name_went(&file) {
         return Err(Left::Failed(format!(
@@ -262,7 +304,8 @@ fn account(
                 allocated_bytes: 0,
                 mtime_ns: object.mtime_ns,
                 ctime_ns: object.ctime_ns,
-                atime_ns: object.mtime_ns,
+                atime_ns: object.atime_ns.unwrap_or(object.mtime_ns),
+                btime_ns: object.btime_ns,
                 uid: object.uid,
                 gid: object.gid,
                 mode: object.mode,
@@ -273,7 +316,7 @@ fn account(
             (facts, 0, Some(format!("it could not be looked at after it was unlinked: {error}")))
         }
     };
-    Removed { sha256, digest_partial, freed_bytes, withheld, after }
+    Removed { sha256, digest_partial, preserved_bytes: None, freed_bytes, withheld, after }
 }
 
 /// Our claim that nobody else has the file open.
@@ -312,9 +355,9 @@ impl Hold {
     }
 
     /// Between two chunks of a digest: only what is cheap.
-    fn is_wanted(&self, file: &File) -> bool {
+    fn is_wanted(&self, file: impl AsFd) -> bool {
         match self {
-            Self::Lease => !lease::still_ours(file),
+            Self::Lease => !lease::still_ours(&file),
             Self::Looked(_) => false,
         }
     }
@@ -357,15 +400,36 @@ fn put_back(place: &Place<'_>, entry: &OsStr, origin: (&OwnedFd, &Path), why: Le
     Left::Failed(format!("{reason}; it could not be put back ({taken}) and lies in {}", lies.display()))
 }
 
-/// SHA-256 of the file of `object`, whole or of its ends; stops when somebody wants the file.
-fn digest(file: &File, object: &PlannedObject, hold: &Hold, hooks: &mut Hooks) -> Result<(Hash, bool), Left> {
+/// SHA-256 of the file of `object`, whole or of its ends; stops when somebody wants the file. Where it is digested whole,
+/// `keep` gets the same bytes, and the last figure is how many it kept.
+fn digest(
+    file: &File,
+    object: &PlannedObject,
+    hold: &Hold,
+    mut keep: Option<Keep<'_>>,
+    hooks: &mut Hooks,
+) -> Result<(Hash, bool, Option<u64>), Left> {
     let size = object.size_bytes;
     let whole = [(0, size)];
     let ends = [(0, DIGEST_ENDS), (size.saturating_sub(DIGEST_ENDS), DIGEST_ENDS)];
     let partial = size > DIGEST_WHOLE;
     let ranges: &[(u64, u64)] = if partial { &ends } else { &whole };
     let mut hasher = Sha256::new();
-    let mut chunk = vec![0; DIGEST_CHUNK.min(usize::try_from(size).unwrap_or(DIGEST_CHUNK))];
+    let chunk = if keep.is_some() { MAX_PIECE_BYTES } else { DIGEST_CHUNK };
+    let mut chunk = vec![0; chunk.min(usize::try_from(size).unwrap_or(chunk))];
+    let mut give = |offset: u64, piece: &[u8]| {
+        let Some(to) = keep.as_mut() else { return Ok(()) };
+        match to(offset, piece) {
+            Ok(Verdict::Kept) => {}
+            Ok(Verdict::DigestSuffices) => keep = None,
+            Err(why) => return Err(Left::Skipped(format!("its content could not be kept: {why}"))),
+        }
+        Ok(())
+    };
+    if size == 0 || partial {
+        // Nothing to keep still asks whether it may go; what is too large for a digest is too large to be kept.
+        give(0, &[])?;
+    }
     for (start, length) in ranges {
         let (mut at, end) = (*start, start + length);
         while at < end {
@@ -373,11 +437,14 @@ fn digest(file: &File, object: &PlannedObject, hold: &Hold, hooks: &mut Hooks) -
                 return Err(wanted());
             }
             hooks.reach(Gap::Digesting, object);
-            let want = usize::try_from(end - at).unwrap_or(DIGEST_CHUNK).min(chunk.len());
+            let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(chunk.len());
             match file.read_at(&mut chunk[..want], at) {
                 Ok(0) => return Err(Left::Skipped("not what the plan saw: it became shorter".to_owned())),
                 Ok(n) => {
                     hasher.update(&chunk[..n]);
+                    if !partial {
+                        give(at, &chunk[..n])?;
+                    }
                     at += n as u64;
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
@@ -387,5 +454,6 @@ fn digest(file: &File, object: &PlannedObject, hold: &Hold, hooks: &mut Hooks) -
             }
         }
     }
-    Ok((Hash(hasher.finalize().into()), partial))
+    let preserved = keep.is_some().then_some(size);
+    Ok((Hash(hasher.finalize().into()), partial, preserved))
 }

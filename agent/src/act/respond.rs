@@ -13,12 +13,14 @@
 //! - A mount that fills again after [`Settings::breaker_cleanups`] cleanups within [`Settings::breaker_window_ns`] is left
 //!   alone for that long; that is a finding ([`Step::NotHolding`]), once each time.
 //! - Mode `plan` makes a plan once an episode, and again only when it expired or the need grew materially.
+//! - In `auto` a plan that is durable waits for leave to begin ([`Gate`]); a stop ends what is under way ([`Step::Halt`]).
 //! - A person's command passes cooldown and breaker, never the mode, the roots, the budgets or a plan's expiry.
 //!
 //! Spans are measured by the boot clock, which never jumps; a plan's expiry by both clocks.
 //!
 //! Deliberately absent: time, disk, randomness; they come in as arguments.
 
+mod clearance;
 mod fall;
 mod need;
 mod orders;
@@ -34,9 +36,11 @@ use dogwatch::record::{
     Refusal, Severity,
 };
 
+use self::clearance::Leave;
 use self::fall::Fall;
 use self::need::{need_bytes, severity, trigger, wants, worst};
 use super::hold::Hold;
+use super::permit::Gate;
 use super::plan::{Allowance, PLAN_LIFETIME_NS, Survey, Trigger, is_cut_short, plan};
 use super::policy::Rules;
 use super::words;
@@ -84,6 +88,13 @@ pub enum Step {
     Record(Box<Action>),
     /// Give the action to the executor, then call [`Respond::on_applied`].
     Apply(Box<Action>),
+    /// Have the executor end the action before its next object.
+    Halt {
+        /// Which.
+        action: String,
+        /// Why.
+        why: String,
+    },
     /// Answer a person's command.
     Answer {
         /// The command's id.
@@ -116,6 +127,7 @@ pub struct Respond {
     /// The low-water marks; without them, those of the settings hold everywhere.
     marks: Option<DiskConfig>,
     images: CleanupMode,
+    gate: Gate,
     holds: Vec<Hold>,
     owed: Owed,
     new_id: Box<dyn FnMut() -> u64 + Send>,
@@ -165,6 +177,7 @@ struct Busy {
     /// The action, once it is planned.
     action: Option<Action>,
     applies: bool,
+    leave: Leave,
 }
 
 /// The plan made last in the present episode.
@@ -179,11 +192,24 @@ struct Made {
 
 impl Respond {
     /// A machine for a node whose executor has the policy of `rules`. `new_id` gives random numbers for action ids.
-    pub fn new(rules: Rules, settings: Settings, new_id: Box<dyn FnMut() -> u64 + Send>) -> Self {
+    pub fn new(rules: Rules, settings: Settings, gate: Gate, new_id: Box<dyn FnMut() -> u64 + Send>) -> Self {
         let (mounts, plans, removed) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
         let (holds, owed, searching) = (Vec::new(), Owed::default(), VecDeque::new());
         let images = CleanupMode::Off;
-        Self { rules, settings, marks: None, images, holds, owed, new_id, mounts, plans, removed, searching }
+        Self {
+            rules,
+            settings,
+            marks: None,
+            images,
+            gate,
+            holds,
+            owed,
+            new_id,
+            mounts,
+            plans,
+            removed,
+            searching,
+        }
     }
 
     /// Images may go in `mode` at most; without this, not at all.
@@ -263,13 +289,15 @@ impl Respond {
     /// Time passed: cooldowns end, plans expire.
     pub fn on_tick(&mut self, now: Moment) -> Vec<Step> {
         self.plans.retain(|kept| kept.expires_boot_ns > now.boot_ns);
+        let mut steps = self.watch_permits(now);
         let mounts: Vec<String> = self
             .mounts
             .iter()
             .filter(|(_, s)| !s.findings.is_empty())
             .map(|(path, _)| path.clone())
             .collect();
-        mounts.iter().flat_map(|mount| self.consider(mount, now)).collect()
+        steps.extend(mounts.iter().flat_map(|mount| self.consider(mount, now)));
+        steps
     }
 
     /// What the survey of `mount` found, or why there is none.
@@ -347,10 +375,8 @@ impl Respond {
         match ours.state {
             // The mode may have changed since the survey began.
             ActionState::Planned if busy.applies && mode == CleanupMode::Auto => {
-                ours.state = ActionState::Started;
-                // Applied once, whatever becomes of it.
-                self.plans.retain(|k| k.action.id != action.id);
-                vec![Step::Record(Box::new(ours.clone()))]
+                busy.leave = Leave::wait(now);
+                self.proceed(&action.mount, now)
             }
             ActionState::Started if mode == CleanupMode::Off => {
                 ours.state = ActionState::Refused;
@@ -358,7 +384,10 @@ impl Respond {
                 ours.detail = SWITCHED_OFF.to_owned();
                 vec![Step::Record(Box::new(ours.clone()))]
             }
-            ActionState::Started => vec![Step::Apply(Box::new(ours.clone()))],
+            ActionState::Started => {
+                let leave = busy.leave.clone();
+                self.apply_or_not(action, &leave, now)
+            }
             ActionState::Planned | ActionState::Done | ActionState::Failed | ActionState::Refused => {
                 let result = Ok(Box::new(ours.clone()));
                 let command = busy.command.take();
@@ -430,7 +459,8 @@ impl Respond {
             return step;
         }
         let device = trigger.device;
-        site.busy = Some(Busy { trigger, command: None, action: None, applies: automatic });
+        site.busy =
+            Some(Busy { trigger, command: None, action: None, applies: automatic, leave: Leave::Person });
         vec![Step::Survey { mount: mount.to_owned(), device }]
     }
 

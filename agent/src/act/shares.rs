@@ -140,6 +140,10 @@ mod tests {
             outcome: ObjectOutcome::Pending,
             sha256: None,
             digest_partial: false,
+            cut: None,
+            atime_ns: None,
+            btime_ns: None,
+            preserved_bytes: None,
             image: image.then(|| {
                 Box::new(PlannedImage { id: path.to_owned(), tags: vec![], digests: vec![], inodes: 1 })
             }),

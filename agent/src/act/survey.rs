@@ -26,7 +26,7 @@ use super::holder::Holders;
 use super::lease::{self, Claim};
 use super::live::{Live, Watched};
 use super::plan::{Candidate, Survey};
-use super::policy::{NameVerdict, QUARANTINE, RootRules, Rules, Times};
+use super::policy::{HELD, NameVerdict, QUARANTINE, RootRules, Rules, Times};
 use super::quarantine::Root;
 
 /// Most folder entries read in one survey: a million took half a second.
@@ -327,6 +327,9 @@ fn planned(path: PathBuf, facts: &Facts, rules: &RootRules, pattern: &str) -> Pl
         digest_partial: false,
         image: None,
         cut: None,
+        atime_ns: Some(facts.atime_ns),
+        btime_ns: facts.btime_ns,
+        preserved_bytes: None,
     }
 }
 
@@ -377,7 +380,7 @@ impl Folders<'_> {
         }
         for name in subfolders(folder) {
             let path = relative.join(&name);
-            if (depth == 0 && name == QUARANTINE) || self.leave_out.contains(&path) {
+            if (depth == 0 && (name == QUARANTINE || name == HELD)) || self.leave_out.contains(&path) {
                 continue;
             }
             gaps::reach(Gap::FolderListed, &path);

@@ -11,6 +11,7 @@ use dogwatch::record::{Action, PlannedObject, Refusal};
 use dogwatch::wire;
 use prost::Message;
 
+use super::held_links::HeldAside;
 use super::hold::{HeldThing, HoldSet, MAX_HOLDS, NodeHold};
 use super::hold_line::HeldNow;
 use super::plan::Candidate;
@@ -62,6 +63,13 @@ pub(super) fn held_request(now: &HeldNow) -> Vec<u8> {
     wire::ExecutorRequest { id: 0, request }.encode_to_vec()
 }
 
+/// The request that ends an action before its next object.
+pub(super) fn halt_request(action: &str, why: &str) -> Vec<u8> {
+    let stop = wire::StopAction { action_id: action.to_owned(), reason: why.to_owned() };
+    let request = Some(wire::executor_request::Request::Stop(stop));
+    wire::ExecutorRequest { id: 0, request }.encode_to_vec()
+}
+
 /// What such a request says. One that does not make sense holds everything.
 pub(super) fn held_from_wire(held: wire::HeldNow) -> HeldNow {
     let host_root = PathBuf::from(std::ffi::OsString::from_vec(held.host_root.to_vec()));
@@ -71,6 +79,34 @@ pub(super) fn held_from_wire(held: wire::HeldNow) -> HeldNow {
         HoldSet::Unknown(held.unknown)
     };
     HeldNow { set, host_root }
+}
+
+/// What is kept aside, for the agent and for the collector.
+pub(crate) fn aside_to_wire(aside: &[HeldAside]) -> Vec<wire::HeldAside> {
+    let one = |a: &HeldAside| wire::HeldAside {
+        hold: a.hold.clone(),
+        files: a.files,
+        kept_bytes: a.kept_bytes,
+        lacks: a.lacks.clone(),
+        released: a.released,
+    };
+    aside.iter().map(one).collect()
+}
+
+/// What an executor says that it keeps aside; as many holds as there were in its folders and are in force at most.
+pub(super) fn aside_from_wire(aside: Vec<wire::HeldAside>) -> Result<Vec<HeldAside>, Refused> {
+    const MOST: usize = 64 * MAX_HOLDS;
+    if aside.len() > MOST {
+        return Err(Refused::new("aside.holds", format!("{} are over {MOST}", aside.len())));
+    }
+    let one = |a: wire::HeldAside| HeldAside {
+        hold: a.hold,
+        files: a.files,
+        kept_bytes: a.kept_bytes,
+        lacks: a.lacks,
+        released: a.released,
+    };
+    Ok(aside.into_iter().map(one).collect())
 }
 
 fn hold_to_wire(hold: &NodeHold) -> wire::NodeHold {

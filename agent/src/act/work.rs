@@ -4,14 +4,17 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::mpsc::Receiver;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use dogwatch::clock;
-use dogwatch::record::{Action, ActionState, ObjectOutcome, Refusal};
+use dogwatch::record::{Action, ActionState, Body, ObjectOutcome, Refusal, Seq};
 
 use super::aside::Aside;
-use super::handle::{Backoff, Executor, ExecutorError, look_after};
+use super::handle::{Backoff, Executor, ExecutorError, look_after, recall};
+use super::held_links::HeldAside;
+use super::hold::HoldSet;
 use super::hold_line::HoldLine;
 use super::images::policy::ImagePolicy;
 use super::live::mask_tail;
@@ -20,10 +23,15 @@ use super::policy::Policy;
 use super::real_path::{Place, find_apart};
 use super::remove::QUARANTINE_GONE;
 use super::shares;
+use super::witness::Witness;
 use crate::tail::mask::Masker;
 
 /// A survey of a large log folder on a slow disk may take this long.
 const SURVEY_WAIT: Duration = Duration::from_secs(45);
+/// Linking aside what is held may take this long, with content that is kept for want of a link.
+const ASIDE_WAIT: Duration = Duration::from_secs(60);
+/// How often it is looked for new files under what is held: a rotation is seen before the next one, which may delete.
+const SWEEP_EVERY: Duration = Duration::from_secs(15);
 /// A cleanup of a thousand large files may take this long.
 const APPLY_WAIT: Duration = Duration::from_secs(540);
 
@@ -44,6 +52,8 @@ pub enum Job {
         /// Its `st_dev`.
         device: u64,
     },
+    /// What is held changed: link it aside, and let go of what is not held any more.
+    Aside,
     /// Carry an action out. Its record is durable.
     Apply(Box<Action>),
     /// Look where a path really lies. It touches a disk, and may wait for it for a moment, so it is done here.
@@ -65,8 +75,17 @@ pub enum Done {
         /// What was found.
         result: Result<Survey, String>,
     },
+    /// What is kept aside for each hold, and for those that are over, what went.
+    Aside(Vec<HeldAside>),
     /// An action that was carried out, or failed.
     Applied(Box<Action>),
+    /// Push this to the evidence stream, of which the core is the only pusher, and say its seq.
+    Keep {
+        /// What.
+        body: Box<Body>,
+        /// Where the seq goes.
+        seq: SyncSender<Seq>,
+    },
     /// Where a path really lies.
     Found {
         /// The command that asked.
@@ -150,17 +169,19 @@ impl Launch {
     }
 }
 
-/// Works until the sender of the jobs is gone. `first` are the children that were started before anything was parsed.
+/// Works until the sender of the jobs is gone. `first` are the children that were started before anything was parsed;
+/// `witness` keeps what files are about to go.
 pub fn run(
     launch: &Launch,
     first: Children,
     jobs: &Receiver<Job>,
+    witness: Arc<dyn Witness>,
     done: impl Fn(Done),
     unable: impl Fn(Vec<String>),
 ) {
-    let mut files = Keeper::new("clean up", Box::new(|| launch.start()), first.executor);
+    let mut files = Keeper::new("clean up", Box::new(|| launch.start()), first.executor, Some(witness));
     let mut images = launch.images.as_ref().zip(first.images).map(|(how, first)| {
-        Keeper::new("remove images", Box::new(move || launch.start_image_keeper(how)), first)
+        Keeper::new("remove images", Box::new(move || launch.start_image_keeper(how)), first, None)
     });
     let tell = |files: &Keeper<'_>, images: &Option<Keeper<'_>>| {
         let of_images = images.iter().flat_map(|i| i.unable.iter().cloned());
@@ -168,7 +189,19 @@ pub fn run(
     };
     tell(&files, &images);
     let aside = Aside::new(FIND_WAIT);
-    while let Ok(job) = jobs.recv() {
+    let mut swept = false;
+    loop {
+        let job = match jobs.recv_timeout(SWEEP_EVERY) {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Timeout) => {
+                let held = matches!(&launch.holds.now().set, HoldSet::Known(holds) if !holds.is_empty());
+                if swept && !held {
+                    continue;
+                }
+                Job::Aside
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
         if let Job::Find { command, path } = job {
             let result = find_apart(&launch.holds.now().host_root, &path, &aside);
             done(Done::Found { command, result });
@@ -200,6 +233,12 @@ pub fn run(
                     });
                 }
                 done(Done::Applied(Box::new(shares::joined(*action, shared))));
+            }
+            Job::Aside => {
+                if let Some(aside) = files.aside(launch.holds.is_durable()) {
+                    swept = true;
+                    done(Done::Aside(aside));
+                }
             }
             Job::Find { .. } => {}
         }
@@ -235,6 +274,8 @@ struct Keeper<'a> {
     what: &'static str,
     start: Box<dyn Fn() -> Result<Executor, ExecutorError> + 'a>,
     executor: Option<Executor>,
+    /// Who keeps what it is about to remove.
+    witness: Option<Arc<dyn Witness>>,
     /// What it cannot do, in words.
     unable: Vec<String>,
     backoff: Backoff,
@@ -250,12 +291,14 @@ impl<'a> Keeper<'a> {
         what: &'static str,
         start: Box<dyn Fn() -> Result<Executor, ExecutorError> + 'a>,
         first: Result<Executor, ExecutorError>,
+        witness: Option<Arc<dyn Witness>>,
     ) -> Self {
         let backoff = Backoff::default();
         let mut keeper = Self {
             what,
             start,
             executor: None,
+            witness,
             unable: Vec::new(),
             backoff,
             not_before: None,
@@ -269,7 +312,10 @@ impl<'a> Keeper<'a> {
     fn take(&mut self, started: Result<Executor, ExecutorError>) -> Vec<String> {
         (self.roots_at, self.lost_a_quarantine) = (Instant::now(), false);
         match started {
-            Ok(executor) => {
+            Ok(mut executor) => {
+                if let Some(witness) = &self.witness {
+                    executor.witnessed_by(Arc::clone(witness));
+                }
                 let unable = executor.unable();
                 for leftover in &executor.ready().leftovers {
                     tracing::warn!(?leftover, "an earlier cleanup was cut short");
@@ -331,8 +377,22 @@ impl<'a> Keeper<'a> {
         })
     }
 
+    fn aside(&mut self, may_release: bool) -> Option<Vec<HeldAside>> {
+        let executor = self.executor.as_mut()?;
+        match executor.aside(may_release, ASIDE_WAIT) {
+            Ok(aside) => Some(aside),
+            Err(error) => {
+                tracing::warn!(%error, "what is held could not be linked aside; it is tried again");
+                if error.is_fatal() {
+                    self.failed();
+                }
+                None
+            }
+        }
+    }
+
     fn apply(&mut self, mut action: Action) -> Action {
-        match self.try_apply(&action) {
+        match self.try_apply(&mut action) {
             Ok(applied) => applied,
             Err(error) => {
                 look_after(&mut action, &error);
@@ -344,7 +404,7 @@ impl<'a> Keeper<'a> {
     /// The same for images: what became of those that nobody answered for, another keeper can only say by what the runtime
     /// lists, so that the plan's objects are left as unknown.
     fn apply_images(&mut self, mut action: Action) -> Action {
-        match self.try_apply(&action) {
+        match self.try_apply(&mut action) {
             Ok(applied) => applied,
             Err(error) => {
                 action.state = ActionState::Failed;
@@ -361,11 +421,15 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    fn try_apply(&mut self, action: &Action) -> Result<Action, ExecutorError> {
+    /// Has `action` applied. Where that fails it keeps what was recorded of objects before.
+    fn try_apply(&mut self, action: &mut Action) -> Result<Action, ExecutorError> {
         let Some(executor) = self.executor.as_mut() else { return Err(ExecutorError::Died(None)) };
         let result = executor.apply(action, APPLY_WAIT);
-        if let Ok(applied) = &result {
-            self.lost_a_quarantine |= applied.refused.iter().any(|r| r.reason.contains(QUARANTINE_GONE));
+        match &result {
+            Ok(applied) => {
+                self.lost_a_quarantine |= applied.refused.iter().any(|r| r.reason.contains(QUARANTINE_GONE));
+            }
+            Err(_) => recall(action, executor.seen()),
         }
         if result.as_ref().is_err_and(ExecutorError::is_fatal) {
             self.failed();

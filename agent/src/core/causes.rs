@@ -11,6 +11,7 @@ use crate::act::respond::{CLEANUP_NOT_HOLDING, TRIGGERS};
 use crate::detect::words::bytes;
 use crate::usage::blame::{Blame, Confidence, Culprit};
 use crate::usage::scout::Answer;
+use crate::usage::show::word;
 
 /// The fact that says how sure a cause is.
 const CONFIDENCE: &str = "cause_confidence";
@@ -43,7 +44,7 @@ impl Core {
     pub(super) fn ask_for_cause(&self, finding: &Finding) {
         let is_asked = finding.subject.kind == "mount" && TRIGGERS.contains(&finding.rule.as_str());
         if let Some(scout) =
-            self.wires.scout.as_ref().filter(|_| is_asked && finding.state != FindingState::Cleared)
+            self.wires.lookouts.scout.as_ref().filter(|_| is_asked && finding.state != FindingState::Cleared)
         {
             // With too many questions waiting the finding stands without.
             let _ = scout.ask(&finding.subject.name);
@@ -114,7 +115,7 @@ impl Core {
 }
 
 /// Whether a cause has anything to do with it: not every finding about a mount says that it fills.
-fn is_about_filling(finding: &Finding) -> bool {
+pub(super) fn is_about_filling(finding: &Finding) -> bool {
     let rule = finding.rule.as_str();
     finding.subject.kind == "mount" && (TRIGGERS.contains(&rule) || rule == CLEANUP_NOT_HOLDING)
 }
@@ -166,15 +167,6 @@ fn cause(answer: &Answer, blame: &Blame, earlier: Option<Blame>) -> Cause {
         facts,
         pod: first.filter(|_| certain).and_then(|c| c.pod.clone()),
         grew: if is_told { Some(blame.clone()) } else { earlier },
-    }
-}
-
-fn word(confidence: Confidence) -> &'static str {
-    match confidence {
-        Confidence::Certain => "certain",
-        Confidence::Likely => "likely",
-        Confidence::Unknown => "unknown",
-        Confidence::Still => "not growing",
     }
 }
 
@@ -231,7 +223,7 @@ fn rate(bytes_per_second: f64) -> String {
 }
 
 /// The end of a path is what tells it from others; a name may be as long as its filesystem lets it be.
-fn bounded(path: &Path) -> String {
+pub(super) fn bounded(path: &Path) -> String {
     let text = path.display().to_string();
     let beyond = text.chars().count().saturating_sub(MAX_PATH_CHARS);
     if beyond == 0 { text } else { format!("…{}", text.chars().skip(beyond).collect::<String>()) }

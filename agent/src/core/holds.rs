@@ -11,8 +11,9 @@ use dogwatch::record::{Body, Stream};
 use dogwatch::wire;
 
 use super::{Core, answer_error};
+use crate::act::held_links::HeldAside;
 use crate::act::hold::{Hold, NodeHold};
-use crate::act::wire::holds_from_wire;
+use crate::act::wire::{aside_to_wire, holds_from_wire};
 use crate::uplink::CommandCall;
 
 /// Sets that wait to be kept at most; the collector sends one at a time.
@@ -39,6 +40,8 @@ pub(super) struct HoldState {
     waiting: VecDeque<CommandCall>,
     /// What the collector said last.
     last: Option<Vec<NodeHold>>,
+    /// What was kept aside for each of them when it was last looked.
+    aside: Vec<HeldAside>,
     /// What the node cannot do because of them, in words.
     pub(super) unable: Option<String>,
 }
@@ -75,6 +78,30 @@ impl Core {
         self.holds.waiting.push_back(call);
     }
 
+    /// What is held was linked aside, and what is not held any more let go of: that is news.
+    pub(super) fn on_aside(&mut self, aside: Vec<HeldAside>) {
+        let (over, kept): (Vec<_>, Vec<_>) = aside.into_iter().partition(|a| a.released);
+        for gone in over.iter().filter(|a| a.files > 0 || !a.lacks.is_empty()) {
+            let mut words = format!(
+                "{} is over: {} files that were linked aside for it went, with {} bytes that had no other name",
+                gone.hold, gone.files, gone.kept_bytes
+            );
+            if !gone.lacks.is_empty() {
+                words = format!("{words}; {}", gone.lacks);
+            }
+            self.wires.recorder.push(Stream::Urgent, clock::now(), Body::Note(words));
+        }
+        for now in &kept {
+            let before = self.holds.aside.iter().find(|a| a.hold == now.hold);
+            if now.lacks != before.map_or("", |b| b.lacks.as_str()) && !now.lacks.is_empty() {
+                let words = format!("{} is not wholly kept aside: {}", now.hold, now.lacks);
+                tracing::warn!("{words}");
+                self.wires.recorder.push(Stream::Urgent, clock::now(), Body::Note(words));
+            }
+        }
+        self.holds.aside = kept;
+    }
+
     /// A set is in force.
     pub(super) fn on_held(&mut self, held: Held) {
         self.responder.set_holds(held.places);
@@ -94,6 +121,7 @@ impl Core {
                     id,
                     ok: true,
                     absent_holds: held.absent,
+                    held_aside: aside_to_wire(&self.holds.aside),
                     ..Default::default()
                 });
             }
@@ -121,14 +149,15 @@ pub(super) mod tests {
     use std::sync::{Arc, mpsc};
     use std::time::Duration;
 
-    use dogwatch::record::{CleanupMode, Incarnation, NodeName};
+    use dogwatch::record::{CleanupMode, Hash, Incarnation, NodeName};
     use ed25519_dalek::SigningKey;
     use tokio::sync::{oneshot, watch};
 
     use super::*;
+    use crate::act::permit::Gate;
     use crate::act::policy::{Budgets, Policy, Rules};
     use crate::act::respond::{Respond, Settings};
-    use crate::core::{CoreConfig, Wires};
+    use crate::core::{BrakeWires, CoreConfig, Wires};
     use crate::detect::{DetectConfig, Detectors};
     use crate::health::Figures;
     use crate::record::{self, RecordConfig};
@@ -148,7 +177,8 @@ pub(super) mod tests {
         let key = SigningKey::from_bytes(&[1; 32]);
         let (recorder, _writer, _) = record::open(&config, key, [2; 16], || [3; 16]).unwrap();
         let policy = Policy { mode: CleanupMode::Off, roots: Vec::new(), budgets: Budgets::default() };
-        let responder = Respond::new(Rules::new(policy).unwrap(), Settings::default(), Box::new(|| 1));
+        let gate = Gate::open(node.clone(), Hash::ZERO);
+        let responder = Respond::new(Rules::new(policy).unwrap(), Settings::default(), gate, Box::new(|| 1));
         let (holds, kept) = mpsc::channel();
         let wires = Wires {
             inbox: mpsc::channel().1,
@@ -156,9 +186,10 @@ pub(super) mod tests {
             jobs: mpsc::channel().0,
             holds,
             ballast: None,
+            brake: BrakeWires { line: mpsc::channel().0, outgoing: crate::uplink::brake::ends().2 },
             marks: None,
             kernel_marks: None,
-            scout: None,
+            lookouts: super::super::Lookouts::default(),
             pulse: watch::Sender::new(None),
             figures: Arc::<Figures>::default(),
         };

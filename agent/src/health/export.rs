@@ -119,6 +119,10 @@ impl Export {
         page.counter("cleanups", "Cleanups carried out", get(&f.cleanups))?;
         page.counter("cleanups_failed", "Cleanups that failed", get(&f.failed_cleanups))?;
         page.counter("cleanups_refused", "Cleanups refused", get(&f.refused_cleanups))?;
+        let waiting = get(&f.cleanups_waiting) as f64;
+        page.gauge("cleanups_waiting", "Cleanups that wait for leave to begin", waiting)?;
+        let help = "How long the cleanup has waited for leave that waits for longest; 0: none waits";
+        page.gauge("cleanup_waiting_seconds", help, get(&f.cleanup_waiting_ms) as f64 / 1e3)?;
         page.counter("cleanup_freed_bytes", "Bytes that cleanups freed", get(&f.freed_bytes))?;
         let help = "Objects that cleanups removed, or cut to their tail";
         page.counter("cleanup_removed_objects", help, get(&f.removed_objects))?;

@@ -43,6 +43,10 @@ pub struct Figures {
     pub failed_cleanups: AtomicU64,
     /// Cleanups refused.
     pub refused_cleanups: AtomicU64,
+    /// Cleanups that wait for leave now.
+    pub cleanups_waiting: AtomicU64,
+    /// How long the one has that waits for longest, ms.
+    pub cleanup_waiting_ms: AtomicU64,
     /// Bytes that cleanups freed.
     pub freed_bytes: AtomicU64,
     /// Objects that cleanups removed, or cut to their tail.

@@ -20,7 +20,7 @@ mod writer;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dogwatch::block::{Predecessor, SEAL_BYTES, Start};
 use dogwatch::chain::SignedReceipt;
@@ -35,7 +35,7 @@ use tokio::sync::watch;
 
 use lane::Lane;
 use queue::Queue;
-use slots::Slots;
+pub(crate) use slots::Slots;
 
 pub use writer::Writer;
 
@@ -186,7 +186,7 @@ struct State {
     aside: Vec<(Stream, Incarnation, Seq, Seq, String)>,
     durable_urgent: Seq,
     failing: Option<String>,
-    lost_urgent: Vec<Seq>,
+    lost: Vec<(Stream, Seq)>,
     pressure: f64,
     /// Since when evidence that waits is cited by a finding, boot ns.
     cited_boot_ns: Option<u64>,
@@ -199,6 +199,8 @@ struct State {
 struct Shared {
     state: Mutex<State>,
     wake: Condvar,
+    /// Something became durable, or will not.
+    settled: Condvar,
     durable: watch::Sender<[Seq; 3]>,
     news: [watch::Sender<u64>; 3],
     journal_dir: PathBuf,
@@ -218,13 +220,27 @@ impl State {
         Some(cited.map_or(usual, |since| usual.min(left(since, CITED_SEAL_AFTER))))
     }
 
-    /// Remembers the newest urgent records that were lost, for [`Recorder::settlement`].
-    fn note_lost(&mut self, seqs: &[Seq]) {
-        self.lost_urgent.extend(seqs);
-        if self.lost_urgent.len() > MAX_LOST_REMEMBERED {
-            let surplus = self.lost_urgent.len() - MAX_LOST_REMEMBERED;
-            self.lost_urgent.drain(..surplus);
+    /// Remembers the newest records that were lost, for [`Recorder::settlement`].
+    fn note_lost(&mut self, stream: Stream, seqs: &[Seq]) {
+        self.lost.extend(seqs.iter().map(|seq| (stream, *seq)));
+        if self.lost.len() > MAX_LOST_REMEMBERED {
+            let surplus = self.lost.len() - MAX_LOST_REMEMBERED;
+            self.lost.drain(..surplus);
         }
+    }
+
+    fn settlement(&mut self, stream: Stream, seq: Seq) -> Settlement {
+        if let Some(lost) = self.lost.iter().position(|l| *l == (stream, seq)) {
+            self.lost.swap_remove(lost);
+            return Settlement::Lost(
+                self.failing.clone().unwrap_or_else(|| "there was no room for it".to_owned()),
+            );
+        }
+        let durable = match stream {
+            Stream::Urgent => self.durable_urgent,
+            Stream::Evidence | Stream::Recorder => self.stats.durable_seq[stream.index()],
+        };
+        if durable >= seq { Settlement::Durable } else { Settlement::Waiting(self.failing.clone()) }
     }
 }
 
@@ -245,13 +261,18 @@ impl Recorder {
     /// Takes a record in and gives it its seq. Never blocks.
     pub fn push(&self, stream: Stream, at: Moment, body: Body) -> Seq {
         let mut state = self.shared.lock();
-        let dropped = state.queue.dropped();
+        // Somebody waits for content, and for whatever is urgent; the rest may be lost without being asked for.
+        let awaited = stream == Stream::Urgent || body.kind() == Kind::File;
         let seq = state.queue.push(stream, at, body);
-        if stream == Stream::Urgent && state.queue.dropped() > dropped {
-            state.note_lost(&[seq]);
+        if awaited && !state.queue.took(stream, seq) {
+            state.note_lost(stream, &[seq]);
+        }
+        if awaited && stream == Stream::Evidence {
+            // As if it had waited its time already.
+            state.cited_boot_ns = Some(0);
         }
         state.stats.pushed[stream.index()] += 1;
-        let wake = stream == Stream::Urgent || state.queue.bytes(stream) >= SEAL_BYTES;
+        let wake = awaited || state.queue.bytes(stream) >= SEAL_BYTES;
         drop(state);
         if wake {
             self.shared.wake.notify_one();
@@ -286,17 +307,34 @@ impl Recorder {
 
     /// What became of an urgent record by now.
     pub fn settlement(&self, seq: Seq) -> Settlement {
+        self.shared.lock().settlement(Stream::Urgent, seq)
+    }
+
+    /// Waits until a record of [`Kind::File`] is durable; for whoever may wait for a disk. Such a record is never given up
+    /// for the sake of another.
+    ///
+    /// # Errors
+    /// Why it was lost, or was not durable within `patience`.
+    pub fn await_durable(&self, stream: Stream, seq: Seq, patience: Duration) -> Result<(), String> {
+        let deadline = Instant::now() + patience;
         let mut state = self.shared.lock();
-        if let Some(lost) = state.lost_urgent.iter().position(|s| *s == seq) {
-            state.lost_urgent.swap_remove(lost);
-            return Settlement::Lost(
-                state.failing.clone().unwrap_or_else(|| "there was no room for it".to_owned()),
-            );
+        loop {
+            let why = match state.settlement(stream, seq) {
+                Settlement::Durable => return Ok(()),
+                Settlement::Lost(why) => return Err(why),
+                Settlement::Waiting(why) => why,
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(why.unwrap_or_else(|| format!("the disk did not answer within {patience:?}")));
+            }
+            state = self.shared.settled.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        if state.durable_urgent >= seq {
-            return Settlement::Durable;
-        }
-        Settlement::Waiting(state.failing.clone())
+    }
+
+    /// Whether the evidence ring is so full of what the collector has not acknowledged that only lines may still go there.
+    pub fn evidence_is_tight(&self) -> bool {
+        self.shared.lock().pressure > THIN_ABOVE
     }
 
     /// Takes the collector's acknowledgement in.
@@ -445,6 +483,7 @@ pub fn open(
     let shared = Arc::new(Shared {
         state: Mutex::new(State { queue, ..State::default() }),
         wake: Condvar::new(),
+        settled: Condvar::new(),
         durable: watch::Sender::new([0; 3]),
         news: std::array::from_fn(|_| watch::Sender::new(0)),
         journal_dir: dir,

@@ -102,6 +102,11 @@ impl Queue {
         run
     }
 
+    /// Whether the record that was given `seq` last was taken in.
+    pub(crate) fn took(&self, stream: Stream, seq: Seq) -> bool {
+        self.lanes[stream.index()].back().is_some_and(|w| w.record.seq == seq)
+    }
+
     /// Bytes that wait in `stream`.
     pub(crate) fn bytes(&self, stream: Stream) -> usize {
         self.bytes[stream.index()]
@@ -172,7 +177,8 @@ impl Queue {
     fn evict_oldest(&mut self, stream: Stream, kind: Option<Kind>) -> bool {
         let lane = &mut self.lanes[stream.index()];
         let found = match kind {
-            None => (!lane.is_empty()).then_some(0),
+            // What is about to be destroyed for good waits for its content to be durable.
+            None => lane.iter().position(|w| w.record.body.kind() != Kind::File),
             Some(k) => lane.iter().position(|w| w.record.body.kind() == k),
         };
         let Some(w) = found.and_then(|i| lane.remove(i)) else { return false };
@@ -206,7 +212,8 @@ impl Queue {
 
 fn rank(stream: Stream, kind: Kind) -> u8 {
     match (stream, kind) {
-        (Stream::Recorder, _) => 0,
+        // Content is only wanted where there is room: what it would have saved then stays where it is.
+        (Stream::Recorder, _) | (_, Kind::File) => 0,
         (_, Kind::Sample) => 1,
         _ => 2,
     }
@@ -244,6 +251,13 @@ pub(crate) fn weigh(body: &Body) -> usize {
             }
             Body::Gap(g) => g.reason.len() + g.source.len(),
             Body::Note(n) => n.len(),
+            Body::File(f) => {
+                f.content.as_ref().map_or(0, |c| c.zstd.len() + c.path.as_os_str().len())
+                    + f.objects
+                        .iter()
+                        .map(|o| 256 + o.path.as_os_str().len() + o.why_safe.len())
+                        .sum::<usize>()
+            }
         }
 }
 

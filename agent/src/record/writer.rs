@@ -238,6 +238,7 @@ impl Writer {
             Ok(()) => {
                 let durable = self.lanes[0].head().last_seq;
                 self.shared.lock().durable_urgent = durable;
+                self.shared.settled.notify_all();
                 (important, None)
             }
             Err(e) => (important, Some(e.to_string())),
@@ -338,10 +339,10 @@ impl Writer {
                 tracing::error!(stream = %Stream::ALL[i], error = %e, "a record cannot be sealed and is given up");
                 let mut state = self.shared.lock();
                 state.queue.give_up(Stream::ALL[i], &run, "the record does not fit a block");
-                if i == 0 {
-                    let seqs: Vec<Seq> = run.iter().map(|r| r.seq).collect();
-                    state.note_lost(&seqs);
-                }
+                let awaited = |r: &&Record| i == 0 || r.body.kind() == Kind::File;
+                let seqs: Vec<Seq> = run.iter().filter(awaited).map(|r| r.seq).collect();
+                state.note_lost(Stream::ALL[i], &seqs);
+                self.shared.settled.notify_all();
             }
         }
     }
@@ -397,6 +398,7 @@ impl Writer {
         }
         state.pressure = pressure;
         drop(state);
+        self.shared.settled.notify_all();
         self.shared.durable.send_if_modified(|d| {
             let changed = *d != durable;
             *d = durable;

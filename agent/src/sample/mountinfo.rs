@@ -130,7 +130,7 @@ impl<'a> Entry<'a> {
     }
 
     /// Whether mount or superblock are read-only, as the table says it.
-    pub(super) fn is_read_only(&self) -> bool {
+    pub(crate) fn is_read_only(&self) -> bool {
         let ro = |options: &[u8]| options.split(|&b| b == b',').any(|option| option == b"ro");
         ro(self.mount_options) || ro(self.super_options)
     }
@@ -247,7 +247,7 @@ fn unescape(text: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// The mounts to watch, in the table's order.
-pub(super) fn select<'t, 'a>(entries: &'t [Entry<'a>]) -> Vec<&'t Entry<'a>> {
+pub(crate) fn select<'t, 'a>(entries: &'t [Entry<'a>]) -> Vec<&'t Entry<'a>> {
     let visible = Visibility::new(entries);
     let shown: Vec<&Entry<'_>> = entries.iter().filter(|e| visible.reaches(e)).collect();
     let data: Vec<&Entry<'_>> = shown.iter().copied().filter(|e| e.is_data()).collect();

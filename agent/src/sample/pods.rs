@@ -61,6 +61,11 @@ impl Pods {
         }
     }
 
+    /// Every pod that has a name, by its folder of logs.
+    pub fn named(&self) -> impl Iterator<Item = &Pod> {
+        self.by_uid.values()
+    }
+
     /// Whose the control group at `path` is, with every name that is known; `None`: no pod's.
     pub fn of_cgroup(&self, path: &str) -> Option<Pod> {
         let mut pod = pod::from_cgroup_path(path)?;

@@ -7,6 +7,7 @@
 //!
 //! Deliberately absent: what the records mean. Commands and pulses pass through to the core.
 
+pub mod brake;
 mod pulse;
 mod reading;
 mod session;
@@ -60,6 +61,8 @@ pub struct UplinkConfig {
     pub mode: watch::Receiver<CleanupMode>,
     /// How often figures of now are sent.
     pub pulse_every: Duration,
+    /// What is asked and said of cleanups.
+    pub brake: brake::BrakeEnd,
 }
 
 /// What the uplink shows of itself.

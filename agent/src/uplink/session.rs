@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
+use super::brake::OnStream;
 use super::reading::{Batch, Held, Indexed, earlier_heads, held, joined, read};
 use super::{CommandCall, Shared, chain};
 
@@ -153,7 +154,9 @@ async fn call(
             }
         },
     };
+    let word = welcome.brake.clone();
     let mut at = Cursors::from_welcome(shared, stream, welcome)?;
+    let mut brake = (stream == Stream::Urgent).then(|| OnStream::new(&shared.config.brake, word));
     shared.status.send_modify(|s| s.connected[stream.index()] = true);
 
     let mut news = shared.recorder.news(stream);
@@ -220,6 +223,8 @@ async fn call(
                         commands += 1;
                         begin_command(shared, command, commands, results.clone());
                     }
+                    Some(Down::Brake(word)) if let Some(brake) = &brake => brake.word(word),
+                    Some(Down::Permit(answer)) if let Some(brake) = &brake => brake.answer(answer),
                     other => return Err(SessionError::Protocol(format!("unexpected {}", name(other.as_ref())))),
                 }
             }
@@ -231,6 +236,11 @@ async fn call(
                     send(&sender, Up::Pulse(wire::Pulse::from(&p))).await?;
                 }
                 send(&sender, Up::Result(result)).await?;
+            }
+            asked = super::brake::next(&mut brake) => {
+                for message in asked {
+                    send(&sender, message).await?;
+                }
             }
             changed = news.changed() => {
                 if changed.is_err() {
@@ -402,6 +412,7 @@ fn hello(shared: &Shared, stream: Stream, kept: &[wire::Kept]) -> wire::Hello {
         mode: wire::CleanupMode::from(*shared.config.mode.borrow()).into(),
         signing_key: shared.config.signing_key.to_vec().into(),
         kept: kept.to_vec(),
+        knows_brake: true,
     }
 }
 
@@ -423,6 +434,8 @@ fn name(message: Option<&Down>) -> &'static str {
         Some(Down::Ack(_)) => "Ack",
         Some(Down::Nack(_)) => "Nack",
         Some(Down::Command(_)) => "Command",
+        Some(Down::Brake(_)) => "Brake",
+        Some(Down::Permit(_)) => "PermitAnswer",
         None => "an empty message",
     }
 }

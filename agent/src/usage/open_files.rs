@@ -153,7 +153,7 @@ impl Scan {
 }
 
 /// The overlays of the node that fill `device`.
-fn overlays(roots: &Roots, device: u64) -> HashMap<u64, PathBuf> {
+pub(super) fn overlays(roots: &Roots, device: u64) -> HashMap<u64, PathBuf> {
     let mut found = HashMap::new();
     // Without the table, what containers write stays unexplained.
     let Ok(text) = read_bounded(&roots.mountinfo) else { return found };
@@ -180,7 +180,7 @@ fn look(link: &Path) -> Result<Statx, Errno> {
     rustix::fs::statx(CWD, link, AtFlags::STATX_DONT_SYNC, mask)
 }
 
-fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+pub(super) fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     use std::io::Read as _;
     let mut text = Vec::new();
     std::fs::File::open(path)?.take(MAX_TABLE_BYTES).read_to_end(&mut text)?;

@@ -1,4 +1,4 @@
-//! Keeping a thread to its share of a CPU.
+//! Keeping a thread to its share of a CPU, and of a disk.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -7,6 +7,12 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// Longest single rest, so that the thread can be stopped.
 const LONGEST_REST: Duration = Duration::from_millis(100);
+
+/// CPU time of this thread since it was started.
+pub(super) fn thread_cpu() -> Duration {
+    let t = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(t.tv_sec.unsigned_abs(), u32::try_from(t.tv_nsec).unwrap_or(0))
+}
 
 /// Keeps a thread to its share of a CPU.
 pub(super) struct Pace {
@@ -17,27 +23,111 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn new(share: Option<f64>) -> Self {
-        let mut pace = Self { share, began: Instant::now(), cpu_before: Duration::ZERO };
-        pace.cpu_before = pace.cpu();
-        pace
-    }
-
-    /// CPU time of this thread since it was started.
-    pub(super) fn cpu(&self) -> Duration {
-        let t = clock_gettime(ClockId::ThreadCPUTime);
-        Duration::new(t.tv_sec.unsigned_abs(), u32::try_from(t.tv_nsec).unwrap_or(0))
+        Self { share, began: Instant::now(), cpu_before: thread_cpu() }
     }
 
     /// Sleeps until what was used is within the share again.
     pub(super) fn rest(&self, stop: &AtomicBool) {
         let Some(share) = self.share else { return };
-        let used = self.cpu().saturating_sub(self.cpu_before).as_secs_f64();
+        let used = thread_cpu().saturating_sub(self.cpu_before).as_secs_f64();
         let due = Duration::from_secs_f64((used / share.max(0.001)).min(86_400.0));
         while let Some(rest) = due.checked_sub(self.began.elapsed()).filter(|r| !r.is_zero()) {
             if stop.load(Ordering::Relaxed) {
                 return;
             }
             std::thread::sleep(rest.min(LONGEST_REST));
+        }
+    }
+}
+
+/// What work in the background may take.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Budget {
+    /// Share of one CPU.
+    pub cpu: f64,
+    /// Share of the time in which it may keep its disk busy, or wait for it.
+    pub disk: f64,
+    /// Entries a second, at most.
+    pub entries_per_second: u32,
+}
+
+impl Budget {
+    /// How long work must rest that took `wall`, of that `cpu` on a CPU, for `entries`. What was not used before is not
+    /// saved up: each piece of work is paid for by the rest that follows it.
+    pub fn rest(&self, wall: Duration, cpu: Duration, entries: u64) -> Duration {
+        let seconds = [
+            cpu.as_secs_f64() / (self.cpu * AIM).max(0.0005),
+            // On a CPU it does not wait for its disk.
+            wall.saturating_sub(cpu).as_secs_f64() / self.disk.max(0.001),
+            entries as f64 / f64::from(self.entries_per_second.max(1)),
+        ];
+        let due = seconds.into_iter().fold(0.0, f64::max).min(LONGEST_DUE_SECONDS);
+        Duration::from_secs_f64(due).saturating_sub(wall)
+    }
+}
+
+/// Keeps work to its budget, piece by piece. What the rests and wake-ups themselves cost is paid for by the next rest.
+#[derive(Debug)]
+pub(super) struct Paced {
+    budget: Budget,
+    cpu: Duration,
+    woken: Instant,
+}
+
+impl Paced {
+    /// From now on, on this thread.
+    pub(super) fn begin(budget: Budget) -> Self {
+        Self { budget, cpu: thread_cpu(), woken: Instant::now() }
+    }
+
+    /// How long to rest now, after a piece of work with so many `entries`.
+    pub(super) fn rest(&mut self, entries: u64) -> Duration {
+        let now = thread_cpu();
+        let cpu = now.saturating_sub(std::mem::replace(&mut self.cpu, now));
+        self.budget.rest(self.woken.elapsed(), cpu, entries)
+    }
+
+    /// The rest is over.
+    pub(super) fn wake(&mut self) {
+        self.woken = Instant::now();
+    }
+}
+
+/// Of a share of a CPU, what is aimed at: the clock of a thread does not show all that the kernel books to its process.
+const AIM: f64 = 0.95;
+/// Longest rest after one piece of work: a disk that hung for a minute is not left alone for an hour.
+const LONGEST_DUE_SECONDS: f64 = 60.0;
+
+/// This thread gets what others leave, of CPUs (`SCHED_IDLE`) and, where its scheduler knows classes, of disks
+/// (`IOPRIO_CLASS_IDLE`, ioprio_set(2)). A kernel that refuses either lets it run as any other.
+pub(super) fn be_idle() {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    const IDLE_CLASS: libc::c_int = 3 << 13;
+    let param = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the structure lives through the call; 0 is the calling thread.
+    let _ = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const param) };
+    // SAFETY: three numbers and no memory; 0 is the calling thread.
+    let _ = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IDLE_CLASS) };
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_rest_pays_for_the_work_before_it(
+            cpu_us in 0u64..200_000, waited_us in 0u64..200_000, entries in 0u64..10_000,
+            percent in 1u32..50, disk in 1u32..50, per_second in 100u32..100_000,
+        ) {
+            let budget = Budget { cpu: f64::from(percent) / 100.0, disk: f64::from(disk) / 100.0, entries_per_second: per_second };
+            let (cpu, wall) = (Duration::from_micros(cpu_us), Duration::from_micros(cpu_us + waited_us));
+            let all = (wall + budget.rest(wall, cpu, entries)).as_secs_f64() + 1e-6;
+            prop_assert!(cpu.as_secs_f64() <= all * budget.cpu);
+            prop_assert!((wall - cpu).as_secs_f64() <= all * budget.disk);
+            prop_assert!(entries as f64 <= all * f64::from(per_second));
         }
     }
 }

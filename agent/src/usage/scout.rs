@@ -7,8 +7,7 @@
 //! [`PAUSE`]; a filesystem whose server may not answer is not looked at, for a thread that waits for one could not be stopped.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,9 @@ use dogwatch::clock;
 
 use super::blame::{Blame, Look, blame};
 use super::open_files::{Holder, holder, scan};
-use crate::sample::{Pods, Roots, mountinfo};
+use super::pace::be_idle;
+use super::place::on_node;
+use crate::sample::{Pods, Roots};
 
 /// Questions that wait.
 const MAX_ASKED: usize = 16;
@@ -24,8 +25,6 @@ const MAX_ASKED: usize = 16;
 pub const APART: Duration = Duration::from_secs(5);
 /// From one answer about a mount to the next look at it.
 const PAUSE: Duration = Duration::from_secs(60);
-/// Longest table of mounts that is read.
-const MAX_TABLE_BYTES: u64 = 16 << 20;
 
 /// Who fills a mount.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,14 +92,14 @@ impl Scout {
             found: Err(String::new()),
             incomplete: None,
         };
-        let place = match self.place(mount) {
+        let place = match on_node(&self.roots, mount) {
             Ok(place) => place,
             Err(why) => {
                 said.found = Err(why);
                 return Some(said);
             }
         };
-        let (before, _) = match self.look(&place) {
+        let (before, _) = match look(&self.roots, &place) {
             Ok(look) => look,
             Err(why) => {
                 said.found = Err(why);
@@ -117,65 +116,44 @@ impl Scout {
                 Err(TryRecvError::Disconnected) => return None,
             }
         }
-        let (after, incomplete) = match self.look(&place) {
+        let (after, incomplete) = match look(&self.roots, &place) {
             Ok(look) => look,
             Err(why) => {
                 said.found = Err(why);
                 return Some(said);
             }
         };
-        pods.refresh(after.boot_ns);
-        let pids: BTreeSet<u32> = after.files.iter().map(|f| f.pid).collect();
-        let holders: HashMap<u32, Holder> =
-            pids.into_iter().filter_map(|pid| Some((pid, holder(&self.roots.proc, pid)?))).collect();
         said.boot_ns = after.boot_ns;
-        said.found = Ok(blame(&before, &after, &holders, &|cgroup| pods.of_cgroup(cgroup)));
+        said.found = Ok(compare(&self.roots, pods, &before, &after));
         said.incomplete = incomplete;
         Some(said)
     }
-
-    /// Where the mount is, seen from here; refused for one that may not answer.
-    fn place(&self, mount: &str) -> Result<PathBuf, String> {
-        use std::io::Read as _;
-        let mut table = Vec::new();
-        std::fs::File::open(&self.roots.mountinfo)
-            .and_then(|f| f.take(MAX_TABLE_BYTES).read_to_end(&mut table))
-            .map_err(|e| format!("{} cannot be read: {e}", self.roots.mountinfo.display()))?;
-        let parsed = mountinfo::parse(&table);
-        // The last one mounted there is the one that is seen.
-        let entry = parsed.entries.iter().rev().find(|e| *e.path == *mount.as_bytes());
-        let entry = entry.ok_or_else(|| format!("nothing is mounted at {mount} any more"))?;
-        if entry.is_remote() {
-            return Err(format!("{mount} is served from elsewhere ({})", String::from_utf8_lossy(&entry.fs)));
-        }
-        let path = Path::new(std::ffi::OsStr::from_bytes(mount.as_bytes()));
-        Ok(self.roots.rootfs.join(path.strip_prefix("/").unwrap_or(path)))
-    }
-
-    fn look(&self, place: &Path) -> Result<(Look, Option<String>), String> {
-        let at = clock::now();
-        let cannot = |e: rustix::io::Errno| format!("{} cannot be looked at: {e}", place.display());
-        let device = rustix::fs::stat(place).map_err(cannot)?.st_dev;
-        let fs = rustix::fs::statvfs(place).map_err(cannot)?;
-        let used_bytes = fs.f_blocks.saturating_sub(fs.f_bfree).saturating_mul(fs.f_frsize);
-        let found = scan(&self.roots, device);
-        Ok((
-            Look { boot_ns: at.boot_ns, wall_ns: at.wall_ns, used_bytes, files: found.files },
-            found.incomplete,
-        ))
-    }
 }
 
-/// This thread gets what others leave. A kernel that refuses that lets it run as any other.
-fn be_idle() {
-    let param = libc::sched_param { sched_priority: 0 };
-    // SAFETY: the structure lives through the call; 0 is the calling thread.
-    let _ = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const param) };
+/// One look at the open files of the filesystem at `place`, and why some may be missing.
+pub(super) fn look(roots: &Roots, place: &Path) -> Result<(Look, Option<String>), String> {
+    let at = clock::now();
+    let cannot = |e: rustix::io::Errno| format!("{} cannot be looked at: {e}", place.display());
+    let device = rustix::fs::stat(place).map_err(cannot)?.st_dev;
+    let fs = rustix::fs::statvfs(place).map_err(cannot)?;
+    let used_bytes = fs.f_blocks.saturating_sub(fs.f_bfree).saturating_mul(fs.f_frsize);
+    let found = scan(roots, device);
+    Ok((Look { boot_ns: at.boot_ns, wall_ns: at.wall_ns, used_bytes, files: found.files }, found.incomplete))
+}
+
+/// Compares two looks, the second of which was a moment ago.
+pub(super) fn compare(roots: &Roots, pods: &mut Pods, before: &Look, after: &Look) -> Blame {
+    pods.refresh(after.boot_ns);
+    let pids: BTreeSet<u32> = after.files.iter().map(|f| f.pid).collect();
+    let holders: HashMap<u32, Holder> =
+        pids.into_iter().filter_map(|pid| Some((pid, holder(&roots.proc, pid)?))).collect();
+    blame(before, after, &holders, &|cgroup| pods.of_cgroup(cgroup))
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
+    use std::path::PathBuf;
     use std::sync::mpsc::channel;
 
     use super::*;

@@ -5,9 +5,13 @@
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::blame::{Blame, Confidence, Culprit};
+use super::layout::{Layout, Owner};
+use super::report::{Report, Writers};
 use super::tally::{Folder, Usage};
 
 /// Folders of one folder that are drawn; the rest is summed up in a line.
@@ -30,6 +34,8 @@ pub struct Filesystem {
     pub used_bytes: u64,
     /// What anybody may still use.
     pub available_bytes: u64,
+    /// Inodes that it has; 0 where it does not count them.
+    pub inodes: u64,
     /// Inodes in use; 0 where the filesystem does not count them.
     pub used_inodes: u64,
     /// Whether the whole filesystem was walked, so that what was found can be compared with what is used.
@@ -37,12 +43,15 @@ pub struct Filesystem {
 }
 
 /// The tree, for people.
-pub fn tree(usage: &Usage, fs: &Filesystem) -> String {
+pub fn tree(report: &Report) -> String {
+    let (usage, fs) = (&report.usage, &report.fs);
     let mut out = String::new();
     let path = shown(usage.path.as_os_str());
     let (bytes, inodes) = (usage.root.bytes, usage.root.inodes);
     let _ = writeln!(out, "{} {path}  ({inodes} inodes)", size(bytes));
-    folders(&mut out, &usage.root, bytes, "", 0);
+    let owner = report.layout.of(&usage.path);
+    let drawing = Drawing { whole: bytes, layout: &report.layout };
+    drawing.folders(&mut out, &usage.root, &usage.path, owner.as_ref(), "", 0);
     if !usage.files.is_empty() {
         let _ = writeln!(out, "\nlargest files");
         for file in usage.files.iter().take(MAX_FILES) {
@@ -53,6 +62,13 @@ pub fn tree(usage: &Usage, fs: &Filesystem) -> String {
             };
             let _ = writeln!(out, "{} {}{sparse}", size(file.bytes), shown(file.path.as_os_str()));
         }
+    }
+    match &report.writers {
+        Some(Ok(found)) => writers(&mut out, found),
+        Some(Err(why)) => {
+            let _ = writeln!(out, "\nwho writes is unknown: {}", shown(why.as_ref()));
+        }
+        None => {}
     }
     out.push('\n');
     for line in remarks(usage, fs) {
@@ -119,35 +135,123 @@ fn remarks(usage: &Usage, fs: &Filesystem) -> Vec<String> {
     lines
 }
 
-fn folders(out: &mut String, folder: &Folder, whole: u64, indent: &str, depth: usize) {
-    if depth >= MAX_DRAWN_DEPTH {
-        return;
+/// Who writes, and what is deleted and still open.
+fn writers(out: &mut String, found: &Writers) {
+    let Blame { bytes_per_second, growing, explained, confidence, deleted, deleted_bytes } = &found.blame;
+    let _ = match confidence {
+        Confidence::Still => writeln!(out, "\nit does not grow"),
+        _ => writeln!(
+            out,
+            "\nit grows by {}/s; who: {}, open files explain {:.0} %",
+            size(bytes_per_second.max(0.0) as u64).trim_start(),
+            word(*confidence),
+            explained * 100.0
+        ),
+    };
+    for culprit in growing.iter().take(MAX_FILES) {
+        let rate = culprit.bytes_per_second.max(0.0) as u64;
+        let _ = writeln!(out, "{}/s {}", size(rate), by(culprit));
     }
-    let drawn: Vec<&Folder> = folder
-        .folders
-        .iter()
-        .filter(|f| f.bytes as f64 >= MIN_SHARE * whole as f64)
-        .take(MAX_DRAWN)
-        .collect();
-    let rest = folder.bytes.saturating_sub(drawn.iter().map(|f| f.bytes).sum());
-    let has_rest = !drawn.is_empty() && rest as f64 >= MIN_SHARE * whole as f64;
-    for (n, child) in drawn.iter().enumerate() {
-        let is_last = n + 1 == drawn.len() && !has_rest;
-        let (branch, below) = if is_last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
-        let mut name = shown(&child.name);
-        let mut end = *child;
-        while let Some(only) =
-            end.folders.first().filter(|f| f.bytes as f64 >= SAME_AS_ITS_CHILD * end.bytes as f64)
-        {
-            name = format!("{name}/{}", shown(&only.name));
-            end = only;
+    if *deleted_bytes > 0 {
+        let _ = writeln!(out, "\ndeleted and still open: {}", size(*deleted_bytes).trim_start());
+        for culprit in deleted.iter().take(MAX_FILES) {
+            let _ = writeln!(out, "{} {}", size(culprit.bytes), by(culprit));
         }
-        let _ = writeln!(out, "{} {} {indent}{branch}{name}", size(child.bytes), share(child.bytes, whole));
-        folders(out, end, whole, &format!("{indent}{below}"), depth + 1);
     }
-    if has_rest {
-        let _ =
-            writeln!(out, "{} {} {indent}└─ (files, and smaller folders)", size(rest), share(rest, whole));
+    if let Some(why) = &found.missed {
+        let _ = writeln!(out, "open files may have been missed: {}", shown(why.as_ref()));
+    }
+}
+
+fn by(culprit: &Culprit) -> String {
+    let openers = culprit.openers.iter().map(|o| match o.name.as_str() {
+        "" => o.pid.to_string(),
+        name => format!("{} ({})", shown(name.as_ref()), o.pid),
+    });
+    let openers: Vec<String> = openers.collect();
+    let pod = culprit.pod.as_ref().map(|pod| format!(" of {}", named(pod))).unwrap_or_default();
+    format!("{} by {}{pod}", shown(culprit.path.as_os_str()), openers.join(", "))
+}
+
+/// A pod as people call it; by its uid where it has no known name.
+pub fn named(pod: &dogwatch::record::Pod) -> String {
+    if pod.name.is_empty() {
+        format!("pod {}", pod.uid)
+    } else {
+        format!("pod {}/{}", pod.namespace, pod.name)
+    }
+}
+
+/// How sure it is, in one word.
+pub fn word(confidence: Confidence) -> &'static str {
+    match confidence {
+        Confidence::Certain => "certain",
+        Confidence::Likely => "likely",
+        Confidence::Unknown => "unknown",
+        Confidence::Still => "not growing",
+    }
+}
+
+struct Drawing<'a> {
+    whole: u64,
+    layout: &'a Layout,
+}
+
+impl Drawing<'_> {
+    fn folders(
+        &self,
+        out: &mut String,
+        folder: &Folder,
+        path: &Path,
+        above: Option<&Owner>,
+        indent: &str,
+        depth: usize,
+    ) {
+        if depth >= MAX_DRAWN_DEPTH {
+            return;
+        }
+        let whole = self.whole;
+        let drawn: Vec<&Folder> = folder
+            .folders
+            .iter()
+            .filter(|f| f.bytes as f64 >= MIN_SHARE * whole as f64)
+            .take(MAX_DRAWN)
+            .collect();
+        let rest = folder.bytes.saturating_sub(drawn.iter().map(|f| f.bytes).sum());
+        let has_rest = !drawn.is_empty() && rest as f64 >= MIN_SHARE * whole as f64;
+        for (n, child) in drawn.iter().enumerate() {
+            let is_last = n + 1 == drawn.len() && !has_rest;
+            let (branch, below) = if is_last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+            let mut name = shown(&child.name);
+            let mut at = path.join(&child.name);
+            let mut end = *child;
+            while let Some(only) =
+                end.folders.first().filter(|f| f.bytes as f64 >= SAME_AS_ITS_CHILD * end.bytes as f64)
+            {
+                name = format!("{name}/{}", shown(&only.name));
+                at.push(&only.name);
+                end = only;
+            }
+            let owner = self.layout.of(&at);
+            let told = owner.as_ref().filter(|o| Some(*o) != above);
+            let told = told.map(|o| format!("  [{} of {}]", shown(o.part.as_ref()), named(&o.pod)));
+            let _ = writeln!(
+                out,
+                "{} {} {indent}{branch}{name}{}",
+                size(child.bytes),
+                share(child.bytes, whole),
+                told.unwrap_or_default()
+            );
+            self.folders(out, end, &at, owner.as_ref(), &format!("{indent}{below}"), depth + 1);
+        }
+        if has_rest {
+            let _ = writeln!(
+                out,
+                "{} {} {indent}└─ (files, and smaller folders)",
+                size(rest),
+                share(rest, whole)
+            );
+        }
     }
 }
 
@@ -168,7 +272,7 @@ fn size(bytes: u64) -> String {
 }
 
 /// A name as text: bytes that are no UTF-8 and what steers a terminal as `\xNN` or `\u{N}`.
-fn shown(name: &OsStr) -> String {
+pub fn shown(name: &OsStr) -> String {
     let mut text = String::new();
     for chunk in name.as_bytes().utf8_chunks() {
         for c in chunk.valid().chars() {
@@ -189,7 +293,8 @@ fn shown(name: &OsStr) -> String {
 }
 
 /// All of it, for programs: bytes are numbers, names as in the tree.
-pub fn value(usage: &Usage, fs: &Filesystem) -> Value {
+pub fn value(report: &Report) -> Value {
+    let (usage, fs) = (&report.usage, &report.fs);
     json!({
         "path": shown(usage.path.as_os_str()),
         "whole": usage.whole,
@@ -199,7 +304,7 @@ pub fn value(usage: &Usage, fs: &Filesystem) -> Value {
             "available_bytes": fs.available_bytes,
             "used_inodes": fs.used_inodes,
         },
-        "tree": folder_value(&usage.root),
+        "tree": folder_value(&usage.root, &usage.path, None, &report.layout),
         "files": usage.files.iter().map(|f| json!({
             "path": shown(f.path.as_os_str()),
             "allocated_bytes": f.bytes,
@@ -218,15 +323,41 @@ pub fn value(usage: &Usage, fs: &Filesystem) -> Value {
         "entries": usage.entries,
         "seconds": usage.took.as_secs_f64(),
         "cpu_seconds": usage.cpu.as_secs_f64(),
+        "writers": report.writers.as_ref().map(|found| match found {
+            Ok(found) => json!({
+                "bytes_per_second": found.blame.bytes_per_second,
+                "confidence": word(found.blame.confidence),
+                "explained": found.blame.explained,
+                "growing": found.blame.growing.iter().map(culprit_value).collect::<Vec<_>>(),
+                "deleted": found.blame.deleted.iter().map(culprit_value).collect::<Vec<_>>(),
+                "deleted_bytes": found.blame.deleted_bytes,
+                "missed": found.missed,
+            }),
+            Err(why) => json!({ "unknown": why }),
+        }),
     })
 }
 
-fn folder_value(folder: &Folder) -> Value {
+fn culprit_value(culprit: &Culprit) -> Value {
+    json!({
+        "path": shown(culprit.path.as_os_str()),
+        "pod": culprit.pod.as_ref().map(named),
+        "processes": culprit.openers.iter().map(|o| json!({ "pid": o.pid, "name": o.name })).collect::<Vec<_>>(),
+        "allocated_bytes": culprit.bytes,
+        "bytes_per_second": culprit.bytes_per_second,
+    })
+}
+
+fn folder_value(folder: &Folder, path: &Path, above: Option<&Owner>, layout: &Layout) -> Value {
+    let owner = layout.of(path);
+    let told = owner.as_ref().filter(|o| Some(*o) != above);
+    let below = |f: &Folder| folder_value(f, &path.join(&f.name), owner.as_ref(), layout);
     json!({
         "name": shown(&folder.name),
         "allocated_bytes": folder.bytes,
         "inodes": folder.inodes,
-        "folders": folder.folders.iter().map(folder_value).collect::<Vec<_>>(),
+        "owner": told.map(|o| json!({ "pod": named(&o.pod), "part": o.part })),
+        "folders": folder.folders.iter().map(below).collect::<Vec<_>>(),
         "small_folders": folder.small_folders,
         "small_folders_bytes": folder.small_folders_bytes,
         "small_folders_inodes": folder.small_folders_inodes,
@@ -252,10 +383,13 @@ mod tests {
             total_bytes: 20 * GIB,
             used_bytes: 12 * GIB,
             available_bytes: 8 * GIB,
+            inodes: 90,
             used_inodes: 9,
             walked_whole: true,
         };
-        let drawn = tree(&usage, &fs);
+        let layout = Layout::default();
+        let report = Report { mount: None, wall_ns: 0, fs, usage, layout, writers: None, grown: None };
+        let drawn = tree(&report);
         let expected = " 10.0 GiB /var  (1 inodes)
   6.0 GiB  60 % ├─ log/pods
   4.0 GiB  40 % │  ├─ a

@@ -1,5 +1,7 @@
 //! What a walk found: sums by folder, and the largest files.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +23,54 @@ pub struct Folder {
     pub small_folders_bytes: u64,
     /// Their inodes.
     pub small_folders_inodes: u64,
+}
+
+impl Folder {
+    /// Sums up every folder that has less than both, at any depth, in its parent.
+    pub fn fold(&mut self, smallest_bytes: u64, smallest_inodes: u64) {
+        let mut folders = std::mem::take(&mut self.folders);
+        folders.retain_mut(|child| {
+            if child.bytes >= smallest_bytes || child.inodes >= smallest_inodes {
+                child.fold(smallest_bytes, smallest_inodes);
+                return true;
+            }
+            self.add_small(child.bytes, child.inodes);
+            false
+        });
+        self.folders = folders;
+    }
+
+    /// One more folder that is not told by itself.
+    pub(super) fn add_small(&mut self, bytes: u64, inodes: u64) {
+        self.small_folders += 1;
+        self.small_folders_bytes = self.small_folders_bytes.saturating_add(bytes);
+        self.small_folders_inodes += inodes;
+    }
+
+    /// Largest first, so that it does not depend on who was met when.
+    pub(super) fn sort(&mut self) {
+        self.folders.sort_unstable_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
+    }
+}
+
+/// From which size on a folder is told by itself, while the whole is not known yet: a share of what was met so far. What is
+/// kept by that is bounded, since to be kept each further folder must be a share of all before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Threshold {
+    /// Never less than this.
+    pub bytes: u64,
+    /// Nor this; a folder is told for either.
+    pub inodes: u64,
+    /// The n-th part of the whole; 0: the two above alone.
+    pub part: u64,
+}
+
+impl Threshold {
+    /// Bytes and inodes that suffice where so much was met.
+    pub fn at(&self, bytes: u64, inodes: u64) -> (u64, u64) {
+        let share = |whole: u64| whole.checked_div(self.part).unwrap_or(0);
+        (self.bytes.max(share(bytes)), self.inodes.max(share(inodes)))
+    }
 }
 
 /// A large file.
@@ -65,4 +115,27 @@ pub struct Usage {
     pub took: Duration,
     /// Whether it came to its end.
     pub whole: bool,
+}
+
+/// The largest files of those that were met.
+#[derive(Debug, Default)]
+pub(super) struct Largest(BinaryHeap<Reverse<LargeFile>>);
+
+impl Largest {
+    /// Keeps the file if it is among the `max` largest; its path is made only then.
+    pub(super) fn offer(&mut self, max: usize, bytes: u64, file: impl FnOnce() -> LargeFile) {
+        let is_full = self.0.len() >= max;
+        let larger = self.0.peek().is_none_or(|smallest| bytes > smallest.0.bytes);
+        if bytes == 0 || max == 0 || (is_full && !larger) {
+            return;
+        }
+        if is_full {
+            self.0.pop();
+        }
+        self.0.push(Reverse(file()));
+    }
+
+    pub(super) fn into_files(self) -> impl Iterator<Item = LargeFile> {
+        self.0.into_iter().map(|f| f.0)
+    }
 }

@@ -1,18 +1,23 @@
 //! `dogwatch-agent usage`: what fills this folder's filesystem, asked on the node itself.
 
 use std::io::Write as _;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use super::show::{self, Filesystem};
-use super::walk::{WalkOptions, walk};
-use crate::sample::mountinfo;
+use super::pace::Budget;
+use super::place::mount_of;
+use super::report::{Besides, How, report};
+use super::rounds::Newest;
+use super::scout::APART;
+use super::show;
+use super::walk::WalkOptions;
+use crate::sample::Roots;
 
-/// A folder with less than this part of its filesystem is walked again with thresholds of its own.
-const PART: u64 = 2;
+/// What a walk with a budget may take besides its CPU: of its disk, and entries a second.
+const DISK_SHARE: f64 = 0.04;
+const ENTRIES_PER_SECOND: u32 = 1_000_000;
 
 /// What to walk, and how to answer.
 #[derive(Debug, Args)]
@@ -22,10 +27,14 @@ pub struct UsageArgs {
     path: PathBuf,
     #[arg(short, long, value_enum, default_value_t = Form::Tree)]
     output: Form,
-    /// Threads that read folders [default: one a CPU; with --cpu, one]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
+    /// Look twice at open files, 5 s apart: who writes, and what is deleted and still open
+    #[arg(long)]
+    writers: bool,
+    /// Threads that read folders [default: one a CPU]
+    #[arg(long, conflicts_with = "cpu", value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: Option<u16>,
-    /// Per cent of one CPU that all of it may use [default: as much as it gets]
+    /// Per cent of one CPU that it may use; it then walks as the agent does by itself: on one thread, in the idle classes,
+    /// and gives its disk 96 % of the time for others [default: as much as it gets]
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u16).range(1..=100))]
     cpu: Option<u16>,
 }
@@ -44,62 +53,39 @@ pub fn main(args: &UsageArgs) -> ExitCode {
         eprintln!("dogwatch-agent: {why}");
         ExitCode::from(code)
     };
-    let fs = match filesystem(&args.path) {
-        Ok(fs) => fs,
+    let roots = Roots::default();
+    let path = match args.path.canonicalize() {
+        Ok(path) => path,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             return fail(format!("{}: no such folder", args.path.display()), 3);
         }
         Err(e) => return fail(format!("{}: {e}", args.path.display()), 1),
     };
-    let options = |bytes, inodes| {
-        let mut options = WalkOptions::at_once(bytes, inodes);
-        match (args.threads, args.cpu) {
-            (Some(threads), _) => options.threads = usize::from(threads),
-            (None, Some(_)) => options.threads = 1,
-            (None, None) => {}
-        }
-        options.cpu_share = args.cpu.map(|percent| f64::from(percent) / 100.0 / options.threads as f64);
-        options
-    };
-    let mut usage = walk(&args.path, &options(fs.used_bytes, fs.used_inodes));
-    // What is large in a small part of a filesystem is known only once the part's size is; its folders are cached by then.
-    if let Ok(first) = &usage
-        && first.root.bytes < fs.used_bytes / PART
-    {
-        usage = walk(&args.path, &options(first.root.bytes, first.root.inodes));
+    let mut options = WalkOptions::at_once();
+    if let Some(threads) = args.threads {
+        options.threads = usize::from(threads);
     }
-    let usage = match usage {
-        Ok(usage) => usage,
-        Err(e) => return fail(e.to_string(), 1),
+    let how = match args.cpu {
+        Some(percent) => How::Crawl(Budget {
+            cpu: f64::from(percent) / 100.0,
+            disk: DISK_SHARE,
+            entries_per_second: ENTRIES_PER_SECOND,
+        }),
+        None => How::Walk(options),
+    };
+    let besides = Besides { writers_apart: args.writers.then_some(APART), newest: Newest::default() };
+    let mount = mount_of(&roots, &path).ok();
+    let report = match report(&roots, &path, mount, &how, &besides) {
+        Ok(report) => report,
+        Err(e) => return fail(e.why, if e.absent { 3 } else { 1 }),
     };
     let text = match args.output {
-        Form::Tree => show::tree(&usage, &fs),
-        Form::Json => format!("{}\n", show::value(&usage, &fs)),
+        Form::Tree => show::tree(&report),
+        Form::Json => format!("{}\n", show::value(&report)),
     };
     match std::io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(e) => fail(format!("the answer could not be written: {e}"), 1),
     }
-}
-
-fn filesystem(path: &Path) -> std::io::Result<Filesystem> {
-    let path = path.canonicalize()?;
-    let fs = rustix::fs::statvfs(&path)?;
-    Ok(Filesystem {
-        total_bytes: fs.f_blocks.saturating_mul(fs.f_frsize),
-        used_bytes: fs.f_blocks.saturating_sub(fs.f_bfree).saturating_mul(fs.f_frsize),
-        available_bytes: fs.f_bavail.saturating_mul(fs.f_frsize),
-        used_inodes: fs.f_files.saturating_sub(fs.f_ffree),
-        walked_whole: is_whole_filesystem(&path),
-    })
-}
-
-/// Whether `path` is where a filesystem is mounted from its top: a part that is mounted by itself, or a container's overlay,
-/// reports figures of more than what lies in it.
-fn is_whole_filesystem(path: &Path) -> bool {
-    let Ok(text) = std::fs::read("/proc/self/mountinfo") else { return false };
-    let table = mountinfo::parse(&text);
-    let last = table.entries.iter().rev().find(|e| *e.path == *path.as_os_str().as_bytes());
-    last.is_some_and(|e| *e.root == *b"/" && *e.fs != *b"overlay")
 }

@@ -6,27 +6,27 @@
 //!
 //! Each folder is read by one thread, and threads hand folders to those that have none. A folder is complete when all
 //! beneath it is; only then is it told to its parent, which keeps it by itself if it is large enough and else only its sums.
-//! So what is kept is bounded by [`WalkOptions::smallest_bytes`] and [`WalkOptions::smallest_inodes`].
+//! So what is kept is bounded by [`WalkOptions::told`].
 //!
 //! Limits: what changes while the walk is under way is counted as it was met, or not at all; a folder deeper than
 //! [`MAX_DEPTH`] is not entered and is told among [`Usage::unread`]; beyond [`MAX_LINKED`] inodes with several links, such an
 //! inode is counted for each of its names and [`Usage::links_beyond_bound`] says how many.
 
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::HashSet;
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
-use super::pace::Pace;
-use super::tally::{Folder, LargeFile, Usage};
+use super::pace::{Pace, thread_cpu};
+use super::tally::{Folder, LargeFile, Largest, Threshold, Usage};
 
 /// Deepest folder beneath the root that is entered: a descriptor is open for each one on the way.
 pub const MAX_DEPTH: usize = 256;
@@ -45,37 +45,37 @@ const SHARDS: usize = 16;
 /// After so many entries a thread looks at its budget and whether to stop.
 const LOOK_EVERY: u64 = 256;
 const LOOKUP_TRIES: u32 = 8;
+/// A folder with this part of the whole is told by itself.
+pub const PART_TOLD: u64 = 500;
 
 /// How to walk.
 #[derive(Debug, Clone)]
 pub struct WalkOptions {
     /// Threads that read folders; at least one.
     pub threads: usize,
-    /// A folder with as many bytes, all beneath it included, is told by itself.
-    pub smallest_bytes: u64,
-    /// As is one with as many inodes.
-    pub smallest_inodes: u64,
+    /// Which folders are told by themselves, all beneath them included.
+    pub told: Threshold,
     /// So many of the largest files are told.
     pub files: usize,
     /// Share of one CPU that each thread may use; `None`: as much as it gets.
     pub cpu_share: Option<f64>,
     /// Once true, the walk ends as soon as it can, and says that it is not whole.
     pub stop: Arc<AtomicBool>,
+    /// As it does then.
+    pub until: Option<Instant>,
 }
 
 impl WalkOptions {
-    /// For somebody who waits for the answer: on every CPU, with folders that hold at least a five-hundredth of the used
-    /// `bytes` and `inodes`.
-    pub fn at_once(used_bytes: u64, used_inodes: u64) -> Self {
+    /// For somebody who waits for the answer: on every CPU, with folders that hold at least a five-hundredth of the whole.
+    pub fn at_once() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             threads,
-            smallest_bytes: (used_bytes / 500).max(1),
-            // A filesystem that counts no inodes gives no share of them.
-            smallest_inodes: if used_inodes == 0 { u64::MAX } else { (used_inodes / 500).max(1) },
+            told: Threshold { bytes: 1, inodes: 1, part: PART_TOLD },
             files: 50,
             cpu_share: None,
             stop: Arc::default(),
+            until: None,
         }
     }
 }
@@ -119,6 +119,8 @@ pub fn walk(path: &Path, options: &WalkOptions) -> Result<Usage, WalkError> {
         queue: Mutex::new(Queue { waiting: Vec::new(), ended: false }),
         wake: Condvar::new(),
         hungry: AtomicUsize::new(0),
+        seen_bytes: AtomicU64::new(0),
+        seen_inodes: AtomicU64::new(0),
         linked: std::array::from_fn(|_| Mutex::default()),
         linked_count: AtomicUsize::new(0),
         result: Mutex::new(None),
@@ -134,6 +136,8 @@ pub fn walk(path: &Path, options: &WalkOptions) -> Result<Usage, WalkError> {
     usage.files.truncate(options.files);
     usage.whole = !shared.stopped.load(Ordering::Relaxed);
     usage.root = lock(&shared.result).take().unwrap_or_default();
+    let (bytes, inodes) = options.told.at(usage.root.bytes, usage.root.inodes);
+    usage.root.fold(bytes, inodes);
     usage.took = began.elapsed();
     Ok(usage)
 }
@@ -169,6 +173,9 @@ struct Shared<'w> {
     wake: Condvar,
     /// Threads that wait for a folder.
     hungry: AtomicUsize,
+    /// What all folders that were read held, for [`Threshold::at`].
+    seen_bytes: AtomicU64,
+    seen_inodes: AtomicU64,
     linked: [Mutex<HashSet<(u64, u64)>>; SHARDS],
     linked_count: AtomicUsize,
     result: Mutex<Option<Folder>>,
@@ -214,19 +221,19 @@ impl Reading {
 /// What tells one mount from another: its id where the kernel says it, else the device. Not both: within a mount of btrfs each
 /// subvolume has a device of its own.
 #[derive(Debug, Clone, Copy)]
-struct MountOf {
+pub(super) struct MountOf {
     device: (u32, u32),
     /// Where the kernel says it (5.8).
     id: Option<u64>,
 }
 
 impl MountOf {
-    fn of(facts: &Statx) -> Self {
+    pub(super) fn of(facts: &Statx) -> Self {
         let id = (facts.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(facts.stx_mnt_id);
         Self { device: (facts.stx_dev_major, facts.stx_dev_minor), id }
     }
 
-    fn is(&self, other: Self) -> bool {
+    pub(super) fn is(&self, other: Self) -> bool {
         match (self.id, other.id) {
             (Some(a), Some(b)) => a == b,
             _ => self.device == other.device,
@@ -234,7 +241,7 @@ impl MountOf {
     }
 }
 
-fn look(at: &OwnedFd, name: &CStr, flags: AtFlags) -> Result<Statx, Errno> {
+pub(super) fn look(at: &OwnedFd, name: &CStr, flags: AtFlags) -> Result<Statx, Errno> {
     // What is cached is enough; a server need not be asked.
     let flags = flags | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
     let mask = StatxFlags::TYPE
@@ -248,8 +255,20 @@ fn look(at: &OwnedFd, name: &CStr, flags: AtFlags) -> Result<Statx, Errno> {
     rustix::fs::statx(at, name, flags, mask)
 }
 
-fn allocated(facts: &Statx) -> u64 {
+pub(super) fn allocated(facts: &Statx) -> u64 {
     facts.stx_blocks.saturating_mul(512)
+}
+
+pub(super) fn large_file(path: PathBuf, facts: &Statx) -> LargeFile {
+    let mtime = &facts.stx_mtime;
+    LargeFile {
+        bytes: allocated(facts),
+        path,
+        size_bytes: facts.stx_size,
+        inode: facts.stx_ino,
+        mtime_ns: mtime.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(mtime.tv_nsec)),
+        uid: facts.stx_uid,
+    }
 }
 
 /// What one thread found besides the sums of folders.
@@ -257,7 +276,7 @@ fn allocated(facts: &Statx) -> u64 {
 struct Worker {
     stack: Vec<Next>,
     entries: u64,
-    files: BinaryHeap<std::cmp::Reverse<LargeFile>>,
+    files: Largest,
     unread: Vec<(PathBuf, String)>,
     unread_total: u64,
     mounts: Vec<PathBuf>,
@@ -268,7 +287,7 @@ struct Worker {
 impl Worker {
     fn work(mut self, shared: &Shared<'_>) -> Self {
         let mut pace = Pace::new(shared.options.cpu_share);
-        let began = pace.cpu();
+        let began = thread_cpu();
         while let Some(next) = self.stack.pop().or_else(|| shared.next()) {
             match next {
                 Next::Root(root) => self.read(shared, &mut pace, &root, 0),
@@ -276,7 +295,7 @@ impl Worker {
             }
             self.share(shared);
         }
-        self.cpu = pace.cpu().saturating_sub(began);
+        self.cpu = thread_cpu().saturating_sub(began);
         self
     }
 
@@ -357,8 +376,11 @@ impl Worker {
             self.entries += 1;
             if self.entries.is_multiple_of(LOOK_EVERY) {
                 pace.rest(&shared.options.stop);
+                if shared.options.until.is_some_and(|until| Instant::now() >= until) {
+                    shared.stopped.store(true, Ordering::Relaxed);
+                }
             }
-            if shared.options.stop.load(Ordering::Relaxed) {
+            if shared.options.stop.load(Ordering::Relaxed) || shared.stopped.load(Ordering::Relaxed) {
                 shared.stopped.store(true, Ordering::Relaxed);
                 break;
             }
@@ -401,6 +423,8 @@ impl Worker {
             found.bytes = found.bytes.saturating_add(bytes);
             found.inodes += inodes;
         }
+        shared.seen_bytes.fetch_add(bytes, Ordering::Relaxed);
+        shared.seen_inodes.fetch_add(inodes + 1, Ordering::Relaxed);
         complete(shared, Some(Arc::clone(folder)));
     }
 
@@ -431,29 +455,17 @@ impl Worker {
         kind: FileType,
         facts: &Statx,
     ) {
-        let bytes = allocated(facts);
-        let is_full = self.files.len() >= shared.options.files;
-        let larger = self.files.peek().is_none_or(|smallest| bytes > smallest.0.bytes);
-        if kind != FileType::RegularFile || bytes == 0 || shared.options.files == 0 || (is_full && !larger) {
+        if kind != FileType::RegularFile {
             return;
         }
-        if is_full {
-            self.files.pop();
-        }
-        let path = folder.path(shared.path).join(OsStr::from_bytes(name.to_bytes()));
-        let mtime = &facts.stx_mtime;
-        self.files.push(std::cmp::Reverse(LargeFile {
-            bytes,
-            path,
-            size_bytes: facts.stx_size,
-            inode: facts.stx_ino,
-            mtime_ns: mtime.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(mtime.tv_nsec)),
-            uid: facts.stx_uid,
-        }));
+        let bytes = allocated(facts);
+        self.files.offer(shared.options.files, bytes, || {
+            large_file(folder.path(shared.path).join(OsStr::from_bytes(name.to_bytes())), facts)
+        });
     }
 
     fn into_usage(self, usage: &mut Usage) {
-        usage.files.extend(self.files.into_iter().map(|f| f.0));
+        usage.files.extend(self.files.into_files());
         usage.unread.extend(self.unread);
         usage.unread.truncate(MAX_NAMED);
         usage.unread_total += self.unread_total;
@@ -496,25 +508,28 @@ fn complete(shared: &Shared<'_>, mut folder: Option<Arc<Reading>>) {
             return;
         }
         let mut whole = std::mem::take(&mut *lock(&done.found));
-        whole.folders.sort_unstable_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
+        whole.sort();
         let Some(parent) = &done.parent else { return shared.end(whole) };
         whole.name = OsString::from_vec(done.name.to_vec());
         let mut found = lock(&parent.found);
         found.bytes = found.bytes.saturating_add(whole.bytes);
         found.inodes += whole.inodes;
-        if whole.bytes >= shared.options.smallest_bytes || whole.inodes >= shared.options.smallest_inodes {
+        let (bytes, inodes) = shared
+            .options
+            .told
+            .at(shared.seen_bytes.load(Ordering::Relaxed), shared.seen_inodes.load(Ordering::Relaxed));
+        if whole.bytes >= bytes || whole.inodes >= inodes {
             found.folders.push(whole);
         } else {
-            found.small_folders += 1;
-            found.small_folders_bytes = found.small_folders_bytes.saturating_add(whole.bytes);
-            found.small_folders_inodes += whole.inodes;
+            found.add_small(whole.bytes, whole.inodes);
         }
         drop(found);
         folder = done.parent.clone();
     }
 }
 
-fn open(parent: &OwnedFd, name: &CStr) -> Result<OwnedFd, Errno> {
+/// Opens the folder `name` beneath `parent`, on the same mount and through no link.
+pub(super) fn open(parent: &OwnedFd, name: &CStr) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOATIME;
     let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     let mut flags = flags;

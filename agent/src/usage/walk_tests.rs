@@ -9,11 +9,11 @@ use super::*;
 fn everything(threads: usize) -> WalkOptions {
     WalkOptions {
         threads,
-        smallest_bytes: 0,
-        smallest_inodes: 0,
+        told: Threshold { bytes: 0, inodes: 0, part: 0 },
         files: 5,
         cpu_share: None,
         stop: Arc::default(),
+        until: None,
     }
 }
 
@@ -92,7 +92,8 @@ fn subvolumes_of_one_mount_are_counted() {
     run("btrfs", &["subvolume", "create", at.join("sub").to_str().unwrap()]);
     write(at.join("sub/file"), 3_000_000);
     run("sync", &["-f", at.to_str().unwrap()]);
-    let options = WalkOptions { smallest_bytes: 1 << 20, ..WalkOptions::at_once(0, 0) };
+    let told = Threshold { bytes: 1 << 20, inodes: u64::MAX, part: 0 };
+    let options = WalkOptions { told, ..WalkOptions::at_once() };
     let usage = walk(&at, &options).unwrap();
     assert!(usage.root.bytes >= 3_000_000, "{usage:?}");
     assert_eq!(usage.root.folders.iter().map(|f| f.name.to_str()).collect::<Vec<_>>(), [Some("sub")]);
@@ -124,8 +125,7 @@ fn small_folders_are_summed_up_and_nothing_is_lost() {
     }
     write(temp.path().join("large/deep/file"), 2 << 20);
     let mut options = everything(2);
-    options.smallest_bytes = 1 << 20;
-    options.smallest_inodes = 60;
+    options.told = Threshold { bytes: 1 << 20, inodes: 60, part: 0 };
     let usage = walk(temp.path(), &options).unwrap();
     let names: Vec<_> = usage.root.folders.iter().map(|f| f.name.to_str().unwrap()).collect();
     // The one for its bytes, the other for its inodes.
@@ -133,6 +133,33 @@ fn small_folders_are_summed_up_and_nothing_is_lost() {
     let small = &usage.root.folders[1];
     assert_eq!((small.small_folders, small.small_folders_inodes, small.folders.len()), (40, 80, 0));
     assert_eq!(usage.root.bytes, du(temp.path()));
+}
+
+#[test]
+fn folders_are_told_by_their_share_of_a_whole_that_is_not_known_before() {
+    let temp = TempDir::new().unwrap();
+    for n in 0..300 {
+        write(temp.path().join(format!("small/{n}/file")), 4_000);
+    }
+    write(temp.path().join("large/file"), 4 << 20);
+    for threads in [1, 3] {
+        let told = Threshold { bytes: 1, inodes: u64::MAX, part: 10 };
+        let usage = walk(temp.path(), &WalkOptions { told, ..everything(threads) }).unwrap();
+        let names: Vec<_> = usage.root.folders.iter().map(|f| f.name.to_str().unwrap()).collect();
+        assert_eq!(names, ["large", "small"]);
+        let small = &usage.root.folders[1];
+        assert_eq!((small.folders.len(), small.small_folders, small.small_folders_inodes), (0, 300, 600));
+    }
+}
+
+#[test]
+fn a_walk_whose_time_is_up_says_that_it_is_not_whole() {
+    let temp = TempDir::new().unwrap();
+    for n in 0..1_000 {
+        write(temp.path().join(format!("{n}")), 1);
+    }
+    let usage = walk(temp.path(), &WalkOptions { until: Some(Instant::now()), ..everything(1) }).unwrap();
+    assert!(!usage.whole && usage.entries < 1_000, "{usage:?}");
 }
 
 #[test]
@@ -227,7 +254,8 @@ proptest! {
             path.extend(folders.iter().map(|f| format!("d{f}")));
             write(path.join(format!("f{n}")), *bytes);
         }
-        let options = WalkOptions { smallest_bytes: smallest, smallest_inodes: u64::MAX, ..everything(threads) };
+        let told = Threshold { bytes: smallest, inodes: u64::MAX, part: 0 };
+        let options = WalkOptions { told, ..everything(threads) };
         let usage = walk(temp.path(), &options).unwrap();
         prop_assert_eq!(usage.root.bytes, du(temp.path()));
         prop_assert_eq!(usage.root.inodes, inodes(temp.path()));

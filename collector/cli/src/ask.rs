@@ -120,3 +120,25 @@ pub(crate) fn hold(args: &HoldAddArgs, pod: Option<(&str, &str)>) -> wire::AddHo
         }),
     }
 }
+
+/// What is done to the fleet brake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Brake {
+    Pause,
+    Release,
+    Trip { node: Option<String>, action: Option<String> },
+}
+
+pub(crate) fn brake(order: Brake, reason: &str) -> wire::SetBrakeRequest {
+    let mut ask = wire::SetBrakeRequest { reason: reason.to_owned(), ..wire::SetBrakeRequest::default() };
+    let order = match order {
+        Brake::Pause => wire::BrakeOrder::Pause,
+        Brake::Release => wire::BrakeOrder::Release,
+        Brake::Trip { node, action } => {
+            (ask.node, ask.action_id) = (node.unwrap_or_default(), action.unwrap_or_default());
+            wire::BrakeOrder::Trip
+        }
+    };
+    ask.set_order(order);
+    ask
+}

@@ -182,9 +182,21 @@ impl Desk {
         answer(&self.asked, wait, call).await
     }
 
-    pub(crate) async fn apply(&mut self, node: &str, action_id: &str) -> Result<wire::ActionRow, CliError> {
+    pub(crate) async fn usage(&mut self, node: &str, path: &str) -> Result<wire::UsageReport, CliError> {
+        let wait = self.wait(PLAN);
+        let ask = wire::GetUsageRequest { node: node.to_owned(), path: path.to_owned() };
+        answer(&self.asked, wait, self.client.get_usage(ask)).await
+    }
+
+    pub(crate) async fn apply(
+        &mut self,
+        node: &str,
+        action_id: &str,
+        override_brake: bool,
+    ) -> Result<wire::ActionRow, CliError> {
         let wait = self.wait(APPLY);
-        let ask = wire::ApplyRequest { node: node.to_owned(), action_id: action_id.to_owned() };
+        let ask =
+            wire::ApplyRequest { node: node.to_owned(), action_id: action_id.to_owned(), override_brake };
         answer(&self.asked, wait, self.client.apply(ask)).await
     }
 
@@ -227,6 +239,17 @@ impl Desk {
         Ok(self.answers(stream, wait))
     }
 
+    pub(crate) async fn preserved(
+        &mut self,
+        action: &str,
+        path: Vec<u8>,
+    ) -> Result<Answers<wire::FileSeen>, CliError> {
+        let wait = self.wait(ANSWER);
+        let ask = wire::GetPreservedRequest { action: action.to_owned(), path: path.into() };
+        let stream = answer(&self.asked, wait, self.client.get_preserved(ask)).await?;
+        Ok(self.answers(stream, wait))
+    }
+
     pub(crate) async fn add_hold(&mut self, ask: wire::AddHoldRequest) -> Result<wire::Hold, CliError> {
         let wait = self.wait(ANSWER);
         answer(&self.asked, wait, self.client.add_hold(ask)).await
@@ -247,6 +270,19 @@ impl Desk {
     pub(crate) async fn status(&mut self) -> Result<wire::GetStatusResponse, CliError> {
         let wait = self.wait(ANSWER);
         answer(&self.asked, wait, self.client.get_status(wire::GetStatusRequest {})).await
+    }
+
+    pub(crate) async fn brake(&mut self) -> Result<wire::FleetBrake, CliError> {
+        let wait = self.wait(ANSWER);
+        answer(&self.asked, wait, self.client.get_brake(wire::GetBrakeRequest {})).await
+    }
+
+    pub(crate) async fn set_brake(
+        &mut self,
+        ask: wire::SetBrakeRequest,
+    ) -> Result<wire::FleetBrake, CliError> {
+        let wait = self.wait(ANSWER);
+        answer(&self.asked, wait, self.client.set_brake(ask)).await
     }
 
     /// Which collector this is, in words.

@@ -28,18 +28,22 @@ pub enum CliError {
     /// What was asked for was tried, and its outcome, already printed, is not success.
     #[error("{0}")]
     Outcome(String),
+    /// It does not hold against what was recorded of it.
+    #[error("{0}")]
+    Unverified(String),
     /// Whoever read the output went away (`| head`): not an error to speak of.
     #[error("nobody reads the output any more")]
     BrokenPipe,
 }
 
 impl CliError {
-    /// 1 failed, 2 usage, 3 not found; 0 where the reader of a pipe went away.
+    /// 1 failed, 2 usage, 3 not found, 4 not verified; 0 where the reader of a pipe went away.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::BrokenPipe => 0,
             Self::Usage(_) => 2,
             Self::NotFound(_) => 3,
+            Self::Unverified(_) => 4,
             Self::NoAnswer { .. } | Self::Failed(_) | Self::Outcome(_) => 1,
         }
     }

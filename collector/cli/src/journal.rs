@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use dogwatch::block::Block;
 use dogwatch::journal::{Entry, FrameKind, Position, Reader, Scan};
 use dogwatch::record::{
-    ActionState, Body, FindingState, Kind, Kinds, NodeName, Record, Sample, Severity, Stream,
+    ActionState, Body, FileSeen, FindingState, Kind, Kinds, NodeName, Record, Sample, Severity, Stream,
 };
 use dogwatch::wire;
 
@@ -79,6 +79,25 @@ impl Folder {
         let mut found: Vec<Action> = rows.into_values().map(Action::from).collect();
         found.sort_by_key(|a| a.time);
         Ok(found)
+    }
+
+    /// What was kept of what an action removed, in each stream's own order: the urgent one's digests, then the content.
+    pub(crate) fn seen(
+        &self,
+        action: &str,
+        remarks: &mut Vec<String>,
+        mut take: impl FnMut(FileSeen),
+    ) -> Result<(), CliError> {
+        for stream in [Stream::Urgent, Stream::Evidence] {
+            self.each(stream, Kinds::default().with(Kind::File), remarks, |_, record| {
+                if let Body::File(seen) = &record.body
+                    && seen.cause == action
+                {
+                    take((**seen).clone());
+                }
+            })?;
+        }
+        Ok(())
     }
 
     /// Events of `kinds` in `range`, by time, given to `take` as they are read; it says whether to go on. `whole` adds the
@@ -365,6 +384,10 @@ fn event(node: &NodeName, record: &Record) -> Event {
             (Severity::Medium, format!("{lost} records of {} are missing: {}", g.source, g.reason))
         }
         Body::Note(text) => (Severity::Info, text.clone()),
+        Body::File(f) => {
+            field("cause", f.cause.clone());
+            (Severity::Info, f.to_string())
+        }
     };
     Event {
         time: Utc(record.at.wall_ns),

@@ -104,6 +104,7 @@ impl Intake for Echo {
                 message: Some(collector_message::Message::Welcome(Welcome {
                     cursors: vec![],
                     max_block_bytes: n as u32 + 1,
+                    brake: None,
                 })),
             })
         });

@@ -55,7 +55,7 @@ fn where_all_is_well_every_subject_says_so() {
     let names: Vec<&str> = checks.iter().map(|c| c.name).collect();
     assert_eq!(
         names,
-        ["store", "journal", "index", "certificate", "ca", "refusals", "casework", "nodes", "gaps"]
+        ["store", "journal", "index", "certificate", "ca", "refusals", "casework", "brake", "nodes", "gaps"]
     );
 }
 

@@ -41,8 +41,19 @@ const DISK_WORDS: [&str; 12] = [
 ];
 const IO_WORDS: [&str; 2] = ["io", "hung"];
 const MEMORY_WORDS: [&str; 3] = ["oom", "memory", "swap"];
-const SECURITY_WORDS: [&str; 8] =
-    ["login", "logins", "auth", "authentication", "ssh", "sshd", "sudo", "password"];
+const SECURITY_WORDS: [&str; 10] = [
+    "login",
+    "logins",
+    "auth",
+    "authentication",
+    "ssh",
+    "sshd",
+    "sudo",
+    "password",
+    // What a user names so, e.g. `security-module-loaded`.
+    "security",
+    "intrusion",
+];
 
 /// What `finding` is about, as a topic.
 pub(super) fn topic(finding: &Finding) -> String {

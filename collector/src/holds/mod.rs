@@ -8,10 +8,13 @@
 //! its nodes as a whole, also those that join later, and what the collector itself has of their time from
 //! an hour before the first of its findings to as much after its end ([`crate::store::held`]).
 //!
+//! A security incident that is open holds its nodes by itself ([`guard`]).
+//!
 //! Invariants: a hold ends only by being released; a set is sent whole; while a node has not answered it is asked again.
 //!
 //! Deliberately absent: who may hold (`query`), the words of the wire ([`push`]).
 
+mod guard;
 mod push;
 mod scope;
 mod wish;
@@ -191,10 +194,15 @@ pub struct Keeper {
     told: HashMap<NodeName, Told>,
     pushing: JoinSet<push::Answer>,
     changed: bool,
+    /// Whether a security incident holds its nodes by itself.
+    guards: bool,
+    /// Incidents of which it is to be looked whether they hold, and how often that was tried.
+    unguarded: BTreeMap<String, u32>,
 }
 
 impl Keeper {
-    /// Takes up what the store holds, and tells the store what may not expire.
+    /// Takes up what the store holds, and tells the store what may not expire. `guards`: whether a security incident holds
+    /// its nodes by itself while it is open.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -203,6 +211,7 @@ impl Keeper {
         nodes: Nodes,
         casework: mpsc::Sender<Ask>,
         say: Say,
+        guards: bool,
     ) -> Result<(Self, Holds), QueryError> {
         let (sender, orders) = mpsc::channel(ASKS);
         let mut active = BTreeMap::new();
@@ -211,7 +220,8 @@ impl Keeper {
             let absent = BTreeSet::new();
             active.insert(row.id.clone(), Active { row, confirmed, absent, scope, looks: LOOKS });
         }
-        let keeper = Self {
+        let unguarded = BTreeMap::new();
+        let mut keeper = Self {
             store,
             nodes,
             casework,
@@ -221,8 +231,11 @@ impl Keeper {
             told: HashMap::new(),
             pushing: JoinSet::new(),
             changed: true,
+            guards,
+            unguarded,
         };
         keeper.tell_store();
+        keeper.look_for_unguarded().await?;
         Ok((keeper, Holds { orders: sender }))
     }
 
@@ -243,13 +256,21 @@ impl Keeper {
                 Some(order) = self.orders.recv() => self.obey(order).await,
                 notice = committed.recv() => match notice {
                     Ok(Notice::Decided(d)) => {
+                        if let Some(id) = guard::concerned(&d.what) {
+                            self.unguarded.insert(id.to_owned(), 0);
+                        }
                         let held = |id: &&str| self.active.values().any(|a| a.holds_incident(id));
                         if let Some(id) = incident_of(&d.what).filter(held) {
                             self.look_again(Some(id)).await;
                         }
                     }
                     Ok(Notice::Records { .. }) => {}
-                    Err(broadcast::error::RecvError::Lagged(_)) => self.look_again(None).await,
+                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                        self.look_again(None).await;
+                        if let Err(error) = self.look_for_unguarded().await {
+                            tracing::warn!(%error, "open incidents cannot be read; those that follow are");
+                        }
+                    }
                     Err(broadcast::error::RecvError::Closed) => return Ok(()),
                 },
                 Ok(()) = opened.changed() => self.changed = true,
@@ -258,7 +279,10 @@ impl Keeper {
                         self.answered(answer).await;
                     }
                 }
-                _ = push.tick() => self.push(),
+                _ = push.tick() => {
+                    self.guard().await;
+                    self.push();
+                }
                 _ = look.tick() => {
                     self.follow().await;
                     self.watch_room();

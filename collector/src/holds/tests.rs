@@ -28,7 +28,8 @@ async fn a_node_that_kept_a_hold_and_cannot_any_more_is_not_holding() {
     store.indexed(Duration::from_secs(30)).await.unwrap();
     let (casework, mut kept) = mpsc::channel(8);
     let say = Say::new(casework.clone());
-    let (mut keeper, _holds) = Keeper::open(store.clone(), Nodes::default(), casework, say).await.unwrap();
+    let (mut keeper, _holds) =
+        Keeper::open(store.clone(), Nodes::default(), casework, say, true).await.unwrap();
     let node: NodeName = "a".parse().unwrap();
     let row = HoldRow {
         id: "hold-00000001".to_owned(),

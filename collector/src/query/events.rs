@@ -4,6 +4,7 @@
 //! a limit holds in memory is bounded in number and bytes, and an answer without one is streamed.
 
 use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ const READY: usize = 64;
 const TURN_WAIT: Duration = Duration::from_secs(30);
 /// Samples of a node that are farther apart say nothing of the CPU between them.
 const MAX_APART_NS: i64 = 300 * 1_000_000_000;
+/// How far around what is known of an action its records are looked for: longer than any takes.
+const AROUND_NS: i64 = 900 * 1_000_000_000;
 /// Nodes whose last sample is remembered during an answer.
 const MAX_BEFORE: usize = 10_000;
 
@@ -86,6 +89,38 @@ impl Query {
             _ => None,
         };
         self.by_time(query, asked.limit, row).await
+    }
+
+    /// What was kept of what an action removed, in the order in which it was.
+    pub(super) async fn preserved(
+        &self,
+        asked: wire::GetPreservedRequest,
+    ) -> Result<Rows<wire::FileSeen>, Status> {
+        let action = self.store.action(&asked.action).await.map_err(refuse)?;
+        let Some(action) = action else {
+            let why = format!("there is no action {}; `dogwatch get actions` lists them", asked.action);
+            return Err(Status::not_found(why));
+        };
+        let times = action.steps.iter().map(|s| s.wall_ns);
+        let first = times.clone().min().unwrap_or(i64::MIN);
+        // An agent that died in the midst of it says so at its next start, or never.
+        let last = times.max().unwrap_or(i64::MAX);
+        let query = EventQuery {
+            since_wall_ns: first.saturating_sub(AROUND_NS),
+            until_wall_ns: last.saturating_add(AROUND_NS),
+            nodes: vec![action.node],
+            kinds: Kinds::default().with(Kind::File),
+            streams: vec![RecordStream::Urgent, RecordStream::Evidence],
+            ..EventQuery::default()
+        };
+        let row = move |e: Event| match e.record.body {
+            Body::File(f) if f.cause == asked.action => {
+                let wanted = |path: &std::path::Path| asked.path == path.as_os_str().as_bytes();
+                (f.content.as_ref().is_none_or(|c| wanted(&c.path))).then(|| wire::FileSeen::from(&*f))
+            }
+            _ => None,
+        };
+        self.by_time(query, 0, row).await
     }
 
     /// Answers in the order of time; with a limit, the newest.
@@ -151,6 +186,7 @@ fn weight(event: &Event) -> usize {
             Body::Sample(s) => wire::Sample::from(&**s).encoded_len() * 2,
             Body::Action(a) => (a.objects.len() + a.refused.len()) * FIXED,
             Body::Finding(f) => f.explanation.len() + f.facts.len() * 64,
+            Body::File(f) => f.objects.len() * FIXED + f.content.as_ref().map_or(0, |c| c.zstd.len()),
             Body::Gap(_) | Body::Note(_) => 0,
         }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use dogwatch::record::{Action, Body, Finding, LogLine, NodeName, Record, Sample, Severity};
+use dogwatch::record::{Action, Body, FileSeen, Finding, LogLine, NodeName, Record, Sample, Severity};
 use dogwatch::wire;
 
 use crate::incident::Incident;
@@ -106,6 +106,7 @@ pub(super) fn event_message(node: &NodeName, record: &Record) -> wire::Event {
             fields.set("to_wall_ns", g.to_wall_ns);
         }
         Body::Note(_) => {}
+        Body::File(f) => fields.of_file(f),
     }
     wire::Event {
         wall_ns: record.at.wall_ns,
@@ -202,6 +203,20 @@ impl Fields {
             self.text("namespace", &pod.namespace);
             self.text("pod", &pod.name);
             self.text("container", &pod.container);
+        }
+    }
+
+    fn of_file(&mut self, f: &FileSeen) {
+        self.set("cause", &f.cause);
+        if let Some(c) = &f.content {
+            self.set("path", c.path.display());
+            self.set("device", c.device);
+            self.set("inode", c.inode);
+            self.set("offset", c.offset);
+            self.set("length", c.length);
+            self.set("size_bytes", c.size_bytes);
+        } else {
+            self.set("objects", f.objects.len());
         }
     }
 

@@ -18,6 +18,10 @@ use crate::store::decision::What;
 
 /// How long a node has to make a plan: a survey of a large log folder on a slow disk.
 const PLAN_WAIT: Duration = Duration::from_secs(60);
+/// How long a node has to tell what fills a mount: a walk of some millions of entries on a disk that is busy.
+const USAGE_WAIT: Duration = Duration::from_secs(90);
+/// Of that, what stays for the way.
+const USAGE_RESERVE: Duration = Duration::from_secs(10);
 /// How long a node has to carry a plan out.
 const APPLY_WAIT: Duration = Duration::from_secs(600);
 
@@ -37,11 +41,36 @@ impl Query {
         &self,
         request: Request<wire::ApplyRequest>,
     ) -> Result<Response<wire::ActionRow>, Status> {
-        let actor = self.person(&request, Role::Responder)?;
-        let wire::ApplyRequest { node, action_id } = request.into_inner();
-        let words = format!("apply {action_id}");
-        let command = wire::command::Command::Apply(wire::ApplyPlan { action_id });
+        let over_brake = request.get_ref().override_brake;
+        let actor = self.person(&request, if over_brake { Role::Admin } else { Role::Responder })?;
+        let wire::ApplyRequest { node, action_id, .. } = request.into_inner();
+        let braked = self.braked();
+        if let Some(why) = braked.as_ref().filter(|_| !over_brake) {
+            return Err(Status::failed_precondition(format!(
+                "{why}; nothing was touched. `dogwatch brake release` lets cleanups go on, and an admin can apply one plan all \
+                 the same with `dogwatch clean --override`"
+            )));
+        }
+        let over = if braked.is_some() { " although cleanups are stopped" } else { "" };
+        let words = format!("apply {action_id}{over}");
+        let apply = wire::ApplyPlan { action_id, override_brake: over_brake };
+        let command = wire::command::Command::Apply(apply);
         Ok(Response::new(self.order(actor, node, words, command, APPLY_WAIT).await?))
+    }
+
+    pub(super) async fn usage_told(
+        &self,
+        request: Request<wire::GetUsageRequest>,
+    ) -> Result<Response<wire::UsageReport>, Status> {
+        let actor = self.person(&request, Role::Responder)?;
+        let wire::GetUsageRequest { node, path } = request.into_inner();
+        let words = format!("usage {path}");
+        let within_ms = u32::try_from((USAGE_WAIT - USAGE_RESERVE).as_millis()).unwrap_or(u32::MAX);
+        let command = wire::command::Command::Usage(wire::AskUsage { path, within_ms });
+        let result = self.ordered(actor, node, words, command, USAGE_WAIT).await?;
+        let missing =
+            || Status::failed_precondition("the node answered without what was asked; upgrade its agent");
+        result.usage.map(Response::new).ok_or_else(missing)
     }
 
     pub(super) async fn keep(&self, actor: &str, what: What) -> Result<(), Status> {
@@ -51,7 +80,7 @@ impl Query {
         done.await.map_err(|_| stopping())?.map_err(|e| Status::unavailable(e.to_string()))
     }
 
-    /// Sends an order to a node; before and after stand in the journal, also when whoever ordered it no longer waits.
+    /// An order that is answered with an action.
     async fn order(
         &self,
         actor: String,
@@ -60,6 +89,20 @@ impl Query {
         command: wire::command::Command,
         wait: Duration,
     ) -> Result<wire::ActionRow, Status> {
+        let result = self.ordered(actor, node.clone(), words, command, wait).await?;
+        let wall_ns = clock::wall_ns();
+        Ok(wire::ActionRow { node, action: result.action, wall_ns, incident: String::new() })
+    }
+
+    /// Sends an order to a node; before and after stand in the journal, also when whoever ordered it no longer waits.
+    async fn ordered(
+        &self,
+        actor: String,
+        node: String,
+        words: String,
+        command: wire::command::Command,
+        wait: Duration,
+    ) -> Result<wire::CommandResult, Status> {
         let desk = self.clone();
         let order = tokio::spawn(async move { desk.carry_out(&actor, &node, words, command, wait).await });
         order.await.map_err(|_| stopping())?
@@ -72,7 +115,7 @@ impl Query {
         words: String,
         command: wire::command::Command,
         wait: Duration,
-    ) -> Result<wire::ActionRow, Status> {
+    ) -> Result<wire::CommandResult, Status> {
         let node: NodeName = node.parse().map_err(|e| Status::invalid_argument(format!("{e}")))?;
         if self.nodes.get(&node).is_none() {
             return Err(Status::not_found(format!(
@@ -111,13 +154,7 @@ impl Query {
                 Status::failed_precondition(result.error)
             });
         }
-        let wall_ns = clock::wall_ns();
-        Ok(wire::ActionRow {
-            node: node.to_string(),
-            action: result.action,
-            wall_ns,
-            incident: String::new(),
-        })
+        Ok(result)
     }
 
     pub(super) async fn deed(

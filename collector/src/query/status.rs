@@ -79,6 +79,7 @@ impl Query {
             certificate_ends_wall_ns: self.certificates.tls.shown().not_after_wall_ns,
             ca_ends_wall_ns: self.certificates.ca_ends_wall_ns,
             backlog: self.backlog(),
+            brake: self.stopped(),
             ..Facts::default()
         };
         self.gather_gaps(&mut facts).await?;

@@ -4,7 +4,7 @@
 //! effect. Rebuilding the index replays them in order and decides nothing again. Serialised as JSON with a version, so
 //! that an old journal stays readable; unknown fields are ignored, an unknown kind is an error that names it.
 
-use dogwatch::record::{CleanupMode, Finding, NodeName, Severity};
+use dogwatch::record::{ActionState, CleanupMode, Finding, Hash, NodeName, RecordRef, Severity};
 use serde::{Deserialize, Serialize};
 
 use crate::incident::IncidentState;
@@ -166,6 +166,78 @@ pub enum What {
         /// Which, those that it confirmed before left out.
         holds: Vec<String>,
     },
+    /// A person paused cleanups on all nodes.
+    BrakePaused {
+        /// Why.
+        reason: String,
+    },
+    /// Cleanups were stopped on all nodes: one went wrong, or a person saw that one did.
+    BrakeTripped {
+        /// What went wrong.
+        reason: String,
+        /// The collector's finding that says so.
+        finding: String,
+        /// Whose cleanup it was about.
+        node: Option<NodeName>,
+        /// Which.
+        action: Option<String>,
+        /// What shows it.
+        cites: Vec<RecordRef>,
+    },
+    /// A person let cleanups go on.
+    BrakeReleased {
+        /// Why.
+        reason: String,
+    },
+    /// A node may clean by itself.
+    PermitGranted {
+        /// Who.
+        node: NodeName,
+        /// The action's id.
+        action: String,
+        /// On which mount.
+        mount: String,
+        /// Under which policy.
+        policy: Hash,
+        /// What the plan expects to free.
+        planned_bytes: u64,
+        /// Objects of the plan.
+        planned_objects: u64,
+        /// What the plan uses.
+        cleaners: Vec<String>,
+        /// Whether the policy was not proven yet.
+        canary: bool,
+    },
+    /// A cleanup with a permit is over; the node keeps its place while it is watched, unless nothing was touched.
+    PermitReturned {
+        /// Who.
+        node: NodeName,
+        /// Which.
+        action: String,
+        /// How the node said that it ended.
+        state: ActionState,
+        /// What it freed.
+        freed_bytes: u64,
+    },
+    /// A node's place is free again.
+    PermitEnded {
+        /// Who.
+        node: NodeName,
+        /// Which.
+        action: String,
+        /// How.
+        how: PermitEnd,
+    },
+}
+
+/// How a permit ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PermitEnd {
+    /// Its node was watched, and nothing stopped cleanups.
+    Well,
+    /// Nobody said how the cleanup ended.
+    Lapsed,
 }
 
 /// What a hold names.

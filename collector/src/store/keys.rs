@@ -51,6 +51,8 @@ pub(super) enum Table {
     Hold = 16,
     /// Hold id, node → the node's name: it confirmed.
     HoldConfirmed = 17,
+    /// Nothing → what the fleet brake stands on.
+    Brake = 18,
 }
 
 /// Who said a finding or made an action.

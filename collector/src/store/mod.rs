@@ -29,6 +29,7 @@ pub mod decision;
 pub mod events;
 mod expire;
 mod filter;
+mod fleet;
 mod frames;
 pub mod held;
 pub mod index;

@@ -28,6 +28,7 @@ use super::row::{
     CommandRow, Enrolment, HoldRow, MAX_STEPS, NodeEnrolled, Outcome, Released, Spoke, Step, TokenUse,
     TokenUses,
 };
+use crate::brake::Ledger;
 use crate::incident::Incident;
 
 /// Most records that one step cites, its own included: the newest state's record cites all of its own.
@@ -249,6 +250,21 @@ pub(super) fn fold_decision(
                 let key = Key::of(Table::HoldConfirmed).text(hold).text(node.as_str()).bytes();
                 draft.set(key, Some(encode(node)?));
             }
+            Ok(())
+        }
+        What::BrakePaused { .. }
+        | What::BrakeTripped { .. }
+        | What::BrakeReleased { .. }
+        | What::PermitGranted { .. }
+        | What::PermitReturned { .. }
+        | What::PermitEnded { .. } => {
+            let key = Key::of(Table::Brake).bytes();
+            let mut ledger: Ledger = match draft.get(&key)? {
+                Some(v) => decode(&v)?,
+                None => Ledger::default(),
+            };
+            ledger.apply(decision);
+            draft.set(key, Some(encode(&ledger)?));
             Ok(())
         }
         What::IncidentOpened { id, .. }

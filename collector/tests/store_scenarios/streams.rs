@@ -61,7 +61,12 @@ impl Collector {
             async move { casework.run(stop).await.unwrap() }
         });
         let gate = Gate::new(refusal_queue().0);
-        let ingest = Ingest::new(store.clone(), nodes, gate, say, stop.clone());
+        let settings = dogwatch_collector::brake::Settings::default();
+        let (_, brake) =
+            dogwatch_collector::brake::Keeper::open(store.clone(), nodes.clone(), say.clone(), settings)
+                .await
+                .unwrap();
+        let ingest = Ingest::new(store.clone(), nodes, gate, say, brake, stop.clone());
         let service =
             IntakeServer::with_interceptor(ingest, |mut request: Request<()>| -> Result<_, Status> {
                 let name: NodeName =

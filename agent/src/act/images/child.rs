@@ -23,7 +23,7 @@ use super::keeper::{Keeper, Now};
 use super::policy::{ImagePolicy, ImageRules};
 use crate::act::channel::{Channel, ChannelError};
 use crate::act::confine::{close_other_descriptors, confine_keeper, die_with_parent};
-use crate::act::executor::{Ready, VERSION, news, send_survey};
+use crate::act::executor::{Halted, Ready, VERSION, news, send_survey};
 use crate::act::hold::HoldSet;
 use crate::act::hold_line::HeldNow;
 use crate::act::wire::{action_from_wire, action_to_wire, held_from_wire};
@@ -110,6 +110,7 @@ fn serve(socket: OwnedFd) -> Result<(), String> {
     let held = HeldNow { set, host_root: setup.host_root.clone() };
     let mut keeper = Keeper::new(rules, setup.host_root, folder, held, Box::new(now));
     let mut next_look = Instant::now();
+    let halted = Halted::default();
     loop {
         let request = match channel.receive(Some(next_look)) {
             Ok(request) => request,
@@ -126,7 +127,7 @@ fn serve(socket: OwnedFd) -> Result<(), String> {
         };
         let request =
             wire::ExecutorRequest::decode(request.as_slice()).map_err(|e| format!("request: {e}"))?;
-        match answer(&mut keeper, &runtime, &channel, request, unable.as_deref()) {
+        match answer(&mut keeper, &runtime, &channel, &halted, request, unable.as_deref()) {
             Ok(()) => {}
             Err(ChannelError::Closed) => return Ok(()),
             Err(error) => return Err(format!("reply: {error}")),
@@ -138,6 +139,7 @@ fn answer(
     keeper: &mut Keeper,
     runtime: &tokio::runtime::Runtime,
     channel: &Channel,
+    halted: &Halted,
     request: wire::ExecutorRequest,
     unable: Option<&str>,
 ) -> Result<(), ChannelError> {
@@ -153,6 +155,10 @@ fn answer(
             keeper.hold(held_from_wire(held));
             Ok(())
         }
+        (Some(Request::Stop(stop)), _) => {
+            halted.add(stop);
+            Ok(())
+        }
         (_, Some(why)) => send(Reply::Error(why.to_owned())),
         (Some(Request::Survey(wire::Survey { device })), None) => {
             match runtime.block_on(keeper.survey(device)) {
@@ -163,12 +169,16 @@ fn answer(
         (Some(Request::Apply(wire::Apply { plan: Some(plan) })), None) => match action_from_wire(plan) {
             Err(why) => send(Reply::Error(format!("the plan does not make sense: {why}"))),
             Ok(plan) => {
-                let applied = runtime.block_on(keeper.apply(plan, &|| news(channel)));
+                let id = plan.id.clone();
+                let applied = runtime.block_on(keeper.apply(plan, &|| news(channel, halted, &id)));
                 send(Reply::Applied(action_to_wire(&applied)))
             }
         },
         (Some(Request::Apply(wire::Apply { plan: None })), None) => {
             send(Reply::Error("no plan to apply".to_owned()))
+        }
+        (Some(Request::Witnessed(_) | Request::Aside(_)), None) => {
+            send(Reply::Error("that is for the executor of files".to_owned()))
         }
         (None, None) => send(Reply::Error("a request of a newer version".to_owned())),
     }

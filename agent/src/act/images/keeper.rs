@@ -260,6 +260,9 @@ impl Keeper {
             sha256: None,
             digest_partial: false,
             cut: None,
+            atime_ns: None,
+            btime_ns: None,
+            preserved_bytes: None,
             image: Some(Box::new(PlannedImage {
                 id: image.id.clone(),
                 tags: image.tags.clone(),

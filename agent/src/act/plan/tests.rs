@@ -37,6 +37,9 @@ fn candidate(path: &str, inode: u64, bytes: u64, age_days: i64) -> Candidate {
         digest_partial: false,
         image: None,
         cut: None,
+        atime_ns: None,
+        btime_ns: None,
+        preserved_bytes: None,
     };
     Candidate { object, root: PathBuf::from("/logs"), open_elsewhere: false, accessed_ns: None }
 }

@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::{
-    Budgets, MAX_DEPTH, MAX_OBJECTS, MAX_PATTERNS, MAX_ROOTS, Policy, Problem, QUARANTINE, RootPolicy,
+    Budgets, HELD, MAX_DEPTH, MAX_OBJECTS, MAX_PATTERNS, MAX_ROOTS, Policy, Problem, QUARANTINE, RootPolicy,
     matcher,
 };
 use crate::act::cleaners::{Cleaner, is_private};
@@ -212,7 +212,7 @@ fn check_place(path: &Path, cleaner: Cleaner, state_dir: &Path) -> Result<(), (S
             "write it without '.', '..', '//' and trailing '/'",
         ));
     }
-    if path.components().any(|c| c.as_os_str() == QUARANTINE) {
+    if path.components().any(|c| c.as_os_str() == QUARANTINE || c.as_os_str() == HELD) {
         return Err(("it lies in dogwatch's own quarantine".to_owned(), REMEDY));
     }
     if let Some(reason) = forbidden::why_out_of_reach(path, cleaner, state_dir) {

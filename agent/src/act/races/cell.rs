@@ -21,7 +21,7 @@ pub(super) struct Cell {
 }
 
 /// Each gap that an act follows, in the order in which they are passed. After `Unlinked` comes none.
-pub(super) const GAPS: [(Phase, Gap); 19] = [
+pub(super) const GAPS: [(Phase, Gap); 20] = [
     (Phase::Survey, Gap::FolderListed),
     (Phase::Survey, Gap::SurveySeen),
     (Phase::Survey, Gap::Found),
@@ -33,6 +33,7 @@ pub(super) const GAPS: [(Phase, Gap); 19] = [
     (Phase::Removal, Gap::Leased),
     (Phase::Removal, Gap::Claimed),
     (Phase::Removal, Gap::Digesting),
+    (Phase::Removal, Gap::Seen),
     (Phase::Removal, Gap::Digested),
     (Phase::Removal, Gap::Asked),
     (Phase::Removal, Gap::Moved),

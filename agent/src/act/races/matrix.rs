@@ -162,8 +162,8 @@ impl Rig {
             self.set_on(cell, &field, |gap, path| (gap == Gap::Begin).then(|| round_of(path)).flatten());
         let mut outcomes = Vec::new();
         let mut told = Vec::new();
-        let a_time = if cell.trick == Trick::DetachRoot { 1 } else { size };
-        for some in objects.chunks(a_time) {
+        // Each in an action of its own: objects of one action are looked at together before the first of them goes.
+        for object in &objects {
             if cell.trick == Trick::DetachRoot {
                 // The last round's root hangs nowhere any more.
                 if let Some(last) = batch.borrow_mut().undo.take() {
@@ -171,8 +171,7 @@ impl Rig {
                 }
                 cleaner.roots[0] = Some(Root::open(&Scene::policy(&places.root()).roots[0]).unwrap());
             }
-            let mut action = Scene::planned_of(some[0].clone());
-            action.objects = some.to_vec();
+            let action = Scene::planned_of(object.clone());
             let news = || Ok(batch.borrow_mut().held.take().map(|n| held(&places.name(n))));
             let applied = cleaner.apply(action, &|| NOW, &news);
             outcomes.extend(applied.objects.iter().map(|o| o.outcome));

@@ -2,6 +2,7 @@
 
 use dogwatch::record::{ActionState, CleanupMode, Moment};
 
+use super::clearance::Leave;
 use super::need::{base_trigger, worst};
 use super::place::Unmet;
 use super::{Busy, Kept, MAX_WAITING, Respond, SWITCHED_OFF, Step};
@@ -16,6 +17,8 @@ pub struct Command {
     pub actor: String,
     /// What they want.
     pub order: Order,
+    /// Whether an admin wants it although cleanups are stopped.
+    pub over_brake: bool,
 }
 
 /// What a person can order.
@@ -50,6 +53,8 @@ impl Respond {
                 }
             },
         };
+        // A plan that waits for leave, maybe for long, is nothing that a person has to wait for.
+        let mut steps = self.withdraw(&mount, now);
         let Some(site) = self.mounts.get_mut(&mount).filter(|s| s.figures.is_some()) else {
             return self.search(command, mount);
         };
@@ -58,9 +63,10 @@ impl Respond {
                 return refuse(format!("{MAX_WAITING} commands for {mount} are waiting; try again later"));
             }
             site.waiting.push_back(command);
-            return Vec::new();
+            return steps;
         }
-        self.obey(command, now)
+        steps.extend(self.obey(command, now));
+        steps
     }
 
     /// Starts what a person ordered; the mount is free and known.
@@ -87,10 +93,14 @@ impl Respond {
                     ..base_trigger(figures, &settings, owed)
                 };
                 let device = trigger.device;
-                site.busy = Some(Busy { trigger, command: Some(command.id), action: None, applies: false });
+                let (command, leave) = (Some(command.id), Leave::Person);
+                site.busy = Some(Busy { trigger, command, action: None, applies: false, leave });
                 vec![Step::Survey { mount, device }]
             }
             Order::ApplyPlan(id) => {
+                if let Some(why) = self.braked(command.over_brake) {
+                    return refuse(why);
+                }
                 let Some(at) = self.plans.iter().position(|kept| kept.action.id == id) else {
                     return refuse(format!("plan {id} was applied meanwhile"));
                 };
@@ -107,9 +117,9 @@ impl Respond {
                 let Some(figures) = &site.figures else { return Vec::new() };
                 let trigger =
                     base_trigger(figures, &self.settings.of(self.marks.as_ref(), figures), self.owed);
-                let busy =
-                    Busy { trigger, command: Some(command.id), action: Some(action.clone()), applies: true };
-                site.busy = Some(busy);
+                let leave = if command.over_brake { Leave::OverBrake } else { Leave::Person };
+                let (command, ours) = (Some(command.id), Some(action.clone()));
+                site.busy = Some(Busy { trigger, command, action: ours, applies: true, leave });
                 vec![Step::Record(Box::new(action))]
             }
         }

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use dogwatch::record::Subject;
 
 use super::*;
+use crate::act::permit::{BrakeState, Heard, Link, Without, Word};
 use crate::act::plan::Candidate;
 use crate::act::policy::{Budgets, Policy, RootPolicy};
 use crate::act::real_path::Place;
@@ -15,15 +16,20 @@ fn at(seconds: u64) -> Moment {
     Moment { wall_ns: WALL + (seconds * SECOND) as i64, boot_ns: (1_000 + seconds) * SECOND }
 }
 
+fn no_gate() -> Gate {
+    Gate::open("n1".parse().unwrap(), dogwatch::record::Hash::ZERO)
+}
+
 fn machine(mode: CleanupMode) -> Respond {
     let root = RootPolicy { keep_newest: 0, ..RootPolicy::new("/data/logs") };
     let rules = Rules::new(Policy { mode, roots: vec![root], budgets: Budgets::default() }).unwrap();
+    let gate = no_gate();
     let mut next = 0;
     let ids = move || {
         next += 1;
         next
     };
-    let mut machine = Respond::new(rules, Settings::default(), Box::new(ids));
+    let mut machine = Respond::new(rules, Settings::default(), gate, Box::new(ids));
     machine.on_sample(&[mount(5 * GIB)], at(0));
     machine
 }
@@ -81,6 +87,9 @@ fn survey(files: u64) -> Survey {
                 digest_partial: false,
                 image: None,
                 cut: None,
+                atime_ns: None,
+                btime_ns: None,
+                preserved_bytes: None,
             },
             root: PathBuf::from("/data/logs"),
             open_elsewhere: false,
@@ -142,7 +151,12 @@ fn an_action_whose_record_cannot_be_kept_is_not_applied() {
     machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
     let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(1))), ActionState::Planned);
     assert_eq!(machine.on_recorded(&planned, Err("ring full".to_owned()), at(1)), []);
-    let order = Command { id: "c".to_owned(), actor: "ann".to_owned(), order: Order::ApplyPlan(planned.id) };
+    let order = Command {
+        id: "c".to_owned(),
+        actor: "ann".to_owned(),
+        order: Order::ApplyPlan(planned.id),
+        over_brake: false,
+    };
     assert!(answer(one(machine.on_command(order, at(2)))).is_err(), "its plan is gone too");
 }
 
@@ -205,8 +219,12 @@ fn cooldown_and_breaker_stop_a_cleanup_that_does_not_hold() {
     for second in 181..1_900 {
         assert_eq!(machine.on_tick(at(second)), [], "once");
     }
-    let order =
-        Command { id: "c".to_owned(), actor: "ann".to_owned(), order: Order::PlanMount("/data".to_owned()) };
+    let order = Command {
+        id: "c".to_owned(),
+        actor: "ann".to_owned(),
+        order: Order::PlanMount("/data".to_owned()),
+        over_brake: false,
+    };
     assert!(matches!(one(machine.on_command(order, at(1_900))), Step::Survey { .. }), "a person may");
     let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(1_900))), ActionState::Planned);
     assert!(answer(one(machine.on_recorded(&planned, Ok(()), at(1_900)))).is_ok());
@@ -219,7 +237,7 @@ fn cooldown_and_breaker_stop_a_cleanup_that_does_not_hold() {
 #[test]
 fn a_person_plans_and_applies_exactly_that_plan_once() {
     let mut machine = machine(CleanupMode::Plan);
-    let order = |order| Command { id: "c".to_owned(), actor: "ann".to_owned(), order };
+    let order = |order| Command { id: "c".to_owned(), actor: "ann".to_owned(), order, over_brake: false };
     let plan_it = order(Order::PlanMount("/data".to_owned()));
     assert!(matches!(one(machine.on_command(plan_it.clone(), at(0))), Step::Survey { .. }));
     let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(0))), ActionState::Planned);
@@ -242,7 +260,7 @@ fn a_person_plans_and_applies_exactly_that_plan_once() {
 
 #[test]
 fn expired_unknown_and_forbidden_orders_have_clear_answers() {
-    let order = |order| Command { id: "c".to_owned(), actor: "ann".to_owned(), order };
+    let order = |order| Command { id: "c".to_owned(), actor: "ann".to_owned(), order, over_brake: false };
     let mut off = machine(CleanupMode::Off);
     let plan_it = order(Order::PlanMount("/data".to_owned()));
     assert!(answer(one(off.on_command(plan_it.clone(), at(0)))).unwrap_err().contains("off"));
@@ -265,7 +283,7 @@ fn a_path_below_a_mount_stands_for_the_mount_that_holds_it() {
     let device = |minor| rustix::fs::makedev(8, minor);
     let ask = |machine: &mut Respond, path: &str, found| {
         let order = Order::PlanMount(path.to_owned());
-        let command = Command { id: "c".to_owned(), actor: "ann".to_owned(), order };
+        let command = Command { id: "c".to_owned(), actor: "ann".to_owned(), order, over_brake: false };
         assert_eq!(
             machine.on_command(command, at(0)),
             [Step::Find { command: "c".to_owned(), path: path.into() }]
@@ -295,7 +313,12 @@ fn a_path_below_a_mount_stands_for_the_mount_that_holds_it() {
     };
     assert_eq!(taken, "/", "/data is no folder of /database");
     assert_eq!(machine.on_found("c", Ok(None), at(0)), [], "answered once");
-    let relative = Command { id: "c".into(), actor: "ann".into(), order: Order::PlanMount("var".into()) };
+    let relative = Command {
+        id: "c".into(),
+        actor: "ann".into(),
+        order: Order::PlanMount("var".into()),
+        over_brake: false,
+    };
     assert!(refused(one(machine.on_command(relative, at(0)))).why.contains("write it from /"));
 }
 
@@ -333,6 +356,7 @@ fn an_order_that_waited_while_the_mode_was_switched_off_is_refused() {
         id: id.to_owned(),
         actor: "ann".to_owned(),
         order: Order::PlanMount("/data".to_owned()),
+        over_brake: false,
     };
     assert!(matches!(one(machine.on_command(order("c-1"), at(0))), Step::Survey { .. }));
     assert_eq!(machine.on_command(order("c-2"), at(0)), [], "it waits for the mount");
@@ -370,7 +394,7 @@ fn hurried_cleanups_come_to_the_breaker_too() {
     let root = RootPolicy { keep_newest: 0, ..RootPolicy::new("/data/logs") };
     let budgets = Budgets { max_bytes_per_hour: 1 << 50, ..Budgets::default() };
     let rules = Rules::new(Policy { mode: CleanupMode::Auto, roots: vec![root], budgets }).unwrap();
-    let mut machine = Respond::new(rules, Settings::default(), Box::new(|| 1));
+    let mut machine = Respond::new(rules, Settings::default(), no_gate(), Box::new(|| 1));
     machine.on_sample(&[mount(5 * GIB)], at(0));
     machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
     let mut second = 0;
@@ -397,7 +421,7 @@ fn what_budgets_kept_back_goes_on_without_a_cooldown() {
     let root = RootPolicy { keep_newest: 0, ..RootPolicy::new("/data/logs") };
     let budgets = Budgets { max_objects: 1, ..Budgets::default() };
     let rules = Rules::new(Policy { mode: CleanupMode::Auto, roots: vec![root], budgets }).unwrap();
-    let mut machine = Respond::new(rules, Settings::default(), Box::new(|| 1));
+    let mut machine = Respond::new(rules, Settings::default(), no_gate(), Box::new(|| 1));
     machine.on_sample(&[mount(5 * GIB)], at(0));
     machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
     clean(&mut machine, 0);
@@ -450,4 +474,85 @@ fn a_mount_that_is_left_alone_is_counted_as_long_as_it_is() {
     assert_eq!(stands(&machine, second), (1, 0));
     let window = Settings::default().breaker_window_ns / SECOND;
     assert_eq!(stands(&machine, second + window + 1), (0, 0));
+}
+
+/// A machine with a collector, connected; and its plan, durable, that waits.
+fn asking() -> (Respond, Action) {
+    let mut machine = machine(CleanupMode::Auto);
+    let node = "n1".parse().unwrap();
+    *machine.gate_mut() =
+        Gate::new(node, dogwatch::record::Hash([3; 32]), Without::CriticalOnly, None, at(0).boot_ns);
+    machine.gate_mut().set_link(Link::Up { brake: true, since_boot_ns: at(0).boot_ns });
+    machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
+    let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(1))), ActionState::Planned);
+    assert_eq!(machine.on_recorded(&planned, Ok(()), at(1)), [], "nothing is begun without leave");
+    (machine, planned)
+}
+
+fn word(state: BrakeState) -> Word {
+    Word { revision: 1, state, reason: "cleanups are paused by ada: look".to_owned(), proven: None }
+}
+
+#[test]
+fn with_a_collector_a_plan_waits_for_its_permit_and_ends_with_it() {
+    let (mut machine, planned) = asking();
+    let asks = machine.asks();
+    assert_eq!((asks.len(), &asks[0].action, asks[0].acting), (1, &planned.id, false));
+    let waiting = Heard::Waiting { place: 3, of: 9, why: "full".to_owned() };
+    assert_eq!(machine.on_heard(&planned.id, waiting, at(2)), []);
+    let (mount, why, ns) = machine.waits(at(5)).remove(0);
+    assert_eq!((mount.as_str(), why.as_str(), ns), ("/data", "place 3 of 9: full", 4 * SECOND));
+    let until = at(60).boot_ns;
+    let started = one(machine.on_heard(&planned.id, Heard::Granted(until), at(6)));
+    let started = recorded(started, ActionState::Started);
+    assert!(matches!(one(machine.on_recorded(&started, Ok(()), at(6))), Step::Apply(_)));
+    assert!(machine.asks()[0].acting, "it is renewed");
+    assert_eq!(machine.on_heard(&planned.id, Heard::Granted(at(65).boot_ns), at(8)), []);
+    assert_eq!(machine.on_tick(at(64)), []);
+    let halt = one(machine.on_tick(at(65)));
+    assert!(matches!(&halt, Step::Halt { action, .. } if *action == planned.id), "{halt:?}");
+    let stopped = one(machine.on_heard(&planned.id, Heard::Stopped("no".to_owned()), at(66)));
+    assert!(matches!(stopped, Step::Halt { why, .. } if why == "no"));
+}
+
+#[test]
+fn a_stop_reaches_what_waits_what_began_and_what_people_order_but_an_admins() {
+    let (mut machine, planned) = asking();
+    assert_eq!(machine.on_word(word(BrakeState::Paused), at(2)), []);
+    assert_eq!(machine.on_heard(&planned.id, Heard::Granted(u64::MAX), at(3)), [], "the stop counts");
+    let order = |over_brake| Command {
+        id: "c".to_owned(),
+        actor: "ann".to_owned(),
+        order: Order::ApplyPlan(planned.id.clone()),
+        over_brake,
+    };
+    let why = answer(one(machine.on_command(order(false), at(4)))).unwrap_err();
+    assert!(why.contains("paused by ada") && why.contains("--override"), "{why}");
+    let started = recorded(one(machine.on_command(order(true), at(5))), ActionState::Started);
+    assert!(matches!(one(machine.on_recorded(&started, Ok(()), at(5))), Step::Apply(_)));
+    assert_eq!(machine.on_word(word(BrakeState::Tripped), at(6)), [], "an admin wanted it all the same");
+
+    let (mut machine, planned) = asking();
+    let started = one(machine.on_heard(&planned.id, Heard::Granted(at(60).boot_ns), at(2)));
+    let started = recorded(started, ActionState::Started);
+    let halt = one(machine.on_word(word(BrakeState::Tripped), at(3)));
+    assert!(matches!(halt, Step::Halt { .. }));
+    let refused = recorded(one(machine.on_recorded(&started, Ok(()), at(3))), ActionState::Refused);
+    assert!(refused.objects.is_empty() && refused.detail.contains("paused by ada"), "{refused:?}");
+    assert_eq!(machine.on_recorded(&refused, Ok(()), at(3)), []);
+}
+
+#[test]
+fn a_plan_that_waits_too_long_or_for_nothing_is_given_up_and_stands_in_nobodys_way() {
+    let (mut machine, planned) = asking();
+    let again = machine.on_tick(at(700));
+    assert!(matches!(one(again), Step::Survey { .. }), "a new plan for a need that lasts");
+    let (mut other, _) = asking();
+    other.on_finding(&finding(FindingState::Cleared, Severity::High), at(3));
+    assert_eq!(other.on_tick(at(4)), []);
+    assert_eq!(other.asks(), []);
+    let (mut person, _) = asking();
+    let order = Order::PlanMount("/data".to_owned());
+    let command = Command { id: "c".to_owned(), actor: "ann".to_owned(), order, over_brake: false };
+    assert!(matches!(one(person.on_command(command, at(3))), Step::Survey { .. }), "{}", planned.id);
 }

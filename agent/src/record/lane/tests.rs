@@ -268,6 +268,9 @@ fn a_plan_of_a_thousand_long_paths_fits_one_block() {
             digest_partial: true,
             image: None,
             cut: None,
+            atime_ns: None,
+            btime_ns: None,
+            preserved_bytes: None,
         }
     };
     let action = Action {

@@ -50,7 +50,9 @@ Examples:
   dogwatch top pods --sort growth          whose memory grows
   dogwatch top pods -n shop --containers   container by container
   dogwatch top --node node-1               all of one node
-  dogwatch top --disk --once               block devices, as a table
+  dogwatch top disks --once                block devices, as a table
+  dogwatch top --disk                      what fills the fullest mount of all nodes: folders, writers, pods
+  dogwatch top --disk --node node-1 --mount /var
   dogwatch top processes -o json           for programs")]
 pub(crate) struct TopArgs {
     #[arg(
@@ -61,9 +63,12 @@ pub(crate) struct TopArgs {
     pub(crate) view: Option<TopView>,
     #[command(flatten)]
     pub(crate) which: Selectors,
-    /// The same as `top disks`
-    #[arg(long, conflicts_with = "view")]
+    /// What fills a mount, asked on its node: a tree of folders, whose they are, who writes, what grows since when
+    #[arg(long, conflicts_with_all = ["view", "containers", "sort", "reverse"])]
     pub(crate) disk: bool,
+    /// With --disk: this mount, or a folder below one [default: the fullest]
+    #[arg(long, value_name = "PATH", requires = "disk")]
+    pub(crate) mount: Option<String>,
     /// Pods: each container by itself
     #[arg(long)]
     pub(crate) containers: bool,

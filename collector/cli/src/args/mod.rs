@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod brake;
 mod follow;
 mod get;
 mod order;
@@ -11,11 +12,12 @@ mod select;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::time;
+pub(crate) use brake::{BrakeArgs, BrakeSayArgs, BrakeShowArgs, BrakeTripArgs, BrakeVerb};
 pub(crate) use follow::{LogFormat, LogsArgs, TopArgs, TopView, WatchArgs};
 pub(crate) use get::{Format, GetArgs, Resource};
 pub(crate) use order::{
     CompletionArgs, ConfigArgs, ConfigVerb, HoldAddArgs, HoldArgs, HoldListArgs, HoldReleaseArgs, HoldVerb,
-    ManArgs, StatusArgs, VersionArgs,
+    ManArgs, PreservedArgs, StatusArgs, VersionArgs,
 };
 pub(crate) use select::Selectors;
 
@@ -66,7 +68,7 @@ pub(crate) struct Global {
     /// Ask no collector, read the records of a node from this folder
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) journal: Option<PathBuf>,
-    /// How long to wait for each answer [default: 10s; plan 2min, clean 10min]
+    /// How long to wait for each answer [default: 10s; plan and top --disk 2min, clean 10min]
     #[arg(long, global = true, value_name = "TIME", value_parser = time::duration)]
     pub(crate) timeout: Option<Duration>,
     /// Say which configuration and collector are used
@@ -100,8 +102,12 @@ pub(crate) enum Verb {
     Reopen(SayArgs),
     /// Add a note to an incident
     Note(NoteArgs),
+    /// List what was kept of what a cleanup removed, or write a file's content out
+    Preserved(PreservedArgs),
     /// Keep files, a pod's logs, a node or an incident from being cleaned or expired
     Hold(HoldArgs),
+    /// Stop cleanups on all nodes at once, let them go on, or show who cleans and who waits
+    Brake(BrakeArgs),
     /// How dogwatch itself is: what is wrong with it, and what to do
     Status(StatusArgs),
     /// Print a completion script for a shell
@@ -169,6 +175,9 @@ pub(crate) struct CleanArgs {
     /// Do not ask; needed where nobody can answer, and the mount itself must be named
     #[arg(short, long)]
     pub(crate) yes: bool,
+    /// Although cleanups are paused or stopped on all nodes; needs the role admin
+    #[arg(long = "override")]
+    pub(crate) over_brake: bool,
 }
 
 #[derive(Debug, Args)]

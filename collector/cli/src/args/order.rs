@@ -53,6 +53,24 @@ pub(crate) struct HoldAddArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+What is written out is verified against the digest that was recorded before the file went; exit code 4 where it does not
+hold or is not whole, and then nothing is written.
+
+Examples:
+  dogwatch preserved a-0123456789abcdef
+  dogwatch preserved a-0123456789abcdef /var/crash/core.4711 -o core.4711")]
+pub(crate) struct PreservedArgs {
+    /// The cleanup: a-…
+    pub(crate) action: String,
+    /// The file to write out; without it, the files are listed
+    pub(crate) path: Option<PathBuf>,
+    /// Write it here, to a file that is not there yet; without it, to standard output
+    #[arg(short = 'o', long, value_name = "FILE", requires = "path")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct HoldReleaseArgs {
     /// The hold's id: hold-…
     pub(crate) id: String,

@@ -73,8 +73,8 @@ pub(super) async fn clean(here: &Here<'_>, args: &CleanArgs, io: &mut Io<'_>) ->
         return Err(CliError::Failed(format!("{} was not applied; nothing was touched", plan.id)));
     }
     let asker = desk.clone();
-    let done = progress::told(io, asker, &plan, desk.apply(&args.plan.node, &plan.id)).await?;
-    let done = Action::from(done);
+    let applied = desk.apply(&args.plan.node, &plan.id, args.over_brake);
+    let done = Action::from(progress::told(io, asker, &plan, applied).await?);
     if people {
         write_outcome(io, &done)?
     } else {

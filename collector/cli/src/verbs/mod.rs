@@ -1,5 +1,6 @@
 //! Verbs: what each command does, from question to printed answer.
 
+mod brake;
 mod clean;
 mod follow;
 mod get;
@@ -8,8 +9,10 @@ mod incident;
 mod itself;
 mod logs;
 mod picture;
+mod preserved;
 mod status;
 mod top;
+mod usage;
 mod watch;
 
 use std::ffi::OsString;
@@ -59,6 +62,7 @@ pub async fn run(cli: Cli, world: &World, io: &mut Io<'_>) -> Result<(), CliErro
         Verb::Get(args) => get::get(&here, args, io).await,
         Verb::Describe(args) => incident::describe(&here, &args.incident, io).await,
         Verb::Timeline(args) => incident::timeline(&here, &args, io).await,
+        Verb::Top(args) if args.disk => usage::usage(&here, args, io).await,
         Verb::Top(args) => top::top(&here, args, io).await,
         Verb::Logs(args) => logs::logs(&here, args, io).await,
         Verb::Watch(args) => watch::watch(&here, args, io).await,
@@ -69,6 +73,8 @@ pub async fn run(cli: Cli, world: &World, io: &mut Io<'_>) -> Result<(), CliErro
         Verb::Reopen(args) => incident::reopen(&here, &args, io).await,
         Verb::Note(args) => incident::note(&here, &args, io).await,
         Verb::Hold(args) => hold::hold(&here, args.verb, io).await,
+        Verb::Preserved(args) => preserved::preserved(&here, &args, io).await,
+        Verb::Brake(args) => brake::run(&here, args.verb, io).await,
         Verb::Status(args) => status::status(&here, &args, io).await,
         Verb::Completion(args) => itself::completion(&here, &args, io),
         Verb::Man(args) => itself::man(&args, io),

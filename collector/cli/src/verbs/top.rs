@@ -47,12 +47,11 @@ pub(super) async fn top(here: &Here<'_>, args: TopArgs, io: &mut Io<'_>) -> Resu
         return Err(CliError::Usage("--window is more than nothing and at most 24h".to_owned()));
     }
     let choice = Choice { which: which.clone(), containers: args.containers };
-    let (view, node) = match (args.view, args.disk, which.nodes.as_slice()) {
-        (Some(view), ..) => (view, None),
-        (None, true, _) => (TopView::Disks, None),
-        (None, false, _) if which.of_pods() || args.containers => (TopView::Pods, None),
-        (None, false, [one]) => (TopView::Nodes, Some(one.clone())),
-        (None, false, _) => (TopView::Nodes, None),
+    let (view, node) = match (args.view, which.nodes.as_slice()) {
+        (Some(view), _) => (view, None),
+        (None, _) if which.of_pods() || args.containers => (TopView::Pods, None),
+        (None, [one]) => (TopView::Nodes, Some(one.clone())),
+        (None, _) => (TopView::Nodes, None),
     };
     let mut ui = Ui::new(view, node, choice);
     ui.called = here.world.called;

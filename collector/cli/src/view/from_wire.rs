@@ -10,11 +10,11 @@ use super::{
 use crate::error::chain;
 use crate::time::Utc;
 
-fn known(text: String) -> Option<String> {
+pub(super) fn known(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-fn severity(number: i32) -> Option<Severity> {
+pub(super) fn severity(number: i32) -> Option<Severity> {
     match wire::Severity::try_from(number).ok()? {
         wire::Severity::Unspecified => None,
         wire::Severity::Info => Some(Severity::Info),
@@ -244,6 +244,9 @@ impl From<wire::PlannedObject> for Object {
                 to: c.to,
                 tail: String::from_utf8_lossy(&c.tail).into_owned(),
             }),
+            accessed_at: o.atime_ns.and_then(Utc::known),
+            born_at: o.btime_ns.and_then(Utc::known),
+            preserved_bytes: o.preserved_bytes,
         }
     }
 }

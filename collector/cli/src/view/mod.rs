@@ -5,12 +5,16 @@
 //!
 //! Deliberately absent: checking. What a collector says is shown as it says it, made harmless for terminals by `output`.
 
+mod fleet;
 mod from_wire;
 mod lines;
 mod rows;
+pub(crate) mod usage;
+mod usage_from_wire;
 
 use std::collections::BTreeMap;
 
+pub(crate) use fleet::FleetBrake;
 pub(crate) use from_wire::sampled;
 pub(crate) use rows::{full_in, state};
 
@@ -174,6 +178,10 @@ pub(crate) struct Object {
     /// Only where the object stays and loses content.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cut: Option<Cut>,
+    pub(crate) accessed_at: Option<Utc>,
+    pub(crate) born_at: Option<Utc>,
+    /// Bytes of its content that are kept, which is all of it.
+    pub(crate) preserved_bytes: Option<u64>,
 }
 
 /// What goes of a file that stays; `sha256` is of that.

@@ -48,6 +48,33 @@ struct Canned {
     well: Arc<AtomicBool>,
 }
 
+fn brake() -> wire::FleetBrake {
+    let permit = |state: &str| wire::FleetPermit {
+        node: "node-1".into(),
+        action_id: format!("a-{state}"),
+        mount: HOSTILE.into(),
+        state: state.into(),
+        planned_bytes: 1 << 30,
+        canary: true,
+        ..Default::default()
+    };
+    let waiting = wire::FleetWaiting {
+        node: "node-2".into(),
+        action_id: "a-2".into(),
+        mount: "/var".into(),
+        severity: wire::Severity::Critical.into(),
+        seconds_to_full: Some(240.0),
+        waited_seconds: 12.0,
+    };
+    wire::FleetBrake {
+        state: "open".into(),
+        max_nodes: 3,
+        permits: vec![permit("acting"), permit("watched")],
+        waiting: vec![waiting],
+        ..Default::default()
+    }
+}
+
 type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 fn stream<T: Send + 'static>(items: Vec<T>) -> Response<Answer<T>> {
@@ -127,6 +154,15 @@ impl Desk for Canned {
 
     type WatchStream = Answer<wire::WatchEvent>;
     type GetSamplesStream = Answer<wire::SampleRow>;
+    type GetPreservedStream = Answer<wire::FileSeen>;
+    async fn get_preserved(
+        &self,
+        r: Request<wire::GetPreservedRequest>,
+    ) -> Result<Response<Self::GetPreservedStream>, Status> {
+        self.asked.note(format!("{:?}", r.get_ref()));
+        Ok(stream(vec![]))
+    }
+
     type GetIncidentsStream = Answer<wire::Incident>;
     async fn get_incidents(
         &self,
@@ -405,6 +441,67 @@ impl Desk for Canned {
         }
         let holds = if r.get_ref().released { vec![one, two, three] } else { vec![one, two] };
         Ok(Response::new(wire::GetHoldsResponse { holds }))
+    }
+
+    async fn get_brake(
+        &self,
+        _: Request<wire::GetBrakeRequest>,
+    ) -> Result<Response<wire::FleetBrake>, Status> {
+        Ok(Response::new(brake()))
+    }
+
+    async fn set_brake(
+        &self,
+        r: Request<wire::SetBrakeRequest>,
+    ) -> Result<Response<wire::FleetBrake>, Status> {
+        let ask = r.into_inner();
+        let mut brake = brake();
+        match ask.order() {
+            wire::BrakeOrder::Release => {
+                brake = wire::FleetBrake { state: "open".into(), max_nodes: 3, ..Default::default() }
+            }
+            order => {
+                brake.state = if order == wire::BrakeOrder::Trip { "tripped" } else { "paused" }.into();
+                (brake.reason, brake.actor) = (ask.reason, "ada".into());
+                (brake.node, brake.action_id) = (ask.node, ask.action_id);
+            }
+        }
+        Ok(Response::new(brake))
+    }
+
+    async fn get_usage(
+        &self,
+        r: Request<wire::GetUsageRequest>,
+    ) -> Result<Response<wire::UsageReport>, Status> {
+        self.asked.note(format!("{:?}", r.get_ref()));
+        if r.get_ref().path == "/nowhere" {
+            return Err(Status::not_found("/nowhere: No such file or directory"));
+        }
+        let folder = |depth, name: &str, bytes| wire::UsageFolder {
+            depth,
+            name: name.into(),
+            bytes,
+            inodes: 1,
+            owner: None,
+        };
+        Ok(Response::new(wire::UsageReport {
+            mount: "/var".into(),
+            path: r.get_ref().path.clone(),
+            wall_ns: T0,
+            total_bytes: 100 << 30,
+            used_bytes: 90 << 30,
+            available_bytes: 10 << 30,
+            whole: true,
+            folders: vec![
+                folder(0, "", 80 << 30),
+                folder(1, "lib", 60 << 30),
+                folder(1, "\u{1b}[2J", 20 << 30),
+            ],
+            writers_unknown: "nobody looked".into(),
+            growth_unknown: "the node has not walked it by itself since the agent's start".into(),
+            entries: 5,
+            ..Default::default()
+        }))
     }
 
     async fn get_status(

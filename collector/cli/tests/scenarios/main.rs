@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests: a failure here is a failed test")]
 
 mod binary;
+mod brake;
 mod canned;
 mod follow;
 mod journal;

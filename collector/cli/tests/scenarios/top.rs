@@ -49,7 +49,7 @@ async fn figures_for_programs() {
     let nodes = json(desk.run(&["top", "nodes", "-o", "json"]).await.out);
     assert_eq!((&nodes[0]["cpu_fraction"], &nodes[0]["memory_used_fraction"]), (&0.25.into(), &0.6.into()));
     assert_eq!(nodes[2]["cpu_fraction"], Value::Null, "not known is not 0");
-    let disks = json(desk.run(&["top", "--disk", "-o", "json"]).await.out);
+    let disks = json(desk.run(&["top", "disks", "-o", "json"]).await.out);
     assert_eq!((&disks[0]["busy_fraction"], &disks[0]["wait_ms"]), (&0.5.into(), &3.0.into()));
     let mounts = json(desk.run(&["top", "mounts", "-o", "json"]).await.out);
     assert_eq!((&mounts[0]["path"], &mounts[0]["seconds_to_full"]), (&"/var".into(), &1260.0.into()));
@@ -57,4 +57,34 @@ async fn figures_for_programs() {
         desk.run(&["top", "mounts", "--sort", "use", "--reverse", "--limit", "1", "-o", "json"]).await.out,
     );
     assert_eq!(last[0]["path"], "/mnt/データ");
+}
+
+#[tokio::test]
+async fn what_fills_a_mount_is_asked_on_its_node() {
+    let desk = desk().await;
+    let ran = desk.run(&["top", "--disk", "--node", "node-1", "--mount", "/var"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.starts_with("node-1 /var  90.0 GiB of 100.0 GiB used"), "{}", ran.out);
+    assert!(ran.out.contains("├─ lib") && !ran.out.contains('\u{1b}'), "{}", ran.out);
+    assert!(ran.out.contains("unknown: nobody looked"), "{}", ran.out);
+    // Without a name: the fullest that can be written to, and which that is.
+    let ran = desk.run(&["top", "--disk"]).await;
+    assert!(ran.err.contains("the fullest: /var on node-1"), "{}", ran.err);
+    let ran = desk.run(&["top", "--disk", "--node", "node-1", "--mount", "/var", "-o", "json"]).await;
+    let all: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(all[0]["tree"]["folders"][0]["allocated_bytes"], 60_u64 << 30);
+    assert_eq!((&all[0]["writers"], &all[0]["inodes_total"]), (&Value::Null, &Value::Null));
+    for (args, code, words) in [
+        (&["top", "--disk", "--node", "node-1", "--mount", "/nowhere"][..], 3, "/nowhere"),
+        (&["top", "--disk", "--node", "node-1,node-2"], 2, "one node at a time"),
+        (&["top", "--disk", "--pod", "x"], 2, "--node and --mount"),
+        (&["top", "--mount", "/var"], 2, "--disk"),
+        (&["top", "--disk", "--node", "nobody"], 3, "no node nobody"),
+        (&["top", "--disk", "-o", "name"], 2, "no names"),
+        (&["top", "--disk", "--journal", "/nowhere"], 1, "dogwatch-agent usage --writers"),
+    ] {
+        let ran = desk.run(args).await;
+        assert_eq!(ran.code, code, "{args:?}: {}", ran.err);
+        assert!(ran.err.contains(words), "{args:?}: {}", ran.err);
+    }
 }

@@ -1,0 +1,149 @@
+//! `brake`: stops cleanups on all nodes at once, lets them go on, shows who cleans and who waits.
+
+use std::time::Duration;
+
+use super::{Here, needs_no_name, worded};
+use crate::args::{BrakeSayArgs, BrakeShowArgs, BrakeTripArgs, BrakeVerb, Format};
+use crate::ask::{Brake, brake};
+use crate::client::Desk;
+use crate::error::CliError;
+use crate::output::text::{bytes, safe};
+use crate::output::{Io, json, yaml};
+use crate::time::span;
+use crate::view::FleetBrake;
+
+/// How long the nodes' word is waited for: one that is connected has it in a fraction of a second.
+const HEARD_WITHIN: Duration = Duration::from_secs(3);
+/// Between two looks whether they said it.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Who waits, and nodes that have not said that they heard, as many as one reads.
+const SHOWN: usize = 20;
+
+pub(super) async fn run(here: &Here<'_>, verb: BrakeVerb, io: &mut Io<'_>) -> Result<(), CliError> {
+    match verb {
+        BrakeVerb::Pause(args) => set(here, Brake::Pause, &args, io).await,
+        BrakeVerb::Release(args) => set(here, Brake::Release, &args, io).await,
+        BrakeVerb::Trip(BrakeTripArgs { node, action, say }) => {
+            set(here, Brake::Trip { node, action }, &say, io).await
+        }
+        BrakeVerb::Status(args) => status(here, &args, io).await,
+    }
+}
+
+async fn set(here: &Here<'_>, order: Brake, args: &BrakeSayArgs, io: &mut Io<'_>) -> Result<(), CliError> {
+    worded("-m", &args.reason)?;
+    needs_no_name(args.output, "brakes")?;
+    let mut desk = here.desk_for("stop cleanups or let them go on").await?;
+    let stands = FleetBrake::from(desk.set_brake(brake(order, &args.reason)).await?);
+    let stands = heard(&mut desk, stands).await;
+    if !matches!(args.output, Format::Table | Format::Wide) {
+        return print(io, args.output, &stands);
+    }
+    head(io, &stands)?;
+    io.out.flush()?;
+    tell_unheard(io, &stands)
+}
+
+/// How it stands once all connected nodes said that they have it, if they do so within [`HEARD_WITHIN`].
+async fn heard(desk: &mut Desk, stands: FleetBrake) -> FleetBrake {
+    let mut newest = stands;
+    let wait = async {
+        while !newest.unheard.is_empty() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            let Ok(stands) = desk.brake().await else { return };
+            newest = stands.into();
+        }
+    };
+    // Late is no failure: it is in force on the collector, and each node hears it when it connects.
+    let _ = tokio::time::timeout(HEARD_WITHIN, wait).await;
+    newest
+}
+
+fn tell_unheard(io: &mut Io<'_>, stands: &FleetBrake) -> Result<(), CliError> {
+    let unheard = &stands.unheard;
+    if unheard.is_empty() {
+        return Ok(());
+    }
+    let named: Vec<String> = unheard.iter().take(SHOWN).map(|n| safe(n).into_owned()).collect();
+    let more = unheard.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    io.say(&format!(
+        "{} connected nodes have not confirmed it yet: {}{more}; one whose agent is too old for this never does",
+        unheard.len(),
+        named.join(", ")
+    ))?;
+    Ok(())
+}
+
+async fn status(here: &Here<'_>, args: &BrakeShowArgs, io: &mut Io<'_>) -> Result<(), CliError> {
+    needs_no_name(args.output, "brakes")?;
+    let mut desk = here.desk_for("say who cleans").await?;
+    let stands = FleetBrake::from(desk.brake().await?);
+    if !matches!(args.output, Format::Table | Format::Wide) {
+        return print(io, args.output, &stands);
+    }
+    head(io, &stands)?;
+    for permit in &stands.permits {
+        let canary = if permit.canary { ", the policy is new" } else { "" };
+        let (node, mount, state) = (safe(&permit.node), safe(&permit.mount), safe(&permit.state));
+        let (planned, action) = (bytes(permit.planned_bytes), safe(&permit.action));
+        writeln!(io.out, "  {state}  {node} {mount}  {planned}  {action}{canary}")?;
+    }
+    for (place, waiting) in stands.waiting.iter().take(SHOWN).enumerate() {
+        let full = waiting.seconds_to_full.map(|s| format!(", full in {}", span(s))).unwrap_or_default();
+        let severity = waiting.severity.map_or("-", |s| s.as_str());
+        let (node, mount) = (safe(&waiting.node), safe(&waiting.mount));
+        let waited = span(waiting.waited_seconds);
+        writeln!(io.out, "  waits {}  {node} {mount}  {severity}{full}, for {waited}", place + 1)?;
+    }
+    let more = stands.waiting.len().saturating_sub(SHOWN);
+    if more > 0 {
+        writeln!(io.out, "  … and {more} more wait; -o json lists them all")?;
+    }
+    io.out.flush()?;
+    tell_unheard(io, &stands)
+}
+
+fn print(io: &mut Io<'_>, format: Format, stands: &FleetBrake) -> Result<(), CliError> {
+    match format {
+        Format::Yaml => yaml::document(io.out, stands)?,
+        Format::Jsonl => {
+            json::line(io.out, stands)?;
+            writeln!(io.out)?;
+        }
+        _ => {
+            json::pretty(io.out, stands)?;
+            writeln!(io.out)?;
+        }
+    }
+    io.out.flush()?;
+    Ok(())
+}
+
+fn head(io: &mut Io<'_>, stands: &FleetBrake) -> Result<(), CliError> {
+    let places: std::collections::BTreeSet<&str> = stands.permits.iter().map(|p| p.node.as_str()).collect();
+    let crowd = format!(
+        "{} of {} nodes that may clean at a time do or are watched after it, {} cleanups wait",
+        places.len(),
+        stands.max_nodes,
+        stands.waiting.len()
+    );
+    match stands.state.as_str() {
+        "open" => writeln!(io.out, "open: {crowd}")?,
+        state => {
+            let since = stands.since.map_or_else(String::new, |t| format!(" since {}", t.to_the_second()));
+            let by = stands.actor.as_deref().unwrap_or("-");
+            let reason = stands.reason.as_deref().unwrap_or("-");
+            writeln!(io.out, "{}{since} by {}: {}", safe(state), safe(by), safe(reason))?;
+            writeln!(io.out, "  {crowd}")?;
+            for (what, value) in
+                [("node", &stands.node), ("action", &stands.action), ("finding", &stands.finding)]
+            {
+                if let Some(value) = value {
+                    writeln!(io.out, "  {what}  {}", safe(value))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}

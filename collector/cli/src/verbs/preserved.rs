@@ -1,0 +1,154 @@
+//! `preserved`: what was kept of what a cleanup removed, and a file's content, verified on its way out.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use dogwatch::record::{FileSeen, Hash, PlannedObject};
+use sha2::{Digest, Sha256};
+
+use super::Here;
+use crate::args::PreservedArgs;
+use crate::error::CliError;
+use crate::journal::Folder;
+use crate::output::Io;
+use crate::output::text::safe;
+
+/// Largest file that is put together here: no agent keeps more of one.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// What was kept, put together.
+#[derive(Default)]
+struct Kept {
+    /// By path and inode: the newest that was seen.
+    objects: BTreeMap<(PathBuf, u64), PlannedObject>,
+    /// Pieces of the wanted file, by inode and offset.
+    pieces: BTreeMap<(u64, u64), Vec<u8>>,
+    /// Bytes of them.
+    bytes: u64,
+}
+
+impl Kept {
+    fn take(&mut self, seen: FileSeen, wanted: Option<&Path>) -> Result<(), CliError> {
+        for object in seen.objects {
+            self.objects.insert((object.path.clone(), object.inode), object);
+        }
+        let Some(piece) = seen.content.filter(|c| wanted == Some(c.path.as_path())) else { return Ok(()) };
+        if piece.offset.saturating_add(piece.length) > MAX_FILE_BYTES {
+            return Err(broken(&piece.path, "a piece of it lies beyond what any agent keeps"));
+        }
+        let bytes = piece.decompress().map_err(|e| broken(&piece.path, &e.to_string()))?;
+        self.bytes += bytes.len() as u64;
+        if self.bytes > 4 * MAX_FILE_BYTES {
+            return Err(broken(&piece.path, "there are more pieces than any agent keeps of a file"));
+        }
+        self.pieces.insert((piece.inode, piece.offset), bytes);
+        Ok(())
+    }
+
+    /// The content of the file at `path`, whole and with the digest that was recorded.
+    fn content(&self, action: &str, path: &Path) -> Result<Vec<u8>, CliError> {
+        let of_path = self.objects.values().filter(|o| o.path == path);
+        let Some(object) = of_path.clone().find(|o| o.preserved_bytes.is_some()).or(of_path.clone().next())
+        else {
+            return Err(CliError::NotFound(format!(
+                "nothing is known of {} in {action}\n  try: dogwatch preserved {action}",
+                path.display()
+            )));
+        };
+        if object.preserved_bytes.is_none() {
+            return Err(CliError::NotFound(format!(
+                "the content of {} was not kept, its digest was\n  try: cleanup.roots[].preserve: true, for those to come",
+                path.display()
+            )));
+        }
+        let mut content = Vec::new();
+        for ((_, offset), bytes) in self.pieces.range((object.inode, 0)..=(object.inode, u64::MAX)) {
+            if *offset != content.len() as u64 {
+                break;
+            }
+            content.extend_from_slice(bytes);
+        }
+        if content.len() as u64 != object.size_bytes {
+            let (have, want) = (content.len(), object.size_bytes);
+            return Err(broken(
+                path,
+                &format!("{have} of its {want} bytes are here; the rest expired or is lost"),
+            ));
+        }
+        let digest = Hash(Sha256::digest(&content).into());
+        if object.sha256 != Some(digest) {
+            return Err(broken(path, "its SHA-256 is not the one that was recorded before it went"));
+        }
+        Ok(content)
+    }
+}
+
+fn broken(path: &Path, why: &str) -> CliError {
+    CliError::Unverified(format!("{} cannot be written out: {why}", path.display()))
+}
+
+pub(super) async fn preserved(
+    here: &Here<'_>,
+    args: &PreservedArgs,
+    io: &mut Io<'_>,
+) -> Result<(), CliError> {
+    let wanted = args.path.as_deref();
+    let mut kept = Kept::default();
+    if here.settings.journal_only {
+        let dir = here.settings.journal.as_deref().unwrap_or(Path::new("."));
+        let (mut remarks, mut failed) = (Vec::new(), Ok(()));
+        Folder::open(dir)?.seen(&args.action, &mut remarks, |seen| {
+            if failed.is_ok() {
+                failed = kept.take(seen, wanted);
+            }
+        })?;
+        failed?;
+        for remark in remarks {
+            io.say(&remark)?;
+        }
+    } else {
+        let path = wanted.map(|p| p.as_os_str().as_bytes().to_vec()).unwrap_or_default();
+        let mut answers = here.desk().await?.preserved(&args.action, path).await?;
+        while let Some(seen) = answers.next().await? {
+            let seen = FileSeen::try_from(seen)
+                .map_err(|e| CliError::Failed(format!("the collector's answer makes no sense: {e}")))?;
+            kept.take(seen, wanted)?;
+        }
+    }
+    match wanted {
+        Some(path) => {
+            let content = kept.content(&args.action, path)?;
+            match &args.output {
+                Some(file) => write_new(file, &content),
+                None => Ok(io.out.write_all(&content)?),
+            }
+        }
+        None => list(&args.action, &kept, io),
+    }
+}
+
+fn write_new(file: &Path, content: &[u8]) -> Result<(), CliError> {
+    let failed = |e: std::io::Error| CliError::Failed(format!("writing {}: {e}", file.display()));
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(failed)?;
+    out.write_all(content).and_then(|()| out.sync_all()).map_err(failed)
+}
+
+fn list(action: &str, kept: &Kept, io: &mut Io<'_>) -> Result<(), CliError> {
+    if kept.objects.is_empty() {
+        return Err(CliError::NotFound(format!(
+            "nothing was recorded of files that {action} was about to remove\n  try: dogwatch get actions"
+        )));
+    }
+    let mut text = format!("{:>12}  {:9}  {:64}  PATH\n", "BYTES", "PRESERVED", "SHA256");
+    for object in kept.objects.values() {
+        let preserved = if object.preserved_bytes.is_some() { "yes" } else { "no" };
+        let digest = object.sha256.map_or_else(|| "-".to_owned(), |h| h.to_string());
+        let path = safe(&object.path.display().to_string()).into_owned();
+        text.push_str(&format!("{:>12}  {preserved:9}  {digest:64}  {path}\n", object.size_bytes));
+    }
+    Ok(io.out.write_all(text.as_bytes())?)
+}

@@ -1,0 +1,100 @@
+//! The fleet brake: whether nodes may clean by themselves, who does and who waits.
+
+use dogwatch::record::Severity;
+use dogwatch::wire;
+use serde::Serialize;
+
+use super::from_wire::{known, severity};
+use crate::time::Utc;
+
+/// How the brake stands.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct FleetBrake {
+    /// `open`, `paused`, `tripped`.
+    pub(crate) state: String,
+    pub(crate) reason: Option<String>,
+    pub(crate) actor: Option<String>,
+    pub(crate) since: Option<Utc>,
+    pub(crate) node: Option<String>,
+    pub(crate) action: Option<String>,
+    pub(crate) finding: Option<String>,
+    pub(crate) max_nodes: u32,
+    pub(crate) tripped_total: u64,
+    pub(crate) permits: Vec<Permit>,
+    /// The next first.
+    pub(crate) waiting: Vec<Waiting>,
+    pub(crate) policies: Vec<Proof>,
+    /// Connected nodes that have not said that they have the state.
+    pub(crate) unheard: Vec<String>,
+}
+
+/// A permit that is out.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Permit {
+    pub(crate) node: String,
+    pub(crate) action: String,
+    pub(crate) mount: String,
+    /// `acting`, `watched`.
+    pub(crate) state: String,
+    pub(crate) granted_at: Option<Utc>,
+    pub(crate) planned_bytes: u64,
+    pub(crate) canary: bool,
+}
+
+/// A cleanup that waits.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Waiting {
+    pub(crate) node: String,
+    pub(crate) action: String,
+    pub(crate) mount: String,
+    pub(crate) severity: Option<Severity>,
+    pub(crate) seconds_to_full: Option<f64>,
+    pub(crate) waited_seconds: f64,
+}
+
+/// How a policy did.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Proof {
+    pub(crate) policy: String,
+    pub(crate) successes: u32,
+    pub(crate) needed: u32,
+}
+
+impl From<wire::FleetBrake> for FleetBrake {
+    fn from(b: wire::FleetBrake) -> Self {
+        let permit = |p: wire::FleetPermit| Permit {
+            node: p.node,
+            action: p.action_id,
+            mount: p.mount,
+            state: p.state,
+            granted_at: Utc::known(p.granted_wall_ns),
+            planned_bytes: p.planned_bytes,
+            canary: p.canary,
+        };
+        let waiting = |w: wire::FleetWaiting| Waiting {
+            severity: severity(w.severity),
+            node: w.node,
+            action: w.action_id,
+            mount: w.mount,
+            seconds_to_full: w.seconds_to_full,
+            waited_seconds: w.waited_seconds,
+        };
+        let proof =
+            |p: wire::FleetPolicy| Proof { policy: p.policy, successes: p.successes, needed: p.needed };
+        Self {
+            state: b.state,
+            reason: known(b.reason),
+            actor: known(b.actor),
+            since: Utc::known(b.since_wall_ns),
+            node: known(b.node),
+            action: known(b.action_id),
+            finding: known(b.finding),
+            max_nodes: b.max_nodes,
+            tripped_total: b.tripped_total,
+            permits: b.permits.into_iter().map(permit).collect(),
+            waiting: b.waiting.into_iter().map(waiting).collect(),
+            policies: b.policies.into_iter().map(proof).collect(),
+            unheard: b.unheard,
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The fleet brake's verbs against canned answers.
+
+use serde_json::Value;
+
+use crate::running::desk;
+
+#[tokio::test]
+async fn the_brake_is_shown_stopped_and_released() {
+    let desk = desk().await;
+    let shown = desk.run(&["brake", "status"]).await;
+    assert_eq!(shown.code, 0, "{}", shown.err);
+    let first = shown.out.lines().next().unwrap();
+    assert_eq!(
+        first,
+        "open: 1 of 3 nodes that may clean at a time do or are watched after it, 1 cleanups wait"
+    );
+    assert!(shown.out.contains("acting  node-1") && shown.out.contains("watched  node-1"), "{}", shown.out);
+    assert!(shown.out.contains("waits 1  node-2 /var  critical, full in"), "{}", shown.out);
+    assert!(!shown.out.contains('\u{1b}') && !shown.out.contains('\u{202e}'), "a mount's name fools nobody");
+
+    let paused = desk.run(&["brake", "pause", "-m", "let me look"]).await;
+    assert_eq!(paused.code, 0, "{}", paused.err);
+    assert!(paused.out.starts_with("paused by ada: let me look"), "{}", paused.out);
+    let tripped = desk.run(&["brake", "trip", "--node", "node-1", "--reason", "wrong", "-o", "json"]).await;
+    let json: Value = serde_json::from_str(&tripped.out).unwrap();
+    assert_eq!(
+        (&json["state"], &json["node"], &json["reason"]),
+        (&"tripped".into(), &"node-1".into(), &"wrong".into())
+    );
+    assert_eq!(json["permits"].as_array().unwrap().len(), 2);
+    let released = desk.run(&["brake", "release", "-m", "mended"]).await;
+    assert!(released.out.starts_with("open: 0 of 3"), "{}", released.out);
+
+    for (args, words) in [
+        (&["brake", "pause", "-m", " "][..], "-m is empty"),
+        (&["brake", "status", "-o", "name"], "have no names"),
+        (&["brake", "pause"], "--message"),
+    ] {
+        let ran = desk.run(args).await;
+        assert_eq!(ran.code, 2, "{args:?}: {}", ran.err);
+        assert!(ran.err.contains(words), "{args:?}: {}", ran.err);
+    }
+}

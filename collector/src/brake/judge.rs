@@ -1,0 +1,59 @@
+//! What counts as a cleanup gone wrong. Pure, and crisp on purpose: each is a sentence that people can check.
+//!
+//! - The action failed as a whole, or more than a tenth of the objects that it tried to remove.
+//! - What it removed gave back less than half of what it held.
+//! - The node says that cleaning a mount does not hold.
+//! - A finding of severity high or worse is raised on the node while it has a place, other than that a disk is full:
+//!   that is why it cleans. A node that falls silent and one that sent two histories are such findings too.
+//! - A permit ends without its outcome ([`super::machine`] sees that).
+
+use dogwatch::record::{Action, ActionState, Finding, FindingState, ObjectOutcome, Severity};
+
+use crate::wording::bytes;
+
+/// Findings that are why a node cleans, and do not speak against it. The last is a log rule's as shipped.
+const EXPECTED: [&str; 4] = ["disk-high-water", "disk-time-to-full", "inode-high-water", "disk-full"];
+/// One failed object in so many is borne with.
+const FAILED_OF: usize = 10;
+
+/// Why an action that is over went wrong, if it did.
+pub fn wrong_action(action: &Action) -> Option<String> {
+    if action.state == ActionState::Failed {
+        return Some(format!("cleanup {} failed: {}", action.id, action.detail));
+    }
+    let count = |outcome| action.objects.iter().filter(|o| o.outcome == outcome).count();
+    let (removed, failed) = (count(ObjectOutcome::Removed), count(ObjectOutcome::Failed));
+    if failed > 0 && failed * FAILED_OF > removed + failed {
+        let reason = action.refused.iter().find(|r| {
+            let of = |o: &dogwatch::record::PlannedObject| {
+                o.outcome == ObjectOutcome::Failed && Some(&o.path) == r.path.as_ref()
+            };
+            action.objects.iter().any(of)
+        });
+        let why = reason.map_or_else(String::new, |r| format!(": {}", r.reason));
+        let tried = removed + failed;
+        return Some(format!("cleanup {} could not remove {failed} of {tried} objects{why}", action.id));
+    }
+    let went = action.objects.iter().filter(|o| o.outcome == ObjectOutcome::Removed);
+    let held = went.fold(0u64, |sum, o| sum.saturating_add(o.allocated_bytes));
+    let freed = action.freed_bytes.unwrap_or(0);
+    if freed < held / 2 {
+        let why = action.unexplained.as_ref().map_or("", |u| u.reason.as_str());
+        let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+        return Some(format!(
+            "cleanup {} removed {removed} objects of {} and freed {}{why}",
+            action.id,
+            bytes(held),
+            bytes(freed)
+        ));
+    }
+    None
+}
+
+/// Why a finding on a node that has a place speaks against its cleanup, if it does.
+pub fn wrong_finding(finding: &Finding) -> Option<String> {
+    let news = finding.state == FindingState::Raised
+        && finding.severity >= Severity::High
+        && !EXPECTED.contains(&finding.rule.as_str());
+    news.then(|| format!("{} ({}) after its cleanup: {}", finding.rule, finding.severity, finding.summary))
+}

@@ -1,0 +1,450 @@
+//! Who may clean now, who waits, and what stops everything. A pure state machine over a [`Ledger`].
+//!
+//! Its owner asks it what is to be decided ([`Brake::due`], [`Brake::grants`], [`Brake::observe_action`],
+//! [`Brake::observe_finding`]), makes that durable and gives it back ([`Brake::apply`]); nothing takes effect before.
+//!
+//! Invariants
+//! - Never more nodes have places than [`Brake::limit`], as it was when the last of them got its own.
+//! - Nothing is granted while cleanups are stopped.
+//! - A policy that is not proven has at most one place.
+//! - Who waits for [`STARVED_NS`] is overtaken only by those who have waited for longer; before that the most urgent is first.
+//! - A node that has a place gets another permit only while no other node could have the turn.
+//!
+//! Time is a monotonic clock's; a restart gives every permit that is out a whole new lease or watch.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use dogwatch::record::{Action, ActionState, Finding, FindingState, Hash, NodeName, RecordRef, Severity};
+
+use super::judge::{wrong_action, wrong_finding};
+use super::ledger::{Ledger, MAX_PERMITS, Permit, Stopped};
+use super::{Answer, Ask, MAX_PLACES, Settings};
+use crate::store::decision::{Decision, PermitEnd, What};
+use crate::wording::span;
+
+const SECOND_NS: u64 = 1_000_000_000;
+/// Asks that wait at most: each mount of the largest fleet that fills at once is far below.
+pub const MAX_WAITING: usize = 20_000;
+/// An ask that was not repeated for so long lapses; agents repeat theirs every few seconds.
+pub const ASK_LAPSE_NS: u64 = 20 * SECOND_NS;
+/// Who waits for so long goes first, however urgent others are.
+pub const STARVED_NS: u64 = 600 * SECOND_NS;
+/// A node ends by itself when its lease does; the object that it is just at may take so much longer, and its record too.
+pub const GRACE_NS: u64 = 15 * SECOND_NS;
+/// A node that was watched is remembered for so long: what goes wrong late stops the rest all the same.
+pub const LATE_NS: u64 = 600 * SECOND_NS;
+/// Nodes that are remembered so at most; the newest.
+const MAX_RECENT: usize = 1_000;
+
+/// An ask that waits.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    /// What.
+    pub ask: Ask,
+    /// Since when.
+    pub since_ns: u64,
+    heard_ns: u64,
+    /// Asked since it was told its place last.
+    untold: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Live {
+    /// End of the lease with its grace, or of the watch.
+    until_ns: u64,
+    /// When the node said that it begins, by its own wall clock: what it found before is not the cleanup's doing.
+    begun_wall_ns: Option<i64>,
+}
+
+#[derive(Debug, Clone)]
+struct Recent {
+    node: NodeName,
+    action: String,
+    begun_wall_ns: i64,
+    until_ns: u64,
+}
+
+type Key = (NodeName, String);
+
+/// The machine.
+#[derive(Debug, Clone)]
+pub struct Brake {
+    settings: Settings,
+    ledger: Ledger,
+    nodes: usize,
+    /// By node and mount: a plan that is made anew keeps its turn.
+    waiting: BTreeMap<Key, Waiting>,
+    /// Of the ledger's permits, by node and action.
+    live: BTreeMap<Key, Live>,
+    recent: VecDeque<Recent>,
+}
+
+impl Brake {
+    /// Goes on from what was decided before.
+    pub fn new(settings: Settings, ledger: Ledger, now_ns: u64) -> Self {
+        let (waiting, live, recent) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
+        let mut brake = Self { settings, ledger: Ledger::default(), nodes: 0, waiting, live, recent };
+        brake.take_up(ledger, now_ns);
+        brake
+    }
+
+    /// Forgets what it knew of permits, for what the store holds.
+    pub fn take_up(&mut self, ledger: Ledger, now_ns: u64) {
+        let before = std::mem::take(&mut self.live);
+        for permit in &ledger.permits {
+            let key = (permit.node.clone(), permit.action.clone());
+            let fresh = Live {
+                until_ns: now_ns + if permit.returned { self.watch_ns() } else { self.lease_ns() + GRACE_NS },
+                // Nobody remembers when it began: all that is found counts.
+                begun_wall_ns: Some(i64::MIN),
+            };
+            let live = before.get(&key).copied().unwrap_or(fresh);
+            self.live.insert(key, live);
+        }
+        self.ledger = ledger;
+    }
+
+    /// What it stands on.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// How it is set.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Takes the number of nodes that there are, of which a share may have places.
+    pub fn set_nodes(&mut self, nodes: usize) {
+        self.nodes = nodes;
+    }
+
+    /// Nodes that may have a place at a time.
+    pub fn limit(&self) -> usize {
+        // A share of a fleet is far below where a float rounds.
+        let share = (self.nodes as f64 * self.settings.max_share) as usize;
+        share.max(self.settings.max_nodes as usize).min(MAX_PLACES as usize)
+    }
+
+    /// Nodes that have a place.
+    pub fn places(&self) -> BTreeSet<&NodeName> {
+        self.ledger.permits.iter().map(|p| &p.node).collect()
+    }
+
+    /// Policies under which enough went well.
+    pub fn proven(&self) -> Vec<Hash> {
+        let proven = |p: &&super::ledger::Proof| p.successes >= self.settings.canary_successes;
+        self.ledger.policies.iter().filter(proven).map(|p| p.policy).collect()
+    }
+
+    fn is_proven(&self, policy: &Hash) -> bool {
+        self.ledger.successes(policy) >= self.settings.canary_successes
+    }
+
+    fn watch_ns(&self) -> u64 {
+        u64::try_from(self.settings.watch.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn lease_ns(&self) -> u64 {
+        u64::try_from(self.settings.lease.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// A node asks, or repeats what it asked. `None`: it waits, and [`Brake::news`] says where.
+    pub fn ask(&mut self, ask: Ask, now_ns: u64) -> Option<Answer> {
+        let held = self.ledger.permit(&ask.node, &ask.action).is_some_and(|p| !p.returned);
+        if let Some(stopped) = self.ledger.stopped() {
+            let why = stopped_words(&self.ledger, stopped);
+            if !held && !ask.acting {
+                // It keeps its turn for when cleanups go on.
+                self.wait(ask, now_ns);
+            }
+            return Some(Answer::Stopped { why });
+        }
+        if held {
+            let until_ns = now_ns + self.lease_ns() + GRACE_NS;
+            let key = (ask.node.clone(), ask.action.clone());
+            let live = self.live.entry(key).or_insert(Live { until_ns, begun_wall_ns: None });
+            live.until_ns = live.until_ns.max(until_ns);
+            return Some(Answer::Granted);
+        }
+        if ask.acting {
+            let why = format!("the collector knows no permit for {}", ask.action);
+            return Some(Answer::Stopped { why });
+        }
+        let (node, mount) = (ask.node.clone(), ask.mount.clone());
+        if !self.wait(ask, now_ns) {
+            let why = format!("{MAX_WAITING} cleanups wait already");
+            return Some(Answer::Waiting { place: MAX_WAITING, of: MAX_WAITING, why });
+        }
+        if let Some(waiting) = self.waiting.get_mut(&(node, mount)) {
+            waiting.untold = true;
+        }
+        None
+    }
+
+    fn wait(&mut self, ask: Ask, now_ns: u64) -> bool {
+        let key = (ask.node.clone(), ask.mount.clone());
+        if let Some(waiting) = self.waiting.get_mut(&key) {
+            (waiting.ask, waiting.heard_ns) = (ask, now_ns);
+            return true;
+        }
+        if self.waiting.len() >= MAX_WAITING {
+            return false;
+        }
+        self.waiting.insert(key, Waiting { ask, since_ns: now_ns, heard_ns: now_ns, untold: false });
+        true
+    }
+
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Who waits, the next first.
+    pub fn queue(&self, now_ns: u64) -> Vec<&Waiting> {
+        let mut queue: Vec<&Waiting> = self.waiting.values().collect();
+        queue.sort_by(|a, b| rank(a, now_ns).cmp(&rank(b, now_ns)).then_with(|| a.ask.node.cmp(&b.ask.node)));
+        queue
+    }
+
+    /// Permits that would be given now, in order.
+    pub fn grants(&self, now_ns: u64) -> Vec<What> {
+        if self.ledger.stopped().is_some() {
+            return Vec::new();
+        }
+        let mut placed = self.places();
+        let mut used: BTreeMap<Hash, BTreeSet<&NodeName>> = BTreeMap::new();
+        for permit in &self.ledger.permits {
+            used.entry(permit.policy).or_default().insert(&permit.node);
+        }
+        let room = MAX_PERMITS.saturating_sub(self.ledger.permits.len());
+        let mut granted = Vec::new();
+        let mut again = Vec::new();
+        let mut others_wait = false;
+        for waiting in self.queue(now_ns) {
+            let (node, policy) = (&waiting.ask.node, waiting.ask.policy);
+            let canary = !self.is_proven(&policy);
+            if placed.contains(node) {
+                again.push(waiting);
+            } else if granted.len() >= room
+                || placed.len() >= self.limit()
+                || canary && used.get(&policy).is_some_and(|nodes| !nodes.is_empty())
+            {
+                others_wait = true;
+            } else {
+                placed.insert(node);
+                used.entry(policy).or_default().insert(node);
+                granted.push(grant(&waiting.ask, canary));
+            }
+        }
+        if !others_wait {
+            let left = room.saturating_sub(granted.len());
+            let alone = |w: &&Waiting| {
+                self.is_proven(&w.ask.policy)
+                    || used.get(&w.ask.policy).is_none_or(|nodes| nodes.iter().all(|n| **n == w.ask.node))
+            };
+            let again = again.into_iter().filter(alone).take(left);
+            granted.extend(again.map(|w| grant(&w.ask, !self.is_proven(&w.ask.policy))));
+        }
+        granted
+    }
+
+    /// What follows from time alone: places that are free again, and permits that ended without their outcome.
+    pub fn due(&mut self, now_ns: u64) -> Vec<What> {
+        self.waiting.retain(|_, w| now_ns.saturating_sub(w.heard_ns) < ASK_LAPSE_NS);
+        self.recent.retain(|r| now_ns < r.until_ns);
+        let mut out = Vec::new();
+        for permit in &self.ledger.permits {
+            let key = (permit.node.clone(), permit.action.clone());
+            if self.live.get(&key).is_some_and(|l| now_ns < l.until_ns) {
+                continue;
+            }
+            let how = if permit.returned { PermitEnd::Well } else { PermitEnd::Lapsed };
+            if how == PermitEnd::Lapsed && self.ledger.tripped.is_none() && out.iter().all(|w| !is_trip(w)) {
+                let why = format!(
+                    "node {} has not said how its cleanup {} ended, {} after it was heard of last",
+                    permit.node,
+                    permit.action,
+                    span(i64::try_from((self.lease_ns() + GRACE_NS) / SECOND_NS).unwrap_or(i64::MAX))
+                );
+                out.push(trip(why, Some(permit), Vec::new()));
+            }
+            out.push(What::PermitEnded { node: key.0, action: key.1, how });
+        }
+        out
+    }
+
+    /// An action of a node in a new state, written at `wall_ns` of the node's clock, and where its record stands.
+    pub fn observe_action(
+        &mut self,
+        node: &NodeName,
+        action: &Action,
+        wall_ns: i64,
+        cite: RecordRef,
+    ) -> Vec<What> {
+        let Some(permit) = self.ledger.permit(node, &action.id).filter(|p| !p.returned).cloned() else {
+            return Vec::new();
+        };
+        if action.state == ActionState::Started
+            && let Some(live) = self.live.get_mut(&(node.clone(), action.id.clone()))
+        {
+            live.begun_wall_ns.get_or_insert(wall_ns);
+        }
+        if !matches!(action.state, ActionState::Done | ActionState::Failed | ActionState::Refused) {
+            return Vec::new();
+        }
+        let mut out = vec![What::PermitReturned {
+            node: node.clone(),
+            action: action.id.clone(),
+            state: action.state,
+            freed_bytes: action.freed_bytes.unwrap_or(0),
+        }];
+        if let Some(why) = wrong_action(action).filter(|_| action.state != ActionState::Refused)
+            && self.ledger.tripped.is_none()
+        {
+            out.push(trip(format!("node {node}: {why}"), Some(&permit), vec![cite]));
+        }
+        out
+    }
+
+    /// A finding about a node in a new state; `cite`: where its record stands, where it has one.
+    pub fn observe_finding(
+        &mut self,
+        node: &NodeName,
+        finding: &Finding,
+        of_collector: bool,
+        cite: Option<RecordRef>,
+    ) -> Vec<What> {
+        if self.ledger.tripped.is_some() || finding.state != FindingState::Raised {
+            return Vec::new();
+        }
+        let Some(why) = wrong_finding(finding) else { return Vec::new() };
+        let after = |begun: Option<i64>| of_collector || begun.is_some_and(|b| finding.raised_wall_ns >= b);
+        let begun = |p: &&Permit| {
+            let live = self.live.get(&(p.node.clone(), p.action.clone()));
+            p.node == *node && after(live.and_then(|l| l.begun_wall_ns))
+        };
+        let cites: Vec<RecordRef> = cite.into_iter().collect();
+        let why = format!("node {node}: {why}");
+        if let Some(permit) = self.ledger.permits.iter().rev().find(begun) {
+            return vec![trip(why, Some(permit), cites)];
+        }
+        let late = self.recent.iter().rev().find(|r| r.node == *node && after(Some(r.begun_wall_ns)));
+        late.map_or_else(Vec::new, |r| {
+            vec![What::BrakeTripped {
+                reason: why,
+                finding: String::new(),
+                node: Some(node.clone()),
+                action: Some(r.action.clone()),
+                cites,
+            }]
+        })
+    }
+
+    /// Takes a decision that is durable, or one that stops and must not wait for that.
+    pub fn apply(&mut self, decision: &Decision, now_ns: u64) {
+        self.ledger.apply(decision);
+        match &decision.what {
+            What::PermitGranted { node, action, mount, .. } => {
+                self.waiting.remove(&(node.clone(), mount.clone()));
+                let until_ns = now_ns + self.lease_ns() + GRACE_NS;
+                let live = Live { until_ns, begun_wall_ns: None };
+                self.live.entry((node.clone(), action.clone())).or_insert(live);
+            }
+            What::PermitReturned { node, action, .. } => {
+                let until_ns = now_ns + self.watch_ns();
+                if let Some(live) = self.live.get_mut(&(node.clone(), action.clone())) {
+                    live.until_ns = until_ns;
+                }
+            }
+            What::PermitEnded { node, action, .. } => {
+                if let Some(live) = self.live.get(&(node.clone(), action.clone())) {
+                    if self.recent.len() >= MAX_RECENT {
+                        self.recent.pop_front();
+                    }
+                    let begun_wall_ns = live.begun_wall_ns.unwrap_or(i64::MAX);
+                    let (node, action, until_ns) = (node.clone(), action.clone(), now_ns + LATE_NS);
+                    self.recent.push_back(Recent { node, action, begun_wall_ns, until_ns });
+                }
+            }
+            _ => {}
+        }
+        let ledger = &self.ledger;
+        self.live.retain(|(node, action), _| ledger.permit(node, action).is_some());
+    }
+
+    /// What those are told who asked since they were told last: their places in the queue.
+    pub fn news(&mut self, now_ns: u64) -> Vec<(Ask, Answer)> {
+        let needed = self.settings.canary_successes;
+        let places = self.places().len();
+        let crowd = format!(
+            "{places} of {} nodes that may clean at a time are at it, or watched after it",
+            self.limit()
+        );
+        let used: BTreeSet<Hash> = self.ledger.permits.iter().map(|p| p.policy).collect();
+        let queue = self.queue(now_ns);
+        let of = queue.len();
+        let told = queue.iter().enumerate().filter(|(_, w)| w.untold).map(|(at, w)| {
+            let policy = &w.ask.policy;
+            let why = if !self.is_proven(policy) && used.contains(policy) {
+                let well = self.ledger.successes(policy);
+                format!("its policy is new: one node at a time until {needed} cleanups went well, {well} did so far")
+            } else {
+                crowd.clone()
+            };
+            (w.ask.clone(), Answer::Waiting { place: at + 1, of, why })
+        });
+        let told: Vec<_> = told.collect();
+        for waiting in self.waiting.values_mut() {
+            waiting.untold = false;
+        }
+        told
+    }
+}
+
+/// Order in the queue, the least first.
+fn rank(w: &Waiting, now_ns: u64) -> (bool, u64, Reverse<Severity>, u64, u64) {
+    let starved = now_ns.saturating_sub(w.since_ns) >= STARVED_NS;
+    // Seconds to full as whole milliseconds: floats have no order, and nobody fills in less.
+    let full_ms = w.ask.seconds_to_full.map_or(u64::MAX, |s| (s.max(0.0) * 1e3) as u64);
+    if starved {
+        (false, w.since_ns, Reverse(Severity::Critical), 0, 0)
+    } else {
+        (true, 0, Reverse(w.ask.severity), full_ms, w.since_ns)
+    }
+}
+
+fn grant(ask: &Ask, canary: bool) -> What {
+    What::PermitGranted {
+        node: ask.node.clone(),
+        action: ask.action.clone(),
+        mount: ask.mount.clone(),
+        policy: ask.policy,
+        planned_bytes: ask.planned_bytes,
+        planned_objects: ask.planned_objects,
+        cleaners: ask.cleaners.clone(),
+        canary,
+    }
+}
+
+/// A stop for the cleanup that a permit was for; the owner gives the finding its id.
+fn trip(reason: String, permit: Option<&Permit>, cites: Vec<RecordRef>) -> What {
+    What::BrakeTripped {
+        reason,
+        finding: String::new(),
+        node: permit.map(|p| p.node.clone()),
+        action: permit.map(|p| p.action.clone()),
+        cites,
+    }
+}
+
+fn is_trip(what: &What) -> bool {
+    matches!(what, What::BrakeTripped { .. })
+}
+
+/// Why nothing may be cleaned, in words for whoever waits.
+pub fn stopped_words(ledger: &Ledger, stopped: &Stopped) -> String {
+    let how = if ledger.tripped.is_some() { "stopped everywhere" } else { "paused" };
+    format!("cleanups are {how} by {}: {}", stopped.by, stopped.reason)
+}

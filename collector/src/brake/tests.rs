@@ -1,0 +1,464 @@
+//! The machine as scenarios, and what must hold whatever happens in whatever order.
+
+use std::time::Duration;
+
+use dogwatch::record::{
+    Action, ActionState, CleanupMode, Finding, FindingState, Hash, Incarnation, NodeName, ObjectOutcome,
+    PlannedObject, RecordRef, Severity, Stream, Subject,
+};
+use proptest::prelude::*;
+
+use super::machine::{ASK_LAPSE_NS, Brake, GRACE_NS, STARVED_NS};
+use super::{Answer, Ask, Ledger, Settings};
+use crate::store::decision::{Decision, What};
+
+const SECOND: u64 = 1_000_000_000;
+const OLD: Hash = Hash([1; 32]);
+const NEW: Hash = Hash([2; 32]);
+
+fn settings(max_nodes: u32) -> Settings {
+    Settings {
+        max_nodes,
+        max_share: 0.0,
+        watch: Duration::from_secs(120),
+        lease: Duration::from_secs(60),
+        canary_successes: 2,
+    }
+}
+
+fn node(i: usize) -> NodeName {
+    format!("node-{i:03}").parse().unwrap()
+}
+
+fn ask(i: usize, policy: Hash) -> Ask {
+    Ask {
+        node: node(i),
+        action: format!("a-{i}"),
+        mount: "/var".to_owned(),
+        planned_bytes: 1 << 30,
+        planned_objects: 3,
+        policy,
+        severity: Severity::High,
+        seconds_to_full: None,
+        cleaners: Vec::new(),
+        acting: false,
+        asked_boot_ns: 0,
+    }
+}
+
+fn cite(node: &NodeName) -> RecordRef {
+    RecordRef { node: node.clone(), incarnation: Incarnation([1; 16]), stream: Stream::Urgent, seq: 7 }
+}
+
+fn action(id: &str, state: ActionState, outcomes: &[ObjectOutcome], freed: u64) -> Action {
+    let object = |outcome: &ObjectOutcome| PlannedObject {
+        path: "/var/log/x.log.1".into(),
+        device: 1,
+        inode: 1,
+        size_bytes: 100,
+        allocated_bytes: 100,
+        mtime_ns: 0,
+        ctime_ns: 0,
+        uid: 0,
+        gid: 0,
+        mode: 0,
+        links: 1,
+        cleaner: "rotated-logs".to_owned(),
+        tier: 1,
+        why_safe: String::new(),
+        outcome: *outcome,
+        sha256: None,
+        digest_partial: false,
+    };
+    Action {
+        id: id.to_owned(),
+        mount: "/var".to_owned(),
+        mode: CleanupMode::Auto,
+        state,
+        reason: String::new(),
+        finding_id: None,
+        actor: "node".to_owned(),
+        planned_bytes: 100 * outcomes.len() as u64,
+        freed_bytes: Some(freed),
+        available_before_bytes: None,
+        available_after_bytes: None,
+        unexplained: None,
+        target_available_bytes: 0,
+        objects: outcomes.iter().map(object).collect(),
+        refused: Vec::new(),
+        expires_wall_ns: 0,
+        detail: String::new(),
+    }
+}
+
+fn finding(rule: &str, severity: Severity, raised_wall_ns: i64) -> Finding {
+    Finding {
+        id: "f-1".to_owned(),
+        rule: rule.to_owned(),
+        severity,
+        state: FindingState::Raised,
+        subject: Subject::new("mount", "/var"),
+        summary: "it is".to_owned(),
+        explanation: String::new(),
+        citations: Vec::new(),
+        facts: Vec::new(),
+        raised_wall_ns,
+        pod: None,
+    }
+}
+
+/// The machine with the journal that its owner would write.
+struct Desk {
+    brake: Brake,
+    journal: Vec<Decision>,
+    now: u64,
+}
+
+impl Desk {
+    fn new(settings: Settings) -> Self {
+        Self { brake: Brake::new(settings, Ledger::default(), 0), journal: Vec::new(), now: 0 }
+    }
+
+    fn decide(&mut self, what: Vec<What>) {
+        for what in what {
+            let decision = Decision { wall_ns: self.now as i64, actor: "collector".to_owned(), what };
+            self.brake.apply(&decision, self.now);
+            self.journal.push(decision);
+        }
+    }
+
+    /// What the owner does after whatever came; the nodes that were granted something.
+    fn settle(&mut self) -> Vec<NodeName> {
+        let due = self.brake.due(self.now);
+        self.decide(due);
+        let grants = self.brake.grants(self.now);
+        let nodes = grants.iter().map(|g| match g {
+            What::PermitGranted { node, .. } => node.clone(),
+            other => unreachable!("{other:?}"),
+        });
+        let nodes = nodes.collect();
+        self.decide(grants);
+        nodes
+    }
+
+    fn act(&mut self, i: usize, state: ActionState, outcomes: &[ObjectOutcome], freed: u64) {
+        let action = action(&format!("a-{i}"), state, outcomes, freed);
+        let out = self.brake.observe_action(&node(i), &action, 10, cite(&node(i)));
+        self.decide(out);
+    }
+
+    /// A cleanup from start to a good end, and the watch after it.
+    fn well(&mut self, i: usize) {
+        self.act(i, ActionState::Started, &[ObjectOutcome::Pending], 0);
+        self.act(i, ActionState::Done, &[ObjectOutcome::Removed], 100);
+        self.now += 121 * SECOND;
+    }
+
+    /// Makes `policy` proven.
+    fn prove(&mut self, policy: Hash) {
+        for i in 900..902 {
+            self.brake.ask(ask(i, policy), self.now);
+            assert_eq!(self.settle(), [node(i)]);
+            self.well(i);
+            self.settle();
+        }
+        assert_eq!(self.brake.proven(), [policy]);
+    }
+
+    fn tripped(&self) -> Option<&str> {
+        self.brake.ledger().tripped.as_ref().map(|s| s.reason.as_str())
+    }
+}
+
+#[test]
+fn a_new_policy_gets_one_node_until_enough_went_well_and_then_the_limit_counts() {
+    let mut desk = Desk::new(settings(3));
+    for i in 0..10 {
+        assert_eq!(desk.brake.ask(ask(i, NEW), 0), None);
+    }
+    for i in 0..2 {
+        assert_eq!(desk.settle(), [node(i)], "one at a time");
+        assert_eq!(desk.settle(), []);
+        desk.well(i);
+        // Whoever still waits asks again.
+        (i + 1..10).for_each(|i| drop(desk.brake.ask(ask(i, NEW), desk.now)));
+    }
+    assert_eq!(desk.settle(), [node(2), node(3), node(4)]);
+    assert_eq!(desk.settle(), []);
+    // A node that is over keeps its place until it was watched.
+    desk.act(2, ActionState::Started, &[ObjectOutcome::Pending], 0);
+    desk.act(2, ActionState::Done, &[ObjectOutcome::Removed], 100);
+    assert_eq!(desk.settle(), []);
+    // One that touched nothing does not.
+    desk.act(3, ActionState::Refused, &[], 0);
+    assert_eq!(desk.settle(), [node(5)]);
+}
+
+#[test]
+fn each_thing_that_counts_as_wrong_stops_everything_and_nothing_else_does() {
+    use ObjectOutcome::{Failed, Removed, Skipped};
+    let twelve =
+        |failed: usize| -> Vec<_> { (0..12).map(|i| if i < failed { Failed } else { Removed }).collect() };
+    type Case<'c> = (&'c str, ActionState, Vec<ObjectOutcome>, u64, Option<&'c str>);
+    let cases: [Case<'_>; 8] = [
+        ("well", ActionState::Done, vec![Removed; 2], 200, None),
+        ("half came back", ActionState::Done, vec![Removed; 2], 100, None),
+        ("too little came back", ActionState::Done, vec![Removed; 2], 99, Some("and freed")),
+        ("all skipped", ActionState::Done, vec![Skipped; 5], 0, None),
+        ("the executor died", ActionState::Failed, vec![Removed], 100, Some("failed")),
+        ("one of twelve failed", ActionState::Done, twelve(1), 1_100, None),
+        ("two of twelve failed", ActionState::Done, twelve(2), 1_000, Some("2 of 12")),
+        ("refused", ActionState::Refused, Vec::new(), 0, None),
+    ];
+    for (name, state, outcomes, freed, wrong) in cases {
+        let mut desk = Desk::new(settings(3));
+        desk.brake.ask(ask(0, NEW), 0);
+        desk.settle();
+        desk.act(0, ActionState::Started, &outcomes, 0);
+        desk.act(0, state, &outcomes, freed);
+        match (wrong, desk.tripped()) {
+            (None, None) => {}
+            (Some(words), Some(reason)) => {
+                assert!(reason.contains(words) && reason.contains("node-000"), "{name}: {reason}");
+                let stopped = desk.brake.ledger().tripped.clone().unwrap();
+                assert_eq!((stopped.node, stopped.cites), (Some(node(0)), vec![cite(&node(0))]), "{name}");
+            }
+            other => unreachable!("{name}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_bad_finding_counts_while_its_node_has_a_place_and_late_and_only_after_the_cleanup_began() {
+    for (rule, severity, raised, trips) in [
+        ("mount-read-only", Severity::Critical, 11, true),
+        ("crash-loop", Severity::High, 11, true),
+        ("cleanup-not-holding", Severity::High, 11, true),
+        ("crash-loop", Severity::Medium, 11, false),
+        ("disk-high-water", Severity::Critical, 11, false),
+        ("crash-loop", Severity::High, 9, false),
+    ] {
+        let mut desk = Desk::new(settings(3));
+        desk.brake.ask(ask(0, NEW), 0);
+        desk.settle();
+        let early = desk.brake.observe_finding(&node(0), &finding(rule, severity, raised), false, None);
+        assert_eq!(early, [], "it has not begun");
+        desk.act(0, ActionState::Started, &[ObjectOutcome::Pending], 0);
+        let other = desk.brake.observe_finding(&node(1), &finding(rule, severity, raised), false, None);
+        assert_eq!(other, [], "another node's");
+        let mut late = Desk { brake: desk.brake.clone(), journal: Vec::new(), now: 0 };
+        let now = desk.brake.observe_finding(&node(0), &finding(rule, severity, raised), false, None);
+        assert_eq!(!now.is_empty(), trips, "{rule} {severity} {raised}");
+        late.well(0);
+        late.settle();
+        assert_eq!(late.brake.places().len(), 0);
+        let out = late.brake.observe_finding(&node(0), &finding(rule, severity, raised), false, None);
+        assert_eq!(!out.is_empty(), trips, "late: {rule} {severity} {raised}");
+    }
+    let mut desk = Desk::new(settings(3));
+    desk.brake.ask(ask(0, NEW), 0);
+    desk.settle();
+    let silent = desk.brake.observe_finding(&node(0), &finding("node-silent", Severity::High, 0), true, None);
+    assert!(!silent.is_empty(), "the collector's own, whenever it began");
+}
+
+#[test]
+fn a_permit_that_ends_without_its_outcome_stops_everything_unless_it_is_renewed() {
+    let mut desk = Desk::new(settings(3));
+    desk.brake.ask(ask(0, NEW), 0);
+    desk.settle();
+    let held = Ask { acting: true, ..ask(0, NEW) };
+    for _ in 0..10 {
+        desk.now += 50 * SECOND;
+        assert_eq!(desk.brake.ask(held.clone(), desk.now), Some(Answer::Granted));
+        desk.settle();
+        assert_eq!(desk.tripped(), None);
+    }
+    desk.now += 60 * SECOND + GRACE_NS - 1;
+    desk.settle();
+    assert_eq!(desk.tripped(), None);
+    desk.now += 1;
+    desk.settle();
+    assert!(desk.tripped().unwrap().contains("has not said how its cleanup a-0 ended"));
+    assert!(matches!(desk.brake.ask(held, desk.now), Some(Answer::Stopped { .. })), "it stops");
+}
+
+#[test]
+fn a_restart_forgets_neither_a_stop_nor_a_permit() {
+    let mut desk = Desk::new(settings(2));
+    desk.prove(OLD);
+    (0..5).for_each(|i| drop(desk.brake.ask(ask(i, OLD), desk.now)));
+    assert_eq!(desk.settle().len(), 2);
+    let again = |desk: &Desk| {
+        let mut ledger = Ledger::default();
+        desk.journal.iter().for_each(|d| ledger.apply(d));
+        assert_eq!(ledger, *desk.brake.ledger());
+        Desk { brake: Brake::new(settings(2), ledger, 5), journal: desk.journal.clone(), now: 5 }
+    };
+    let mut desk = again(&desk);
+    (2..5).for_each(|i| drop(desk.brake.ask(ask(i, OLD), desk.now)));
+    assert_eq!(desk.settle(), [], "both are still out");
+    let held = Ask { acting: true, ..ask(0, OLD) };
+    assert_eq!(desk.brake.ask(held, desk.now), Some(Answer::Granted));
+    desk.decide(vec![What::BrakePaused { reason: "look".to_owned() }]);
+    let mut desk = again(&desk);
+    desk.now += 1_000 * SECOND;
+    assert!(matches!(desk.brake.ask(ask(4, OLD), desk.now), Some(Answer::Stopped { .. })));
+    assert_eq!(desk.settle(), []);
+    assert!(desk.tripped().is_some(), "and what never came back stops everything");
+    desk.decide(vec![What::BrakeReleased { reason: "go on".to_owned() }]);
+    assert_eq!(desk.brake.proven(), [], "what was proven before counts no more");
+    desk.brake.ask(ask(4, OLD), desk.now);
+    assert_eq!(desk.settle(), [node(4)]);
+}
+
+#[test]
+fn what_was_out_when_cleanups_were_stopped_proves_nothing_however_it_ends() {
+    let mut desk = Desk::new(settings(3));
+    desk.prove(OLD);
+    (0..3).for_each(|i| drop(desk.brake.ask(ask(i, OLD), desk.now)));
+    assert_eq!(desk.settle().len(), 3);
+    (0..3).for_each(|i| desk.act(i, ActionState::Started, &[ObjectOutcome::Pending], 0));
+    desk.act(0, ActionState::Failed, &[], 0);
+    (1..3).for_each(|i| desk.act(i, ActionState::Done, &[ObjectOutcome::Removed], 100));
+    desk.decide(vec![What::BrakeReleased { reason: "mended".to_owned() }]);
+    desk.now += 121 * SECOND;
+    (3..6).for_each(|i| drop(desk.brake.ask(ask(i, OLD), desk.now)));
+    assert_eq!(desk.settle(), [node(3)], "one at a time again");
+    assert_eq!(desk.brake.proven(), []);
+}
+
+#[test]
+fn the_most_urgent_is_first_and_nobody_waits_for_ever() {
+    let mut desk = Desk::new(settings(1));
+    desk.prove(OLD);
+    let urgent = |i, severity, seconds| Ask { severity, seconds_to_full: seconds, ..ask(i, OLD) };
+    desk.brake.ask(urgent(0, Severity::Medium, None), desk.now);
+    desk.brake.ask(urgent(1, Severity::Critical, Some(90.0)), desk.now);
+    desk.brake.ask(urgent(2, Severity::Critical, Some(30.0)), desk.now);
+    desk.brake.ask(urgent(3, Severity::High, Some(1.0)), desk.now);
+    let places = |desk: &mut Desk| -> Vec<(NodeName, usize)> {
+        let news = desk.brake.news(desk.now);
+        let place = |answer: &Answer| match answer {
+            Answer::Waiting { place, .. } => *place,
+            other => unreachable!("{other:?}"),
+        };
+        news.iter().map(|(ask, answer)| (ask.node.clone(), place(answer))).collect()
+    };
+    assert_eq!(places(&mut desk), [(node(2), 1), (node(1), 2), (node(3), 3), (node(0), 4)]);
+    assert_eq!(places(&mut desk), [], "nobody asked again");
+    // Ever more urgent ones come; the first waits no longer than the bound and those before it.
+    let (mut next, began) = (10, desk.now);
+    loop {
+        desk.brake.ask(urgent(0, Severity::Medium, None), desk.now);
+        desk.brake.ask(urgent(next, Severity::Critical, Some(1.0)), desk.now);
+        let granted = desk.settle();
+        if granted.contains(&node(0)) {
+            break;
+        }
+        for other in granted {
+            let i: usize = other.as_str()[5..].parse().unwrap();
+            desk.act(i, ActionState::Started, &[ObjectOutcome::Pending], 0);
+            desk.act(i, ActionState::Done, &[ObjectOutcome::Removed], 100);
+        }
+        next += 1;
+        desk.now += ASK_LAPSE_NS / 2;
+        assert!(desk.now - began <= STARVED_NS + 140 * SECOND, "it starves");
+    }
+    assert!(desk.now - began >= STARVED_NS, "the urgent were before it");
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Ask(usize, bool),
+    Renew(usize),
+    Started(usize),
+    Done(usize),
+    Refused(usize),
+    Bad(usize),
+    Finding(usize),
+    Pause,
+    Trip,
+    Release,
+    Pass(u64),
+    Restart,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let i = 0..12usize;
+    prop_oneof![
+        6 => (i.clone(), any::<bool>()).prop_map(|(i, new)| Event::Ask(i, new)),
+        2 => i.clone().prop_map(Event::Renew),
+        3 => i.clone().prop_map(Event::Started),
+        4 => i.clone().prop_map(Event::Done),
+        1 => i.clone().prop_map(Event::Refused),
+        1 => i.clone().prop_map(Event::Bad),
+        1 => i.prop_map(Event::Finding),
+        1 => Just(Event::Pause),
+        1 => Just(Event::Trip),
+        3 => Just(Event::Release),
+        4 => (1..200u64).prop_map(Event::Pass),
+        1 => Just(Event::Restart),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn whatever_happens_the_limit_holds_nothing_is_granted_while_stopped_and_replay_equals_live(
+        events in prop::collection::vec(event(), 1..200),
+        max in 1..5u32,
+    ) {
+        let mut desk = Desk::new(settings(max));
+        for event in events {
+            let reason = || "because".to_owned();
+            match event {
+                Event::Ask(i, new) => drop(desk.brake.ask(ask(i, if new { NEW } else { OLD }), desk.now)),
+                Event::Renew(i) => {
+                    let answer = desk.brake.ask(Ask { acting: true, ..ask(i, OLD) }, desk.now);
+                    if desk.brake.ledger().stopped().is_some() {
+                        let stopped = matches!(answer, Some(Answer::Stopped { .. }));
+                        prop_assert!(stopped, "{answer:?}");
+                    }
+                }
+                Event::Started(i) => desk.act(i, ActionState::Started, &[ObjectOutcome::Pending], 0),
+                Event::Done(i) => desk.act(i, ActionState::Done, &[ObjectOutcome::Removed], 100),
+                Event::Refused(i) => desk.act(i, ActionState::Refused, &[], 0),
+                Event::Bad(i) => desk.act(i, ActionState::Failed, &[ObjectOutcome::Failed], 0),
+                Event::Finding(i) => {
+                    let bad = finding("crash-loop", Severity::High, 11);
+                    let out = desk.brake.observe_finding(&node(i), &bad, false, None);
+                    desk.decide(out);
+                }
+                Event::Pause => desk.decide(vec![What::BrakePaused { reason: reason() }]),
+                Event::Trip => desk.decide(vec![What::BrakeTripped {
+                    reason: reason(),
+                    finding: String::new(),
+                    node: None,
+                    action: None,
+                    cites: Vec::new(),
+                }]),
+                Event::Release => desk.decide(vec![What::BrakeReleased { reason: reason() }]),
+                Event::Pass(seconds) => desk.now += seconds * SECOND,
+                Event::Restart => {
+                    let ledger = desk.brake.ledger().clone();
+                    desk.brake = Brake::new(settings(max), ledger, desk.now);
+                }
+            }
+            let stopped = desk.brake.ledger().stopped().is_some();
+            let granted = desk.settle();
+            prop_assert!(!stopped || granted.is_empty(), "granted while stopped");
+            prop_assert!(desk.brake.places().len() <= max as usize);
+            let proven = desk.brake.proven();
+            for policy in [OLD, NEW] {
+                let of_it = desk.brake.ledger().permits.iter().filter(|p| p.policy == policy && p.canary);
+                let nodes: std::collections::BTreeSet<_> = of_it.map(|p| &p.node).collect();
+                prop_assert!(nodes.len() <= 1 || proven.contains(&policy), "{nodes:?} at once");
+            }
+            let mut replayed = Ledger::default();
+            desk.journal.iter().for_each(|d| replayed.apply(d));
+            prop_assert_eq!(&replayed, desk.brake.ledger());
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The fleet brake on a node's urgent stream: what the node asks, and what it is told.
+
+use dogwatch::convert::severity;
+use dogwatch::record::{Hash, NodeName};
+use dogwatch::wire;
+use dogwatch::wire::collector_message::Message as Down;
+use tokio::sync::{mpsc, watch};
+use tonic::Status;
+
+use crate::brake::{ANSWERS, Answer, Ask, Handle, View};
+
+/// Longest id and path that are taken from an ask.
+const MAX_TEXT: usize = 4_096;
+/// Most cleaners that an ask names.
+const MAX_CLEANERS: usize = 32;
+
+/// One stream's end of the brake.
+#[derive(Debug)]
+pub(super) struct Link {
+    node: NodeName,
+    brake: Handle,
+    lease_ms: u32,
+    view: watch::Receiver<View>,
+    to: mpsc::Sender<(Ask, Answer)>,
+    answers: mpsc::Receiver<(Ask, Answer)>,
+}
+
+impl Link {
+    /// For `node`, whose agent knows the brake.
+    pub(super) fn new(node: &NodeName, brake: &Handle) -> Self {
+        let (to, answers) = mpsc::channel(ANSWERS);
+        let lease_ms = u32::try_from(brake.lease().as_millis()).unwrap_or(u32::MAX);
+        Self { node: node.clone(), brake: brake.clone(), lease_ms, view: brake.view(), to, answers }
+    }
+
+    /// What is told in Welcome.
+    pub(super) fn welcome(&mut self) -> wire::Brake {
+        brake(&self.view.borrow_and_update())
+    }
+
+    /// What is to be told next.
+    pub(super) async fn next(&mut self) -> Down {
+        loop {
+            tokio::select! {
+                biased;
+                changed = self.view.changed() => match changed {
+                    Ok(()) => return Down::Brake(brake(&self.view.borrow_and_update())),
+                    // Its owner ended, since the collector does.
+                    Err(_) => std::future::pending().await,
+                },
+                Some((ask, answer)) = self.answers.recv() => return Down::Permit(self.permit(ask, answer)),
+            }
+        }
+    }
+
+    /// What a node asks.
+    pub(super) fn ask(&self, ask: wire::PermitAsk) -> Result<(), Status> {
+        let bad = |why: String| Status::invalid_argument(format!("PermitAsk.{why}"));
+        let level = severity("severity", ask.severity).map_err(|e| bad(e.to_string()))?;
+        let policy = Hash::from_slice(&ask.policy).map_err(|e| bad(format!("policy: {e}")))?;
+        if ask.action_id.is_empty() || ask.action_id.len() > MAX_TEXT || ask.mount.len() > MAX_TEXT {
+            return Err(bad(format!("action_id or mount: empty, or longer than {MAX_TEXT} bytes")));
+        }
+        if ask.cleaners.len() > MAX_CLEANERS || ask.cleaners.iter().any(|c| c.len() > MAX_TEXT) {
+            return Err(bad(format!("cleaners: more than {MAX_CLEANERS}, or too long")));
+        }
+        let ask = Ask {
+            node: self.node.clone(),
+            action: ask.action_id,
+            mount: ask.mount,
+            planned_bytes: ask.planned_bytes,
+            planned_objects: ask.planned_objects,
+            policy,
+            severity: level,
+            seconds_to_full: ask.seconds_to_full.filter(|s| s.is_finite()),
+            cleaners: ask.cleaners,
+            acting: ask.acting,
+            asked_boot_ns: ask.asked_boot_ns,
+        };
+        self.brake.ask(ask, &self.to);
+        Ok(())
+    }
+
+    fn permit(&self, ask: Ask, answer: Answer) -> wire::PermitAnswer {
+        let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let mut out = wire::PermitAnswer {
+            action_id: ask.action,
+            asked_boot_ns: ask.asked_boot_ns,
+            ..wire::PermitAnswer::default()
+        };
+        match answer {
+            Answer::Granted => {
+                out.set_state(wire::PermitState::Granted);
+                out.lease_ms = self.lease_ms;
+            }
+            Answer::Waiting { place, of, why } => {
+                out.set_state(wire::PermitState::Waiting);
+                (out.place, out.waiting, out.reason) = (small(place), small(of), why);
+            }
+            Answer::Stopped { why } => {
+                out.set_state(wire::PermitState::Stopped);
+                out.reason = why;
+            }
+        }
+        out
+    }
+}
+
+fn brake(view: &View) -> wire::Brake {
+    let mut out = wire::Brake {
+        revision: view.revision,
+        reason: view.reason.clone(),
+        proven: view.proven.iter().map(|h| h.0.to_vec().into()).collect(),
+        ..wire::Brake::default()
+    };
+    out.set_state(match (view.tripped, view.paused) {
+        (true, _) => wire::BrakeState::Tripped,
+        (false, true) => wire::BrakeState::Paused,
+        (false, false) => wire::BrakeState::Open,
+    });
+    out
+}

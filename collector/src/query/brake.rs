@@ -1,0 +1,148 @@
+//! The fleet brake: shown to everybody, stopped and released by responders.
+
+use dogwatch::identity::Role;
+use dogwatch::wire;
+use tonic::{Request, Response, Status};
+
+use super::Query;
+use super::messages::severity;
+use crate::brake::{FleetBrake, Refusal};
+
+impl Query {
+    pub(super) async fn brake_shown(
+        &self,
+        request: Request<wire::GetBrakeRequest>,
+    ) -> Result<Response<wire::FleetBrake>, Status> {
+        self.person(&request, Role::Viewer)?;
+        Ok(Response::new(self.brake_message(self.brake.look().await.map_err(refuse)?)))
+    }
+
+    pub(super) async fn brake_set(
+        &self,
+        request: Request<wire::SetBrakeRequest>,
+    ) -> Result<Response<wire::FleetBrake>, Status> {
+        let actor = self.person(&request, Role::Responder)?;
+        let ask = request.into_inner();
+        let order = ask.order();
+        let wire::SetBrakeRequest { reason, node, action_id, .. } = ask;
+        let of_trip = !node.is_empty() || !action_id.is_empty();
+        if of_trip && order != wire::BrakeOrder::Trip {
+            return Err(Status::invalid_argument("node, action_id: only of a trip"));
+        }
+        let stands = match order {
+            wire::BrakeOrder::Pause => self.brake.pause(reason, actor).await,
+            wire::BrakeOrder::Release => self.brake.release(reason, actor).await,
+            wire::BrakeOrder::Trip => {
+                let (node, action) = self.blamed(node, action_id).await?;
+                self.brake.trip(reason, node, action, actor).await
+            }
+            wire::BrakeOrder::Unspecified => {
+                return Err(Status::invalid_argument(
+                    "order: is unspecified, must be pause, trip or release",
+                ));
+            }
+        };
+        Ok(Response::new(self.brake_message(stands.map_err(refuse)?)))
+    }
+
+    /// Whose cleanup a person means; by the action alone where no node is named.
+    async fn blamed(
+        &self,
+        node: String,
+        action: String,
+    ) -> Result<(Option<dogwatch::record::NodeName>, Option<String>), Status> {
+        let action = Some(action).filter(|a| !a.is_empty());
+        if !node.is_empty() {
+            let node = node.parse().map_err(|e| Status::invalid_argument(format!("node: {e}")))?;
+            if self.nodes.get(&node).is_none() {
+                return Err(Status::not_found(format!(
+                    "there is no node {node}; `dogwatch get nodes` lists them"
+                )));
+            }
+            return Ok((Some(node), action));
+        }
+        let Some(id) = action else { return Ok((None, None)) };
+        match self.store.action(&id).await {
+            Ok(Some(row)) => Ok((Some(row.node), Some(id))),
+            Ok(None) => {
+                Err(Status::not_found(format!("there is no action {id}; `dogwatch get actions` lists them")))
+            }
+            // The index cannot answer; that must not keep a person from stopping everything.
+            Err(_) => Ok((None, Some(id))),
+        }
+    }
+
+    /// Why a plan may not be applied, if cleanups are stopped.
+    pub(super) fn braked(&self) -> Option<String> {
+        let view = self.brake.view();
+        let view = view.borrow();
+        view.is_stopped().then(|| view.reason.clone())
+    }
+
+    /// The same, and whether something went wrong.
+    pub(super) fn stopped(&self) -> Option<(String, bool)> {
+        let view = self.brake.view();
+        let view = view.borrow();
+        view.is_stopped().then(|| (view.reason.clone(), view.tripped))
+    }
+
+    fn brake_message(&self, stands: FleetBrake) -> wire::FleetBrake {
+        let FleetBrake { ledger, limit, needed, waiting } = stands;
+        let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let heard = |live: &crate::nodes::Live| live.brake_heard == Some(ledger.revision);
+        let unheard = self.nodes.all().into_iter().filter(|(_, live)| live.connected && !heard(live));
+        let mut out = wire::FleetBrake {
+            state: match (&ledger.tripped, &ledger.paused) {
+                (Some(_), _) => "tripped",
+                (None, Some(_)) => "paused",
+                (None, None) => "open",
+            }
+            .to_owned(),
+            max_nodes: small(limit),
+            tripped_total: ledger.tripped_total,
+            unheard: unheard.map(|(node, _)| node.to_string()).collect(),
+            ..wire::FleetBrake::default()
+        };
+        if let Some(stopped) = ledger.stopped() {
+            (out.reason, out.actor) = (stopped.reason.clone(), stopped.by.clone());
+            (out.since_wall_ns, out.finding) = (stopped.wall_ns, stopped.finding.clone());
+            out.node = stopped.node.as_ref().map(ToString::to_string).unwrap_or_default();
+            out.action_id = stopped.action.clone().unwrap_or_default();
+        }
+        let permits = ledger.permits.into_iter().map(|p| wire::FleetPermit {
+            node: p.node.to_string(),
+            action_id: p.action,
+            mount: p.mount,
+            state: if p.returned { "watched" } else { "acting" }.to_owned(),
+            granted_wall_ns: p.granted_wall_ns,
+            planned_bytes: p.planned_bytes,
+            canary: p.canary,
+        });
+        out.permits = permits.collect();
+        let waiting = waiting.into_iter().map(|(ask, waited)| wire::FleetWaiting {
+            node: ask.node.to_string(),
+            action_id: ask.action,
+            mount: ask.mount,
+            severity: severity(ask.severity),
+            seconds_to_full: ask.seconds_to_full,
+            waited_seconds: waited.as_secs_f64(),
+        });
+        out.waiting = waiting.collect();
+        let policies = ledger.policies.into_iter().map(|p| wire::FleetPolicy {
+            policy: p.policy.to_string(),
+            successes: p.successes,
+            needed,
+        });
+        out.policies = policies.collect();
+        out
+    }
+}
+
+fn refuse(refusal: Refusal) -> Status {
+    let words = refusal.to_string();
+    match refusal {
+        Refusal::Mistake(_) => Status::invalid_argument(words),
+        Refusal::Open => Status::failed_precondition(words),
+        Refusal::Store(_) => Status::unavailable(words),
+    }
+}
