@@ -16,13 +16,16 @@ use dogwatch::record::{ActionState, CleanupMode, Mount, NodeName, ObjectOutcome,
 use dogwatch::supervise::Stop;
 use dogwatch_agent::act::brake_line::BrakeJob;
 use dogwatch_agent::act::hold::NodeHold;
+use dogwatch_agent::act::images::policy::ImagePolicy;
 use dogwatch_agent::act::permit::{Gate, Without, policy_hash};
 use dogwatch_agent::act::plan::{Candidate, Survey};
 use dogwatch_agent::act::policy::{Budgets, Policy, RootPolicy, Rules};
 use dogwatch_agent::act::respond::{Respond, Settings};
 use dogwatch_agent::act::work::{Done, Job};
-use dogwatch_agent::core::{BrakeWires, Core, CoreConfig, Held, INBOX, Message, Wires, follow_brake};
-use dogwatch_agent::detect::{DetectConfig, Detectors};
+use dogwatch_agent::core::{
+    BrakeWires, Core, CoreConfig, Held, INBOX, Lookouts, Message, Wires, follow_brake,
+};
+use dogwatch_agent::detect::{DetectConfig, Detectors, DiskConfig};
 use dogwatch_agent::enrol::{EnrolOptions, TokenSource, ensure_enrolled};
 use dogwatch_agent::health::Figures;
 use dogwatch_agent::record::{self, RecordConfig};
@@ -106,8 +109,18 @@ fn survey() -> Survey {
         outcome: ObjectOutcome::Pending,
         sha256: None,
         digest_partial: false,
+        image: None,
+        cut: None,
+        atime_ns: None,
+        btime_ns: None,
+        preserved_bytes: None,
     };
-    let candidate = |i| Candidate { object: object(i), root: "/data/logs".into(), open_elsewhere: false };
+    let candidate = |i| Candidate {
+        object: object(i),
+        root: "/data/logs".into(),
+        open_elsewhere: false,
+        accessed_ns: None,
+    };
     Survey { candidates: (1..=4).map(candidate).collect(), ..Survey::default() }
 }
 
@@ -158,6 +171,7 @@ fn serve(
         };
         let Ok(job) = jobs.recv_timeout(Duration::from_millis(20)) else { continue };
         let done = match job {
+            Job::Aside => Done::Aside(Vec::new()),
             Job::Survey { mount, .. } => Done::Surveyed { mount, result: Ok(survey()) },
             Job::Apply(mut action) => {
                 let now = world.cleaning.fetch_add(1, Ordering::SeqCst) + 1;
@@ -259,7 +273,7 @@ impl Fleet {
         let (end, feed, outgoing) = brake::ends();
         let settings =
             Settings { cooldown_ns: 3_000_000_000, breaker_cleanups: 1_000, ..Settings::default() };
-        let hash = policy_hash(&policy(), (settings.low_water_available, settings.low_water_inodes));
+        let hash = policy_hash(&policy(), &ImagePolicy::default(), &DiskConfig::default());
         let gate = Gate::new(node.clone(), hash, Without::CriticalOnly, None, clock::now().boot_ns);
         let mut ids = (i as u64) << 32;
         let next_id = Box::new(move || {
@@ -276,7 +290,8 @@ impl Fleet {
             brake: BrakeWires { line: line_tx, outgoing },
             marks: None,
             kernel_marks: None,
-            scout: None,
+            lookouts: Lookouts::default(),
+            ballast: None,
             pulse: pulse_tx,
             figures: Arc::<Figures>::default(),
         };

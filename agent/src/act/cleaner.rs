@@ -225,7 +225,7 @@ impl Cleaner {
                 self.look_at(&action, at, clock(), parent, &mut run)
             };
             match prepared {
-                Ok(Ready::Waits(waiting)) => batch.push(waiting),
+                Ok(Ready::Waits(waiting)) => batch.push(*waiting),
                 Ok(Ready::Cut(bytes)) => run.note(&mut action, at, Ok(Gone::Cut(bytes))),
                 Err(left) => run.note(&mut action, at, Err(left)),
             }
@@ -321,7 +321,7 @@ impl Cleaner {
         };
         let keep: Option<Keep<'_>> = if rules.policy.preserve { Some(&mut keep) } else { None };
         let prepared = prepare(&place, &expected, now_wall_ns, &mut neighbours, keep, &mut self.hooks)?;
-        Ok(Ready::Waits(Waiting { at, index, expected, sibling, prepared }))
+        Ok(Ready::Waits(Box::new(Waiting { at, index, expected, sibling, prepared })))
     }
 
     /// Has what was seen made durable, and then removes it.

@@ -69,6 +69,11 @@ fn action(id: &str, state: ActionState, outcomes: &[ObjectOutcome], freed: u64) 
         outcome: *outcome,
         sha256: None,
         digest_partial: false,
+        atime_ns: None,
+        btime_ns: None,
+        preserved_bytes: None,
+        cut: None,
+        image: None,
     };
     Action {
         id: id.to_owned(),
@@ -87,6 +92,7 @@ fn action(id: &str, state: ActionState, outcomes: &[ObjectOutcome], freed: u64) 
         objects: outcomes.iter().map(object).collect(),
         refused: Vec::new(),
         expires_wall_ns: 0,
+        image_store: None,
         detail: String::new(),
     }
 }

@@ -27,7 +27,7 @@ pub(super) struct Waiting {
 
 /// What became of a look at an object.
 pub(super) enum Ready {
-    Waits(Waiting),
+    Waits(Box<Waiting>),
     /// It was cut, and so many allocated bytes went.
     Cut(u64),
 }
