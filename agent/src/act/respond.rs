@@ -257,6 +257,10 @@ impl Respond {
     pub fn on_sample(&mut self, mounts: &[Mount], now: Moment) {
         for mount in mounts {
             let site = self.mounts.entry(mount.path.clone()).or_default();
+            // One that was begun before a cleanup's end may come after it, and knows less than the cleanup said.
+            if site.cleaned_boot_ns.is_some_and(|cleaned| cleaned > now.boot_ns) {
+                continue;
+            }
             site.fall.see(now.boot_ns, mount.available_bytes);
             site.figures = Some(mount.clone());
         }
@@ -413,6 +417,10 @@ impl Respond {
         site.last_plan = None;
         // What came free would hide how fast the rest goes.
         site.fall = Fall::default();
+        // Else the next plan, if it is made before the next sample, would take as much again.
+        if let (Some(figures), Some(available)) = (&mut site.figures, applied.available_after_bytes) {
+            figures.available_bytes = available;
+        }
         let gone = |o: &&PlannedObject| matches!(o.outcome, ObjectOutcome::Removed | ObjectOutcome::Cut);
         let removed = applied.objects.iter().filter(gone);
         let (objects, bytes) = removed.fold((0, 0), |(n, b), o| (n + 1, b + o.allocated_bytes));

@@ -556,3 +556,26 @@ fn a_plan_that_waits_too_long_or_for_nothing_is_given_up_and_stands_in_nobodys_w
     let command = Command { id: "c".to_owned(), actor: "ann".to_owned(), order, over_brake: false };
     assert!(matches!(one(person.on_command(command, at(3))), Step::Survey { .. }), "{}", planned.id);
 }
+
+#[test]
+fn what_a_cleanup_gave_counts_before_the_next_sample() {
+    let mut machine = machine(CleanupMode::Plan);
+    let order = |order| Command { id: "c".to_owned(), actor: "ann".to_owned(), order, over_brake: false };
+    let plan_it = order(Order::PlanMount("/data".to_owned()));
+    machine.on_command(plan_it.clone(), at(0));
+    let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(0))), ActionState::Planned);
+    machine.on_recorded(&planned, Ok(()), at(0));
+    let started = machine.on_command(order(Order::ApplyPlan(planned.id)), at(1));
+    let started = recorded(one(started), ActionState::Started);
+    let Step::Apply(mut applied) = one(machine.on_recorded(&started, Ok(()), at(1))) else { unreachable!() };
+    applied.state = ActionState::Done;
+    applied.objects.iter_mut().for_each(|o| o.outcome = ObjectOutcome::Removed);
+    applied.available_after_bytes = Some(25 * GIB);
+    let done = recorded(one(machine.on_applied(*applied, at(3))), ActionState::Done);
+    machine.on_recorded(&done, Ok(()), at(3));
+    // A sample that was begun before the end, and comes after it, knows nothing of what came free.
+    machine.on_sample(&[mount(5 * GIB)], at(2));
+    machine.on_command(plan_it, at(3));
+    let again = recorded(one(machine.on_survey("/data", Ok(&survey(2)), at(3))), ActionState::Refused);
+    assert!(again.detail.starts_with("nothing needs to go: 25.0 GiB"), "{}", again.detail);
+}
