@@ -530,7 +530,7 @@ impl Core {
         unable.extend(self.saving.iter().chain(&self.ballast.unable).chain(kubelet).cloned());
         unable.extend(self.waiting_words(at));
         unable.extend(stats.failing.iter().map(|e| format!("write its journal: {e}")));
-        self.count_now(&sample);
+        self.count_now(at, &sample);
         let pulse = Pulse {
             wall_ns: at.wall_ns,
             sample,

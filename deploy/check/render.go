@@ -68,6 +68,22 @@ collector:
 imagePullSecrets: [{name: registry}]
 monitoring: {enabled: true, labels: {release: kps}}
 `, ""},
+	{"every-kind", `
+agent:
+  cleanupFolders: [/var/log, /var/lib/systemd/coredump, /var/cache/apt, /tmp]
+  config:
+    cleanup:
+      mode: auto
+      images: {mode: plan}
+      roots:
+        - {path: /var/log}
+        - {path: /var/log, cleaner: dead-container-logs}
+        - {path: /var/log, cleaner: journal-archives}
+        - {path: /var/log/app, cleaner: live-logs, mode: plan, patterns: [app.log]}
+        - {path: /var/lib/systemd/coredump, cleaner: core-dumps}
+        - {path: /var/cache/apt/archives, cleaner: package-caches}
+        - {path: /tmp, cleaner: temp-files, mode: plan}
+`, ""},
 	{"agents-only", `
 collector: {enabled: false}
 agent: {config: {uplink: {collector: "dogwatch.example.org:7443"}}}
@@ -77,6 +93,7 @@ networkPolicy: {enabled: true}
 	{"misspelt", `agent: {imgae: {}}`, "imgae"},
 	{"unquoted-off", `agent: {config: {cleanup: {mode: off}}}`, "mode"},
 	{"relative-folder", `agent: {cleanupFolders: [var/log]}`, "cleanupFolders"},
+	{"root-without-its-folder", `agent: {config: {cleanup: {roots: [{path: /var/log}, {path: /var/logs}]}}}`, "/var/logs is not mounted"},
 	{"collector-without-port", `agent: {config: {uplink: {collector: example.org}}}`, "collector"},
 }
 

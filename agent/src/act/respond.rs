@@ -26,6 +26,7 @@ mod need;
 mod orders;
 mod place;
 mod settings;
+mod standing;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -37,7 +38,7 @@ use dogwatch::record::{
 
 use self::clearance::Leave;
 use self::fall::Fall;
-use self::need::{need_bytes, severity, trigger, worst};
+use self::need::{need_bytes, severity, trigger, wants, worst};
 use super::hold::Hold;
 use super::permit::Gate;
 use super::plan::{Allowance, PLAN_LIFETIME_NS, Survey, Trigger, is_cut_short, plan};
@@ -47,6 +48,7 @@ use crate::detect::DiskConfig;
 pub use orders::{Command, Order};
 pub use place::Unmet;
 pub use settings::Settings;
+pub use standing::Standing;
 
 /// What an action or an order is told that waited while the mode changed.
 const SWITCHED_OFF: &str = "nothing was touched: cleanup.mode was set to off before this began";
@@ -184,6 +186,8 @@ struct Made {
     need_bytes: u64,
     severity: Severity,
     empty: bool,
+    /// Whether it was for room that the mount lacked.
+    wanted: bool,
 }
 
 impl Respond {
@@ -253,6 +257,10 @@ impl Respond {
     pub fn on_sample(&mut self, mounts: &[Mount], now: Moment) {
         for mount in mounts {
             let site = self.mounts.entry(mount.path.clone()).or_default();
+            // One that was begun before a cleanup's end may come after it, and knows less than the cleanup said.
+            if site.cleaned_boot_ns.is_some_and(|cleaned| cleaned > now.boot_ns) {
+                continue;
+            }
             site.fall.see(now.boot_ns, mount.available_bytes);
             site.figures = Some(mount.clone());
         }
@@ -331,6 +339,7 @@ impl Respond {
                 need_bytes: need_bytes(&busy.trigger),
                 severity: severity(&site.findings),
                 empty,
+                wanted: wants(&busy.trigger),
             });
             if empty && said_before {
                 return self.free(mount, now);
@@ -408,6 +417,10 @@ impl Respond {
         site.last_plan = None;
         // What came free would hide how fast the rest goes.
         site.fall = Fall::default();
+        // Else the next plan, if it is made before the next sample, would take as much again.
+        if let (Some(figures), Some(available)) = (&mut site.figures, applied.available_after_bytes) {
+            figures.available_bytes = available;
+        }
         let gone = |o: &&PlannedObject| matches!(o.outcome, ObjectOutcome::Removed | ObjectOutcome::Cut);
         let removed = applied.objects.iter().filter(gone);
         let (objects, bytes) = removed.fold((0, 0), |(n, b), o| (n + 1, b + o.allocated_bytes));

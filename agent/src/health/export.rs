@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use dogwatch::health::Page;
-use dogwatch::record::{GAP_CLASSES, Stream};
+use dogwatch::record::{CleanupMode, GAP_CLASSES, Stream};
 use dogwatch::reload::Outcome;
 use dogwatch::telemetry;
 use prometheus_client::collector::Collector;
@@ -123,7 +123,19 @@ impl Export {
         page.gauge("cleanups_waiting", "Cleanups that wait for leave to begin", waiting)?;
         let help = "How long the cleanup has waited for leave that waits for longest; 0: none waits";
         page.gauge("cleanup_waiting_seconds", help, get(&f.cleanup_waiting_ms) as f64 / 1e3)?;
-        page.counter("cleanup_freed_bytes", "Bytes that cleanups freed", get(&f.freed_bytes))
+        page.counter("cleanup_freed_bytes", "Bytes that cleanups freed", get(&f.freed_bytes))?;
+        let help = "Objects that cleanups removed, or cut to their tail";
+        page.counter("cleanup_removed_objects", help, get(&f.removed_objects))?;
+        let help = "Objects of plans that cleanups left: changed since, open, held, or failed";
+        page.counter("cleanup_left_objects", help, get(&f.left_objects))?;
+        let Some(now) = f.cleanup() else { return Ok(()) };
+        let modes = [CleanupMode::Off, CleanupMode::Plan, CleanupMode::Auto];
+        let modes = modes.map(|m| ([("mode", m.as_str())], f64::from(u8::from(m == now.mode))));
+        page.gauges("cleanup_mode", "1 for what cleanup may do: off, plan or auto", modes)?;
+        let help = "Mounts that are left alone because they filled again after each cleanup";
+        page.gauge("cleanup_left_alone_mounts", help, now.left_alone as f64)?;
+        let help = "Mounts that are short of room and have nothing that may go";
+        page.gauge("cleanup_nothing_to_clean_mounts", help, now.nothing_to_clean as f64)
     }
 
     fn ballast(&self, page: &mut Page<'_>) -> fmt::Result {

@@ -6,6 +6,8 @@ use std::sync::{Mutex, PoisonError};
 
 use dogwatch::record::Severity;
 
+use crate::act::respond::Standing;
+
 /// Rules that are told apart: some thirty are built in, the rest are a rules file's. Others are counted as [`OTHER`], so
 /// that a label's values are bounded whatever the file says.
 const MAX_RULES: usize = 200;
@@ -47,6 +49,10 @@ pub struct Figures {
     pub cleanup_waiting_ms: AtomicU64,
     /// Bytes that cleanups freed.
     pub freed_bytes: AtomicU64,
+    /// Objects that cleanups removed, or cut to their tail.
+    pub removed_objects: AtomicU64,
+    /// Objects of plans that cleanups left: changed since, open, held, or failed.
+    pub left_objects: AtomicU64,
     /// Times that samples became rarer to stay below a cap.
     pub cap_hits: AtomicU64,
     /// CPU time of agent and executor, µs.
@@ -66,6 +72,7 @@ pub struct Figures {
     /// Whether that is longer than configured.
     pub saving: AtomicBool,
     active: Mutex<BTreeMap<(String, Severity), u64>>,
+    cleanup: Mutex<Option<Standing>>,
 }
 
 impl Figures {
@@ -77,6 +84,16 @@ impl Figures {
             *active.entry((rule.to_owned(), severity)).or_default() += 1;
         }
         *self.active.lock().unwrap_or_else(PoisonError::into_inner) = active;
+    }
+
+    /// Takes down how cleanup stands.
+    pub fn set_cleanup(&self, standing: Standing) {
+        *self.cleanup.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing);
+    }
+
+    /// How cleanup stands; `None` before the first sample.
+    pub fn cleanup(&self) -> Option<Standing> {
+        *self.cleanup.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Findings that are active now, by rule and severity.

@@ -22,6 +22,11 @@ pub(super) fn need_bytes(trigger: &Trigger) -> u64 {
     trigger.target_available_bytes.saturating_sub(trigger.available_bytes)
 }
 
+/// Whether bytes or inodes are missing.
+pub(super) fn wants(trigger: &Trigger) -> bool {
+    need_bytes(trigger) > 0 || trigger.target_inodes_free > trigger.inodes_free
+}
+
 fn share(of: u64, fraction: f64) -> u64 {
     // Saturating by the rules of `as`; a fraction is at most 1.
     (of as f64 * fraction).ceil() as u64

@@ -429,6 +429,53 @@ fn what_budgets_kept_back_goes_on_without_a_cooldown() {
     assert!(matches!(one(machine.on_tick(at(2))), Step::Survey { .. }));
 }
 
+/// What is counted for whoever watches: left alone, nothing to clean.
+fn stands(machine: &Respond, second: u64) -> (u64, u64) {
+    let standing = machine.standing(at(second));
+    (standing.left_alone, standing.nothing_to_clean)
+}
+
+#[test]
+fn a_full_disk_of_which_nothing_may_go_is_counted_until_that_ends() {
+    for mode in [CleanupMode::Plan, CleanupMode::Auto] {
+        let mut machine = machine(mode);
+        assert_eq!(machine.standing(at(0)), Standing { mode, left_alone: 0, nothing_to_clean: 0 });
+        machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
+        assert_eq!(stands(&machine, 0), (0, 0), "nobody looked yet");
+        let refused = recorded(one(machine.on_survey("/data", Ok(&survey(0)), at(1))), ActionState::Refused);
+        assert_eq!(stands(&machine, 1), (0, 1));
+        machine.on_recorded(&refused, Ok(()), at(1));
+        machine.on_finding(&finding(FindingState::Cleared, Severity::High), at(2));
+        assert_eq!(stands(&machine, 2), (0, 0));
+    }
+}
+
+#[test]
+fn a_disk_with_the_room_that_is_wanted_lacks_nothing_to_clean() {
+    let mut machine = machine(CleanupMode::Plan);
+    machine.on_sample(&[mount(50 * GIB)], at(0));
+    machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
+    recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(1))), ActionState::Refused);
+    assert_eq!(stands(&machine, 1), (0, 0), "nothing needs to go");
+}
+
+#[test]
+fn a_mount_that_is_left_alone_is_counted_as_long_as_it_is() {
+    let mut machine = machine(CleanupMode::Auto);
+    let raised = finding(FindingState::Raised, Severity::High);
+    let mut second = 0;
+    for _ in 0..Settings::default().breaker_cleanups {
+        machine.on_finding(&raised, at(second));
+        clean(&mut machine, second);
+        second += 100;
+    }
+    assert_eq!(stands(&machine, second), (0, 0));
+    assert!(matches!(one(machine.on_finding(&raised, at(second))), Step::NotHolding { .. }));
+    assert_eq!(stands(&machine, second), (1, 0));
+    let window = Settings::default().breaker_window_ns / SECOND;
+    assert_eq!(stands(&machine, second + window + 1), (0, 0));
+}
+
 /// A machine with a collector, connected; and its plan, durable, that waits.
 fn asking() -> (Respond, Action) {
     let mut machine = machine(CleanupMode::Auto);
@@ -508,4 +555,27 @@ fn a_plan_that_waits_too_long_or_for_nothing_is_given_up_and_stands_in_nobodys_w
     let order = Order::PlanMount("/data".to_owned());
     let command = Command { id: "c".to_owned(), actor: "ann".to_owned(), order, over_brake: false };
     assert!(matches!(one(person.on_command(command, at(3))), Step::Survey { .. }), "{}", planned.id);
+}
+
+#[test]
+fn what_a_cleanup_gave_counts_before_the_next_sample() {
+    let mut machine = machine(CleanupMode::Plan);
+    let order = |order| Command { id: "c".to_owned(), actor: "ann".to_owned(), order, over_brake: false };
+    let plan_it = order(Order::PlanMount("/data".to_owned()));
+    machine.on_command(plan_it.clone(), at(0));
+    let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(0))), ActionState::Planned);
+    machine.on_recorded(&planned, Ok(()), at(0));
+    let started = machine.on_command(order(Order::ApplyPlan(planned.id)), at(1));
+    let started = recorded(one(started), ActionState::Started);
+    let Step::Apply(mut applied) = one(machine.on_recorded(&started, Ok(()), at(1))) else { unreachable!() };
+    applied.state = ActionState::Done;
+    applied.objects.iter_mut().for_each(|o| o.outcome = ObjectOutcome::Removed);
+    applied.available_after_bytes = Some(25 * GIB);
+    let done = recorded(one(machine.on_applied(*applied, at(3))), ActionState::Done);
+    machine.on_recorded(&done, Ok(()), at(3));
+    // A sample that was begun before the end, and comes after it, knows nothing of what came free.
+    machine.on_sample(&[mount(5 * GIB)], at(2));
+    machine.on_command(plan_it, at(3));
+    let again = recorded(one(machine.on_survey("/data", Ok(&survey(2)), at(3))), ActionState::Refused);
+    assert!(again.detail.starts_with("nothing needs to go: 25.0 GiB"), "{}", again.detail);
 }

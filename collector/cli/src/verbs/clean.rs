@@ -1,6 +1,10 @@
 //! `plan` and `clean`. A cleanup is two calls: the node makes a plan and keeps it, a person sees it, and exactly that
 //! plan is applied. The node checks everything again; nothing here decides what may go.
 
+mod progress;
+
+use std::collections::HashMap;
+
 use super::Here;
 use super::incident::heading;
 use crate::args::{CleanArgs, Format, PlanArgs};
@@ -8,10 +12,12 @@ use crate::client::Desk;
 use crate::error::CliError;
 use crate::output::text::{bytes, safe, signed_bytes};
 use crate::output::{Io, one};
-use crate::view::Action;
+use crate::view::{Action, Refusal};
 
 /// Refusals that are listed one by one.
 const REFUSALS_SHOWN: usize = 20;
+/// Of those with like reasons, so many: a hundred young files must not hide the one that is held.
+const ALIKE_SHOWN: usize = 3;
 
 pub(super) async fn plan(here: &Here<'_>, args: &PlanArgs, io: &mut Io<'_>) -> Result<(), CliError> {
     let mut desk = here.desk_for("make a plan").await?;
@@ -52,7 +58,13 @@ pub(super) async fn clean(here: &Here<'_>, args: &CleanArgs, io: &mut Io<'_>) ->
         io.say(&format!("{} is on {}", args.plan.mount, plan.mount))?;
     }
     show(io, &plan, people)?;
-    usable(&plan)?;
+    if let Err(refused) = usable(&plan) {
+        // Whoever reads JSON reads why there, too.
+        if !people {
+            one(io, args.plan.output, &plan)?;
+        }
+        return Err(refused);
+    }
     if plan.objects.is_empty() {
         io.say(&format!("there is nothing to clean on {} of {}", plan.mount, args.plan.node))?;
         return if people { Ok(()) } else { one(io, args.plan.output, &plan) };
@@ -60,7 +72,9 @@ pub(super) async fn clean(here: &Here<'_>, args: &CleanArgs, io: &mut Io<'_>) ->
     if !args.yes && !agreed(io, &plan, elsewhere.then_some(args.plan.mount.as_str()))? {
         return Err(CliError::Failed(format!("{} was not applied; nothing was touched", plan.id)));
     }
-    let done = Action::from(desk.apply(&args.plan.node, &plan.id, args.over_brake).await?);
+    let asker = desk.clone();
+    let applied = desk.apply(&args.plan.node, &plan.id, args.over_brake);
+    let done = Action::from(progress::told(io, asker, &plan, applied).await?);
     if people {
         write_outcome(io, &done)?
     } else {
@@ -275,12 +289,70 @@ fn write_refusals(io: &mut Io<'_>, action: &Action) -> Result<(), CliError> {
         return Ok(());
     }
     heading(io, "\nLeft alone")?;
-    for refusal in action.refused.iter().take(REFUSALS_SHOWN) {
-        let path = refusal.path.as_deref().unwrap_or("everything");
-        writeln!(io.out, "  {}: {}", safe(path), safe(&refusal.reason))?;
+    let (mut shown, mut listed) = (0, 0);
+    for group in alike(&action.refused) {
+        if shown >= REFUSALS_SHOWN {
+            break;
+        }
+        for refusal in group.iter().take(ALIKE_SHOWN) {
+            let path = refusal.path.as_deref().unwrap_or("everything");
+            writeln!(io.out, "  {}: {}", safe(path), safe(&refusal.reason))?;
+            shown += 1;
+        }
+        if let (Some(more), Some(first)) =
+            (group.len().checked_sub(ALIKE_SHOWN).filter(|n| *n > 0), group.first())
+        {
+            writeln!(io.out, "  … and {more} more for the like reason: {}", safe(kind(&first.reason)))?;
+        }
+        listed += group.len();
     }
-    if let Some(more) = action.refused.len().checked_sub(REFUSALS_SHOWN).filter(|n| *n > 0) {
+    if let Some(more) = action.refused.len().checked_sub(listed).filter(|n| *n > 0) {
         writeln!(io.out, "  … and {more} more; -o json lists them all")?;
     }
     Ok(())
+}
+
+/// What a reason says before it names whom: `held`, `open elsewhere`.
+fn kind(reason: &str) -> &str {
+    reason.split(": ").next().unwrap_or(reason)
+}
+
+/// Refusals whose reasons are the same but for numbers and names, in the order of the first of each.
+fn alike(refused: &[Refusal]) -> Vec<Vec<&Refusal>> {
+    let key = |refusal: &Refusal| -> String {
+        let kind = kind(&refusal.reason);
+        kind.split(|c: char| c.is_ascii_digit()).filter(|piece| !piece.is_empty()).collect()
+    };
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut groups: Vec<Vec<&Refusal>> = Vec::new();
+    for refusal in refused {
+        let place = *places.entry(key(refusal)).or_insert(groups.len());
+        match groups.get_mut(place) {
+            Some(group) => group.push(refusal),
+            None => groups.push(vec![refusal]),
+        }
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_that_differ_in_numbers_and_names_are_alike() {
+        let reasons = [
+            "it changed 4 s ago, younger than 24 h",
+            "held: hold-00000001 the auditors want it",
+            "it changed 12 s ago, younger than 24 h",
+            "open elsewhere: pid 77 (java)",
+            "held: hold-2 ours",
+            "open elsewhere",
+        ];
+        let refused: Vec<Refusal> =
+            reasons.iter().map(|r| Refusal { path: None, path_hex: None, reason: (*r).to_owned() }).collect();
+        let groups: Vec<Vec<&str>> =
+            alike(&refused).iter().map(|g| g.iter().map(|r| r.reason.as_str()).collect()).collect();
+        assert_eq!(groups, [[reasons[0], reasons[2]], [reasons[1], reasons[4]], [reasons[3], reasons[5]]]);
+    }
 }

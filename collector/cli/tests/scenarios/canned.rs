@@ -22,6 +22,8 @@ pub(crate) const HOSTILE: &str = "/var/log/\u{1b}[2J\u{202e}gpj.exe\r\n漢字";
 
 /// A plan that falls short when it is applied.
 const SHORT: &str = "a-0000000000000002";
+/// A plan that is carried out once the node was asked for its figures twice; many files stay.
+const SLOW: &str = "a-0000000000000003";
 
 /// What the desk was asked, in order.
 #[derive(Debug, Clone, Default)]
@@ -40,6 +42,8 @@ impl Asked {
 struct Canned {
     asked: Asked,
     watches: Arc<AtomicU64>,
+    /// Times that the node `slow` was asked for.
+    looks: Arc<AtomicU64>,
     /// Whether dogwatch itself is well.
     well: Arc<AtomicBool>,
 }
@@ -127,6 +131,11 @@ impl Desk for Canned {
         let three =
             wire::NodeRow { name: "node-3".into(), state: "never-seen".into(), ..wire::NodeRow::default() };
         let wanted = r.into_inner().nodes;
+        if wanted == ["slow"] {
+            self.looks.fetch_add(1, Ordering::SeqCst);
+            let nodes = vec![wire::NodeRow { name: "slow".into(), ..one }];
+            return Ok(Response::new(wire::GetNodesResponse { nodes }));
+        }
         if wanted == ["full"] {
             let nothing_left = |path, read_only| wire::MountRow {
                 available_bytes: 0,
@@ -228,6 +237,12 @@ impl Desk for Canned {
 
     async fn plan(&self, r: Request<wire::PlanRequest>) -> Result<Response<wire::ActionRow>, Status> {
         self.asked.note(format!("{:?}", r.get_ref()));
+        if r.get_ref().node == "slow" {
+            let mut row = action(wire::ActionState::Planned);
+            row.node = "slow".into();
+            row.action.as_mut().unwrap().id = SLOW.into();
+            return Ok(Response::new(row));
+        }
         match r.get_ref().mount.as_str() {
             "/var" | "/var/" => Ok(Response::new(action(wire::ActionState::Planned))),
             "/var/lib" => {
@@ -266,6 +281,18 @@ impl Desk for Canned {
     async fn apply(&self, r: Request<wire::ApplyRequest>) -> Result<Response<wire::ActionRow>, Status> {
         self.asked.note(format!("{:?}", r.get_ref()));
         let mut row = action(wire::ActionState::Done);
+        if r.get_ref().action_id == SLOW {
+            let enough = self.looks.load(Ordering::SeqCst) + 2;
+            while self.looks.load(Ordering::SeqCst) < enough {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+            row.node = "slow".into();
+            let a = row.action.as_mut().unwrap();
+            a.id = SLOW.into();
+            let reason = |i: u32| format!("it changed {i} s ago, younger than 24 h");
+            let path = |i: u32| format!("/var/log/young.{i}").into_bytes().into();
+            a.refused.splice(0..0, (1..=30).map(|i| wire::Refusal { path: path(i), reason: reason(i) }));
+        }
         if r.get_ref().action_id == SHORT {
             let a = row.action.as_mut().unwrap();
             a.id = SHORT.into();

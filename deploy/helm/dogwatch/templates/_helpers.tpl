@@ -20,6 +20,19 @@ dogwatch-collector.{{ .Release.Namespace }}.svc:7443
 {{- define "dogwatch.agentConfig" -}}
 {{- $config := deepCopy .Values.agent.config -}}
 {{- $_ := set $config.uplink "collector" (include "dogwatch.collectorAddress" .) -}}
+{{- if ne $config.cleanup.mode "off" -}}
+{{- range $root := $config.cleanup.roots -}}
+{{- $mounted := false -}}
+{{- range $folder := $.Values.agent.cleanupFolders -}}
+{{- if or (eq $root.path $folder) (hasPrefix (printf "%s/" $folder) $root.path) -}}
+{{- $mounted = true -}}
+{{- end -}}
+{{- end -}}
+{{- if not $mounted -}}
+{{- fail (printf "agent.config.cleanup.roots: %s is not mounted writable: add it to agent.cleanupFolders" $root.path) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{ toYaml $config }}
 {{- end }}
 {{- define "dogwatch.collectorConfig" -}}

@@ -1,0 +1,32 @@
+//! How cleanup stands on this node, for whoever watches over it.
+
+use dogwatch::record::{CleanupMode, Moment};
+
+use super::{Made, Respond};
+
+/// What holds at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// What cleanup may do.
+    pub mode: CleanupMode,
+    /// Mounts with a finding that are left alone because the last cleanups did not hold.
+    pub left_alone: u64,
+    /// Mounts with a finding for which the newest plan of the episode wanted room and found nothing that may go.
+    pub nothing_to_clean: u64,
+}
+
+impl Respond {
+    /// How it stands at `now`.
+    pub fn standing(&self, now: Moment) -> Standing {
+        let troubled = || self.mounts.values().filter(|site| !site.findings.is_empty());
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        let window = self.settings.breaker_window_ns;
+        let is_open = |since: u64| now.boot_ns.saturating_sub(since) <= window;
+        let in_vain = |made: &Made| made.empty && made.wanted;
+        Standing {
+            mode: self.mode(),
+            left_alone: count(troubled().filter(|s| s.breaker.is_some_and(is_open)).count()),
+            nothing_to_clean: count(troubled().filter(|s| s.last_plan.as_ref().is_some_and(in_vain)).count()),
+        }
+    }
+}
