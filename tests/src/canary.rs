@@ -33,7 +33,7 @@ pub fn remember(folder: &Path) -> Flock {
 fn walk(folder: &Path, flock: &mut Flock) {
     for entry in std::fs::read_dir(folder).expect("a folder of the test can be listed") {
         let path = entry.expect("an entry can be read").path();
-        if path.file_name().is_some_and(|n| n == ".dogwatch-quarantine") {
+        if path.file_name().is_some_and(|n| n == ".dogwatch-quarantine" || n == ".dogwatch-held") {
             continue;
         }
         let meta = path.symlink_metadata().expect("an object of the test can be looked at");

@@ -357,8 +357,10 @@ fn beside_a_running_writer_a_cleanup_brings_the_disk_below_its_low_mark() {
         rows.iter().find(ours).filter(|f| f["state"] == "cleared").map(|_| ())
     });
     drop(writer);
-    let (after, goal) = (number(&action, "available_after_bytes"), number(&action, "target_available_bytes"));
-    assert!(after >= goal, "{after} available, {goal} wanted: {action:#}");
+    // It aimed for more: what the writer takes until the next cleanup may begin, as far as there was something to take.
+    let after = number(&action, "available_after_bytes");
+    let low = room(busy.fs.path()).1 / 5;
+    assert!(after >= low, "{after} available, {low} wanted: {action:#}");
     let freed = number(&action, "freed_bytes") as i64;
     let change = after as i64 - number(&action, "available_before_bytes") as i64;
     assert_eq!(change - freed, action["unexplained_bytes"].as_i64().unwrap(), "{action:#}");
