@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dogwatch::config::{Keys, Problems, Section, read};
 use dogwatch::identity::TrustDomain;
+use dogwatch::record::Severity;
 use dogwatch::telemetry::{Format, level_of};
 
 use crate::admit::accounts::ServiceAccount;
@@ -48,8 +49,8 @@ pub struct Config {
     pub rejoin: Duration,
     /// How long a node may have no open stream before that is a finding.
     pub silent_after: Duration,
-    /// Whether an open incident of the topic `security` holds its nodes by itself.
-    pub hold_security: bool,
+    /// From which severity an open incident of the topic `security` holds its nodes by itself; `None`: never.
+    pub hold_security: Option<Severity>,
     /// How many nodes may clean up by themselves at a time, and what that is watched for.
     pub brake: brake::Settings,
     /// Log level or filter.
@@ -90,6 +91,19 @@ pub struct Keep {
 }
 
 /// Where the state is when nothing else is said: `$STATE_DIRECTORY` (systemd), else `/var/lib/dogwatch-collector`.
+/// `off`, or the severity from which security incidents hold.
+fn hold_security(s: &mut Section) -> Option<Severity> {
+    const KEY: &str = "hold_security";
+    let Some(text) = s.text(KEY) else { return Some(Severity::High) };
+    if text == "off" {
+        return None;
+    }
+    text.parse().map(Some).unwrap_or_else(|_| {
+        s.problem(KEY, &text, "is no severity", "give off, low, medium, high or critical");
+        None
+    })
+}
+
 fn default_state(environment: &BTreeMap<String, String>) -> PathBuf {
     environment
         .get("STATE_DIRECTORY")
@@ -161,7 +175,7 @@ fn walk(root: &mut Section, state: PathBuf) -> Config {
             s.duration("quiet", Duration::from_secs(300), range.clone()),
             s.duration("rejoin", Duration::from_secs(900), range.clone()),
             s.duration("silent_after", Duration::from_secs(60), range),
-            s.flag("hold_security", true),
+            hold_security(s),
         )
     });
     let brake = root.section("cleanup", |s| s.section("fleet", fleet));

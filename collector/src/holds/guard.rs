@@ -1,4 +1,4 @@
-//! An open security incident holds its nodes by itself.
+//! An open security incident holds its nodes by itself, from a severity on that the configuration gives.
 //!
 //! Whoever gets in cleans up behind them, and a cleanup that is due would do it for them: what a node has on disk when an
 //! incident of the topic `security` opens stays until the incident is resolved. The hold is one like any other, added and
@@ -6,6 +6,8 @@
 //! incident was resolved and is opened anew.
 //!
 //! [`due`] is pure: what is to be done about one incident, from how it stands and from the holds that there were.
+
+use dogwatch::record::Severity;
 
 use super::{Active, Keeper, Wish};
 use crate::incident::{COLLECTOR, Incident, IncidentState};
@@ -30,9 +32,9 @@ pub(super) enum Due {
     Release(String, String),
 }
 
-/// What is to be done about `incident`, where `holds` are all that there are and were. `on`: whether incidents hold by
-/// themselves at all.
-pub(super) fn due(incident: &Incident, holds: &[HoldRow], on: bool) -> Due {
+/// What is to be done about `incident`, where `holds` are all that there are and were. `from`: the severity from which
+/// incidents hold by themselves; `None`: never.
+pub(super) fn due(incident: &Incident, holds: &[HoldRow], from: Option<Severity>) -> Due {
     let ours = |h: &&HoldRow| {
         h.actor == COLLECTOR && matches!(&h.target, HoldTarget::Incident(id) if *id == incident.id)
     };
@@ -41,7 +43,9 @@ pub(super) fn due(incident: &Incident, holds: &[HoldRow], on: bool) -> Due {
     match in_force {
         Some(hold) if is_over => Due::Release(hold.id.clone(), format!("{} was resolved", incident.id)),
         Some(_) => Due::Nothing,
-        None if is_over || !on || incident.topic != SECURITY => Due::Nothing,
+        None if is_over || incident.topic != SECURITY => Due::Nothing,
+        // A wrong password a minute would keep a disk from ever being cleaned.
+        None if from.is_none_or(|from| incident.severity < from) => Due::Nothing,
         None => {
             let ended = holds.iter().filter(ours).filter_map(|h| h.released.as_ref());
             let last = ended.max_by_key(|r| r.wall_ns);
@@ -57,7 +61,9 @@ pub(super) fn due(incident: &Incident, holds: &[HoldRow], on: bool) -> Due {
 pub(super) fn concerned(what: &What) -> Option<&str> {
     match what {
         What::IncidentOpened { id, topic, .. } => (topic == SECURITY).then_some(id),
-        What::IncidentRetitled { id, .. } | What::IncidentMoved { id, .. } => Some(id),
+        What::IncidentRetitled { id, .. }
+        | What::IncidentMoved { id, .. }
+        | What::IncidentSeverity { id, .. } => Some(id),
         _ => None,
     }
 }
@@ -166,26 +172,32 @@ mod tests {
     #[test]
     fn a_security_incident_holds_while_it_is_open_and_a_person_has_the_last_word() {
         let mut open = incident(SECURITY);
-        assert!(matches!(due(&open, &[], true), Due::Hold(why) if why.contains("inc-2026-11-21-001")));
-        assert_eq!(due(&open, &[], false), Due::Nothing);
-        assert_eq!(due(&incident("disk:/var"), &[], true), Due::Nothing);
+        assert!(
+            matches!(due(&open, &[], Some(Severity::High)), Due::Hold(why) if why.contains("inc-2026-11-21-001"))
+        );
+        assert_eq!(due(&open, &[], None), Due::Nothing);
+        assert_eq!(due(&open, &[], Some(Severity::Critical)), Due::Nothing, "a wrong password is not enough");
+        assert_eq!(due(&incident("disk:/var"), &[], Some(Severity::High)), Due::Nothing);
         let ours = hold(COLLECTOR, None);
-        assert_eq!(due(&open, std::slice::from_ref(&ours), true), Due::Nothing);
+        assert_eq!(due(&open, std::slice::from_ref(&ours), Some(Severity::High)), Due::Nothing);
         // A person's own hold is another, and outlives the incident.
-        assert!(matches!(due(&open, &[hold("rita", None)], true), Due::Hold(_)));
+        assert!(matches!(due(&open, &[hold("rita", None)], Some(Severity::High)), Due::Hold(_)));
         let by_person = hold(COLLECTOR, Some((5, "rita")));
-        assert_eq!(due(&open, std::slice::from_ref(&by_person), true), Due::Nothing);
+        assert_eq!(due(&open, std::slice::from_ref(&by_person), Some(Severity::High)), Due::Nothing);
         assert!(open.apply(&open.resolve("rita", "", 6).unwrap()));
         assert!(
-            matches!(due(&open, std::slice::from_ref(&ours), true), Due::Release(id, _) if id == ours.id)
+            matches!(due(&open, std::slice::from_ref(&ours), Some(Severity::High)), Due::Release(id, _) if id == ours.id)
         );
-        assert!(matches!(due(&open, std::slice::from_ref(&ours), false), Due::Release(..)), "also once off");
-        assert_eq!(due(&open, &[hold("rita", None)], true), Due::Nothing);
+        assert!(matches!(due(&open, std::slice::from_ref(&ours), None), Due::Release(..)), "also once off");
+        assert_eq!(due(&open, &[hold("rita", None)], Some(Severity::High)), Due::Nothing);
         // Opened again: held again, unless a person released it last.
         assert!(open.apply(&open.reopen("rita", "again", 7).unwrap()));
-        assert!(matches!(due(&open, &[hold(COLLECTOR, Some((6, COLLECTOR)))], true), Due::Hold(_)));
         assert!(matches!(
-            due(&open, &[by_person, hold(COLLECTOR, Some((8, COLLECTOR)))], true),
+            due(&open, &[hold(COLLECTOR, Some((6, COLLECTOR)))], Some(Severity::High)),
+            Due::Hold(_)
+        ));
+        assert!(matches!(
+            due(&open, &[by_person, hold(COLLECTOR, Some((8, COLLECTOR)))], Some(Severity::High)),
             Due::Hold(_)
         ));
     }

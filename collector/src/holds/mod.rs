@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use dogwatch::clock;
-use dogwatch::record::{NodeName, Stream};
+use dogwatch::record::{NodeName, Severity, Stream};
 use dogwatch::supervise::Stop;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -195,14 +195,14 @@ pub struct Keeper {
     pushing: JoinSet<push::Answer>,
     changed: bool,
     /// Whether a security incident holds its nodes by itself.
-    guards: bool,
+    guards: Option<Severity>,
     /// Incidents of which it is to be looked whether they hold, and how often that was tried.
     unguarded: BTreeMap<String, u32>,
 }
 
 impl Keeper {
-    /// Takes up what the store holds, and tells the store what may not expire. `guards`: whether a security incident holds
-    /// its nodes by itself while it is open.
+    /// Takes up what the store holds, and tells the store what may not expire. `guards`: from which severity a security
+    /// incident holds its nodes by itself while it is open.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -211,7 +211,7 @@ impl Keeper {
         nodes: Nodes,
         casework: mpsc::Sender<Ask>,
         say: Say,
-        guards: bool,
+        guards: Option<Severity>,
     ) -> Result<(Self, Holds), QueryError> {
         let (sender, orders) = mpsc::channel(ASKS);
         let mut active = BTreeMap::new();
