@@ -1,14 +1,14 @@
 //! When this node's kubelet would evict pods for a full disk, and whether dogwatch would have cleaned before.
 //!
-//! Sources: the kubelet's configuration file (`KubeletConfiguration` v1beta1: `evictionHard`, `evictionSoft`,
-//! `imageGCHighThresholdPercent`), and the command line of the running kubelet, whose `--eviction-hard` wins and whose
-//! `--config` says where the file is. Defaults as in the kubelet's documentation ("Node-pressure Eviction"): `nodefs.available<10%`,
+//! Sources: the kubelet's configuration file (`KubeletConfiguration` v1beta1: `evictionHard`, `evictionSoft`), and the
+//! command line of the running kubelet, whose `--eviction-hard` wins and whose `--config` says where the file is. Defaults as in the kubelet's documentation ("Node-pressure Eviction"): `nodefs.available<10%`,
 //! `nodefs.inodesFree<5%`, `imagefs.available<15%`, `imagefs.inodesFree<5%`; where `evictionHard` is given, what it does not
 //! name is off (unless `mergeDefaultEvictionSettings`).
 //!
 //! Bounds: [`MAX_FILE_BYTES`] of a file, [`MAX_PROCESSES`] command lines. It is read once, at the start.
 //!
-//! Deliberately absent: changing anything of the kubelet's, and drop-in folders (`--config-dir`), which are told as such.
+//! Deliberately absent: changing anything of the kubelet's, drop-in folders (`--config-dir`), which are told as such, and kubelets
+//! within another program (k3s), which say nothing of this on a command line.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -53,7 +53,9 @@ impl Least {
         match text.strip_suffix('%') {
             Some(percent) => {
                 let share = percent.trim().parse::<f64>().ok()? / 100.0;
-                (0.0..=1.0).contains(&share).then_some(Self::Share(share))
+                // To the kubelet, 0 % and 100 % switch a signal off (`parseThresholdStatement`).
+                let share = if share >= 1.0 { 0.0 } else { share };
+                (0.0..1.0).contains(&share).then_some(Self::Share(share))
             }
             None => number(text).map(Self::Number),
         }
@@ -224,6 +226,12 @@ fn running(proc: &Path) -> Option<Vec<String>> {
     let entries = std::fs::read_dir(proc).ok()?;
     let pids = entries.flatten().filter(|e| e.file_name().to_str().is_some_and(|n| n.parse::<u32>().is_ok()));
     pids.take(MAX_PROCESSES).find_map(|entry| {
+        // Whoever calls itself so in a pod is none, nor whoever is not root.
+        let groups = bounded(&entry.path().join("cgroup"), MAX_COMMAND_BYTES).unwrap_or_default();
+        let owner = std::os::unix::fs::MetadataExt::uid(&entry.metadata().ok()?);
+        if owner != 0 || groups.contains("kubepods") {
+            return None;
+        }
         let text = bounded(&entry.path().join("cmdline"), MAX_COMMAND_BYTES).ok()?;
         let words: Vec<String> = text.split('\0').filter(|w| !w.is_empty()).map(ToOwned::to_owned).collect();
         let name = Path::new(words.first()?).file_name()?;
@@ -243,9 +251,15 @@ fn option(command: &[String], name: &str) -> Option<String> {
     })
 }
 
+/// The text of a regular file: what else a process may name (a FIFO, say) could keep whoever opens it waiting.
 fn bounded(path: &Path, most: u64) -> std::io::Result<String> {
+    use std::os::unix::fs::OpenOptionsExt as _;
     let mut text = Vec::new();
-    std::fs::File::open(path)?.take(most).read_to_end(&mut text)?;
+    let file = std::fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is no regular file"));
+    }
+    file.take(most).read_to_end(&mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
@@ -319,6 +333,20 @@ mod tests {
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(told[0].contains("\"x\" of --eviction-hard"), "{told:?}");
         assert!(told[1].contains("nodefs.available<16.000% (its command line)"), "{told:?}");
+    }
+
+    #[test]
+    fn who_calls_itself_so_in_a_pod_is_none_and_a_fifo_keeps_nobody_waiting() {
+        let host = host("", Some("kubelet --config=/etc/fifo"));
+        std::fs::create_dir_all(host.path().join("etc")).unwrap();
+        let fifo = host.path().join("etc/fifo");
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let kubelet = Kubelet::read(host.path(), &host.path().join("proc")).unwrap();
+        let told = kubelet.differs(&DiskConfig::default(), &mounts());
+        assert!(told[0].contains("could not be read: it is no regular file"), "{told:?}");
+        std::fs::write(host.path().join("proc/18/cgroup"), "0::/kubepods.slice/pod1/x\n").unwrap();
+        assert_eq!(Kubelet::read(host.path(), &host.path().join("proc")), None);
     }
 
     #[test]

@@ -152,6 +152,8 @@ struct Site {
     findings: BTreeMap<String, Finding>,
     busy: Option<Busy>,
     waiting: VecDeque<Command>,
+    /// Since when plans of it, one after the other, wait for leave.
+    waits_since_boot_ns: Option<u64>,
     last_plan: Option<Made>,
     cleanups: VecDeque<u64>,
     last_cleanup: Option<String>,
@@ -280,6 +282,7 @@ impl Respond {
                 site.findings.remove(&finding.rule);
                 if site.findings.is_empty() {
                     site.last_plan = None;
+                    site.waits_since_boot_ns = None;
                 }
                 Vec::new()
             }
@@ -380,6 +383,7 @@ impl Respond {
             // The mode may have changed since the survey began.
             ActionState::Planned if busy.applies && mode == CleanupMode::Auto => {
                 busy.leave = Leave::wait(now);
+                site.waits_since_boot_ns.get_or_insert(now.boot_ns);
                 self.proceed(&action.mount, now)
             }
             ActionState::Started if mode == CleanupMode::Off => {

@@ -26,6 +26,12 @@ use crate::wording::span;
 const SECOND_NS: u64 = 1_000_000_000;
 /// Asks that wait at most: each mount of the largest fleet that fills at once is far below.
 pub const MAX_WAITING: usize = 20_000;
+/// Mounts of one node that wait at most: one that asks for more keeps no others out.
+pub const MAX_WAITING_OF_NODE: usize = 32;
+/// Longest that a permit is renewed before its node says that it begins.
+pub const MAX_BEGIN_NS: u64 = 120 * SECOND_NS;
+/// Longest that a permit is renewed in all: an executor is waited for 9 min.
+pub const MAX_ACTING_NS: u64 = 900 * SECOND_NS;
 /// An ask that was not repeated for so long lapses; agents repeat theirs every few seconds.
 pub const ASK_LAPSE_NS: u64 = 20 * SECOND_NS;
 /// Who waits for so long goes first, however urgent others are.
@@ -53,6 +59,8 @@ pub struct Waiting {
 struct Live {
     /// End of the lease with its grace, or of the watch.
     until_ns: u64,
+    /// When it was granted, or heard of first.
+    since_ns: u64,
     /// When the node said that it begins, by its own wall clock: what it found before is not the cleanup's doing.
     begun_wall_ns: Option<i64>,
 }
@@ -96,6 +104,7 @@ impl Brake {
             let key = (permit.node.clone(), permit.action.clone());
             let fresh = Live {
                 until_ns: now_ns + if permit.returned { self.watch_ns() } else { self.lease_ns() + GRACE_NS },
+                since_ns: now_ns,
                 // Nobody remembers when it began: all that is found counts.
                 begun_wall_ns: Some(i64::MIN),
             };
@@ -153,6 +162,19 @@ impl Brake {
     /// A node asks, or repeats what it asked. `None`: it waits, and [`Brake::news`] says where.
     pub fn ask(&mut self, ask: Ask, now_ns: u64) -> Option<Answer> {
         let held = self.ledger.permit(&ask.node, &ask.action).is_some_and(|p| !p.returned);
+        let mut outlived = false;
+        if held {
+            // Also while cleanups are stopped: a node that obeys says so after the object at which it is.
+            let until_ns = now_ns + self.lease_ns() + GRACE_NS;
+            let key = (ask.node.clone(), ask.action.clone());
+            let live =
+                self.live.entry(key).or_insert(Live { until_ns, since_ns: now_ns, begun_wall_ns: None });
+            let longest = if live.begun_wall_ns.is_some() { MAX_ACTING_NS } else { MAX_BEGIN_NS };
+            outlived = now_ns.saturating_sub(live.since_ns) >= longest;
+            if !outlived {
+                live.until_ns = live.until_ns.max(until_ns);
+            }
+        }
         if let Some(stopped) = self.ledger.stopped() {
             let why = stopped_words(&self.ledger, stopped);
             if !held && !ask.acting {
@@ -161,11 +183,11 @@ impl Brake {
             }
             return Some(Answer::Stopped { why });
         }
+        if outlived {
+            let why = format!("the permit for {} lasted as long as one may", ask.action);
+            return Some(Answer::Stopped { why });
+        }
         if held {
-            let until_ns = now_ns + self.lease_ns() + GRACE_NS;
-            let key = (ask.node.clone(), ask.action.clone());
-            let live = self.live.entry(key).or_insert(Live { until_ns, begun_wall_ns: None });
-            live.until_ns = live.until_ns.max(until_ns);
             return Some(Answer::Granted);
         }
         if ask.acting {
@@ -189,7 +211,9 @@ impl Brake {
             (waiting.ask, waiting.heard_ns) = (ask, now_ns);
             return true;
         }
-        if self.waiting.len() >= MAX_WAITING {
+        let of_node = (ask.node.clone(), String::new())..;
+        let its = self.waiting.range(of_node).take_while(|((node, _), _)| *node == ask.node).count();
+        if self.waiting.len() >= MAX_WAITING || its >= MAX_WAITING_OF_NODE {
             return false;
         }
         self.waiting.insert(key, Waiting { ask, since_ns: now_ns, heard_ns: now_ns, untold: false });
@@ -260,8 +284,14 @@ impl Brake {
             if self.live.get(&key).is_some_and(|l| now_ns < l.until_ns) {
                 continue;
             }
+            // Never begun, as far as anybody heard: the plan was given up, or the agent went away before.
+            let unused = self.live.get(&key).is_some_and(|l| l.begun_wall_ns.is_none()) && !permit.returned;
             let how = if permit.returned { PermitEnd::Well } else { PermitEnd::Lapsed };
-            if how == PermitEnd::Lapsed && self.ledger.tripped.is_none() && out.iter().all(|w| !is_trip(w)) {
+            if how == PermitEnd::Lapsed
+                && !unused
+                && self.ledger.tripped.is_none()
+                && out.iter().all(|w| !is_trip(w))
+            {
                 let why = format!(
                     "node {} has not said how its cleanup {} ended, {} after it was heard of last",
                     permit.node,
@@ -316,7 +346,7 @@ impl Brake {
         of_collector: bool,
         cite: Option<RecordRef>,
     ) -> Vec<What> {
-        if self.ledger.tripped.is_some() || finding.state != FindingState::Raised {
+        if self.ledger.tripped.is_some() || finding.state == FindingState::Cleared {
             return Vec::new();
         }
         let Some(why) = wrong_finding(finding) else { return Vec::new() };
@@ -349,7 +379,7 @@ impl Brake {
             What::PermitGranted { node, action, mount, .. } => {
                 self.waiting.remove(&(node.clone(), mount.clone()));
                 let until_ns = now_ns + self.lease_ns() + GRACE_NS;
-                let live = Live { until_ns, begun_wall_ns: None };
+                let live = Live { until_ns, since_ns: now_ns, begun_wall_ns: None };
                 self.live.entry((node.clone(), action.clone())).or_insert(live);
             }
             What::PermitReturned { node, action, .. } => {

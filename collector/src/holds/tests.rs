@@ -29,7 +29,9 @@ async fn a_node_that_kept_a_hold_and_cannot_any_more_is_not_holding() {
     let (casework, mut kept) = mpsc::channel(8);
     let say = Say::new(casework.clone());
     let (mut keeper, _holds) =
-        Keeper::open(store.clone(), Nodes::default(), casework, say, true).await.unwrap();
+        Keeper::open(store.clone(), Nodes::default(), casework, say, Some(dogwatch::record::Severity::High))
+            .await
+            .unwrap();
     let node: NodeName = "a".parse().unwrap();
     let row = HoldRow {
         id: "hold-00000001".to_owned(),

@@ -333,6 +333,10 @@ impl Keeper {
             let device = action.objects.first().map_or(0, |o| o.device);
             let store = self.store_on(&stores, device)?.cloned();
             let store = store.ok_or("the runtime's images do not lie on that filesystem any more")?;
+            // Its figure may be from before the images came that go now.
+            let now = (self.clock)().wall_ns;
+            let store =
+                self.measured(&mut cri, &store.mountpoint, now).await.map_or(store, |(store, _)| store);
             Ok::<_, String>((cri, store))
         };
         let (mut cri, before) = match start.await {
@@ -482,11 +486,16 @@ impl Keeper {
         if run.silent.is_some() {
             return None;
         }
-        let removed_wall_ns = (self.clock)().wall_ns;
+        let wall_ns = if run.spent.objects == 0 { i64::MIN } else { (self.clock)().wall_ns };
+        self.measured(cri, &before.mountpoint, wall_ns).await
+    }
+
+    /// The store at `mountpoint` as the runtime measured it at `wall_ns` or later, or after a while as it says; and which.
+    async fn measured(&self, cri: &mut Cri, mountpoint: &Path, wall_ns: i64) -> Option<(Store, bool)> {
         let began = Instant::now();
         loop {
-            let now = cri.stores().await.ok()?.into_iter().find(|s| s.mountpoint == before.mountpoint)?;
-            let fresh = run.spent.objects == 0 || now.measured_wall_ns >= removed_wall_ns;
+            let now = cri.stores().await.ok()?.into_iter().find(|s| s.mountpoint == mountpoint)?;
+            let fresh = now.measured_wall_ns >= wall_ns;
             if fresh || began.elapsed() > MAX_SETTLE {
                 return Some((now, fresh));
             }

@@ -109,7 +109,8 @@ impl Respond {
             let Clearance::Wait(why) = self.gate.clear(waiting, mount, level, now.boot_ns) else {
                 return None;
             };
-            Some((mount.clone(), why, now.boot_ns.saturating_sub(waiting.since_boot_ns)))
+            let since = site.waits_since_boot_ns.unwrap_or(waiting.since_boot_ns);
+            Some((mount.clone(), why, now.boot_ns.saturating_sub(since)))
         };
         self.mounts.iter().filter_map(wait).collect()
     }
@@ -163,6 +164,7 @@ impl Respond {
         busy.leave = leave;
         action.state = ActionState::Started;
         let started = action.clone();
+        site.waits_since_boot_ns = None;
         // Applied once, whatever becomes of it.
         self.plans.retain(|kept| kept.action.id != started.id);
         vec![Step::Record(Box::new(started))]

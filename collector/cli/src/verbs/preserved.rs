@@ -124,6 +124,11 @@ pub(super) async fn preserved(
             let content = kept.content(&args.action, path)?;
             match &args.output {
                 Some(file) => write_new(file, &content),
+                // A terminal would obey what is in it.
+                None if io.terminal.shown => Err(CliError::Usage(format!(
+                    "{} may hold anything, and this is a terminal\n  try: -o FILE, or a pipe",
+                    safe(&path.display().to_string())
+                ))),
                 None => Ok(io.out.write_all(&content)?),
             }
         }
