@@ -8,7 +8,7 @@ use dogwatch::record::{
 };
 use proptest::prelude::*;
 
-use super::machine::{ASK_LAPSE_NS, Brake, GRACE_NS, STARVED_NS};
+use super::machine::{ASK_LAPSE_NS, Brake, GRACE_NS, MAX_BEGIN_NS, MAX_WAITING_OF_NODE, STARVED_NS};
 use super::{Answer, Ask, Ledger, Settings};
 use crate::store::decision::{Decision, What};
 
@@ -273,6 +273,8 @@ fn a_permit_that_ends_without_its_outcome_stops_everything_unless_it_is_renewed(
     let mut desk = Desk::new(settings(3));
     desk.brake.ask(ask(0, NEW), 0);
     desk.settle();
+    let began = action("a-0", ActionState::Started, &[], 0);
+    desk.brake.observe_action(&node(0), &began, 1, cite(&node(0)));
     let held = Ask { acting: true, ..ask(0, NEW) };
     for _ in 0..10 {
         desk.now += 50 * SECOND;
@@ -287,6 +289,38 @@ fn a_permit_that_ends_without_its_outcome_stops_everything_unless_it_is_renewed(
     desk.settle();
     assert!(desk.tripped().unwrap().contains("has not said how its cleanup a-0 ended"));
     assert!(matches!(desk.brake.ask(held, desk.now), Some(Answer::Stopped { .. })), "it stops");
+}
+
+#[test]
+fn a_permit_that_nobody_began_to_use_is_free_again_and_none_lasts_for_ever() {
+    let mut desk = Desk::new(settings(3));
+    desk.brake.ask(ask(0, NEW), 0);
+    desk.settle();
+    desk.now += 60 * SECOND + GRACE_NS;
+    desk.settle();
+    assert_eq!((desk.tripped(), desk.brake.ledger().permits.len()), (None, 0), "its plan was given up");
+    // One that is held for ever keeps nobody out for longer than an action takes.
+    desk.brake.ask(ask(1, NEW), desk.now);
+    desk.settle();
+    let held = Ask { acting: true, ..ask(1, NEW) };
+    let mut granted = 0;
+    while desk.brake.ask(held.clone(), desk.now) == Some(Answer::Granted) {
+        desk.now += 10 * SECOND;
+        granted += 1;
+        assert!(granted < 1_000, "for ever");
+    }
+    assert_eq!(granted, MAX_BEGIN_NS / (10 * SECOND));
+}
+
+#[test]
+fn a_node_that_asks_for_many_mounts_keeps_no_others_out() {
+    let mut desk = Desk::new(settings(3));
+    desk.decide(vec![What::BrakePaused { reason: "look".to_owned() }]);
+    for i in 0..10 * MAX_WAITING_OF_NODE {
+        desk.brake.ask(Ask { mount: format!("/made/up/{i}"), ..ask(0, NEW) }, 0);
+    }
+    desk.brake.ask(ask(1, NEW), 0);
+    assert_eq!(desk.brake.waiting(), MAX_WAITING_OF_NODE + 1);
 }
 
 #[test]
