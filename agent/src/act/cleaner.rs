@@ -344,7 +344,8 @@ impl Cleaner {
 
     fn take(&mut self, waiting: Waiting, parent: &dyn Parent, run: &mut Run) -> Result<Removed, Left> {
         let Waiting { index, expected: object, sibling, prepared, .. } = waiting;
-        if let Err(why) = self.ledger.allows(&self.rules, run, index, object.allocated_bytes) {
+        // What it holds, not what its plan says of it.
+        if let Err(why) = self.ledger.allows(&self.rules, run, index, prepared.facts.allocated_bytes) {
             return Err(Left::Skipped(why));
         }
         let held = &self.held;

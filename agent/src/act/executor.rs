@@ -196,6 +196,10 @@ fn answer(
             Ok(plan) => {
                 let office = Office::new(channel, id, halted, plan.id.clone());
                 let applied = cleaner.apply(plan, &now_wall_ns, &office);
+                // A hold may have come with the last answer.
+                if let Some(now) = office.held.take() {
+                    cleaner.hold(now);
+                }
                 send(Reply::Applied(action_to_wire(&applied)))
             }
         },
@@ -266,6 +270,9 @@ pub(super) struct Halted(RefCell<VecDeque<wire::StopAction>>);
 impl Halted {
     pub(super) fn add(&self, stop: wire::StopAction) {
         let mut stops = self.0.borrow_mut();
+        if stops.iter().any(|known| known.action_id == stop.action_id) {
+            return;
+        }
         if stops.len() >= MAX_HALTED {
             stops.pop_front();
         }

@@ -211,8 +211,12 @@ fn beneath_var_lib(root: &Path, cleaner: Cleaner) -> Option<(Option<&'static str
             _ => None,
         })
         .collect();
-    let at = names.windows(2).position(|w| w == [&b"var"[..], &b"lib"[..]])?;
-    let within = &names[at + 2..];
+    let places = names.windows(2).enumerate().filter(|(_, w)| *w == [&b"var"[..], &b"lib"[..]]);
+    places.map(|(at, _)| &names[at + 2..]).find_map(|within| judge_var_lib(within, cleaner))
+}
+
+/// The same for what follows one `var/lib`.
+fn judge_var_lib(within: &[&[u8]], cleaner: Cleaner) -> Option<(Option<&'static str>, &'static str)> {
     let excepted = EXCEPTED.iter().any(|(kind, place)| {
         *kind == cleaner
             && within.len() >= place.len()
@@ -265,6 +269,9 @@ mod tests {
                 why_out_of_reach(Path::new(root), Cleaner::RotatedLogs, state).is_some(),
                 "{root} must be out of reach"
             );
+        }
+        for root in ["/var/lib/lxc/c1/rootfs/var/lib/mysql", "/srv/var/lib/x/var/lib/etcd/member"] {
+            assert!(why_out_of_reach(Path::new(root), Cleaner::Custom, state).is_some(), "{root}");
         }
         for root in ["/var/log", "/var/log/pods", "/srv/logs", "/opt/app/logs", "/tmp/x", "/var/lib/app/logs"]
         {

@@ -221,9 +221,9 @@ impl Executor {
     /// open are named where this process can see them.
     pub fn apply(&mut self, action: &Action, deadline: Duration) -> Result<Action, ExecutorError> {
         let plan = wire::Apply { plan: Some(action_to_wire(action)) };
+        self.seen.clear();
         let id = self.ask(Request::Apply(plan), deadline)?;
         let until = Instant::now() + deadline;
-        self.seen.clear();
         let reply = loop {
             match self.hear(id, until, deadline)? {
                 Reply::Seen(seen) => self.keep(id, Some(&action.id), seen, until, deadline)?,

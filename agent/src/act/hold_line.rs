@@ -89,7 +89,8 @@ impl HoldLine {
             state_dir: state_dir.to_owned(),
             inner: Arc::new(Mutex::new(Inner {
                 now,
-                durable: true,
+                // Nothing is let go of before somebody said in this run what is held: the file may have been lost.
+                durable: false,
                 halted: VecDeque::new(),
                 told: Vec::new(),
             })),
@@ -136,6 +137,9 @@ impl HoldLine {
     /// Has `action` end before its next object, or not begin.
     pub fn halt(&self, action: String, why: String) {
         let mut inner = self.lock();
+        if inner.halted.iter().any(|(known, _)| *known == action) {
+            return;
+        }
         if inner.halted.len() >= MAX_HALTED {
             inner.halted.pop_front();
         }

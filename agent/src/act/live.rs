@@ -166,8 +166,17 @@ pub(super) fn range(file: &File, size: u64, keep_bytes: u64) -> Result<Range, St
             words::bytes(n as u64)
         ));
     };
+    if window[..n].contains(&0) || !is_text(file) {
+        return Err("it holds NUL bytes: it is no text log".to_owned());
+    }
     let to = wanted + end as u64;
     if to <= from { Err(NOTHING.to_owned()) } else { Ok(Range { from, to }) }
+}
+
+/// Whether what a file begins with could be text: a database or an image of a disk has a NUL there.
+fn is_text(file: &File) -> bool {
+    let mut head = [0; 4_096];
+    read_full(file, &mut head, 0).is_ok_and(|n| !head[..n].contains(&0))
 }
 
 /// Whether `range` may go of a file of `size` bytes of which the last `keep_bytes` stay, whoever says so.
@@ -175,7 +184,7 @@ pub(super) fn permits(file: &File, size: u64, keep_bytes: u64, range: Range) -> 
     let latest = size.saturating_sub(keep_bytes).saturating_add(LINE_WINDOW as u64);
     let mut end = [0];
     let in_bounds = range.from >= HEAD_KEPT && range.from < range.to && range.to < latest && range.to < size;
-    in_bounds && read_full(file, &mut end, range.to).is_ok_and(|n| n == 1) && end == *b"\n"
+    in_bounds && is_text(file) && read_full(file, &mut end, range.to).is_ok_and(|n| n == 1) && end == *b"\n"
 }
 
 /// SHA-256 of the range, whole or of its ends; `None` if the time was up before.

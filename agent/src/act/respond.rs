@@ -370,7 +370,13 @@ impl Respond {
         };
         if let Err(why) = kept {
             self.plans.retain(|k| k.action.id != action.id);
-            let why = format!("nothing was touched: the record of {} could not be kept ({why})", action.id);
+            let why = match action.state {
+                ActionState::Done | ActionState::Failed => format!(
+                    "{} was carried out, and the record of its outcome could not be kept ({why}): look at the node",
+                    action.id
+                ),
+                _ => format!("nothing was touched: the record of {} could not be kept ({why})", action.id),
+            };
             let command = busy.command.take();
             let mut steps: Vec<Step> = command
                 .map(|command| Step::Answer { command, result: Err(why.into()) })
@@ -433,7 +439,9 @@ impl Respond {
         let counted = site
             .cleanups
             .back()
-            .is_some_and(|at| now.boot_ns.saturating_sub(*at) < self.settings.cooldown_ns);
+            .is_some_and(|at| now.boot_ns.saturating_sub(*at) < self.settings.cooldown_ns)
+            // What goes on where budgets ended it is the same cleanup: nothing has filled again.
+            || site.cut_short;
         site.cut_short = objects > 0 && is_cut_short(&applied);
         if objects > 0 {
             if !counted {

@@ -19,7 +19,7 @@ use super::hold_line::HoldLine;
 use super::images::policy::ImagePolicy;
 use super::live::mask_tail;
 use super::plan::Survey;
-use super::policy::Policy;
+use super::policy::{Policy, ROOT_OFF};
 use super::real_path::{Place, find_apart};
 use super::remove::QUARANTINE_GONE;
 use super::shares;
@@ -27,7 +27,7 @@ use super::witness::Witness;
 use crate::tail::mask::Masker;
 
 /// A survey of a large log folder on a slow disk may take this long.
-const SURVEY_WAIT: Duration = Duration::from_secs(45);
+const SURVEY_WAIT: Duration = Duration::from_secs(120);
 /// Linking aside what is held may take this long, with content that is kept for want of a link.
 const ASIDE_WAIT: Duration = Duration::from_secs(60);
 /// How often it is looked for new files under what is held: a rotation is seen before the next one, which may delete.
@@ -334,7 +334,11 @@ impl<'a> Keeper<'a> {
     /// Whether another executor could use roots that this one cannot.
     fn wants_roots_again(&self) -> bool {
         let Some(ready) = self.executor.as_ref().map(Executor::ready) else { return false };
-        let lacks = ready.unable.is_none() && ready.roots.iter().any(|r| r.unusable.is_some());
+        let lacks = ready.unable.is_none()
+            && ready.roots.iter().any(|r| {
+                // A root that the configuration switched off is not to be opened.
+                r.unusable.as_ref().is_some_and(|why| why != ROOT_OFF)
+            });
         self.lost_a_quarantine || lacks && self.roots_at.elapsed() >= ROOTS_AGAIN
     }
 

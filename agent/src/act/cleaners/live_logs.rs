@@ -7,7 +7,9 @@
 
 use std::path::Path;
 
-use super::{Kind, Look, Mistake, Taken};
+use globset::GlobBuilder;
+
+use super::{ALWAYS_EXCLUDED, Kind, Look, Mistake, NEVER_NAMES, Taken};
 use crate::act::policy::{RootPolicy, RootRules};
 use crate::act::words;
 
@@ -16,8 +18,19 @@ const KEEP_BYTES: u64 = 16 << 20;
 /// From this size on a log is cut, where the configuration says nothing.
 const MIN_SIZE_BYTES: u64 = 1 << 30;
 
+/// Names that no pattern for logs has a reason to meet.
+const NO_LOGS: [&str; 3] = ["q7x", "q7x.z9", "q7x-z9.bin"];
+
 /// The kind.
 pub(super) struct LiveLogs;
+
+/// Whether `pattern` takes a file called `name`; one that is no pattern takes none, and is refused elsewhere.
+fn meets(pattern: &str, name: &str) -> bool {
+    GlobBuilder::new(pattern)
+        .literal_separator(true)
+        .build()
+        .is_ok_and(|g| g.compile_matcher().is_match(name))
+}
 
 impl Kind for LiveLogs {
     fn defaults(&self, root: &mut RootPolicy) {
@@ -53,6 +66,19 @@ impl Kind for LiveLogs {
                 "name the logs that may be cut",
             );
         }
+        let any = root.patterns.iter().find(|p| NO_LOGS.iter().any(|name| meets(p, name)));
+        if let Some(pattern) = any {
+            say(
+                "patterns",
+                pattern.clone(),
+                "it meets names of any kind",
+                "write what the logs are called, e.g. app*.log",
+            );
+        }
+        if root.preserve {
+            let remedy = "leave it out: the record has the newest 64 KiB and a digest of what goes";
+            say("preserve", "true".to_owned(), "the content of what is cut is not kept", remedy);
+        }
         if root.mode.is_none() {
             say(
                 "mode",
@@ -66,6 +92,10 @@ impl Kind for LiveLogs {
             say("min_size", value, "it is less than twice keep_bytes", "raise it: less than half would go");
         }
         mistakes
+    }
+
+    fn always_excluded(&self, _: &RootPolicy) -> Vec<String> {
+        ALWAYS_EXCLUDED.iter().chain(NEVER_NAMES).map(|p| (*p).to_owned()).collect()
     }
 
     fn takes(&self, rules: &RootRules, relative: &Path) -> Option<Taken> {
