@@ -58,14 +58,6 @@ impl Kind for LiveLogs {
                 "name the logs that may be cut, e.g. [app.log]",
             );
         }
-        if root.patterns.iter().any(|p| p.trim_matches('*').is_empty()) {
-            say(
-                "patterns",
-                format!("{:?}", root.patterns),
-                "it names every file",
-                "name the logs that may be cut",
-            );
-        }
         let any = root.patterns.iter().find(|p| NO_LOGS.iter().any(|name| meets(p, name)));
         if let Some(pattern) = any {
             say(
