@@ -60,7 +60,7 @@ pub fn child_main(socket: RawFd) -> ExitCode {
     match serve(socket) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            eprintln!("dogwatch image keeper: {why}");
+            dogwatch::telemetry::say(&format!("dogwatch image keeper: {why}"));
             ExitCode::FAILURE
         }
     }

@@ -88,7 +88,9 @@ impl Keeper {
     ) -> Self {
         let (seen, problem) = Seen::read(&folder);
         if let Some(problem) = problem {
-            eprintln!("dogwatch image keeper: every image counts as young: {problem}");
+            dogwatch::telemetry::say(&format!(
+                "dogwatch image keeper: every image counts as young: {problem}"
+            ));
         }
         Self {
             rules,
@@ -151,7 +153,9 @@ impl Keeper {
         let changed = std::mem::replace(&mut self.known, images) != images;
         if changed || self.unwritten.is_none_or(|since| since.elapsed() >= WRITE_EVERY) {
             if let Err(why) = self.seen.write(&self.folder) {
-                eprintln!("dogwatch image keeper: what it saw could not be kept: {why}");
+                dogwatch::telemetry::say(&format!(
+                    "dogwatch image keeper: what it saw could not be kept: {why}"
+                ));
             }
             self.unwritten = Some(Instant::now());
         }
