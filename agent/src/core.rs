@@ -288,7 +288,7 @@ impl Core {
         self.note_hole(at, &sample);
         let has_groups = !sample.cgroups.is_empty();
         // First of all, so that it is under way before anything is planned.
-        self.look_at_ballast();
+        self.look_at_ballast(at, &sample.mounts);
         self.release_actions(at);
 
         let recorder_seq = recorder.push(Stream::Recorder, at, Body::Sample(sample.clone()));

@@ -96,7 +96,7 @@ impl fmt::Display for Table {
                 match r.limit {
                     Limit::AtMost(v) => format!("≤ {}", value(v)),
                     Limit::AtLeast(v) => format!("≥ {}", value(v)),
-                    Limit::TimesPeer(v) => format!("≤ {v:.1} x peer"),
+                    Limit::TimesPeer(v) => format!("≤ {v:.2} x peer"),
                     Limit::None => String::new(),
                 },
                 match r.verdict() {

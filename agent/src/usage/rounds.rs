@@ -32,8 +32,6 @@ const MAX_ASKED: usize = 16;
 const PAUSE: Duration = Duration::from_secs(30);
 /// Entries of one step: a quarter of a millisecond of work on a warm cache.
 pub(super) const STEP_ENTRIES: u64 = 200;
-/// Longest single sleep, so that a question is heard.
-const LONGEST_SLEEP: Duration = Duration::from_millis(250);
 
 /// How the rounds are made.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -166,8 +164,7 @@ impl Rounds {
         kept: &BTreeMap<String, Kept>,
     ) -> bool {
         loop {
-            let wait = until.saturating_duration_since(Instant::now()).min(LONGEST_SLEEP);
-            match self.asked.recv_timeout(wait) {
+            match self.asked.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(mount) => {
                     let is_recent =
                         kept.get(&mount).and_then(|k| k.walked).is_some_and(|at| at.elapsed() < PAUSE);
