@@ -63,7 +63,11 @@ mod tests {
             ("journal", "the collector refused the block: x", "refused"),
             ("journal", "the node no longer holds them", "ring"),
             ("/a.log", "deleted or truncated while the agent was not running", "rotated"),
-            ("log:/a", "the ring was full of what the collector had not acknowledged; the oldest was given up", "ring"),
+            (
+                "log:/a",
+                "the ring was full of what the collector had not acknowledged; the oldest was given up",
+                "ring",
+            ),
             (
                 "sampler",
                 "the evidence ring is nearly full of what the collector has not acknowledged; samples give way to logs",

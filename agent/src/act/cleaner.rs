@@ -42,7 +42,7 @@ use super::words;
 const MAX_APPLY: Duration = Duration::from_secs(120);
 /// How long to wait for a filesystem that frees in the background (XFS, btrfs, ZFS, F2FS).
 const MAX_SETTLE: Duration = Duration::from_secs(1);
-/// Without more free space for so long, such a filesystem is believed to be done.
+/// Once some of it showed, and no more for so long, such a filesystem is believed to be done.
 const SETTLED: Duration = Duration::from_millis(200);
 /// Between two looks at such a filesystem.
 const SETTLE_STEP: Duration = Duration::from_millis(20);
@@ -387,14 +387,14 @@ impl Cleaner {
         let folder = &self.roots.get(root)?.as_ref()?.folder;
         let kind = rustix::fs::fstatfs(folder).map(|s| s.f_type & 0xFFFF_FFFF).unwrap_or(0);
         let began = Instant::now();
-        let (mut most_free, mut grew) = (0, Instant::now());
+        let (mut most_free, mut grew) = (before.map_or(0, |b| b.free), None::<Instant>);
         loop {
             let after = self.space(root);
             let shows = before.zip(after).is_none_or(|(b, a)| a.free.saturating_sub(b.free) >= freed_bytes);
             if let Some(now) = after.filter(|now| now.free > most_free) {
-                (most_free, grew) = (now.free, Instant::now());
+                (most_free, grew) = (now.free, Some(Instant::now()));
             }
-            let over = grew.elapsed() > SETTLED || began.elapsed() > MAX_SETTLE;
+            let over = grew.is_some_and(|at| at.elapsed() > SETTLED) || began.elapsed() > MAX_SETTLE;
             if shows || !IN_BACKGROUND.contains(&kind) || over {
                 return after;
             }

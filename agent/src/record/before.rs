@@ -83,7 +83,11 @@ pub(super) fn urgent_before(dir: &Path) -> Result<(Vec<Finding>, [GivenUp; 3]), 
                     reason,
                     ..
                 }) if reason == RING_FULL => {
-                    given_up[stream.index()].note(incarnation, after.saturating_add(1), before.saturating_sub(1));
+                    given_up[stream.index()].note(
+                        incarnation,
+                        after.saturating_add(1),
+                        before.saturating_sub(1),
+                    );
                 }
                 _ => {}
             }

@@ -17,7 +17,8 @@ const MAX_APART: usize = 64;
 /// The source of what is counted together.
 const SEVERAL: &str = "several";
 /// The reason of what is counted together and comes from gaps that found no room, whose words have no bound.
-const SEVERAL_REASONS: &str = "several reasons, whose own records were given up: the urgent queue to the journal was full";
+const SEVERAL_REASONS: &str =
+    "several reasons, whose own records were given up: the urgent queue to the journal was full";
 
 /// Which losses are one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -143,7 +144,11 @@ mod tests {
         losses.note(Stream::Evidence, None, "log:/a".into(), "full", span(1, 2), 2);
         losses.note(Stream::Evidence, None, "log:/a".into(), "thin", span(10, 10), 1);
         losses.note(Stream::Evidence, None, "sampler".into(), "full", span(7, 8), 2);
-        let told: Vec<_> = losses.take().into_iter().map(|g| (g.source, g.reason, g.after_seq, g.before_seq, g.count)).collect();
+        let told: Vec<_> = losses
+            .take()
+            .into_iter()
+            .map(|g| (g.source, g.reason, g.after_seq, g.before_seq, g.count))
+            .collect();
         let expected = |source: &str, reason: &str, after, before, count| {
             (source.to_owned(), reason.to_owned(), Some(after), Some(before), Some(count))
         };

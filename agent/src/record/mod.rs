@@ -383,13 +383,7 @@ impl Recorder {
 
     /// Of the seqs `first` to `last` of `incarnation`, which this node does not hold, the runs of which no gap record
     /// tells that the ring gave them up.
-    pub fn untold(
-        &self,
-        stream: Stream,
-        incarnation: Incarnation,
-        first: Seq,
-        last: Seq,
-    ) -> Vec<(Seq, Seq)> {
+    pub fn untold(&self, stream: Stream, incarnation: Incarnation, first: Seq, last: Seq) -> Vec<(Seq, Seq)> {
         self.shared.lock().given_up[stream.index()].untold(incarnation, first, last)
     }
 

@@ -193,8 +193,7 @@ impl Queue {
     fn lose(&mut self, stream: Stream, record: &Record, reason: &'static str) {
         self.dropped += 1;
         let wall_ns = record.at.wall_ns;
-        let span =
-            Span { seqs: Some((record.seq, record.seq)), from_wall_ns: wall_ns, to_wall_ns: wall_ns };
+        let span = Span { seqs: Some((record.seq, record.seq)), from_wall_ns: wall_ns, to_wall_ns: wall_ns };
         self.losses.note(stream, None, record.body.source(), reason, span, 1);
         // What it tells is lost as well, and nobody else knows of it.
         if let Body::Gap(gap) = &record.body {

@@ -186,7 +186,11 @@ fn what_a_full_ring_gives_up_is_told_by_source_and_once() {
         *told.entry(gap.source.clone()).or_default() += gap.count.unwrap();
     }
     let sum = |source: &str| told.get(source).copied().unwrap_or(0) + left.get(source).copied().unwrap_or(0);
-    assert_eq!((sum("log:/var/log/a"), sum("log:/var/log/b"), sum("sampler")), (150, 50, 20), "{told:?} {left:?}");
+    assert_eq!(
+        (sum("log:/var/log/a"), sum("log:/var/log/b"), sum("sampler")),
+        (150, 50, 20),
+        "{told:?} {left:?}"
+    );
     assert!(told.len() == 3 && first > 1, "{told:?}");
     assert_eq!(recorder.stats().dropped, told.values().sum::<u64>(), "counted as given up");
     // Whoever sends finds that hole, and has nothing to say of it; nor has the next run.

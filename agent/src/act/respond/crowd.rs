@@ -14,7 +14,9 @@ impl Respond {
     pub(super) fn reach_ns(&self, mount: &str) -> u64 {
         let cooldown_ns = self.settings.cooldown_ns;
         let presses = |(path, site): (&String, &Site)| {
-            path != mount && !site.findings.is_empty() && site.full_in_ns().is_some_and(|ns| ns <= cooldown_ns)
+            path != mount
+                && !site.findings.is_empty()
+                && site.full_in_ns().is_some_and(|ns| ns <= cooldown_ns)
         };
         if self.mounts.iter().any(presses) { cooldown_ns.min(TURN_NS) } else { cooldown_ns }
     }
@@ -43,9 +45,7 @@ impl Site {
 
 #[cfg(test)]
 mod tests {
-    use dogwatch::record::{
-        CleanupMode, Finding, FindingState, Hash, Moment, Mount, Severity, Subject,
-    };
+    use dogwatch::record::{CleanupMode, Finding, FindingState, Hash, Moment, Mount, Severity, Subject};
 
     use super::super::{DISK_HIGH_WATER, Settings, Step};
     use super::*;
