@@ -292,12 +292,6 @@ fn at_100_megabytes_a_second() {
     ALL.iter().for_each(|one| drill(&speed, &[one]));
 }
 
-/// One executor cleans one after the other, and each leaves three seconds.
-#[test]
-fn three_at_once_at_100_megabytes_a_second() {
-    drill(&Speed { bytes_per_second: 100_000_000, writes: 600 * MIB, high: 85, low: 80 }, &ALL);
-}
-
 #[test]
 fn at_10_megabytes_a_second() {
     drill(&Speed { bytes_per_second: 10_000_000, writes: 600 * MIB, high: 85, low: 80 }, &ALL);

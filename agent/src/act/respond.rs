@@ -517,7 +517,9 @@ impl Site {
         let Some(left) = settings.cooldown_ns.checked_sub(since).filter(|left| *left > 0) else {
             return false;
         };
-        let hurried = self.cut_short || self.fall.is_full_within(figures.available_bytes, left);
+        // What is full falls no more.
+        let full = figures.available_bytes == 0;
+        let hurried = self.cut_short || full || self.fall.is_full_within(figures.available_bytes, left);
         !(hurried && since >= SETTLE_NS)
     }
 

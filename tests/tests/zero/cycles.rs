@@ -18,8 +18,8 @@ const TOGETHER: usize = 10;
 const SURE: f64 = 4.0;
 /// What a process may gain a cycle at most, whatever its noise.
 const MAX_SLOPE_BYTES: f64 = 2_048.0;
-/// Less than this is nothing: a page and a half in all those cycles.
-const NOTHING_BYTES: f64 = 64.0;
+/// Less than this is nothing: three pages in all those cycles, such as an index of the segment being written may take.
+const NOTHING_BYTES: f64 = 128.0;
 /// Victims that are large, and their size; what they hold together is less than what is asked for, so that all go.
 const BIG: usize = 3;
 const BIG_BYTES: u64 = MIB / 2;

@@ -139,4 +139,19 @@ mod tests {
             assert_eq!(order.len(), 2);
         }
     }
+
+    #[test]
+    fn a_mount_that_was_filled_to_the_last_byte_meanwhile_does_not_rest() {
+        for (left, rests) in [(0, false), (15, true)] {
+            let mut machine = falling(0, 0);
+            for second in 6..=8 {
+                machine.on_sample(&[mount("/a", left * GIB)], at(second));
+            }
+            // A cleanup ended before that; at a level that does not fall nothing hurries.
+            machine.mounts.get_mut("/a").unwrap().cleaned_boot_ns = Some(5 * SECOND);
+            machine.mounts.get_mut("/a").unwrap().fall = Default::default();
+            let steps = machine.on_finding(&finding("/a"), at(8));
+            assert_eq!(steps.is_empty(), rests, "{left} GiB: {steps:?}");
+        }
+    }
 }
