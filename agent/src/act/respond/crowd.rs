@@ -7,8 +7,8 @@
 use super::{Respond, SETTLE_NS, Site};
 
 /// For how long a turn is to last beyond the low-water mark: the pause behind it; what the low-water mark leaves lasts until
-/// the others had theirs. Nearly all of a turn is digesting what goes (77 % of the executor's CPU time with files of 8 MiB, some
-/// 0.8 GB a second), so that half as much to remove is half as long.
+/// the others had theirs. Nearly all of a turn is digesting what goes (77 % of the executor's CPU time with files of 8 MiB),
+/// so that half as much to remove is half as long.
 const TURN_NS: u64 = SETTLE_NS;
 
 impl Respond {
