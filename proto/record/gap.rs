@@ -10,7 +10,7 @@ impl Gap {
     /// The class of a gap's reason, for counting: one of [`GAP_CLASSES`], or `other`. By the agent's words, of which a newer
     /// agent may have others.
     pub fn class(&self) -> &'static str {
-        const WORDS: [(&str, &str); 13] = [
+        const WORDS: [(&str, &str); 15] = [
             ("agent was not running; it had", "restart"),
             ("stopped without closing", "restart"),
             ("while the agent was not running", "rotated"),
@@ -18,6 +18,8 @@ impl Gap {
             ("queue to the journal", "queue"),
             ("refused", "refused"),
             ("no longer holds", "ring"),
+            ("ring was full", "ring"),
+            ("ring is nearly full", "ring"),
             ("gave way", "queue"),
             ("does not fit", "journal"),
             ("journal", "journal"),
@@ -25,7 +27,8 @@ impl Gap {
             ("deleted", "rotated"),
             ("rotated", "rotated"),
         ];
-        if self.source == "sampler" {
+        // Its own holes lack no seq; samples that were taken and given up do.
+        if self.source == "sampler" && self.after_seq.is_none() {
             return "sampler";
         }
         WORDS.iter().find(|(word, _)| self.reason.contains(word)).map_or("other", |(_, class)| class)
@@ -42,7 +45,7 @@ mod tests {
             Gap {
                 stream: crate::record::Stream::Evidence,
                 source: source.into(),
-                after_seq: None,
+                after_seq: (!reason.starts_with("no sample")).then_some(7),
                 before_seq: None,
                 count: None,
                 from_wall_ns: 0,
@@ -60,6 +63,17 @@ mod tests {
             ("journal", "the collector refused the block: x", "refused"),
             ("journal", "the node no longer holds them", "ring"),
             ("/a.log", "deleted or truncated while the agent was not running", "rotated"),
+            (
+                "log:/a",
+                "the ring was full of what the collector had not acknowledged; the oldest was given up",
+                "ring",
+            ),
+            (
+                "sampler",
+                "the evidence ring is nearly full of what the collector has not acknowledged; samples give way to logs",
+                "ring",
+            ),
+            ("sampler", "the queue to the journal was full", "queue"),
             ("/a.log", "a comet", "other"),
         ] {
             let found = class(source, reason);

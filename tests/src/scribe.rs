@@ -13,6 +13,7 @@ use std::time::Duration;
 pub struct Scribe {
     path: PathBuf,
     written: Arc<AtomicU64>,
+    extra: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -23,16 +24,36 @@ impl Scribe {
     /// # Panics
     /// When the log cannot be made.
     pub fn start(path: &Path, per_second: u64) -> Self {
+        Self::wordy(path, per_second, 0)
+    }
+
+    /// The same with `noise` bytes in each line that do not compress well, so that few of them fill a ring.
+    ///
+    /// # Panics
+    /// When the log cannot be made.
+    pub fn wordy(path: &Path, per_second: u64, noise: usize) -> Self {
         let mut file = OpenOptions::new().create(true).append(true).open(path).expect("the log can be made");
         let (written, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let (count, ending) = (written.clone(), stop.clone());
+        let extra = Arc::new(AtomicU64::new(0));
+        let (count, more, ending) = (written.clone(), extra.clone(), stop.clone());
         let thread = std::thread::spawn(move || {
             while !ending.load(Ordering::Relaxed) {
-                write_some(&mut file, &count, per_second.div_ceil(20));
+                let lines = per_second.div_ceil(20) + more.swap(0, Ordering::Relaxed);
+                write_some(&mut file, &count, lines, noise);
                 std::thread::sleep(Duration::from_millis(50));
             }
         });
-        Self { path: path.to_owned(), written, stop, thread: Some(thread) }
+        Self { path: path.to_owned(), written, extra, stop, thread: Some(thread) }
+    }
+
+    /// Writes `lines` more at once.
+    pub fn burst(&self, lines: u64) {
+        self.extra.fetch_add(lines, Ordering::Relaxed);
+    }
+
+    /// Lines written so far.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
     }
 
     /// The rules under which its lines are evidence, as a rules file.
@@ -82,11 +103,25 @@ impl Drop for Scribe {
     }
 }
 
-fn write_some(file: &mut File, count: &AtomicU64, lines: u64) {
+fn write_some(file: &mut File, count: &AtomicU64, lines: u64, noise: usize) {
     let first = count.load(Ordering::Relaxed) + 1;
-    let text: String = (first..first + lines)
-        .map(|n| format!("app[7]: something to keep seq={n} of a run that may end at any moment\n"))
-        .collect();
+    let mut text = String::new();
+    for n in first..first + lines {
+        text += &format!("app[7]: something to keep seq={n} of a run that may end at any moment");
+        text.extend(words(n).take(noise));
+        text.push('\n');
+    }
     file.write_all(text.as_bytes()).expect("the log can be written");
     count.store(first + lines - 1, Ordering::Relaxed);
+}
+
+/// Words without a meaning, others for each line.
+fn words(line: u64) -> impl Iterator<Item = char> {
+    let mut state = line.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0usize..).map(move |at| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        if at.is_multiple_of(9) { ' ' } else { char::from(b'a' + (state >> 32) as u8 % 26) }
+    })
 }

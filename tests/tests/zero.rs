@@ -5,6 +5,8 @@
 
 #[path = "zero/cycles.rs"]
 mod cycles;
+#[path = "zero/losses.rs"]
+mod losses;
 #[path = "zero/voice.rs"]
 mod voice;
 

@@ -42,6 +42,8 @@ use super::words;
 const MAX_APPLY: Duration = Duration::from_secs(120);
 /// How long to wait for a filesystem that frees in the background (XFS, btrfs, ZFS, F2FS).
 const MAX_SETTLE: Duration = Duration::from_secs(1);
+/// Once some of it showed, and no more for so long, such a filesystem is believed to be done.
+const SETTLED: Duration = Duration::from_millis(200);
 /// Between two looks at such a filesystem.
 const SETTLE_STEP: Duration = Duration::from_millis(20);
 /// Most reasons of one kind in a text.
@@ -378,16 +380,22 @@ impl Cleaner {
         Some(Space { available: bytes(s.f_bavail), free: bytes(s.f_bfree) })
     }
 
-    /// The space after the action; where the filesystem frees in the background, as soon as it shows, or a moment later.
+    /// The space after the action; where the filesystem frees in the background, as soon as it shows, or no more comes, or a
+    /// moment later: others who write meanwhile would hide it for ever, and the next action waits.
     fn settled(&self, root: usize, before: Option<Space>, freed_bytes: u64) -> Option<Space> {
         const IN_BACKGROUND: [i64; 4] = [0x5846_5342, 0x9123_683E, 0x2FC1_2FC1, 0xF2F5_2010];
         let folder = &self.roots.get(root)?.as_ref()?.folder;
         let kind = rustix::fs::fstatfs(folder).map(|s| s.f_type & 0xFFFF_FFFF).unwrap_or(0);
         let began = Instant::now();
+        let (mut most_free, mut grew) = (before.map_or(0, |b| b.free), None::<Instant>);
         loop {
             let after = self.space(root);
             let shows = before.zip(after).is_none_or(|(b, a)| a.free.saturating_sub(b.free) >= freed_bytes);
-            if shows || !IN_BACKGROUND.contains(&kind) || began.elapsed() > MAX_SETTLE {
+            if let Some(now) = after.filter(|now| now.free > most_free) {
+                (most_free, grew) = (now.free, Some(Instant::now()));
+            }
+            let over = grew.is_some_and(|at| at.elapsed() > SETTLED) || began.elapsed() > MAX_SETTLE;
+            if shows || !IN_BACKGROUND.contains(&kind) || over {
                 return after;
             }
             std::thread::sleep(SETTLE_STEP);

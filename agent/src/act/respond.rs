@@ -9,7 +9,8 @@
 //! - One survey or action a mount at a time, and a cooldown after each cleanup. It is not waited for where budgets kept
 //!   back what was needed, or where the mount would be full before it ends; what is done within one cooldown is one
 //!   cleanup to the breaker.
-//! - A cleanup that begins by itself aims beyond the low-water mark by what a fast writer takes during a cooldown.
+//! - A cleanup that begins by itself aims beyond the low-water mark by what a fast writer takes during a cooldown; where
+//!   other mounts fill as well, who is full soonest goes first, and each takes shorter turns (`crowd`).
 //! - A mount that fills again after [`Settings::breaker_cleanups`] cleanups within [`Settings::breaker_window_ns`] is left
 //!   alone for that long; that is a finding ([`Step::NotHolding`]), once each time.
 //! - Mode `plan` makes a plan once an episode, and again only when it expired or the need grew materially.
@@ -21,6 +22,7 @@
 //! Deliberately absent: time, disk, randomness; they come in as arguments.
 
 mod clearance;
+mod crowd;
 mod fall;
 mod need;
 mod orders;
@@ -297,13 +299,7 @@ impl Respond {
     pub fn on_tick(&mut self, now: Moment) -> Vec<Step> {
         self.plans.retain(|kept| kept.expires_boot_ns > now.boot_ns);
         let mut steps = self.watch_permits(now);
-        let mounts: Vec<String> = self
-            .mounts
-            .iter()
-            .filter(|(_, s)| !s.findings.is_empty())
-            .map(|(path, _)| path.clone())
-            .collect();
-        steps.extend(mounts.iter().flat_map(|mount| self.consider(mount, now)));
+        steps.extend(self.by_urgency().iter().flat_map(|mount| self.consider(mount, now)));
         steps
     }
 
@@ -461,6 +457,7 @@ impl Respond {
         }
         let owed = self.owed;
         let automatic = self.mode() == CleanupMode::Auto;
+        let reach_ns = self.reach_ns(mount);
         let Some(site) = self.mounts.get_mut(mount) else { return Vec::new() };
         let Some(figures) = site.figures.clone() else { return Vec::new() };
         let settings = self.settings.of(self.marks.as_ref(), &figures);
@@ -470,7 +467,7 @@ impl Respond {
         let Some(finding) = worst(&site.findings) else { return Vec::new() };
         let mut trigger = trigger(&figures, &site.findings, finding, &settings, owed);
         if automatic {
-            site.fall.reach_further(&mut trigger, settings.cooldown_ns);
+            site.fall.reach_further(&mut trigger, reach_ns);
         }
         if !site.is_due(&trigger, now) {
             return Vec::new();
@@ -520,7 +517,9 @@ impl Site {
         let Some(left) = settings.cooldown_ns.checked_sub(since).filter(|left| *left > 0) else {
             return false;
         };
-        let hurried = self.cut_short || self.fall.is_full_within(figures.available_bytes, left);
+        // What is full falls no more.
+        let full = figures.available_bytes == 0;
+        let hurried = self.cut_short || full || self.fall.is_full_within(figures.available_bytes, left);
         !(hurried && since >= SETTLE_NS)
     }
 

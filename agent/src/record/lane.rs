@@ -41,6 +41,18 @@ pub(crate) struct Evicted {
     pub(crate) last_seq: Seq,
     pub(crate) from_wall_ns: i64,
     pub(crate) to_wall_ns: i64,
+    /// How many records of each source it held; empty where it could not be read any more.
+    pub(crate) sources: Vec<(String, u64)>,
+}
+
+/// What a ring gave up at once.
+#[derive(Debug, Default)]
+pub(crate) struct Eviction {
+    /// The blocks, oldest first.
+    pub(crate) blocks: Vec<Evicted>,
+    /// The seqs that nobody will find here any more: those of the blocks, and what was lost around them before it was sealed,
+    /// which is told already.
+    pub(crate) runs: Vec<(Incarnation, Seq, Seq)>,
 }
 
 /// What opening a lane found.
@@ -301,22 +313,63 @@ impl Lane {
     }
 
     /// Gives up the oldest segment that is not acknowledged, so that the newest can be kept.
-    pub(crate) fn evict_oldest_segment(&mut self) -> Vec<Evicted> {
-        let Some(segment) = self.unacked.front().map(|u| u.at.segment) else { return Vec::new() };
-        let mut evicted = Vec::new();
-        while let Some(u) = self.unacked.front().filter(|u| u.at.segment == segment) {
-            evicted.push(Evicted {
+    pub(crate) fn evict_oldest_segment(&mut self) -> Eviction {
+        let Some(segment) = self.unacked.front().map(|u| u.at.segment) else { return Eviction::default() };
+        let goes = self.unacked.iter().take_while(|u| u.at.segment == segment).count();
+        let mut sources = self.sources_of(segment);
+        let going: Vec<Unacked> = self.unacked.drain(..goes).collect();
+        let mut eviction = Eviction::default();
+        for u in going {
+            let last_seq = self.last_lost_with(&u);
+            match eviction.runs.last_mut().filter(|run| run.0 == u.incarnation) {
+                Some(run) => run.2 = last_seq,
+                None => eviction.runs.push((u.incarnation, self.first_lost_with(&u), last_seq)),
+            }
+            eviction.blocks.push(Evicted {
+                sources: sources.remove(&u.at).unwrap_or_default(),
                 incarnation: u.incarnation,
                 first_seq: u.first_seq,
                 last_seq: u.last_seq,
                 from_wall_ns: u.first_wall_ns,
                 to_wall_ns: u.last_wall_ns,
             });
-            self.unacked.pop_front();
-            self.changed = true;
         }
+        self.changed = true;
         self.release();
-        evicted
+        eviction
+    }
+
+    /// What the blocks of a segment hold, by source. It is read once, when it goes: to remember it of each block would
+    /// cost more.
+    fn sources_of(&self, segment: u64) -> HashMap<Position, Vec<(String, u64)>> {
+        let Ok(reader) = Reader::open(&self.dir) else { return HashMap::new() };
+        let entries = reader.scan(Position { segment, offset: 0 }).map_while(Result::ok);
+        let blocks = entries.take_while(|e| e.at.segment == segment).filter(|e| e.kind == FrameKind::Block);
+        let counts = |block: Block| {
+            block.header().sections.iter().map(|s| (s.source.clone(), u64::from(s.records))).collect()
+        };
+        blocks.filter_map(|e| Some((e.at, counts(Block::decode(e.payload).ok()?)))).collect()
+    }
+
+    /// The first seq that goes with a block: of this run, everything since the newest acknowledgement that is not in a
+    /// block was lost before it was sealed. Of an earlier run the newest acknowledgement may not have been kept.
+    fn first_lost_with(&self, u: &Unacked) -> Seq {
+        if u.incarnation == self.chain.incarnation {
+            self.acked.get(&u.incarnation).map_or(1, |acked| acked.saturating_add(1)).min(u.first_seq)
+        } else {
+            u.first_seq
+        }
+    }
+
+    /// The last seq that goes with the block that was the oldest: up to the next one's first.
+    fn last_lost_with(&self, u: &Unacked) -> Seq {
+        let next = |first: Seq| first.saturating_sub(1).max(u.last_seq);
+        let kept = self.unacked.front().filter(|n| n.incarnation == u.incarnation).map(|n| next(n.first_seq));
+        let waiting = || {
+            let block = self.unsynced.front().filter(|_| u.incarnation == self.chain.incarnation);
+            block.map(|(block, _)| next(block.header().first_seq))
+        };
+        kept.or_else(waiting).unwrap_or(u.last_seq)
     }
 
     /// How full the ring is of what must not be recycled: 0 to 1.

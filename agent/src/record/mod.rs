@@ -8,31 +8,34 @@
 //! - [`Recorder::push`] never waits for the disk; [`Recorder::settlement`] says whether an urgent record is durable, which
 //!   is how an action is refused when its record cannot be kept.
 //! - Urgent records seal at once, the others at 256 KiB or 10 s, and evidence that a finding cites soon after it.
-//! - Whatever is given up comes out as a gap in the urgent stream, at most one per source and second.
+//! - Whatever is given up comes out as a gap in the urgent stream, once, at most one per source, reason and second; a gap
+//!   that finds no room itself is not forgotten.
 //!
 //! Deliberately absent: the network, and any decision about what is worth recording.
 
+mod before;
+mod given_up;
 mod lane;
+mod losses;
 mod queue;
 pub(crate) mod slots;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dogwatch::block::{Predecessor, SEAL_BYTES, Start};
+use dogwatch::block::{SEAL_BYTES, Start};
 use dogwatch::chain::SignedReceipt;
 use dogwatch::clock;
-use dogwatch::journal::{JournalError, Options, Position, Reader};
-use dogwatch::record::{
-    Body, Finding, FindingState, Gap, Incarnation, Kind, Kinds, LogLine, Moment, NodeName, Record, Seq,
-    Stream,
-};
+use dogwatch::journal::{JournalError, Options, Position};
+use dogwatch::record::{Body, Finding, Incarnation, Kind, LogLine, Moment, NodeName, Seq, Stream};
 use ed25519_dalek::SigningKey;
 use tokio::sync::watch;
 
+use before::{count_start, gap_since, newest_lines, urgent_before};
+use given_up::GivenUp;
 use lane::Lane;
 use queue::Queue;
 pub(crate) use slots::Slots;
@@ -44,13 +47,13 @@ pub const SEAL_AFTER: Duration = Duration::from_secs(10);
 /// Evidence that a finding cites is sealed so soon after it: long enough for the lines behind a matched one, and short
 /// enough that whoever is told of the finding finds them.
 pub const CITED_SEAL_AFTER: Duration = Duration::from_millis(500);
-/// Newest blocks of a stream in which the last line of each log is looked up at start. The tail's own checkpoint is at
-/// most a second behind, so a few would do.
-const LOOK_BACK_BLOCKS: usize = 64;
 /// Lost urgent records that are remembered; whoever waits for one asks within seconds.
 const MAX_LOST_REMEMBERED: usize = 1024;
 /// Share of the evidence ring above which samples that nothing cites are no longer spooled.
 const THIN_ABOVE: f64 = 0.75;
+/// Why the oldest blocks of a ring are gone. Read back at the start, so that it is told once ([`GivenUp`]).
+const RING_FULL: &str =
+    "the ring was full of what the collector had not acknowledged; the oldest was given up";
 
 /// How the record is kept.
 #[derive(Debug, Clone)]
@@ -192,6 +195,7 @@ struct State {
     cited_boot_ns: Option<u64>,
     stats: RecordStats,
     kept: [Vec<KeptRange>; 3],
+    given_up: [GivenUp; 3],
     stop: bool,
 }
 
@@ -377,6 +381,12 @@ impl Recorder {
         self.shared.lock().kept[stream.index()].clone()
     }
 
+    /// Of the seqs `first` to `last` of `incarnation`, which this node does not hold, the runs of which no gap record
+    /// tells that the ring gave them up.
+    pub fn untold(&self, stream: Stream, incarnation: Incarnation, first: Seq, last: Seq) -> Vec<(Seq, Seq)> {
+        self.shared.lock().given_up[stream.index()].untold(incarnation, first, last)
+    }
+
     /// Figures of now.
     pub fn stats(&self) -> RecordStats {
         let state = self.shared.lock();
@@ -476,12 +486,12 @@ pub fn open(
         }
     }
     let reader_error = |stream| move |source| RecordError::Journal { stream, source };
-    let active = active_findings(&dir).map_err(reader_error(Stream::Urgent))?;
+    let (active, given_up) = urgent_before(&dir).map_err(reader_error(Stream::Urgent))?;
     let mut newest = newest_lines(&dir, Stream::Evidence).map_err(reader_error(Stream::Evidence))?;
     newest.extend(newest_lines(&dir, Stream::Recorder).map_err(reader_error(Stream::Recorder))?);
 
     let shared = Arc::new(Shared {
-        state: Mutex::new(State { queue, ..State::default() }),
+        state: Mutex::new(State { queue, given_up, ..State::default() }),
         wake: Condvar::new(),
         settled: Condvar::new(),
         durable: watch::Sender::new([0; 3]),
@@ -505,89 +515,6 @@ pub fn open(
         writer,
         Opened { incarnation, start_counter, active, newest_lines: newest, remarks },
     ))
-}
-
-/// Adds one to the start counter. A counter that cannot be written costs only its number.
-fn count_start(state_dir: &Path) -> Result<(u64, Vec<String>), RecordError> {
-    let path = state_dir.join("starts");
-    let failed = |what| {
-        let path = path.display().to_string();
-        move |source| RecordError::State { what, path, source }
-    };
-    let (mut slots, value) = Slots::open(&path).map_err(failed("opening the start counter"))?;
-    let before = value.and_then(|v| v.try_into().ok()).map_or(0, u64::from_le_bytes);
-    let counter = before + 1;
-    let mut remarks = Vec::new();
-    if let Err(e) = slots.write(&counter.to_le_bytes()) {
-        remarks.push(format!("the start counter {} could not be written: {e}", path.display()));
-    }
-    Ok((counter, remarks))
-}
-
-fn gap_since(stream: Stream, before: Predecessor, wall_ns: i64, now: Moment, clean: bool) -> Gap {
-    let reason = if clean {
-        "the agent was not running; it had stopped in order".to_owned()
-    } else {
-        format!(
-            "the agent or its node stopped without closing the journal; what was not yet sealed (at most {} s, urgent \
-             records at most what was being written) is lost, and nothing was recorded until now",
-            SEAL_AFTER.as_secs()
-        )
-    };
-    Gap {
-        stream,
-        source: "journal".to_owned(),
-        after_seq: Some(before.last_seq),
-        before_seq: None,
-        count: if clean { Some(0) } else { None },
-        from_wall_ns: wall_ns.min(now.wall_ns),
-        to_wall_ns: now.wall_ns,
-        reason,
-        incarnation: Some(before.incarnation),
-    }
-}
-
-/// Findings whose newest record in the urgent journal is not `cleared`.
-fn active_findings(dir: &Path) -> Result<Vec<Finding>, JournalError> {
-    let wanted = Kinds::default().with(Kind::Finding);
-    let reader = Reader::open(&dir.join(Stream::Urgent.as_str()))?;
-    let mut active: Vec<Finding> = Vec::new();
-    for (at, info) in reader.blocks()? {
-        if !info.kinds.intersects(wanted) {
-            continue;
-        }
-        for record in read_records(&reader, at, wanted) {
-            if let Body::Finding(f) = record.body {
-                active.retain(|a| a.id != f.id);
-                if f.state != FindingState::Cleared {
-                    active.push(*f);
-                }
-            }
-        }
-    }
-    Ok(active)
-}
-
-/// For each file, the newest line that is durable in the stream's journal.
-fn newest_lines(dir: &Path, stream: Stream) -> Result<Vec<(Stream, LogLine)>, JournalError> {
-    let wanted = Kinds::default().with(Kind::Log);
-    let reader = Reader::open(&dir.join(stream.as_str()))?;
-    let blocks: Vec<_> =
-        reader.blocks()?.into_iter().filter(|(_, info)| info.kinds.intersects(wanted)).collect();
-    let mut newest: BTreeMap<(String, u64), LogLine> = BTreeMap::new();
-    for (at, _) in blocks.iter().rev().take(LOOK_BACK_BLOCKS).rev() {
-        for record in read_records(&reader, *at, wanted) {
-            if let Body::Log(line) = record.body {
-                newest.insert((line.source.clone(), line.inode), line);
-            }
-        }
-    }
-    Ok(newest.into_values().map(|line| (stream, line)).collect())
-}
-
-fn read_records(reader: &Reader, at: Position, wanted: Kinds) -> Vec<Record> {
-    let Ok(Some(entry)) = reader.read_at(at) else { return Vec::new() };
-    dogwatch::block::Block::decode(entry.payload).and_then(|b| b.records(wanted)).unwrap_or_default()
 }
 
 #[cfg(test)]

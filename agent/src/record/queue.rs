@@ -4,9 +4,11 @@
 //! recorder, then samples, then logs; urgent records have a budget of their own that nothing else can use. What gives
 //! way is counted per stream and source, and comes out as [`Gap`] records.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
-use dogwatch::record::{Body, Gap, Kind, Moment, Record, Seq, Stream};
+use dogwatch::record::{Body, Incarnation, Kind, Moment, Record, Seq, Stream};
+
+use super::losses::{Losses, Span};
 
 /// Bytes that recorder and evidence records may hold while they wait.
 ///
@@ -16,8 +18,6 @@ pub(crate) const BULK_BYTES: usize = 6 * 1024 * 1024;
 pub(crate) const URGENT_BYTES: usize = 6 * 1024 * 1024;
 /// Places that an empty queue keeps: what comes in some seconds when nothing happens.
 const KEPT_PLACES: usize = 64;
-/// Most (stream, source) pairs whose losses are told apart; beyond that they are counted together.
-const MAX_LOSS_SOURCES: usize = 64;
 
 /// A record that waits, and what it weighs.
 #[derive(Debug)]
@@ -26,24 +26,13 @@ pub(crate) struct Waiting {
     pub(crate) weight: usize,
 }
 
-/// What was given up of one source in one stream.
-#[derive(Debug, Clone)]
-struct Loss {
-    first_seq: Seq,
-    last_seq: Seq,
-    count: u64,
-    from_wall_ns: i64,
-    to_wall_ns: i64,
-    reason: &'static str,
-}
-
 /// The three queues.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     lanes: [VecDeque<Waiting>; 3],
     bytes: [usize; 3],
     next_seq: [Seq; 3],
-    losses: BTreeMap<(Stream, String), Loss>,
+    losses: Losses,
     dropped: u64,
 }
 
@@ -127,22 +116,36 @@ impl Queue {
         self.dropped
     }
 
-    /// The losses since the last call, as gaps to be recorded.
-    pub(crate) fn take_losses(&mut self) -> Vec<Gap> {
-        std::mem::take(&mut self.losses)
-            .into_iter()
-            .map(|((stream, source), l)| Gap {
-                stream,
-                source,
-                after_seq: Some(l.first_seq - 1),
-                before_seq: Some(l.last_seq + 1),
-                count: Some(l.count),
-                from_wall_ns: l.from_wall_ns,
-                to_wall_ns: l.to_wall_ns,
-                reason: l.reason.to_owned(),
-                incarnation: None,
-            })
-            .collect()
+    /// Notes `count` records of `source` that were taken out long ago, and given up where they were kept.
+    pub(crate) fn gave_up(
+        &mut self,
+        stream: Stream,
+        incarnation: Incarnation,
+        source: String,
+        reason: &'static str,
+        span: Span,
+        count: u64,
+    ) {
+        self.dropped = self.dropped.saturating_add(count);
+        self.losses.note(stream, Some(incarnation), source, reason, span, count);
+    }
+
+    /// Makes gap records of the losses since the last call, as far as there is room for them; the rest waits on. Whether
+    /// there were any.
+    pub(crate) fn tell_losses(&mut self, at: Moment) -> bool {
+        let gaps = self.losses.take();
+        let any = !gaps.is_empty();
+        for gap in gaps {
+            let body = Body::Gap(gap);
+            let fits = self.make_room(Stream::Urgent, Kind::Gap, weigh(&body));
+            match body {
+                Body::Gap(gap) if !fits => self.losses.fold(gap),
+                body => {
+                    self.push(Stream::Urgent, at, body);
+                }
+            }
+        }
+        any
     }
 
     /// Whether losses wait to be told.
@@ -189,24 +192,13 @@ impl Queue {
 
     fn lose(&mut self, stream: Stream, record: &Record, reason: &'static str) {
         self.dropped += 1;
-        let mut key = (stream, record.body.source());
-        if self.losses.len() >= MAX_LOSS_SOURCES && !self.losses.contains_key(&key) {
-            key.1 = "several".to_owned();
+        let wall_ns = record.at.wall_ns;
+        let span = Span { seqs: Some((record.seq, record.seq)), from_wall_ns: wall_ns, to_wall_ns: wall_ns };
+        self.losses.note(stream, None, record.body.source(), reason, span, 1);
+        // What it tells is lost as well, and nobody else knows of it.
+        if let Body::Gap(gap) = &record.body {
+            self.losses.fold(gap.clone());
         }
-        let (seq, wall) = (record.seq, record.at.wall_ns);
-        let loss = self.losses.entry(key).or_insert(Loss {
-            first_seq: seq,
-            last_seq: seq,
-            count: 0,
-            from_wall_ns: wall,
-            to_wall_ns: wall,
-            reason,
-        });
-        loss.count += 1;
-        loss.first_seq = loss.first_seq.min(seq);
-        loss.last_seq = loss.last_seq.max(seq);
-        loss.from_wall_ns = loss.from_wall_ns.min(wall);
-        loss.to_wall_ns = loss.to_wall_ns.max(wall);
     }
 }
 
@@ -264,7 +256,7 @@ pub(crate) fn weigh(body: &Body) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dogwatch::record::{LogLine, Sample};
+    use dogwatch::record::{Gap, LogLine, Sample};
     use proptest::prelude::*;
 
     fn log(bytes: usize) -> Body {
@@ -301,10 +293,47 @@ mod tests {
         assert_eq!(q.lanes[1].len(), 3);
         q.push(Stream::Evidence, at, log(BULK_BYTES / 2 - 600));
         assert_eq!(q.lanes[1].iter().filter(|w| w.record.body.kind() == Kind::Sample).count(), 0);
-        let gaps = q.take_losses();
+        let gaps = q.losses.take();
         assert_eq!(gaps.iter().map(|g| g.count.unwrap()).sum::<u64>(), q.dropped());
         q.push(Stream::Urgent, at, Body::Note("still room".into()));
         assert_eq!(q.lanes[0].len(), 1);
+    }
+
+    #[test]
+    fn a_full_urgent_queue_forgets_no_loss() {
+        let mut q = Queue::default();
+        let at = Moment::default();
+        let gap = |n: u64| {
+            Body::Gap(Gap {
+                stream: Stream::Evidence,
+                source: "log:/var/log/x".into(),
+                after_seq: None,
+                before_seq: None,
+                count: Some(n),
+                from_wall_ns: 0,
+                to_wall_ns: 0,
+                reason: "over the evidence stream's budget".into(),
+                incarnation: None,
+            })
+        };
+        q.push(Stream::Evidence, at, log(BULK_BYTES / 2));
+        q.push(Stream::Evidence, at, log(BULK_BYTES * 3 / 4));
+        q.push(Stream::Urgent, at, Body::Note("x".repeat(URGENT_BYTES - 100)));
+        // A gap that somebody else found, and one of our own: neither fits.
+        q.push(Stream::Urgent, at, gap(7));
+        assert!(q.tell_losses(at));
+        assert!(q.has_losses(), "they wait");
+        while !q.take_run(Stream::Urgent, usize::MAX, usize::MAX).is_empty() {}
+        assert!(q.tell_losses(at));
+        assert!(!q.has_losses());
+        let told = q.take_run(Stream::Urgent, usize::MAX, usize::MAX);
+        let count = |stream: Stream, reason: &str| -> u64 {
+            let gaps = told.iter().filter_map(|r| if let Body::Gap(g) = &r.body { Some(g) } else { None });
+            gaps.filter(|g| g.stream == stream && g.reason.contains(reason)).filter_map(|g| g.count).sum()
+        };
+        assert_eq!(count(Stream::Evidence, "budget"), 7, "{told:?}");
+        assert_eq!(count(Stream::Evidence, "gave way"), 1, "{told:?}");
+        assert_eq!(count(Stream::Urgent, "was full"), 1, "the record that told of the seven: {told:?}");
     }
 
     proptest! {
@@ -320,7 +349,7 @@ mod tests {
                 if size % 5 == 0 {
                     kept[lane].extend(q.take_run(stream, 256 * 1024, 100).iter().map(|r| r.seq));
                 }
-                gaps.extend(q.take_losses());
+                gaps.extend(q.losses.take());
                 prop_assert!(q.bytes(Stream::Evidence) + q.bytes(Stream::Recorder) <= BULK_BYTES);
                 prop_assert!(q.bytes(Stream::Urgent) <= URGENT_BYTES);
             }

@@ -1,8 +1,10 @@
 //! When what is pushed becomes durable.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use dogwatch::record::{Severity, Subject};
+use dogwatch::journal::Reader;
+use dogwatch::record::{FindingState, Gap, Kinds, Severity, Subject};
 
 use super::*;
 
@@ -88,4 +90,115 @@ fn evidence_that_a_finding_cites_does_not_wait_for_its_time() {
 
     recorder.stop();
     writer.join().unwrap().unwrap();
+}
+
+/// A recorder with the smallest rings, whose collector never answers, and its writer at work.
+struct Full {
+    recorder: Recorder,
+    writer: Option<std::thread::JoinHandle<Result<(), String>>>,
+}
+
+impl Full {
+    fn open(state: &Path, run: fn() -> [u8; 16]) -> Self {
+        let config = RecordConfig {
+            state_dir: state.to_owned(),
+            node: "node-1".parse().unwrap(),
+            segment_bytes: 1 << 20,
+            urgent_bytes: 2 << 20,
+            evidence_bytes: 2 << 20,
+            recorder_bytes: 2 << 20,
+            handed_over: true,
+        };
+        let (recorder, writer, _) = open(&config, SigningKey::from_bytes(&[7; 32]), [1; 16], run).unwrap();
+        Self { recorder, writer: Some(std::thread::spawn(move || writer.run())) }
+    }
+
+    /// A line of a log that does not compress, and a sample now and then.
+    fn push(&self, n: u64) {
+        let mut state = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut byte = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        };
+        let source = if n.is_multiple_of(4) { "/var/log/b" } else { "/var/log/a" };
+        let line = (0..30_000).map(|_| byte()).collect();
+        let line = LogLine { source: source.into(), line, ..LogLine::default() };
+        let seq = self.recorder.push(Stream::Evidence, clock::now(), Body::Log(line));
+        let begun = Instant::now();
+        while self.recorder.shared.lock().queue.bytes(Stream::Evidence) > 4 * SEAL_BYTES {
+            assert!(begun.elapsed() < PATIENCE, "line {seq} is never written");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if n.is_multiple_of(10) {
+            self.recorder.push(Stream::Evidence, clock::now(), Body::Sample(Box::default()));
+        }
+    }
+
+    /// Ends it; what its urgent journal tells of the evidence ring.
+    fn end(mut self) -> Vec<Gap> {
+        self.recorder.stop();
+        self.writer.take().unwrap().join().unwrap().unwrap();
+        let reader = Reader::open(&self.recorder.journal_dir(Stream::Urgent)).unwrap();
+        let mut gaps = Vec::new();
+        for (at, _) in reader.blocks().unwrap() {
+            for record in before::read_records(&reader, at, Kinds::default().with(Kind::Gap)) {
+                if let Body::Gap(gap) = record.body
+                    && gap.reason == RING_FULL
+                {
+                    gaps.push(gap);
+                }
+            }
+        }
+        gaps
+    }
+}
+
+impl Drop for Full {
+    fn drop(&mut self) {
+        self.recorder.stop();
+    }
+}
+
+#[test]
+fn what_a_full_ring_gives_up_is_told_by_source_and_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let full = Full::open(dir.path(), || [3; 16]);
+    for n in 1..=200 {
+        full.push(n);
+    }
+    let recorder = full.recorder.clone();
+    let gaps = full.end();
+    let reader = Reader::open(&recorder.journal_dir(Stream::Evidence)).unwrap();
+    let mut left = BTreeMap::<String, u64>::new();
+    let all = Kinds::default().with(Kind::Log).with(Kind::Sample);
+    let mut first = Seq::MAX;
+    for (at, _) in reader.blocks().unwrap() {
+        for record in before::read_records(&reader, at, all) {
+            first = first.min(record.seq);
+            *left.entry(record.body.source()).or_default() += 1;
+        }
+    }
+    let mut told = BTreeMap::<String, u64>::new();
+    for gap in &gaps {
+        assert_eq!((gap.stream, gap.class()), (Stream::Evidence, "ring"));
+        *told.entry(gap.source.clone()).or_default() += gap.count.unwrap();
+    }
+    let sum = |source: &str| told.get(source).copied().unwrap_or(0) + left.get(source).copied().unwrap_or(0);
+    assert_eq!(
+        (sum("log:/var/log/a"), sum("log:/var/log/b"), sum("sampler")),
+        (150, 50, 20),
+        "{told:?} {left:?}"
+    );
+    assert!(told.len() == 3 && first > 1, "{told:?}");
+    assert_eq!(recorder.stats().dropped, told.values().sum::<u64>(), "counted as given up");
+    // Whoever sends finds that hole, and has nothing to say of it; nor has the next run.
+    let run = recorder.incarnation();
+    assert_eq!(recorder.untold(Stream::Evidence, run, 1, first - 1), []);
+    assert_eq!(recorder.untold(Stream::Evidence, run, 1, first), [(first, first)]);
+    assert_eq!(recorder.untold(Stream::Urgent, run, 1, 1), [(1, 1)]);
+    let next = Full::open(dir.path(), || [4; 16]);
+    assert_eq!(next.recorder.untold(Stream::Evidence, run, 1, first - 1), []);
+    next.end();
 }

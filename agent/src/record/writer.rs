@@ -13,8 +13,9 @@ use dogwatch::journal::JournalError;
 use dogwatch::record::{Body, Gap, Incarnation, Kind, Record, Seq, Stream};
 use ed25519_dalek::SigningKey;
 
-use super::lane::{Evicted, Lane};
-use super::{SEAL_AFTER, Shared};
+use super::lane::{Eviction, Lane};
+use super::losses::Span;
+use super::{RING_FULL, SEAL_AFTER, Shared};
 
 /// How often the rings are measured, for metrics: one of a TiB has a million segments.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
@@ -289,39 +290,42 @@ impl Writer {
     }
 
     fn flush_making_room(&mut self, i: usize) -> Result<(), String> {
-        let mut evicted = Vec::new();
-        let result = loop {
+        loop {
             match self.lanes[i].flush(clock::wall_ns()) {
-                Ok(()) => break Ok(()),
+                Ok(()) => return Ok(()),
                 Err(e @ JournalError::Full { .. }) => {
                     let gone = self.lanes[i].evict_oldest_segment();
-                    if gone.is_empty() {
-                        break Err(e.to_string());
+                    if gone.blocks.is_empty() {
+                        return Err(e.to_string());
                     }
-                    evicted.extend(gone);
+                    self.note_evicted(Stream::ALL[i], gone);
                 }
-                Err(e) => break Err(e.to_string()),
+                Err(e) => return Err(e.to_string()),
             }
-        };
-        let mut state = self.shared.lock();
-        let now = clock::now();
-        for run in merge(evicted) {
-            let gap = Gap {
-                stream: Stream::ALL[i],
-                source: "journal".to_owned(),
-                after_seq: Some(run.first_seq.saturating_sub(1)),
-                before_seq: Some(run.last_seq + 1),
-                count: Some(run.last_seq + 1 - run.first_seq),
-                from_wall_ns: run.from_wall_ns,
-                to_wall_ns: run.to_wall_ns,
-                reason:
-                    "the ring was full of what the collector had not acknowledged; the oldest was given up"
-                        .to_owned(),
-                incarnation: Some(run.incarnation),
-            };
-            state.queue.push(Stream::Urgent, now, Body::Gap(gap));
         }
-        result
+    }
+
+    /// Counts what a ring gave up as losses, which are told as soon as there is room for it.
+    fn note_evicted(&self, stream: Stream, gone: Eviction) {
+        let mut state = self.shared.lock();
+        for (incarnation, first, last) in gone.runs {
+            state.given_up[stream.index()].note(incarnation, first, last);
+        }
+        for block in gone.blocks {
+            let span = Span {
+                seqs: Some((block.first_seq, block.last_seq)),
+                from_wall_ns: block.from_wall_ns,
+                to_wall_ns: block.to_wall_ns,
+            };
+            let mut sources = block.sources;
+            if sources.is_empty() {
+                let count = block.last_seq.saturating_add(1).saturating_sub(block.first_seq);
+                sources.push(("journal".to_owned(), count));
+            }
+            for (source, count) in sources {
+                state.queue.gave_up(stream, block.incarnation, source, RING_FULL, span, count);
+            }
+        }
     }
 
     /// Seals a run, in halves while it is over a block's size; a single record that is, is given up and told.
@@ -349,14 +353,7 @@ impl Writer {
 
     /// Records what was given up; whether there was any.
     fn tell_losses(&mut self) -> bool {
-        let mut state = self.shared.lock();
-        let gaps = state.queue.take_losses();
-        let now = clock::now();
-        let told = !gaps.is_empty();
-        for gap in gaps {
-            state.queue.push(Stream::Urgent, now, Body::Gap(gap));
-        }
-        told
+        self.shared.lock().queue.tell_losses(clock::now())
     }
 
     fn note_failure(&self, failed: Option<String>) {
@@ -421,19 +418,4 @@ impl Telling {
         self.every = if any { (self.every * 2).min(TELL_LOSSES_AT_LEAST_EVERY) } else { TELL_LOSSES_EVERY };
         self.next = now + self.every;
     }
-}
-
-/// Joins neighbours of one incarnation.
-fn merge(evicted: Vec<Evicted>) -> Vec<Evicted> {
-    let mut out: Vec<Evicted> = Vec::new();
-    for e in evicted {
-        match out.last_mut() {
-            Some(last) if last.incarnation == e.incarnation => {
-                last.last_seq = e.last_seq;
-                last.to_wall_ns = last.to_wall_ns.max(e.to_wall_ns);
-            }
-            _ => out.push(e),
-        }
-    }
-    out
 }

@@ -503,7 +503,8 @@ fn take_nack(
     }
 }
 
-/// Records that the collector lacks what this node no longer holds; once for each hole.
+/// Records that the collector lacks what this node no longer holds; once for each hole, and but for what the ring gave up,
+/// which is told already.
 fn tell_hole(shared: &Shared, stream: Stream, header: &Header, after: Seq) {
     let (incarnation, before) = (header.incarnation, header.first_seq);
     if before <= after.saturating_add(1)
@@ -511,18 +512,20 @@ fn tell_hole(shared: &Shared, stream: Stream, header: &Header, after: Seq) {
     {
         return;
     }
-    let gap = Gap {
-        stream,
-        source: "uplink".to_owned(),
-        after_seq: Some(after),
-        before_seq: Some(before),
-        count: Some(before - after - 1),
-        from_wall_ns: 0,
-        to_wall_ns: header.first_at.wall_ns,
-        reason: "the collector does not have these records, and the node no longer holds them".to_owned(),
-        incarnation: Some(incarnation),
-    };
-    shared.recorder.push(Stream::Urgent, clock::now(), Body::Gap(gap));
+    for (first, last) in shared.recorder.untold(stream, incarnation, after + 1, before - 1) {
+        let gap = Gap {
+            stream,
+            source: "uplink".to_owned(),
+            after_seq: Some(first - 1),
+            before_seq: Some(last + 1),
+            count: Some(last + 1 - first),
+            from_wall_ns: 0,
+            to_wall_ns: header.first_at.wall_ns,
+            reason: "the collector does not have these records, and the node no longer holds them".to_owned(),
+            incarnation: Some(incarnation),
+        };
+        shared.recorder.push(Stream::Urgent, clock::now(), Body::Gap(gap));
+    }
 }
 
 fn begin_command(

@@ -9,12 +9,14 @@ use crate::act::words;
 
 /// The span of the hourly budgets.
 const HOUR: Duration = Duration::from_secs(3_600);
+/// What goes within it is one entry.
+const TOGETHER: Duration = Duration::from_secs(1);
 
 /// What went in the last hour.
 #[derive(Default)]
 pub(super) struct Ledger {
-    /// When, from which root, how many bytes.
-    entries: VecDeque<(Instant, usize, u64)>,
+    /// Since when, from which root, how many objects and bytes: one for each root and second, so that an hour is bounded.
+    entries: VecDeque<(Instant, usize, u64, u64)>,
 }
 
 impl Ledger {
@@ -26,12 +28,15 @@ impl Ledger {
         index: usize,
         bytes: u64,
     ) -> Result<(), String> {
-        while self.entries.front().is_some_and(|(at, ..)| at.elapsed() > HOUR) {
+        // An entry may be of a whole second.
+        while self.entries.front().is_some_and(|(at, ..)| at.elapsed() > HOUR + TOGETHER) {
             self.entries.pop_front();
         }
         let hour = |root: Option<usize>| {
-            let counts = self.entries.iter().filter(|(_, from, _)| root.is_none_or(|root| root == *from));
-            counts.fold((0, 0u64), |(n, sum), (.., bytes)| (n + 1, sum.saturating_add(*bytes)))
+            let counts = self.entries.iter().filter(|(_, from, ..)| root.is_none_or(|root| root == *from));
+            counts.fold((0u64, 0u64), |(n, sum), (.., objects, bytes)| {
+                (n.saturating_add(*objects), sum.saturating_add(*bytes))
+            })
         };
         within(&rules.policy.budgets, (run.objects, run.bytes), hour(None), bytes)?;
         match &rules.roots()[index].policy.budgets {
@@ -44,7 +49,15 @@ impl Ledger {
     }
 
     pub(super) fn note(&mut self, root: usize, bytes: u64) {
-        self.entries.push_back((Instant::now(), root, bytes));
+        let now = Instant::now();
+        let mut recent =
+            self.entries.iter_mut().rev().take_while(|(at, ..)| now.duration_since(*at) < TOGETHER);
+        match recent.find(|(_, from, ..)| *from == root) {
+            Some((_, _, objects, sum)) => {
+                (*objects, *sum) = (objects.saturating_add(1), sum.saturating_add(bytes));
+            }
+            None => self.entries.push_back((now, root, 1, bytes)),
+        }
     }
 }
 

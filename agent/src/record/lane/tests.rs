@@ -188,7 +188,7 @@ fn what_was_given_up_verifies_as_told() {
     for seq in 1..=20 {
         seal(&mut evidence, seq, 20_000);
         while evidence.flush(1).is_err() {
-            given_up.extend(evidence.evict_oldest_segment());
+            given_up.extend(evidence.evict_oldest_segment().blocks);
         }
     }
     evidence.sign(&key, 1).unwrap();
