@@ -71,6 +71,8 @@ pub struct Crawl {
     linked: HashSet<(u64, u64)>,
     files: Largest,
     usage: Usage,
+    /// What was done so far: entries looked at, and folders opened, entered and completed.
+    work: u64,
     seen_bytes: u64,
     seen_inodes: u64,
     began: Instant,
@@ -109,22 +111,25 @@ impl Crawl {
             options,
             linked: HashSet::new(),
             files: Largest::default(),
+            work: 0,
             seen_bytes: 0,
             seen_inodes: 0,
             began: Instant::now(),
         })
     }
 
-    /// Looks at some `entries` further ones and closes everything again. After [`Step::Done`] there is nothing more.
+    /// Looks at some `entries` further ones and closes everything again. To open, to enter and to complete a folder count as
+    /// much as an entry each: what a step takes has the same bound in a tree of empty folders. After [`Step::Done`] there is
+    /// nothing more.
     pub fn step(&mut self, entries: u64) -> Step {
         let cpu = thread_cpu();
-        let until = self.usage.entries.saturating_add(entries.max(1));
+        let until = self.work.saturating_add(entries.max(1));
         let root = match open_root(&self.path).and_then(|fd| Ok((look(&fd, c"", AtFlags::EMPTY_PATH)?, fd))) {
             Ok((facts, fd)) if MountOf::of(&facts).is(self.mount) => fd,
             Ok(_) | Err(_) => return Step::Gone,
         };
         let mut done = None;
-        while done.is_none() && self.usage.entries < until {
+        while done.is_none() && self.work < until {
             done = self.advance(&root, until);
         }
         self.usage.cpu += thread_cpu().saturating_sub(cpu);
@@ -136,6 +141,7 @@ impl Crawl {
 
     /// Reads on in the present folder, descends, or completes it; gives the root once that is complete.
     fn advance(&mut self, root: &OwnedFd, until: u64) -> Option<Folder> {
+        self.work += 1;
         let level = self.levels.last_mut()?;
         if let Some(cookie) = level.cookie.filter(|_| level.waiting.len() < MAX_WAITING) {
             self.list(root, cookie, until);
@@ -224,7 +230,7 @@ impl Crawl {
             self.entry(&fd, entry.file_name(), entry.file_type());
             let Some(level) = self.levels.last_mut() else { return };
             level.cookie = Some(next);
-            if self.usage.entries >= until || level.waiting.len() >= MAX_WAITING {
+            if self.work >= until || level.waiting.len() >= MAX_WAITING {
                 return;
             }
         }
@@ -242,6 +248,7 @@ impl Crawl {
             return;
         }
         self.usage.entries += 1;
+        self.work += 1;
         let mut kind = kind;
         if kind != FileType::Directory {
             let facts = match look(fd, name, AtFlags::empty()) {

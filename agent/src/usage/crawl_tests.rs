@@ -72,6 +72,30 @@ fn what_went_meanwhile_is_left_out_and_another_mount_at_the_path_ends_it() {
     fs::create_dir(temp.path()).unwrap();
 }
 
+#[test]
+fn a_step_has_its_bound_in_a_tree_of_empty_folders_too() {
+    const STEP: u64 = 50;
+    let temp = TempDir::new().unwrap();
+    for n in 0..700 {
+        fs::create_dir_all(temp.path().join(format!("{n}/empty/empty"))).unwrap();
+    }
+    let mut crawl = Crawl::begin(temp.path(), CrawlOptions::default()).unwrap();
+    let mut before = 0;
+    let usage = loop {
+        match crawl.step(STEP) {
+            Step::More => {
+                // Each folder is entered once, and counted when it is.
+                let entered = crawl.seen_inodes - before;
+                assert!(entered <= STEP, "one step entered {entered} folders");
+                before = crawl.seen_inodes;
+            }
+            Step::Done(usage) => break usage,
+            Step::Gone => panic!("the root stays"),
+        }
+    };
+    assert_eq!((usage.root.inodes, usage.entries), (2_101, 2_100));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
     #[test]
