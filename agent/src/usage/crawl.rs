@@ -21,7 +21,7 @@ use rustix::io::Errno;
 
 use super::pace::thread_cpu;
 use super::tally::{Folder, Largest, Threshold, Usage};
-use super::walk::{MAX_DEPTH, MountOf, PART_TOLD, WalkError, allocated, large_file, look, open};
+use super::walk::{MAX_DEPTH, MountOf, PART_TOLD, WalkError, allocated, large_file, look, open, open_top};
 
 /// Names of folders that wait at one level, some 40 bytes each.
 const MAX_WAITING: usize = 4_096;
@@ -97,17 +97,16 @@ impl Level {
 }
 
 impl Crawl {
-    /// Begins at the folder `path`; symbolic links in `path` itself are resolved. Nothing is read yet.
+    /// Begins at the folder `path`, in which no part may be a symbolic link. Nothing is read yet.
     pub fn begin(path: &Path, options: CrawlOptions) -> Result<Self, WalkError> {
-        let cannot = |source| WalkError::Open { path: path.to_owned(), source };
-        let real = path.canonicalize().map_err(cannot)?;
-        let fd = open_root(&real).map_err(|e| cannot(e.into()))?;
-        let facts = look(&fd, c"", AtFlags::EMPTY_PATH).map_err(|e| cannot(e.into()))?;
+        let cannot = |e: Errno| WalkError::Open { path: path.to_owned(), source: e.into() };
+        let fd = open_top(path).map_err(cannot)?;
+        let facts = look(&fd, c"", AtFlags::EMPTY_PATH).map_err(cannot)?;
         Ok(Self {
             mount: MountOf::of(&facts),
             levels: vec![Level::new(CString::default(), &facts)],
-            usage: Usage { path: real.clone(), ..Usage::default() },
-            path: real,
+            usage: Usage { path: path.to_owned(), ..Usage::default() },
+            path: path.to_owned(),
             options,
             linked: HashSet::new(),
             files: Largest::default(),
@@ -124,7 +123,7 @@ impl Crawl {
     pub fn step(&mut self, entries: u64) -> Step {
         let cpu = thread_cpu();
         let until = self.work.saturating_add(entries.max(1));
-        let root = match open_root(&self.path).and_then(|fd| Ok((look(&fd, c"", AtFlags::EMPTY_PATH)?, fd))) {
+        let root = match open_top(&self.path).and_then(|fd| Ok((look(&fd, c"", AtFlags::EMPTY_PATH)?, fd))) {
             Ok((facts, fd)) if MountOf::of(&facts).is(self.mount) => fd,
             Ok(_) | Err(_) => return Step::Gone,
         };
@@ -348,10 +347,6 @@ fn place(root: &Path, levels: &[Level]) -> PathBuf {
 
 fn root_flags() -> OFlags {
     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW
-}
-
-fn open_root(path: &Path) -> Result<OwnedFd, Errno> {
-    rustix::fs::open(path, root_flags(), Mode::empty())
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ pub mod layout;
 pub mod open_files;
 mod pace;
 mod place;
+mod reach;
 pub mod report;
 pub mod rounds;
 pub mod scout;

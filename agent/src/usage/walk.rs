@@ -96,14 +96,12 @@ pub enum WalkError {
     Thread(std::io::Error),
 }
 
-/// Walks the mount from the folder `path` down; symbolic links in `path` itself are resolved.
+/// Walks the mount from the folder `path` down, in which no part may be a symbolic link.
 pub fn walk(path: &Path, options: &WalkOptions) -> Result<Usage, WalkError> {
     let began = Instant::now();
-    let cannot = |source| WalkError::Open { path: path.to_owned(), source };
-    let real = path.canonicalize().map_err(cannot)?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let fd = rustix::fs::open(&real, flags, Mode::empty()).map_err(|e| cannot(e.into()))?;
-    let facts = look(&fd, c"", AtFlags::EMPTY_PATH).map_err(|e| cannot(e.into()))?;
+    let cannot = |e: Errno| WalkError::Open { path: path.to_owned(), source: e.into() };
+    let fd = open_top(path).map_err(cannot)?;
+    let facts = look(&fd, c"", AtFlags::EMPTY_PATH).map_err(cannot)?;
     let root = Arc::new(Reading {
         parent: None,
         name: Box::default(),
@@ -114,7 +112,7 @@ pub fn walk(path: &Path, options: &WalkOptions) -> Result<Usage, WalkError> {
     });
     let shared = Shared {
         options,
-        path: &real,
+        path,
         mount: MountOf::of(&facts),
         queue: Mutex::new(Queue { waiting: Vec::new(), ended: false }),
         wake: Condvar::new(),
@@ -128,7 +126,7 @@ pub fn walk(path: &Path, options: &WalkOptions) -> Result<Usage, WalkError> {
     };
     lock(&shared.queue).waiting.push(Next::Root(root));
     let parts = run(&shared)?;
-    let mut usage = Usage { path: real.clone(), ..Usage::default() };
+    let mut usage = Usage { path: path.to_owned(), ..Usage::default() };
     for part in parts {
         part.into_usage(&mut usage);
     }
@@ -525,6 +523,20 @@ fn complete(shared: &Shared<'_>, mut folder: Option<Arc<Reading>>) {
         }
         drop(found);
         folder = done.parent.clone();
+    }
+}
+
+/// Opens the folder `path`, in which no part may be a symbolic link: one that was planted since the path was resolved could
+/// lead anywhere, also to a server that does not answer.
+pub(super) fn open_top(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let how = ResolveFlags::NO_SYMLINKS;
+    let mut tries = 0;
+    loop {
+        match rustix::fs::openat2(rustix::fs::CWD, path, flags, Mode::empty(), how) {
+            Err(Errno::AGAIN | Errno::INTR) if tries < LOOKUP_TRIES => tries += 1,
+            other => return other,
+        }
     }
 }
 
