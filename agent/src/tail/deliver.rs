@@ -110,7 +110,10 @@ impl Tailer {
             if more && !buffer[..n].contains(&b'\n') {
                 return self.pass_hole(file, hole, now, out);
             }
+            file.waiting_at = (!more).then_some(size);
         }
+        // What is left unread here waits until the file changes.
+        let end = if hole.is_some() { size } else { file.scan + n as u64 };
         self.stats.bytes += n as u64;
         self.read_budget.take(n as u64);
         let block = &buffer[..n];
@@ -120,7 +123,7 @@ impl Tailer {
         let next = if more { Next::More } else { Next::Done };
         match memrchr(b'\n', block) {
             Some(last) => {
-                file.waiting_at = (!more && last + 1 < n).then_some(file.scan + n as u64);
+                file.waiting_at = (!more && (last + 1 < n || hole.is_some())).then_some(end);
                 let flow = self.deliver(file, &block[..=last], Ends::Newline, now, out);
                 if flow.is_break() { Next::Stopped } else { next }
             }
@@ -131,7 +134,7 @@ impl Tailer {
                 if flow.is_break() { Next::Stopped } else { next }
             }
             None => {
-                file.waiting_at = (n > 0).then_some(file.scan + n as u64);
+                file.waiting_at = (n > 0 || hole.is_some()).then_some(end);
                 next
             }
         }
