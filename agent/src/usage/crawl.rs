@@ -21,7 +21,8 @@ use rustix::io::Errno;
 
 use super::pace::thread_cpu;
 use super::tally::{Folder, Largest, Threshold, Usage};
-use super::walk::{MAX_DEPTH, MountOf, PART_TOLD, WalkError, allocated, large_file, look, open, open_top};
+use super::entry::{MountOf, allocated, large_file, look, open, open_top};
+use super::walk::{MAX_DEPTH, PART_TOLD, WalkError};
 
 /// Names of folders that wait at one level, some 40 bytes each.
 const MAX_WAITING: usize = 4_096;

@@ -111,7 +111,7 @@ proptest! {
             write(path.join(format!("f{n}")), *bytes);
         }
         for told in [all(), Threshold { bytes: smallest, inodes: u64::MAX, part: 0 }] {
-            let options = WalkOptions { threads: 1, told, files: 20, cpu_share: None, stop: Arc::default(), until: None };
+            let options = WalkOptions { threads: 1, most_threads: 1, told, files: 20, cpu_share: None, stop: Arc::default(), until: None };
             let walked = walk(temp.path(), &options).unwrap();
             let crawled = crawl(temp.path(), told, step);
             prop_assert_eq!(&crawled.root, &walked.root);

@@ -11,10 +11,12 @@
 //!
 //! Deliberately absent: judging what may go (`act` does).
 
+mod batch;
 pub mod blame;
 pub mod census;
 mod containers;
 pub mod crawl;
+mod entry;
 pub mod growth;
 mod host_path;
 pub mod layout;

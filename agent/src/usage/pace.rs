@@ -40,6 +40,49 @@ impl Pace {
     }
 }
 
+/// Least time over which a thread's waiting is judged: some reads of a slow disk, and long against what the judging costs.
+const JUDGED: Duration = Duration::from_millis(5);
+
+/// Whether a thread waits (for its disk, mostly) more than it works. To wait for a CPU is no such waiting.
+#[derive(Debug)]
+pub(super) struct Waits {
+    since: Instant,
+    cpu: Duration,
+    delayed: Option<Duration>,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self { since: Instant::now(), cpu: thread_cpu(), delayed: delayed() }
+    }
+}
+
+impl Waits {
+    /// Whether it did since it was last judged; false where nobody can tell, or too soon to tell.
+    pub(super) fn mostly(&mut self) -> bool {
+        if self.since.elapsed() < JUDGED {
+            return false;
+        }
+        let before = std::mem::take(self);
+        let (Some(delayed), Some(delayed_before)) = (self.delayed, before.delayed) else { return false };
+        let worked = self.cpu.saturating_sub(before.cpu) + delayed.saturating_sub(delayed_before);
+        worked * 2 < self.since - before.since
+    }
+
+    /// What `wait` gives; the time that it takes is not judged.
+    pub(super) fn over<T>(&mut self, wait: impl FnOnce() -> T) -> T {
+        let given = wait();
+        *self = Self::default();
+        given
+    }
+}
+
+/// For how long this thread was ready to run and had no CPU (schedstat in proc(5)), where the kernel counts it.
+fn delayed() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
+}
+
 /// What work in the background may take.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Budget {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::open_files::read_bounded;
 use super::show::Filesystem;
-use super::walk::open_top;
+use super::entry::open_top;
 use crate::sample::{Roots, mountinfo};
 
 /// Types that only memory holds: who writes there is told by what holds memory.

@@ -26,7 +26,8 @@ use super::scout::APART;
 use super::show::Filesystem;
 use super::site::{Site, compare};
 use super::tally::Usage;
-use super::walk::{WalkOptions, open_top, walk};
+use super::entry::open_top;
+use super::walk::{WalkOptions, walk};
 use crate::sample::{Pods, Roots};
 
 /// Questions that wait.
@@ -212,6 +213,7 @@ impl Inquiry {
         let folder = reach(&self.roots, Path::new(path))?;
         let options = WalkOptions {
             threads: 1,
+            most_threads: 1,
             cpu_share: Some(ASKED_CPU),
             until: Some(until),
             ..WalkOptions::at_once()

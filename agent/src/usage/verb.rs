@@ -34,7 +34,7 @@ pub struct UsageArgs {
     /// Look twice at open files, 5 s apart: who writes, and what is deleted and still open
     #[arg(long)]
     writers: bool,
-    /// Threads that read folders [default: one a CPU]
+    /// Threads that read folders [default: one a CPU, and up to four while they wait for the disk]
     #[arg(long, conflicts_with = "cpu", value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: Option<u16>,
     /// Per cent of one CPU that it may use; it then walks as the agent does by itself: on one thread, in the idle classes,
@@ -65,7 +65,7 @@ pub fn main(args: &UsageArgs) -> ExitCode {
     };
     let mut options = WalkOptions::at_once();
     if let Some(threads) = args.threads {
-        options.threads = usize::from(threads);
+        (options.threads, options.most_threads) = (threads.into(), threads.into());
     }
     let how = match args.cpu {
         Some(percent) => How::Crawl(Budget {

@@ -9,6 +9,7 @@ use super::*;
 fn everything(threads: usize) -> WalkOptions {
     WalkOptions {
         threads,
+        most_threads: threads,
         told: Threshold { bytes: 0, inodes: 0, part: 0 },
         files: 5,
         cpu_share: None,
