@@ -21,13 +21,14 @@ use rustix::io::Errno;
 
 use super::pace::thread_cpu;
 use super::tally::{Folder, Largest, Threshold, Usage};
+use super::batch::Batch;
 use super::entry::{MountOf, allocated, large_file, look, open, open_top};
 use super::walk::{MAX_DEPTH, PART_TOLD, WalkError};
 
 /// Names of folders that wait at one level, some 40 bytes each.
 const MAX_WAITING: usize = 4_096;
-/// Bytes of entries that are asked for at once.
-const LISTING_BYTES: usize = 32 * 1024;
+/// Bytes of entries that are asked for at once: those of a step, for the rest would be listed again by the next one.
+const LISTING_BYTES: usize = 8 * 1024;
 /// Folders that could not be read, and mounts, that are named; the rest is counted.
 const MAX_NAMED: usize = 20;
 
@@ -215,23 +216,27 @@ impl Crawl {
             }
         };
         let mut buffer = Vec::with_capacity(LISTING_BYTES);
-        let mut entries = RawDir::new(&fd, buffer.spare_capacity_mut() as &mut [MaybeUninit<u8>]);
-        while let Some(entry) = entries.next() {
-            let entry = match entry {
-                Ok(entry) => entry,
-                Err(Errno::NOENT) => break,
+        let mut listing = RawDir::new(&fd, buffer.spare_capacity_mut() as &mut [MaybeUninit<u8>]);
+        let mut batch = Batch::default();
+        loop {
+            let most = usize::try_from(until.saturating_sub(self.work).max(1)).unwrap_or(usize::MAX);
+            match batch.fill(&mut listing, most) {
+                Ok(Some(behind)) => {
+                    for (name, kind) in batch.entries() {
+                        self.entry(&fd, name, kind);
+                    }
+                    let Some(level) = self.levels.last_mut() else { return };
+                    level.cookie = Some(behind);
+                    if self.work >= until || level.waiting.len() >= MAX_WAITING {
+                        return;
+                    }
+                }
+                Ok(None) => break,
                 Err(error) => {
                     let path = self.here();
                     self.cannot(path, format!("the folder cannot be read to its end: {error}"));
                     break;
                 }
-            };
-            let next = entry.next_entry_cookie();
-            self.entry(&fd, entry.file_name(), entry.file_type());
-            let Some(level) = self.levels.last_mut() else { return };
-            level.cookie = Some(next);
-            if self.work >= until || level.waiting.len() >= MAX_WAITING {
-                return;
             }
         }
         self.end_listing();
@@ -244,9 +249,6 @@ impl Crawl {
     }
 
     fn entry(&mut self, fd: &OwnedFd, name: &std::ffi::CStr, kind: FileType) {
-        if name == c"." || name == c".." {
-            return;
-        }
         self.usage.entries += 1;
         self.work += 1;
         let mut kind = kind;

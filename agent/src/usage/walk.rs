@@ -29,7 +29,7 @@ use rustix::io::Errno;
 use super::batch::Batch;
 use super::entry::{MountOf, allocated, large_file, look, open, open_top};
 use super::pace::{Pace, Waits, thread_cpu};
-use super::tally::{Folder, LargeFile, Largest, Threshold, Usage};
+use super::tally::{Folder, Largest, Threshold, Usage};
 
 /// Deepest folder beneath the root that is entered: a descriptor is open for each one on the way.
 pub const MAX_DEPTH: usize = 256;
