@@ -159,6 +159,26 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn a_thread_waits_that_blocks_and_not_one_that_works_or_lacks_a_cpu() {
+        let mut waits = Waits::default();
+        assert!(!waits.mostly(), "too soon to tell");
+        let (_open, never) = std::sync::mpsc::channel::<()>();
+        assert!(never.recv_timeout(JUDGED * 4).is_err());
+        assert!(waits.mostly());
+        let until = thread_cpu() + JUDGED * 2;
+        while thread_cpu() < until {
+            std::hint::spin_loop();
+        }
+        assert!(!waits.mostly());
+        waits.over(|| never.recv_timeout(JUDGED * 4).is_err());
+        let until = thread_cpu() + JUDGED * 2;
+        while thread_cpu() < until {
+            std::hint::spin_loop();
+        }
+        assert!(!waits.mostly(), "what is waited for on purpose does not count");
+    }
+
     proptest! {
         // More entries than these in one piece would want a rest beyond the longest.
         #[test]

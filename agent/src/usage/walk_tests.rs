@@ -2,6 +2,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
 use proptest::prelude::*;
+use rustix::fs::{Mode, OFlags};
 use tempfile::TempDir;
 
 use super::*;
