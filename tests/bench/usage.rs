@@ -34,9 +34,10 @@ const DD_MIB: u64 = 512;
 const MAX_LOSS_PERCENT: f64 = 5.0;
 /// The budgeted walk runs so long before a `dd` begins: its own start is no part of it.
 const SETTLE: Duration = Duration::from_millis(500);
-/// Published walkers: package, program, version.
-const PEERS: [(&str, &str, &str); 2] =
-    [("parallel-disk-usage", "pdu", "0.24.0"), ("diskus", "diskus", "0.9.0")];
+/// Published walkers: package, program, version, and what it is told. `pdu` takes a loop device for a disk that turns and would
+/// use one thread.
+const PEERS: [(&str, &str, &str, &[&str]); 2] =
+    [("parallel-disk-usage", "pdu", "0.24.0", &["--threads=max"]), ("diskus", "diskus", "0.9.0", &[])];
 
 pub(crate) fn measure(table: &mut Table) -> Result<()> {
     let agent = shipped_agent()?;
@@ -58,7 +59,7 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
     ];
     for (peer, program) in PEERS.iter().zip(peers) {
         let name = format!("{} {}", peer.1, peer.2);
-        walkers.push(Walker { name, program, args: of_tree(&[]) });
+        walkers.push(Walker { name, program, args: of_tree(peer.3) });
     }
     agrees(&walkers)?;
     rows(table, "warm", &rounds(&walkers, WARM_ROUNDS, false)?, Some(MAX_WARM_SECONDS));
@@ -264,7 +265,7 @@ fn peers() -> Result<Vec<PathBuf>> {
     let own = std::env::current_exe().context("finding this program")?;
     let root = own.parent().context("this program has no folder")?.join("bench-peers");
     let mut programs = Vec::new();
-    for (package, program, version) in PEERS {
+    for (package, program, version, _) in PEERS {
         let path = root.join(format!("{program}-{version}")).join("bin").join(program);
         if !path.is_file() {
             eprintln!("   installing {package} {version}: a minute or two, once");

@@ -84,7 +84,8 @@ impl Rig {
         let window = read_some(&file, near, 64 << 10).unwrap();
         let to = near + window.iter().position(|b| *b == b'\n').unwrap() as u64;
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        rustix::fs::fallocate(&file, flags, from, to - from).expect("the folder of temporary files can punch holes");
+        rustix::fs::fallocate(&file, flags, from, to - from)
+            .expect("the folder of temporary files can punch holes");
         assert!(may_have_holes(&file.metadata().unwrap()));
         to
     }
@@ -100,7 +101,9 @@ fn of_a_pod(n: usize) -> String {
 
 #[test]
 fn a_reader_that_lags_behind_a_cut_goes_on_behind_it_and_says_how_much_it_missed() {
-    for (name, line) in [("app.log".to_owned(), numbered as fn(usize) -> String), (format!("{POD}/0.log"), of_a_pod)] {
+    for (name, line) in
+        [("app.log".to_owned(), numbered as fn(usize) -> String), (format!("{POD}/0.log"), of_a_pod)]
+    {
         let lines: Vec<String> = (0..40_000).map(line).collect();
         let length = lines[0].len() as u64;
         let mut rig = Rig::new(&name, &lines);
@@ -117,14 +120,16 @@ fn a_reader_that_lags_behind_a_cut_goes_on_behind_it_and_says_how_much_it_missed
             assert!(got.iter().all(|l| !l.contains('\0')), "a line of zeros was handed on");
             let before = (from.max(read as u64 * length) / length) as usize;
             let behind = (to / length) as usize + 1;
-            let numbers: Vec<usize> =
-                got.iter().map(|l| l[..8].parse().unwrap()).collect();
+            let numbers: Vec<usize> = got.iter().map(|l| l[..8].parse().unwrap()).collect();
             let expected: Vec<usize> = (0..before).chain(behind..40_000).collect();
             assert_eq!(numbers, expected, "cut from {from} after {read} lines");
             let gaps = rig.gaps();
             assert_eq!(gaps.len(), 1, "{gaps:?}");
             assert_eq!((gaps[0].from_offset, gaps[0].to_offset), (before as u64 * length, Some(to + 1)));
-            assert_eq!((gaps[0].bytes, gaps[0].stream), (Some(to + 1 - before as u64 * length), None::<Stream>));
+            assert_eq!(
+                (gaps[0].bytes, gaps[0].stream),
+                (Some(to + 1 - before as u64 * length), None::<Stream>)
+            );
             assert!(gaps[0].reason.contains("cut out"), "{}", gaps[0].reason);
         }
     }

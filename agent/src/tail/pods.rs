@@ -123,7 +123,8 @@ impl Tailer {
         }
         let (bytes, is_cut) = behind_zeros(handle, &bytes);
         let from = to - bytes.len() as u64;
-        let whole = if from == 0 && !is_cut { 0 } else { memchr(b'\n', bytes).map_or(bytes.len(), |i| i + 1) };
+        let whole =
+            if from == 0 && !is_cut { 0 } else { memchr(b'\n', bytes).map_or(bytes.len(), |i| i + 1) };
         let (block, base) = (&bytes[whole..], from + whole as u64);
         let mut unwrapped = Unwrapped::default();
         let most = self.config.max_line_bytes + MASK_MARGIN;

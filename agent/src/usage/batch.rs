@@ -34,7 +34,11 @@ impl Batch {
     ///
     /// # Errors
     /// The folder cannot be read on. The batch is empty then.
-    pub(super) fn fill<Fd: AsFd>(&mut self, listing: &mut RawDir<'_, Fd>, most: usize) -> Result<Option<u64>, Errno> {
+    pub(super) fn fill<Fd: AsFd>(
+        &mut self,
+        listing: &mut RawDir<'_, Fd>,
+        most: usize,
+    ) -> Result<Option<u64>, Errno> {
         self.names.clear();
         self.entries.clear();
         let mut behind = None;
@@ -60,6 +64,8 @@ impl Batch {
     /// The names of the entries, and what they are as far as the listing told.
     pub(super) fn entries(&self) -> impl Iterator<Item = (&CStr, FileType)> {
         // Each has its NUL.
-        self.entries.iter().map(|e| (CStr::from_bytes_until_nul(&self.names[e.at..]).unwrap_or_default(), e.kind))
+        self.entries
+            .iter()
+            .map(|e| (CStr::from_bytes_until_nul(&self.names[e.at..]).unwrap_or_default(), e.kind))
     }
 }

@@ -19,10 +19,10 @@ use std::time::Instant;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Statx};
 use rustix::io::Errno;
 
-use super::pace::thread_cpu;
-use super::tally::{Folder, Largest, Threshold, Usage};
 use super::batch::Batch;
 use super::entry::{MountOf, allocated, large_file, look, open, open_top};
+use super::pace::thread_cpu;
+use super::tally::{Folder, Largest, Threshold, Usage};
 use super::walk::{MAX_DEPTH, PART_TOLD, WalkError};
 
 /// Names of folders that wait at one level, some 40 bytes each.

@@ -7,9 +7,9 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::entry::open_top;
 use super::open_files::read_bounded;
 use super::show::Filesystem;
-use super::entry::open_top;
 use crate::sample::{Roots, mountinfo};
 
 /// Types that only memory holds: who writes there is told by what holds memory.
@@ -29,7 +29,10 @@ pub(super) fn on_node(roots: &Roots, mount: &str) -> Result<PathBuf, String> {
 ///
 /// # Errors
 /// Nothing is mounted there, or a server stands behind it or behind a folder on the way, and may not answer.
-pub(super) fn local<'t, 'a>(entries: &'t [mountinfo::Entry<'a>], mount: &str) -> Result<&'t mountinfo::Entry<'a>, String> {
+pub(super) fn local<'t, 'a>(
+    entries: &'t [mountinfo::Entry<'a>],
+    mount: &str,
+) -> Result<&'t mountinfo::Entry<'a>, String> {
     // The last one mounted at a path is the one that is seen.
     let at = |path: &Path| entries.iter().rev().find(|e| *e.path == *path.as_os_str().as_bytes());
     let mut way = Path::new(mount).ancestors();
@@ -56,7 +59,9 @@ pub(super) fn walked(roots: &Roots) -> Vec<String> {
     let parsed = mountinfo::parse(&table);
     let local = |e: &&mountinfo::Entry<'_>| {
         local(&parsed.entries, &String::from_utf8_lossy(&e.path)).is_ok()
-            && !IN_MEMORY.contains(&&*e.fs) && !e.is_read_only() && *e.fs != *b"overlay"
+            && !IN_MEMORY.contains(&&*e.fs)
+            && !e.is_read_only()
+            && *e.fs != *b"overlay"
     };
     let watched = mountinfo::select(&parsed.entries).into_iter();
     watched.filter(local).filter_map(|e| String::from_utf8(e.path.to_vec()).ok()).collect()
@@ -117,7 +122,10 @@ mod tests {
         assert_eq!(on_node(&roots, "/var/lib"), Ok(dir.path().join("var/lib")));
         assert!(on_node(&roots, "/srv").unwrap_err().contains("served from elsewhere"));
         let behind = on_node(&roots, "/srv/disk").unwrap_err();
-        assert_eq!(behind, "/srv/disk is served from elsewhere (nfs4 at /srv)", "the way to it leads over a server");
+        assert_eq!(
+            behind, "/srv/disk is served from elsewhere (nfs4 at /srv)",
+            "the way to it leads over a server"
+        );
         assert!(on_node(&roots, "/gone").unwrap_err().contains("nothing is mounted"));
     }
 }

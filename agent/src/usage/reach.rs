@@ -23,8 +23,8 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::place::table;
-use crate::sample::mountinfo::{self, Entry};
 use crate::sample::Roots;
+use crate::sample::mountinfo::{self, Entry};
 
 /// Links on one way, as the kernel follows (path_resolution(7)).
 const MAX_LINKS: usize = 40;
@@ -118,7 +118,9 @@ impl Way<'_> {
             parts += 1;
             if parts > MAX_PARTS || links > MAX_LINKS {
                 let asked = self.asked.display();
-                return Err(NoWay::Other(format!("{asked} leads through too many links; name the folder itself")));
+                return Err(NoWay::Other(format!(
+                    "{asked} leads through too many links; name the folder itself"
+                )));
             }
             match part {
                 Part::Up => {
@@ -139,7 +141,8 @@ impl Way<'_> {
         }
         let path = self.lexical();
         let mount = self.covering(&path);
-        let mount = mount.ok_or_else(|| NoWay::Absent(format!("{} lies on no mount", self.asked.display())))?;
+        let mount =
+            mount.ok_or_else(|| NoWay::Absent(format!("{} lies on no mount", self.asked.display())))?;
         self.may_be_touched(mount)?;
         if *mount.fs == *b"autofs" {
             return Err(self.remote(mount));

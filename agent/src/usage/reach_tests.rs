@@ -113,7 +113,8 @@ fn a_question_that_leads_to_a_dead_server_is_answered_and_so_is_the_next() {
 
         const PATIENCE: Duration = Duration::from_secs(60);
         let temp = TempDir::new().unwrap();
-        let (share, link, there) = (temp.path().join("share"), temp.path().join("link"), temp.path().join("there"));
+        let (share, link, there) =
+            (temp.path().join("share"), temp.path().join("link"), temp.path().join("there"));
         fs::create_dir(&share).unwrap();
         fs::create_dir(&there).unwrap();
         symlink(share.join("logs"), &link).unwrap();

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use super::blame::Blame;
 use super::containers::layout;
 use super::crawl::{Crawl, CrawlOptions, Step};
+use super::entry::open_top;
 use super::layout::Layout;
 use super::pace::{Budget, Paced, be_idle};
 use super::place::{filesystem, is_whole};
@@ -26,7 +27,6 @@ use super::scout::APART;
 use super::show::Filesystem;
 use super::site::{Site, compare};
 use super::tally::Usage;
-use super::entry::open_top;
 use super::walk::{WalkOptions, walk};
 use crate::sample::{Pods, Roots};
 
@@ -111,12 +111,7 @@ fn within(at: &Path, budget: Budget) -> Result<Usage, String> {
 }
 
 /// Walks a folder of the node.
-pub(super) fn report(
-    roots: &Roots,
-    folder: &Reached,
-    how: &How,
-    besides: &Besides,
-) -> Result<Report, NoWay> {
+pub(super) fn report(roots: &Roots, folder: &Reached, how: &How, besides: &Besides) -> Result<Report, NoWay> {
     let Reached { path, at, mount } = folder;
     let facts = open_top(at).and_then(rustix::fs::fstat).map_err(|e| {
         let why = format!("{}: {e}", path.display());

@@ -100,7 +100,8 @@ fn find(roots: &Roots, path: &Path) -> Result<Reached, NoWay> {
         other => return other,
     }
     let there = named.clone();
-    let real = Aside::new(SERVER_ANSWERS_WITHIN).look(&named, move || there.canonicalize()).map_err(NoWay::Other)?;
+    let real =
+        Aside::new(SERVER_ANSWERS_WITHIN).look(&named, move || there.canonicalize()).map_err(NoWay::Other)?;
     match real {
         Ok(real) => Ok(Reached { path: real.clone(), at: real, mount: None }),
         Err(e) => {

@@ -346,7 +346,8 @@ impl Worker {
         }
         room.listing.reserve(LISTING_BYTES);
         let (mut bytes, mut inodes) = (0u64, 0u64);
-        let mut listing = RawDir::new(&folder.fd, room.listing.spare_capacity_mut() as &mut [MaybeUninit<u8>]);
+        let mut listing =
+            RawDir::new(&folder.fd, room.listing.spare_capacity_mut() as &mut [MaybeUninit<u8>]);
         loop {
             match room.batch.fill(&mut listing, usize::MAX) {
                 Ok(Some(_)) => {}
