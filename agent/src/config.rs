@@ -211,6 +211,7 @@ fn walk(root: &mut Section, around: Around) -> Config {
             name: r.name.clone(),
             severity: r.severity,
             summary: r.summary.clone(),
+            security: r.security,
         };
         detect.logs.rules = tail.rules.rules().iter().map(meaning).collect();
     }

@@ -37,9 +37,21 @@ const DD_MIB: u64 = 512;
 const MAX_LOSS_PERCENT: f64 = 5.0;
 /// The budgeted walk runs so long before a `dd` begins: its own start is no part of it.
 const SETTLE: Duration = Duration::from_millis(500);
-/// Published walkers: package, program, version, seconds on the design's machine.
-const PEERS: [(&str, &str, &str, f64); 2] =
-    [("parallel-disk-usage", "pdu", "0.24.0", 0.76), ("diskus", "diskus", "0.9.0", 0.85)];
+/// Published walkers.
+const PEERS: [Peer; 2] = [
+    // It takes a loop device for a disk that turns and would use one thread.
+    Peer { package: "parallel-disk-usage", program: "pdu", version: "0.24.0", args: &["--threads=max"], seconds: 0.76 },
+    Peer { package: "diskus", program: "diskus", version: "0.9.0", args: &[], seconds: 0.85 },
+];
+
+struct Peer {
+    package: &'static str,
+    program: &'static str,
+    version: &'static str,
+    args: &'static [&'static str],
+    /// What it needed on the design's machine.
+    seconds: f64,
+}
 
 pub(crate) fn measure(table: &mut Table) -> Result<()> {
     let agent = shipped_agent()?;
@@ -60,12 +72,12 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
         Walker { name: "du -s".to_owned(), program: "du".into(), args: of_tree(&["-s"]) },
     ];
     for (peer, program) in PEERS.iter().zip(peers) {
-        let name = format!("{} {}", peer.1, peer.2);
-        walkers.push(Walker { name, program, args: of_tree(&[]) });
+        let name = format!("{} {}", peer.program, peer.version);
+        walkers.push(Walker { name, program, args: of_tree(peer.args) });
     }
     agrees(&walkers)?;
     let wanted: Vec<f64> =
-        [DU_SECONDS].into_iter().chain(PEERS.map(|p| p.3)).map(|theirs| WARM_SECONDS / theirs).collect();
+        [DU_SECONDS].into_iter().chain(PEERS.map(|p| p.seconds)).map(|theirs| WARM_SECONDS / theirs).collect();
     rows(table, "warm", &rounds(&walkers, WARM_ROUNDS, false)?, &wanted);
     rows(table, "cold", &rounds(&walkers, COLD_ROUNDS, true)?, &[]);
     beside(table, &agent, &tree, &fs.path().join("dd"))
@@ -270,7 +282,7 @@ fn peers() -> Result<Vec<PathBuf>> {
     let own = std::env::current_exe().context("finding this program")?;
     let root = own.parent().context("this program has no folder")?.join("bench-peers");
     let mut programs = Vec::new();
-    for (package, program, version) in PEERS {
+    for Peer { package, program, version, .. } in PEERS {
         let path = root.join(format!("{program}-{version}")).join("bin").join(program);
         if !path.is_file() {
             eprintln!("   installing {package} {version}: a minute or two, once");

@@ -32,7 +32,7 @@ impl Aside {
     ///
     /// # Errors
     /// It did not come back in time, or too many others did not.
-    pub(super) fn look<T: Send + 'static>(
+    pub(crate) fn look<T: Send + 'static>(
         &self,
         path: &Path,
         look: impl FnOnce() -> T + Send + 'static,

@@ -20,6 +20,9 @@ pub(super) const SUBJECT_KIND: &str = "log";
 /// Findings that are told apart by their source.
 const MAX_SOURCES: usize = 1_000;
 
+/// The fact that tells a collector whether a finding is of somebody who gets in, or tries to.
+const SECURITY: &str = "security";
+
 /// The subject of what is folded.
 const OTHER_SOURCES: &str = "(other sources)";
 
@@ -117,7 +120,8 @@ impl LogDetector {
         }
         for key in over {
             if let Some(open) = self.open.remove(&key) {
-                out.push(open.clear(tick, &key.1, &self.config));
+                let rule = self.config.rules.iter().find(|r| r.name == key.0);
+                out.push(open.clear(tick, &key.1, rule, &self.config));
             }
         }
     }
@@ -131,13 +135,16 @@ impl Open {
         self.case.update(tick, statement)
     }
 
-    fn clear(self, tick: Tick<'_>, source: &str, config: &LogConfig) -> Finding {
+    fn clear(self, tick: Tick<'_>, source: &str, rule: Option<&LogRule>, config: &LogConfig) -> Finding {
         let quiet = words::duration(config.quiet.as_secs_f64());
         let summary = format!("no more matches in {source} for {quiet}; {} in all", lines(self.count));
         let why = format!(
             "Cleared after {quiet} without a matching line. Lines are counted from this run's start."
         );
-        self.case.clear(tick, summary, why, vec![Fact::new("matches", self.count)])
+        // Of a rule that is configured no more, what was said before holds to the end.
+        let before = self.case.finding().facts.iter().find(|f| f.key == SECURITY && rule.is_none()).cloned();
+        let facts = facts(rule, self.count).into_iter().chain(before).collect();
+        self.case.clear(tick, summary, why, facts)
     }
 }
 
@@ -160,10 +167,15 @@ fn statement(
             words::duration(config.update_interval.as_secs_f64()),
             words::duration(config.quiet.as_secs_f64()),
         ),
-        facts: vec![Fact::new("matches", count)],
+        facts: facts(rule, count),
         since: Vec::new(),
         pod: None,
     }
+}
+
+fn facts(rule: Option<&LogRule>, count: u64) -> Vec<Fact> {
+    let security = rule.and_then(|r| r.security).map(|said| Fact::new(SECURITY, said));
+    [Fact::new("matches", count)].into_iter().chain(security).collect()
 }
 
 fn lines(count: u64) -> String {

@@ -144,7 +144,7 @@ impl Rig {
             for fact in &f.facts {
                 let unit = [
                     "bytes", "percent", "inodes", "seconds", "second", "name", "type", "number", "cgroup",
-                    "raised", "matches", "_ns", "mount",
+                    "raised", "matches", "_ns", "mount", "security",
                 ];
                 assert!(unit.iter().any(|u| fact.key.contains(u)), "{} has no unit", fact.key);
             }

@@ -86,6 +86,9 @@ impl Roots {
     /// The host's, seen from a container that has the host's root at `rootfs` and shares its PID namespace: the table
     /// is that of the host's process 1.
     pub fn of_host(rootfs: &Path) -> Self {
+        // Readers that follow no link beneath it must not meet one in its own name.
+        let real = rootfs.canonicalize();
+        let rootfs = real.as_deref().unwrap_or(rootfs);
         Self {
             proc: rootfs.join("proc"),
             sys: rootfs.join("sys"),

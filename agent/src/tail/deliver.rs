@@ -6,6 +6,7 @@ use dogwatch::record::{LogLine, Moment, Stream};
 use memchr::{memchr, memchr_iter, memrchr};
 
 use super::follow::{Dropped, Followed, Place, read_full, read_some};
+use super::holes::{behind_zeros, may_have_holes, missing, next_hole, written};
 use super::lines::{Piece, choose, last_lines};
 use super::tailer::{CHUNK_BYTES, Tailer};
 use super::{Keep, TailEvent, TailGap};
@@ -67,15 +68,18 @@ impl Tailer {
 
     fn advance_into(&mut self, file: &mut Followed, buffer: &mut [u8], now: Moment, out: Out<'_>) -> Next {
         let Some(handle) = &file.file else { return Next::Done };
-        let read = handle.metadata().and_then(|m| Ok((m.len(), read_full(handle, buffer, file.scan)?)));
-        // The head is compared after reading: what was read before it changed is not handed on as the old content.
-        let (size, n, same) = match read.and_then(|(size, n)| Ok((size, n, file.unchanged(size)?))) {
+        // What the file is, is asked after reading: what was read before somebody cut it or began it anew is then known as that.
+        let read = read_full(handle, buffer, file.scan).and_then(|n| Ok((n, handle.metadata()?)));
+        // The head is compared after reading too: what was read before it changed is not handed on as the old content.
+        let seen = read.and_then(|(n, metadata)| Ok((file.unchanged(metadata.len())?, n, metadata)));
+        let (same, mut n, metadata) = match seen {
             Ok(seen) => seen,
             Err(e) => {
                 self.report(&file.path.clone(), &format!("cannot be read: {e}"), now);
                 return Next::Done;
             }
         };
+        let size = metadata.len();
         if !same {
             return self.begin_anew(file, size, now, out);
         }
@@ -86,32 +90,52 @@ impl Tailer {
                 return Next::Done;
             }
         }
-        let backlog = size.saturating_sub(file.scan);
+        let Some(handle) = file.file.as_ref() else { return Next::Done };
+        let sparse = may_have_holes(&metadata);
+        let hole = if sparse { missing(handle, &buffer[..n], file.scan, size) } else { None };
+        let mut backlog = size.saturating_sub(file.scan);
+        if sparse && backlog > self.config.max_backlog_bytes {
+            // What nobody can read does not wait to be read.
+            let hole = next_hole(handle, file.scan, size);
+            backlog -= hole.map_or(0, |h| h.to - h.from);
+        }
         if backlog > self.config.max_backlog_bytes {
             return self.skip_ahead(file, size, out);
         }
+        let mut more = n == CHUNK_BYTES;
+        if let Some(hole) = hole {
+            // First what is before it. Where it reaches the end of the file, what is written next may begin in it.
+            n = (hole.from - file.scan) as usize;
+            more = hole.to < size;
+            if more && !buffer[..n].contains(&b'\n') {
+                return self.pass_hole(file, hole, now, out);
+            }
+            file.waiting_at = (!more).then_some(size);
+        }
+        // What is left unread here waits until the file changes.
+        let end = if hole.is_some() { size } else { file.scan + n as u64 };
         self.stats.bytes += n as u64;
         self.read_budget.take(n as u64);
         let block = &buffer[..n];
         if file.long {
             return self.skip_long(file, block, out);
         }
-        let more = if n == CHUNK_BYTES { Next::More } else { Next::Done };
+        let next = if more { Next::More } else { Next::Done };
         match memrchr(b'\n', block) {
             Some(last) => {
-                file.waiting_at = (n < CHUNK_BYTES && last + 1 < n).then_some(file.scan + n as u64);
+                file.waiting_at = (!more && (last + 1 < n || hole.is_some())).then_some(end);
                 let flow = self.deliver(file, &block[..=last], Ends::Newline, now, out);
-                if flow.is_break() { Next::Stopped } else { more }
+                if flow.is_break() { Next::Stopped } else { next }
             }
             None if n == CHUNK_BYTES => {
                 let flow = self.deliver(file, block, Ends::Later, now, out);
                 file.long = true;
                 file.scan += n as u64;
-                if flow.is_break() { Next::Stopped } else { more }
+                if flow.is_break() { Next::Stopped } else { next }
             }
             None => {
-                file.waiting_at = (n > 0).then_some(file.scan + n as u64);
-                more
+                file.waiting_at = (n > 0 || hole.is_some()).then_some(end);
+                next
             }
         }
     }
@@ -158,8 +182,9 @@ impl Tailer {
             && let Some(handle) = &file.file
         {
             let rest = read_some(handle, file.offset, CHUNK_BYTES).unwrap_or_default();
+            let rest = written(handle, &rest);
             if !rest.is_empty() && !rest.contains(&b'\n') {
-                self.deliver(file, &rest, Ends::Nothing, now, out)?;
+                self.deliver(file, rest, Ends::Nothing, now, out)?;
             }
         }
         self.cut(file, now, out)?;
@@ -198,7 +223,7 @@ impl Tailer {
         self.progress(file, out)
     }
 
-    fn gap(
+    pub(super) fn gap(
         &mut self,
         file: &mut Followed,
         stream: Option<Stream>,
@@ -420,7 +445,9 @@ impl Tailer {
         if bytes.len() as u64 != file.offset - from || bytes.last() != Some(&b'\n') {
             return ControlFlow::Continue(());
         }
-        for range in last_lines(&bytes, count, from == 0) {
+        let (bytes, is_cut) = behind_zeros(handle, &bytes);
+        let from = file.offset - bytes.len() as u64;
+        for range in last_lines(bytes, count, from == 0 && !is_cut) {
             let at = from + range.start as u64;
             let piece = Piece { range, rules: Vec::new(), evidence: true, after: file.after };
             // Its mark is that of the place where reading stands: nothing behind it is dealt with.

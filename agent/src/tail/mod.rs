@@ -1,7 +1,7 @@
 //! Tails log files: follows them through rotation, finds the lines that rules name, and hands them on, masked.
 //!
 //! Modules stand in the order in which a line passes them: [`discover`] finds files, [`follow`] keeps hold of one
-//! through renames and truncation, [`pattern`], [`rules`] and [`matcher`] say which lines matter, [`lines`] adds their
+//! through renames and truncation, [`holes`] passes over what was cut out of it, [`pattern`], [`rules`] and [`matcher`] say which lines matter, [`lines`] adds their
 //! context, [`mask`] takes secrets out, [`tailer`] does this for all files within budgets, [`checkpoint`] remembers how
 //! far it got, [`watch`] is the thread around it.
 //!
@@ -9,7 +9,7 @@
 //! - A line is handed on at most once for each stream while the agent runs. Over a crash, reading goes on from the
 //!   checkpoint, which moves only over what the caller says is durable ([`Tailer::durable`]), and skips what the
 //!   caller's journal holds already ([`Resume`]): together that is exactly once.
-//! - What is skipped (truncated before it was read, over a budget, deleted unread) is said as a [`TailGap`], and no
+//! - What is skipped (truncated or cut out before it was read, over a budget, deleted unread) is said as a [`TailGap`], and no
 //!   [`Mark`] passes a gap that was not said.
 //! - Memory does not depend on what a log holds: one buffer of 256 KiB, and some hundred bytes for each file.
 //!
@@ -25,6 +25,7 @@ pub mod checkpoint;
 mod deliver;
 mod discover;
 mod follow;
+mod holes;
 mod judge;
 mod lines;
 pub mod mask;

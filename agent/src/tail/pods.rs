@@ -10,6 +10,7 @@ use memchr::{memchr, memchr_iter};
 
 use super::deliver::{MASK_MARGIN, Out, Taken};
 use super::follow::{Followed, read_some};
+use super::holes::behind_zeros;
 use super::lines::{Piece, choose};
 use super::runtime::{Joiner, Message, Unwrapped};
 use super::tailer::Tailer;
@@ -120,7 +121,10 @@ impl Tailer {
         if bytes.len() as u64 != to - from || bytes.last() != Some(&b'\n') {
             return ControlFlow::Continue(());
         }
-        let whole = if from == 0 { 0 } else { memchr(b'\n', &bytes).map_or(bytes.len(), |i| i + 1) };
+        let (bytes, is_cut) = behind_zeros(handle, &bytes);
+        let from = to - bytes.len() as u64;
+        let whole =
+            if from == 0 && !is_cut { 0 } else { memchr(b'\n', bytes).map_or(bytes.len(), |i| i + 1) };
         let (block, base) = (&bytes[whole..], from + whole as u64);
         let mut unwrapped = Unwrapped::default();
         let most = self.config.max_line_bytes + MASK_MARGIN;

@@ -1,7 +1,7 @@
 //! Rules: which lines are worth keeping as evidence, and which words in them are secrets.
 //!
-//! A rules file is YAML: `rules:` (name, match, source, severity, summary, context_before, context_after) and `masks:`
-//! (name, match). Unknown keys are refused, and every mistake of a file is reported in one go, with the rule's name,
+//! A rules file is YAML: `rules:` (name, match, source, severity, summary, context_before, context_after, security) and
+//! `masks:` (name, match). Unknown keys are refused, and every mistake of a file is reported in one go, with the rule's name,
 //! the key, what is wrong and what to write instead. The file that ships with the agent is compiled in
 //! ([`RuleSet::shipped`]).
 
@@ -35,7 +35,7 @@ const MAX_SUMMARY_CHARS: usize = 200;
 const SHIPPED: &str = include_str!("../../../deploy/config/rules.yaml");
 
 const RULE_KEYS: &[&str] =
-    &["name", "match", "source", "severity", "summary", "context_before", "context_after"];
+    &["name", "match", "source", "severity", "summary", "context_before", "context_after", "security"];
 
 /// One rule.
 #[derive(Debug, Clone)]
@@ -54,6 +54,8 @@ pub struct Rule {
     pub context_before: u8,
     /// Lines after a match that are kept with it.
     pub context_after: u8,
+    /// Whether a match tells of somebody who gets in, or tries to; `None`: the file does not say.
+    pub security: Option<bool>,
     hir: Hir,
     glob: Option<GlobMatcher>,
 }
@@ -299,6 +301,16 @@ impl Reading {
         });
         let context_before = self.lines(&place, entry, "context_before", DEFAULT_CONTEXT_BEFORE);
         let context_after = self.lines(&place, entry, "context_after", DEFAULT_CONTEXT_AFTER);
+        let security = match entry.get("security") {
+            None | Some(Value::Null) => None,
+            Some(Value::Bool(said)) => Some(*said),
+            Some(other) => {
+                let other: String = other.to_string().chars().take(60).collect();
+                let remedy = "write true where a match tells of an intrusion or an attempt, else false";
+                self.mistake(&place, "security", &format!("{other} is neither true nor false"), remedy);
+                None
+            }
+        };
         if let (true, Some(severity), Some(hir)) = (before == self.mistakes.len(), severity, hir) {
             self.rules.push(Rule {
                 name,
@@ -308,6 +320,7 @@ impl Reading {
                 summary,
                 context_before,
                 context_after,
+                security,
                 hir,
                 glob,
             });

@@ -14,6 +14,8 @@ fn names(set: &RuleSet, line: &str) -> Vec<String> {
 fn the_shipped_rules_know_what_the_kernel_and_the_daemons_print() {
     let set = RuleSet::shipped();
     assert!(set.rules().len() >= 8);
+    let of_security: Vec<_> = set.rules().iter().filter(|r| r.security.is_some()).collect();
+    assert!(matches!(of_security[..], [rule] if rule.name == "failed-login" && rule.security == Some(true)));
     for (rule, line) in [
         (
             "oom-kill",
@@ -107,6 +109,7 @@ rules:
     source: '/var/[log'
     context_after: 51
     context_before: -1
+    security: maybe
   - just text
 masks:
   - name: empty
@@ -115,7 +118,7 @@ masks:
     let error = RuleSet::parse("rules.yaml", text).unwrap_err();
     let said = error.to_string();
     for needle in [
-        "rules.yaml: 14 mistakes",
+        "rules.yaml: 15 mistakes",
         "the file, rulez: no such key",
         "rule 1 (bad-regex), match: not a regular expression: unclosed group at character 4",
         "rule 2 (bad-regex), colour: no such key; use one of name, match,",
@@ -128,6 +131,7 @@ masks:
         "rule 3, source: ",
         "rule 3, context_after: 51 is not a number of lines; write a whole number from 0 to 50",
         "rule 3, context_before: -1 is not",
+        "rule 3, security: \"maybe\" is neither true nor false",
         "rules entry 4: not a mapping",
         "mask 1 (empty), match: matches the empty text",
     ] {

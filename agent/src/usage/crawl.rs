@@ -19,14 +19,16 @@ use std::time::Instant;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Statx};
 use rustix::io::Errno;
 
+use super::batch::Batch;
+use super::entry::{MountOf, allocated, large_file, look, open, open_top};
 use super::pace::thread_cpu;
 use super::tally::{Folder, Largest, Threshold, Usage};
-use super::walk::{MAX_DEPTH, MountOf, PART_TOLD, WalkError, allocated, large_file, look, open};
+use super::walk::{MAX_DEPTH, PART_TOLD, WalkError};
 
 /// Names of folders that wait at one level, some 40 bytes each.
 const MAX_WAITING: usize = 4_096;
-/// Bytes of entries that are asked for at once.
-const LISTING_BYTES: usize = 32 * 1024;
+/// Bytes of entries that are asked for at once: those of a step, for the rest would be listed again by the next one.
+const LISTING_BYTES: usize = 8 * 1024;
 /// Folders that could not be read, and mounts, that are named; the rest is counted.
 const MAX_NAMED: usize = 20;
 
@@ -71,6 +73,8 @@ pub struct Crawl {
     linked: HashSet<(u64, u64)>,
     files: Largest,
     usage: Usage,
+    /// What was done so far: entries looked at, and folders opened, entered and completed.
+    work: u64,
     seen_bytes: u64,
     seen_inodes: u64,
     began: Instant,
@@ -95,36 +99,38 @@ impl Level {
 }
 
 impl Crawl {
-    /// Begins at the folder `path`; symbolic links in `path` itself are resolved. Nothing is read yet.
+    /// Begins at the folder `path`, in which no part may be a symbolic link. Nothing is read yet.
     pub fn begin(path: &Path, options: CrawlOptions) -> Result<Self, WalkError> {
-        let cannot = |source| WalkError::Open { path: path.to_owned(), source };
-        let real = path.canonicalize().map_err(cannot)?;
-        let fd = open_root(&real).map_err(|e| cannot(e.into()))?;
-        let facts = look(&fd, c"", AtFlags::EMPTY_PATH).map_err(|e| cannot(e.into()))?;
+        let cannot = |e: Errno| WalkError::Open { path: path.to_owned(), source: e.into() };
+        let fd = open_top(path).map_err(cannot)?;
+        let facts = look(&fd, c"", AtFlags::EMPTY_PATH).map_err(cannot)?;
         Ok(Self {
             mount: MountOf::of(&facts),
             levels: vec![Level::new(CString::default(), &facts)],
-            usage: Usage { path: real.clone(), ..Usage::default() },
-            path: real,
+            usage: Usage { path: path.to_owned(), ..Usage::default() },
+            path: path.to_owned(),
             options,
             linked: HashSet::new(),
             files: Largest::default(),
+            work: 0,
             seen_bytes: 0,
             seen_inodes: 0,
             began: Instant::now(),
         })
     }
 
-    /// Looks at some `entries` further ones and closes everything again. After [`Step::Done`] there is nothing more.
+    /// Looks at some `entries` further ones and closes everything again. To open, to enter and to complete a folder count as
+    /// much as an entry each: what a step takes has the same bound in a tree of empty folders. After [`Step::Done`] there is
+    /// nothing more.
     pub fn step(&mut self, entries: u64) -> Step {
         let cpu = thread_cpu();
-        let until = self.usage.entries.saturating_add(entries.max(1));
-        let root = match open_root(&self.path).and_then(|fd| Ok((look(&fd, c"", AtFlags::EMPTY_PATH)?, fd))) {
+        let until = self.work.saturating_add(entries.max(1));
+        let root = match open_top(&self.path).and_then(|fd| Ok((look(&fd, c"", AtFlags::EMPTY_PATH)?, fd))) {
             Ok((facts, fd)) if MountOf::of(&facts).is(self.mount) => fd,
             Ok(_) | Err(_) => return Step::Gone,
         };
         let mut done = None;
-        while done.is_none() && self.usage.entries < until {
+        while done.is_none() && self.work < until {
             done = self.advance(&root, until);
         }
         self.usage.cpu += thread_cpu().saturating_sub(cpu);
@@ -136,6 +142,7 @@ impl Crawl {
 
     /// Reads on in the present folder, descends, or completes it; gives the root once that is complete.
     fn advance(&mut self, root: &OwnedFd, until: u64) -> Option<Folder> {
+        self.work += 1;
         let level = self.levels.last_mut()?;
         if let Some(cookie) = level.cookie.filter(|_| level.waiting.len() < MAX_WAITING) {
             self.list(root, cookie, until);
@@ -209,23 +216,27 @@ impl Crawl {
             }
         };
         let mut buffer = Vec::with_capacity(LISTING_BYTES);
-        let mut entries = RawDir::new(&fd, buffer.spare_capacity_mut() as &mut [MaybeUninit<u8>]);
-        while let Some(entry) = entries.next() {
-            let entry = match entry {
-                Ok(entry) => entry,
-                Err(Errno::NOENT) => break,
+        let mut listing = RawDir::new(&fd, buffer.spare_capacity_mut() as &mut [MaybeUninit<u8>]);
+        let mut batch = Batch::default();
+        loop {
+            let most = usize::try_from(until.saturating_sub(self.work).max(1)).unwrap_or(usize::MAX);
+            match batch.fill(&mut listing, most) {
+                Ok(Some(behind)) => {
+                    for (name, kind) in batch.entries() {
+                        self.entry(&fd, name, kind);
+                    }
+                    let Some(level) = self.levels.last_mut() else { return };
+                    level.cookie = Some(behind);
+                    if self.work >= until || level.waiting.len() >= MAX_WAITING {
+                        return;
+                    }
+                }
+                Ok(None) => break,
                 Err(error) => {
                     let path = self.here();
                     self.cannot(path, format!("the folder cannot be read to its end: {error}"));
                     break;
                 }
-            };
-            let next = entry.next_entry_cookie();
-            self.entry(&fd, entry.file_name(), entry.file_type());
-            let Some(level) = self.levels.last_mut() else { return };
-            level.cookie = Some(next);
-            if self.usage.entries >= until || level.waiting.len() >= MAX_WAITING {
-                return;
             }
         }
         self.end_listing();
@@ -238,10 +249,8 @@ impl Crawl {
     }
 
     fn entry(&mut self, fd: &OwnedFd, name: &std::ffi::CStr, kind: FileType) {
-        if name == c"." || name == c".." {
-            return;
-        }
         self.usage.entries += 1;
+        self.work += 1;
         let mut kind = kind;
         if kind != FileType::Directory {
             let facts = match look(fd, name, AtFlags::empty()) {
@@ -341,10 +350,6 @@ fn place(root: &Path, levels: &[Level]) -> PathBuf {
 
 fn root_flags() -> OFlags {
     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW
-}
-
-fn open_root(path: &Path) -> Result<OwnedFd, Errno> {
-    rustix::fs::open(path, root_flags(), Mode::empty())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! own table of mounts says which folder of the filesystem stands behind that name, and the node's table where that folder
 //! is. The name found so is looked up and must lead to the same inode; else the node's name is unknown.
 //!
-//! Invariants: nothing is opened or followed at the end of a path; nothing is looked up on a filesystem that is served from
+//! Invariants: nothing is opened, and no link followed; nothing is looked up on, or through, a filesystem that is served from
 //! elsewhere.
 
 use std::ffi::OsStr;
@@ -12,7 +12,7 @@ use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::AtFlags;
+use rustix::fs::{Mode, OFlags, ResolveFlags, Stat};
 
 use crate::sample::Roots;
 use crate::sample::mountinfo::{self, Entry};
@@ -49,11 +49,11 @@ pub(super) fn on_host(roots: &Roots, file: Named<'_>) -> Option<PathBuf> {
     let node = mountinfo::parse(&node).entries;
     let is_it = |path: &Path| {
         let on = over(&node, path)?;
-        let seen = roots.rootfs.join(path.strip_prefix("/").unwrap_or(path));
         let same = !on.is_remote()
-            && rustix::fs::statat(rustix::fs::CWD, seen, AtFlags::SYMLINK_NOFOLLOW)
+            && !leads_over_a_server(&node, path)
+            && facts(roots, path)
                 // An overlay shows the inode of the layer beneath, and a device of its own.
-                .is_ok_and(|s| s.st_ino == file.inode && (file.upper.is_some() || s.st_dev == file.device));
+                .is_some_and(|s| s.st_ino == file.inode && (file.upper.is_some() || s.st_dev == file.device));
         same.then_some(())
     };
     // No name of what is deleted can be looked up; the node's own processes call it what it was called.
@@ -94,6 +94,22 @@ fn as_mounted(
     };
     names.retain(|name| is_it(name));
     names
+}
+
+/// Whether a filesystem that is served from elsewhere, other than the root, is mounted on the way to `name`.
+fn leads_over_a_server(table: &[Entry<'_>], name: &Path) -> bool {
+    table.iter().any(|e| e.is_remote() && *e.path != *b"/" && name.starts_with(path(&e.path)))
+}
+
+/// What is at `path` of the node, where no part of that is a link: what a process calls so may be a link elsewhere, and lead to
+/// a server that does not answer.
+fn facts(roots: &Roots, path: &Path) -> Option<Stat> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = rustix::fs::open(&roots.rootfs, flags | OFlags::DIRECTORY, Mode::empty()).ok()?;
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let path = path.strip_prefix("/").unwrap_or(path);
+    let fd = rustix::fs::openat2(root, path, flags | OFlags::NOFOLLOW, Mode::empty(), how).ok()?;
+    rustix::fs::fstat(fd).ok()
 }
 
 /// The mount that `name` lies on: of the deepest, the last one made.

@@ -11,16 +11,19 @@
 //!
 //! Deliberately absent: judging what may go (`act` does).
 
+mod batch;
 pub mod blame;
 pub mod census;
 mod containers;
 pub mod crawl;
+mod entry;
 pub mod growth;
 mod host_path;
 pub mod layout;
 pub mod open_files;
 mod pace;
 mod place;
+mod reach;
 pub mod report;
 pub mod rounds;
 pub mod scout;

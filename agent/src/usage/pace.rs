@@ -40,6 +40,49 @@ impl Pace {
     }
 }
 
+/// Least time over which a thread's waiting is judged: some reads of a slow disk, and long against what the judging costs.
+const JUDGED: Duration = Duration::from_millis(5);
+
+/// Whether a thread waits (for its disk, mostly) more than it works. To wait for a CPU is no such waiting.
+#[derive(Debug)]
+pub(super) struct Waits {
+    since: Instant,
+    cpu: Duration,
+    delayed: Option<Duration>,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self { since: Instant::now(), cpu: thread_cpu(), delayed: delayed() }
+    }
+}
+
+impl Waits {
+    /// Whether it did since it was last judged; false where nobody can tell, or too soon to tell.
+    pub(super) fn mostly(&mut self) -> bool {
+        if self.since.elapsed() < JUDGED {
+            return false;
+        }
+        let before = std::mem::take(self);
+        let (Some(delayed), Some(delayed_before)) = (self.delayed, before.delayed) else { return false };
+        let worked = self.cpu.saturating_sub(before.cpu) + delayed.saturating_sub(delayed_before);
+        worked * 2 < self.since - before.since
+    }
+
+    /// What `wait` gives; the time that it takes is not judged.
+    pub(super) fn over<T>(&mut self, wait: impl FnOnce() -> T) -> T {
+        let given = wait();
+        *self = Self::default();
+        given
+    }
+}
+
+/// For how long this thread was ready to run and had no CPU (schedstat in proc(5)), where the kernel counts it.
+fn delayed() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
+}
+
 /// What work in the background may take.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Budget {
@@ -115,6 +158,26 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_thread_waits_that_blocks_and_not_one_that_works_or_lacks_a_cpu() {
+        let mut waits = Waits::default();
+        assert!(!waits.mostly(), "too soon to tell");
+        let (_open, never) = std::sync::mpsc::channel::<()>();
+        assert!(never.recv_timeout(JUDGED * 4).is_err());
+        assert!(waits.mostly());
+        let until = thread_cpu() + JUDGED * 2;
+        while thread_cpu() < until {
+            std::hint::spin_loop();
+        }
+        assert!(!waits.mostly());
+        waits.over(|| never.recv_timeout(JUDGED * 4).is_err());
+        let until = thread_cpu() + JUDGED * 2;
+        while thread_cpu() < until {
+            std::hint::spin_loop();
+        }
+        assert!(!waits.mostly(), "what is waited for on purpose does not count");
+    }
 
     proptest! {
         // More entries than these in one piece would want a rest beyond the longest.

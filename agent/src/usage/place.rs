@@ -1,12 +1,13 @@
 //! Where the node's mounts are, seen from here: which may be walked, which one a path lies on, and what they say of themselves.
 //!
 //! A filesystem that is served from elsewhere is refused by the table of mounts alone, before anything asks it: a thread that
-//! waits for a server which does not answer could not be stopped.
+//! waits for a server which does not answer could not be stopped. So is one to which the way leads over such a filesystem.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
+use super::entry::open_top;
 use super::open_files::read_bounded;
 use super::show::Filesystem;
 use crate::sample::{Roots, mountinfo};
@@ -20,14 +21,31 @@ const IN_MEMORY: [&[u8]; 2] = [b"tmpfs", b"devtmpfs"];
 /// Nothing is mounted there, or it may not answer.
 pub(super) fn on_node(roots: &Roots, mount: &str) -> Result<PathBuf, String> {
     let table = table(roots)?;
-    let parsed = mountinfo::parse(&table);
-    // The last one mounted there is the one that is seen.
-    let entry = parsed.entries.iter().rev().find(|e| *e.path == *mount.as_bytes());
-    let entry = entry.ok_or_else(|| format!("nothing is mounted at {mount} any more"))?;
-    if entry.is_remote() {
-        return Err(format!("{mount} is served from elsewhere ({})", String::from_utf8_lossy(&entry.fs)));
-    }
+    local(&mountinfo::parse(&table).entries, mount)?;
     Ok(seen(roots, Path::new(OsStr::from_bytes(mount.as_bytes()))))
+}
+
+/// What `entries` show at `mount`.
+///
+/// # Errors
+/// Nothing is mounted there, or a server stands behind it or behind a folder on the way, and may not answer.
+pub(super) fn local<'t, 'a>(
+    entries: &'t [mountinfo::Entry<'a>],
+    mount: &str,
+) -> Result<&'t mountinfo::Entry<'a>, String> {
+    // The last one mounted at a path is the one that is seen.
+    let at = |path: &Path| entries.iter().rev().find(|e| *e.path == *path.as_os_str().as_bytes());
+    let mut way = Path::new(mount).ancestors();
+    let entry = way.next().and_then(at).ok_or_else(|| format!("nothing is mounted at {mount} any more"))?;
+    // What lies on a root that is served from elsewhere is reached with it, or nothing is.
+    let remote = way.filter(|p| p.parent().is_some()).filter_map(at).chain([entry]).find(|e| e.is_remote());
+    match remote {
+        Some(remote) => {
+            let (fs, path) = (String::from_utf8_lossy(&remote.fs), String::from_utf8_lossy(&remote.path));
+            Err(format!("{mount} is served from elsewhere ({fs} at {path})"))
+        }
+        None => Ok(entry),
+    }
 }
 
 /// A path of the node's, seen from here.
@@ -35,49 +53,15 @@ pub(super) fn seen(roots: &Roots, path: &Path) -> PathBuf {
     roots.rootfs.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// A path that is seen here, as the node calls it.
-pub(super) fn called(roots: &Roots, path: &Path) -> PathBuf {
-    path.strip_prefix(&roots.rootfs).map_or_else(|_| path.to_owned(), |p| Path::new("/").join(p))
-}
-
-/// Why no mount could be found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct NoMount {
-    pub(super) why: String,
-    /// Whether there is no such thing.
-    pub(super) absent: bool,
-}
-
-/// The mount that the folder `path` of the node lies on, by the longest name; `path` without links or `..`.
-pub(super) fn mount_of(roots: &Roots, path: &Path) -> Result<String, NoMount> {
-    let no = |why: String, absent| NoMount { why, absent };
-    let plain = path.is_absolute() && !path.components().any(|c| matches!(c, Component::ParentDir));
-    if !plain {
-        return Err(no(format!("{} is no plain absolute path; write it from /", path.display()), true));
-    }
-    let table = table(roots).map_err(|why| no(why, false))?;
-    let parsed = mountinfo::parse(&table);
-    let holds = |e: &&mountinfo::Entry<'_>| path.starts_with(OsStr::from_bytes(&e.path));
-    // Of several at one place the last is the one that is seen.
-    let entry = parsed.entries.iter().filter(holds).max_by_key(|e| e.path.len());
-    let entry = entry.ok_or_else(|| no(format!("{} lies on no mount", path.display()), true))?;
-    let mount = String::from_utf8_lossy(&entry.path).into_owned();
-    if entry.is_remote() {
-        let fs = String::from_utf8_lossy(&entry.fs);
-        return Err(no(
-            format!("{} is served from elsewhere ({fs}) and is not walked from here", path.display()),
-            false,
-        ));
-    }
-    Ok(mount)
-}
-
 /// The mounts that are walked without being asked: those that are watched, on a disk of this machine.
 pub(super) fn walked(roots: &Roots) -> Vec<String> {
     let Ok(table) = table(roots) else { return Vec::new() };
     let parsed = mountinfo::parse(&table);
     let local = |e: &&mountinfo::Entry<'_>| {
-        !e.is_remote() && !IN_MEMORY.contains(&&*e.fs) && !e.is_read_only() && *e.fs != *b"overlay"
+        local(&parsed.entries, &String::from_utf8_lossy(&e.path)).is_ok()
+            && !IN_MEMORY.contains(&&*e.fs)
+            && !e.is_read_only()
+            && *e.fs != *b"overlay"
     };
     let watched = mountinfo::select(&parsed.entries).into_iter();
     watched.filter(local).filter_map(|e| String::from_utf8(e.path.to_vec()).ok()).collect()
@@ -89,7 +73,7 @@ pub(super) fn table(roots: &Roots) -> Result<Vec<u8>, String> {
 
 /// What the filesystem that holds `path` says of itself.
 pub(super) fn filesystem(path: &Path, walked_whole: bool) -> std::io::Result<Filesystem> {
-    let fs = rustix::fs::statvfs(path)?;
+    let fs = rustix::fs::fstatvfs(open_top(path)?)?;
     Ok(Filesystem {
         total_bytes: fs.f_blocks.saturating_mul(fs.f_frsize),
         used_bytes: fs.f_blocks.saturating_sub(fs.f_bfree).saturating_mul(fs.f_frsize),
@@ -120,6 +104,7 @@ mod tests {
 31 22 259:3 / /var/lib rw - xfs /dev/data rw
 32 22 0:50 / /srv rw - nfs4 server:/x rw
 33 22 259:4 / /mnt/iso ro - ext4 /dev/ro ro
+36 32 259:5 / /srv/disk rw - ext4 /dev/behind rw
 34 31 0:60 / /var/lib/c/merged rw - overlay overlay rw,lowerdir=/var/lib/l,upperdir=/var/lib/u,workdir=/var/lib/w
 ";
 
@@ -130,19 +115,17 @@ mod tests {
     }
 
     #[test]
-    fn local_disks_are_walked_and_a_path_finds_its_mount() {
+    fn local_disks_are_walked_and_what_is_behind_a_server_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let roots = roots(dir.path());
         assert_eq!(walked(&roots), ["/", "/var/lib"]);
-        assert_eq!(mount_of(&roots, Path::new("/var/lib/x/y")).as_deref(), Ok("/var/lib"));
-        assert_eq!(mount_of(&roots, Path::new("/var/log")).as_deref(), Ok("/"));
-        assert!(mount_of(&roots, Path::new("/srv/x")).unwrap_err().why.contains("nfs4"));
-        for path in ["var", "/var/../etc"] {
-            assert!(mount_of(&roots, Path::new(path)).unwrap_err().absent, "{path}");
-        }
         assert_eq!(on_node(&roots, "/var/lib"), Ok(dir.path().join("var/lib")));
         assert!(on_node(&roots, "/srv").unwrap_err().contains("served from elsewhere"));
+        let behind = on_node(&roots, "/srv/disk").unwrap_err();
+        assert_eq!(
+            behind, "/srv/disk is served from elsewhere (nfs4 at /srv)",
+            "the way to it leads over a server"
+        );
         assert!(on_node(&roots, "/gone").unwrap_err().contains("nothing is mounted"));
-        assert_eq!(called(&roots, &dir.path().join("var/lib/a")), Path::new("/var/lib/a"));
     }
 }

@@ -6,19 +6,22 @@
 //! Limits: one question at a time and [`MAX_ASKED`] that wait; the walk takes half a CPU and ends when its time is up, saying
 //! that it is not whole; a filesystem whose server may not answer is refused.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use dogwatch::clock;
+use rustix::io::Errno;
 
 use super::blame::Blame;
 use super::containers::layout;
 use super::crawl::{Crawl, CrawlOptions, Step};
+use super::entry::open_top;
 use super::layout::Layout;
 use super::pace::{Budget, Paced, be_idle};
-use super::place::{NoMount, called, filesystem, is_whole, mount_of, seen};
+use super::place::{filesystem, is_whole};
+use super::reach::{NoWay, Reached, reach};
 use super::rounds::{Grown, Newest, STEP_ENTRIES};
 use super::scout::APART;
 use super::show::Filesystem;
@@ -107,24 +110,20 @@ fn within(at: &Path, budget: Budget) -> Result<Usage, String> {
     }
 }
 
-/// Walks the folder `path` of the node.
-pub(super) fn report(
-    roots: &Roots,
-    path: &Path,
-    mount: Option<String>,
-    how: &How,
-    besides: &Besides,
-) -> Result<Report, NoMount> {
-    let cannot = |why: String| NoMount { why, absent: false };
-    let at = seen(roots, path);
-    let facts = rustix::fs::stat(&at).map_err(|e| NoMount {
-        why: format!("{}: {e}", path.display()),
-        absent: matches!(e, rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR),
+/// Walks a folder of the node.
+pub(super) fn report(roots: &Roots, folder: &Reached, how: &How, besides: &Besides) -> Result<Report, NoWay> {
+    let Reached { path, at, mount } = folder;
+    let facts = open_top(at).and_then(rustix::fs::fstat).map_err(|e| {
+        let why = format!("{}: {e}", path.display());
+        match e {
+            Errno::NOENT | Errno::NOTDIR => NoWay::Absent(why),
+            _ => NoWay::Other(why),
+        }
     })?;
     let began = Instant::now();
-    let site = mount.as_deref().map_or_else(|| Ok(Site::unknown(&at)), |mount| Site::of(roots, mount));
+    let site = mount.as_deref().map_or_else(|| Ok(Site::unknown(at)), |mount| Site::of(roots, mount));
     let before = besides.writers_apart.map(|_| site.as_ref().map_err(Clone::clone)?.look(roots));
-    let mut usage = how.found(&at).map_err(cannot)?;
+    let mut usage = how.found(at).map_err(NoWay::Other)?;
     let mut pods = Pods::new(&roots.log);
     pods.refresh(clock::now().boot_ns);
     let layout = layout(roots, &pods, facts.st_dev);
@@ -136,14 +135,15 @@ pub(super) fn report(
         Ok(Writers { blame, missed: missed.or(missed_later) })
     });
     let whole = mount.as_deref().is_some_and(|m| Path::new(m) == path && is_whole(roots, path));
-    let fs = filesystem(&at, whole).map_err(|e| cannot(format!("{}: {e}", path.display())))?;
-    usage.path = called(roots, &usage.path);
+    let fs = filesystem(at, whole).map_err(|e| NoWay::Other(format!("{}: {e}", path.display())))?;
+    usage.path.clone_from(path);
+    // As the node calls them.
     let paths = usage.files.iter_mut().map(|f| &mut f.path);
-    for path in paths.chain(usage.unread.iter_mut().map(|u| &mut u.0)).chain(&mut usage.mounts) {
-        *path = called(roots, path);
+    for found in paths.chain(usage.unread.iter_mut().map(|u| &mut u.0)).chain(&mut usage.mounts) {
+        *found = found.strip_prefix(at).map_or_else(|_| found.clone(), |rest| path.join(rest));
     }
     let grown = mount.as_deref().and_then(|m| besides.newest.of(m));
-    Ok(Report { mount, wall_ns: clock::now().wall_ns, fs, usage, layout, writers, grown })
+    Ok(Report { mount: mount.clone(), wall_ns: clock::now().wall_ns, fs, usage, layout, writers, grown })
 }
 
 /// Takes the answer, or why there is none and whether that is because there is no such thing.
@@ -198,25 +198,22 @@ impl Inquiry {
     pub fn run(self) {
         while let Ok((asked, since)) = self.asked.recv() {
             let until = since + asked.within.clamp(WITHIN.0, WITHIN.1).saturating_sub(RESERVE);
-            let answer = self.answer(&asked.path, until).map_err(|e| (e.why, e.absent));
+            let answer = self.answer(&asked.path, until);
+            let answer = answer.map_err(|e| (e.to_string(), matches!(e, NoWay::Absent(_))));
             (asked.reply)(answer);
         }
     }
 
-    fn answer(&self, path: &str, until: Instant) -> Result<Report, NoMount> {
-        let path = PathBuf::from(path);
-        // By the table first: a path on a server that does not answer must not be looked at.
-        mount_of(&self.roots, &path)?;
-        let real = seen(&self.roots, &path).canonicalize();
-        let real = real.map_or(path, |real| called(&self.roots, &real));
-        let mount = mount_of(&self.roots, &real)?;
+    fn answer(&self, path: &str, until: Instant) -> Result<Report, NoWay> {
+        let folder = reach(&self.roots, Path::new(path))?;
         let options = WalkOptions {
             threads: 1,
+            most_threads: 1,
             cpu_share: Some(ASKED_CPU),
             until: Some(until),
             ..WalkOptions::at_once()
         };
         let besides = Besides { writers_apart: Some(APART), newest: self.newest.clone() };
-        report(&self.roots, &real, Some(mount), &How::Walk(options), &besides)
+        report(&self.roots, &folder, &How::Walk(options), &besides)
     }
 }

@@ -11,7 +11,8 @@ use dogwatch::clock;
 
 use super::blame::{Blame, Look, Names, blame};
 use super::open_files::{Holder, holder, node_path, scan};
-use super::place::{seen, table};
+use super::place::{local, seen, table};
+use super::reach::reach;
 use crate::sample::{Pods, Roots, mountinfo};
 
 /// Filesystems whose files may share what is allocated for them.
@@ -37,14 +38,9 @@ impl Site {
     pub(super) fn of(roots: &Roots, mount: &str) -> Result<Self, String> {
         let table = table(roots)?;
         let parsed = mountinfo::parse(&table);
-        // The last one mounted there is the one that is seen.
-        let entry = parsed.entries.iter().rev().find(|e| *e.path == *mount.as_bytes());
-        let entry = entry.ok_or_else(|| format!("nothing is mounted at {mount} any more"))?;
-        if entry.is_remote() {
-            return Err(format!("{mount} is served from elsewhere ({})", String::from_utf8_lossy(&entry.fs)));
-        }
-        let source = seen(roots, Path::new(OsStr::from_bytes(&entry.source)));
-        let space = (*entry.fs == *b"btrfs").then(|| space_of_btrfs(roots, &source)).flatten();
+        let entry = local(&parsed.entries, mount)?;
+        let source = Path::new(OsStr::from_bytes(&entry.source));
+        let space = (*entry.fs == *b"btrfs").then(|| space_of_btrfs(roots, source)).flatten();
         let path = seen(roots, Path::new(OsStr::from_bytes(mount.as_bytes())));
         Ok(Self { path, space, shares_extents: SHARING.contains(&&*entry.fs) })
     }
@@ -94,9 +90,10 @@ impl Site {
     }
 }
 
-/// Where the kernel tells what space a btrfs on the device `source` has given away.
+/// Where the kernel tells what space a btrfs on the device `source` of the node has given away.
 fn space_of_btrfs(roots: &Roots, source: &Path) -> Option<PathBuf> {
-    let device = source.canonicalize().ok()?;
+    // `/dev/mapper/x` is a link to the device that the kernel calls by its own name.
+    let device = reach(roots, source).ok()?.path;
     let device = device.file_name()?;
     let all = std::fs::read_dir(roots.sys.join("fs/btrfs")).ok()?;
     let its = all.flatten().map(|fs| fs.path()).find(|fs| fs.join("devices").join(device).exists());

@@ -20,13 +20,16 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::Scope;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxFlags};
+use rustix::fs::{AtFlags, FileType, RawDir, Statx};
 use rustix::io::Errno;
 
-use super::pace::{Pace, thread_cpu};
-use super::tally::{Folder, LargeFile, Largest, Threshold, Usage};
+use super::batch::Batch;
+use super::entry::{MountOf, allocated, large_file, look, open, open_top};
+use super::pace::{Pace, Waits, thread_cpu};
+use super::tally::{Folder, Largest, Threshold, Usage};
 
 /// Deepest folder beneath the root that is entered: a descriptor is open for each one on the way.
 pub const MAX_DEPTH: usize = 256;
@@ -42,9 +45,10 @@ const LISTING_BYTES: usize = 32 * 1024;
 const MAX_NAMED: usize = 100;
 /// Sets of linked inodes, each with a lock of its own.
 const SHARDS: usize = 16;
-/// After so many entries a thread looks at its budget and whether to stop.
+/// Threads that wait for a disk, for each CPU: with more a disk is no faster.
+const THREADS_A_CPU: usize = 4;
+/// After so many folders and entries a thread looks at its budget and whether to stop.
 const LOOK_EVERY: u64 = 256;
-const LOOKUP_TRIES: u32 = 8;
 /// A folder with this part of the whole is told by itself.
 pub const PART_TOLD: u64 = 500;
 
@@ -53,6 +57,8 @@ pub const PART_TOLD: u64 = 500;
 pub struct WalkOptions {
     /// Threads that read folders; at least one.
     pub threads: usize,
+    /// So many in all, where those wait for the disk more than they work: a disk serves several as fast as one.
+    pub most_threads: usize,
     /// Which folders are told by themselves, all beneath them included.
     pub told: Threshold,
     /// So many of the largest files are told.
@@ -71,6 +77,7 @@ impl WalkOptions {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             threads,
+            most_threads: threads.saturating_mul(THREADS_A_CPU),
             told: Threshold { bytes: 1, inodes: 1, part: PART_TOLD },
             files: 50,
             cpu_share: None,
@@ -91,19 +98,14 @@ pub enum WalkError {
         /// Why.
         source: std::io::Error,
     },
-    /// A thread could not be started.
-    #[error("no thread to walk with could be started: {0}")]
-    Thread(std::io::Error),
 }
 
-/// Walks the mount from the folder `path` down; symbolic links in `path` itself are resolved.
+/// Walks the mount from the folder `path` down, in which no part may be a symbolic link.
 pub fn walk(path: &Path, options: &WalkOptions) -> Result<Usage, WalkError> {
     let began = Instant::now();
-    let cannot = |source| WalkError::Open { path: path.to_owned(), source };
-    let real = path.canonicalize().map_err(cannot)?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let fd = rustix::fs::open(&real, flags, Mode::empty()).map_err(|e| cannot(e.into()))?;
-    let facts = look(&fd, c"", AtFlags::EMPTY_PATH).map_err(|e| cannot(e.into()))?;
+    let cannot = |e: Errno| WalkError::Open { path: path.to_owned(), source: e.into() };
+    let fd = open_top(path).map_err(cannot)?;
+    let facts = look(&fd, c"", AtFlags::EMPTY_PATH).map_err(cannot)?;
     let root = Arc::new(Reading {
         parent: None,
         name: Box::default(),
@@ -114,7 +116,7 @@ pub fn walk(path: &Path, options: &WalkOptions) -> Result<Usage, WalkError> {
     });
     let shared = Shared {
         options,
-        path: &real,
+        path,
         mount: MountOf::of(&facts),
         queue: Mutex::new(Queue { waiting: Vec::new(), ended: false }),
         wake: Condvar::new(),
@@ -125,11 +127,13 @@ pub fn walk(path: &Path, options: &WalkOptions) -> Result<Usage, WalkError> {
         linked_count: AtomicUsize::new(0),
         result: Mutex::new(None),
         stopped: AtomicBool::new(false),
+        threads: AtomicUsize::new(1),
+        parts: Mutex::default(),
     };
     lock(&shared.queue).waiting.push(Next::Root(root));
-    let parts = run(&shared)?;
-    let mut usage = Usage { path: real.clone(), ..Usage::default() };
-    for part in parts {
+    run(&shared);
+    let mut usage = Usage { path: path.to_owned(), ..Usage::default() };
+    for part in lock(&shared.parts).drain(..) {
         part.into_usage(&mut usage);
     }
     usage.files.sort_unstable_by(|a, b| b.cmp(a));
@@ -142,26 +146,25 @@ pub fn walk(path: &Path, options: &WalkOptions) -> Result<Usage, WalkError> {
     Ok(usage)
 }
 
-fn run(shared: &Shared<'_>) -> Result<Vec<Worker>, WalkError> {
+fn run(shared: &Shared<'_>) {
     std::thread::scope(|scope| {
-        let mut threads = Vec::new();
-        for n in 1..shared.options.threads.max(1) {
-            let work = move || Worker::default().work(shared);
-            match std::thread::Builder::new().name(format!("usage-{n}")).spawn_scoped(scope, work) {
-                Ok(thread) => threads.push(thread),
-                // Fewer do as well.
-                Err(_) => break,
-            }
+        for _ in 1..shared.options.threads.max(1) {
+            start(scope, shared, shared.options.threads);
         }
-        let mut parts = vec![Worker::default().work(shared)];
-        for thread in threads {
-            match thread.join() {
-                Ok(part) => parts.push(part),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        Ok(parts)
-    })
+        let own = Worker::default().work(scope, shared);
+        lock(&shared.parts).push(own);
+    });
+}
+
+/// Starts a thread more if there are fewer than `most`. Fewer do as well, so that one that cannot be started is no error.
+fn start<'s, 'e>(scope: &'s Scope<'s, 'e>, shared: &'e Shared<'e>, most: usize) {
+    let more = |n: usize| (n < most).then_some(n + 1);
+    let Ok(n) = shared.threads.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) else { return };
+    let work = move || {
+        let part = Worker::default().work(scope, shared);
+        lock(&shared.parts).push(part);
+    };
+    let _ = std::thread::Builder::new().name(format!("usage-{n}")).spawn_scoped(scope, work);
 }
 
 /// What all threads share.
@@ -180,6 +183,10 @@ struct Shared<'w> {
     linked_count: AtomicUsize,
     result: Mutex<Option<Folder>>,
     stopped: AtomicBool,
+    /// Threads that walk, or were to.
+    threads: AtomicUsize,
+    /// What those found that are done.
+    parts: Mutex<Vec<Worker>>,
 }
 
 struct Queue {
@@ -218,64 +225,24 @@ impl Reading {
     }
 }
 
-/// What tells one mount from another: its id where the kernel says it, else the device. Not both: within a mount of btrfs each
-/// subvolume has a device of its own.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct MountOf {
-    device: (u32, u32),
-    /// Where the kernel says it (5.8).
-    id: Option<u64>,
-}
-
-impl MountOf {
-    pub(super) fn of(facts: &Statx) -> Self {
-        let id = (facts.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(facts.stx_mnt_id);
-        Self { device: (facts.stx_dev_major, facts.stx_dev_minor), id }
-    }
-
-    pub(super) fn is(&self, other: Self) -> bool {
-        match (self.id, other.id) {
-            (Some(a), Some(b)) => a == b,
-            _ => self.device == other.device,
-        }
-    }
-}
-
-pub(super) fn look(at: &OwnedFd, name: &CStr, flags: AtFlags) -> Result<Statx, Errno> {
-    // What is cached is enough; a server need not be asked.
-    let flags = flags | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
-    let mask = StatxFlags::TYPE
-        | StatxFlags::INO
-        | StatxFlags::NLINK
-        | StatxFlags::SIZE
-        | StatxFlags::BLOCKS
-        | StatxFlags::MTIME
-        | StatxFlags::UID
-        | StatxFlags::MNT_ID;
-    rustix::fs::statx(at, name, flags, mask)
-}
-
-pub(super) fn allocated(facts: &Statx) -> u64 {
-    facts.stx_blocks.saturating_mul(512)
-}
-
-pub(super) fn large_file(path: PathBuf, facts: &Statx) -> LargeFile {
-    let mtime = &facts.stx_mtime;
-    LargeFile {
-        bytes: allocated(facts),
-        path,
-        size_bytes: facts.stx_size,
-        inode: facts.stx_ino,
-        mtime_ns: mtime.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(mtime.tv_nsec)),
-        uid: facts.stx_uid,
-    }
+/// Memory for one folder's listing.
+#[derive(Default)]
+struct Room {
+    listing: Vec<u8>,
+    batch: Batch,
 }
 
 /// What one thread found besides the sums of folders.
 #[derive(Default)]
 struct Worker {
     stack: Vec<Next>,
+    room: Room,
     entries: u64,
+    /// Folders and entries.
+    work: u64,
+    waits: Waits,
+    /// Whether it waits for the disk rather than works.
+    wants_help: bool,
     files: Largest,
     unread: Vec<(PathBuf, String)>,
     unread_total: u64,
@@ -285,15 +252,18 @@ struct Worker {
 }
 
 impl Worker {
-    fn work(mut self, shared: &Shared<'_>) -> Self {
+    fn work<'s, 'e>(mut self, scope: &'s Scope<'s, 'e>, shared: &'e Shared<'e>) -> Self {
         let mut pace = Pace::new(shared.options.cpu_share);
         let began = thread_cpu();
-        while let Some(next) = self.stack.pop().or_else(|| shared.next()) {
+        while let Some(next) = self.stack.pop().or_else(|| self.waits.over(|| shared.next())) {
             match next {
                 Next::Root(root) => self.read(shared, &mut pace, &root, 0),
                 Next::Child { parent, name } => self.enter(shared, &mut pace, &parent, &name, 0),
             }
             self.share(shared);
+            if std::mem::take(&mut self.wants_help) {
+                start(scope, shared, shared.options.most_threads);
+            }
         }
         self.cpu = thread_cpu().saturating_sub(began);
         self
@@ -355,67 +325,69 @@ impl Worker {
     }
 
     fn read(&mut self, shared: &Shared<'_>, pace: &mut Pace, folder: &Arc<Reading>, nested: usize) {
-        let mut buffer = Vec::with_capacity(LISTING_BYTES);
+        // A folder that is read within another one needs its own.
+        let mut room = std::mem::take(&mut self.room);
+        self.read_into(shared, pace, folder, nested, &mut room);
+        self.room = room;
+        complete(shared, Some(Arc::clone(folder)));
+    }
+
+    fn read_into(
+        &mut self,
+        shared: &Shared<'_>,
+        pace: &mut Pace,
+        folder: &Arc<Reading>,
+        nested: usize,
+        room: &mut Room,
+    ) {
+        // In a tree of empty folders too there is an end to it.
+        if self.must_stop(shared, pace) || shared.stopped.load(Ordering::Relaxed) {
+            return;
+        }
+        room.listing.reserve(LISTING_BYTES);
         let (mut bytes, mut inodes) = (0u64, 0u64);
-        let mut entries = RawDir::new(&folder.fd, buffer.spare_capacity_mut() as &mut [MaybeUninit<u8>]);
-        while let Some(entry) = entries.next() {
-            let entry = match entry {
-                Ok(entry) => entry,
-                // Removed while it was read.
-                Err(Errno::NOENT) => break,
+        let mut listing =
+            RawDir::new(&folder.fd, room.listing.spare_capacity_mut() as &mut [MaybeUninit<u8>]);
+        loop {
+            match room.batch.fill(&mut listing, usize::MAX) {
+                Ok(Some(_)) => {}
+                Ok(None) => break,
                 Err(error) => {
                     let why = format!("the folder cannot be read to its end: {error}");
                     self.cannot(|| folder.path(shared.path), &why);
                     break;
                 }
-            };
-            let name = entry.file_name();
-            if name == c"." || name == c".." {
-                continue;
             }
-            self.entries += 1;
-            if self.entries.is_multiple_of(LOOK_EVERY) {
-                pace.rest(&shared.options.stop);
-                if shared.options.until.is_some_and(|until| Instant::now() >= until) {
-                    shared.stopped.store(true, Ordering::Relaxed);
+            for (name, kind) in room.batch.entries() {
+                self.entries += 1;
+                if self.must_stop(shared, pace) {
+                    break;
                 }
-            }
-            if shared.options.stop.load(Ordering::Relaxed) || shared.stopped.load(Ordering::Relaxed) {
-                shared.stopped.store(true, Ordering::Relaxed);
-                break;
-            }
-            let mut kind = entry.file_type();
-            if kind != FileType::Directory {
-                let facts = match look(&folder.fd, name, AtFlags::empty()) {
-                    Ok(facts) => facts,
-                    Err(Errno::NOENT) => continue,
-                    Err(error) => {
-                        let path = || folder.path(shared.path).join(OsStr::from_bytes(name.to_bytes()));
-                        self.cannot(path, &format!("it cannot be looked at: {error}"));
+                let mut kind = kind;
+                if kind != FileType::Directory {
+                    let facts = match look(&folder.fd, name, AtFlags::empty()) {
+                        Ok(facts) => facts,
+                        Err(Errno::NOENT) => continue,
+                        Err(error) => {
+                            let path = || folder.path(shared.path).join(OsStr::from_bytes(name.to_bytes()));
+                            self.cannot(path, &format!("it cannot be looked at: {error}"));
+                            continue;
+                        }
+                    };
+                    kind = FileType::from_raw_mode(u32::from(facts.stx_mode));
+                    if kind != FileType::Directory {
+                        if shared.mount.is(MountOf::of(&facts)) && self.is_first(shared, &facts) {
+                            bytes = bytes.saturating_add(allocated(&facts));
+                            inodes += 1;
+                            self.consider(shared, folder, name, kind, &facts);
+                        }
                         continue;
                     }
-                };
-                kind = FileType::from_raw_mode(u32::from(facts.stx_mode));
-                if kind != FileType::Directory {
-                    if shared.mount.is(MountOf::of(&facts)) && self.is_first(shared, &facts) {
-                        bytes = bytes.saturating_add(allocated(&facts));
-                        inodes += 1;
-                        self.consider(shared, folder, name, kind, &facts);
-                    }
-                    continue;
                 }
+                self.descend(shared, pace, folder, name, nested);
             }
-            if folder.depth >= MAX_DEPTH {
-                let path = || folder.path(shared.path).join(OsStr::from_bytes(name.to_bytes()));
-                self.cannot(path, &format!("it lies more than {MAX_DEPTH} folders deep"));
-                continue;
-            }
-            folder.outstanding.fetch_add(1, Ordering::Relaxed);
-            if self.stack.len() >= MAX_WAITING && nested < MAX_NESTED {
-                let name = name.to_owned();
-                self.enter(shared, pace, folder, &name, nested + 1);
-            } else {
-                self.stack.push(Next::Child { parent: Arc::clone(folder), name: name.to_owned() });
+            if shared.stopped.load(Ordering::Relaxed) {
+                break;
             }
         }
         {
@@ -425,7 +397,44 @@ impl Worker {
         }
         shared.seen_bytes.fetch_add(bytes, Ordering::Relaxed);
         shared.seen_inodes.fetch_add(inodes + 1, Ordering::Relaxed);
-        complete(shared, Some(Arc::clone(folder)));
+    }
+
+    /// Has the folder `name` in `folder` read, later if there is room for it to wait.
+    fn descend(
+        &mut self,
+        shared: &Shared<'_>,
+        pace: &mut Pace,
+        folder: &Arc<Reading>,
+        name: &CStr,
+        nested: usize,
+    ) {
+        if folder.depth >= MAX_DEPTH {
+            let path = || folder.path(shared.path).join(OsStr::from_bytes(name.to_bytes()));
+            return self.cannot(path, &format!("it lies more than {MAX_DEPTH} folders deep"));
+        }
+        folder.outstanding.fetch_add(1, Ordering::Relaxed);
+        if self.stack.len() >= MAX_WAITING && nested < MAX_NESTED {
+            self.enter(shared, pace, folder, name, nested + 1);
+        } else {
+            self.stack.push(Next::Child { parent: Arc::clone(folder), name: name.to_owned() });
+        }
+    }
+
+    /// Counts a folder or an entry; now and then rests, has another thread started where that helps, and says whether the walk
+    /// is to end.
+    fn must_stop(&mut self, shared: &Shared<'_>, pace: &mut Pace) -> bool {
+        self.work += 1;
+        if !self.work.is_multiple_of(LOOK_EVERY) {
+            return false;
+        }
+        pace.rest(&shared.options.stop);
+        if shared.options.stop.load(Ordering::Relaxed)
+            || shared.options.until.is_some_and(|until| Instant::now() >= until)
+        {
+            shared.stopped.store(true, Ordering::Relaxed);
+        }
+        self.wants_help |= shared.has_room() && self.waits.mostly();
+        shared.stopped.load(Ordering::Relaxed)
     }
 
     /// Whether this is the first name of its inode that was met.
@@ -478,6 +487,11 @@ impl Worker {
 }
 
 impl Shared<'_> {
+    /// Whether another thread may be started.
+    fn has_room(&self) -> bool {
+        self.threads.load(Ordering::Relaxed) < self.options.most_threads
+    }
+
     /// A folder to read, or `None` once there are no more and nobody can find one.
     fn next(&self) -> Option<Next> {
         let mut queue = lock(&self.queue);
@@ -525,22 +539,6 @@ fn complete(shared: &Shared<'_>, mut folder: Option<Arc<Reading>>) {
         }
         drop(found);
         folder = done.parent.clone();
-    }
-}
-
-/// Opens the folder `name` beneath `parent`, on the same mount and through no link.
-pub(super) fn open(parent: &OwnedFd, name: &CStr) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOATIME;
-    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    let mut flags = flags;
-    let mut tries = 0;
-    loop {
-        match rustix::fs::openat2(parent, name, flags, Mode::empty(), how) {
-            Err(Errno::AGAIN | Errno::INTR) if tries < LOOKUP_TRIES => tries += 1,
-            // Only an owner may leave a folder's access time alone.
-            Err(Errno::PERM) if flags.contains(OFlags::NOATIME) => flags.remove(OFlags::NOATIME),
-            other => return other,
-        }
     }
 }
 

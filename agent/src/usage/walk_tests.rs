@@ -2,6 +2,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
 use proptest::prelude::*;
+use rustix::fs::{Mode, OFlags};
 use tempfile::TempDir;
 
 use super::*;
@@ -9,6 +10,7 @@ use super::*;
 fn everything(threads: usize) -> WalkOptions {
     WalkOptions {
         threads,
+        most_threads: threads,
         told: Threshold { bytes: 0, inodes: 0, part: 0 },
         files: 5,
         cpu_share: None,

@@ -2,7 +2,8 @@
 //!
 //! A topic is a short text that an incident carries (`disk:/var`, `device:sda`, `memory`, `security`, `silent`, …).
 //! Findings about a mount have `disk:MOUNT` whatever their rule; log rules are sorted by the words of their names, so that
-//! a rule that a user adds (`app-oom-kill`) lands where its name says.
+//! a rule that a user adds (`app-oom-kill`) lands where its name says. Only `security`, which makes an incident hold its nodes,
+//! is what a finding says of itself, where it says it.
 //!
 //! Some topics name nothing and meet those of their kind that do ([`meets`]): `disk` (a line that says that some disk is
 //! full or broken), `io` (the node's I/O stands still, or tasks hang in it) and `memory` (the node's).
@@ -41,6 +42,9 @@ const DISK_WORDS: [&str; 12] = [
 ];
 const IO_WORDS: [&str; 2] = ["io", "hung"];
 const MEMORY_WORDS: [&str; 3] = ["oom", "memory", "swap"];
+/// The fact by which a finding says whether it is of somebody who gets in, or tries to.
+const SECURITY_FACT: &str = "security";
+/// By these, where a log rule does not say so itself.
 const SECURITY_WORDS: [&str; 10] = [
     "login",
     "logins",
@@ -58,15 +62,16 @@ const SECURITY_WORDS: [&str; 10] = [
 /// What `finding` is about, as a topic.
 pub(super) fn topic(finding: &Finding) -> String {
     let name = shown(&finding.subject.name);
+    if is_security(finding) {
+        return "security".to_owned();
+    }
     match finding.subject.kind.as_str() {
         "mount" => disk(&name),
         "memory" => MEMORY.to_owned(),
         "disk" => format!("device:{name}"),
         "node" if says(&finding.rule, &["silent"]) => "silent".to_owned(),
         kind => {
-            if says(&finding.rule, &SECURITY_WORDS) {
-                "security".to_owned()
-            } else if says(&finding.rule, &MEMORY_WORDS) {
+            if says(&finding.rule, &MEMORY_WORDS) {
                 match kind {
                     "pod" | "cgroup" => {
                         subject(finding).map_or_else(|| MEMORY.to_owned(), |s| format!("memory:{s}"))
@@ -87,6 +92,15 @@ pub(super) fn topic(finding: &Finding) -> String {
                 }
             }
         }
+    }
+}
+
+/// Whether `finding` is of somebody who gets in, or tries to. It says so itself; of log rules that do not, the name does. What
+/// the detectors and the collector find by themselves is never that because of a word in its name.
+fn is_security(finding: &Finding) -> bool {
+    match fact(finding, SECURITY_FACT) {
+        Some(said) => said == "true",
+        None => finding.subject.kind == "log" && says(&finding.rule, &SECURITY_WORDS),
     }
 }
 
@@ -129,7 +143,7 @@ pub(super) fn links(finding: &Finding) -> Vec<String> {
         add(format!("mount {}", shown(mount)));
     }
     // Who tries to log in says nothing of how the pod is whose log tells it.
-    if let Some(pod) = pod(finding).filter(|_| !says(&finding.rule, &SECURITY_WORDS)) {
+    if let Some(pod) = pod(finding).filter(|_| !is_security(finding)) {
         add(format!("pod {pod}"));
     }
     links
@@ -278,7 +292,7 @@ fn says(rule: &str, words: &[&str]) -> bool {
 mod tests {
     use super::super::tests::finding;
     use super::*;
-    use dogwatch::record::Fact;
+    use dogwatch::record::{Fact, Pod};
 
     #[test]
     fn findings_are_sorted_into_families() {
@@ -297,7 +311,9 @@ mod tests {
             ("memory-pressure", "memory", "node-1", "memory"),
             ("oom-kill", "log", "kmsg", "memory"),
             ("failed-login", "log", "/var/log/auth.log", "security"),
-            ("ssh-failed-logins", "address", "203.0.113.9", "security"),
+            ("sshd-intrusion", "log", "/var/log/auth.log", "security"),
+            ("ssh-failed-logins", "address", "203.0.113.9", "access:203.0.113.9"),
+            ("security-not-held", "incident", "inc-2026-01-01-001", "incident:inc-2026-01-01-001"),
             ("node-silent", "node", "node-1", "silent"),
             ("clock-jump", "node", "node-1", "node:clock-jump"),
             ("connection-refused", "address", "203.0.113.9", "access:203.0.113.9"),
@@ -314,6 +330,21 @@ mod tests {
         ] {
             assert_eq!(topic(&finding("f-1", rule, kind, name)), expected, "{rule}");
         }
+    }
+
+    #[test]
+    fn a_finding_is_of_security_where_it_says_so_and_not_where_it_says_that_it_is_not() {
+        let said = |rule: &str, security: Option<bool>| {
+            let mut f = finding("f-1", rule, "log", "/var/log/app.log");
+            f.facts.extend(security.map(|s| Fact::new("security", s)));
+            f.pod = Some(Pod { uid: "u".to_owned(), ..Pod::default() });
+            (topic(&f), links(&f).is_empty())
+        };
+        assert_eq!(said("shell-in-container", Some(true)), ("security".to_owned(), true));
+        assert_eq!(said("oom-kill", Some(true)).0, "security");
+        assert_eq!(said("auth-cache-miss", Some(false)), ("log:auth-cache-miss".to_owned(), false));
+        assert_eq!(said("auth-cache-miss", None), ("security".to_owned(), true));
+        assert_eq!(said("shell-in-container", None).0, "log:shell-in-container");
     }
 
     #[test]

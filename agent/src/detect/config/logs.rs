@@ -13,6 +13,8 @@ pub struct LogRule {
     pub severity: Severity,
     /// What a match means, in words, e.g. `the kernel killed a process for want of memory`.
     pub summary: String,
+    /// Whether a match tells of somebody who gets in, or tries to; `None`: nobody said.
+    pub security: Option<bool>,
 }
 
 /// How matched lines become findings.

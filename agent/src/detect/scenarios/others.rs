@@ -86,11 +86,36 @@ fn log_rig() -> Rig {
         name: "oom-kill".to_owned(),
         severity: High,
         summary: "the kernel killed a process for want of memory".to_owned(),
+        security: None,
     };
     Rig::with(DetectConfig {
         logs: LogConfig { rules: vec![rule], ..LogConfig::default() },
         ..DetectConfig::default()
     })
+}
+
+#[test]
+fn what_a_rule_says_of_security_its_finding_says_to_the_end() {
+    for security in [None, Some(true), Some(false)] {
+        let rule = LogRule {
+            name: "shell-in-container".to_owned(),
+            severity: High,
+            summary: "somebody opened a shell".to_owned(),
+            security,
+        };
+        let quiet = std::time::Duration::from_secs(5);
+        let logs = LogConfig { rules: vec![rule], quiet, ..LogConfig::default() };
+        let mut rig = Rig::with(DetectConfig { logs, ..DetectConfig::default() });
+        let mut findings = rig.log("app.log", &["shell-in-container"], "exec sh");
+        for _ in 0..10 {
+            findings.extend(rig.sample(&Sample::default()));
+        }
+        assert_eq!(findings.len(), 2, "raised and cleared");
+        for finding in &findings {
+            let said = finding.facts.iter().find(|f| f.key == "security").map(|f| f.value.as_str());
+            assert_eq!(said, security.map(|s| if s { "true" } else { "false" }), "{finding:?}");
+        }
+    }
 }
 
 #[test]
