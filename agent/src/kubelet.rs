@@ -195,7 +195,9 @@ impl Kubelet {
                 let signal = format!("{filesystem}.{measure}");
                 let first = [("evictionHard", &self.hard), ("evictionSoft", &self.soft)]
                     .into_iter()
-                    .filter_map(|(kind, list)| list.get(&signal).map(|t| (kind, t.least.of(total), &t.source)))
+                    .filter_map(|(kind, list)| {
+                        list.get(&signal).map(|t| (kind, t.least.of(total), &t.source))
+                    })
                     .max_by(|a, b| a.1.total_cmp(&b.1));
                 let Some((kind, least, source)) = first else { continue };
                 // At the same mark the kubelet, which looks every 10 s, comes second.
@@ -215,12 +217,7 @@ impl Kubelet {
     }
 }
 
-fn take(
-    into: &mut Thresholds,
-    from: &serde_json::Map<String, Value>,
-    source: &str,
-    aside: &mut Vec<String>,
-) {
+fn take(into: &mut Thresholds, from: &serde_json::Map<String, Value>, source: &str, aside: &mut Vec<String>) {
     for (signal, value) in from {
         // A drop-in takes a signal away so (a JSON merge patch, RFC 7396).
         if value.is_null() {
@@ -368,12 +365,22 @@ mod tests {
             "var/lib/rancher/k3s/agent/etc/kubelet.conf.d/10-disk.conf",
             "kind: KubeletConfiguration\nevictionHard:\n  nodefs.available: \"20%\"\n",
         );
-        let other = ("var/lib/rancher/k3s/agent/etc/kubelet.conf.d/20.yaml", "evictionHard: { imagefs.available: 50% }");
+        let other = (
+            "var/lib/rancher/k3s/agent/etc/kubelet.conf.d/20.yaml",
+            "evictionHard: { imagefs.available: 50% }",
+        );
         let told = said_of(&[K3S_DEFAULTS, own, other], K3S);
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].contains("evictionHard nodefs.available<20.000% (/var/lib/rancher/k3s/agent/etc/kubelet.conf.d/10-disk.conf)"));
-        let gone = ("var/lib/rancher/k3s/agent/etc/kubelet.conf.d/30.conf", "evictionHard: { nodefs.available: null }");
-        assert_eq!(said_of(&[K3S_DEFAULTS, own, gone], K3S), Vec::<String>::new(), "the last file has the last word");
+        let gone = (
+            "var/lib/rancher/k3s/agent/etc/kubelet.conf.d/30.conf",
+            "evictionHard: { nodefs.available: null }",
+        );
+        assert_eq!(
+            said_of(&[K3S_DEFAULTS, own, gone], K3S),
+            Vec::<String>::new(),
+            "the last file has the last word"
+        );
     }
 
     #[test]
@@ -385,7 +392,8 @@ mod tests {
         let told = said_of(&[K3S_DEFAULTS, config], K3S);
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(told[0].contains("nodefs.available<18.000% (k3s' kubelet-arg)"), "{told:?}");
-        let more = ("etc/rancher/k3s/config.yaml.d/a.yaml", "kubelet-arg+: [eviction-hard=nodefs.available<19%]\n");
+        let more =
+            ("etc/rancher/k3s/config.yaml.d/a.yaml", "kubelet-arg+: [eviction-hard=nodefs.available<19%]\n");
         let told = said_of(&[K3S_DEFAULTS, config, more], K3S);
         assert!(told.len() == 1 && told[0].contains("<19.000%"), "{told:?}");
         let unit = (
@@ -410,18 +418,26 @@ mod tests {
             "var/lib/rancher/rke2/agent/etc/kubelet.conf.d/00-rke2-defaults.conf",
             "evictionHard: { imagefs.available: 30% }\n",
         );
-        let rke2 = "kubelet\0--config-dir=/var/lib/rancher/rke2/agent/etc/kubelet.conf.d\0--node-ip=10.0.0.1\0";
+        let rke2 =
+            "kubelet\0--config-dir=/var/lib/rancher/rke2/agent/etc/kubelet.conf.d\0--node-ip=10.0.0.1\0";
         let told = said_of(&[drop_in], rke2);
-        assert!(told.len() == 1 && told[0].contains("imagefs.available<30.000%"), "no file, no complaint: {told:?}");
+        assert!(
+            told.len() == 1 && told[0].contains("imagefs.available<30.000%"),
+            "no file, no complaint: {told:?}"
+        );
         let args = (
             "var/snap/microk8s/9072/args/kubelet",
             "--root-dir=${SNAP_COMMON}/var/lib/kubelet\n# a remark\n--eviction-hard=\"nodefs.available<16Gi,imagefs.available<20%\"\n",
         );
         let images = ("var/snap/microk8s/common/var/lib/containerd/x", "");
-        let kubelite = "/snap/microk8s/9072/kubelite\0--kubelet-args-file=/var/snap/microk8s/9072/args/kubelet\0";
+        let kubelite =
+            "/snap/microk8s/9072/kubelite\0--kubelet-args-file=/var/snap/microk8s/9072/args/kubelet\0";
         let told = said_of(&[args, images], kubelite);
         assert_eq!(told.len(), 2, "{told:?}");
-        assert!(told[0].contains("nodefs.available<16.000% (/var/snap/microk8s/9072/args/kubelet)"), "{told:?}");
+        assert!(
+            told[0].contains("nodefs.available<16.000% (/var/snap/microk8s/9072/args/kubelet)"),
+            "{told:?}"
+        );
         assert!(told[1].starts_with("clean / before"), "its images lie in its snap: {told:?}");
         let absent = said_of(&[], kubelite);
         assert!(absent[0].contains("/var/snap/microk8s/9072/args/kubelet could not be read"), "{absent:?}");

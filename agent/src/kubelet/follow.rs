@@ -61,7 +61,11 @@ impl Follow {
     ///
     /// # Errors
     /// If the thread that looks panics.
-    pub async fn run(self, tell: impl Fn(Option<Kubelet>) + Send + Sync + Clone + 'static, stop: Stop) -> Result<(), String> {
+    pub async fn run(
+        self,
+        tell: impl Fn(Option<Kubelet>) + Send + Sync + Clone + 'static,
+        stop: Stop,
+    ) -> Result<(), String> {
         let mut follow = self;
         loop {
             tokio::select! {

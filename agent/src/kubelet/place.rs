@@ -246,9 +246,10 @@ fn microk8s(host: Host<'_>, words: &[String]) -> Place {
     let data = path.ancestors().nth(2).unwrap_or(Path::new("/"));
     let common = data.parent().unwrap_or(data).join("common");
     let put = |line: &str| {
-        ["SNAP_COMMON", "SNAP_DATA"].iter().zip([common.as_path(), data]).fold(line.to_owned(), |line, (n, p)| {
-            line.replace(&format!("${{{n}}}"), &p.to_string_lossy())
-        })
+        ["SNAP_COMMON", "SNAP_DATA"]
+            .iter()
+            .zip([common.as_path(), data])
+            .fold(line.to_owned(), |line, (n, p)| line.replace(&format!("${{{n}}}"), &p.to_string_lossy()))
     };
     let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
     // A flag and its value stand on one line, with a blank or a `=` between.
@@ -330,7 +331,11 @@ mod tests {
         assert_eq!(program(vec!["/usr/local/bin/k3s agent".to_owned()]), k3s("agent", ""));
         assert_eq!(program(words("/bin/k3s server --data-dir /x")), k3s("server", "--data-dir /x"));
         assert_eq!(program(words("k3s kubectl get nodes")), None, "a command is no node");
-        assert_eq!(program(vec!["/usr/bin/rke2 server".to_owned()]), None, "its kubelet is a process of its own");
+        assert_eq!(
+            program(vec!["/usr/bin/rke2 server".to_owned()]),
+            None,
+            "its kubelet is a process of its own"
+        );
         assert!(matches!(program(words("/usr/bin/kubelet --config=/x")), Some(Program::Kubelet(_))));
         assert!(matches!(program(words("/snap/microk8s/9/kubelite --a")), Some(Program::Kubelite(_))));
         assert_eq!(program(Vec::new()), None);
@@ -340,8 +345,13 @@ mod tests {
     fn the_words_of_a_unit_are_parted_as_systemd_does() {
         let unit = "[Service]\nExecStartPre=-/sbin/modprobe overlay\nExecStart=/usr/local/bin/k3s \\\n    server \\\n\t\
                     '--kubelet-arg=eviction-hard=nodefs.available<20%' \\\n\t\"--data-dir\" '/opt/k 3s' \\\n\n";
-        let expected =
-            ["/usr/local/bin/k3s", "server", "--kubelet-arg=eviction-hard=nodefs.available<20%", "--data-dir", "/opt/k 3s"];
+        let expected = [
+            "/usr/local/bin/k3s",
+            "server",
+            "--kubelet-arg=eviction-hard=nodefs.available<20%",
+            "--data-dir",
+            "/opt/k 3s",
+        ];
         assert_eq!(exec_start(unit), expected);
         assert!(exec_start("ExecStop=x").is_empty());
     }

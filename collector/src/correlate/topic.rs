@@ -383,12 +383,18 @@ mod tests {
             title("n", &f)
         };
         assert_eq!(told("log", "kmsg", ""), "process killed for want of memory on n");
-        assert_eq!(told("memory", "n", "java (pid 7)"), "process java (pid 7) killed for want of memory on n");
+        assert_eq!(
+            told("memory", "n", "java (pid 7)"),
+            "process java (pid 7) killed for want of memory on n"
+        );
         assert_eq!(
             told("pod", "shop/pay/web", "java (pid 7)"),
             "process java (pid 7) of pod shop/pay killed for want of memory on n"
         );
-        assert_eq!(told("cgroup", "/a/b", "x\u{1b}[2J"), "process x [2J of cgroup /a/b killed for want of memory on n");
+        assert_eq!(
+            told("cgroup", "/a/b", "x\u{1b}[2J"),
+            "process x [2J of cgroup /a/b killed for want of memory on n"
+        );
         let long = told("memory", "n", &"x".repeat(10_000));
         assert!(long.chars().count() < 200, "{long}");
     }

@@ -92,7 +92,9 @@ impl Cell {
     /// Why whoever has to wait for the executor's lease comes too late here, if he does.
     pub(super) fn too_late(self) -> Option<&'static str> {
         let last = self.phase == Phase::Removal && self.gap == Gap::Compared;
-        last.then_some("an open that waits for a lease goes on when that is released, and that is after the unlinking")
+        last.then_some(
+            "an open that waits for a lease goes on when that is released, and that is after the unlinking",
+        )
     }
 
     /// Whether the attack does away with the object itself.
