@@ -196,7 +196,7 @@ impl Target {
         let inode = rustix::fs::fstat(&handle)?.st_ino;
         let entry = entry_name(folder, Path::new(&n.to_string()), inode, NAME.as_ref())
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENAMETOOLONG))?;
-        Ok(Self { n, handle, entry: places.quarantine().join(entry), open: Vec::new(), struck: None })
+        Ok(Self { n, handle, entry: places.quarantine().join(entry), opener: None, struck: None })
     }
 
     fn inode_path(&self) -> String {
