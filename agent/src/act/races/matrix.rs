@@ -366,12 +366,16 @@ fn table(name: &str, tallies: &BTreeMap<Cell, Tally>, seconds: f64) -> String {
                 t.stayed
             );
         }
+        let mut late: BTreeMap<(&str, usize), Vec<String>> = BTreeMap::new();
         for (cell, t) in here().filter(|(cell, t)| is_too_late(**cell, t)) {
             let why = cell.too_late().unwrap_or_default();
+            late.entry((why, t.rounds)).or_default().push(format!("{:?}", cell.trick));
+        }
+        for ((why, rounds), tricks) in late {
             let _ = writeln!(
                 text,
-                "  impossible by the kernel, shown by {} rounds: {:?}: {why}",
-                t.rounds, cell.trick
+                "  impossible by the kernel, shown by {rounds} rounds of each, for {why}: {}",
+                tricks.join(", ")
             );
         }
         let cells = Cell::all();
