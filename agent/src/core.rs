@@ -96,6 +96,8 @@ pub enum Message {
     Pace(Pace),
     /// The configuration changed, or a new one cannot be used.
     Reload(Box<Reload>),
+    /// The kubelet holds to something else.
+    Kubelet(Box<Option<crate::kubelet::Kubelet>>),
     /// Time to end.
     Stop,
 }
@@ -268,6 +270,7 @@ impl Core {
                 Message::Grown(grown) => self.on_grown(grown),
                 Message::Pace(pace) => self.on_pace(&pace),
                 Message::Reload(reload) => self.on_reload(*reload),
+                Message::Kubelet(kubelet) => self.on_kubelet(*kubelet),
                 Message::Stop => break,
             }
             self.settle();

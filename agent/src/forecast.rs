@@ -1,13 +1,15 @@
 //! `dogwatch-agent forecast FILE`: what the rule `disk-time-to-full` would have said, reading by reading, of a filesystem
 //! whose history is in a file. The arithmetic is [`Outlook`]'s; here is the file.
 //!
-//! The file is CSV without quotes: `time`, `available`, `capacity` in this order, or in that of a first line that names
-//! them. Time is RFC 3339 or seconds since 1970 (a fraction is allowed) and rises from line to line; the others are bytes.
+//! The file is CSV (RFC 4180, fields quoted or not): `time`, `available`, `capacity` in this order, or in that of a first line
+//! that names them. Time is RFC 3339 or seconds since 1970 (a fraction is allowed) and rises from line to line; the others are bytes.
 //! Empty lines are passed over. Printed is a heading and, for each row, its time as it stands there and the seconds until
 //! nothing is available, or `-`.
 //!
-//! Limits: a line has at most [`MAX_LINE`] bytes; any number of them is read in constant memory.
+//! Limits: a line has at most [`MAX_LINE`] bytes; any number of them is read in constant memory. A quoted field ends on its
+//! line: no figure has a line break in it.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::PathBuf;
@@ -47,6 +49,8 @@ enum Problem {
     Long { line: u64 },
     #[error("line {line} has {found} columns, not {}: write {}", COLUMNS.len(), COLUMNS.join(","))]
     Columns { line: u64, found: usize },
+    #[error("line {line}: {why}; write each field plainly, or in double quotes with nothing around them")]
+    Quotes { line: u64, why: &'static str },
     #[error("line {line}, column {column}: {value:?} {why}")]
     Value { line: u64, column: &'static str, value: String, why: &'static str },
 }
@@ -96,11 +100,12 @@ fn answer(config: &ForecastConfig, input: &mut impl BufRead, out: &mut impl Writ
         if row.is_empty() {
             continue;
         }
-        let fields: Vec<&str> = row.split(',').map(str::trim).collect();
+        let fields = fields(row).map_err(|why| Problem::Quotes { line, why })?;
         let found = fields.len();
-        let Ok(fields) = <[&str; COLUMNS.len()]>::try_from(fields) else {
+        let Ok(fields) = <[Cow<'_, str>; COLUMNS.len()]>::try_from(fields) else {
             return Err(Problem::Columns { line, found });
         };
+        let fields = fields.each_ref().map(|f| f.trim());
         if before.is_none()
             && let Some(named) = heading(&fields)
         {
@@ -130,6 +135,48 @@ fn answer(config: &ForecastConfig, input: &mut impl BufRead, out: &mut impl Writ
         writeln!(out, "{},{left}", fields[order[0]]).map_err(Problem::Write)?;
     }
     before.map(|_| ()).ok_or(Problem::Empty)
+}
+
+/// The fields of a line. Blanks around them do not count, and are no fault around quotes either.
+fn fields(mut row: &str) -> Result<Vec<Cow<'_, str>>, &'static str> {
+    let mut fields = Vec::new();
+    loop {
+        let rest = match row.trim_start().strip_prefix('"') {
+            Some(quoted) => {
+                let (field, rest) = unquoted(quoted)?;
+                fields.push(field);
+                rest.trim_start()
+            }
+            None => {
+                let (field, rest) = row.split_at(row.find(',').unwrap_or(row.len()));
+                if field.contains('"') {
+                    return Err("a double quote stands in the middle of a field");
+                }
+                fields.push(Cow::Borrowed(field));
+                rest
+            }
+        };
+        match rest.strip_prefix(',') {
+            Some(next) => row = next,
+            None if rest.is_empty() => return Ok(fields),
+            None => return Err("something stands behind a field's closing quote"),
+        }
+    }
+}
+
+/// What stands before the closing quote, and what behind it; two quotes are one that is meant.
+fn unquoted(text: &str) -> Result<(Cow<'_, str>, &str), &'static str> {
+    let mut from = 0;
+    while let Some(at) = text[from..].find('"').map(|at| from + at) {
+        if text[at + 1..].starts_with('"') {
+            from = at + 2;
+            continue;
+        }
+        let (field, rest) = (&text[..at], &text[at + 1..]);
+        let field = if from == 0 { Cow::Borrowed(field) } else { Cow::Owned(field.replace("\"\"", "\"")) };
+        return Ok((field, rest));
+    }
+    Err("a quoted field does not end on its line")
 }
 
 /// Where each column stands, if these are the columns' names.
@@ -214,6 +261,21 @@ mod tests {
     }
 
     #[test]
+    fn quoted_fields_are_read_as_others() {
+        let mut plain = "time,available,capacity\n".to_owned();
+        let mut quoted = "\"time\",\"available\", \"capacity\" \r\n".to_owned();
+        for (t, a) in fill(1, 300) {
+            plain += &format!("{},{a},1000000000\n", 1_700_000_000 + t);
+            quoted += &format!("\"{}\",{a},\"1000000000\"\r\n", 1_700_000_000 + t);
+        }
+        let expected = ask(&plain);
+        assert_eq!(expected.1, None);
+        assert_eq!(ask(&quoted), expected);
+        assert_eq!(fields("\"a \"\"b\"\", c\",,\"\"").unwrap(), ["a \"b\", c", "", ""]);
+        assert_eq!(fields("").unwrap(), [""]);
+    }
+
+    #[test]
     fn mistakes_name_line_and_column() {
         let long = "1".repeat(MAX_LINE + 1);
         for (text, says) in [
@@ -226,6 +288,9 @@ mod tests {
             ("1,x,2\n", "line 1, column available: \"x\" is no number"),
             ("available,capacity,time\n1,-2,3\n", "line 2, column capacity: \"-2\""),
             ("1,3,2\n", "line 1, column available: \"3\" is more than the capacity"),
+            ("1,1,2\n\"2,1,2\n", "line 2: a quoted field does not end on its line"),
+            ("1,\"1\"x,2\n", "line 1: something stands behind a field's closing quote"),
+            ("1,1\"\",2\n", "line 1: a double quote stands in the middle of a field"),
             (&long, "line 1 is longer than 4096 bytes"),
         ] {
             let error = ask(text).1.unwrap_or_default();

@@ -1,14 +1,18 @@
 //! When this node's kubelet would evict pods for a full disk, and whether dogwatch would have cleaned before.
 //!
-//! Sources: the kubelet's configuration file (`KubeletConfiguration` v1beta1: `evictionHard`, `evictionSoft`), and the
-//! command line of the running kubelet, whose `--eviction-hard` wins and whose `--config` says where the file is. Defaults as in the kubelet's documentation ("Node-pressure Eviction"): `nodefs.available<10%`,
-//! `nodefs.inodesFree<5%`, `imagefs.available<15%`, `imagefs.inodesFree<5%`; where `evictionHard` is given, what it does not
-//! name is off (unless `mergeDefaultEvictionSettings`).
+//! Sources, the later the stronger: the kubelet's defaults ("Node-pressure Eviction" of its documentation:
+//! `nodefs.available<10%`, `nodefs.inodesFree<5%`, `imagefs.available<15%`, `imagefs.inodesFree<5%`); its file
+//! (`KubeletConfiguration` v1beta1: `evictionHard`, `evictionSoft`), where what `evictionHard` does not name is off unless
+//! `mergeDefaultEvictionSettings`; its drop-ins (`--config-dir`: files that end with `.conf`, by name, merged signal by
+//! signal, KEP-3983); its flags, which replace all that was said before of their kind. Where these are, also of a kubelet
+//! within another program, `place` knows; `follow` looks again.
 //!
-//! Bounds: [`MAX_FILE_BYTES`] of a file, [`MAX_PROCESSES`] command lines. It is read once, at the start.
+//! Bounds: [`MAX_FILE_BYTES`] of a file, and those of `place`.
 //!
-//! Deliberately absent: changing anything of the kubelet's, drop-in folders (`--config-dir`), which are told as such, and kubelets
-//! within another program (k3s), which say nothing of this on a command line.
+//! Deliberately absent: changing anything of the kubelet's, and folders within the folder of drop-ins.
+
+mod follow;
+mod place;
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -18,23 +22,21 @@ use dogwatch::config::parse_bytes;
 use dogwatch::record::Mount;
 use serde_json::Value;
 
+pub use self::follow::Follow;
+use self::place::Host;
 use crate::detect::DiskConfig;
 
 /// A `KubeletConfiguration` has a few KiB.
 const MAX_FILE_BYTES: u64 = 1 << 20;
-/// Command lines that are looked at to find the kubelet.
-const MAX_PROCESSES: usize = 100_000;
-/// A command line longer than this is cut.
-const MAX_COMMAND_BYTES: u64 = 64 << 10;
-/// Where kubeadm and most others put it.
-const DEFAULT_CONFIG: &str = "/var/lib/kubelet/config.yaml";
 /// The kubelet's `--root-dir`: what `nodefs` is the filesystem of.
 const DEFAULT_ROOT: &str = "/var/lib/kubelet";
 /// What `imagefs` is the filesystem of, by runtime; the first that is there.
-const IMAGE_ROOTS: [&str; 4] = [
+const IMAGE_ROOTS: [&str; 6] = [
     "/var/lib/containerd",
     "/var/lib/containers/storage",
     "/var/lib/rancher/k3s/agent/containerd",
+    "/var/lib/rancher/rke2/agent/containerd",
+    "/var/lib/k0s/containerd",
     "/var/lib/docker",
 ];
 
@@ -78,88 +80,99 @@ fn number(text: &str) -> Option<u64> {
     })
 }
 
+/// A threshold, and where it was read.
+#[derive(Debug, Clone, PartialEq)]
+struct Threshold {
+    least: Least,
+    source: String,
+}
+
+/// Thresholds by signal (`nodefs.available`).
+type Thresholds = BTreeMap<String, Threshold>;
+
 /// What the kubelet holds to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Kubelet {
-    hard: BTreeMap<String, Least>,
-    soft: BTreeMap<String, Least>,
-    /// What was read, for people.
-    source: String,
+    hard: Thresholds,
+    soft: Thresholds,
     root: PathBuf,
     images: Option<PathBuf>,
     /// What could not be taken into account.
     aside: Vec<String>,
+    /// Files and folders that this was read from, as they are seen from here; also such as were not there.
+    read: Vec<PathBuf>,
 }
 
 impl Kubelet {
-    fn new(source: String) -> Self {
+    fn new() -> Self {
         let hard = [
             ("nodefs.available", 0.10),
             ("nodefs.inodesFree", 0.05),
             ("imagefs.available", 0.15),
             ("imagefs.inodesFree", 0.05),
         ];
-        let hard = hard.into_iter().map(|(k, v)| (k.to_owned(), Least::Share(v))).collect();
-        let (soft, aside) = (BTreeMap::new(), Vec::new());
-        Self { hard, soft, source, root: DEFAULT_ROOT.into(), images: None, aside }
+        let source = "the kubelet's defaults";
+        let threshold = |share| Threshold { least: Least::Share(share), source: source.to_owned() };
+        let hard = hard.into_iter().map(|(k, v)| (k.to_owned(), threshold(v))).collect();
+        let (soft, aside, read) = (Thresholds::new(), Vec::new(), Vec::new());
+        Self { hard, soft, root: DEFAULT_ROOT.into(), images: None, aside, read }
     }
 
     /// Reads what this host's kubelet holds to, with the host's root at `rootfs` and its processes at `proc`. `None` where
     /// neither a kubelet nor its file is there.
     pub fn read(rootfs: &Path, proc: &Path) -> Option<Self> {
-        let beneath = |path: &Path| rootfs.join(path.strip_prefix("/").unwrap_or(path));
-        let command = running(proc);
-        let flag = |name: &str| command.as_deref().and_then(|c| option(c, name));
-        let config = PathBuf::from(flag("config").unwrap_or_else(|| DEFAULT_CONFIG.to_owned()));
-        let text = bounded(&beneath(&config), MAX_FILE_BYTES);
-        if command.is_none() && text.is_err() {
-            return None;
+        let host = Host(rootfs);
+        let mut place = place::find(host, proc)?;
+        let mut kubelet = Self::new();
+        kubelet.read.append(&mut place.read);
+        kubelet.aside.append(&mut place.aside);
+        if let Some(path) = &place.config {
+            kubelet.take_path(host, path, false);
         }
-        let mut kubelet = Self::new(config.display().to_string());
-        match text {
-            Ok(text) => kubelet.take_file(&text),
-            Err(why) => {
-                kubelet.source = "the kubelet's defaults".to_owned();
-                kubelet.aside.push(format!("{} could not be read: {why}", config.display()));
+        if let Some(folder) = &place.config_dir {
+            kubelet.read.push(host.at(folder));
+            match host.files(folder, "conf") {
+                Ok(paths) => paths.iter().for_each(|path| kubelet.take_path(host, path, true)),
+                Err(e) => kubelet.aside.push(format!("{} could not be read: {e}", folder.display())),
             }
         }
-        if let Some(text) = flag("eviction-hard") {
-            kubelet.hard.clear();
-            kubelet.take_flag(&text);
-            kubelet.source = "its command line".to_owned();
+        for (name, list) in [("eviction-hard", &mut kubelet.hard), ("eviction-soft", &mut kubelet.soft)] {
+            if let Some(text) = place.flag(name) {
+                list.clear();
+                take_flag(list, name, &text, &place.flags_are, &mut kubelet.aside);
+            }
         }
-        if let Some(dir) = flag("config-dir") {
-            kubelet.aside.push(format!("files in {dir} (--config-dir) are not read"));
-        }
-        if let Some(root) = flag("root-dir") {
+        if let Some(root) = place.flag("root-dir") {
             kubelet.root = root.into();
         }
-        kubelet.images = IMAGE_ROOTS.iter().map(PathBuf::from).find(|p| beneath(p).is_dir());
+        let roots = place.images.into_iter().chain(IMAGE_ROOTS.map(PathBuf::from));
+        kubelet.images = roots.into_iter().find(|p| host.at(p).is_dir());
         Some(kubelet)
     }
 
-    fn take_file(&mut self, text: &str) {
-        let Ok(file) = serde_saphyr::from_str::<Value>(text) else {
-            self.aside.push(format!("{} is not YAML; its defaults are assumed", self.source));
-            return;
-        };
-        if let Some(hard) = file.get("evictionHard").and_then(Value::as_object) {
-            if file.get("mergeDefaultEvictionSettings").and_then(Value::as_bool) != Some(true) {
-                self.hard.clear();
-            }
-            take(&mut self.hard, hard, &mut self.aside);
-        }
-        if let Some(soft) = file.get("evictionSoft").and_then(Value::as_object) {
-            take(&mut self.soft, soft, &mut self.aside);
+    fn take_path(&mut self, host: Host<'_>, path: &Path, merge: bool) {
+        self.read.push(host.at(path));
+        match bounded(&host.at(path), MAX_FILE_BYTES) {
+            Ok(text) => self.take_file(&text, path, merge),
+            Err(why) => self.aside.push(format!("{} could not be read: {why}", path.display())),
         }
     }
 
-    fn take_flag(&mut self, text: &str) {
-        for part in text.split(',') {
-            match part.split_once('<').map(|(signal, least)| (signal.trim(), Least::parse(least))) {
-                Some((signal, Some(least))) => _ = self.hard.insert(signal.to_owned(), least),
-                _ => self.aside.push(format!("{part:?} of --eviction-hard is not understood")),
+    /// Takes what a file says; where it is to `merge`, what it does not name stays as it was.
+    fn take_file(&mut self, text: &str, path: &Path, merge: bool) {
+        let source = path.display().to_string();
+        let Ok(file) = serde_saphyr::from_str::<Value>(text) else {
+            self.aside.push(format!("{source} is not YAML; it is left out"));
+            return;
+        };
+        if let Some(hard) = file.get("evictionHard").and_then(Value::as_object) {
+            if !merge && file.get("mergeDefaultEvictionSettings").and_then(Value::as_bool) != Some(true) {
+                self.hard.clear();
             }
+            take(&mut self.hard, hard, &source, &mut self.aside);
+        }
+        if let Some(soft) = file.get("evictionSoft").and_then(Value::as_object) {
+            take(&mut self.soft, soft, &source, &mut self.aside);
         }
     }
 
@@ -182,17 +195,18 @@ impl Kubelet {
                 let signal = format!("{filesystem}.{measure}");
                 let first = [("evictionHard", &self.hard), ("evictionSoft", &self.soft)]
                     .into_iter()
-                    .filter_map(|(kind, list)| list.get(&signal).map(|l| (kind, l.of(total))))
+                    .filter_map(|(kind, list)| {
+                        list.get(&signal).map(|t| (kind, t.least.of(total), &t.source))
+                    })
                     .max_by(|a, b| a.1.total_cmp(&b.1));
-                let Some((kind, least)) = first else { continue };
+                let Some((kind, least, source)) = first else { continue };
                 // At the same mark the kubelet, which looks every 10 s, comes second.
                 if least > 1.0 - high + 1e-9 {
                     said.push(format!(
-                        "clean {} before the kubelet evicts: {kind} {signal}<{:.3}% ({}) comes before detect.{key}.high_used \
-                         {:.1}%; set a lower mark for it in detect.mounts",
+                        "clean {} before the kubelet evicts: {kind} {signal}<{:.3}% ({source}) comes before \
+                         detect.{key}.high_used {:.1}%; set a lower mark for it in detect.mounts",
                         mount.path,
                         least * 100.0,
-                        self.source,
                         high * 100.0
                     ));
                 }
@@ -203,12 +217,28 @@ impl Kubelet {
     }
 }
 
-fn take(into: &mut BTreeMap<String, Least>, from: &serde_json::Map<String, Value>, aside: &mut Vec<String>) {
+fn take(into: &mut Thresholds, from: &serde_json::Map<String, Value>, source: &str, aside: &mut Vec<String>) {
     for (signal, value) in from {
+        // A drop-in takes a signal away so (a JSON merge patch, RFC 7396).
+        if value.is_null() {
+            into.remove(signal);
+            continue;
+        }
         let text = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
         match Least::parse(&text) {
-            Some(least) => _ = into.insert(signal.clone(), least),
-            None => aside.push(format!("{signal}: {text:?} is not understood")),
+            Some(least) => _ = into.insert(signal.clone(), Threshold { least, source: source.to_owned() }),
+            None => aside.push(format!("{signal}: {text:?} of {source} is not understood")),
+        }
+    }
+}
+
+fn take_flag(into: &mut Thresholds, name: &str, text: &str, source: &str, aside: &mut Vec<String>) {
+    for part in text.split(',') {
+        match part.split_once('<').map(|(signal, least)| (signal.trim(), Least::parse(least))) {
+            Some((signal, Some(least))) => {
+                into.insert(signal.to_owned(), Threshold { least, source: source.to_owned() });
+            }
+            _ => aside.push(format!("{part:?} of --{name} is not understood")),
         }
     }
 }
@@ -219,36 +249,6 @@ fn holder<'m>(mounts: &'m [Mount], path: &Path) -> Option<&'m Mount> {
         .iter()
         .filter(|m| path.starts_with(&m.path))
         .max_by_key(|m| Path::new(&m.path).components().count())
-}
-
-/// The command line of the running kubelet, split at its NULs.
-fn running(proc: &Path) -> Option<Vec<String>> {
-    let entries = std::fs::read_dir(proc).ok()?;
-    let pids = entries.flatten().filter(|e| e.file_name().to_str().is_some_and(|n| n.parse::<u32>().is_ok()));
-    pids.take(MAX_PROCESSES).find_map(|entry| {
-        // Whoever calls itself so in a pod is none, nor whoever is not root.
-        let groups = bounded(&entry.path().join("cgroup"), MAX_COMMAND_BYTES).unwrap_or_default();
-        let owner = std::os::unix::fs::MetadataExt::uid(&entry.metadata().ok()?);
-        if owner != 0 || groups.contains("kubepods") {
-            return None;
-        }
-        let text = bounded(&entry.path().join("cmdline"), MAX_COMMAND_BYTES).ok()?;
-        let words: Vec<String> = text.split('\0').filter(|w| !w.is_empty()).map(ToOwned::to_owned).collect();
-        let name = Path::new(words.first()?).file_name()?;
-        (name == "kubelet" || (name == "hyperkube" && words.get(1).is_some_and(|w| w == "kubelet")))
-            .then_some(words)
-    })
-}
-
-/// The value of `--name value` or `--name=value`.
-fn option(command: &[String], name: &str) -> Option<String> {
-    let flag = format!("--{name}");
-    command.iter().enumerate().find_map(|(i, word)| {
-        if *word == flag {
-            return command.get(i + 1).cloned();
-        }
-        word.strip_prefix(&flag)?.strip_prefix('=').map(|v| v.trim_matches('"').to_owned())
-    })
 }
 
 /// The text of a regular file: what else a process may name (a FIFO, say) could keep whoever opens it waiting.
@@ -333,6 +333,114 @@ mod tests {
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(told[0].contains("\"x\" of --eviction-hard"), "{told:?}");
         assert!(told[1].contains("nodefs.available<16.000% (its command line)"), "{told:?}");
+    }
+
+    /// A host with these files, and one process with this command line; what is said of it.
+    fn said_of(files: &[(&str, &str)], command: &str) -> Vec<String> {
+        let host = host("", None);
+        for (path, text) in files {
+            let path = host.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        std::fs::write(host.path().join("proc/18/cmdline"), command).unwrap();
+        let kubelet = Kubelet::read(host.path(), &host.path().join("proc")).expect("there is a kubelet");
+        kubelet.differs(&DiskConfig::default(), &mounts())
+    }
+
+    /// As k3s 1.34 writes it, without what says nothing of disks.
+    const K3S_DEFAULTS: (&str, &str) = (
+        "var/lib/rancher/k3s/agent/etc/kubelet.conf.d/00-k3s-defaults.conf",
+        "apiVersion: kubelet.config.k8s.io/v1beta1\nauthentication:\n  anonymous:\n    enabled: false\nevictionHard:\n  \
+         imagefs.available: 5%\n  nodefs.available: 5%\nevictionMinimumReclaim:\n  imagefs.available: 10%\n  \
+         nodefs.available: 10%\nkind: KubeletConfiguration\n",
+    );
+    /// The title that k3s gives itself.
+    const K3S: &str = "/usr/local/bin/k3s server\0\0\0";
+
+    #[test]
+    fn the_kubelet_within_k3s_is_held_against_its_drop_ins() {
+        assert_eq!(said_of(&[K3S_DEFAULTS], K3S), Vec::<String>::new());
+        let own = (
+            "var/lib/rancher/k3s/agent/etc/kubelet.conf.d/10-disk.conf",
+            "kind: KubeletConfiguration\nevictionHard:\n  nodefs.available: \"20%\"\n",
+        );
+        let other = (
+            "var/lib/rancher/k3s/agent/etc/kubelet.conf.d/20.yaml",
+            "evictionHard: { imagefs.available: 50% }",
+        );
+        let told = said_of(&[K3S_DEFAULTS, own, other], K3S);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains("evictionHard nodefs.available<20.000% (/var/lib/rancher/k3s/agent/etc/kubelet.conf.d/10-disk.conf)"));
+        let gone = (
+            "var/lib/rancher/k3s/agent/etc/kubelet.conf.d/30.conf",
+            "evictionHard: { nodefs.available: null }",
+        );
+        assert_eq!(
+            said_of(&[K3S_DEFAULTS, own, gone], K3S),
+            Vec::<String>::new(),
+            "the last file has the last word"
+        );
+    }
+
+    #[test]
+    fn the_kubelet_within_k3s_is_held_against_what_k3s_was_given() {
+        let config = (
+            "etc/rancher/k3s/config.yaml",
+            "token: x\nkubelet-arg:\n  - \"eviction-hard=nodefs.available<18%,imagefs.available<17%\"\n",
+        );
+        let told = said_of(&[K3S_DEFAULTS, config], K3S);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].contains("nodefs.available<18.000% (k3s' kubelet-arg)"), "{told:?}");
+        let more =
+            ("etc/rancher/k3s/config.yaml.d/a.yaml", "kubelet-arg+: [eviction-hard=nodefs.available<19%]\n");
+        let told = said_of(&[K3S_DEFAULTS, config, more], K3S);
+        assert!(told.len() == 1 && told[0].contains("<19.000%"), "{told:?}");
+        let unit = (
+            "etc/systemd/system/k3s.service",
+            "[Service]\nExecStart=/usr/local/bin/k3s \\\n    server \\\n\t'--data-dir' \\\n\t'/data/k3s' \\\n\
+             \t'--kubelet-arg=eviction-soft=imagefs.available<40%' \\\n\n",
+        );
+        let moved = ("data/k3s/agent/etc/kubelet.conf.d/00-k3s-defaults.conf", K3S_DEFAULTS.1);
+        let images = ("data/k3s/agent/containerd/x", "");
+        let told = said_of(&[unit, moved, images], K3S);
+        assert!(told.len() == 1 && told[0].contains("evictionSoft imagefs.available<40.000%"), "{told:?}");
+        assert!(told[0].starts_with("clean / before"), "its images lie beneath its data: {told:?}");
+        // Before it wrote drop-ins it gave flags, which replace the kubelet's defaults: 5 %, and nothing of inodes.
+        let old = ("etc/rancher/k3s/config.yaml", "kubelet-arg: eviction-soft=nodefs.inodesFree<16%\n");
+        let told = said_of(&[old], "/usr/local/bin/k3s agent\0");
+        assert!(told.len() == 1 && told[0].contains("evictionSoft nodefs.inodesFree<16.000%"), "{told:?}");
+    }
+
+    #[test]
+    fn drop_ins_of_a_kubelet_of_its_own_and_the_flags_of_microk8s_count() {
+        let drop_in = (
+            "var/lib/rancher/rke2/agent/etc/kubelet.conf.d/00-rke2-defaults.conf",
+            "evictionHard: { imagefs.available: 30% }\n",
+        );
+        let rke2 =
+            "kubelet\0--config-dir=/var/lib/rancher/rke2/agent/etc/kubelet.conf.d\0--node-ip=10.0.0.1\0";
+        let told = said_of(&[drop_in], rke2);
+        assert!(
+            told.len() == 1 && told[0].contains("imagefs.available<30.000%"),
+            "no file, no complaint: {told:?}"
+        );
+        let args = (
+            "var/snap/microk8s/9072/args/kubelet",
+            "--root-dir=${SNAP_COMMON}/var/lib/kubelet\n# a remark\n--eviction-hard=\"nodefs.available<16Gi,imagefs.available<20%\"\n",
+        );
+        let images = ("var/snap/microk8s/common/var/lib/containerd/x", "");
+        let kubelite =
+            "/snap/microk8s/9072/kubelite\0--kubelet-args-file=/var/snap/microk8s/9072/args/kubelet\0";
+        let told = said_of(&[args, images], kubelite);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(
+            told[0].contains("nodefs.available<16.000% (/var/snap/microk8s/9072/args/kubelet)"),
+            "{told:?}"
+        );
+        assert!(told[1].starts_with("clean / before"), "its images lie in its snap: {told:?}");
+        let absent = said_of(&[], kubelite);
+        assert!(absent[0].contains("/var/snap/microk8s/9072/args/kubelet could not be read"), "{absent:?}");
     }
 
     #[test]

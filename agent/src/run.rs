@@ -13,6 +13,7 @@
 mod aside;
 mod external;
 mod reload;
+mod rights;
 
 use std::io;
 use std::path::Path;
@@ -26,7 +27,6 @@ use dogwatch::identity::load_or_create_signing_key;
 use dogwatch::record::CleanupMode;
 use dogwatch::reload::{Outcome, Watcher};
 use dogwatch::supervise::{Ended, Parts, Stop};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 
 use self::aside::{start_ballast, start_lookouts};
@@ -45,7 +45,7 @@ use crate::detect::Detectors;
 use crate::enrol::{EnrolOptions, NodeIdentity, Renewal, TokenSource, ensure_enrolled};
 use crate::health::{Figures, Sources};
 use crate::kmsg;
-use crate::kubelet::Kubelet;
+use crate::kubelet;
 use crate::record::{self, RecordConfig, Recorder};
 use crate::sample::{Roots, SampleOptions, Sampler, Thrift, Ticker, TickerStop};
 use crate::tail::{self, CHECKPOINT_FILE, CheckpointWriter, Journaled, Resume, TailConfig, Tailer};
@@ -113,7 +113,7 @@ impl Drop for EndRecord {
 /// [`RunError`] says what could not be built or which part ended.
 pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunError> {
     let children = launch.start_all();
-    raise_descriptor_limit();
+    rights::raise_descriptor_limit();
     let state = &config.state_dir;
     std::fs::create_dir_all(state).map_err(|e| RunError::Start {
         what: "making the state folder",
@@ -136,7 +136,7 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
     };
     let roots =
         if config.host_root == Path::new("/") { Roots::default() } else { Roots::of_host(&config.host_root) };
-    let kubelet = Kubelet::read(&config.host_root, &roots.proc);
+    let kubelet = kubelet::Follow::begin(&config.host_root, &roots.proc);
     let boot_id = boot_id(&roots.proc);
     let (recorder, writer, opened) = record::open(&record_config, key, boot_id, random_16)?;
     for remark in &opened.remarks {
@@ -218,8 +218,11 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
             pulse: pulse_tx,
             figures: figures.clone(),
         };
-        let mut core = Core::new(core_config, wires, detectors, responder, unable_here());
-        core.watch_kubelet(kubelet, config.detect.disk.clone());
+        let mut core = Core::new(core_config, wires, detectors, responder, rights::unable_here());
+        core.watch_kubelet(kubelet.known(), config.detect.disk.clone());
+        let to_core = inbox_tx.clone();
+        let tell = move |k| drop(to_core.send(Message::Kubelet(Box::new(k))));
+        parts.spawn("kubelet", kubelet.run(tell, stop.clone()));
         core.seed(opened.active.clone());
         let end_record = EndRecord(recorder.clone());
         parts.spawn_thread("core", move || {
@@ -542,27 +545,6 @@ async fn enrolled(
         }
         backoff = (backoff * 2).min(ENROL_BACKOFF_MAX);
     }
-}
-
-/// Takes the descriptors that it may have: the usual soft limit of 1,024 is for programs that use select(2), and logs and
-/// control groups want some thousands. The executor, started before, stays at the old limit.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        tracing::warn!(%error, "the limit of open files stays as it is");
-    }
-}
-
-/// What this process cannot see or do for want of rights, in words.
-fn unable_here() -> Vec<String> {
-    if rustix::process::geteuid().is_root() {
-        return Vec::new();
-    }
-    vec![
-        "read logs that are root's alone, and see other users' open files: it does not run as root"
-            .to_owned(),
-        "clean up files of other users: it does not run as root".to_owned(),
-    ]
 }
 
 /// For `verify --node-key`: people note it where the collector cannot change it.

@@ -4,28 +4,29 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "act_cleanup/layouts.rs"]
+mod layouts;
+#[path = "act_cleanup/life.rs"]
+mod life;
+
 mod common;
 mod witness;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::Write;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use common::{LoopFs, mount_tmpfs, run};
+use common::{LoopFs, run};
 use dogwatch::record::{Action, ActionState, CleanupMode, Hash, ObjectOutcome};
-use dogwatch_agent::act::executor::Enforcement;
-use dogwatch_agent::act::handle::{Executor, ExecutorError, look_after};
+use dogwatch_agent::act::handle::Executor;
 use dogwatch_agent::act::hold_line::HoldLine;
 use dogwatch_agent::act::plan::{Allowance, Survey, Trigger, plan};
-use dogwatch_agent::act::policy::{Budgets, Policy, QUARANTINE, RootPolicy, Rules};
+use dogwatch_agent::act::policy::{Budgets, Policy, RootPolicy, Rules};
 use sha2::{Digest, Sha256};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -100,242 +101,6 @@ fn snapshot(base: &Path) -> BTreeMap<PathBuf, (u64, u32, Vec<u8>)> {
         }
     }
     found
-}
-
-/// A small generator, so that a seed names a layout.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % below
-    }
-}
-
-/// A seeded root of logs, with what an attacker or an accident could leave there.
-struct Layout {
-    root: PathBuf,
-    open: Vec<(PathBuf, File)>,
-    _socket: UnixListener,
-}
-
-impl Layout {
-    fn new(base: &Path, seed: u64) -> Self {
-        let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-        let (root, outside) = (base.join("logs"), base.join("outside"));
-        fs::create_dir_all(&outside).unwrap();
-        fs::create_dir_all(&root).unwrap();
-        let mut folders = vec![root.clone()];
-        for (i, name) in ["a", "b b", "-c", "dir.log.1"].iter().enumerate() {
-            let parent = folders[dice.roll(folders.len() as u64) as usize].clone();
-            let folder = parent.join(OsStr::from_bytes(name.as_bytes()));
-            fs::create_dir(&folder).unwrap();
-            fs::write(outside.join(format!("{i}.log.1")), vec![i as u8; 5_000]).unwrap();
-            folders.push(folder);
-        }
-        let mut layout = Vec::new();
-        let mut put = |path: PathBuf, dice: &mut Dice| {
-            let size = match dice.roll(5) {
-                0 => 0,
-                1 => dice.roll(5_000),
-                _ => dice.roll(200_000),
-            };
-            let mut content = vec![0; size as usize];
-            content.iter_mut().for_each(|b| *b = dice.roll(256) as u8);
-            fs::write(&path, content).unwrap();
-            layout.push(path);
-        };
-        let long = format!("{}.log.2", "n".repeat(180));
-        for folder in &folders {
-            for name in
-                ["app.log", "syslog", "data.bin", "keep.log.1", "half.log.1.tmp", "notes.txt", "java.log.0"]
-            {
-                put(folder.join(name), &mut dice);
-            }
-            for n in 1..=1 + dice.roll(4) {
-                put(folder.join(format!("app.log.{n}")), &mut dice);
-                put(folder.join(format!("syslog.{n}.gz")), &mut dice);
-                put(folder.join(format!("orphan.{n}")), &mut dice);
-                put(folder.join(format!("0.log.2024010{n}-101112")), &mut dice);
-            }
-            for name in
-                [&b"new\nline.log.1"[..], b"-dash.log.1", b"\xff\xfe.log.1", b" .log.1", long.as_bytes()]
-            {
-                if dice.roll(2) == 0 {
-                    put(folder.join(OsStr::from_bytes(name)), &mut dice);
-                }
-            }
-        }
-        let pick = |dice: &mut Dice| folders[dice.roll(folders.len() as u64) as usize].clone();
-        symlink(outside.join("0.log.1"), pick(&mut dice).join("out.log.1")).unwrap();
-        symlink("app.log.1", pick(&mut dice).join("in.log.1")).unwrap();
-        symlink(&outside, pick(&mut dice).join("linkdir")).unwrap();
-        symlink("nowhere", pick(&mut dice).join("dangling.log.1")).unwrap();
-        fs::hard_link(pick(&mut dice).join("app.log.1"), pick(&mut dice).join("twin.log.1")).unwrap();
-        fs::hard_link(outside.join("1.log.1"), pick(&mut dice).join("foreign.log.1")).unwrap();
-        fs::hard_link(pick(&mut dice).join("app.log"), pick(&mut dice).join("livelink.log.1")).unwrap();
-        rustix::fs::mkfifoat(rustix::fs::CWD, root.join("pipe.log.1"), rustix::fs::Mode::RWXU).unwrap();
-        // The path of a socket is short: make it next to the temp folder's own descriptor.
-        let near = File::open(&root).unwrap();
-        let short = format!("/proc/self/fd/{}/sock.log.1", std::os::fd::AsRawFd::as_raw_fd(&near));
-        let socket = UnixListener::bind(short).unwrap();
-        let nested = root.join("mounted");
-        fs::create_dir(&nested).unwrap();
-        mount_tmpfs(&nested);
-        fs::write(nested.join("app.log.1"), "on another filesystem").unwrap();
-        // Some are fresh: their time lies ahead of every clock in this test.
-        let ahead = SystemTime::now() + Duration::from_secs(7_200);
-        let mut open = Vec::new();
-        for path in &layout {
-            match dice.roll(6) {
-                0 => File::options().write(true).open(path).unwrap().set_modified(ahead).unwrap(),
-                1 => open.push((path.clone(), File::open(path).unwrap())),
-                _ => {
-                    let long_ago = SystemTime::now() - Duration::from_secs(86_400 * (1 + dice.roll(90)));
-                    File::options().write(true).open(path).unwrap().set_modified(long_ago).unwrap();
-                }
-            }
-        }
-        run("sync", &["-f", base.to_str().unwrap()]);
-        Self { root, open, _socket: socket }
-    }
-
-    /// What `find` says may go: rotated by name, old, no foreign link, not open, on this filesystem.
-    fn may_go(&self) -> BTreeSet<PathBuf> {
-        let sibling = |strip: &str| {
-            vec!["-exec", "sh", "-c", strip, "sh", "{}", ";"]
-                .into_iter()
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        };
-        let beside = sibling(r#"n=${1%.gz}; n=${n%.[0-9]*}; test -f "$n" && ! test -L "$n""#);
-        let mut args: Vec<String> = vec![self.root.to_str().unwrap().to_owned()];
-        let words = |s: &str| s.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        args.extend(words("-xdev -name .dogwatch-quarantine -prune -o -type f"));
-        args.extend(words("! -newermt now ! -newerct now ! -name keep* ! -name *.tmp"));
-        args.extend(words("( -name *.log.[1-9]* -o -name *.log-[1-9]* -o -name *.log.gz -o -name *.log.old"));
-        args.extend(words("-o ( -name *.[1-9] -o -name *.[1-9].gz )"));
-        args.extend(beside);
-        args.extend(words(") -printf %i:%n:%p\\0"));
-        let output = run("find", &args).stdout;
-        let open: BTreeSet<u64> = self.open.iter().map(|(_, f)| f.metadata().unwrap().ino()).collect();
-        let mut inodes: BTreeMap<u64, (usize, Vec<PathBuf>)> = BTreeMap::new();
-        for entry in output.split(|b| *b == 0).filter(|e| !e.is_empty()) {
-            let mut parts = entry.splitn(3, |b| *b == b':');
-            let mut number = || std::str::from_utf8(parts.next().unwrap()).unwrap().parse::<u64>().unwrap();
-            let (inode, links) = (number(), number());
-            let path = PathBuf::from(OsString::from_vec(parts.next().unwrap().to_vec()));
-            inodes.entry(inode).or_insert((links as usize, Vec::new())).1.push(path);
-        }
-        inodes
-            .into_iter()
-            .filter(|(inode, (links, paths))| *links == paths.len() && !open.contains(inode))
-            .flat_map(|(_, (_, paths))| paths)
-            .collect()
-    }
-}
-
-/// A program that another test just started holds, until it has begun, what this process had open at that moment; a
-/// file that is open is rightly left alone.
-fn wait_until_nobody_has_open(files: &BTreeSet<PathBuf>) {
-    let open = || {
-        let processes = fs::read_dir("/proc").unwrap().flatten();
-        let descriptors =
-            processes.filter_map(|p| fs::read_dir(p.path().join("fd")).ok()).flatten().flatten();
-        descriptors.filter_map(|d| fs::read_link(d.path()).ok()).any(|target| files.contains(&target))
-    };
-    while open() {
-        std::thread::yield_now();
-    }
-}
-
-/// A machine whose wall clock was just set back holds files of the future, and those rightly stay.
-fn wait_for_the_clock(survey: &Survey) {
-    let newest = survey.candidates.iter().map(|c| c.object.ctime_ns).max();
-    while newest.is_some_and(|t| now_ns() <= t) {
-        std::thread::yield_now();
-    }
-}
-
-fn layout_holds(fs: &LoopFs, seed: u64) -> (usize, usize, u64) {
-    let base = fs.path().join(format!("seed{seed}"));
-    fs::create_dir(&base).unwrap();
-    let layout = Layout::new(&base, seed);
-    let policy = policy(&layout.root);
-    let mut executor = spawn(policy.clone());
-    let survey = executor.survey(device(&layout.root), DEADLINE).unwrap();
-    assert_eq!(survey.partial, None);
-    wait_for_the_clock(&survey);
-    let all = make_plan(&survey, &policy, &layout.root, 1 << 40, 1 << 30);
-    let may_go = layout.may_go();
-    assert_eq!(paths(&all), may_go, "seed {seed}: {:#?}", all.refused);
-    for odd in ["pipe.log.1", "sock.log.1", "out.log.1", "dangling.log.1", "dir.log.1", "mounted"] {
-        let told = survey.passed_over.iter().any(|r| r.path.as_ref().is_some_and(|p| p.ends_with(odd)));
-        assert!(told, "seed {seed}: {odd} is passed over with a reason: {:#?}", survey.passed_over);
-    }
-
-    // A part of it: sufficient, and nothing superfluous.
-    let mut dice = Dice(seed + 1);
-    let want = 1 + dice.roll(all.planned_bytes);
-    let part = make_plan(&survey, &policy, &layout.root, want, 0);
-    assert!(part.planned_bytes >= want && paths(&part).is_subset(&may_go));
-    for object in part.objects.iter().filter(|o| o.links == 1) {
-        assert!(
-            part.planned_bytes - object.allocated_bytes < want,
-            "seed {seed}: {:?} is superfluous",
-            object.path
-        );
-    }
-
-    let action = if seed.is_multiple_of(2) { part } else { all };
-    let before = snapshot(&base);
-    let gone = paths(&action);
-    wait_until_nobody_has_open(&gone);
-    let applied = executor.apply(&action, DEADLINE).unwrap();
-    let after = snapshot(&base);
-    assert_eq!(applied.state, ActionState::Done);
-    for object in &applied.objects {
-        assert_eq!(object.outcome, ObjectOutcome::Removed, "seed {seed}: {:#?}", applied.refused);
-        let digest: [u8; 32] = before[&object.path].2.as_slice().try_into().unwrap();
-        assert_eq!(object.sha256, Some(Hash(digest)), "seed {seed}");
-    }
-    let mut expected = before;
-    expected.retain(|path, _| !gone.contains(path));
-    assert_eq!(after, expected, "seed {seed}: everything else is as it was");
-    let (available_before, available_after) =
-        (applied.available_before_bytes.unwrap(), applied.available_after_bytes.unwrap());
-    assert_eq!(applied.freed_bytes, Some(available_after - available_before), "seed {seed}: to the byte");
-    assert_eq!(applied.freed_bytes, Some(action.planned_bytes), "seed {seed}");
-    let unexplained = applied.unexplained.unwrap();
-    assert_eq!((unexplained.bytes, unexplained.reason.as_str()), (0, ""), "seed {seed}");
-    (may_go.len(), gone.len(), applied.freed_bytes.unwrap())
-}
-
-#[test]
-fn seeded_layouts_agree_with_find_and_with_statvfs_on_ext4() {
-    let fs = LoopFs::ext4(128);
-    let (mut may, mut went, mut freed) = (0, 0, 0);
-    for seed in 0..20 {
-        let (m, w, f) = layout_holds(&fs, seed);
-        (may, went, freed) = (may + m, went + w, freed + f);
-    }
-    println!(
-        "20 layouts on ext4: {may} objects may go by find and by plan, {went} went, {freed} bytes freed"
-    );
-    assert!(went > 200);
-}
-
-#[test]
-fn seeded_layouts_agree_with_find_and_with_statvfs_on_tmpfs() {
-    let fs = LoopFs::tmpfs(96);
-    let (mut may, mut went) = (0, 0);
-    for seed in 100..108 {
-        let (m, w, _) = layout_holds(&fs, seed);
-        (may, went) = (may + m, went + w);
-    }
-    println!("8 layouts on tmpfs: {may} objects may go by find and by plan, {went} went");
 }
 
 #[test]
@@ -504,135 +269,4 @@ fn a_hostile_agent_cannot_have_anything_else_removed() {
     assert_eq!(snapshot(&outside), before);
     let applied = executor.apply(&honest, DEADLINE).unwrap();
     assert!(applied.objects.iter().all(|o| o.outcome == ObjectOutcome::Removed), "the honest one still goes");
-}
-
-#[test]
-fn the_executor_is_confined() {
-    let fs = LoopFs::ext4(16);
-    let executor = spawn(policy(fs.path()));
-    let ready = executor.ready();
-    assert_eq!(ready.confinement.landlock, Enforcement::Fully, "{:?}", ready.confinement);
-    assert!(ready.confinement.no_new_privileges);
-    assert_eq!(ready.confinement.lacks, Vec::<String>::new());
-    let status = fs::read_to_string(format!("/proc/{}/status", ready.pid)).unwrap();
-    let field = |name: &str| {
-        let line = status.lines().find(|l| l.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().to_owned()
-    };
-    // DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, LEASE.
-    let wanted = format!("{:016x}", 1u64 << 1 | 1 << 2 | 1 << 3 | 1 << 28);
-    for set in ["CapEff:", "CapPrm:", "CapBnd:"] {
-        assert_eq!(field(set), wanted, "{set}");
-    }
-    assert_eq!(field("NoNewPrivs:"), "1");
-    assert_eq!(field("Threads:"), "1");
-    let descriptors: Vec<PathBuf> = fs::read_dir(format!("/proc/{}/fd", ready.pid))
-        .unwrap()
-        .map(|e| fs::read_link(e.unwrap().path()).unwrap())
-        .collect();
-    // Its socket, null, stderr, the root, its quarantine and its folder of held files.
-    assert_eq!(descriptors.len(), 6, "{descriptors:?}");
-    let environment = fs::read(format!("/proc/{}/environ", ready.pid)).unwrap();
-    assert_eq!(environment, b"");
-}
-
-#[test]
-fn roots_that_cannot_be_used_are_told_and_off_means_off() {
-    let fs = LoopFs::ext4(16);
-    let root = fs.path().join("logs");
-    fs::create_dir(&root).unwrap();
-    let mut policy = policy(&root);
-    for bad in ["/etc", "/var/lib/kubelet/pods", "/nowhere/logs"] {
-        policy.roots.push(RootPolicy::new(bad));
-    }
-    let executor = spawn(policy.clone());
-    let told: Vec<_> = executor.ready().roots.iter().map(|r| r.unusable.is_none()).collect();
-    assert_eq!(told, [true, false, false, false], "{:#?}", executor.ready().roots);
-    assert_eq!(executor.unable().len(), 3, "{:#?}", executor.unable());
-    drop(executor);
-    fs::remove_dir(root.join(QUARANTINE)).unwrap();
-    let mut off = spawn(Policy { mode: CleanupMode::Off, ..policy });
-    let refused = off.survey(device(&root), DEADLINE).unwrap_err();
-    assert!(matches!(&refused, ExecutorError::Refused(why) if why.contains("off")), "{refused}");
-    assert!(!root.join(QUARANTINE).exists(), "off makes nothing");
-    assert!(off.is_alive());
-}
-
-#[test]
-fn a_restarted_executor_puts_back_what_a_crash_left() {
-    let fs = LoopFs::ext4(16);
-    let folder = fs.path().join("pods/x");
-    fs::create_dir_all(&folder).unwrap();
-    drop(spawn(policy(fs.path())));
-    let file = folder.join("0.log.1");
-    fs::write(&file, "evidence").unwrap();
-    // As a kill between moving and unlinking leaves it.
-    let digest = Sha256::digest(b"pods/x");
-    let digest = u32::from_be_bytes(digest[..4].try_into().unwrap());
-    let (parent, inode) = (fs::metadata(&folder).unwrap().ino(), fs::metadata(&file).unwrap().ino());
-    let entry = fs.path().join(QUARANTINE).join(format!("{parent:x}-{digest:08x}-{inode:x}-0.log.1"));
-    fs::rename(&file, &entry).unwrap();
-    let executor = spawn(policy(fs.path()));
-    let leftovers = &executor.ready().leftovers;
-    assert_eq!(leftovers.len(), 1);
-    assert!(leftovers[0].restored, "{leftovers:?}");
-    assert_eq!(leftovers[0].original.as_deref(), file.to_str());
-    assert_eq!(fs::metadata(&file).unwrap().ino(), inode);
-    assert!(!entry.exists());
-}
-
-#[test]
-fn a_dead_and_a_hung_executor_are_noticed() {
-    let fs = LoopFs::ext4(16);
-    fs::write(fs.path().join("a.log.1"), "x").unwrap();
-    let policy = policy(fs.path());
-    let signal = |pid: u32, name: &str| run("kill", &[&format!("-{name}"), &pid.to_string()]);
-
-    let mut dead = spawn(policy.clone());
-    let survey = dead.survey(device(fs.path()), DEADLINE).unwrap();
-    let mut action = make_plan(&survey, &policy, fs.path(), 1 << 40, 0);
-    signal(dead.ready().pid, "KILL");
-    let error = dead.apply(&action, DEADLINE).unwrap_err();
-    assert!(matches!(error, ExecutorError::Died(Some(_))), "{error}");
-    assert!(error.is_fatal() && !dead.is_alive());
-    look_after(&mut action, &error);
-    assert_eq!((action.state, action.objects[0].outcome), (ActionState::Failed, ObjectOutcome::Skipped));
-
-    let mut hung = spawn(policy);
-    let pid = hung.ready().pid;
-    signal(pid, "STOP");
-    let error = hung.survey(device(fs.path()), Duration::from_millis(300)).unwrap_err();
-    assert!(matches!(error, ExecutorError::Hung(_)), "{error}");
-    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "killed and reaped");
-}
-
-const PARENT: &str = "DOGWATCH_TEST_PARENT";
-
-/// Not a test by itself: the agent that `an_executor_ends_with_its_agent` kills.
-#[test]
-#[ignore = "started by another test"]
-fn agent_that_is_killed() {
-    let Ok(root) = std::env::var(PARENT) else { return };
-    let executor = spawn(policy(Path::new(&root)));
-    println!("executor {}", executor.ready().pid);
-    std::io::stdout().flush().unwrap();
-    let own = rustix::process::getpid();
-    rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
-}
-
-#[test]
-fn an_executor_ends_with_its_agent() {
-    let fs = LoopFs::ext4(16);
-    let agent = Command::new(std::env::current_exe().unwrap())
-        .args(["agent_that_is_killed", "--exact", "--ignored", "--nocapture"])
-        .env(PARENT, fs.path())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&agent.stdout);
-    let pid = said.lines().find_map(|l| l.split("executor ").nth(1)).unwrap().trim().to_owned();
-    // It is nobody's child now, so that it may linger as a zombie; that is an end too.
-    let lives = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z "));
-    while lives() {
-        std::thread::yield_now();
-    }
 }

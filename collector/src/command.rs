@@ -109,7 +109,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             if cli.command.is_none() && !cli.check_config {
                 termination::tell(&format!("dogwatch-collector: {problems}"));
             }
-            eprintln!("dogwatch-collector: {problems}");
+            telemetry::say(&format!("dogwatch-collector: {problems}"));
             return ExitCode::from(2);
         }
     };
@@ -127,7 +127,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("dogwatch-collector: {e}");
+            telemetry::say(&format!("dogwatch-collector: {e}"));
             ExitCode::FAILURE
         }
     }
@@ -203,7 +203,7 @@ fn verify(config: &Config, args: VerifyArgs) -> ExitCode {
     let audit = match trust.and_then(|t| audit::verify(&dir, t)) {
         Ok(audit) => audit,
         Err(e) => {
-            eprintln!("dogwatch-collector: {e}");
+            telemetry::say(&format!("dogwatch-collector: {e}"));
             return ExitCode::FAILURE;
         }
     };

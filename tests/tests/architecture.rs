@@ -100,6 +100,18 @@ const IMPURE: &[&str] = &[
     "sled",
 ];
 
+/// What panics where standard output or error lies on a full disk, or nobody reads it any more.
+const PANICS_WHEN_UNHEARD: &[&str] = &["print!", "println!", "eprint!", "eprintln!", "dbg!"];
+
+/// Verbs: short-lived, asked by somebody who waits for the answer. Everything else of the daemons goes on for weeks.
+const VERBS: &[&str] = &[
+    "agent/src/command.rs",
+    "agent/src/forecast.rs",
+    "agent/src/uninstall.rs",
+    "agent/src/usage/verb.rs",
+    "collector/src/command.rs",
+];
+
 /// A file has one subject; beyond this many lines it has two.
 const MAX_LINES: usize = 600;
 /// Files that are over it, and how far they may go until they are split. Take lines out, never put one in.
@@ -318,9 +330,29 @@ fn only_the_store_names_its_database_and_only_the_cluster_names_kube() {
 }
 
 #[test]
+fn a_daemon_says_nothing_that_could_end_it() {
+    let daemons: Vec<String> = sources()
+        .into_iter()
+        .filter(|s| ["proto/", "agent/src/", "collector/src/"].iter().any(|d| s.starts_with(d)))
+        .collect();
+    let found = offenders(&daemons, PANICS_WHEN_UNHEARD, |s| VERBS.contains(&s));
+    assert_none(&found, "log it (tracing), or say it by telemetry::say, which a full disk does not end");
+    // Whoever fails to start, or ends, is a daemon too, whatever file it stands in.
+    for command in ["agent/src/command.rs", "collector/src/command.rs"] {
+        let said = offenders(&[command.to_owned()], &["eprintln!", "eprint!", "dbg!"], |_| false);
+        assert_none(&said, "telemetry::say, where the daemon's own end is told");
+    }
+    for verb in VERBS {
+        assert!(sources().iter().any(|s| s == verb), "{verb} is gone: take it off the list");
+    }
+}
+
+#[test]
 fn a_file_has_one_subject() {
     let mut found = Vec::new();
-    for source in files(SOURCES, |p| p.ends_with(".rs")) {
+    let tests = ["agent/tests", "collector/tests", "collector/cli/tests", "tests"];
+    let folders: Vec<&str> = SOURCES.iter().copied().chain(tests).collect();
+    for source in files(&folders, |p| p.ends_with(".rs")) {
         let lines = read(&source).lines().count();
         let limit = LONGER.iter().find(|(p, _)| *p == source).map_or(MAX_LINES, |(_, most)| *most);
         if lines > limit {

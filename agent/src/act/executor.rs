@@ -13,7 +13,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -24,9 +24,10 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use super::channel::{Channel, ChannelError};
+use super::child::{self, Begun};
 use super::cleaner::{Cleaner, Parent};
 pub use super::confine::{Confinement, Enforcement};
-use super::confine::{close_other_descriptors, confine, die_with_parent};
+use super::confine::{confine, die_with_parent};
 use super::hold_line::HeldNow;
 use super::plan::Survey;
 use super::policy::Policy;
@@ -115,30 +116,17 @@ pub struct RootStatus {
 ///
 /// Must be called in a process of its own that has opened nothing else: every other descriptor is closed.
 pub fn child_main(socket: RawFd) -> ExitCode {
-    // SAFETY: by contract this process was handed `socket`, and nobody else in it uses the number.
-    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-    match serve(socket) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            dogwatch::telemetry::say(&format!("dogwatch executor: {why}"));
-            ExitCode::FAILURE
-        }
+    child::main("executor", socket, serve)
+}
+
+impl child::Setup for Setup {
+    fn sender(&self) -> (u32, u32) {
+        (self.version, self.parent)
     }
 }
 
 fn serve(socket: OwnedFd) -> Result<(), String> {
-    let mut lacks = Vec::new();
-    if let Err(error) = close_other_descriptors(socket.as_fd()) {
-        lacks.push(format!("other descriptors: {error}"));
-    }
-    let channel = Channel::from_socket(socket).map_err(|e| format!("its socket: {e}"))?;
-    let setup = channel.receive(None).map_err(|e| format!("no setup: {e}"))?;
-    let setup: Setup = serde_json::from_slice(&setup).map_err(|e| format!("setup: {e}"))?;
-    if setup.version != VERSION {
-        return Err(format!("setup of version {}, not {VERSION}: agent and executor differ", setup.version));
-    }
-    die_with_parent(setup.parent)?;
-
+    let Begun { channel, setup, lacks } = Begun::<Setup>::new(socket)?;
     let (mut cleaner, roots) = Cleaner::open(setup.policy, &setup.state_dir);
     let mut confinement = confine(&cleaner.reach());
     confinement.lacks.extend(lacks);
@@ -153,8 +141,7 @@ fn serve(socket: OwnedFd) -> Result<(), String> {
         roots,
         leftovers,
     };
-    let ready = serde_json::to_vec(&ready).map_err(|e| format!("status: {e}"))?;
-    channel.send(&ready, None).map_err(|e| format!("its status could not be sent: {e}"))?;
+    child::say_ready(&channel, &ready)?;
 
     let halted = Halted::default();
     loop {

@@ -21,6 +21,7 @@ pub mod aside;
 mod beneath;
 pub mod brake_line;
 mod channel;
+mod child;
 mod cleaner;
 pub mod cleaners;
 mod confine;

@@ -31,6 +31,7 @@ mod free;
 mod holds;
 mod matrix;
 mod odd;
+mod opener;
 mod trick;
 
 use common::LoopFs;

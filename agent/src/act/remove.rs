@@ -235,7 +235,9 @@ pub(super) fn take(
             hooks.reach(Gap::AskedAgain, object);
             same(beneath::facts_of(&file), object, true)
         })
-        .and_then(|_| same(beneath::facts_at(&place.root.quarantine, &*entry), object, true));
+        .and_then(|_| same(beneath::facts_at(&place.root.quarantine, &*entry), object, true))
+        // Cheap enough to be the very last: from here on whoever opens it waits until it is unlinked.
+        .and_then(|_| if hold.is_wanted(&file) { Err(wanted()) } else { Ok(()) });
     if let Err(why) = arrived {
         hooks.reach(Gap::PuttingBack, object);
         return Err(put_back(place, &entry, origin, why));

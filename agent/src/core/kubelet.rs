@@ -13,12 +13,21 @@ pub(super) struct Evictions {
     marks: DiskConfig,
     /// What differs; `None` until mounts and marks were held against it.
     pub(super) differs: Option<Vec<String>>,
+    /// What was said of it before.
+    said: Vec<String>,
 }
 
 impl Core {
     /// Holds `marks` against what `kubelet` does, from the next sample on.
     pub fn watch_kubelet(&mut self, kubelet: Option<Kubelet>, marks: DiskConfig) {
-        self.evictions = Evictions { kubelet, marks, differs: None };
+        let said = self.evictions.differs.take().unwrap_or_else(|| std::mem::take(&mut self.evictions.said));
+        self.evictions = Evictions { kubelet, marks, differs: None, said };
+    }
+
+    /// The kubelet holds to something else, or came, or went.
+    pub(super) fn on_kubelet(&mut self, kubelet: Option<Kubelet>) {
+        let marks = std::mem::take(&mut self.evictions.marks);
+        self.watch_kubelet(kubelet, marks);
     }
 
     /// Other marks are in force.
@@ -33,7 +42,7 @@ impl Core {
             return;
         }
         let differs = kubelet.differs(&self.evictions.marks, mounts);
-        for sentence in &differs {
+        for sentence in differs.iter().filter(|d| !self.evictions.said.contains(d)) {
             tracing::warn!("this node cannot {sentence}");
             self.wires.recorder.push(Stream::Urgent, at, Body::Note(format!("this node cannot {sentence}")));
         }

@@ -216,26 +216,28 @@ pub(super) fn whole_title(lead: &str, further: &[String]) -> String {
     }
 }
 
-/// One line that says what an incident is about, with the figure that is known when it opens.
+/// One line that says what an incident is about. It outlives the finding that it was made of, so that no figure is in it:
+/// findings have theirs as of now.
 pub(super) fn title(node: &str, finding: &Finding) -> String {
     let name = shown(&finding.subject.name);
     let rule = finding.rule.as_str();
-    let mut title = match finding.subject.kind.as_str() {
+    match finding.subject.kind.as_str() {
         "mount" if says(rule, &["inode", "inodes"]) => format!("inodes of {name} running out on {node}"),
         "mount" if says(rule, &["readonly", "read"]) => format!("filesystem {name} read-only on {node}"),
         "mount" if says(rule, &["disk", "space"]) => format!("disk {name} filling on {node}"),
         "memory" if !says(rule, &["oom"]) => format!("memory short on {node}"),
         "node" if says(rule, &["silent"]) => format!("{node} is silent"),
-        _ if says(rule, &["oom"]) => format!("process killed for want of memory on {node}"),
+        _ if says(rule, &["oom"]) => {
+            let victim = fact(finding, "victim_name").map(|v| format!(" {}", shown(v))).unwrap_or_default();
+            // The pod or group whose limit it was; the node is named in any case.
+            let of = subject(finding).filter(|_| matches!(finding.subject.kind.as_str(), "pod" | "cgroup"));
+            let of = of.map(|link| format!(" of {link}")).unwrap_or_default();
+            format!("process{victim}{of} killed for want of memory on {node}")
+        }
         _ if says(rule, &["login", "logins"]) => format!("failed logins on {node}"),
         "node" => format!("{} on {node}", shown(rule).replace('-', " ")),
         _ => format!("{} on {node}: {name}", shown(rule).replace('-', " ")),
-    };
-    if let Some(figure) = figure(finding) {
-        title.push_str(": ");
-        title.push_str(&figure);
     }
-    title
 }
 
 /// `text` on one line and of bounded length; characters that steer a terminal become a blank.
@@ -267,20 +269,6 @@ fn pod(finding: &Finding) -> Option<String> {
     }
     let parts: Vec<&str> = finding.subject.name.splitn(3, '/').take(2).collect();
     Some(shown(&parts.join("/")))
-}
-
-/// How much is used or left, where the facts tell.
-fn figure(finding: &Finding) -> Option<String> {
-    let number = |key: &str| fact(finding, key)?.parse::<f64>().ok().filter(|v| v.is_finite() && *v >= 0.0);
-    if let Some(used) = number("used_percent").filter(|u| *u <= 100.0) {
-        return Some(format!("{used:.0} % used"));
-    }
-    let (left, all) = if says(&finding.rule, &["inode", "inodes"]) {
-        (number("free_inodes")?, number("total_inodes")?)
-    } else {
-        (number("available_bytes")?, number("total_bytes")?)
-    };
-    (all > 0.0 && left <= all).then(|| format!("{:.0} % left", left / all * 100.0))
 }
 
 /// Whether `rule` has one of `words` among its words, which `-`, `_` and `.` part.
@@ -402,23 +390,43 @@ mod tests {
     }
 
     #[test]
-    fn titles_are_one_line_with_the_figure_at_hand() {
+    fn titles_are_one_line_and_age_well() {
         let mut f = finding("f-1", "disk-high-water", "mount", "/var");
         assert_eq!(title("node-1", &f), "disk /var filling on node-1");
-        f.facts = vec![Fact::new("available_bytes", 6_000), Fact::new("total_bytes", 100_000)];
-        assert_eq!(title("node-1", &f), "disk /var filling on node-1: 6 % left");
-        f.facts.push(Fact::new("used_percent", "93.71"));
-        assert_eq!(title("node-1", &f), "disk /var filling on node-1: 94 % used");
-        f.facts.pop();
-        f.facts[1].value = "0".into();
+        f.facts = vec![
+            Fact::new("available_bytes", 6_000),
+            Fact::new("total_bytes", 100_000),
+            Fact::new("used_percent", "93.71"),
+        ];
+        assert_eq!(title("node-1", &f), "disk /var filling on node-1", "an hour later it is another figure");
         f.subject.name = "/a\n\u{1b}[2J".into();
         assert_eq!(title("node-1", &f), "disk /a  [2J filling on node-1");
         f.rule = "filesystem-read-only".into();
         f.subject.name = "/".into();
         assert_eq!(title("node-1", &f), "filesystem / read-only on node-1");
+    }
+
+    #[test]
+    fn a_title_names_whom_the_kernel_killed_and_whose_limit_it_was() {
+        let told = |kind: &str, name: &str, victim: &str| {
+            let mut f = finding("f", "oom-kill", kind, name);
+            f.facts.extend((!victim.is_empty()).then(|| Fact::new("victim_name", victim)));
+            title("n", &f)
+        };
+        assert_eq!(told("log", "kmsg", ""), "process killed for want of memory on n");
         assert_eq!(
-            title("n", &finding("f", "oom-kill", "log", "kmsg")),
-            "process killed for want of memory on n"
+            told("memory", "n", "java (pid 7)"),
+            "process java (pid 7) killed for want of memory on n"
         );
+        assert_eq!(
+            told("pod", "shop/pay/web", "java (pid 7)"),
+            "process java (pid 7) of pod shop/pay killed for want of memory on n"
+        );
+        assert_eq!(
+            told("cgroup", "/a/b", "x\u{1b}[2J"),
+            "process x [2J of cgroup /a/b killed for want of memory on n"
+        );
+        let long = told("memory", "n", &"x".repeat(10_000));
+        assert!(long.chars().count() < 200, "{long}");
     }
 }

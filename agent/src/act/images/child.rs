@@ -10,7 +10,7 @@
 //!
 //! Invariants: one thread, one request at a time; it looks whether its parent lives before each image.
 
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -22,7 +22,8 @@ use serde::{Deserialize, Serialize};
 use super::keeper::{Keeper, Now};
 use super::policy::{ImagePolicy, ImageRules};
 use crate::act::channel::{Channel, ChannelError};
-use crate::act::confine::{close_other_descriptors, confine_keeper, die_with_parent};
+use crate::act::child::{self, Begun};
+use crate::act::confine::{confine_keeper, die_with_parent};
 use crate::act::executor::{Halted, Ready, VERSION, news, send_survey};
 use crate::act::hold::HoldSet;
 use crate::act::hold_line::HeldNow;
@@ -55,30 +56,17 @@ impl ImageSetup {
 ///
 /// Must be called in a process of its own that has opened nothing else: every other descriptor is closed.
 pub fn child_main(socket: RawFd) -> ExitCode {
-    // SAFETY: by contract this process was handed `socket`, and nobody else in it uses the number.
-    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-    match serve(socket) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            dogwatch::telemetry::say(&format!("dogwatch image keeper: {why}"));
-            ExitCode::FAILURE
-        }
+    child::main("image keeper", socket, serve)
+}
+
+impl child::Setup for ImageSetup {
+    fn sender(&self) -> (u32, u32) {
+        (self.version, self.parent)
     }
 }
 
 fn serve(socket: OwnedFd) -> Result<(), String> {
-    let mut lacks = Vec::new();
-    if let Err(error) = close_other_descriptors(socket.as_fd()) {
-        lacks.push(format!("other descriptors: {error}"));
-    }
-    let channel = Channel::from_socket(socket).map_err(|e| format!("its socket: {e}"))?;
-    let setup = channel.receive(None).map_err(|e| format!("no setup: {e}"))?;
-    let setup: ImageSetup = serde_json::from_slice(&setup).map_err(|e| format!("setup: {e}"))?;
-    if setup.version != VERSION {
-        return Err(format!("setup of version {}, not {VERSION}: agent and keeper differ", setup.version));
-    }
-    die_with_parent(setup.parent)?;
-
+    let Begun { channel, setup, mut lacks } = Begun::<ImageSetup>::new(socket)?;
     let folder = setup.state_dir.join(IMAGES_FOLDER);
     let unable = setup.policy.validate().first().map(ToString::to_string);
     let rules = ImageRules::new(setup.policy).map_err(|e| format!("its policy does not compile: {e}"))?;
@@ -103,8 +91,7 @@ fn serve(socket: OwnedFd) -> Result<(), String> {
     // A kernel clears the signal when credentials change.
     die_with_parent(setup.parent)?;
     let ready = Ready::of_child(confinement, unable.clone());
-    let ready = serde_json::to_vec(&ready).map_err(|e| format!("status: {e}"))?;
-    channel.send(&ready, None).map_err(|e| format!("its status could not be sent: {e}"))?;
+    child::say_ready(&channel, &ready)?;
 
     let set = HoldSet::Unknown("the image keeper was not told yet".to_owned());
     let held = HeldNow { set, host_root: setup.host_root.clone() };

@@ -22,6 +22,7 @@ const PREPARE: u8 = 2;
 const STRIKE: u8 = 3;
 const UNDO: u8 = 4;
 const RUN: u8 = 5;
+const HAS: u8 = 6;
 
 /// The attacker, as the test holds it; ends with it.
 pub(super) struct Attacker {
@@ -70,6 +71,15 @@ impl Attacker {
     pub(super) fn undo(&mut self, n: usize) {
         self.send(UNDO, 0, 0, n);
         assert_eq!(self.answer(), Came::Through(0), "round {n} cannot be undone");
+    }
+
+    /// Whether what it opened in round `n` is open in its hands and lies at its name; `false` if that has no name any more.
+    pub(super) fn has(&mut self, n: usize) -> bool {
+        self.send(HAS, 0, 0, n);
+        match self.answer() {
+            Came::Through(has) => has == 1,
+            other => unreachable!("round {n}: what was opened is neither at its name nor gone: {other:?}"),
+        }
     }
 
     /// Lets it run free on what it aims at, until it is dropped.
@@ -145,6 +155,10 @@ fn attacks_when_told() {
                 let locus = if request[2] == 1 { Locus::Entry } else { Locus::Name };
                 targets[n].strike(&places, Trick::ALL[usize::from(request[1])], locus)
             }
+            HAS => match targets[n].has(&places) {
+                Ok(has) => Came::Through(has),
+                Err(e) => Came::Not(e.raw_os_error().unwrap_or(libc::EIO)),
+            },
             UNDO => done(targets[n].undo(&places)),
             _ => {
                 socket.write_all(&[0; 16]).unwrap();

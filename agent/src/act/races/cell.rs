@@ -89,6 +89,14 @@ impl Cell {
         (unlinks && goes).then_some("Linux cannot unlink by descriptor: root swaps what root may enter")
     }
 
+    /// Why whoever has to wait for the executor's lease comes too late here, if he does.
+    pub(super) fn too_late(self) -> Option<&'static str> {
+        let last = self.phase == Phase::Removal && self.gap == Gap::Compared;
+        last.then_some(
+            "an open that waits for a lease goes on when that is released, and that is after the unlinking",
+        )
+    }
+
     /// Whether the attack does away with the object itself.
     pub(super) fn destroys(self) -> bool {
         matches!(self.trick, Trick::Delete | Trick::RenameOver)
@@ -105,7 +113,8 @@ impl Cell {
         }
         match (came, self.trick) {
             (Came::Not(_), _) => false,
-            (Came::Waits, _) | (_, Hold) => self.gap <= Gap::Moved,
+            (Came::Waits, _) => self.gap <= Gap::AskedAgain,
+            (_, Hold) => self.gap <= Gap::Moved,
             // The folder went with its object, or what is opened stays what it is: the plan's object goes, or nothing.
             (_, FolderAway | FolderSwapped | FolderSymlinked | BindOverFolder) => self.gap == Gap::Begin,
             (_, BindOverRoot | DetachRoot | QuarantineSymlinked) => false,

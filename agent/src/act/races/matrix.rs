@@ -1,8 +1,9 @@
 //! The matrix: a hostile process in every gap, 1,000 rounds of each trick, two in five on ext4 and three on tmpfs.
 //!
 //! The executor stops in the gap and waits until another process has done its trick to real files; then it goes on. Each
-//! cell counts the rounds in which the trick took effect there, those in which it had to wait for the executor's lease,
-//! and what became of the object. After each batch all canaries are looked at, by inode, digest, owner and mode.
+//! cell counts the rounds that the attacker won, and what became of the object. He won where his trick took effect in the
+//! gap; where his open had to wait for the executor's lease, only if he has the file open in the end and it lies at its
+//! name. After each batch all canaries are looked at, by inode, digest, owner and mode.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -33,7 +34,10 @@ const BATCH_BACK: usize = 25;
 struct Tally {
     rounds: usize,
     through: usize,
-    waits: usize,
+    /// Had to wait for the executor's lease, and has the object, undeleted.
+    has: usize,
+    /// Had to wait for it, and has what is deleted.
+    late: usize,
     not: BTreeMap<i32, usize>,
     /// Removed; put back, from what a crash left.
     went: usize,
@@ -48,6 +52,14 @@ struct Batch {
     undo: Option<usize>,
     held: Option<usize>,
     came: HashMap<usize, Came>,
+    /// Of those that opened it: whether it lies at its name, open.
+    has: HashMap<usize, bool>,
+}
+
+impl Tally {
+    fn won(&self) -> usize {
+        self.through + self.has
+    }
 }
 
 struct Rig {
@@ -149,7 +161,7 @@ impl Rig {
         tally.went += found.candidates.len();
         tally.stayed += size - found.candidates.len();
         let outcomes = vec![ObjectOutcome::Skipped; size];
-        check(cell, field, &batch.borrow().came, &outcomes, &[], tally);
+        check(cell, field, &batch.borrow(), &outcomes, &[], tally);
     }
 
     fn removal(&mut self, cell: Cell, size: usize, tally: &mut Tally) {
@@ -163,7 +175,7 @@ impl Rig {
         let mut outcomes = Vec::new();
         let mut told = Vec::new();
         // Each in an action of its own: objects of one action are looked at together before the first of them goes.
-        for object in &objects {
+        for (n, object) in objects.iter().enumerate() {
             if cell.trick == Trick::DetachRoot {
                 // The last round's root hangs nowhere any more.
                 if let Some(last) = batch.borrow_mut().undo.take() {
@@ -176,6 +188,11 @@ impl Rig {
             let applied = cleaner.apply(action, &|| NOW, &news);
             outcomes.extend(applied.objects.iter().map(|o| o.outcome));
             told.extend(applied.refused.into_iter().map(|r| r.reason));
+            let mut batch = batch.borrow_mut();
+            let opened = matches!(cell.trick, Trick::OpenToRead | Trick::OpenToWrite);
+            if opened || batch.came.get(&n) == Some(&Came::Waits) {
+                batch.has.insert(n, self.attacker.borrow_mut().has(n));
+            }
         }
         self.call_off(cell, &field, &batch);
         for outcome in &outcomes {
@@ -185,7 +202,7 @@ impl Rig {
                 _ => tally.stayed += 1,
             }
         }
-        check(cell, field, &batch.borrow().came, &outcomes, &told, tally);
+        check(cell, field, &batch.borrow(), &outcomes, &told, tally);
     }
 
     fn restore(&mut self, cell: Cell, size: usize, tally: &mut Tally) {
@@ -203,7 +220,7 @@ impl Rig {
         tally.stayed += stay.len();
         let told: Vec<_> = stay.iter().map(|l| l.quarantined.clone()).collect();
         let outcomes = vec![ObjectOutcome::Skipped; size];
-        check(cell, field, &batch.borrow().came, &outcomes, &told, tally);
+        check(cell, field, &batch.borrow(), &outcomes, &told, tally);
     }
 }
 
@@ -211,12 +228,13 @@ impl Rig {
 fn check(
     cell: Cell,
     field: Field,
-    came: &HashMap<usize, Came>,
+    batch: &Batch,
     outcomes: &[ObjectOutcome],
     told: &[String],
     tally: &mut Tally,
 ) {
     let found: HashMap<u64, Found> = field.look();
+    let Batch { came, has, .. } = batch;
     let batch = format!("{cell:?} {:?}", told.first());
     field.assert_kept(&found, &batch);
     assert_eq!(field.untold(told), Vec::<PathBuf>::new(), "in quarantine and not told: {batch}");
@@ -224,12 +242,16 @@ fn check(
         let Some(came) = came.get(&n) else { unreachable!("round {n} did not come to its gap: {batch}") };
         match came {
             Came::Through(_) => tally.through += 1,
-            Came::Waits => tally.waits += 1,
+            Came::Waits if has[&n] => tally.has += 1,
+            Came::Waits => tally.late += 1,
             Came::Not(errno) => *tally.not.entry(*errno).or_default() += 1,
         }
         let removed = *outcome == ObjectOutcome::Removed;
         let round = format!("round {n}, {came:?}, {outcome:?}: {batch}");
         assert!(!(removed && cell.must_stay(*came)), "removed in spite of it: {round}");
+        if let Some(has) = has.get(&n) {
+            assert_ne!(*has, removed, "what he has open is deleted, or it stayed and he has it not: {round}");
+        }
         let struck = matches!(came, Came::Through(_));
         let there = found.get(&field.victims[n]);
         if removed {
@@ -291,24 +313,32 @@ fn on(name: &'static str, fifths: usize, make: fn() -> LoopFs) {
         let text = table(name, &tallies, began.elapsed().as_secs_f64());
         std::io::stdout().write_all(text.as_bytes()).unwrap();
         for (cell, tally) in &tallies {
-            assert_eq!(tally.through + tally.waits + tally.not.values().sum::<usize>(), tally.rounds);
             assert_eq!(tally.not, BTreeMap::new(), "{cell:?}: the attacker failed");
-            assert!(tally.through > 0 || tally.waits == tally.rounds, "{cell:?}: {tally:?}");
+            assert_eq!(tally.won() + tally.late, tally.rounds, "{cell:?}: {tally:?}");
+            assert!(tally.won() > 0 || is_too_late(*cell, tally), "{cell:?}: nothing was won: {tally:?}");
         }
     });
 }
 
-/// Gap by trick: `won[+waited]` of so many rounds, and what became of the objects.
+/// Whether each round of `cell` has shown that nobody can win there.
+fn is_too_late(cell: Cell, tally: &Tally) -> bool {
+    cell.too_late().is_some() && tally.late == tally.rounds
+}
+
+/// Gap by trick: how many rounds were won, and what became of the objects; then what cannot be.
 fn table(name: &str, tallies: &BTreeMap<Cell, Tally>, seconds: f64) -> String {
     let mut text = String::new();
     let sum = |f: fn(&Tally) -> usize| tallies.values().map(f).sum::<usize>();
+    let shut: Vec<_> = tallies.iter().filter(|(cell, t)| is_too_late(**cell, t)).collect();
     let _ = writeln!(
         text,
-        "\nraces on {name}: {} cells, {} rounds, the attacker won {}, waited for a lease in {}, {seconds:.0} s",
-        tallies.len(),
-        sum(|t| t.rounds),
-        sum(|t| t.through),
-        sum(|t| t.waits),
+        "\nraces on {name}: {} cells, {} rounds, the attacker won {} ({} of them after his open had waited for the executor's \
+         lease), 0 in no cell; {} cells besides in which the kernel lets nobody win; {seconds:.0} s",
+        tallies.len() - shut.len(),
+        sum(|t| t.rounds - t.late),
+        sum(Tally::won),
+        sum(|t| t.has),
+        shut.len(),
     );
     for (phase, gap) in GAPS {
         let words = match phase {
@@ -316,20 +346,36 @@ fn table(name: &str, tallies: &BTreeMap<Cell, Tally>, seconds: f64) -> String {
             Phase::Removal => "removed/left/failed",
             Phase::Restore => "back/in quarantine",
         };
-        let _ = writeln!(text, "{phase:?} at {gap:?} (trick: won +waited of rounds, {words})");
-        for (cell, t) in tallies.iter().filter(|(c, _)| (c.phase, c.gap) == (phase, gap)) {
+        let here = || tallies.iter().filter(|(c, _)| (c.phase, c.gap) == (phase, gap));
+        let _ = writeln!(text, "{phase:?} at {gap:?} (trick: won of rounds, {words})");
+        for (cell, t) in here().filter(|(cell, t)| !is_too_late(**cell, t)) {
             let place = if cell.locus == Locus::Entry { " in quarantine" } else { "" };
-            let waited = if t.waits > 0 { format!(" +{}", t.waits) } else { String::new() };
             let failed = if phase == Phase::Removal { format!("/{}", t.failed) } else { String::new() };
-            let gave = t.through == 0 && t.waits == t.rounds;
-            let gave = if gave { "  opening waits for the executor's lease, which sees it" } else { "" };
+            let waited =
+                if t.has > 0 { format!("  {} after waiting for the lease", t.has) } else { String::new() };
             let seen = if cell.destroys() { "not seen" } else { "told" };
             let beyond =
                 cell.beyond().map(|why| format!("  not prevented, {seen}: {why}")).unwrap_or_default();
             let _ = writeln!(
                 text,
-                "  {:?}{place}: {}{waited} of {}, {}/{}{failed}{gave}{beyond}",
-                cell.trick, t.through, t.rounds, t.went, t.stayed
+                "  {:?}{place}: {} of {}, {}/{}{failed}{waited}{beyond}",
+                cell.trick,
+                t.won(),
+                t.rounds,
+                t.went,
+                t.stayed
+            );
+        }
+        let mut late: BTreeMap<(&str, usize), Vec<String>> = BTreeMap::new();
+        for (cell, t) in here().filter(|(cell, t)| is_too_late(**cell, t)) {
+            let why = cell.too_late().unwrap_or_default();
+            late.entry((why, t.rounds)).or_default().push(format!("{:?}", cell.trick));
+        }
+        for ((why, rounds), tricks) in late {
+            let _ = writeln!(
+                text,
+                "  impossible by the kernel, shown by {rounds} rounds of each, for {why}: {}",
+                tricks.join(", ")
             );
         }
         let cells = Cell::all();

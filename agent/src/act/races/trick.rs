@@ -1,7 +1,7 @@
 //! What the attacker can do to one round: the tricks, and how each is done by one or two system calls on real files.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, symlink};
 use std::os::unix::net::UnixListener;
@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode};
 use rustix::mount::{MountFlags, UnmountFlags};
+
+use super::opener::{Opener, Reached};
 
 use crate::act::policy::QUARANTINE;
 use crate::act::quarantine::entry_name;
@@ -169,7 +171,7 @@ impl Places {
 pub(super) enum Came {
     /// It took effect while the executor stood in the gap; the inode of what was put there, or 0.
     Through(u64),
-    /// It waits for the executor's lease: seen, and to be given way to.
+    /// It waits for the executor's lease, and goes on as soon as that is released.
     Waits,
     /// It failed with this errno.
     Not(i32),
@@ -181,7 +183,7 @@ pub(super) struct Target {
     /// On the inode, from before the plan (a handle is not an open file).
     handle: OwnedFd,
     entry: PathBuf,
-    open: Vec<File>,
+    opener: Option<Opener>,
     struck: Option<(Trick, Locus)>,
 }
 
@@ -194,15 +196,15 @@ impl Target {
         let inode = rustix::fs::fstat(&handle)?.st_ino;
         let entry = entry_name(folder, Path::new(&n.to_string()), inode, NAME.as_ref())
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENAMETOOLONG))?;
-        Ok(Self { n, handle, entry: places.quarantine().join(entry), open: Vec::new(), struck: None })
+        Ok(Self { n, handle, entry: places.quarantine().join(entry), opener: None, struck: None })
     }
 
     fn inode_path(&self) -> String {
         format!("/proc/self/fd/{}", self.handle.as_raw_fd())
     }
 
-    fn open_inode(&self, write: bool) -> io::Result<File> {
-        fs::OpenOptions::new().read(true).write(write).custom_flags(libc::O_NONBLOCK).open(self.inode_path())
+    fn open_inode(&self) -> io::Result<File> {
+        fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(self.inode_path())
     }
 
     /// Does it.
@@ -212,8 +214,8 @@ impl Target {
                 self.struck = Some((trick, locus));
                 Came::Through(inode)
             }
-            Err(e) if trick.is_to_inode() && e.raw_os_error() == Some(libc::EAGAIN) => Came::Waits,
-            Err(e) if trick == Nudge && e.raw_os_error() == Some(libc::EAGAIN) => Came::Waits,
+            Err(e) if e.raw_os_error() == Some(libc::EAGAIN) && trick.is_to_inode() => Came::Waits,
+            Err(e) if e.raw_os_error() == Some(libc::EAGAIN) && trick == Nudge => Came::Waits,
             Err(e) => Came::Not(e.raw_os_error().unwrap_or(libc::EIO)),
         }
     }
@@ -284,23 +286,8 @@ impl Target {
             }
             BindOverFile => bind(&places.canary(n), &name).map(|()| 0),
             Delete => fs::remove_file(&name).map(|()| 0),
-            OpenToWrite | OpenToRead => {
-                self.open.push(self.open_inode(trick == OpenToWrite)?);
-                Ok(0)
-            }
-            Nudge => self.open_inode(false).map(|_| 0),
-            Append => {
-                let mut file = fs::OpenOptions::new();
-                let file = file.append(true).custom_flags(libc::O_NONBLOCK).open(self.inode_path());
-                file.and_then(|mut f| f.write_all(b"more")).map(|()| 0)
-            }
-            Truncate => self.open_inode(true).and_then(|f| f.set_len(10)).map(|()| 0),
-            RewriteSameSize => {
-                let mut file = self.open_inode(true)?;
-                let before = file.metadata()?.modified()?;
-                file.write_all(b"forged!")?;
-                file.set_modified(before).map(|()| 0)
-            }
+            OpenToWrite | OpenToRead | Append | Truncate | RewriteSameSize => self.open_by(trick),
+            Nudge => self.open_inode().map(|_| 0),
             ExtraLink => {
                 let extra = places.spare(n, "extra");
                 rustix::fs::linkat(CWD, self.inode_path(), CWD, &extra, AtFlags::SYMLINK_FOLLOW)?;
@@ -310,8 +297,13 @@ impl Target {
                 .map(|()| 0)
                 .map_err(io::Error::from),
             Chown => std::os::unix::fs::chown(self.inode_path(), Some(4242), None).map(|()| 0),
-            Immutable => self.set_flag(IMMUTABLE).map(|()| 0),
-            AppendOnly => self.set_flag(APPEND_ONLY).map(|()| 0),
+            Immutable | AppendOnly => {
+                let flag = if trick == Immutable { IMMUTABLE } else { APPEND_ONLY };
+                match self.set_flag(flag) {
+                    Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => self.open_by(trick),
+                    other => other.map(|()| 0),
+                }
+            }
             FolderAway => fs::rename(&folder, places.spare(n, "taken")).map(|()| 0),
             FolderSwapped => {
                 fs::rename(&folder, places.spare(n, "taken"))?;
@@ -333,9 +325,31 @@ impl Target {
         }
     }
 
+    /// Opens the inode in a thread and does `trick` to it, which takes as long as somebody has a lease on it.
+    fn open_by(&mut self, trick: Trick) -> io::Result<u64> {
+        let mut opener = Opener::start(self.inode_path(), trick)?;
+        let reached = opener.reached()?;
+        // What it changed is to be found by looking at it, not by its being open.
+        if reached == Reached::Waits || matches!(trick, OpenToRead | OpenToWrite) {
+            self.opener = Some(opener);
+        }
+        match reached {
+            Reached::Waits => Err(io::Error::from_raw_os_error(libc::EAGAIN)),
+            Reached::Done => Ok(0),
+        }
+    }
+
+    /// Whether the attacker has the file open, and it lies at its name: 1; or 0, if it has no name any more.
+    pub(super) fn has(&mut self, places: &Places) -> io::Result<u64> {
+        let opener = self.opener.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        let has = opener.has(&places.name(self.n))?;
+        self.opener = None;
+        Ok(u64::from(has))
+    }
+
     /// Undoes what stands in the way of the next round.
     pub(super) fn undo(&mut self, places: &Places) -> io::Result<()> {
-        self.open.clear();
+        self.opener = None;
         let Some((trick, locus)) = self.struck.take() else { return Ok(()) };
         match trick {
             BindOverFile => unbind(&match locus {
@@ -354,7 +368,7 @@ impl Target {
         }
     }
 
-    /// Sets the inode's flags, where the kernel can without opening it (`file_setattr`, 6.17), else by opening it.
+    /// Sets the inode's flags without opening it (`file_setattr`, 6.17), else with `ENOSYS`. Taking them away may open it.
     fn set_flag(&self, flags: u64) -> io::Result<()> {
         const FILE_SETATTR: libc::c_long = 469;
         // struct file_attr: fa_xflags, then fa_extsize, fa_nextents, fa_projid, fa_cowextsize of 32 bits each.
@@ -368,13 +382,12 @@ impl Target {
             return Ok(());
         }
         let error = io::Error::last_os_error();
-        if error.raw_os_error() != Some(libc::ENOSYS) {
+        if error.raw_os_error() != Some(libc::ENOSYS) || flags != 0 {
             return Err(error);
         }
-        let file = self.open_inode(false)?;
+        let file = self.open_inode()?;
         let mut now = rustix::fs::ioctl_getflags(&file)?;
-        now.set(rustix::fs::IFlags::IMMUTABLE, flags & IMMUTABLE != 0);
-        now.set(rustix::fs::IFlags::APPEND, flags & APPEND_ONLY != 0);
+        now.remove(rustix::fs::IFlags::IMMUTABLE | rustix::fs::IFlags::APPEND);
         Ok(rustix::fs::ioctl_setflags(&file, now)?)
     }
 }

@@ -193,7 +193,8 @@ fn no_configuration_and_no_plan_reaches_what_is_forbidden() {
     });
     used += usable.get();
     outcome.unwrap();
-    assert!(used >= 20, "only {used} configurations had a root that could be used at all");
+    // A quarter of them on average; by chance 18 came once in a dozen runs.
+    assert!(used >= 8, "only {used} configurations had a root that could be used at all");
 }
 
 #[test]
