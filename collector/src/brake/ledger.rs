@@ -142,7 +142,7 @@ impl Ledger {
 
     /// Folds one decision; those of others change nothing.
     pub fn apply(&mut self, decision: &Decision) {
-        self.newest_wall_ns = decision.wall_ns;
+        let before = std::mem::replace(&mut self.newest_wall_ns, decision.wall_ns);
         let stop = |reason: &str| Stopped {
             wall_ns: decision.wall_ns,
             by: decision.actor.clone(),
@@ -206,7 +206,7 @@ impl Ledger {
                     self.prove(permit.policy, permit.node);
                 }
             }
-            _ => {}
+            _ => self.newest_wall_ns = before,
         }
     }
 

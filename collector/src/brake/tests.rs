@@ -8,9 +8,12 @@ use dogwatch::record::{
 };
 use proptest::prelude::*;
 
-use super::machine::{ASK_LAPSE_NS, Brake, GRACE_NS, MAX_BEGIN_NS, MAX_WAITING_OF_NODE, STARVED_NS};
+use super::asks::Asks;
+use super::machine::{
+    ASK_LAPSE_NS, Brake, GRACE_NS, MAX_BEGIN_NS, MAX_WAITING_OF_NODE, STARVED_NS, TURN_KEPT_NS,
+};
 use super::{Answer, Ask, Ledger, Settings};
-use crate::store::decision::{Decision, What};
+use crate::store::decision::{Decision, Past, What};
 
 const SECOND: u64 = 1_000_000_000;
 const OLD: Hash = Hash([1; 32]);
@@ -23,6 +26,7 @@ fn settings(max_nodes: u32) -> Settings {
         watch: Duration::from_secs(120),
         lease: Duration::from_secs(60),
         canary_successes: 2,
+        canary_nodes: 2,
     }
 }
 
@@ -149,7 +153,7 @@ impl Desk {
 
     fn act(&mut self, i: usize, state: ActionState, outcomes: &[ObjectOutcome], freed: u64) {
         let action = action(&format!("a-{i}"), state, outcomes, freed);
-        let out = self.brake.observe_action(&node(i), &action, 10, cite(&node(i)));
+        let out = self.brake.observe_action(&node(i), &action, cite(&node(i)));
         self.decide(out);
     }
 
@@ -235,37 +239,64 @@ fn each_thing_that_counts_as_wrong_stops_everything_and_nothing_else_does() {
 }
 
 #[test]
-fn a_bad_finding_counts_while_its_node_has_a_place_and_late_and_only_after_the_cleanup_began() {
-    for (rule, severity, raised, trips) in [
-        ("mount-read-only", Severity::Critical, 11, true),
-        ("crash-loop", Severity::High, 11, true),
-        ("cleanup-not-holding", Severity::High, 11, true),
-        ("crash-loop", Severity::Medium, 11, false),
-        ("disk-high-water", Severity::Critical, 11, false),
-        ("crash-loop", Severity::High, 9, false),
+fn a_bad_finding_counts_while_its_node_has_a_place_and_late() {
+    for (rule, severity, trips) in [
+        ("mount-read-only", Severity::Critical, true),
+        ("crash-loop", Severity::High, true),
+        ("cleanup-not-holding", Severity::High, true),
+        ("node-silent", Severity::High, true),
+        ("crash-loop", Severity::Medium, false),
+        ("disk-high-water", Severity::Critical, false),
     ] {
+        // Whatever a node's clock says: what is received after the start counts.
+        for raised in [i64::MIN, 9, i64::MAX] {
+            let mut desk = Desk::new(settings(3));
+            desk.brake.ask(ask(0, NEW), 0);
+            desk.settle();
+            desk.act(0, ActionState::Started, &[ObjectOutcome::Pending], 0);
+            let bad = finding(rule, severity, raised);
+            assert_eq!(desk.brake.observe_finding(&node(1), &bad, None), [], "another node's");
+            let mut late = Desk { brake: desk.brake.clone(), journal: Vec::new(), now: 0 };
+            let now = desk.brake.observe_finding(&node(0), &bad, None);
+            assert_eq!(!now.is_empty(), trips, "{rule} {severity} {raised}");
+            late.well(0);
+            late.settle();
+            assert_eq!(late.brake.places().len(), 0);
+            let out = late.brake.observe_finding(&node(0), &bad, None);
+            assert_eq!(!out.is_empty(), trips, "late: {rule} {severity} {raised}");
+        }
+    }
+}
+
+#[test]
+fn what_a_node_was_ill_with_before_its_cleanup_began_stops_nothing_until_it_is_worse_or_comes_again() {
+    let of = |id: &str, severity, state| Finding { id: id.to_owned(), state, ..finding("crash-loop", severity, 99) };
+    use FindingState::{Cleared, Raised, Updated};
+    use Severity::{High, Medium};
+    let ill = || {
         let mut desk = Desk::new(settings(3));
+        assert_eq!(desk.brake.observe_finding(&node(0), &of("f-old", High, Raised), None), []);
+        assert_eq!(desk.brake.observe_finding(&node(0), &of("f-mild", Medium, Raised), None), []);
         desk.brake.ask(ask(0, NEW), 0);
         desk.settle();
-        let early = desk.brake.observe_finding(&node(0), &finding(rule, severity, raised), false, None);
-        assert_eq!(early, [], "it has not begun");
+        // Between the permit and the start.
+        assert_eq!(desk.brake.observe_finding(&node(0), &of("f-between", High, Raised), None), []);
         desk.act(0, ActionState::Started, &[ObjectOutcome::Pending], 0);
-        let other = desk.brake.observe_finding(&node(1), &finding(rule, severity, raised), false, None);
-        assert_eq!(other, [], "another node's");
-        let mut late = Desk { brake: desk.brake.clone(), journal: Vec::new(), now: 0 };
-        let now = desk.brake.observe_finding(&node(0), &finding(rule, severity, raised), false, None);
-        assert_eq!(!now.is_empty(), trips, "{rule} {severity} {raised}");
-        late.well(0);
-        late.settle();
-        assert_eq!(late.brake.places().len(), 0);
-        let out = late.brake.observe_finding(&node(0), &finding(rule, severity, raised), false, None);
-        assert_eq!(!out.is_empty(), trips, "late: {rule} {severity} {raised}");
+        desk
+    };
+    for (said, trips) in [
+        (vec![of("f-old", High, Updated), of("f-old", Severity::Critical, Updated)], false),
+        (vec![of("f-between", High, Updated)], false),
+        (vec![of("f-old", High, Cleared)], false),
+        (vec![of("f-old", High, Cleared), of("f-old", High, Raised)], true),
+        (vec![of("f-mild", High, Updated)], true),
+        (vec![of("f-new", High, Raised)], true),
+    ] {
+        let mut desk = ill();
+        let out: Vec<What> =
+            said.iter().flat_map(|f| desk.brake.observe_finding(&node(0), f, None)).collect();
+        assert_eq!(!out.is_empty(), trips, "{said:?}");
     }
-    let mut desk = Desk::new(settings(3));
-    desk.brake.ask(ask(0, NEW), 0);
-    desk.settle();
-    let silent = desk.brake.observe_finding(&node(0), &finding("node-silent", Severity::High, 0), true, None);
-    assert!(!silent.is_empty(), "the collector's own, whenever it began");
 }
 
 #[test]
@@ -274,7 +305,7 @@ fn a_permit_that_ends_without_its_outcome_stops_everything_unless_it_is_renewed(
     desk.brake.ask(ask(0, NEW), 0);
     desk.settle();
     let began = action("a-0", ActionState::Started, &[], 0);
-    desk.brake.observe_action(&node(0), &began, 1, cite(&node(0)));
+    desk.brake.observe_action(&node(0), &began, cite(&node(0)));
     let held = Ask { acting: true, ..ask(0, NEW) };
     for _ in 0..10 {
         desk.now += 50 * SECOND;
@@ -310,6 +341,146 @@ fn a_permit_that_nobody_began_to_use_is_free_again_and_none_lasts_for_ever() {
         assert!(granted < 1_000, "for ever");
     }
     assert_eq!(granted, MAX_BEGIN_NS / (10 * SECOND));
+}
+
+#[test]
+fn an_end_that_could_not_be_kept_is_decided_again_and_is_no_lapse() {
+    let mut desk = Desk::new(settings(3));
+    desk.brake.ask(ask(0, NEW), 0);
+    desk.settle();
+    desk.act(0, ActionState::Started, &[ObjectOutcome::Pending], 0);
+    let done = action("a-0", ActionState::Done, &[ObjectOutcome::Removed], 100);
+    let lost = desk.brake.observe_action(&node(0), &done, cite(&node(0)));
+    assert_eq!(lost.len(), 1, "the journal took nothing");
+    for _ in 0..5 {
+        desk.now += 60 * SECOND + GRACE_NS;
+        assert_eq!(desk.brake.due(desk.now), lost, "and takes nothing yet");
+    }
+    desk.settle();
+    desk.now += 121 * SECOND;
+    desk.settle();
+    assert_eq!((desk.tripped(), desk.brake.ledger().permits.len()), (None, 0));
+    assert_eq!(desk.brake.ledger().successes(&NEW), 1, "and it went well");
+}
+
+#[test]
+fn one_node_proves_nothing_for_the_others_where_there_are_others() {
+    for (fleet, well_on, proven) in [(1, vec![0; 2], true), (50, vec![0; 5], false), (50, vec![0, 0, 1], true)] {
+        let mut desk = Desk::new(settings(3));
+        desk.brake.set_nodes(fleet);
+        for i in &well_on {
+            desk.brake.ask(ask(*i, NEW), desk.now);
+            assert_eq!(desk.settle(), [node(*i)]);
+            desk.well(*i);
+            desk.settle();
+        }
+        assert_eq!(!desk.brake.proven().is_empty(), proven, "{fleet} nodes, well on {well_on:?}");
+    }
+    // Another node that waits has the turn, however urgent the one is that went well.
+    let mut desk = Desk::new(settings(3));
+    desk.brake.set_nodes(50);
+    desk.brake.ask(ask(0, NEW), desk.now);
+    desk.settle();
+    desk.well(0);
+    desk.settle();
+    desk.brake.ask(Ask { severity: Severity::Critical, ..ask(0, NEW) }, desk.now);
+    desk.brake.ask(ask(1, NEW), desk.now);
+    assert_eq!(desk.settle(), [node(1)]);
+}
+
+#[test]
+fn a_plan_that_is_made_anew_keeps_its_turn() {
+    let mut desk = Desk::new(settings(1));
+    desk.prove(OLD);
+    let began = desk.now;
+    // Its plans lapse, and each next one is made a minute later; meanwhile others come who are as urgent.
+    for _ in 0..5 {
+        desk.brake.ask(ask(0, OLD), desk.now);
+        desk.now += 60 * SECOND;
+        desk.brake.due(desk.now);
+        assert_eq!(desk.brake.waiting(), 0, "it lapsed");
+    }
+    desk.brake.ask(ask(1, OLD), desk.now);
+    desk.brake.ask(Ask { action: "a-new".to_owned(), ..ask(0, OLD) }, desk.now + 1);
+    let first = desk.brake.queue(desk.now)[0].clone();
+    assert_eq!((first.ask.node, first.since_ns), (node(0), began));
+    // Not for ever.
+    desk.now += 2 * TURN_KEPT_NS;
+    desk.brake.due(desk.now);
+    desk.now += TURN_KEPT_NS;
+    desk.brake.due(desk.now);
+    desk.brake.ask(ask(0, OLD), desk.now);
+    assert_eq!(desk.brake.queue(desk.now)[0].since_ns, desk.now);
+}
+
+#[test]
+fn states_of_another_history_are_not_known_and_one_that_was_dealt_with_is() {
+    let mut desk = Desk::new(settings(1));
+    let pause = || vec![What::BrakePaused { reason: "look".to_owned() }];
+    let release = || vec![What::BrakeReleased { reason: "well".to_owned() }];
+    desk.decide(pause());
+    let copy = Desk { brake: desk.brake.clone(), journal: Vec::new(), now: 1 };
+    let told = |desk: &Desk| desk.brake.ledger().told.last().copied().unwrap();
+    let both = told(&desk);
+    desk.decide(release());
+    desk.now += 1;
+    desk.decide(pause());
+    let lost = told(&desk);
+    // The collector comes back as it was before, and goes on from there.
+    let mut desk = copy;
+    assert!(desk.brake.ledger().knows(both) && !desk.brake.ledger().knows(lost));
+    desk.decide(release());
+    desk.decide(pause());
+    desk.decide(release());
+    assert!(desk.brake.ledger().revision > lost.revision, "its number alone would not tell");
+    assert!(!desk.brake.ledger().knows(lost));
+    let found = |past| What::BrakeTripped {
+        reason: "found".to_owned(),
+        finding: String::new(),
+        node: None,
+        action: None,
+        cites: Vec::new(),
+        past: Some(past),
+    };
+    desk.decide(vec![found(lost)]);
+    desk.decide(release());
+    assert!(desk.brake.ledger().knows(lost) && desk.brake.ledger().stopped().is_none());
+    // A later one is overtaken, and one that nobody can have been told uses no numbers up.
+    let before = desk.brake.ledger().revision;
+    desk.decide(vec![found(Past { revision: before + 10, lineage: 3 })]);
+    assert_eq!(desk.brake.ledger().revision, before + 11);
+    desk.decide(vec![found(Past { revision: u64::MAX, lineage: 3 })]);
+    assert_eq!(desk.brake.ledger().revision, before + 12);
+}
+
+#[test]
+fn a_decision_that_cannot_be_read_stops_until_a_person_releases() {
+    let mut ledger = Ledger::default();
+    ledger.apply_unread("kind brake-squeezed");
+    let stopped = ledger.stopped().unwrap().clone();
+    assert!(stopped.reason.contains("brake-squeezed") && stopped.reason.contains("brake release"), "{stopped:?}");
+    assert!(!stopped.finding.is_empty() && ledger.revision == 1);
+    let once = ledger.clone();
+    ledger.apply_unread("another");
+    assert_eq!(ledger, once, "it is one stop");
+}
+
+#[test]
+fn a_flood_of_one_node_takes_no_turn_and_no_room_from_others() {
+    let asks = Asks::default();
+    let (to, _answers) = tokio::sync::mpsc::channel(1);
+    let flood = 10 * MAX_WAITING_OF_NODE;
+    let taken = (0..flood).filter(|i| asks.put(Ask { action: format!("a-{i}"), ..ask(0, OLD) }, to.clone())).count();
+    assert_eq!(taken, MAX_WAITING_OF_NODE);
+    assert!(asks.put(Ask { action: "a-0".to_owned(), acting: true, ..ask(0, OLD) }, to.clone()), "it is the same one");
+    for i in 1..4 {
+        assert!(asks.put(ask(i, OLD), to.clone()), "others have room");
+    }
+    let turns: Vec<_> = asks.take(6).into_iter().map(|(ask, _)| (ask.node, ask.acting)).collect();
+    let turn = |i, acting| (node(i), acting);
+    assert_eq!(turns[..4], [turn(0, true), turn(1, false), turn(2, false), turn(3, false)]);
+    assert_eq!(turns[4..], [turn(0, false), turn(0, false)]);
+    assert_eq!(asks.take(flood).len(), MAX_WAITING_OF_NODE - 3);
 }
 
 #[test]
@@ -468,7 +639,8 @@ proptest! {
                 Event::Bad(i) => desk.act(i, ActionState::Failed, &[ObjectOutcome::Failed], 0),
                 Event::Finding(i) => {
                     let bad = finding("crash-loop", Severity::High, 11);
-                    let out = desk.brake.observe_finding(&node(i), &bad, false, None);
+                    desk.brake.forget(&node(i), &bad.id);
+                    let out = desk.brake.observe_finding(&node(i), &bad, None);
                     desk.decide(out);
                 }
                 Event::Pause => desk.decide(vec![What::BrakePaused { reason: reason() }]),
@@ -478,6 +650,7 @@ proptest! {
                     node: None,
                     action: None,
                     cites: Vec::new(),
+                    past: None,
                 }]),
                 Event::Release => desk.decide(vec![What::BrakeReleased { reason: reason() }]),
                 Event::Pass(seconds) => desk.now += seconds * SECOND,

@@ -112,18 +112,6 @@ impl Store {
         .await
     }
 
-    /// An action by its id. Where the node is known, ask [`Store::action_of`].
-    ///
-    /// # Errors
-    /// [`QueryError`].
-    pub async fn action(&self, id: &str) -> Result<Option<ActionRow>, QueryError> {
-        let id = id.to_owned();
-        self.ask(move |inner, index| {
-            Ok(first_life(index, Table::Action, &id)?.and_then(|l| inner.action_row(l)))
-        })
-        .await
-    }
-
     /// An action of `node`, by its id.
     ///
     /// # Errors
