@@ -104,7 +104,8 @@ fn encode(word: Option<&Word>) -> std::io::Result<Vec<u8>> {
 }
 
 fn decode(bytes: &[u8]) -> Result<Option<Word>, String> {
-    let written: Written<Word> = serde_json::from_slice(bytes).map_err(|e| format!("it is not understood: {e}"))?;
+    let written: Written<Word> =
+        serde_json::from_slice(bytes).map_err(|e| format!("it is not understood: {e}"))?;
     if written.v == VERSION { Ok(written.word) } else { Err(format!("it is of version {}", written.v)) }
 }
 
@@ -128,7 +129,9 @@ pub fn start(state_dir: PathBuf, holds: HoldLine) -> std::io::Result<(Sender<Bra
     let (jobs_tx, jobs) = channel();
     let unkept = Unkept::default();
     let told = Arc::clone(&unkept);
-    std::thread::Builder::new().name("brake".to_owned()).spawn(move || run(&state_dir, &holds, &jobs, &told))?;
+    std::thread::Builder::new()
+        .name("brake".to_owned())
+        .spawn(move || run(&state_dir, &holds, &jobs, &told))?;
     Ok((jobs_tx, unkept))
 }
 
@@ -155,7 +158,10 @@ fn run(state_dir: &Path, holds: &HoldLine, jobs: &Receiver<BrakeJob>, unkept: &M
         }
         let mut told = unkept.lock().unwrap_or_else(PoisonError::into_inner);
         if let (Err(why), None) = (&outcome, told.as_ref()) {
-            tracing::error!(why, "what the collector says of cleanups is in force, and cannot be kept over a restart yet");
+            tracing::error!(
+                why,
+                "what the collector says of cleanups is in force, and cannot be kept over a restart yet"
+            );
         }
         *told = outcome.err();
     }
@@ -196,7 +202,11 @@ mod tests {
             assert_eq!(back.proven, word.proven);
             assert_eq!(back.reason.chars().count(), MAX_REASON_CHARS);
         }
-        assert_eq!(std::fs::metadata(dir.path().join(BRAKE_FILE)).unwrap().len(), FILE_BYTES, "its size is fixed");
+        assert_eq!(
+            std::fs::metadata(dir.path().join(BRAKE_FILE)).unwrap().len(),
+            FILE_BYTES,
+            "its size is fixed"
+        );
         let golden = r#"{"v":1,"word":{"revision":3,"state":"paused","reason":"r","proven":null}}"#;
         let (mut slots, _) = Slots::open(&dir.path().join(BRAKE_FILE)).unwrap();
         slots.write(golden.as_bytes()).unwrap();

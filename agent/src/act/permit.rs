@@ -246,7 +246,8 @@ impl Gate {
             }
             // It stays at the later revision, so that what ends the earlier stop does not end it; and its reason stays.
             let proven = word.proven.take();
-            let lineage = if word.revision == held.revision && held.lineage == 0 { word.lineage } else { held.lineage };
+            let lineage =
+                if word.revision == held.revision && held.lineage == 0 { word.lineage } else { held.lineage };
             word = Word { proven, lineage, ..held.clone() };
         }
         self.word = Some(word);
@@ -365,7 +366,13 @@ mod tests {
     const LONG: u64 = ANSWER_WAIT_NS + SPREAD_NS;
 
     fn word(state: BrakeState, proven: bool) -> Word {
-        Word { revision: 1, lineage: 0, state, reason: "paused by ada: no".to_owned(), proven: proven.then_some(POLICY) }
+        Word {
+            revision: 1,
+            lineage: 0,
+            state,
+            reason: "paused by ada: no".to_owned(),
+            proven: proven.then_some(POLICY),
+        }
     }
 
     fn gate(without: Without, word: Option<Word>) -> Gate {

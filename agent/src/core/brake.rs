@@ -169,7 +169,8 @@ impl Core {
         self.wires.figures.cleanup_waiting_ms.store(longest, Ordering::Relaxed);
         self.wires.figures.cleanups_waiting.store(waits.len() as u64, Ordering::Relaxed);
         let unkept = self.wires.brake.unkept.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let unkept = unkept.map(|why| format!("keep over a restart what the collector says of cleanups: {why}"));
+        let unkept =
+            unkept.map(|why| format!("keep over a restart what the collector says of cleanups: {why}"));
         let doubt = self.responder.gate().doubt().map(|why| format!("clean by itself yet: {why}"));
         let waits = waits.into_iter().map(|(mount, why, _)| format!("clean {mount} by itself yet: {why}"));
         unkept.into_iter().chain(doubt).chain(waits).collect()

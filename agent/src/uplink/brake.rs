@@ -110,7 +110,9 @@ impl OnStream {
             }
             let now = self.end.outgoing.borrow_and_update().clone();
             let mut out = Vec::new();
-            if let Some(heard) = now.heard.as_ref().map(heard).filter(|heard| self.told.as_ref() != Some(heard)) {
+            if let Some(heard) =
+                now.heard.as_ref().map(heard).filter(|heard| self.told.as_ref() != Some(heard))
+            {
                 self.told = Some(heard.clone());
                 out.push(Up::BrakeHeard(heard));
             }

@@ -67,7 +67,8 @@ impl Asks {
                 }
                 None => None,
             };
-            let Some(node) = next.or_else(|| inner.waiting.iter().next()).map(|(node, _)| node.clone()) else {
+            let Some(node) = next.or_else(|| inner.waiting.iter().next()).map(|(node, _)| node.clone())
+            else {
                 return out;
             };
             if let Some(its) = inner.waiting.get_mut(&node) {

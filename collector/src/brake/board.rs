@@ -37,7 +37,11 @@ pub struct View {
 impl View {
     pub(super) fn of(brake: &Brake, not_kept: Option<String>, before: &Self) -> Self {
         let ledger = brake.ledger();
-        let told = if *before.told == ledger.told { Arc::clone(&before.told) } else { Arc::new(ledger.told.clone()) };
+        let told = if *before.told == ledger.told {
+            Arc::clone(&before.told)
+        } else {
+            Arc::new(ledger.told.clone())
+        };
         Self {
             revision: ledger.revision,
             lineage: ledger.lineage,

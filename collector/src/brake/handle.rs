@@ -176,7 +176,9 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         let room = self.orders.reserve().await.map_err(|_| stopping())?;
         let (tripped, reason) = match &what {
-            What::BrakeTripped { reason, .. } => (true, format!("cleanups are stopped everywhere by {actor}: {reason}")),
+            What::BrakeTripped { reason, .. } => {
+                (true, format!("cleanups are stopped everywhere by {actor}: {reason}"))
+            }
             What::BrakePaused { reason } => (false, format!("cleanups are paused by {actor}: {reason}")),
             _ => return Err(Refusal::Mistake("only a pause and a trip stop cleanups".to_owned())),
         };

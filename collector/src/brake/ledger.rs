@@ -248,7 +248,9 @@ impl Ledger {
         self.told.extend(past);
         self.revision = self.revision.max(past.map_or(0, |p| p.revision)) + 1;
         let mut digest = Sha256::new().chain_update(self.lineage.to_le_bytes());
-        for part in [&self.revision.to_le_bytes()[..], &wall_ns.to_le_bytes(), actor.as_bytes(), kind.as_bytes()] {
+        for part in
+            [&self.revision.to_le_bytes()[..], &wall_ns.to_le_bytes(), actor.as_bytes(), kind.as_bytes()]
+        {
             digest.update((part.len() as u64).to_le_bytes());
             digest.update(part);
         }

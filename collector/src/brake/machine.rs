@@ -215,8 +215,12 @@ impl Brake {
             // Also while cleanups are stopped: a node that obeys says so after the object at which it is.
             let until_ns = now_ns + self.lease_ns() + GRACE_NS;
             let key = (ask.node.clone(), ask.action.clone());
-            let live =
-                self.live.entry(key).or_insert(Live { until_ns, since_ns: now_ns, begun: false, ended: None });
+            let live = self.live.entry(key).or_insert(Live {
+                until_ns,
+                since_ns: now_ns,
+                begun: false,
+                ended: None,
+            });
             let longest = if live.begun { MAX_ACTING_NS } else { MAX_BEGIN_NS };
             outlived = now_ns.saturating_sub(live.since_ns) >= longest;
             if !outlived {
@@ -359,7 +363,9 @@ impl Brake {
         let mut out = Vec::new();
         for permit in &self.ledger.permits {
             let key = (permit.node.clone(), permit.action.clone());
-            if let Some((state, freed_bytes)) = self.live.get(&key).and_then(|l| l.ended).filter(|_| !permit.returned) {
+            if let Some((state, freed_bytes)) =
+                self.live.get(&key).and_then(|l| l.ended).filter(|_| !permit.returned)
+            {
                 // Its end is known, and could not be kept.
                 out.push(What::PermitReturned { node: key.0, action: key.1, state, freed_bytes });
                 continue;
@@ -414,7 +420,12 @@ impl Brake {
 
     /// A finding about a node in a new state, in the order in which they were received; `cite`: where its record stands,
     /// where it has one. One that holds already when a cleanup begins is not news, whatever is said of it again.
-    pub fn observe_finding(&mut self, node: &NodeName, finding: &Finding, cite: Option<RecordRef>) -> Vec<What> {
+    pub fn observe_finding(
+        &mut self,
+        node: &NodeName,
+        finding: &Finding,
+        cite: Option<RecordRef>,
+    ) -> Vec<What> {
         let Some(why) = wrong_finding(finding) else {
             self.grave.remove(&(node.clone(), finding.id.clone()));
             return Vec::new();

@@ -25,7 +25,8 @@ struct Began {
 /// Observes all of it, and returns what is to be decided.
 pub(super) async fn look_up(store: &Store, brake: &mut Brake) -> Result<Vec<What>, QueryError> {
     let out: Vec<_> = brake.ledger().permits.clone();
-    let since = out.iter().map(|p| p.granted_wall_ns).min().map_or(i64::MAX, |first| first.saturating_sub(BEFORE_NS));
+    let since =
+        out.iter().map(|p| p.granted_wall_ns).min().map_or(i64::MAX, |first| first.saturating_sub(BEFORE_NS));
     let rows = store.grave(since).await?;
     let mut decided = Vec::new();
     let mut began: BTreeMap<NodeName, Vec<Began>> = BTreeMap::new();

@@ -70,7 +70,8 @@ impl Query {
             }
             Ok(nodes) => {
                 let names: Vec<&str> = nodes.iter().map(dogwatch::record::NodeName::as_str).collect();
-                let why = format!("action_id: {} have an action {id}; name the node, too", names.join(" and "));
+                let why =
+                    format!("action_id: {} have an action {id}; name the node, too", names.join(" and "));
                 Err(Status::invalid_argument(why))
             }
             // The index cannot answer; that must not keep a person from stopping everything.

@@ -295,7 +295,9 @@ impl Indexer {
             Some(c) => {
                 self.same_journal(&self.truth, c.truth, goal.truth).inspect_err(|e| {
                     if matches!(e, WorkError::Index(_)) {
-                        self.slot.doubt_truth("the journal of its decisions no longer holds the newest that it knew");
+                        self.slot.doubt_truth(
+                            "the journal of its decisions no longer holds the newest that it knew",
+                        );
                     }
                 })?;
                 self.same_journal(&self.urgent, c.urgent, goal.urgent)?;

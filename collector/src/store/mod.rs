@@ -62,8 +62,8 @@ use dogwatch::record::{Hash, Incarnation, Kinds, NodeName, Record, Seq, Stream};
 use tokio::sync::{broadcast, oneshot, watch};
 
 pub use ask::{Loose, QueryError};
-pub use fleet::Mark;
 pub use filter::{ActionFilter, CommandFilter, FindingFilter, IncidentFilter};
+pub use fleet::Mark;
 pub use indexer::IndexStatus;
 pub use open::{JournalConfig, OpenReport, StoreConfig};
 pub use search::{Active, FindingKey};

@@ -50,10 +50,23 @@ pub(super) struct Frames {
 
 /// A frame that was understood.
 pub(super) enum Frame {
-    Block { at: Position, chain: ChainId, last_seq: Seq, records: Arc<[Record]>, fold: bool, tell: bool },
-    Decision { at: Position, decision: Arc<Decision>, tell: bool },
+    Block {
+        at: Position,
+        chain: ChainId,
+        last_seq: Seq,
+        records: Arc<[Record]>,
+        fold: bool,
+        tell: bool,
+    },
+    Decision {
+        at: Position,
+        decision: Arc<Decision>,
+        tell: bool,
+    },
     /// A decision that cannot be read and may have been about the fleet brake.
-    Unread { why: String },
+    Unread {
+        why: String,
+    },
 }
 
 impl Frames {
@@ -190,7 +203,10 @@ impl Ahead {
         Self { scan, next: None, seen: 0 }
     }
 
-    fn next_if(&mut self, wanted: impl Fn(&Result<Entry, JournalError>) -> bool) -> Option<Result<Entry, JournalError>> {
+    fn next_if(
+        &mut self,
+        wanted: impl Fn(&Result<Entry, JournalError>) -> bool,
+    ) -> Option<Result<Entry, JournalError>> {
         if self.next.is_none() {
             self.next = self.scan.next();
         }

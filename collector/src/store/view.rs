@@ -257,9 +257,7 @@ pub(super) fn fold_decision(
         | What::BrakeReleased { .. }
         | What::PermitGranted { .. }
         | What::PermitReturned { .. }
-        | What::PermitEnded { .. } => {
-            fold_brake(draft, |ledger| ledger.apply(decision))
-        }
+        | What::PermitEnded { .. } => fold_brake(draft, |ledger| ledger.apply(decision)),
         What::IncidentOpened { id, .. }
         | What::IncidentSeverity { id, .. }
         | What::IncidentMoved { id, .. }

@@ -490,7 +490,13 @@ fn asking() -> (Respond, Action) {
 }
 
 fn word(state: BrakeState) -> Word {
-    Word { revision: 1, lineage: 0, state, reason: "cleanups are paused by ada: look".to_owned(), proven: None }
+    Word {
+        revision: 1,
+        lineage: 0,
+        state,
+        reason: "cleanups are paused by ada: look".to_owned(),
+        proven: None,
+    }
 }
 
 #[test]
