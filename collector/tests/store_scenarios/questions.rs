@@ -13,7 +13,7 @@ use dogwatch_collector::store::{ActionFilter, CommandFilter, FindingFilter, Inci
 
 use crate::kit::{self, Node, SECOND, T0};
 
-fn action(id: &str, state: ActionState) -> Action {
+pub(crate) fn action(id: &str, state: ActionState) -> Action {
     // A name that is not UTF-8, as an attacker would choose it.
     let path = PathBuf::from(std::ffi::OsString::from_vec(b"/var/log/\xff\xfe.gz".to_vec()));
     Action {

@@ -40,6 +40,7 @@ struct Collector {
     stop: Stop,
     server: JoinHandle<()>,
     casework: JoinHandle<()>,
+    fleet: JoinHandle<()>,
     _dir: tempfile::TempDir,
 }
 
@@ -62,10 +63,14 @@ impl Collector {
         });
         let gate = Gate::new(refusal_queue().0);
         let settings = dogwatch_collector::brake::Settings::default();
-        let (_, brake) =
+        let (keeper, brake) =
             dogwatch_collector::brake::Keeper::open(store.clone(), nodes.clone(), say.clone(), settings)
                 .await
                 .unwrap();
+        let fleet = tokio::spawn({
+            let stop = stop.clone();
+            async move { keeper.run(stop).await.unwrap() }
+        });
         let ingest = Ingest::new(store.clone(), nodes, gate, say, brake, stop.clone());
         let service =
             IntakeServer::with_interceptor(ingest, |mut request: Request<()>| -> Result<_, Status> {
@@ -92,21 +97,27 @@ impl Collector {
                 .await
                 .unwrap();
         });
-        Self { store, address, stop, server, casework, _dir: dir }
+        Self { store, address, stop, server, casework, fleet, _dir: dir }
     }
 
     /// Opens `node`'s stream and says Hello.
     async fn call(&self, node: &Node, stream: Stream) -> Call {
+        self.call_with(node, stream, |_| {}).await
+    }
+
+    /// The same with another Hello.
+    async fn call_with(&self, node: &Node, stream: Stream, more: impl FnOnce(&mut wire::Hello)) -> Call {
         let mut client = IntakeClient::connect(format!("http://{}", self.address)).await.unwrap();
         let (up, messages) = mpsc::channel(4);
         let mut request = Request::new(ReceiverStream::new(messages));
         request.metadata_mut().insert("node", node.name.as_str().parse().unwrap());
-        let hello = wire::Hello {
+        let mut hello = wire::Hello {
             stream: wire::Stream::from(stream).into(),
             incarnation: node.incarnation.0.to_vec().into(),
             signing_key: node.key.verifying_key().to_bytes().to_vec().into(),
             ..wire::Hello::default()
         };
+        more(&mut hello);
         up.send(wire::AgentMessage { message: Some(Up::Hello(hello)) }).await.unwrap();
         let down = client.send(request).await.unwrap().into_inner();
         Call { up, down }
