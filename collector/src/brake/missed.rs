@@ -13,7 +13,7 @@ use crate::store::decision::What;
 use crate::store::row::{FindingRow, Step};
 use crate::store::{QueryError, Store};
 
-/// A finding may have been said so long before the first permit that is out and cleared since.
+/// By so much a node's clock may have gone back since its cleanup began, for what was found and is over to be looked at.
 const BEFORE_NS: i64 = 3_600 * 1_000_000_000;
 
 /// How a cleanup began, as its node said it.
@@ -25,9 +25,7 @@ struct Began {
 /// Observes all of it, and returns what is to be decided.
 pub(super) async fn look_up(store: &Store, brake: &mut Brake) -> Result<Vec<What>, QueryError> {
     let out: Vec<_> = brake.ledger().permits.clone();
-    let since =
-        out.iter().map(|p| p.granted_wall_ns).min().map_or(i64::MAX, |first| first.saturating_sub(BEFORE_NS));
-    let rows = store.grave(since).await?;
+    let mut since = i64::MAX;
     let mut decided = Vec::new();
     let mut began: BTreeMap<NodeName, Vec<Began>> = BTreeMap::new();
     for permit in out {
@@ -39,12 +37,15 @@ pub(super) async fn look_up(store: &Store, brake: &mut Brake) -> Result<Vec<What
         // What it was doubted for, a person has looked at or will.
         if let Some(step) = start.filter(|_| !permit.doubted) {
             let granted_wall_ns = permit.granted_wall_ns;
+            // Each by the clock of whoever may have found something since.
+            since = since.min(granted_wall_ns).min(step.wall_ns);
             began.entry(permit.node.clone()).or_default().push(Began { step: step.clone(), granted_wall_ns });
         }
         if let Some(cite) = row.steps.last().and_then(own) {
             decided.extend(brake.observe_action(&permit.node, &row.action, cite));
         }
     }
+    let rows = store.grave(since.saturating_sub(BEFORE_NS)).await?;
     // Oldest first, as they were said.
     for row in rows.into_iter().rev() {
         let Some(node) = row.node.clone() else { continue };

@@ -140,6 +140,7 @@ impl Collector {
             .expect("open streams keep the server from ending")
             .unwrap();
         self.casework.await.unwrap();
+        self.fleet.await.unwrap();
         self.store.close().await;
     }
 }
@@ -227,6 +228,50 @@ async fn an_agent_that_reads_no_acks_holds_up_nobody_else() {
         assert_eq!(call.acked().await, block.header().last_seq);
     }
     sending.abort();
+    collector.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_told_of_a_stop_which_is_lost_here_stays_stopped_and_stops_all() {
+    let (knows, other) = (Node::new("knows", 1), Node::new("other", 2));
+    let collector = Collector::start(&[&knows, &other]).await;
+    let brake = |heard: Down| match heard {
+        Down::Welcome(welcome) => welcome.brake.unwrap(),
+        Down::Brake(brake) => brake,
+        heard => panic!("{heard:?}"),
+    };
+    let mut all = collector.call_with(&other, Stream::Urgent, |hello| hello.knows_brake = true).await;
+    assert_eq!(brake(all.hear().await.unwrap()).state(), wire::BrakeState::Open);
+    let held = |stopped, revision| wire::BrakeHeard {
+        revision,
+        lineage: 77,
+        stopped,
+        reason: "paused by ada: \u{1b}[2Jlook".to_owned(),
+    };
+    // What a node may clean by is no reason to stop, and what nobody can have told is believed of that node alone.
+    for (heard, state) in [
+        (held(false, 9), wire::BrakeState::Open),
+        (held(true, u64::MAX), wire::BrakeState::Tripped),
+        (held(true, 9), wire::BrakeState::Tripped),
+    ] {
+        let mut call = collector
+            .call_with(&knows, Stream::Urgent, |hello| {
+                hello.knows_brake = true;
+                hello.brake_held = Some(heard.clone());
+            })
+            .await;
+        let told = brake(call.hear().await.unwrap());
+        assert_eq!(told.state(), state, "{heard:?}");
+        if heard.revision == 9 && heard.stopped {
+            assert!(told.revision >= 9);
+            let now = brake(call.hear().await.unwrap());
+            assert_eq!((now.state(), now.revision), (wire::BrakeState::Tripped, 10));
+        }
+    }
+    let now = brake(all.hear().await.unwrap());
+    assert_eq!((now.state(), now.revision), (wire::BrakeState::Tripped, 10));
+    assert!(now.reason.contains("knows") && now.reason.contains("[2Jlook"), "{}", now.reason);
+    assert!(!now.reason.contains('\u{1b}'), "{}", now.reason);
     collector.end().await;
 }
 
