@@ -36,6 +36,7 @@ use dogwatch::wire::command::Command as Wanted;
 use tokio::sync::watch;
 
 use crate::act::hold::NodeHold;
+use crate::act::permit::Word;
 use crate::act::respond::{CLEANUP_NOT_HOLDING, Command, Order, Respond, Step, Unmet};
 use crate::act::work::{Done, Job};
 use crate::ballast::{Ask, Told};

@@ -40,8 +40,13 @@ struct Desk {
 impl Desk {
     async fn start(store: Store) -> Self {
         let (asks, asked) = mpsc::channel(ASK_QUEUE);
-        let settings =
-            Settings { watch: WATCH, canary_successes: 0, max_nodes: 1, max_share: 0.0, ..Settings::default() };
+        let settings = Settings {
+            watch: WATCH,
+            canary_successes: 0,
+            max_nodes: 1,
+            max_share: 0.0,
+            ..Settings::default()
+        };
         let opening = Keeper::open(store.clone(), Nodes::default(), Say::new(asks), settings);
         let (keeper, brake) = opening.await.unwrap();
         let stop = Stop::default();
@@ -151,7 +156,11 @@ async fn a_stop_that_the_journal_does_not_take_is_in_force_and_a_node_brings_it_
     kit::until("cleanups to be stopped again", async || desk.tripped()).await;
     let stands = desk.look().await;
     let stopped = stands.ledger.tripped.unwrap();
-    assert!(stopped.reason.contains("n1") && stopped.reason.contains("paused by ada: look"), "{}", stopped.reason);
+    assert!(
+        stopped.reason.contains("n1") && stopped.reason.contains("paused by ada: look"),
+        "{}",
+        stopped.reason
+    );
     assert!(stands.ledger.revision > view.revision && stands.not_kept.is_none());
     desk.release().await;
     desk.brake.unknown(Some(&unknown)).await;
@@ -195,7 +204,11 @@ async fn decisions_that_are_lost_or_cannot_be_read_stop_cleanups_until_they_are_
             desk.end().await.close().await;
             continue;
         };
-        assert!(stopped.reason.contains(why) && stopped.reason.contains("brake release"), "{}", stopped.reason);
+        assert!(
+            stopped.reason.contains(why) && stopped.reason.contains("brake release"),
+            "{}",
+            stopped.reason
+        );
         desk.release().await;
         desk.end().await.close().await;
         // Whoever released it dealt with it: at the next start, and when the index is built anew.
@@ -305,12 +318,19 @@ async fn while_the_index_is_behind_no_watch_ends_and_what_was_acknowledged_then_
     for state in [ActionState::Started, ActionState::Done] {
         desk.store.commit(&said(&mut node, state)).await.unwrap();
     }
-    kit::until("the cleanup to be over", async || desk.look().await.ledger.permits.iter().any(|p| p.returned)).await;
+    kit::until("the cleanup to be over", async || {
+        desk.look().await.ledger.permits.iter().any(|p| p.returned)
+    })
+    .await;
     held.store(true, Ordering::SeqCst);
     desk.store.commit(&bad(&mut node, FindingState::Raised, T0)).await.unwrap();
     let since = Instant::now();
     while since.elapsed() < 4 * WATCH {
-        assert_eq!(desk.brake.figures().permits, 1, "it was watched for so long and nobody could see anything");
+        assert_eq!(
+            desk.brake.figures().permits,
+            1,
+            "it was watched for so long and nobody could see anything"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     held.store(false, Ordering::SeqCst);
