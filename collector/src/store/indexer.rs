@@ -346,10 +346,13 @@ impl Indexer {
         if from >= upto {
             return Ok(());
         }
-        let mut frames = Ahead::new(match which {
-            Which::Urgent => self.urgent.scan(from),
-            Which::Truth => self.truth.scan(from),
-        });
+        let mut frames = Ahead::new(
+            match which {
+                Which::Urgent => self.urgent.scan(from),
+                Which::Truth => self.truth.scan(from),
+            },
+            from,
+        );
         let index = Arc::clone(&held.index);
         let mut more = true;
         while more {

@@ -90,7 +90,7 @@ impl Frames {
             if entry.at <= from {
                 continue;
             }
-            if matches!(which, Which::Truth) && scan.damage_between(from, entry.at) {
+            if matches!(which, Which::Truth) && scan.passed_damage() {
                 batch.odd += 1;
                 batch.frames.push(Frame::Unread { why: "the journal is damaged there".to_owned() });
             }
@@ -194,13 +194,18 @@ fn may_stop(payload: &[u8]) -> bool {
 pub(super) struct Ahead {
     scan: Scan,
     next: Option<Result<Entry, JournalError>>,
+    /// Whether something that was whole once was passed over just before `next`.
+    damage: bool,
     /// Stretches of damage that were looked at.
     seen: usize,
+    /// Whether what is passed over from now on was not told of before.
+    new: bool,
 }
 
 impl Ahead {
-    pub(super) fn new(scan: Scan) -> Self {
-        Self { scan, next: None, seen: 0 }
+    /// A scan from `from`, behind which nothing is folded yet.
+    pub(super) fn new(scan: Scan, from: Position) -> Self {
+        Self { scan, next: None, damage: false, seen: 0, new: from == Position::default() }
     }
 
     fn next_if(
@@ -209,15 +214,20 @@ impl Ahead {
     ) -> Option<Result<Entry, JournalError>> {
         if self.next.is_none() {
             self.next = self.scan.next();
+            let damaged = self.scan.damaged().get(self.seen..).unwrap_or_default();
+            self.seen += damaged.len();
+            // What is torn at the end of a file was never acknowledged; a file that cannot be read at all was.
+            let here = self.scan.file();
+            self.damage |=
+                self.new && damaged.iter().any(|(at, _)| at.offset == 0 || Some(at.segment) == here);
+            // What stands before the first entry, which was folded already, was told of when it was passed.
+            self.new = true;
         }
         self.next.take_if(|next| wanted(next))
     }
 
-    /// Whether something that was whole once was passed over on the way to `at`. What is torn at the end of a segment was
-    /// never acknowledged, and what stands before `from` was told of when it was passed.
-    fn damage_between(&mut self, from: Position, at: Position) -> bool {
-        let damaged = self.scan.damaged().get(self.seen..).unwrap_or_default();
-        self.seen += damaged.len();
-        damaged.iter().any(|(place, _)| *place >= from && (place.offset == 0 || place.segment == at.segment))
+    /// Whether something was passed over since this was asked last.
+    fn passed_damage(&mut self) -> bool {
+        std::mem::take(&mut self.damage)
     }
 }
