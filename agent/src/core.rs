@@ -36,6 +36,7 @@ use dogwatch::wire::command::Command as Wanted;
 use tokio::sync::watch;
 
 use crate::act::hold::NodeHold;
+use crate::act::permit::Word;
 use crate::act::respond::{CLEANUP_NOT_HOLDING, Command, Order, Respond, Step, Unmet};
 use crate::act::work::{Done, Job};
 use crate::ballast::{Ask, Told};
@@ -180,7 +181,9 @@ pub struct Core {
     /// Whether the collector is reached, and has a brake.
     link_up: Option<(bool, bool)>,
     /// The state of its brake that is in force here.
-    heard: Option<u64>,
+    heard: Option<Word>,
+    /// The collector's newest word that was not followed: revision and lineage.
+    overtaken: Option<(u64, u64)>,
     kernel: kernel::Kernel,
     causes: causes::Causes,
     grows: growth::Grows,
@@ -197,6 +200,9 @@ impl Core {
     ) -> Self {
         let kernel = kernel::Kernel::new(wires.kernel_marks.take());
         let ballast = ballast::BallastState::new(wires.ballast.take());
+        // The collector is told what is in force here before it says anything.
+        let heard = responder.gate().word().cloned();
+        wires.brake.outgoing.send_modify(|outgoing| outgoing.heard.clone_from(&heard));
         Self {
             evidence: EvidenceTurns::new(config.evidence_every),
             config,
@@ -218,7 +224,8 @@ impl Core {
             holds: HoldState::default(),
             ballast,
             link_up: None,
-            heard: None,
+            heard,
+            overtaken: None,
             kernel,
             causes: causes::Causes::new(),
             grows: growth::Grows::new(),

@@ -193,13 +193,13 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         let gate = match config.collector {
             None => Gate::open(config.node.clone(), policy),
             Some(_) => {
-                let word = brake_line::read(&config.state_dir);
+                let kept = brake_line::read(&config.state_dir, opened.start_counter > 1);
                 let now = clock::now().boot_ns;
-                Gate::new(config.node.clone(), policy, config.without_collector, word, now)
+                Gate::new(config.node.clone(), policy, config.without_collector, kept, now)
             }
         };
         let (brake_end, brake_feed, outgoing) = brake::ends();
-        let line = brake_line::start(config.state_dir.clone(), holds_line)?;
+        let (line, unkept) = brake_line::start(config.state_dir.clone(), holds_line)?;
         parts.spawn("brake to core", follow_brake(brake_feed, inbox_tx.clone(), stop.clone()));
         let ids = Box::new(|| u64::from_le_bytes(first_8(random_16())));
         let mut responder = Respond::new(rules, config.breaker, gate, ids).with_images(config.images.mode);
@@ -211,7 +211,7 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
             jobs: jobs_tx,
             holds,
             ballast,
-            brake: BrakeWires { line, outgoing },
+            brake: BrakeWires { line, outgoing, unkept },
             marks,
             kernel_marks,
             lookouts: start_lookouts(&roots, config.rounds, &inbox_tx)?,

@@ -212,6 +212,7 @@ fn fleet(s: &mut Section) -> brake::Settings {
         // Agents ask again every few seconds, and a busy one may miss some.
         lease: s.duration("lease", d.lease, second * 15..=Duration::from_secs(600)),
         canary_successes: s.number("canary_successes", d.canary_successes, 0..=1_000),
+        canary_nodes: s.number("canary_nodes", d.canary_nodes, 1..=brake::ledger::MAX_PROVERS as u32),
     }
 }
 

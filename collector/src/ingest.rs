@@ -148,7 +148,9 @@ impl Ingest {
             .map_err(|e| Status::invalid_argument(format!("Hello.stream: {e}")))?;
         let keys = self.check_key(node, &hello).await?;
         let (order, kept) = named(&hello)?;
-        let mut link = (stream == Stream::Urgent && hello.knows_brake).then(|| Link::new(node, &self.brake));
+        let held = hello.brake_held.take();
+        let mut link = (stream == Stream::Urgent && hello.knows_brake)
+            .then(|| Link::new(node, &self.brake, held.as_ref()));
         let welcome = self.welcome(node, stream, &order, link.as_mut());
         hello.agent_version = hello.agent_version.chars().take(MAX_VERSION_CHARS).collect();
         send(sender, Down::Welcome(welcome)).await?;

@@ -303,7 +303,8 @@ fn lasting_id(rule: &str, subject: &Subject) -> String {
     finding_id(rule, subject, 0)
 }
 
-fn finding_id(rule: &str, subject: &Subject, wall_ns: i64) -> String {
+/// The id of a finding that was raised at `wall_ns`.
+pub(crate) fn finding_id(rule: &str, subject: &Subject, wall_ns: i64) -> String {
     let mut hash = Sha256::new();
     for part in [rule.as_bytes(), subject.kind.as_bytes(), subject.name.as_bytes(), &wall_ns.to_le_bytes()] {
         hash.update((part.len() as u64).to_le_bytes());

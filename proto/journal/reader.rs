@@ -187,6 +187,11 @@ impl Scan {
         self.from
     }
 
+    /// Number of the segment file that is being read: of the entry that was returned last, as [`Scan::damaged`] counts.
+    pub fn file(&self) -> Option<u64> {
+        self.current.as_ref().map(|current| current.file.header().number)
+    }
+
     fn note_damage(&mut self, segment: u64, offset: u64, bytes: u64) {
         self.damaged_bytes += bytes;
         if self.damaged.len() < MAX_DAMAGED {

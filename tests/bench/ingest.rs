@@ -191,6 +191,7 @@ fn send(
         signing_key: signing_key.to_vec().into(),
         kept: Vec::new(),
         knows_brake: false,
+        brake_held: None,
     };
     async move {
         let channel = tls.endpoint(&address)?.connect_with_connector(tls.clone()).await?;

@@ -17,7 +17,7 @@ use dogwatch::supervise::Stop;
 use dogwatch_agent::act::brake_line::BrakeJob;
 use dogwatch_agent::act::hold::NodeHold;
 use dogwatch_agent::act::images::policy::ImagePolicy;
-use dogwatch_agent::act::permit::{Gate, Without, policy_hash};
+use dogwatch_agent::act::permit::{Gate, Kept, Without, policy_hash};
 use dogwatch_agent::act::plan::{Candidate, Survey};
 use dogwatch_agent::act::policy::{Budgets, Policy, RootPolicy, Rules};
 use dogwatch_agent::act::respond::{Respond, Settings};
@@ -274,7 +274,7 @@ impl Fleet {
         let settings =
             Settings { cooldown_ns: 3_000_000_000, breaker_cleanups: 1_000, ..Settings::default() };
         let hash = policy_hash(&policy(), &ImagePolicy::default(), &DiskConfig::default());
-        let gate = Gate::new(node.clone(), hash, Without::CriticalOnly, None, clock::now().boot_ns);
+        let gate = Gate::new(node.clone(), hash, Without::CriticalOnly, Kept::Nothing, clock::now().boot_ns);
         let mut ids = (i as u64) << 32;
         let next_id = Box::new(move || {
             ids += 1;
@@ -287,7 +287,7 @@ impl Fleet {
             recorder: recorder.clone(),
             jobs: jobs_tx,
             holds: holds_tx,
-            brake: BrakeWires { line: line_tx, outgoing },
+            brake: BrakeWires { line: line_tx, outgoing, unkept: Arc::default() },
             marks: None,
             kernel_marks: None,
             lookouts: Lookouts::default(),

@@ -2,18 +2,26 @@
 //!
 //! What the collector said last is kept in a file of fixed size that is written in place ([`Slots`]): no room is needed
 //! once it exists, so that a node with a full disk stays stopped over a restart. A thread of its own does both, since an
-//! executor that is busy and a disk that stalls may be waited for; the executor comes first.
+//! executor that is busy and a disk that stalls may be waited for; the executor comes first. What cannot be written is
+//! written again until it can.
 //!
-//! Limits: before the file exists it needs 8 KiB; without them the word is in force and a restart forgets it, which is said.
+//! In doubt the node is stopped: a file that is gone from a state folder that was in use, one that nothing was ever
+//! written to, a slot that was torn while a newer word was written, a version that is not known. The collector's next word
+//! ends that. A state folder that is new has nothing to be in doubt about; that is known by the agent's count of starts.
+//!
+//! Limits: before the file exists it needs 8 KiB; without them the word is in force, and a restart is in doubt.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::hold_line::HoldLine;
-use super::permit::Word;
+use super::permit::{Kept, Word};
 use crate::record::Slots;
+use crate::record::slots::FILE_BYTES;
 
 /// The file's name in the state folder.
 pub const BRAKE_FILE: &str = "brake";
@@ -21,11 +29,14 @@ pub const BRAKE_FILE: &str = "brake";
 const VERSION: u32 = 1;
 /// Longest reason that is kept, in characters: a slot holds 4 KiB.
 const MAX_REASON_CHARS: usize = 500;
+/// Between two attempts to keep what could not be: a disk that is full or stalls is not asked more often.
+const AGAIN: Duration = Duration::from_secs(5);
 
 #[derive(Serialize, Deserialize)]
-struct Kept<W> {
+struct Written<W> {
     v: u32,
-    word: W,
+    /// `null`: the file was made, and nothing was heard yet.
+    word: Option<W>,
 }
 
 /// What is to be done.
@@ -42,66 +53,117 @@ pub enum BrakeJob {
     Keep(Word),
 }
 
-/// What the last run kept in `state_dir`; `None` where nothing was ever heard, or it cannot be read.
-pub fn read(state_dir: &Path) -> Option<Word> {
+/// Why a restart would not know what the collector said last; `None`: it would.
+pub type Unkept = Arc<Mutex<Option<String>>>;
+
+/// What the last run kept in `state_dir`; `used`: whether there was one.
+pub fn read(state_dir: &Path, used: bool) -> Kept {
     let path = state_dir.join(BRAKE_FILE);
+    let doubt = |why: String, older| {
+        let shown = path.display();
+        tracing::error!(path = %shown, why, "what the collector said of cleanups last is not known");
+        let why = format!(
+            "what the collector said of cleanups last is not known ({shown}: {why}), so that nothing is cleaned until it says it \
+             again; where it never will, take `collector` out of this node's configuration"
+        );
+        Kept::Doubt { why, older }
+    };
+    let bytes = match std::fs::metadata(&path) {
+        Ok(found) => Some(found.len()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return doubt(error.to_string(), None),
+    };
     // Opening makes the file now, while there is room for it.
-    match Slots::open(&path) {
-        Ok((_, Some(bytes))) => match serde_json::from_slice::<Kept<Word>>(&bytes) {
-            Ok(kept) if kept.v == VERSION => Some(kept.word),
-            Ok(kept) => {
-                tracing::error!(path = %path.display(), version = kept.v, "what the collector said of cleanups last is of another version");
-                None
+    let opened = Slots::open_telling(&path);
+    match (bytes, opened) {
+        (None, _) if used => doubt("it is gone, and the state folder is not new".to_owned(), None),
+        (None, opened) => {
+            if let Err(error) = opened.and_then(|(mut slots, _)| slots.write(&encode(None)?)) {
+                tracing::error!(path = %path.display(), %error, "what the collector says of cleanups cannot be kept over a restart yet");
             }
-            Err(error) => {
-                tracing::error!(path = %path.display(), %error, "what the collector said of cleanups last is not understood");
-                None
+            Kept::Nothing
+        }
+        (Some(_), Err(error)) => doubt(error.to_string(), None),
+        (Some(bytes), Ok((_, found))) => {
+            let word = found.value.map(|value| decode(&value));
+            match word {
+                Some(Err(why)) => doubt(why, None),
+                Some(Ok(older)) if found.damaged || bytes != FILE_BYTES => {
+                    doubt("it is damaged where the newest word may have been".to_owned(), older)
+                }
+                Some(Ok(Some(word))) => Kept::Word(word),
+                Some(Ok(None)) => Kept::Nothing,
+                None => doubt("there is no word in it".to_owned(), None),
             }
-        },
-        Ok((_, None)) => None,
-        Err(error) => {
-            tracing::error!(path = %path.display(), %error, "what the collector says of cleanups cannot be kept over a restart");
-            None
         }
     }
+}
+
+fn encode(word: Option<&Word>) -> std::io::Result<Vec<u8>> {
+    serde_json::to_vec(&Written { v: VERSION, word }).map_err(std::io::Error::other)
+}
+
+fn decode(bytes: &[u8]) -> Result<Option<Word>, String> {
+    let written: Written<Word> =
+        serde_json::from_slice(bytes).map_err(|e| format!("it is not understood: {e}"))?;
+    if written.v == VERSION { Ok(written.word) } else { Err(format!("it is of version {}", written.v)) }
 }
 
 /// Keeps `word` in `state_dir`; durable when this returns.
 fn keep(state_dir: &Path, word: &Word) -> Result<(), String> {
     let mut word = word.clone();
     word.reason = word.reason.chars().take(MAX_REASON_CHARS).collect();
-    let bytes = serde_json::to_vec(&Kept { v: VERSION, word }).map_err(|e| e.to_string())?;
-    let (mut slots, _) = Slots::open(&state_dir.join(BRAKE_FILE)).map_err(|e| e.to_string())?;
-    slots.write(&bytes).map_err(|e| e.to_string())
+    let path = state_dir.join(BRAKE_FILE);
+    let write = || {
+        let (mut slots, _) = Slots::open(&path)?;
+        slots.write(&encode(Some(&word))?)
+    };
+    write().map_err(|e| format!("{}: {e}", path.display()))
 }
 
-/// Starts the thread; it ends when the sender is gone.
+/// Starts the thread; it ends when the sender is gone. The other end says what could not be kept.
 ///
 /// # Errors
 /// When there can be no thread.
-pub fn start(state_dir: PathBuf, holds: HoldLine) -> std::io::Result<Sender<BrakeJob>> {
+pub fn start(state_dir: PathBuf, holds: HoldLine) -> std::io::Result<(Sender<BrakeJob>, Unkept)> {
     let (jobs_tx, jobs) = channel();
-    std::thread::Builder::new().name("brake".to_owned()).spawn(move || run(&state_dir, &holds, &jobs))?;
-    Ok(jobs_tx)
+    let unkept = Unkept::default();
+    let told = Arc::clone(&unkept);
+    std::thread::Builder::new()
+        .name("brake".to_owned())
+        .spawn(move || run(&state_dir, &holds, &jobs, &told))?;
+    Ok((jobs_tx, unkept))
 }
 
-fn run(state_dir: &Path, holds: &HoldLine, jobs: &Receiver<BrakeJob>) {
-    while let Ok(first) = jobs.recv() {
-        let mut newest = None;
-        for job in std::iter::once(first).chain(jobs.try_iter()) {
+fn run(state_dir: &Path, holds: &HoldLine, jobs: &Receiver<BrakeJob>, unkept: &Mutex<Option<String>>) {
+    let mut newest: Option<Word> = None;
+    loop {
+        let job = match &newest {
+            None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(_) => jobs.recv_timeout(AGAIN),
+        };
+        if matches!(job, Err(RecvTimeoutError::Disconnected)) {
+            return;
+        }
+        for job in job.into_iter().chain(jobs.try_iter()) {
             match job {
                 BrakeJob::Halt { action, why } => holds.halt(action, why),
                 BrakeJob::Keep(word) => newest = Some(word),
             }
         }
-        if let Some(word) = newest
-            && let Err(error) = keep(state_dir, &word)
-        {
+        let Some(word) = &newest else { continue };
+        let outcome = keep(state_dir, word);
+        if outcome.is_ok() {
+            newest = None;
+        }
+        let mut told = unkept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Err(why), None) = (&outcome, told.as_ref()) {
             tracing::error!(
-                error,
-                "what the collector says of cleanups is in force, and a restart of the agent would forget it"
+                why,
+                "what the collector says of cleanups is in force, and cannot be kept over a restart yet"
             );
         }
+        *told = outcome.err();
     }
 }
 
@@ -112,30 +174,119 @@ mod tests {
     use super::*;
     use crate::act::permit::BrakeState;
 
+    fn word(revision: u64, state: BrakeState) -> Word {
+        let reason = "ü".repeat(2_000);
+        Word { revision, lineage: 11, state, reason, proven: Some(Hash([9; 32])) }
+    }
+
+    fn doubts(kept: &Kept, words: &str) -> Option<Word> {
+        match kept {
+            Kept::Doubt { why, older } => {
+                assert!(why.contains(words), "{why}");
+                older.clone()
+            }
+            other => unreachable!("{words}: {other:?}"),
+        }
+    }
+
     #[test]
     fn what_was_said_last_is_read_again_and_golden_bytes_stay_readable() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(read(dir.path()), None);
+        assert_eq!(read(dir.path(), false), Kept::Nothing);
+        assert_eq!(read(dir.path(), true), Kept::Nothing, "nothing was heard yet, and that was kept");
         for revision in 1..4 {
-            let word = Word {
-                revision,
-                state: BrakeState::Tripped,
-                reason: "ü".repeat(2_000),
-                proven: Some(Hash([9; 32])),
-            };
+            let word = word(revision, BrakeState::Tripped);
             keep(dir.path(), &word).unwrap();
-            let back = read(dir.path()).unwrap();
-            assert_eq!((back.revision, back.state, back.proven), (revision, word.state, word.proven));
+            let Kept::Word(back) = read(dir.path(), true) else { unreachable!("{revision}") };
+            assert_eq!((back.revision, back.lineage, back.state), (revision, 11, word.state));
+            assert_eq!(back.proven, word.proven);
             assert_eq!(back.reason.chars().count(), MAX_REASON_CHARS);
         }
-        assert_eq!(std::fs::metadata(dir.path().join(BRAKE_FILE)).unwrap().len(), 8192, "its size is fixed");
+        assert_eq!(
+            std::fs::metadata(dir.path().join(BRAKE_FILE)).unwrap().len(),
+            FILE_BYTES,
+            "its size is fixed"
+        );
         let golden = r#"{"v":1,"word":{"revision":3,"state":"paused","reason":"r","proven":null}}"#;
         let (mut slots, _) = Slots::open(&dir.path().join(BRAKE_FILE)).unwrap();
         slots.write(golden.as_bytes()).unwrap();
-        let word = read(dir.path()).unwrap();
-        assert_eq!(
-            word,
-            Word { revision: 3, state: BrakeState::Paused, reason: "r".to_owned(), proven: None }
-        );
+        let word =
+            Word { revision: 3, lineage: 0, state: BrakeState::Paused, reason: "r".to_owned(), proven: None };
+        assert_eq!(read(dir.path(), true), Kept::Word(word));
+    }
+
+    #[test]
+    fn in_doubt_it_is_not_known_and_the_next_word_ends_that() {
+        let fresh = || {
+            let dir = tempfile::tempdir().unwrap();
+            assert_eq!(read(dir.path(), false), Kept::Nothing);
+            keep(dir.path(), &word(4, BrakeState::Open)).unwrap();
+            keep(dir.path(), &word(5, BrakeState::Paused)).unwrap();
+            let path = dir.path().join(BRAKE_FILE);
+            (dir, path)
+        };
+        type Harm = fn(&Path);
+        let harms: [(&str, Harm, Option<u64>); 6] = [
+            ("is gone", |path| std::fs::remove_file(path).unwrap(), None),
+            ("no word in it", |path| std::fs::write(path, [0; 8192]).unwrap(), None),
+            // The slot of the stop is the second that was written after the first, which said that nothing was heard.
+            ("is damaged", |path| flip(path, 4_096 + 40), Some(4)),
+            ("is damaged", |path| cut(path, 4_096), Some(4)),
+            ("not understood", |path| put(path, b"song"), None),
+            ("of version 9", |path| put(path, br#"{"v":9,"word":null}"#), None),
+        ];
+        for (words, harm, older) in harms {
+            let (dir, path) = fresh();
+            harm(&path);
+            let kept = read(dir.path(), true);
+            assert_eq!(doubts(&kept, words).map(|w| w.revision), older, "{words}");
+            doubts(&read(dir.path(), true), "");
+            keep(dir.path(), &word(6, BrakeState::Open)).unwrap();
+            let Kept::Word(back) = read(dir.path(), true) else { unreachable!("{words}") };
+            assert_eq!(back.revision, 6, "{words}");
+        }
+        let (dir, path) = fresh();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        doubts(&read(dir.path(), true), "directory");
+    }
+
+    fn flip(path: &Path, at: usize) {
+        let mut bytes = std::fs::read(path).unwrap();
+        bytes[at] ^= 0x40;
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    fn cut(path: &Path, to: usize) {
+        let bytes = std::fs::read(path).unwrap();
+        std::fs::write(path, &bytes[..to]).unwrap();
+    }
+
+    fn put(path: &Path, value: &[u8]) {
+        Slots::open(path).unwrap().0.write(value).unwrap();
+    }
+
+    #[test]
+    fn what_could_not_be_kept_is_told_and_kept_once_it_can_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(BRAKE_FILE);
+        std::fs::create_dir(&path).unwrap();
+        let holds = HoldLine::open(dir.path(), dir.path());
+        let (jobs, unkept) = start(dir.path().to_owned(), holds).unwrap();
+        jobs.send(BrakeJob::Keep(word(7, BrakeState::Paused))).unwrap();
+        let told = || unkept.lock().unwrap().clone();
+        until(|| told().is_some());
+        std::fs::remove_dir(&path).unwrap();
+        until(|| told().is_none());
+        let Kept::Word(back) = read(dir.path(), true) else { unreachable!("it was not kept") };
+        assert_eq!(back.revision, 7);
+    }
+
+    fn until(done: impl Fn() -> bool) {
+        let since = std::time::Instant::now();
+        while !done() {
+            assert!(since.elapsed() < Duration::from_secs(60), "it did not come");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }

@@ -3,11 +3,15 @@
 //! A node in mode `auto` asks its collector before it removes anything, so that one bad rule harms few nodes at once.
 //! What it goes by, the first that applies:
 //!
-//! 1. The brake that was heard last is paused or tripped: nothing, also without a collector, also after a restart.
+//! 1. The brake that was heard last is paused or tripped: nothing, also without a collector, also after a restart. The
+//!    same where what was heard last cannot be read any more, until the collector says it again.
 //! 2. No collector is configured: there is nobody to ask, and the node acts.
 //! 3. A collector with a brake answers: its word. While it says *wait*, the node waits.
 //! 4. It does not answer, or has no brake: [`Without`], after [`ANSWER_WAIT_NS`] and a span of its own
 //!    ([`stagger_ns`]), so that not all nodes begin at once.
+//!
+//! A stop is ended only by a word of a later revision: what was under way when it came, and a collector that was put back
+//! from an older copy, do not end it ([`Gate::set_word`]).
 //!
 //! Deliberately absent: asking (`uplink`), keeping (`brake_line`), people's orders, which need no permit.
 
@@ -83,12 +87,31 @@ pub enum BrakeState {
 pub struct Word {
     /// Grows with every stop and release.
     pub revision: u64,
+    /// The collector's digest of the stops and releases that led to it, given back to it; 0: it said none.
+    #[serde(default)]
+    pub lineage: u64,
     /// Whether anything may be cleaned.
     pub state: BrakeState,
     /// Why not.
     pub reason: String,
     /// The policy of this node, where the collector said that it is proven.
     pub proven: Option<Hash>,
+}
+
+/// What the last run kept of the collector's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    /// Nothing was ever heard here.
+    Nothing,
+    /// This.
+    Word(Word),
+    /// Something was, and it cannot be told what.
+    Doubt {
+        /// Why, and what mends it.
+        why: String,
+        /// An older word that can be read.
+        older: Option<Word>,
+    },
 }
 
 /// How the collector is reached.
@@ -176,17 +199,24 @@ pub struct Gate {
     without: Without,
     link: Link,
     word: Option<Word>,
+    /// Why nobody can tell what was heard last, until it is heard again.
+    doubt: Option<String>,
 }
 
 impl Gate {
     /// A gate that nobody watches: no collector is configured.
     pub fn open(node: NodeName, policy: Hash) -> Self {
-        Self { node, policy, without: Without::Act, link: Link::Nowhere, word: None }
+        Self { node, policy, without: Without::Act, link: Link::Nowhere, word: None, doubt: None }
     }
 
-    /// A gate of a node with a collector that is not connected yet; `word` is what the last run kept.
-    pub fn new(node: NodeName, policy: Hash, without: Without, word: Option<Word>, now_boot_ns: u64) -> Self {
-        Self { node, policy, without, link: Link::Down(now_boot_ns), word }
+    /// A gate of a node with a collector that is not connected yet; `kept` by the last run.
+    pub fn new(node: NodeName, policy: Hash, without: Without, kept: Kept, now_boot_ns: u64) -> Self {
+        let (word, doubt) = match kept {
+            Kept::Nothing => (None, None),
+            Kept::Word(word) => (Some(word), None),
+            Kept::Doubt { why, older } => (older, Some(why)),
+        };
+        Self { node, policy, without, link: Link::Down(now_boot_ns), word, doubt }
     }
 
     /// The node's policy.
@@ -206,13 +236,35 @@ impl Gate {
         }
     }
 
-    /// The collector says how all nodes stand.
-    pub fn set_word(&mut self, word: Word) {
+    /// The collector says how all nodes stand; whether it is followed. A stop always is. Where the node is stopped, only a
+    /// later revision opens: an earlier one was overtaken, or is said by a collector that lost what it said since.
+    pub fn set_word(&mut self, mut word: Word) -> bool {
+        let held = self.word.as_ref().filter(|held| held.state != BrakeState::Open);
+        if let Some(held) = held.filter(|held| word.revision <= held.revision) {
+            if word.state == BrakeState::Open {
+                return false;
+            }
+            // It stays at the later revision, so that what ends the earlier stop does not end it; and its reason stays.
+            let proven = word.proven.take();
+            let lineage =
+                if word.revision == held.revision && held.lineage == 0 { word.lineage } else { held.lineage };
+            word = Word { proven, lineage, ..held.clone() };
+        }
         self.word = Some(word);
+        self.doubt = None;
+        true
+    }
+
+    /// Why nobody can tell what was heard last, if so.
+    pub fn doubt(&self) -> Option<&str> {
+        self.doubt.as_deref()
     }
 
     /// Why nothing may be cleaned at all, if so.
     pub fn stopped(&self) -> Option<&str> {
+        if self.doubt.is_some() {
+            return self.doubt();
+        }
         self.word.as_ref().filter(|w| w.state != BrakeState::Open).map(|w| w.reason.as_str())
     }
 
@@ -314,11 +366,17 @@ mod tests {
     const LONG: u64 = ANSWER_WAIT_NS + SPREAD_NS;
 
     fn word(state: BrakeState, proven: bool) -> Word {
-        Word { revision: 1, state, reason: "paused by ada: no".to_owned(), proven: proven.then_some(POLICY) }
+        Word {
+            revision: 1,
+            lineage: 0,
+            state,
+            reason: "paused by ada: no".to_owned(),
+            proven: proven.then_some(POLICY),
+        }
     }
 
     fn gate(without: Without, word: Option<Word>) -> Gate {
-        Gate::new("n1".parse().unwrap(), POLICY, without, word, 0)
+        Gate::new("n1".parse().unwrap(), POLICY, without, word.map_or(Kept::Nothing, Kept::Word), 0)
     }
 
     fn clear(gate: &Gate, heard: Option<(Heard, u64)>, severity: Severity, now: u64) -> Clearance {
@@ -340,6 +398,53 @@ mod tests {
             assert!(waits(&clear(&gate, granted, Severity::Critical, far), "paused by ada"));
             gate.set_link(Link::Up { brake: false, since_boot_ns: 0 });
             assert!(waits(&clear(&gate, None, Severity::Critical, far), "paused by ada"));
+        }
+    }
+
+    #[test]
+    fn only_a_later_revision_ends_a_stop_and_a_stop_is_taken_whenever_it_comes() {
+        use BrakeState::{Open, Paused, Tripped};
+        let said = |revision, state| Word {
+            revision,
+            lineage: revision * 7,
+            state,
+            reason: format!("{revision}"),
+            proven: None,
+        };
+        // What is in force, what is said, whether it is followed, what is in force then.
+        for (held, word, follows, then) in [
+            ((4, Tripped), (3, Open), false, (4, Tripped)),
+            ((4, Tripped), (4, Open), false, (4, Tripped)),
+            ((4, Tripped), (5, Open), true, (5, Open)),
+            ((4, Tripped), (3, Paused), true, (4, Tripped)),
+            ((4, Paused), (6, Tripped), true, (6, Tripped)),
+            ((4, Open), (3, Paused), true, (3, Paused)),
+            ((4, Open), (3, Open), true, (3, Open)),
+        ] {
+            let mut gate = gate(Without::Act, Some(said(held.0, held.1)));
+            assert_eq!(gate.set_word(said(word.0, word.1)), follows, "{held:?} {word:?}");
+            let (revision, state) = then;
+            assert_eq!(gate.word(), Some(&said(revision, state)), "{held:?} {word:?}");
+            assert_eq!(gate.stopped().is_some(), state != Open);
+        }
+        // Told before the stop had its place: it is the same one.
+        let mut gate = gate(Without::Act, Some(Word { lineage: 0, ..said(4, Paused) }));
+        assert!(gate.set_word(Word { reason: "again".to_owned(), ..said(4, Paused) }));
+        assert_eq!(gate.word(), Some(&said(4, Paused)));
+    }
+
+    #[test]
+    fn what_cannot_be_read_stops_until_it_is_heard_again() {
+        let why = || "the file is damaged".to_owned();
+        for older in [None, Some(word(BrakeState::Open, true))] {
+            let kept = Kept::Doubt { why: why(), older };
+            let mut gate = Gate::new("n1".parse().unwrap(), POLICY, Without::Act, kept, 0);
+            for link in [Link::Down(0), Link::Up { brake: false, since_boot_ns: 0 }] {
+                gate.set_link(link);
+                assert!(waits(&clear(&gate, None, Severity::Critical, 1_000 * LONG), "is damaged"));
+            }
+            assert!(gate.set_word(word(BrakeState::Open, true)));
+            assert_eq!(clear(&gate, None, Severity::Critical, 1_000 * LONG), Clearance::Alone);
         }
     }
 

@@ -1,5 +1,6 @@
 //! The fleet brake within the core: what the collector says of cleanups goes to the responder, what that asks goes up.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Sender, SyncSender, TrySendError};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use dogwatch::wire;
 use tokio::sync::watch;
 
 use super::{Core, Message};
-use crate::act::brake_line::BrakeJob;
+use crate::act::brake_line::{BrakeJob, Unkept};
 use crate::act::permit::{BrakeState, Heard, Link, Word};
 use crate::act::respond::Step;
 use crate::uplink::brake::{BrakeFeed, LinkNow, Outgoing};
@@ -35,6 +36,8 @@ pub struct BrakeWires {
     pub line: Sender<BrakeJob>,
     /// To the collector.
     pub outgoing: watch::Sender<Outgoing>,
+    /// What of the collector's words could not be kept.
+    pub unkept: Unkept,
 }
 
 /// Hands what the collector says to the core until `stop` is set.
@@ -86,21 +89,27 @@ impl Core {
         }
         let mut steps = Vec::new();
         if let Some(said) = link.word.filter(|_| link.up).map(|w| self.word(w)) {
-            let before = self.responder.gate_mut().word().cloned();
-            if before.as_ref() != Some(&said) {
-                self.note_brake(before.as_ref(), &said, now);
+            let before = self.responder.gate().word().cloned();
+            let doubted = self.responder.gate().doubt().is_some();
+            if before.as_ref() != Some(&said) || doubted {
                 // The executor before the disk, and both after the responder knows.
                 steps.extend(self.responder.on_word(said.clone(), now));
-                let _ = self.wires.brake.line.send(BrakeJob::Keep(said));
+                let after = self.responder.gate().word().cloned();
+                if let Some(after) = after.clone().filter(|_| after != before || doubted) {
+                    self.note_brake(before.as_ref(), &after, now);
+                    let _ = self.wires.brake.line.send(BrakeJob::Keep(after));
+                } else {
+                    self.note_overtaken(&said, now);
+                }
             }
-            self.heard = self.responder.gate_mut().word().map(|w| w.revision);
+            self.heard = self.responder.gate().word().cloned();
         }
         steps.extend(self.responder.proceed_all(now));
         steps
     }
 
     fn word(&mut self, said: wire::Brake) -> Word {
-        let own = self.responder.gate_mut().policy();
+        let own = self.responder.gate().policy();
         let proven = said.proven.iter().any(|p| Hash::from_slice(p).is_ok_and(|hash| hash == own));
         let state = match said.state() {
             wire::BrakeState::Open => BrakeState::Open,
@@ -108,7 +117,8 @@ impl Core {
             // A state that this version does not know is none to clean in.
             wire::BrakeState::Tripped | wire::BrakeState::Unspecified => BrakeState::Tripped,
         };
-        Word { revision: said.revision, state, reason: said.reason, proven: proven.then_some(own) }
+        let (revision, lineage) = (said.revision, said.lineage);
+        Word { revision, lineage, state, reason: said.reason, proven: proven.then_some(own) }
     }
 
     /// That cleanups are stopped, or go on, is part of the node's story.
@@ -123,9 +133,23 @@ impl Core {
         self.wires.recorder.push(Stream::Urgent, now, Body::Note(words));
     }
 
+    /// A word that a later one overtook is not followed; that is said once for each.
+    fn note_overtaken(&mut self, said: &Word, now: Moment) {
+        let overtaken = (said.revision, said.lineage);
+        let news = said.state == BrakeState::Open && self.overtaken.replace(overtaken) != Some(overtaken);
+        let Some(held) = self.responder.gate().word().filter(|_| news) else { return };
+        let words = format!(
+            "the collector says that cleanups go on, by revision {} of the brake; {} is in force here and later, and it says: {}. \
+             The collector is told; `dogwatch brake release` there lets cleanups go on",
+            said.revision, held.revision, held.reason
+        );
+        tracing::warn!("{words}");
+        self.wires.recorder.push(Stream::Urgent, now, Body::Note(words));
+    }
+
     /// Says what is asked of the collector now, if that changed.
     pub(super) fn ask_for_permits(&self) {
-        let now = Outgoing { asks: self.responder.asks(), heard: self.heard };
+        let now = Outgoing { asks: self.responder.asks(), heard: self.heard.clone() };
         self.wires.brake.outgoing.send_if_modified(|before| {
             let changed = *before != now;
             *before = now;
@@ -144,7 +168,12 @@ impl Core {
         let longest = waits.iter().map(|(_, _, ns)| ns / 1_000_000).max().unwrap_or(0);
         self.wires.figures.cleanup_waiting_ms.store(longest, Ordering::Relaxed);
         self.wires.figures.cleanups_waiting.store(waits.len() as u64, Ordering::Relaxed);
-        waits.into_iter().map(|(mount, why, _)| format!("clean {mount} by itself yet: {why}")).collect()
+        let unkept = self.wires.brake.unkept.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let unkept =
+            unkept.map(|why| format!("keep over a restart what the collector says of cleanups: {why}"));
+        let doubt = self.responder.gate().doubt().map(|why| format!("clean by itself yet: {why}"));
+        let waits = waits.into_iter().map(|(mount, why, _)| format!("clean {mount} by itself yet: {why}"));
+        unkept.into_iter().chain(doubt).chain(waits).collect()
     }
 }
 

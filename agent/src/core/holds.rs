@@ -186,7 +186,11 @@ pub(super) mod tests {
             jobs: mpsc::channel().0,
             holds,
             ballast: None,
-            brake: BrakeWires { line: mpsc::channel().0, outgoing: crate::uplink::brake::ends().2 },
+            brake: BrakeWires {
+                line: mpsc::channel().0,
+                outgoing: crate::uplink::brake::ends().2,
+                unkept: Arc::default(),
+            },
             marks: None,
             kernel_marks: None,
             lookouts: super::super::Lookouts::default(),

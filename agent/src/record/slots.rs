@@ -10,6 +10,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 const SLOT_BYTES: usize = 4096;
+/// Size of the file.
+pub(crate) const FILE_BYTES: u64 = 2 * SLOT_BYTES as u64;
 const MAGIC: &[u8; 4] = b"DWSL";
 const HEADER_BYTES: usize = 20;
 /// Longest value, in bytes.
@@ -22,22 +24,50 @@ pub(crate) struct Slots {
     generation: u64,
 }
 
+/// What a pair of slots held when it was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// The newest whole value; `None` where there is none.
+    pub(crate) value: Option<Vec<u8>>,
+    /// Whether a slot holds something that is no value: a newer one was torn or damaged.
+    pub(crate) damaged: bool,
+}
+
 impl Slots {
     /// Opens or creates the file (mode 0600) and reads the newest whole value.
     pub(crate) fn open(path: &Path) -> io::Result<(Self, Option<Vec<u8>>)> {
+        Self::open_telling(path).map(|(slots, found)| (slots, found.value))
+    }
+
+    /// [`Slots::open`], for whom an older value is not as good as the newest.
+    pub(crate) fn open_telling(path: &Path) -> io::Result<(Self, Found)> {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        if file.metadata()?.len() < 2 * SLOT_BYTES as u64 {
+        if file.metadata()?.len() < FILE_BYTES {
             // Real zeros, so that later writes need no block of a disk that may be full by then.
             let have = file.metadata()?.len();
-            let missing = 2 * SLOT_BYTES as u64 - have;
+            let missing = FILE_BYTES - have;
             file.write_all_at(&vec![0; missing as usize], have)?;
             file.sync_all()?;
         }
-        let slots = [read_slot(&file, 0), read_slot(&file, 1)];
-        let newest = slots.into_iter().flatten().max_by_key(|(generation, _)| *generation);
+        let mut damaged = false;
+        let mut empty = false;
+        let mut newest: Option<(u64, Vec<u8>)> = None;
+        for index in 0..2 {
+            match read_slot(&file, index) {
+                Slot::Empty => empty = true,
+                Slot::Damaged => damaged = true,
+                Slot::Value(generation, value) => {
+                    if newest.as_ref().is_none_or(|(newer, _)| *newer < generation) {
+                        newest = Some((generation, value));
+                    }
+                }
+            }
+        }
         let generation = newest.as_ref().map_or(0, |(g, _)| *g);
-        Ok((Self { file, generation }, newest.map(|(_, v)| v)))
+        // From the second write on both were written.
+        damaged |= empty && generation > 1;
+        Ok((Self { file, generation }, Found { value: newest.map(|(_, v)| v), damaged }))
     }
 
     /// Writes `value` durably into the older slot.
@@ -60,9 +90,24 @@ impl Slots {
     }
 }
 
-fn read_slot(file: &File, index: u64) -> Option<(u64, Vec<u8>)> {
+enum Slot {
+    /// Never written.
+    Empty,
+    Damaged,
+    Value(u64, Vec<u8>),
+}
+
+fn read_slot(file: &File, index: u64) -> Slot {
     let mut slot = vec![0u8; SLOT_BYTES];
-    file.read_exact_at(&mut slot, index * SLOT_BYTES as u64).ok()?;
+    let read = file.read_exact_at(&mut slot, index * SLOT_BYTES as u64);
+    match (read, value_of(&slot)) {
+        (Ok(()), Some((generation, value))) => Slot::Value(generation, value),
+        (Ok(()), None) if slot.iter().all(|b| *b == 0) => Slot::Empty,
+        _ => Slot::Damaged,
+    }
+}
+
+fn value_of(slot: &[u8]) -> Option<(u64, Vec<u8>)> {
     let word = |at: usize| slot[at..at + 4].try_into().map(u32::from_le_bytes).ok();
     if &slot[..4] != MAGIC || word(4)? != crc32c::crc32c(&slot[8..]) {
         return None;

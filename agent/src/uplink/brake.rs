@@ -12,7 +12,7 @@ use dogwatch::wire::agent_message::Message as Up;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
-use crate::act::permit::Ask;
+use crate::act::permit::{Ask, BrakeState, Word};
 
 /// Between two repetitions of an ask: some of them fit in the shortest lease, and a lost one costs seconds.
 const REPEAT: Duration = Duration::from_secs(5);
@@ -34,7 +34,7 @@ pub struct Outgoing {
     /// What is asked.
     pub asks: Vec<Ask>,
     /// The state of the brake that is in force here.
-    pub heard: Option<u64>,
+    pub heard: Option<Word>,
 }
 
 /// The uplink's end.
@@ -69,7 +69,7 @@ pub(super) struct OnStream {
     end: BrakeEnd,
     /// Whether the collector of this call has a brake.
     knows: bool,
-    told: Option<u64>,
+    told: Option<wire::BrakeHeard>,
     repeat: Interval,
 }
 
@@ -110,9 +110,11 @@ impl OnStream {
             }
             let now = self.end.outgoing.borrow_and_update().clone();
             let mut out = Vec::new();
-            if let Some(revision) = now.heard.filter(|r| self.told != Some(*r)) {
-                self.told = Some(revision);
-                out.push(Up::BrakeHeard(wire::BrakeHeard { revision }));
+            if let Some(heard) =
+                now.heard.as_ref().map(heard).filter(|heard| self.told.as_ref() != Some(heard))
+            {
+                self.told = Some(heard.clone());
+                out.push(Up::BrakeHeard(heard));
             }
             let asked_boot_ns = clock::now().boot_ns;
             out.extend(now.asks.into_iter().map(|ask| Up::PermitAsk(to_wire(ask, asked_boot_ns))));
@@ -142,6 +144,19 @@ fn to_wire(ask: Ask, asked_boot_ns: u64) -> wire::PermitAsk {
         acting: ask.acting,
         asked_boot_ns,
     }
+}
+
+impl BrakeEnd {
+    /// What is in force here, for Hello.
+    pub(super) fn held(&self) -> Option<wire::BrakeHeard> {
+        self.outgoing.borrow().heard.as_ref().map(heard)
+    }
+}
+
+fn heard(word: &Word) -> wire::BrakeHeard {
+    let stopped = word.state != BrakeState::Open;
+    let reason = if stopped { word.reason.clone() } else { String::new() };
+    wire::BrakeHeard { revision: word.revision, lineage: word.lineage, stopped, reason }
 }
 
 /// What is asked of a stream that may not have a brake.

@@ -413,6 +413,7 @@ fn hello(shared: &Shared, stream: Stream, kept: &[wire::Kept]) -> wire::Hello {
         signing_key: shared.config.signing_key.to_vec().into(),
         kept: kept.to_vec(),
         knows_brake: true,
+        brake_held: (stream == Stream::Urgent).then(|| shared.config.brake.held()).flatten(),
     }
 }
 

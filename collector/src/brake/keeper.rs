@@ -1,218 +1,45 @@
 //! The owner of the brake: makes what the machine decides durable, and tells nodes and people.
 //!
 //! Invariants: a permit is durable before its node hears of it; a stop is in force before it is durable, since what is
-//! about to be removed must not wait for a disk, and is written as soon as the journal takes it. While the journal takes nothing no node
-//! is told that it waits, so that each goes by what it does without a collector.
+//! about to be removed must not wait for a disk, and is written as soon as the journal takes it ([`Handle`] tells it even
+//! while this waits for a disk). While the journal takes nothing no node is told that it waits, so that each goes by what it
+//! does without a collector.
+//!
+//! What follows from silence (a lapse, the end of a watch) is decided only for a moment of which everything that was
+//! acknowledged then has been seen here: an index that lags, and notices that were missed, hold it up.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dogwatch::clock;
-use dogwatch::record::{Body, Hash, NodeName, Record, RecordRef};
+use dogwatch::record::{Body, NodeName, Record, RecordRef};
 use dogwatch::supervise::Stop;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::{broadcast, mpsc};
 
-use super::ledger::{Ledger, MAX_PERMITS, Stopped};
-use super::machine::{Brake, Waiting, stopped_words};
-use super::{Answer, Ask, Settings, tell};
+use super::asks::Asks;
+use super::board::{Board, View};
+use super::handle::{Figures, FleetBrake, Handle, Order, Refusal, Unknown};
+use super::ledger::{MAX_REASON_CHARS, Stopped};
+use super::machine::{Brake, Waiting};
+use super::{Answer, Ask, Settings, missed, tell};
+use crate::incident::COLLECTOR;
 use crate::nodes::Nodes;
 use crate::say::Say;
 use crate::store::decision::{Decision, What};
-use crate::store::{DecideError, Notice, QueryError, Store};
+use crate::store::{DecideError, Mark, Notice, QueryError, Store};
 
-/// Asks and orders that wait at most; an agent that finds no room asks again in a moment.
-const ORDERS: usize = 4_096;
 /// Asks that are taken under one sync.
 const TOGETHER: usize = 512;
 /// How often leases, watches and places in the queue are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// Stops that wait to be durable at most; people repeat themselves, the machine does not.
 const MAX_UNWRITTEN: usize = 64;
-/// Longest reason that is kept, in characters: it is repeated to every node.
-const MAX_REASON_CHARS: usize = 300;
+/// States of a lost history that are taken while cleanups are stopped; a node that makes them up fills no journal.
+const MAX_UNKNOWN: u32 = 16;
 /// Answers that wait for one node's stream.
 pub const ANSWERS: usize = 64;
-
-/// Why an order was not carried out.
-#[derive(Debug, thiserror::Error)]
-pub enum Refusal {
-    /// It makes no sense.
-    #[error("{0}")]
-    Mistake(String),
-    /// There is nothing to release.
-    #[error("cleanups are neither paused nor stopped")]
-    Open,
-    /// It is in force and would not survive a restart, or it could not be carried out at all.
-    #[error("{0}")]
-    Store(String),
-}
-
-/// What every node is told.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct View {
-    /// Grows with every stop and release.
-    pub revision: u64,
-    /// Whether a person paused.
-    pub paused: bool,
-    /// Whether something went wrong.
-    pub tripped: bool,
-    /// Why, in words; empty while open.
-    pub reason: String,
-    /// Policies that are proven.
-    pub proven: Vec<Hash>,
-}
-
-impl View {
-    fn of(brake: &Brake) -> Self {
-        let ledger = brake.ledger();
-        Self {
-            revision: ledger.revision,
-            paused: ledger.paused.is_some(),
-            tripped: ledger.tripped.is_some(),
-            reason: ledger.stopped().map(|s| stopped_words(ledger, s)).unwrap_or_default(),
-            proven: brake.proven(),
-        }
-    }
-
-    /// Whether nothing may be cleaned.
-    pub fn is_stopped(&self) -> bool {
-        self.paused || self.tripped
-    }
-}
-
-/// Levels and counts, for metrics and `status`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Figures {
-    /// Nodes that have a place.
-    pub places: usize,
-    /// Nodes that may have one.
-    pub limit: usize,
-    /// Permits that are out, those of watched nodes included.
-    pub permits: usize,
-    /// Asks that wait.
-    pub waiting: usize,
-    /// How often cleanups were stopped.
-    pub tripped_total: u64,
-    /// Permits given since the start.
-    pub granted_total: u64,
-}
-
-/// How everything stands, for people.
-#[derive(Debug, Clone)]
-pub struct FleetBrake {
-    /// What was decided.
-    pub ledger: Ledger,
-    /// Nodes that may have a place.
-    pub limit: usize,
-    /// Cleanups that make a policy proven.
-    pub needed: u32,
-    /// Who waits, the next first, and for how long.
-    pub waiting: Vec<(Ask, Duration)>,
-}
-
-enum Order {
-    Ask { ask: Ask, to: mpsc::Sender<(Ask, Answer)> },
-    Decide { what: What, actor: String, reply: oneshot::Sender<Result<FleetBrake, Refusal>> },
-    Look { reply: oneshot::Sender<FleetBrake> },
-}
-
-/// The way to the owner; clones share it.
-#[derive(Debug, Clone)]
-pub struct Handle {
-    orders: mpsc::Sender<Order>,
-    view: watch::Receiver<View>,
-    figures: Arc<Mutex<Figures>>,
-    lease: Duration,
-}
-
-impl Handle {
-    /// How long a permit holds unless it is asked for again.
-    pub fn lease(&self) -> Duration {
-        self.lease
-    }
-
-    /// A node asks; answers go to `to`, now and whenever there is news. Never waits: a node asks again.
-    pub fn ask(&self, ask: Ask, to: &mpsc::Sender<(Ask, Answer)>) {
-        // Where there is no room the node hears nothing, and asks again in a moment.
-        let _ = self.orders.try_send(Order::Ask { ask, to: to.clone() });
-    }
-
-    /// What every node is told, now and whenever it changes.
-    pub fn view(&self) -> watch::Receiver<View> {
-        self.view.clone()
-    }
-
-    /// Levels and counts of now.
-    pub fn figures(&self) -> Figures {
-        *self.figures.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// `actor` pauses cleanups.
-    ///
-    /// # Errors
-    /// [`Refusal`].
-    pub async fn pause(&self, reason: String, actor: String) -> Result<FleetBrake, Refusal> {
-        self.decide(What::BrakePaused { reason: checked(&reason)? }, actor).await
-    }
-
-    /// `actor` saw a cleanup go wrong, of a node where one is known.
-    ///
-    /// # Errors
-    /// [`Refusal`].
-    pub async fn trip(
-        &self,
-        reason: String,
-        node: Option<NodeName>,
-        action: Option<String>,
-        actor: String,
-    ) -> Result<FleetBrake, Refusal> {
-        let reason = checked(&reason)?;
-        let (finding, cites) = (String::new(), Vec::new());
-        self.decide(What::BrakeTripped { reason, finding, node, action, cites }, actor).await
-    }
-
-    /// `actor` lets cleanups go on.
-    ///
-    /// # Errors
-    /// [`Refusal`].
-    pub async fn release(&self, reason: String, actor: String) -> Result<FleetBrake, Refusal> {
-        self.decide(What::BrakeReleased { reason: checked(&reason)? }, actor).await
-    }
-
-    /// How everything stands.
-    ///
-    /// # Errors
-    /// [`Refusal::Store`] when the collector stops.
-    pub async fn look(&self) -> Result<FleetBrake, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        self.orders.send(Order::Look { reply }).await.map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())
-    }
-
-    async fn decide(&self, what: What, actor: String) -> Result<FleetBrake, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        self.orders.send(Order::Decide { what, actor, reply }).await.map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())?
-    }
-}
-
-fn stopping() -> Refusal {
-    Refusal::Store("the collector is stopping; try again".to_owned())
-}
-
-fn checked(reason: &str) -> Result<String, Refusal> {
-    let reason = reason.trim();
-    if reason.is_empty() {
-        return Err(Refusal::Mistake(
-            "reason: is empty; say why, the next one on call will read it".to_owned(),
-        ));
-    }
-    if reason.chars().count() > MAX_REASON_CHARS {
-        return Err(Refusal::Mistake(format!("reason: is longer than {MAX_REASON_CHARS} characters")));
-    }
-    Ok(reason.to_owned())
-}
 
 /// The owner.
 #[derive(Debug)]
@@ -222,7 +49,8 @@ pub struct Keeper {
     say: Say,
     brake: Brake,
     orders: mpsc::Receiver<Order>,
-    view: watch::Sender<View>,
+    asks: Asks,
+    board: Board,
     figures: Arc<Mutex<Figures>>,
     granted_total: u64,
     /// Where answers for a node go: its newest stream.
@@ -231,6 +59,12 @@ pub struct Keeper {
     unwritten: VecDeque<Decision>,
     /// Why the journal took nothing the last time.
     failing: Option<String>,
+    /// Whether notices were missed and what they said was not looked up yet.
+    missed: bool,
+    /// Unknown states that were taken while cleanups are stopped.
+    unknown: u32,
+    /// A moment of which what was acknowledged then is not all seen yet.
+    mark: Option<(Mark, u64)>,
     began: Instant,
 }
 
@@ -246,30 +80,32 @@ impl Keeper {
         settings: Settings,
     ) -> Result<(Self, Handle), QueryError> {
         let ledger = store.brake().await?;
-        let (sender, orders) = mpsc::channel(ORDERS);
-        let brake = Brake::new(settings, ledger, 0);
-        let view = watch::Sender::new(View::of(&brake));
-        let figures = Arc::<Mutex<Figures>>::default();
-        let handle = Handle {
-            orders: sender,
-            view: view.subscribe(),
-            figures: Arc::clone(&figures),
-            lease: settings.lease,
-        };
-        let keeper = Self {
+        let mut brake = Brake::new(settings, ledger, 0);
+        brake.set_nodes(nodes.all().len());
+        let board = Board::new(View::of(&brake, None, &View::default()));
+        let (handle, orders) = Handle::new(board.clone(), settings.lease);
+        let mut keeper = Self {
             store,
             nodes,
             say,
             brake,
             orders,
-            view,
-            figures,
+            asks: handle.asks.clone(),
+            board,
+            figures: Arc::clone(&handle.figures),
             granted_total: 0,
             streams: BTreeMap::new(),
             unwritten: VecDeque::new(),
             failing: None,
+            missed: true,
+            unknown: 0,
+            mark: None,
             began: Instant::now(),
         };
+        if let Some(why) = keeper.store.truth_doubt() {
+            // Before anybody connects: nobody is told that nothing is stopped.
+            keeper.force(tell::lost(&why), COLLECTOR);
+        }
         keeper.publish();
         Ok((keeper, handle))
     }
@@ -283,36 +119,52 @@ impl Keeper {
         self.catch_up().await;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let asks = self.asks.clone();
         loop {
             let mut ticked = false;
             tokio::select! {
-                // What went wrong is seen before anybody is given another permit.
+                // A person is heard before nodes; what went wrong is seen before anybody is given another permit (see below).
                 biased;
                 () = stop.wait() => return Ok(()),
+                Some(order) = self.orders.recv() => self.obey(order).await,
+                _ = tick.tick() => ticked = true,
                 notice = committed.recv() => match notice {
                     Ok(notice) => self.observe(notice).await,
-                    Err(broadcast::error::RecvError::Lagged(_)) => self.look_up().await,
-                    Err(broadcast::error::RecvError::Closed) => return Ok(()),
+                    Err(RecvError::Lagged(_)) => self.missed = true,
+                    Err(RecvError::Closed) => return Ok(()),
                 },
-                Some(order) = self.orders.recv() => {
-                    self.obey(order).await;
-                    for _ in 0..TOGETHER {
-                        let Ok(order) = self.orders.try_recv() else { break };
-                        self.obey(order).await;
-                    }
-                }
-                _ = tick.tick() => ticked = true,
+                () = asks.come() => for (ask, to) in self.asks.take(TOGETHER) {
+                    self.asked(ask, to);
+                },
             }
-            // Notices that wait already may say that something went wrong.
-            while let Ok(notice) = committed.try_recv() {
-                self.observe(notice).await;
+            // Before what waits is taken: then nothing that was told by now is still to be seen after it.
+            let seen = self.mark.as_ref().filter(|(mark, _)| self.store.told(mark)).map(|(_, at)| *at);
+            self.drain(&mut committed).await;
+            if self.missed && ticked {
+                self.look_up().await;
             }
-            self.settle(ticked).await;
+            let seen = seen.filter(|_| !self.missed);
+            if seen.is_some() {
+                self.mark = None;
+            }
+            self.settle(ticked, seen).await;
         }
     }
 
-    /// What an earlier run left: permits that ended while nobody listened, and a stop that it had no time to tell of.
+    /// Notices that wait already may say that something went wrong.
+    async fn drain(&mut self, committed: &mut broadcast::Receiver<Notice>) {
+        loop {
+            match committed.try_recv() {
+                Ok(notice) => self.observe(notice).await,
+                Err(TryRecvError::Lagged(_)) => self.missed = true,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
+            }
+        }
+    }
+
+    /// What an earlier run left: a stop that it had no time to keep or to tell of, and what nodes said while nobody listened.
     async fn catch_up(&mut self) {
+        self.flush().await;
         self.look_up().await;
         let Some(stopped) = self.brake.ledger().tripped.clone() else { return };
         if !matches!(self.store.finding(&stopped.finding).await, Ok(Some(_))) {
@@ -324,33 +176,51 @@ impl Keeper {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
+    fn asked(&mut self, ask: Ask, to: mpsc::Sender<(Ask, Answer)>) {
+        let now = self.now_ns();
+        if let Some(answer) = self.brake.ask(ask.clone(), now) {
+            // Its stream may be gone, or not listening; it asks again.
+            let _ = to.try_send((ask.clone(), answer));
+        }
+        self.streams.insert(ask.node, to);
+    }
+
     async fn obey(&mut self, order: Order) {
         match order {
-            Order::Ask { ask, to } => {
-                let now = self.now_ns();
-                self.streams.insert(ask.node.clone(), to.clone());
-                if let Some(answer) = self.brake.ask(ask.clone(), now) {
-                    // Its stream may be gone, or not listening; it asks again.
-                    let _ = to.try_send((ask, answer));
-                }
+            Order::Stop { what, actor, early, reply } => {
+                self.force(what, &actor);
+                self.publish();
+                // It is told by the ledger from here on.
+                drop(early);
+                self.keep_and_tell(&actor).await;
+                drop(reply.send(self.kept()));
             }
-            Order::Decide { what, actor, reply } => drop(reply.send(self.person(what, actor).await)),
+            Order::Release { what, actor, reply } => drop(reply.send(self.release(what, actor).await)),
             Order::Look { reply } => drop(reply.send(self.standing())),
+            Order::Unknown(unknown) => self.unknown(unknown).await,
         }
     }
 
-    async fn person(&mut self, what: What, actor: String) -> Result<FleetBrake, Refusal> {
-        if matches!(what, What::BrakeReleased { .. }) {
-            return self.release(what, actor).await;
+    fn kept(&self) -> Result<FleetBrake, Refusal> {
+        let Some(why) = &self.failing else { return Ok(self.standing()) };
+        Err(Refusal::Store(format!(
+            "cleanups are stopped, but the collector's journal takes nothing ({why}), so that a restart of the collector would \
+             forget it; it is tried again each second, and `dogwatch brake status` says when it is kept"
+        )))
+    }
+
+    /// A node was told of a stop that this collector does not know: it, and others like it, are lost here.
+    async fn unknown(&mut self, unknown: Unknown) {
+        let view = self.board.view();
+        let view = view.borrow().clone();
+        if view.knows(unknown.state) || !view.may_follow(unknown.state) {
+            return;
         }
-        self.stop(what, &actor).await;
-        match &self.failing {
-            None => Ok(self.standing()),
-            Some(why) => Err(Refusal::Store(format!(
-                "cleanups are stopped, but the collector's journal takes nothing ({why}), so that a restart of the collector \
-                 would forget it"
-            ))),
+        self.unknown = if self.brake.ledger().tripped.is_some() { self.unknown + 1 } else { 0 };
+        if self.unknown >= MAX_UNKNOWN {
+            return;
         }
+        self.stop(tell::forgotten(&unknown, self.brake.ledger().revision), COLLECTOR).await;
     }
 
     async fn release(&mut self, what: What, actor: String) -> Result<FleetBrake, Refusal> {
@@ -370,8 +240,15 @@ impl Keeper {
 
     /// Puts a stop in force, tells every node, and writes it.
     async fn stop(&mut self, what: What, actor: &str) {
+        self.force(what, actor);
+        self.publish();
+        self.keep_and_tell(actor).await;
+    }
+
+    /// Puts a stop in force; it is still to be kept.
+    fn force(&mut self, what: What, actor: &str) {
         let mut decision = Decision { wall_ns: clock::wall_ns(), actor: actor.to_owned(), what };
-        if let What::BrakeTripped { reason, finding, node, action, cites } = &mut decision.what {
+        if let What::BrakeTripped { reason, finding, node, action, cites, .. } = &mut decision.what {
             *reason = reason.chars().take(MAX_REASON_CHARS).collect();
             let stopped = Stopped {
                 wall_ns: decision.wall_ns,
@@ -390,12 +267,16 @@ impl Keeper {
         }
         let now = self.now_ns();
         self.brake.apply(&decision, now);
-        self.publish();
         if self.unwritten.len() >= MAX_UNWRITTEN {
             self.unwritten.pop_front();
         }
         self.unwritten.push_back(decision);
+    }
+
+    /// Writes the stop that is in force, and raises its finding.
+    async fn keep_and_tell(&mut self, actor: &str) {
         self.flush().await;
+        self.publish();
         if let Some(stopped) = self.brake.ledger().tripped.clone() {
             tracing::error!(actor, reason = stopped.reason, "cleanups are stopped on every node");
             self.say.finding(stopped.node.clone(), tell::raised(&stopped), 1).await;
@@ -478,7 +359,7 @@ impl Keeper {
                 What::FindingSaid { node: Some(node), finding, .. }
                     if finding.rule != super::STOPPED_RULE =>
                 {
-                    self.brake.observe_finding(node, finding, true, None)
+                    self.brake.observe_finding(node, finding, None)
                 }
                 _ => return,
             },
@@ -488,23 +369,25 @@ impl Keeper {
 
     fn judge(&mut self, node: &NodeName, record: &Record, cite: RecordRef) -> Vec<What> {
         match &record.body {
-            Body::Action(action) => self.brake.observe_action(node, action, record.at.wall_ns, cite),
-            Body::Finding(finding) => self.brake.observe_finding(node, finding, false, Some(cite)),
+            Body::Action(action) => self.brake.observe_action(node, action, cite),
+            Body::Finding(finding) => self.brake.observe_finding(node, finding, Some(cite)),
             _ => Vec::new(),
         }
     }
 
-    /// Notices were missed: how permits that are out ended is asked of the store. Findings of that moment are missed.
+    /// Notices were missed: how permits that are out ended, and what was found on their nodes, is asked of the store.
+    /// Until it answers nothing is decided by silence.
     async fn look_up(&mut self) {
-        let out: Vec<_> = self.brake.ledger().permits.iter().filter(|p| !p.returned).cloned().collect();
-        let mut decided = Vec::new();
-        for permit in out.into_iter().take(MAX_PERMITS) {
-            let Ok(Some(row)) = self.store.action_of(&permit.node, &permit.action).await else { continue };
-            let Some(cite) = row.steps.last().and_then(|s| s.evidence.first().cloned()) else { continue };
-            let wall_ns = row.steps.last().map_or(0, |s| s.wall_ns);
-            decided.extend(self.brake.observe_action(&permit.node, &row.action, wall_ns, cite));
+        match missed::look_up(&self.store, &mut self.brake).await {
+            Ok(decided) => {
+                self.missed = false;
+                self.decide(decided).await;
+            }
+            Err(error) => {
+                self.missed = true;
+                tracing::warn!(%error, "what nodes said of their cleanups is not known yet; none ends and none lapses until it is");
+            }
         }
-        self.decide(decided).await;
     }
 
     /// Carries out what the machine says: stops at once, the rest once it is durable.
@@ -512,21 +395,28 @@ impl Keeper {
         let (stops, rest): (Vec<_>, Vec<_>) =
             decided.into_iter().partition(|w| matches!(w, What::BrakeTripped { .. }));
         if let Some(stop) = stops.into_iter().next() {
-            self.stop(stop, crate::incident::COLLECTOR).await;
+            self.stop(stop, COLLECTOR).await;
         }
-        // What is not kept is decided again: a lapse at the next tick, an end by the lapse of its permit.
-        let _ = self.write(rest, crate::incident::COLLECTOR).await;
+        // What is not kept is decided again: the machine says it until it is.
+        let _ = self.write(rest, COLLECTOR).await;
     }
 
-    async fn settle(&mut self, ticked: bool) {
+    /// `seen`: a moment of which all that was acknowledged then has been seen by now.
+    async fn settle(&mut self, ticked: bool, seen: Option<u64>) {
         let now = self.now_ns();
         if ticked {
             self.brake.set_nodes(self.nodes.all().len());
             self.flush().await;
-            let due = self.brake.due(now);
+            if self.mark.is_none() {
+                self.mark = Some((self.store.mark(), now));
+            }
+        }
+        if let Some(seen) = seen {
+            let due = self.brake.due(seen);
             self.decide(due).await;
         }
-        let grants = self.brake.grants(now);
+        // What was ordered meanwhile is in force already.
+        let grants = if self.board.is_stopped() { Vec::new() } else { self.brake.grants(now) };
         let asked: Vec<Ask> = self
             .brake
             .queue(now)
@@ -534,7 +424,7 @@ impl Keeper {
             .filter(|w| grants.iter().any(|g| is_for(g, w)))
             .map(|w| w.ask.clone())
             .collect();
-        if !grants.is_empty() && self.write(grants, crate::incident::COLLECTOR).await.is_ok() {
+        if !grants.is_empty() && self.write(grants, COLLECTOR).await.is_ok() {
             self.granted_total += asked.len() as u64;
             for ask in asked {
                 tracing::info!(node = %ask.node, action = ask.action, mount = ask.mount, "a node may clean");
@@ -560,12 +450,7 @@ impl Keeper {
     }
 
     fn publish(&self) {
-        let view = View::of(&self.brake);
-        self.view.send_if_modified(|before| {
-            let changed = *before != view;
-            *before = view;
-            changed
-        });
+        self.board.publish(&self.brake, self.not_kept());
         let figures = Figures {
             places: self.brake.places().len(),
             limit: self.brake.limit(),
@@ -577,6 +462,12 @@ impl Keeper {
         *self.figures.lock().unwrap_or_else(PoisonError::into_inner) = figures;
     }
 
+    /// Why a restart would forget how things stand, if so.
+    fn not_kept(&self) -> Option<String> {
+        let why = || self.failing.clone().unwrap_or_else(|| "it was ordered just now".to_owned());
+        (!self.unwritten.is_empty()).then(why)
+    }
+
     fn standing(&self) -> FleetBrake {
         let now = self.now_ns();
         let waited = |w: &Waiting| Duration::from_nanos(now.saturating_sub(w.since_ns));
@@ -584,6 +475,8 @@ impl Keeper {
             ledger: self.brake.ledger().clone(),
             limit: self.brake.limit(),
             needed: self.brake.settings().canary_successes,
+            nodes_needed: u32::try_from(self.brake.provers_needed()).unwrap_or(u32::MAX),
+            not_kept: self.not_kept(),
             waiting: self.brake.queue(now).into_iter().map(|w| (w.ask.clone(), waited(w))).collect(),
         }
     }

@@ -1,20 +1,40 @@
 //! What the brake stands on: stops, permits that are out, and how policies did. A fold over decisions, and pure.
 //!
 //! Invariants: folding the same decisions in the same order gives the same ledger, live and at a rebuild; a decision
-//! that is folded twice in a row changes nothing the second time, but for counts of stops that a person repeats.
+//! that is folded twice in a row changes nothing the second time, but for counts of stops that a person repeats. A frame
+//! that cannot be read and may have been a stop is folded as one ([`Ledger::apply_unread`]).
+//!
+//! A revision alone does not tell two histories apart: a collector that is restored from an older copy counts on from
+//! there. So each stop and release also makes a *lineage*, a digest of all before it; nodes give back what they were
+//! told, and a pair that is not among [`Ledger::told`] was said by a history that is lost here.
 //!
 //! Bounds: [`MAX_PLACES`](super::MAX_PLACES) nodes have places, [`MAX_PERMITS`] permits are out, [`MAX_POLICIES`] policies are remembered (the one
-//! unused for longest goes, and begins anew as a new one).
+//! unused for longest goes, and begins anew as a new one), [`MAX_TOLD`] states are.
 
-use dogwatch::record::{ActionState, Hash, NodeName, RecordRef};
+use std::collections::BTreeSet;
+
+use dogwatch::record::{ActionState, Hash, NodeName, RecordRef, Subject};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-use crate::store::decision::{Decision, PermitEnd, What};
+use super::STOPPED_RULE;
+use crate::incident::COLLECTOR;
+use crate::say::finding_id;
+use crate::store::decision::{Decision, Past, PermitEnd, What};
 
 /// Most permits that are out: some for each place, since a node may have several mounts.
 pub const MAX_PERMITS: usize = 1_000;
 /// Most policies that are remembered: pools of nodes have some each, and each roll-out brings another.
 pub const MAX_POLICIES: usize = 64;
+/// Longest reason that is kept, in characters: it is repeated to every node.
+pub(super) const MAX_REASON_CHARS: usize = 300;
+/// States that are remembered to have been told: a node that was away for more of them is stopped and looked at.
+pub const MAX_TOLD: usize = 128;
+/// Nodes that are remembered to have proven a policy: more than may be asked for.
+pub const MAX_PROVERS: usize = 100;
+/// A node may be ahead of the collector's revision by so much and be believed: nobody stops and releases so often, and
+/// what a liar says must not use the numbers up.
+pub const MAX_AHEAD: u64 = 1_000_000;
 
 /// The whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +51,12 @@ pub struct Ledger {
     pub permits: Vec<Permit>,
     /// How policies did, the one used last at the end.
     pub policies: Vec<Proof>,
+    /// When anything was decided here last, wall ns of the collector.
+    pub newest_wall_ns: i64,
+    /// Of all stops and releases so far; 0 before the first.
+    pub lineage: u64,
+    /// The newest states that nodes were told, the oldest first; those of a lost history that were dealt with are among them.
+    pub told: Vec<Past>,
 }
 
 /// A stop.
@@ -84,6 +110,8 @@ pub struct Proof {
     pub policy: Hash,
     /// Cleanups under it that went well since cleanups were stopped last.
     pub successes: u32,
+    /// The first nodes on which they did, at most [`MAX_PROVERS`].
+    pub nodes: BTreeSet<NodeName>,
 }
 
 impl Ledger {
@@ -97,6 +125,16 @@ impl Ledger {
         self.policies.iter().find(|p| p.policy == *policy).map_or(0, |p| p.successes)
     }
 
+    /// How a policy did; `None`: nothing went well under it yet.
+    pub fn proof(&self, policy: &Hash) -> Option<&Proof> {
+        self.policies.iter().find(|p| p.policy == *policy)
+    }
+
+    /// Whether a state that a node has in force is one that this history led to, or one that was dealt with.
+    pub fn knows(&self, state: Past) -> bool {
+        knows(self.revision, &self.told, state)
+    }
+
     /// The permit of an action.
     pub fn permit(&self, node: &NodeName, action: &str) -> Option<&Permit> {
         self.permits.iter().find(|p| p.node == *node && p.action == action)
@@ -104,6 +142,7 @@ impl Ledger {
 
     /// Folds one decision; those of others change nothing.
     pub fn apply(&mut self, decision: &Decision) {
+        let before = std::mem::replace(&mut self.newest_wall_ns, decision.wall_ns);
         let stop = |reason: &str| Stopped {
             wall_ns: decision.wall_ns,
             by: decision.actor.clone(),
@@ -116,9 +155,9 @@ impl Ledger {
         match &decision.what {
             What::BrakePaused { reason } => {
                 self.paused = Some(stop(reason));
-                self.revision += 1;
+                self.step(decision.wall_ns, &decision.actor, "pause", reason, None);
             }
-            What::BrakeTripped { reason, finding, node, action, cites } => {
+            What::BrakeTripped { reason, finding, node, action, cites, past } => {
                 let stopped = Stopped {
                     finding: finding.clone(),
                     node: node.clone(),
@@ -126,16 +165,12 @@ impl Ledger {
                     cites: cites.clone(),
                     ..stop(reason)
                 };
-                self.tripped = Some(stopped);
-                self.tripped_total += 1;
-                self.revision += 1;
-                // Whatever was proven: something is not as it was when it was.
-                self.policies.clear();
-                self.permits.iter_mut().for_each(|p| p.doubted = true);
+                self.trip(stopped);
+                self.step(decision.wall_ns, &decision.actor, "trip", reason, *past);
             }
-            What::BrakeReleased { .. } => {
+            What::BrakeReleased { reason } => {
                 (self.paused, self.tripped) = (None, None);
-                self.revision += 1;
+                self.step(decision.wall_ns, &decision.actor, "release", reason, None);
             }
             What::PermitGranted { node, action, mount, policy, planned_bytes, canary, .. } => {
                 if self.permit(node, action).is_some() || self.permits.len() >= MAX_PERMITS {
@@ -168,19 +203,90 @@ impl Ledger {
                 let at = self.permits.iter().position(|p| p.node == *node && p.action == *action);
                 let Some(permit) = at.map(|at| self.permits.remove(at)) else { return };
                 if *how == PermitEnd::Well && permit.freed_bytes > 0 && !permit.doubted {
-                    self.prove(permit.policy);
+                    self.prove(permit.policy, permit.node);
                 }
             }
-            _ => {}
+            _ => self.newest_wall_ns = before,
         }
     }
 
-    fn prove(&mut self, policy: Hash) {
-        let successes = self.successes(&policy).saturating_add(1);
-        self.policies.retain(|p| p.policy != policy);
+    /// Folds a decision that stands in the journal and cannot be read, where it may have been a stop. Its time is that of
+    /// the last one before it. Whoever lets cleanups go on afterwards has dealt with it.
+    pub fn apply_unread(&mut self, why: &str) {
+        if self.tripped.is_some() {
+            return;
+        }
+        // Nothing was decided before it: the moment that clocks begin with, and not zero, which is said of what is open.
+        let wall_ns = self.newest_wall_ns.max(1);
+        let reason = format!(
+            "a decision in the collector's journal cannot be read ({why}) and may have been a stop; see `dogwatch get actions` and \
+             `get incidents` for what went before, then `dogwatch brake release`"
+        );
+        self.trip(Stopped {
+            wall_ns,
+            by: COLLECTOR.to_owned(),
+            reason: reason.clone(),
+            finding: finding_id(STOPPED_RULE, &Subject::new("fleet", "cleanup"), wall_ns),
+            node: None,
+            action: None,
+            cites: Vec::new(),
+        });
+        self.step(wall_ns, COLLECTOR, "unread", &reason, None);
+    }
+
+    fn trip(&mut self, stopped: Stopped) {
+        self.tripped = Some(stopped);
+        self.tripped_total += 1;
+        // Whatever was proven: something is not as it was when it was.
+        self.policies.clear();
+        self.permits.iter_mut().for_each(|p| p.doubted = true);
+    }
+
+    /// Numbers the state that a stop or release led to.
+    fn step(&mut self, wall_ns: i64, actor: &str, kind: &str, reason: &str, past: Option<Past>) {
+        let past = past.filter(|p| p.revision <= self.revision.saturating_add(MAX_AHEAD));
+        self.told.extend(past);
+        self.revision = self.revision.max(past.map_or(0, |p| p.revision)) + 1;
+        let mut digest = Sha256::new().chain_update(self.lineage.to_le_bytes());
+        for part in
+            [&self.revision.to_le_bytes()[..], &wall_ns.to_le_bytes(), actor.as_bytes(), kind.as_bytes()]
+        {
+            digest.update((part.len() as u64).to_le_bytes());
+            digest.update(part);
+        }
+        let digest = digest.chain_update(reason).finalize();
+        // Zero says that nothing is known.
+        self.lineage = digest.first_chunk().map_or(1, |bytes| u64::from_le_bytes(*bytes)).max(1);
+        self.told.push(Past { revision: self.revision, lineage: self.lineage });
+        let over = self.told.len().saturating_sub(MAX_TOLD);
+        self.told.drain(..over);
+    }
+
+    fn prove(&mut self, policy: Hash, node: NodeName) {
+        let at = self.policies.iter().position(|p| p.policy == policy);
+        let mut proof = match at {
+            Some(at) => self.policies.remove(at),
+            None => Proof { policy, successes: 0, nodes: BTreeSet::new() },
+        };
+        proof.successes = proof.successes.saturating_add(1);
+        if proof.nodes.len() < MAX_PROVERS {
+            proof.nodes.insert(node);
+        }
         if self.policies.len() >= MAX_POLICIES {
             self.policies.remove(0);
         }
-        self.policies.push(Proof { policy, successes });
+        self.policies.push(proof);
     }
+}
+
+/// [`Ledger::knows`] by what nodes were told.
+pub(super) fn knows(revision: u64, told: &[Past], state: Past) -> bool {
+    // A node of an older version, or one that was told of a stop before the stop had its place, knows no lineage.
+    if state.lineage == 0 { state.revision <= revision } else { told.contains(&state) }
+}
+
+/// Why nothing may be cleaned, in words for whoever waits.
+pub(super) fn stopped_words(ledger: &Ledger, stopped: &Stopped) -> String {
+    let how = if ledger.tripped.is_some() { "stopped everywhere" } else { "paused" };
+    format!("cleanups are {how} by {}: {}", stopped.by, stopped.reason)
 }

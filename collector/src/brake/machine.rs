@@ -9,16 +9,19 @@
 //! - A policy that is not proven has at most one place.
 //! - Who waits for [`STARVED_NS`] is overtaken only by those who have waited for longer; before that the most urgent is first.
 //! - A node that has a place gets another permit only while no other node could have the turn.
+//! - What a node was ill with before its cleanup began is not the cleanup's doing: order is that of receipt here, and no clock
+//!   of a node's counts.
+//! - A cleanup whose end was seen does not lapse because the end could not be kept: it is decided again.
 //!
 //! Time is a monotonic clock's; a restart gives every permit that is out a whole new lease or watch.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use dogwatch::record::{Action, ActionState, Finding, FindingState, Hash, NodeName, RecordRef, Severity};
+use dogwatch::record::{Action, ActionState, Finding, Hash, NodeName, RecordRef, Severity};
 
 use super::judge::{wrong_action, wrong_finding};
-use super::ledger::{Ledger, MAX_PERMITS, Permit, Stopped};
+use super::ledger::{Ledger, MAX_PERMITS, Permit, Proof, stopped_words};
 use super::{Answer, Ask, MAX_PLACES, Settings};
 use crate::store::decision::{Decision, PermitEnd, What};
 use crate::wording::span;
@@ -36,12 +39,17 @@ pub const MAX_ACTING_NS: u64 = 900 * SECOND_NS;
 pub const ASK_LAPSE_NS: u64 = 20 * SECOND_NS;
 /// Who waits for so long goes first, however urgent others are.
 pub const STARVED_NS: u64 = 600 * SECOND_NS;
-/// A node ends by itself when its lease does; the object that it is just at may take so much longer, and its record too.
-pub const GRACE_NS: u64 = 15 * SECOND_NS;
+/// An ask that lapsed keeps its turn for so long: between two plans a survey of a slow disk takes minutes.
+pub const TURN_KEPT_NS: u64 = 300 * SECOND_NS;
+/// A node ends by itself when its lease does, after the object that it is just at. The longest is an image, of which the
+/// runtime is waited for 90 s and its room for 15 more; what remains is its record's way here.
+pub const GRACE_NS: u64 = 120 * SECOND_NS;
 /// A node that was watched is remembered for so long: what goes wrong late stops the rest all the same.
 pub const LATE_NS: u64 = 600 * SECOND_NS;
 /// Nodes that are remembered so at most; the newest.
 const MAX_RECENT: usize = 1_000;
+/// Grave findings that are remembered at most: several of each node of the largest fleet.
+const MAX_GRAVE: usize = 50_000;
 
 /// An ask that waits.
 #[derive(Debug, Clone)]
@@ -61,16 +69,25 @@ struct Live {
     until_ns: u64,
     /// When it was granted, or heard of first.
     since_ns: u64,
-    /// When the node said that it begins, by its own wall clock: what it found before is not the cleanup's doing.
-    begun_wall_ns: Option<i64>,
+    /// Whether the node said that it begins: what it found before is not the cleanup's doing.
+    begun: bool,
+    /// How it said that it ended, as long as that is not kept: the state, and what it freed.
+    ended: Option<(ActionState, u64)>,
 }
 
 #[derive(Debug, Clone)]
 struct Recent {
     node: NodeName,
     action: String,
-    begun_wall_ns: i64,
+    begun: bool,
     until_ns: u64,
+}
+
+/// The turn of an ask that lapsed.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    since_ns: u64,
+    heard_ns: u64,
 }
 
 type Key = (NodeName, String);
@@ -83,6 +100,10 @@ pub struct Brake {
     nodes: usize,
     /// By node and mount: a plan that is made anew keeps its turn.
     waiting: BTreeMap<Key, Waiting>,
+    /// Likewise, of those that lapsed.
+    turns: BTreeMap<Key, Turn>,
+    /// Findings that speak against a cleanup and hold still, by node and id.
+    grave: BTreeSet<(NodeName, String)>,
     /// Of the ledger's permits, by node and action.
     live: BTreeMap<Key, Live>,
     recent: VecDeque<Recent>,
@@ -91,8 +112,16 @@ pub struct Brake {
 impl Brake {
     /// Goes on from what was decided before.
     pub fn new(settings: Settings, ledger: Ledger, now_ns: u64) -> Self {
-        let (waiting, live, recent) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
-        let mut brake = Self { settings, ledger: Ledger::default(), nodes: 0, waiting, live, recent };
+        let mut brake = Self {
+            settings,
+            ledger: Ledger::default(),
+            nodes: 0,
+            waiting: BTreeMap::new(),
+            turns: BTreeMap::new(),
+            grave: BTreeSet::new(),
+            live: BTreeMap::new(),
+            recent: VecDeque::new(),
+        };
         brake.take_up(ledger, now_ns);
         brake
     }
@@ -105,13 +134,21 @@ impl Brake {
             let fresh = Live {
                 until_ns: now_ns + if permit.returned { self.watch_ns() } else { self.lease_ns() + GRACE_NS },
                 since_ns: now_ns,
-                // Nobody remembers when it began: all that is found counts.
-                begun_wall_ns: Some(i64::MIN),
+                // Nobody remembers whether it began: what is found from now on counts.
+                begun: true,
+                ended: None,
             };
             let live = before.get(&key).copied().unwrap_or(fresh);
             self.live.insert(key, live);
         }
         self.ledger = ledger;
+    }
+
+    /// Says of a permit that an earlier run gave whether its node had begun.
+    pub fn set_begun(&mut self, node: &NodeName, action: &str, begun: bool) {
+        if let Some(live) = self.live.get_mut(&(node.clone(), action.to_owned())) {
+            live.begun = begun;
+        }
     }
 
     /// What it stands on.
@@ -143,12 +180,23 @@ impl Brake {
 
     /// Policies under which enough went well.
     pub fn proven(&self) -> Vec<Hash> {
-        let proven = |p: &&super::ledger::Proof| p.successes >= self.settings.canary_successes;
-        self.ledger.policies.iter().filter(proven).map(|p| p.policy).collect()
+        self.ledger.policies.iter().filter(|p| self.suffices(p)).map(|p| p.policy).collect()
     }
 
     fn is_proven(&self, policy: &Hash) -> bool {
-        self.ledger.successes(policy) >= self.settings.canary_successes
+        self.settings.canary_successes == 0 || self.ledger.proof(policy).is_some_and(|p| self.suffices(p))
+    }
+
+    fn suffices(&self, proof: &Proof) -> bool {
+        let needed = self.settings.canary_successes;
+        proof.successes >= needed && (needed == 0 || proof.nodes.len() >= self.provers_needed())
+    }
+
+    /// Nodes on which cleanups must have gone well before a policy is proven: no more than there are.
+    pub fn provers_needed(&self) -> usize {
+        let wanted = self.settings.canary_nodes as usize;
+        // Before anybody counted, nobody knows that there are fewer.
+        if self.nodes == 0 { wanted } else { wanted.min(self.nodes) }
     }
 
     fn watch_ns(&self) -> u64 {
@@ -167,9 +215,13 @@ impl Brake {
             // Also while cleanups are stopped: a node that obeys says so after the object at which it is.
             let until_ns = now_ns + self.lease_ns() + GRACE_NS;
             let key = (ask.node.clone(), ask.action.clone());
-            let live =
-                self.live.entry(key).or_insert(Live { until_ns, since_ns: now_ns, begun_wall_ns: None });
-            let longest = if live.begun_wall_ns.is_some() { MAX_ACTING_NS } else { MAX_BEGIN_NS };
+            let live = self.live.entry(key).or_insert(Live {
+                until_ns,
+                since_ns: now_ns,
+                begun: false,
+                ended: None,
+            });
+            let longest = if live.begun { MAX_ACTING_NS } else { MAX_BEGIN_NS };
             outlived = now_ns.saturating_sub(live.since_ns) >= longest;
             if !outlived {
                 live.until_ns = live.until_ns.max(until_ns);
@@ -216,8 +268,25 @@ impl Brake {
         if self.waiting.len() >= MAX_WAITING || its >= MAX_WAITING_OF_NODE {
             return false;
         }
-        self.waiting.insert(key, Waiting { ask, since_ns: now_ns, heard_ns: now_ns, untold: false });
+        // A plan that was made anew takes up the turn of the one before it.
+        let since_ns = self.turns.remove(&key).map_or(now_ns, |turn| turn.since_ns);
+        self.waiting.insert(key, Waiting { ask, since_ns, heard_ns: now_ns, untold: false });
         true
+    }
+
+    /// Asks that are not repeated lapse, and their turns later.
+    fn lapse(&mut self, now_ns: u64) {
+        let lapsed: Vec<_> =
+            self.waiting.extract_if(.., |_, w| now_ns.saturating_sub(w.heard_ns) >= ASK_LAPSE_NS).collect();
+        for ((node, mount), waiting) in lapsed {
+            let from = (node.clone(), String::new())..;
+            let its = self.turns.range(from).take_while(|((of, _), _)| *of == node).count();
+            if its < MAX_WAITING_OF_NODE && self.turns.len() < MAX_WAITING {
+                let turn = Turn { since_ns: waiting.since_ns, heard_ns: waiting.heard_ns };
+                self.turns.insert((node, mount), turn);
+            }
+        }
+        self.turns.retain(|_, turn| now_ns.saturating_sub(turn.heard_ns) < TURN_KEPT_NS);
     }
 
     /// How many wait.
@@ -246,7 +315,10 @@ impl Brake {
         let mut granted = Vec::new();
         let mut again = Vec::new();
         let mut others_wait = false;
-        for waiting in self.queue(now_ns) {
+        let queue = self.queue(now_ns);
+        let unproven: BTreeSet<Hash> =
+            queue.iter().filter(|w| self.wants_other(w, false)).map(|w| w.ask.policy).collect();
+        for waiting in queue {
             let (node, policy) = (&waiting.ask.node, waiting.ask.policy);
             let canary = !self.is_proven(&policy);
             if placed.contains(node) {
@@ -254,6 +326,8 @@ impl Brake {
             } else if granted.len() >= room
                 || placed.len() >= self.limit()
                 || canary && used.get(&policy).is_some_and(|nodes| !nodes.is_empty())
+                // Its cleanups prove no more; a node that they did not go well on yet takes the one place.
+                || canary && unproven.contains(&policy) && self.wants_other(waiting, true)
             {
                 others_wait = true;
             } else {
@@ -274,18 +348,33 @@ impl Brake {
         granted
     }
 
-    /// What follows from time alone: places that are free again, and permits that ended without their outcome.
+    /// Whether a policy lacks nodes to be proven by, and the one that waits is (`has`) or is not among those that it has.
+    fn wants_other(&self, waiting: &Waiting, has: bool) -> bool {
+        let proof = self.ledger.proof(&waiting.ask.policy);
+        let lacks = proof.is_none_or(|p| p.nodes.len() < self.provers_needed());
+        lacks && proof.is_some_and(|p| p.nodes.contains(&waiting.ask.node)) == has
+    }
+
+    /// What follows from time alone: places that are free again, and permits that ended without their outcome. To be
+    /// asked for a moment of which everything that was acknowledged then has been observed.
     pub fn due(&mut self, now_ns: u64) -> Vec<What> {
-        self.waiting.retain(|_, w| now_ns.saturating_sub(w.heard_ns) < ASK_LAPSE_NS);
+        self.lapse(now_ns);
         self.recent.retain(|r| now_ns < r.until_ns);
         let mut out = Vec::new();
         for permit in &self.ledger.permits {
             let key = (permit.node.clone(), permit.action.clone());
+            if let Some((state, freed_bytes)) =
+                self.live.get(&key).and_then(|l| l.ended).filter(|_| !permit.returned)
+            {
+                // Its end is known, and could not be kept.
+                out.push(What::PermitReturned { node: key.0, action: key.1, state, freed_bytes });
+                continue;
+            }
             if self.live.get(&key).is_some_and(|l| now_ns < l.until_ns) {
                 continue;
             }
             // Never begun, as far as anybody heard: the plan was given up, or the agent went away before.
-            let unused = self.live.get(&key).is_some_and(|l| l.begun_wall_ns.is_none()) && !permit.returned;
+            let unused = self.live.get(&key).is_some_and(|l| !l.begun) && !permit.returned;
             let how = if permit.returned { PermitEnd::Well } else { PermitEnd::Lapsed };
             if how == PermitEnd::Lapsed
                 && !unused
@@ -305,31 +394,22 @@ impl Brake {
         out
     }
 
-    /// An action of a node in a new state, written at `wall_ns` of the node's clock, and where its record stands.
-    pub fn observe_action(
-        &mut self,
-        node: &NodeName,
-        action: &Action,
-        wall_ns: i64,
-        cite: RecordRef,
-    ) -> Vec<What> {
+    /// An action of a node in a new state, and where its record stands.
+    pub fn observe_action(&mut self, node: &NodeName, action: &Action, cite: RecordRef) -> Vec<What> {
         let Some(permit) = self.ledger.permit(node, &action.id).filter(|p| !p.returned).cloned() else {
             return Vec::new();
         };
-        if action.state == ActionState::Started
-            && let Some(live) = self.live.get_mut(&(node.clone(), action.id.clone()))
-        {
-            live.begun_wall_ns.get_or_insert(wall_ns);
+        let (state, freed_bytes) = (action.state, action.freed_bytes.unwrap_or(0));
+        let over = matches!(state, ActionState::Done | ActionState::Failed | ActionState::Refused);
+        if let Some(live) = self.live.get_mut(&(node.clone(), action.id.clone())) {
+            live.begun |= state == ActionState::Started;
+            live.ended = live.ended.or(over.then_some((state, freed_bytes)));
         }
-        if !matches!(action.state, ActionState::Done | ActionState::Failed | ActionState::Refused) {
+        if !over {
             return Vec::new();
         }
-        let mut out = vec![What::PermitReturned {
-            node: node.clone(),
-            action: action.id.clone(),
-            state: action.state,
-            freed_bytes: action.freed_bytes.unwrap_or(0),
-        }];
+        let mut out =
+            vec![What::PermitReturned { node: node.clone(), action: action.id.clone(), state, freed_bytes }];
         if let Some(why) = wrong_action(action).filter(|_| action.state != ActionState::Refused)
             && self.ledger.tripped.is_none()
         {
@@ -338,29 +418,30 @@ impl Brake {
         out
     }
 
-    /// A finding about a node in a new state; `cite`: where its record stands, where it has one.
+    /// A finding about a node in a new state, in the order in which they were received; `cite`: where its record stands,
+    /// where it has one. One that holds already when a cleanup begins is not news, whatever is said of it again.
     pub fn observe_finding(
         &mut self,
         node: &NodeName,
         finding: &Finding,
-        of_collector: bool,
         cite: Option<RecordRef>,
     ) -> Vec<What> {
-        if self.ledger.tripped.is_some() || finding.state == FindingState::Cleared {
+        let Some(why) = wrong_finding(finding) else {
+            self.grave.remove(&(node.clone(), finding.id.clone()));
+            return Vec::new();
+        };
+        if !self.know(node, &finding.id) || self.ledger.tripped.is_some() {
             return Vec::new();
         }
-        let Some(why) = wrong_finding(finding) else { return Vec::new() };
-        let after = |begun: Option<i64>| of_collector || begun.is_some_and(|b| finding.raised_wall_ns >= b);
         let begun = |p: &&Permit| {
-            let live = self.live.get(&(p.node.clone(), p.action.clone()));
-            p.node == *node && after(live.and_then(|l| l.begun_wall_ns))
+            p.node == *node && self.live.get(&(p.node.clone(), p.action.clone())).is_some_and(|l| l.begun)
         };
         let cites: Vec<RecordRef> = cite.into_iter().collect();
         let why = format!("node {node}: {why}");
         if let Some(permit) = self.ledger.permits.iter().rev().find(begun) {
             return vec![trip(why, Some(permit), cites)];
         }
-        let late = self.recent.iter().rev().find(|r| r.node == *node && after(Some(r.begun_wall_ns)));
+        let late = self.recent.iter().rev().find(|r| r.node == *node && r.begun);
         late.map_or_else(Vec::new, |r| {
             vec![What::BrakeTripped {
                 reason: why,
@@ -368,8 +449,21 @@ impl Brake {
                 node: Some(node.clone()),
                 action: Some(r.action.clone()),
                 cites,
+                past: None,
             }]
         })
+    }
+
+    /// Takes a finding that speaks against a cleanup as one that holds already; whether that is news.
+    pub fn know(&mut self, node: &NodeName, finding: &str) -> bool {
+        let key = (node.clone(), finding.to_owned());
+        // Beyond the bound each is news each time that it is said: that stops more than it should, not less.
+        if self.grave.len() < MAX_GRAVE { self.grave.insert(key) } else { !self.grave.contains(&key) }
+    }
+
+    /// The reverse of [`Brake::know`].
+    pub fn forget(&mut self, node: &NodeName, finding: &str) {
+        self.grave.remove(&(node.clone(), finding.to_owned()));
     }
 
     /// Takes a decision that is durable, or one that stops and must not wait for that.
@@ -378,8 +472,9 @@ impl Brake {
         match &decision.what {
             What::PermitGranted { node, action, mount, .. } => {
                 self.waiting.remove(&(node.clone(), mount.clone()));
+                self.turns.remove(&(node.clone(), mount.clone()));
                 let until_ns = now_ns + self.lease_ns() + GRACE_NS;
-                let live = Live { until_ns, since_ns: now_ns, begun_wall_ns: None };
+                let live = Live { until_ns, since_ns: now_ns, begun: false, ended: None };
                 self.live.entry((node.clone(), action.clone())).or_insert(live);
             }
             What::PermitReturned { node, action, .. } => {
@@ -393,9 +488,9 @@ impl Brake {
                     if self.recent.len() >= MAX_RECENT {
                         self.recent.pop_front();
                     }
-                    let begun_wall_ns = live.begun_wall_ns.unwrap_or(i64::MAX);
+                    let begun = live.begun;
                     let (node, action, until_ns) = (node.clone(), action.clone(), now_ns + LATE_NS);
-                    self.recent.push_back(Recent { node, action, begun_wall_ns, until_ns });
+                    self.recent.push_back(Recent { node, action, begun, until_ns });
                 }
             }
             _ => {}
@@ -419,7 +514,12 @@ impl Brake {
             let policy = &w.ask.policy;
             let why = if !self.is_proven(policy) && used.contains(policy) {
                 let well = self.ledger.successes(policy);
-                format!("its policy is new: one node at a time until {needed} cleanups went well, {well} did so far")
+                let (on, of) = (self.ledger.proof(policy).map_or(0, |p| p.nodes.len()), self.provers_needed());
+                format!(
+                    "its policy is new: one node at a time until {needed} cleanups went well on {of} nodes; {well} did so far, \
+                     on {}",
+                    on.min(of)
+                )
             } else {
                 crowd.clone()
             };
@@ -466,15 +566,10 @@ fn trip(reason: String, permit: Option<&Permit>, cites: Vec<RecordRef>) -> What 
         node: permit.map(|p| p.node.clone()),
         action: permit.map(|p| p.action.clone()),
         cites,
+        past: None,
     }
 }
 
 fn is_trip(what: &What) -> bool {
     matches!(what, What::BrakeTripped { .. })
-}
-
-/// Why nothing may be cleaned, in words for whoever waits.
-pub fn stopped_words(ledger: &Ledger, stopped: &Stopped) -> String {
-    let how = if ledger.tripped.is_some() { "stopped everywhere" } else { "paused" };
-    format!("cleanups are {how} by {}: {}", stopped.by, stopped.reason)
 }

@@ -6,18 +6,26 @@
 //! node takes the place. That is what makes the limit the most nodes that one bad rule can harm.
 //!
 //! A policy that is new (its hash was never seen, or cleanups were stopped since) gets one place at a time until some
-//! cleanups under it went well.
+//! cleanups under it went well, and not all on one node: what suits one may harm the next.
+//!
+//! In doubt cleanups are stopped: where a decision cannot be read, where the journal has lost some, and where a node was
+//! told of a stop that this collector does not know.
 //!
 //! [`machine`] decides and [`judge`] says what is wrong, both purely; [`ledger`] is what both stand on, and a fold over
-//! decisions, so that a restart forgets nothing; [`keeper`] owns them, makes each decision durable and tells the nodes.
+//! decisions, so that a restart forgets nothing; [`keeper`] owns them, makes each decision durable and tells the nodes
+//! ([`board`]); what nodes ask comes to it through [`asks`], what people order through [`handle`].
 //!
 //! Deliberately absent: what may go and how much (the node's policy and budgets), what a node does while it hears
 //! nothing (the agent's `cleanup.without_collector`), the words of the wire (`ingest`, `query`).
 
+mod asks;
+mod board;
+mod handle;
 pub mod judge;
 mod keeper;
 pub mod ledger;
 pub mod machine;
+mod missed;
 mod tell;
 #[cfg(test)]
 mod tests;
@@ -26,7 +34,9 @@ use std::time::Duration;
 
 use dogwatch::record::{Hash, NodeName, Severity};
 
-pub use keeper::{ANSWERS, Figures, FleetBrake, Handle, Keeper, Refusal, View};
+pub use board::View;
+pub use handle::{Figures, FleetBrake, Handle, Refusal, Unknown};
+pub use keeper::{ANSWERS, Keeper};
 pub use ledger::{Ledger, Permit, Stopped};
 
 /// The rule of the finding that says that cleanups were stopped.
@@ -47,6 +57,8 @@ pub struct Settings {
     pub lease: Duration,
     /// Cleanups that must go well under a policy before more than one node at a time may use it.
     pub canary_successes: u32,
+    /// Nodes on which they must have, where there are as many.
+    pub canary_nodes: u32,
 }
 
 impl Default for Settings {
@@ -57,6 +69,7 @@ impl Default for Settings {
             watch: Duration::from_secs(120),
             lease: Duration::from_secs(60),
             canary_successes: 3,
+            canary_nodes: 2,
         }
     }
 }

@@ -1,10 +1,59 @@
 //! The finding that says that cleanups were stopped: its words, and its end.
 
-use dogwatch::record::{Fact, Finding, FindingState, Severity, Subject};
+use dogwatch::record::{Fact, Finding, FindingState, NodeName, Severity, Subject};
 
-use super::STOPPED_RULE;
 use super::ledger::Stopped;
+use super::{STOPPED_RULE, Unknown};
+use crate::incident::COLLECTOR;
 use crate::say::make;
+use crate::store::decision::{Past, What};
+
+/// Longest reason of a node's that is repeated, in characters.
+const MAX_TOLD_CHARS: usize = 100;
+
+/// The stop for a journal that may lack decisions.
+pub(super) fn lost(why: &str) -> What {
+    doubt(
+        format!(
+            "the collector may have lost decisions, a stop among them ({why}); see whether its store was put back from a copy, \
+             then `dogwatch brake release`"
+        ),
+        None,
+    )
+}
+
+/// The stop for what a node was told and this collector does not know.
+pub(super) fn forgotten(unknown: &Unknown, revision: u64) -> What {
+    let Unknown { node, state, reason } = unknown;
+    let reason: String = reason.chars().take(MAX_TOLD_CHARS).collect();
+    let why = if reason.is_empty() { String::new() } else { format!(" (\"{reason}\")") };
+    doubt(
+        format!(
+            "node {node} was told of stop {}{why}, which this collector, at {revision}, does not know: its store was lost or \
+             put back; `dogwatch brake release` once that stop is dealt with",
+            state.revision
+        ),
+        Some((node, *state)),
+    )
+}
+
+fn doubt(reason: String, told: Option<(&NodeName, Past)>) -> What {
+    What::BrakeTripped {
+        reason,
+        finding: String::new(),
+        node: told.map(|(node, _)| node.clone()),
+        action: None,
+        cites: Vec::new(),
+        past: told.map(|(_, state)| state),
+    }
+}
+
+const WENT_WRONG: &str = "A cleanup that a node made by itself was followed by something that went wrong, so that no node cleans \
+                          by itself any more and those under way ended at their next object. Look at the action and at what is \
+                          cited; mend the rule or the node.";
+const IN_DOUBT: &str = "The collector does not know for certain that cleanups were not stopped: what was decided before is lost or \
+                        cannot be read. So no node cleans by itself any more. Find out whether somebody or something had stopped \
+                        them (`dogwatch get incidents`, the note on the nodes), and whether that is dealt with.";
 
 /// What a trip is told by, raised.
 pub(super) fn raised(stopped: &Stopped) -> Finding {
@@ -16,11 +65,12 @@ pub(super) fn raised(stopped: &Stopped) -> Finding {
         Severity::Critical,
         Subject::new("fleet", "cleanup"),
         format!("cleanups are stopped on every node: {}", stopped.reason),
-        "A cleanup that a node made by itself was followed by something that went wrong, so that no node cleans by itself \
-         any more and those under way ended at their next object. Look at the action and at what is cited; mend the rule or \
-         the node; then let cleanups go on with `dogwatch brake release`. Disks that fill meanwhile need a person: \
-         `dogwatch get findings --active`."
-            .to_owned(),
+        format!(
+            "{} Then let cleanups go on with `dogwatch brake release`. Disks that fill meanwhile need a person: `dogwatch get \
+             findings --active`.",
+            // Of its own accord the collector stops for a cleanup, which it names, or in doubt.
+            if stopped.by == COLLECTOR && stopped.action.is_none() { IN_DOUBT } else { WENT_WRONG }
+        ),
         facts,
     );
     if !stopped.finding.is_empty() {

@@ -1,5 +1,8 @@
 //! The machine as scenarios, and what must hold whatever happens in whatever order.
 
+mod doubt;
+mod turns;
+
 use std::time::Duration;
 
 use dogwatch::record::{
@@ -8,7 +11,7 @@ use dogwatch::record::{
 };
 use proptest::prelude::*;
 
-use super::machine::{ASK_LAPSE_NS, Brake, GRACE_NS, MAX_BEGIN_NS, MAX_WAITING_OF_NODE, STARVED_NS};
+use super::machine::{Brake, GRACE_NS, MAX_BEGIN_NS};
 use super::{Answer, Ask, Ledger, Settings};
 use crate::store::decision::{Decision, What};
 
@@ -23,6 +26,7 @@ fn settings(max_nodes: u32) -> Settings {
         watch: Duration::from_secs(120),
         lease: Duration::from_secs(60),
         canary_successes: 2,
+        canary_nodes: 2,
     }
 }
 
@@ -149,7 +153,7 @@ impl Desk {
 
     fn act(&mut self, i: usize, state: ActionState, outcomes: &[ObjectOutcome], freed: u64) {
         let action = action(&format!("a-{i}"), state, outcomes, freed);
-        let out = self.brake.observe_action(&node(i), &action, 10, cite(&node(i)));
+        let out = self.brake.observe_action(&node(i), &action, cite(&node(i)));
         self.decide(out);
     }
 
@@ -235,37 +239,68 @@ fn each_thing_that_counts_as_wrong_stops_everything_and_nothing_else_does() {
 }
 
 #[test]
-fn a_bad_finding_counts_while_its_node_has_a_place_and_late_and_only_after_the_cleanup_began() {
-    for (rule, severity, raised, trips) in [
-        ("mount-read-only", Severity::Critical, 11, true),
-        ("crash-loop", Severity::High, 11, true),
-        ("cleanup-not-holding", Severity::High, 11, true),
-        ("crash-loop", Severity::Medium, 11, false),
-        ("disk-high-water", Severity::Critical, 11, false),
-        ("crash-loop", Severity::High, 9, false),
+fn a_bad_finding_counts_while_its_node_has_a_place_and_late() {
+    for (rule, severity, trips) in [
+        ("mount-read-only", Severity::Critical, true),
+        ("crash-loop", Severity::High, true),
+        ("cleanup-not-holding", Severity::High, true),
+        ("node-silent", Severity::High, true),
+        ("crash-loop", Severity::Medium, false),
+        ("disk-high-water", Severity::Critical, false),
     ] {
+        // Whatever a node's clock says: what is received after the start counts.
+        for raised in [i64::MIN, 9, i64::MAX] {
+            let mut desk = Desk::new(settings(3));
+            desk.brake.ask(ask(0, NEW), 0);
+            desk.settle();
+            desk.act(0, ActionState::Started, &[ObjectOutcome::Pending], 0);
+            let bad = finding(rule, severity, raised);
+            assert_eq!(desk.brake.observe_finding(&node(1), &bad, None), [], "another node's");
+            let mut late = Desk { brake: desk.brake.clone(), journal: Vec::new(), now: 0 };
+            let now = desk.brake.observe_finding(&node(0), &bad, None);
+            assert_eq!(!now.is_empty(), trips, "{rule} {severity} {raised}");
+            late.well(0);
+            late.settle();
+            assert_eq!(late.brake.places().len(), 0);
+            let out = late.brake.observe_finding(&node(0), &bad, None);
+            assert_eq!(!out.is_empty(), trips, "late: {rule} {severity} {raised}");
+        }
+    }
+}
+
+#[test]
+fn what_a_node_was_ill_with_before_its_cleanup_began_stops_nothing_until_it_is_worse_or_comes_again() {
+    let of = |id: &str, severity, state| Finding {
+        id: id.to_owned(),
+        state,
+        ..finding("crash-loop", severity, 99)
+    };
+    use FindingState::{Cleared, Raised, Updated};
+    use Severity::{High, Medium};
+    let ill = || {
         let mut desk = Desk::new(settings(3));
+        assert_eq!(desk.brake.observe_finding(&node(0), &of("f-old", High, Raised), None), []);
+        assert_eq!(desk.brake.observe_finding(&node(0), &of("f-mild", Medium, Raised), None), []);
         desk.brake.ask(ask(0, NEW), 0);
         desk.settle();
-        let early = desk.brake.observe_finding(&node(0), &finding(rule, severity, raised), false, None);
-        assert_eq!(early, [], "it has not begun");
+        // Between the permit and the start.
+        assert_eq!(desk.brake.observe_finding(&node(0), &of("f-between", High, Raised), None), []);
         desk.act(0, ActionState::Started, &[ObjectOutcome::Pending], 0);
-        let other = desk.brake.observe_finding(&node(1), &finding(rule, severity, raised), false, None);
-        assert_eq!(other, [], "another node's");
-        let mut late = Desk { brake: desk.brake.clone(), journal: Vec::new(), now: 0 };
-        let now = desk.brake.observe_finding(&node(0), &finding(rule, severity, raised), false, None);
-        assert_eq!(!now.is_empty(), trips, "{rule} {severity} {raised}");
-        late.well(0);
-        late.settle();
-        assert_eq!(late.brake.places().len(), 0);
-        let out = late.brake.observe_finding(&node(0), &finding(rule, severity, raised), false, None);
-        assert_eq!(!out.is_empty(), trips, "late: {rule} {severity} {raised}");
+        desk
+    };
+    for (said, trips) in [
+        (vec![of("f-old", High, Updated), of("f-old", Severity::Critical, Updated)], false),
+        (vec![of("f-between", High, Updated)], false),
+        (vec![of("f-old", High, Cleared)], false),
+        (vec![of("f-old", High, Cleared), of("f-old", High, Raised)], true),
+        (vec![of("f-mild", High, Updated)], true),
+        (vec![of("f-new", High, Raised)], true),
+    ] {
+        let mut desk = ill();
+        let out: Vec<What> =
+            said.iter().flat_map(|f| desk.brake.observe_finding(&node(0), f, None)).collect();
+        assert_eq!(!out.is_empty(), trips, "{said:?}");
     }
-    let mut desk = Desk::new(settings(3));
-    desk.brake.ask(ask(0, NEW), 0);
-    desk.settle();
-    let silent = desk.brake.observe_finding(&node(0), &finding("node-silent", Severity::High, 0), true, None);
-    assert!(!silent.is_empty(), "the collector's own, whenever it began");
 }
 
 #[test]
@@ -274,7 +309,7 @@ fn a_permit_that_ends_without_its_outcome_stops_everything_unless_it_is_renewed(
     desk.brake.ask(ask(0, NEW), 0);
     desk.settle();
     let began = action("a-0", ActionState::Started, &[], 0);
-    desk.brake.observe_action(&node(0), &began, 1, cite(&node(0)));
+    desk.brake.observe_action(&node(0), &began, cite(&node(0)));
     let held = Ask { acting: true, ..ask(0, NEW) };
     for _ in 0..10 {
         desk.now += 50 * SECOND;
@@ -310,17 +345,6 @@ fn a_permit_that_nobody_began_to_use_is_free_again_and_none_lasts_for_ever() {
         assert!(granted < 1_000, "for ever");
     }
     assert_eq!(granted, MAX_BEGIN_NS / (10 * SECOND));
-}
-
-#[test]
-fn a_node_that_asks_for_many_mounts_keeps_no_others_out() {
-    let mut desk = Desk::new(settings(3));
-    desk.decide(vec![What::BrakePaused { reason: "look".to_owned() }]);
-    for i in 0..10 * MAX_WAITING_OF_NODE {
-        desk.brake.ask(Ask { mount: format!("/made/up/{i}"), ..ask(0, NEW) }, 0);
-    }
-    desk.brake.ask(ask(1, NEW), 0);
-    assert_eq!(desk.brake.waiting(), MAX_WAITING_OF_NODE + 1);
 }
 
 #[test]
@@ -366,46 +390,6 @@ fn what_was_out_when_cleanups_were_stopped_proves_nothing_however_it_ends() {
     (3..6).for_each(|i| drop(desk.brake.ask(ask(i, OLD), desk.now)));
     assert_eq!(desk.settle(), [node(3)], "one at a time again");
     assert_eq!(desk.brake.proven(), []);
-}
-
-#[test]
-fn the_most_urgent_is_first_and_nobody_waits_for_ever() {
-    let mut desk = Desk::new(settings(1));
-    desk.prove(OLD);
-    let urgent = |i, severity, seconds| Ask { severity, seconds_to_full: seconds, ..ask(i, OLD) };
-    desk.brake.ask(urgent(0, Severity::Medium, None), desk.now);
-    desk.brake.ask(urgent(1, Severity::Critical, Some(90.0)), desk.now);
-    desk.brake.ask(urgent(2, Severity::Critical, Some(30.0)), desk.now);
-    desk.brake.ask(urgent(3, Severity::High, Some(1.0)), desk.now);
-    let places = |desk: &mut Desk| -> Vec<(NodeName, usize)> {
-        let news = desk.brake.news(desk.now);
-        let place = |answer: &Answer| match answer {
-            Answer::Waiting { place, .. } => *place,
-            other => unreachable!("{other:?}"),
-        };
-        news.iter().map(|(ask, answer)| (ask.node.clone(), place(answer))).collect()
-    };
-    assert_eq!(places(&mut desk), [(node(2), 1), (node(1), 2), (node(3), 3), (node(0), 4)]);
-    assert_eq!(places(&mut desk), [], "nobody asked again");
-    // Ever more urgent ones come; the first waits no longer than the bound and those before it.
-    let (mut next, began) = (10, desk.now);
-    loop {
-        desk.brake.ask(urgent(0, Severity::Medium, None), desk.now);
-        desk.brake.ask(urgent(next, Severity::Critical, Some(1.0)), desk.now);
-        let granted = desk.settle();
-        if granted.contains(&node(0)) {
-            break;
-        }
-        for other in granted {
-            let i: usize = other.as_str()[5..].parse().unwrap();
-            desk.act(i, ActionState::Started, &[ObjectOutcome::Pending], 0);
-            desk.act(i, ActionState::Done, &[ObjectOutcome::Removed], 100);
-        }
-        next += 1;
-        desk.now += ASK_LAPSE_NS / 2;
-        assert!(desk.now - began <= STARVED_NS + 140 * SECOND, "it starves");
-    }
-    assert!(desk.now - began >= STARVED_NS, "the urgent were before it");
 }
 
 #[derive(Debug, Clone)]
@@ -468,7 +452,8 @@ proptest! {
                 Event::Bad(i) => desk.act(i, ActionState::Failed, &[ObjectOutcome::Failed], 0),
                 Event::Finding(i) => {
                     let bad = finding("crash-loop", Severity::High, 11);
-                    let out = desk.brake.observe_finding(&node(i), &bad, false, None);
+                    desk.brake.forget(&node(i), &bad.id);
+                    let out = desk.brake.observe_finding(&node(i), &bad, None);
                     desk.decide(out);
                 }
                 Event::Pause => desk.decide(vec![What::BrakePaused { reason: reason() }]),
@@ -478,6 +463,7 @@ proptest! {
                     node: None,
                     action: None,
                     cites: Vec::new(),
+                    past: None,
                 }]),
                 Event::Release => desk.decide(vec![What::BrakeReleased { reason: reason() }]),
                 Event::Pass(seconds) => desk.now += seconds * SECOND,

@@ -7,10 +7,15 @@ use dogwatch::wire::collector_message::Message as Down;
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
-use crate::brake::{ANSWERS, Answer, Ask, Handle, View};
+use crate::brake::{ANSWERS, Answer, Ask, Handle, Unknown, View};
+use crate::store::decision::Past;
 
-/// Longest id and path that are taken from an ask.
-const MAX_TEXT: usize = 4_096;
+/// Longest path that is taken from an ask: the kernel's own bound.
+const MAX_PATH: usize = 4_096;
+/// Longest action's id, and name of a cleaner: theirs have some twenty bytes.
+const MAX_NAME: usize = 128;
+/// Longest reason of a stop that is taken from a node, in characters.
+const MAX_WHY_CHARS: usize = 300;
 /// Most cleaners that an ask names.
 const MAX_CLEANERS: usize = 32;
 
@@ -23,19 +28,54 @@ pub(super) struct Link {
     view: watch::Receiver<View>,
     to: mpsc::Sender<(Ask, Answer)>,
     answers: mpsc::Receiver<(Ask, Answer)>,
+    /// A stop that the node has in force and this collector may not know: as long as that is so the node is told none other.
+    held: Option<Unknown>,
+    /// Whether the brake's owner is still to be told of it.
+    untold: bool,
 }
 
 impl Link {
-    /// For `node`, whose agent knows the brake.
-    pub(super) fn new(node: &NodeName, brake: &Handle) -> Self {
+    /// For `node`, whose agent knows the brake and has `held` in force.
+    pub(super) fn new(node: &NodeName, brake: &Handle, held: Option<&wire::BrakeHeard>) -> Self {
         let (to, answers) = mpsc::channel(ANSWERS);
         let lease_ms = u32::try_from(brake.lease().as_millis()).unwrap_or(u32::MAX);
-        Self { node: node.clone(), brake: brake.clone(), lease_ms, view: brake.view(), to, answers }
+        let held = held.filter(|held| held.stopped).map(|held| Unknown {
+            node: node.clone(),
+            state: Past { revision: held.revision, lineage: held.lineage },
+            reason: held.reason.chars().filter(|c| !c.is_control()).take(MAX_WHY_CHARS).collect(),
+        });
+        let view = brake.view();
+        Self { node: node.clone(), brake: brake.clone(), lease_ms, view, to, answers, held, untold: false }
     }
 
     /// What is told in Welcome.
     pub(super) fn welcome(&mut self) -> wire::Brake {
-        brake(&self.view.borrow_and_update())
+        self.word()
+    }
+
+    /// What the node is told of all nodes now.
+    fn word(&mut self) -> wire::Brake {
+        let view = self.view.borrow_and_update();
+        let told = brake(&view);
+        let Some(held) = self.held.as_ref().filter(|held| !view.knows(held.state)) else {
+            self.held = None;
+            return told;
+        };
+        self.untold = view.may_follow(held.state);
+        if view.is_stopped() {
+            return told;
+        }
+        let mut stop = wire::Brake {
+            revision: held.state.revision,
+            lineage: held.state.lineage,
+            reason: format!(
+                "this collector does not know the stop that the node has in force: its store was lost or put back; {}",
+                held.reason
+            ),
+            ..told
+        };
+        stop.set_state(wire::BrakeState::Tripped);
+        stop
     }
 
     /// What is to be told next.
@@ -44,10 +84,11 @@ impl Link {
             tokio::select! {
                 biased;
                 changed = self.view.changed() => match changed {
-                    Ok(()) => return Down::Brake(brake(&self.view.borrow_and_update())),
+                    Ok(()) => return Down::Brake(self.word()),
                     // Its owner ended, since the collector does.
                     Err(_) => std::future::pending().await,
                 },
+                () = self.brake.unknown(self.held.as_ref()), if self.untold => self.untold = false,
                 Some((ask, answer)) = self.answers.recv() => return Down::Permit(self.permit(ask, answer)),
             }
         }
@@ -58,10 +99,13 @@ impl Link {
         let bad = |why: String| Status::invalid_argument(format!("PermitAsk.{why}"));
         let level = severity("severity", ask.severity).map_err(|e| bad(e.to_string()))?;
         let policy = Hash::from_slice(&ask.policy).map_err(|e| bad(format!("policy: {e}")))?;
-        if ask.action_id.is_empty() || ask.action_id.len() > MAX_TEXT || ask.mount.len() > MAX_TEXT {
-            return Err(bad(format!("action_id or mount: empty, or longer than {MAX_TEXT} bytes")));
+        if ask.action_id.is_empty() || ask.action_id.len() > MAX_NAME {
+            return Err(bad(format!("action_id: is empty, or longer than {MAX_NAME} bytes")));
         }
-        if ask.cleaners.len() > MAX_CLEANERS || ask.cleaners.iter().any(|c| c.len() > MAX_TEXT) {
+        if ask.mount.len() > MAX_PATH {
+            return Err(bad(format!("mount: is longer than {MAX_PATH} bytes")));
+        }
+        if ask.cleaners.len() > MAX_CLEANERS || ask.cleaners.iter().any(|c| c.len() > MAX_NAME) {
             return Err(bad(format!("cleaners: more than {MAX_CLEANERS}, or too long")));
         }
         let ask = Ask {
@@ -109,6 +153,7 @@ impl Link {
 fn brake(view: &View) -> wire::Brake {
     let mut out = wire::Brake {
         revision: view.revision,
+        lineage: view.lineage,
         reason: view.reason.clone(),
         proven: view.proven.iter().map(|h| h.0.to_vec().into()).collect(),
         ..wire::Brake::default()

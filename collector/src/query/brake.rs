@@ -62,10 +62,17 @@ impl Query {
             return Ok((Some(node), action));
         }
         let Some(id) = action else { return Ok((None, None)) };
-        match self.store.action(&id).await {
-            Ok(Some(row)) => Ok((Some(row.node), Some(id))),
-            Ok(None) => {
+        // Ids are made by nodes, each for itself.
+        match self.store.nodes_of_action(&id).await.as_deref() {
+            Ok([node]) => Ok((Some(node.clone()), Some(id))),
+            Ok([]) => {
                 Err(Status::not_found(format!("there is no action {id}; `dogwatch get actions` lists them")))
+            }
+            Ok(nodes) => {
+                let names: Vec<&str> = nodes.iter().map(dogwatch::record::NodeName::as_str).collect();
+                let why =
+                    format!("action_id: {} have an action {id}; name the node, too", names.join(" and "));
+                Err(Status::invalid_argument(why))
             }
             // The index cannot answer; that must not keep a person from stopping everything.
             Err(_) => Ok((None, Some(id))),
@@ -83,11 +90,15 @@ impl Query {
     pub(super) fn stopped(&self) -> Option<(String, bool)> {
         let view = self.brake.view();
         let view = view.borrow();
-        view.is_stopped().then(|| (view.reason.clone(), view.tripped))
+        let mut why = view.reason.clone();
+        if let Some(not_kept) = &view.not_kept {
+            why += &format!("; not kept yet ({not_kept}): a restart of the collector may forget it");
+        }
+        view.is_stopped().then_some((why, view.tripped))
     }
 
     fn brake_message(&self, stands: FleetBrake) -> wire::FleetBrake {
-        let FleetBrake { ledger, limit, needed, waiting } = stands;
+        let FleetBrake { ledger, limit, needed, nodes_needed, waiting, not_kept } = stands;
         let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let heard = |live: &crate::nodes::Live| live.brake_heard == Some(ledger.revision);
         let unheard = self.nodes.all().into_iter().filter(|(_, live)| live.connected && !heard(live));
@@ -100,6 +111,7 @@ impl Query {
             .to_owned(),
             max_nodes: small(limit),
             tripped_total: ledger.tripped_total,
+            not_kept: not_kept.unwrap_or_default(),
             unheard: unheard.map(|(node, _)| node.to_string()).collect(),
             ..wire::FleetBrake::default()
         };
@@ -132,6 +144,8 @@ impl Query {
             policy: p.policy.to_string(),
             successes: p.successes,
             needed,
+            nodes: small(p.nodes.len()).min(nodes_needed),
+            nodes_needed,
         });
         out.policies = policies.collect();
         out

@@ -96,19 +96,25 @@ impl Query {
         &self,
         asked: wire::GetPreservedRequest,
     ) -> Result<Rows<wire::FileSeen>, Status> {
-        let action = self.store.action(&asked.action).await.map_err(refuse)?;
-        let Some(action) = action else {
+        // Ids are made by nodes, each for itself: where several made the same one, what each kept is told.
+        let nodes = self.store.nodes_of_action(&asked.action).await.map_err(refuse)?;
+        let mut steps = Vec::new();
+        for node in &nodes {
+            let row = self.store.action_of(node, &asked.action).await.map_err(refuse)?;
+            steps.extend(row.into_iter().flat_map(|row| row.steps));
+        }
+        if steps.is_empty() {
             let why = format!("there is no action {}; `dogwatch get actions` lists them", asked.action);
             return Err(Status::not_found(why));
-        };
-        let times = action.steps.iter().map(|s| s.wall_ns);
+        }
+        let times = steps.iter().map(|s| s.wall_ns);
         let first = times.clone().min().unwrap_or(i64::MIN);
         // An agent that died in the midst of it says so at its next start, or never.
         let last = times.max().unwrap_or(i64::MAX);
         let query = EventQuery {
             since_wall_ns: first.saturating_sub(AROUND_NS),
             until_wall_ns: last.saturating_add(AROUND_NS),
-            nodes: vec![action.node],
+            nodes,
             kinds: Kinds::default().with(Kind::File),
             streams: vec![RecordStream::Urgent, RecordStream::Evidence],
             ..EventQuery::default()

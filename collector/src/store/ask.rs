@@ -29,6 +29,8 @@ const ATTEMPTS: usize = 3;
 const FIRST_ROWS: usize = 16;
 /// Rows fetched at once after that.
 const MOST_ROWS: usize = 256;
+/// Most nodes that are told to have an action of one id: ids are random, and more than one is an accident or a trick.
+const MAX_NAMESAKES: usize = 16;
 /// Most rows that one answer holds, whatever limit was asked for.
 pub(super) const MAX_ROWS: usize = 100_000;
 
@@ -110,18 +112,6 @@ impl Store {
         .await
     }
 
-    /// An action by its id. Where the node is known, ask [`Store::action_of`].
-    ///
-    /// # Errors
-    /// [`QueryError`].
-    pub async fn action(&self, id: &str) -> Result<Option<ActionRow>, QueryError> {
-        let id = id.to_owned();
-        self.ask(move |inner, index| {
-            Ok(first_life(index, Table::Action, &id)?.and_then(|l| inner.action_row(l)))
-        })
-        .await
-    }
-
     /// An action of `node`, by its id.
     ///
     /// # Errors
@@ -129,6 +119,23 @@ impl Store {
     pub async fn action_of(&self, node: &NodeName, id: &str) -> Result<Option<ActionRow>, QueryError> {
         let key = life_key(Table::Action, id, &Origin::Node(node.clone()));
         self.ask(move |inner, index| Ok(life(index, &key)?.and_then(|l| inner.action_row(l)))).await
+    }
+
+    /// The nodes that have an action of this id, at most [`MAX_NAMESAKES`]: ids are made by nodes, each for itself.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn nodes_of_action(&self, id: &str) -> Result<Vec<NodeName>, QueryError> {
+        let key = Key::of(Table::Action).text(id).bytes();
+        self.ask(move |_, index| {
+            let mut nodes = Vec::new();
+            each(index, &Span::prefix(&key), |_, value| {
+                nodes.extend(decode::<Life>(value)?.node);
+                Ok(nodes.len() < MAX_NAMESAKES)
+            })?;
+            Ok(nodes)
+        })
+        .await
     }
 
     /// The incident that a piece belongs to: the one that it joined last.

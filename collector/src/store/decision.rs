@@ -183,6 +183,9 @@ pub enum What {
         action: Option<String>,
         /// What shows it.
         cites: Vec<RecordRef>,
+        /// A state of the brake that a node has in force and this collector knew nothing of.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        past: Option<Past>,
     },
     /// A person let cleanups go on.
     BrakeReleased {
@@ -228,6 +231,15 @@ pub enum What {
         /// How.
         how: PermitEnd,
     },
+}
+
+/// A state of the fleet brake, as nodes are told it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Past {
+    /// Its number.
+    pub revision: u64,
+    /// Of the stops and releases that led to it; 0 where that is not known.
+    pub lineage: u64,
 }
 
 /// How a permit ended.

@@ -1,9 +1,19 @@
-//! What the fleet brake stands on, as the index holds it.
+//! What the fleet brake stands on, as the index holds it, and what it has to know of the index: how far that has come.
 
+use dogwatch::record::Severity;
+
+use super::ask::{MAX_ROWS, by_time};
+use super::board::Goal;
 use super::index::decode;
 use super::keys::{Key, Table};
+use super::row::FindingRow;
+use super::view::Life;
 use super::{QueryError, Store};
 use crate::brake::Ledger;
+
+/// What was durable at some moment.
+#[derive(Debug, Clone)]
+pub struct Mark(Goal);
 
 impl Store {
     /// The fold of every decision of the fleet brake.
@@ -14,6 +24,44 @@ impl Store {
         self.ask(move |_, index| match index.get(&Key::of(Table::Brake).bytes())? {
             Some(row) => Ok(decode(&row)?),
             None => Ok(Ledger::default()),
+        })
+        .await
+    }
+
+    /// Why decisions that were durable once may be missing, if so: the journal was damaged, cut or put back from a copy.
+    pub fn truth_doubt(&self) -> Option<String> {
+        self.inner.slot.truth_doubt()
+    }
+
+    /// What is durable now.
+    pub fn mark(&self) -> Mark {
+        Mark(self.inner.board.goal())
+    }
+
+    /// Whether all that was durable at `mark` is in the index, and whoever listens to [`Store::committed`] was told it.
+    pub fn told(&self, mark: &Mark) -> bool {
+        self.inner.slot.reached(&mark.0)
+    }
+
+    /// Findings that were of severity high or worse at some step and are active, or had a step since `since_wall_ns`; the
+    /// newest first.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn grave(&self, since_wall_ns: i64) -> Result<Vec<FindingRow>, QueryError> {
+        self.ask(move |inner, index| {
+            let mut rows = Vec::new();
+            let mut take = |life: Life| {
+                if life.steps.iter().any(|s| s.severity >= Severity::High) {
+                    rows.extend(inner.finding_row(life));
+                }
+                rows.len() < MAX_ROWS
+            };
+            by_time(index, Table::FindingActive, |_, _, life: Life| Ok(take(life)))?;
+            by_time(index, Table::FindingTime, |at, _, life: Life| {
+                Ok(at >= since_wall_ns && (!life.over || take(life)))
+            })?;
+            Ok(rows)
         })
         .await
     }

@@ -19,7 +19,7 @@ use super::board::{Board, Goal};
 use super::expire::expire;
 use super::index::{Checkpoint, Draft, Folded, Index, IndexError, Opener, examine};
 use super::memory_index::MemoryIndex;
-use super::unfolded::{Frame, Frames, Which};
+use super::unfolded::{Ahead, Frame, Frames, Which};
 use super::watchdog::{Deadlines, Watched};
 
 /// Failures of an index on disk before it stays in memory: a third would not end better than two.
@@ -70,6 +70,8 @@ struct SlotState {
     folded: (Position, Position),
     /// When everything was that was durable then.
     caught_up: Instant,
+    /// Why decisions that were folded once may be missing from the truth journal.
+    truth_doubt: Option<String>,
 }
 
 impl Slot {
@@ -92,6 +94,7 @@ impl Slot {
             status,
             folded: Default::default(),
             caught_up: Instant::now(),
+            truth_doubt: None,
         };
         Self { state: Mutex::new(state), ready: Condvar::new() }
     }
@@ -103,6 +106,22 @@ impl Slot {
             .wait_timeout_while(self.lock(), patience, |s| s.index.is_none())
             .unwrap_or_else(PoisonError::into_inner);
         guard.index.clone().map(|i| (i, guard.generation))
+    }
+
+    /// Whether everything up to `goal` is folded and told.
+    pub(super) fn reached(&self, goal: &Goal) -> bool {
+        let s = self.lock();
+        s.folded.0 >= goal.urgent && s.folded.1 >= goal.truth
+    }
+
+    /// Notes that decisions may be missing; the first reason stays.
+    pub(super) fn doubt_truth(&self, why: &str) {
+        self.lock().truth_doubt.get_or_insert_with(|| why.to_owned());
+    }
+
+    /// Why decisions may be missing, if so.
+    pub(super) fn truth_doubt(&self) -> Option<String> {
+        self.lock().truth_doubt.clone()
     }
 
     /// How it does; `goal`: what is durable.
@@ -274,8 +293,14 @@ impl Indexer {
         let checkpoint = match examine(&*index)? {
             None => fresh,
             Some(c) => {
+                self.same_journal(&self.truth, c.truth, goal.truth).inspect_err(|e| {
+                    if matches!(e, WorkError::Index(_)) {
+                        self.slot.doubt_truth(
+                            "the journal of its decisions no longer holds the newest that it knew",
+                        );
+                    }
+                })?;
                 self.same_journal(&self.urgent, c.urgent, goal.urgent)?;
-                self.same_journal(&self.truth, c.truth, goal.truth)?;
                 if c.floor > goal.floor {
                     return Err(IndexError::Mismatch("it is ahead of the urgent journal".to_owned()).into());
                 }
@@ -321,11 +346,13 @@ impl Indexer {
         if from >= upto {
             return Ok(());
         }
-        let mut frames = match which {
-            Which::Urgent => self.urgent.scan(from),
-            Which::Truth => self.truth.scan(from),
-        }
-        .peekable();
+        let mut frames = Ahead::new(
+            match which {
+                Which::Urgent => self.urgent.scan(from),
+                Which::Truth => self.truth.scan(from),
+            },
+            from,
+        );
         let index = Arc::clone(&held.index);
         let mut more = true;
         while more {

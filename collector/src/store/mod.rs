@@ -63,6 +63,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 
 pub use ask::{Loose, QueryError};
 pub use filter::{ActionFilter, CommandFilter, FindingFilter, IncidentFilter};
+pub use fleet::Mark;
 pub use indexer::IndexStatus;
 pub use open::{JournalConfig, OpenReport, StoreConfig};
 pub use search::{Active, FindingKey};

@@ -226,6 +226,10 @@ impl Store {
         }
 
         let slot = Arc::new(Slot::new());
+        // A node is let in by a decision before it can send a block.
+        if told.1 == Position::default() && report.blocks > 0 {
+            slot.doubt_truth("there are blocks of nodes and not one decision");
+        }
         let (notices, _) = broadcast::channel(NOTICES);
         let (folded_tx, folded) = watch::channel(Position::default());
         let indexer = Indexer {

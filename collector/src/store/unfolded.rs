@@ -1,6 +1,5 @@
 //! Frames on their way into the index: read from a journal, understood, not folded yet.
 
-use std::iter::Peekable;
 use std::sync::Arc;
 
 use dogwatch::block::Block;
@@ -10,7 +9,7 @@ use dogwatch::record::{Kind, Kinds, Record, Seq};
 
 use super::decision::Decision;
 use super::index::{Checkpoint, Draft, Folded, IndexError};
-use super::view::{fold_block, fold_decision};
+use super::view::{fold_block, fold_decision, fold_unread};
 use super::{Notice, truth};
 
 /// Most frames folded into one batch.
@@ -51,14 +50,29 @@ pub(super) struct Frames {
 
 /// A frame that was understood.
 pub(super) enum Frame {
-    Block { at: Position, chain: ChainId, last_seq: Seq, records: Arc<[Record]>, fold: bool, tell: bool },
-    Decision { at: Position, decision: Arc<Decision>, tell: bool },
+    Block {
+        at: Position,
+        chain: ChainId,
+        last_seq: Seq,
+        records: Arc<[Record]>,
+        fold: bool,
+        tell: bool,
+    },
+    Decision {
+        at: Position,
+        decision: Arc<Decision>,
+        tell: bool,
+    },
+    /// A decision that cannot be read and may have been about the fleet brake.
+    Unread {
+        why: String,
+    },
 }
 
 impl Frames {
     /// Takes the frames behind `from`, up to `upto`, as far as one batch goes. Those behind `told` are told.
     pub(super) fn take(
-        scan: &mut Peekable<Scan>,
+        scan: &mut Ahead,
         which: Which,
         told: (Position, Position),
         from: Position,
@@ -76,12 +90,19 @@ impl Frames {
             if entry.at <= from {
                 continue;
             }
+            if matches!(which, Which::Truth) && scan.passed_damage() {
+                batch.odd += 1;
+                batch.frames.push(Frame::Unread { why: "the journal is damaged there".to_owned() });
+            }
             let understood = match which {
                 Which::Urgent => block(&entry, entry.at > told.0),
                 Which::Truth => decision(&entry, entry.at > told.1),
             };
             match understood {
-                Ok(frame) => batch.frames.extend(frame),
+                Ok(frame) => {
+                    batch.odd += u64::from(matches!(frame, Some(Frame::Unread { .. })));
+                    batch.frames.extend(frame);
+                }
                 Err(Odd) => batch.odd += 1,
             }
             batch.count += 1;
@@ -102,6 +123,7 @@ impl Frame {
             }
             Self::Block { .. } => Ok(()),
             Self::Decision { at, decision, .. } => fold_decision(draft, *at, decision),
+            Self::Unread { why } => fold_unread(draft, why),
         }
     }
 
@@ -156,7 +178,56 @@ fn decision(entry: &Entry, tell: bool) -> Result<Option<Frame>, Odd> {
                 error,
                 "a decision is not understood and has no effect"
             );
-            Err(Odd)
+            if may_stop(&entry.payload) { Ok(Some(Frame::Unread { why: error })) } else { Err(Odd) }
         }
+    }
+}
+
+/// Whether a decision that is not understood may have been about the fleet brake: unless it says that it is another kind.
+fn may_stop(payload: &[u8]) -> bool {
+    let frame = serde_json::from_slice::<serde_json::Value>(payload).unwrap_or_default();
+    let kind = frame["decision"]["what"]["kind"].as_str();
+    kind.is_none_or(|kind| kind.starts_with("brake-") || kind.starts_with("permit-"))
+}
+
+/// A scan of which the next entry can be looked at, and what it passed over.
+pub(super) struct Ahead {
+    scan: Scan,
+    next: Option<Result<Entry, JournalError>>,
+    /// Whether something that was whole once was passed over just before `next`.
+    damage: bool,
+    /// Stretches of damage that were looked at.
+    seen: usize,
+    /// Whether what is passed over from now on was not told of before.
+    new: bool,
+}
+
+impl Ahead {
+    /// A scan from `from`, behind which nothing is folded yet.
+    pub(super) fn new(scan: Scan, from: Position) -> Self {
+        Self { scan, next: None, damage: false, seen: 0, new: from == Position::default() }
+    }
+
+    fn next_if(
+        &mut self,
+        wanted: impl Fn(&Result<Entry, JournalError>) -> bool,
+    ) -> Option<Result<Entry, JournalError>> {
+        if self.next.is_none() {
+            self.next = self.scan.next();
+            let damaged = self.scan.damaged().get(self.seen..).unwrap_or_default();
+            self.seen += damaged.len();
+            // What is torn at the end of a file was never acknowledged; a file that cannot be read at all was.
+            let here = self.scan.file();
+            self.damage |=
+                self.new && damaged.iter().any(|(at, _)| at.offset == 0 || Some(at.segment) == here);
+            // What stands before the first entry, which was folded already, was told of when it was passed.
+            self.new = true;
+        }
+        self.next.take_if(|next| wanted(next))
+    }
+
+    /// Whether something was passed over since this was asked last.
+    fn passed_damage(&mut self) -> bool {
+        std::mem::take(&mut self.damage)
     }
 }

@@ -257,16 +257,7 @@ pub(super) fn fold_decision(
         | What::BrakeReleased { .. }
         | What::PermitGranted { .. }
         | What::PermitReturned { .. }
-        | What::PermitEnded { .. } => {
-            let key = Key::of(Table::Brake).bytes();
-            let mut ledger: Ledger = match draft.get(&key)? {
-                Some(v) => decode(&v)?,
-                None => Ledger::default(),
-            };
-            ledger.apply(decision);
-            draft.set(key, Some(encode(&ledger)?));
-            Ok(())
-        }
+        | What::PermitEnded { .. } => fold_brake(draft, |ledger| ledger.apply(decision)),
         What::IncidentOpened { id, .. }
         | What::IncidentSeverity { id, .. }
         | What::IncidentMoved { id, .. }
@@ -277,6 +268,22 @@ pub(super) fn fold_decision(
             join(draft, id, piece, node)
         }
     }
+}
+
+/// Folds a decision that cannot be read and may have been about the fleet brake.
+pub(super) fn fold_unread(draft: &mut Draft<'_>, why: &str) -> Result<(), IndexError> {
+    fold_brake(draft, |ledger| ledger.apply_unread(why))
+}
+
+fn fold_brake(draft: &mut Draft<'_>, step: impl FnOnce(&mut Ledger)) -> Result<(), IndexError> {
+    let key = Key::of(Table::Brake).bytes();
+    let mut ledger: Ledger = match draft.get(&key)? {
+        Some(v) => decode(&v)?,
+        None => Ledger::default(),
+    };
+    step(&mut ledger);
+    draft.set(key, Some(encode(&ledger)?));
+    Ok(())
 }
 
 fn node_row(draft: &mut Draft<'_>, node: &NodeName) -> Result<(Vec<u8>, NodeEnrolled), IndexError> {

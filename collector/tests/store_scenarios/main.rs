@@ -8,6 +8,7 @@
 )]
 
 mod audit;
+mod brake;
 mod chosen;
 mod commit;
 mod crash;

@@ -13,7 +13,7 @@ use dogwatch_collector::store::{ActionFilter, CommandFilter, FindingFilter, Inci
 
 use crate::kit::{self, Node, SECOND, T0};
 
-fn action(id: &str, state: ActionState) -> Action {
+pub(crate) fn action(id: &str, state: ActionState) -> Action {
     // A name that is not UTF-8, as an attacker would choose it.
     let path = PathBuf::from(std::ffi::OsString::from_vec(b"/var/log/\xff\xfe.gz".to_vec()));
     Action {
@@ -62,7 +62,10 @@ fn action(id: &str, state: ActionState) -> Action {
 }
 
 async fn folded(store: &Store, action_id: &str) {
-    kit::until("it is in the index", || async { store.action(action_id).await.unwrap().is_some() }).await;
+    kit::until("it is in the index", || async {
+        !store.nodes_of_action(action_id).await.unwrap().is_empty()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -79,7 +82,11 @@ async fn findings_and_actions_have_their_life_and_cite_their_records() {
         store.commit(&block).await.unwrap();
     }
     kit::until("it is done", || async {
-        store.action("a-1").await.unwrap().is_some_and(|a| a.action.state == ActionState::Done)
+        store
+            .action_of(&"n1".parse().unwrap(), "a-1")
+            .await
+            .unwrap()
+            .is_some_and(|a| a.action.state == ActionState::Done)
     })
     .await;
     let said = kit::plain_finding("f-9", FindingState::Raised, T0);

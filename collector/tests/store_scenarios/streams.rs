@@ -40,6 +40,7 @@ struct Collector {
     stop: Stop,
     server: JoinHandle<()>,
     casework: JoinHandle<()>,
+    fleet: JoinHandle<()>,
     _dir: tempfile::TempDir,
 }
 
@@ -62,10 +63,14 @@ impl Collector {
         });
         let gate = Gate::new(refusal_queue().0);
         let settings = dogwatch_collector::brake::Settings::default();
-        let (_, brake) =
+        let (keeper, brake) =
             dogwatch_collector::brake::Keeper::open(store.clone(), nodes.clone(), say.clone(), settings)
                 .await
                 .unwrap();
+        let fleet = tokio::spawn({
+            let stop = stop.clone();
+            async move { keeper.run(stop).await.unwrap() }
+        });
         let ingest = Ingest::new(store.clone(), nodes, gate, say, brake, stop.clone());
         let service =
             IntakeServer::with_interceptor(ingest, |mut request: Request<()>| -> Result<_, Status> {
@@ -92,21 +97,27 @@ impl Collector {
                 .await
                 .unwrap();
         });
-        Self { store, address, stop, server, casework, _dir: dir }
+        Self { store, address, stop, server, casework, fleet, _dir: dir }
     }
 
     /// Opens `node`'s stream and says Hello.
     async fn call(&self, node: &Node, stream: Stream) -> Call {
+        self.call_with(node, stream, |_| {}).await
+    }
+
+    /// The same with another Hello.
+    async fn call_with(&self, node: &Node, stream: Stream, more: impl FnOnce(&mut wire::Hello)) -> Call {
         let mut client = IntakeClient::connect(format!("http://{}", self.address)).await.unwrap();
         let (up, messages) = mpsc::channel(4);
         let mut request = Request::new(ReceiverStream::new(messages));
         request.metadata_mut().insert("node", node.name.as_str().parse().unwrap());
-        let hello = wire::Hello {
+        let mut hello = wire::Hello {
             stream: wire::Stream::from(stream).into(),
             incarnation: node.incarnation.0.to_vec().into(),
             signing_key: node.key.verifying_key().to_bytes().to_vec().into(),
             ..wire::Hello::default()
         };
+        more(&mut hello);
         up.send(wire::AgentMessage { message: Some(Up::Hello(hello)) }).await.unwrap();
         let down = client.send(request).await.unwrap().into_inner();
         Call { up, down }
@@ -129,6 +140,7 @@ impl Collector {
             .expect("open streams keep the server from ending")
             .unwrap();
         self.casework.await.unwrap();
+        self.fleet.await.unwrap();
         self.store.close().await;
     }
 }
@@ -216,6 +228,50 @@ async fn an_agent_that_reads_no_acks_holds_up_nobody_else() {
         assert_eq!(call.acked().await, block.header().last_seq);
     }
     sending.abort();
+    collector.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_told_of_a_stop_which_is_lost_here_stays_stopped_and_stops_all() {
+    let (knows, other) = (Node::new("knows", 1), Node::new("other", 2));
+    let collector = Collector::start(&[&knows, &other]).await;
+    let brake = |heard: Down| match heard {
+        Down::Welcome(welcome) => welcome.brake.unwrap(),
+        Down::Brake(brake) => brake,
+        heard => panic!("{heard:?}"),
+    };
+    let mut all = collector.call_with(&other, Stream::Urgent, |hello| hello.knows_brake = true).await;
+    assert_eq!(brake(all.hear().await.unwrap()).state(), wire::BrakeState::Open);
+    let held = |stopped, revision| wire::BrakeHeard {
+        revision,
+        lineage: 77,
+        stopped,
+        reason: "paused by ada: \u{1b}[2Jlook".to_owned(),
+    };
+    // What a node may clean by is no reason to stop, and what nobody can have told is believed of that node alone.
+    for (heard, state) in [
+        (held(false, 9), wire::BrakeState::Open),
+        (held(true, u64::MAX), wire::BrakeState::Tripped),
+        (held(true, 9), wire::BrakeState::Tripped),
+    ] {
+        let mut call = collector
+            .call_with(&knows, Stream::Urgent, |hello| {
+                hello.knows_brake = true;
+                hello.brake_held = Some(heard.clone());
+            })
+            .await;
+        let told = brake(call.hear().await.unwrap());
+        assert_eq!(told.state(), state, "{heard:?}");
+        if heard.revision == 9 && heard.stopped {
+            assert!(told.revision >= 9);
+            let now = brake(call.hear().await.unwrap());
+            assert_eq!((now.state(), now.revision), (wire::BrakeState::Tripped, 10));
+        }
+    }
+    let now = brake(all.hear().await.unwrap());
+    assert_eq!((now.state(), now.revision), (wire::BrakeState::Tripped, 10));
+    assert!(now.reason.contains("knows") && now.reason.contains("[2Jlook"), "{}", now.reason);
+    assert!(!now.reason.contains('\u{1b}'), "{}", now.reason);
     collector.end().await;
 }
 

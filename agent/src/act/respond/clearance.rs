@@ -30,9 +30,16 @@ impl Respond {
         &mut self.gate
     }
 
+    /// The same, to look at.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
     /// The collector says how all nodes stand: what must stop does so before its next object.
     pub fn on_word(&mut self, word: Word, now: Moment) -> Vec<Step> {
-        self.gate.set_word(word);
+        if !self.gate.set_word(word) {
+            return Vec::new();
+        }
         let Some(why) = self.gate.stopped().map(str::to_owned) else { return self.proceed_all(now) };
         let under_way = self.mounts.values().filter_map(|site| site.busy.as_ref());
         let ours = under_way.filter(|busy| busy.applies && busy.leave != Leave::OverBrake);

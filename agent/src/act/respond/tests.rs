@@ -480,8 +480,13 @@ fn a_mount_that_is_left_alone_is_counted_as_long_as_it_is() {
 fn asking() -> (Respond, Action) {
     let mut machine = machine(CleanupMode::Auto);
     let node = "n1".parse().unwrap();
-    *machine.gate_mut() =
-        Gate::new(node, dogwatch::record::Hash([3; 32]), Without::CriticalOnly, None, at(0).boot_ns);
+    *machine.gate_mut() = Gate::new(
+        node,
+        dogwatch::record::Hash([3; 32]),
+        Without::CriticalOnly,
+        crate::act::permit::Kept::Nothing,
+        at(0).boot_ns,
+    );
     machine.gate_mut().set_link(Link::Up { brake: true, since_boot_ns: at(0).boot_ns });
     machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
     let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(1))), ActionState::Planned);
@@ -490,7 +495,13 @@ fn asking() -> (Respond, Action) {
 }
 
 fn word(state: BrakeState) -> Word {
-    Word { revision: 1, state, reason: "cleanups are paused by ada: look".to_owned(), proven: None }
+    Word {
+        revision: 1,
+        lineage: 0,
+        state,
+        reason: "cleanups are paused by ada: look".to_owned(),
+        proven: None,
+    }
 }
 
 #[test]

@@ -143,6 +143,9 @@ fn head(io: &mut Io<'_>, stands: &FleetBrake) -> Result<(), CliError> {
                     writeln!(io.out, "  {what}  {}", safe(value))?;
                 }
             }
+            if let Some(why) = &stands.not_kept {
+                writeln!(io.out, "  not kept yet: a restart of the collector may forget it ({})", safe(why))?;
+            }
         }
     }
     Ok(())

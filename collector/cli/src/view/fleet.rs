@@ -26,6 +26,8 @@ pub(crate) struct FleetBrake {
     pub(crate) policies: Vec<Proof>,
     /// Connected nodes that have not said that they have the state.
     pub(crate) unheard: Vec<String>,
+    /// Why a restart of the collector would forget this state.
+    pub(crate) not_kept: Option<String>,
 }
 
 /// A permit that is out.
@@ -58,6 +60,9 @@ pub(crate) struct Proof {
     pub(crate) policy: String,
     pub(crate) successes: u32,
     pub(crate) needed: u32,
+    /// Nodes on which they went well, counted no further than are needed.
+    pub(crate) nodes: u32,
+    pub(crate) nodes_needed: u32,
 }
 
 impl From<wire::FleetBrake> for FleetBrake {
@@ -79,8 +84,13 @@ impl From<wire::FleetBrake> for FleetBrake {
             seconds_to_full: w.seconds_to_full,
             waited_seconds: w.waited_seconds,
         };
-        let proof =
-            |p: wire::FleetPolicy| Proof { policy: p.policy, successes: p.successes, needed: p.needed };
+        let proof = |p: wire::FleetPolicy| Proof {
+            policy: p.policy,
+            successes: p.successes,
+            needed: p.needed,
+            nodes: p.nodes,
+            nodes_needed: p.nodes_needed,
+        };
         Self {
             state: b.state,
             reason: known(b.reason),
@@ -95,6 +105,7 @@ impl From<wire::FleetBrake> for FleetBrake {
             waiting: b.waiting.into_iter().map(waiting).collect(),
             policies: b.policies.into_iter().map(proof).collect(),
             unheard: b.unheard,
+            not_kept: known(b.not_kept),
         }
     }
 }

@@ -1,0 +1,130 @@
+//! Whose turn it is, and by what a policy is proven.
+
+use super::*;
+use crate::brake::asks::Asks;
+use crate::brake::machine::{ASK_LAPSE_NS, MAX_WAITING_OF_NODE, STARVED_NS, TURN_KEPT_NS};
+
+#[test]
+fn one_node_proves_nothing_for_the_others_where_there_are_others() {
+    for (fleet, well_on, proven) in
+        [(1, vec![0; 2], true), (50, vec![0; 5], false), (50, vec![0, 0, 1], true)]
+    {
+        let mut desk = Desk::new(settings(3));
+        desk.brake.set_nodes(fleet);
+        for i in &well_on {
+            desk.brake.ask(ask(*i, NEW), desk.now);
+            assert_eq!(desk.settle(), [node(*i)]);
+            desk.well(*i);
+            desk.settle();
+        }
+        assert_eq!(!desk.brake.proven().is_empty(), proven, "{fleet} nodes, well on {well_on:?}");
+    }
+    // Another node that waits has the turn, however urgent the one is that went well.
+    let mut desk = Desk::new(settings(3));
+    desk.brake.set_nodes(50);
+    desk.brake.ask(ask(0, NEW), desk.now);
+    desk.settle();
+    desk.well(0);
+    desk.settle();
+    desk.brake.ask(Ask { severity: Severity::Critical, ..ask(0, NEW) }, desk.now);
+    desk.brake.ask(ask(1, NEW), desk.now);
+    assert_eq!(desk.settle(), [node(1)]);
+}
+
+#[test]
+fn a_plan_that_is_made_anew_keeps_its_turn() {
+    let mut desk = Desk::new(settings(1));
+    desk.prove(OLD);
+    let began = desk.now;
+    // Its plans lapse, and each next one is made a minute later; meanwhile others come who are as urgent.
+    for _ in 0..5 {
+        desk.brake.ask(ask(0, OLD), desk.now);
+        desk.now += 60 * SECOND;
+        desk.brake.due(desk.now);
+        assert_eq!(desk.brake.waiting(), 0, "it lapsed");
+    }
+    desk.brake.ask(ask(1, OLD), desk.now);
+    desk.brake.ask(Ask { action: "a-new".to_owned(), ..ask(0, OLD) }, desk.now + 1);
+    let first = desk.brake.queue(desk.now)[0].clone();
+    assert_eq!((first.ask.node, first.since_ns), (node(0), began));
+    // Not for ever.
+    desk.now += 2 * TURN_KEPT_NS;
+    desk.brake.due(desk.now);
+    desk.now += TURN_KEPT_NS;
+    desk.brake.due(desk.now);
+    desk.brake.ask(ask(0, OLD), desk.now);
+    assert_eq!(desk.brake.queue(desk.now)[0].since_ns, desk.now);
+}
+
+#[test]
+fn a_flood_of_one_node_takes_no_turn_and_no_room_from_others() {
+    let asks = Asks::default();
+    let (to, _answers) = tokio::sync::mpsc::channel(1);
+    let flood = 10 * MAX_WAITING_OF_NODE;
+    let taken =
+        (0..flood).filter(|i| asks.put(Ask { action: format!("a-{i}"), ..ask(0, OLD) }, to.clone())).count();
+    assert_eq!(taken, MAX_WAITING_OF_NODE);
+    assert!(
+        asks.put(Ask { action: "a-0".to_owned(), acting: true, ..ask(0, OLD) }, to.clone()),
+        "it is the same one"
+    );
+    for i in 1..4 {
+        assert!(asks.put(ask(i, OLD), to.clone()), "others have room");
+    }
+    let turns: Vec<_> = asks.take(6).into_iter().map(|(ask, _)| (ask.node, ask.acting)).collect();
+    let turn = |i, acting| (node(i), acting);
+    assert_eq!(turns[..4], [turn(0, true), turn(1, false), turn(2, false), turn(3, false)]);
+    assert_eq!(turns[4..], [turn(0, false), turn(0, false)]);
+    assert_eq!(asks.take(flood).len(), MAX_WAITING_OF_NODE - 3);
+}
+
+#[test]
+fn a_node_that_asks_for_many_mounts_keeps_no_others_out() {
+    let mut desk = Desk::new(settings(3));
+    desk.decide(vec![What::BrakePaused { reason: "look".to_owned() }]);
+    for i in 0..10 * MAX_WAITING_OF_NODE {
+        desk.brake.ask(Ask { mount: format!("/made/up/{i}"), ..ask(0, NEW) }, 0);
+    }
+    desk.brake.ask(ask(1, NEW), 0);
+    assert_eq!(desk.brake.waiting(), MAX_WAITING_OF_NODE + 1);
+}
+
+#[test]
+fn the_most_urgent_is_first_and_nobody_waits_for_ever() {
+    let mut desk = Desk::new(settings(1));
+    desk.prove(OLD);
+    let urgent = |i, severity, seconds| Ask { severity, seconds_to_full: seconds, ..ask(i, OLD) };
+    desk.brake.ask(urgent(0, Severity::Medium, None), desk.now);
+    desk.brake.ask(urgent(1, Severity::Critical, Some(90.0)), desk.now);
+    desk.brake.ask(urgent(2, Severity::Critical, Some(30.0)), desk.now);
+    desk.brake.ask(urgent(3, Severity::High, Some(1.0)), desk.now);
+    let places = |desk: &mut Desk| -> Vec<(NodeName, usize)> {
+        let news = desk.brake.news(desk.now);
+        let place = |answer: &Answer| match answer {
+            Answer::Waiting { place, .. } => *place,
+            other => unreachable!("{other:?}"),
+        };
+        news.iter().map(|(ask, answer)| (ask.node.clone(), place(answer))).collect()
+    };
+    assert_eq!(places(&mut desk), [(node(2), 1), (node(1), 2), (node(3), 3), (node(0), 4)]);
+    assert_eq!(places(&mut desk), [], "nobody asked again");
+    // Ever more urgent ones come; the first waits no longer than the bound and those before it.
+    let (mut next, began) = (10, desk.now);
+    loop {
+        desk.brake.ask(urgent(0, Severity::Medium, None), desk.now);
+        desk.brake.ask(urgent(next, Severity::Critical, Some(1.0)), desk.now);
+        let granted = desk.settle();
+        if granted.contains(&node(0)) {
+            break;
+        }
+        for other in granted {
+            let i: usize = other.as_str()[5..].parse().unwrap();
+            desk.act(i, ActionState::Started, &[ObjectOutcome::Pending], 0);
+            desk.act(i, ActionState::Done, &[ObjectOutcome::Removed], 100);
+        }
+        next += 1;
+        desk.now += ASK_LAPSE_NS / 2;
+        assert!(desk.now - began <= STARVED_NS + 140 * SECOND, "it starves");
+    }
+    assert!(desk.now - began >= STARVED_NS, "the urgent were before it");
+}
