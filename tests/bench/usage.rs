@@ -40,7 +40,13 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// Published walkers.
 const PEERS: [Peer; 2] = [
     // It takes a loop device for a disk that turns and would use one thread.
-    Peer { package: "parallel-disk-usage", program: "pdu", version: "0.24.0", args: &["--threads=max"], seconds: 0.76 },
+    Peer {
+        package: "parallel-disk-usage",
+        program: "pdu",
+        version: "0.24.0",
+        args: &["--threads=max"],
+        seconds: 0.76,
+    },
     Peer { package: "diskus", program: "diskus", version: "0.9.0", args: &[], seconds: 0.85 },
 ];
 
@@ -76,8 +82,11 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
         walkers.push(Walker { name, program, args: of_tree(peer.args) });
     }
     agrees(&walkers)?;
-    let wanted: Vec<f64> =
-        [DU_SECONDS].into_iter().chain(PEERS.map(|p| p.seconds)).map(|theirs| WARM_SECONDS / theirs).collect();
+    let wanted: Vec<f64> = [DU_SECONDS]
+        .into_iter()
+        .chain(PEERS.map(|p| p.seconds))
+        .map(|theirs| WARM_SECONDS / theirs)
+        .collect();
     rows(table, "warm", &rounds(&walkers, WARM_ROUNDS, false)?, &wanted);
     rows(table, "cold", &rounds(&walkers, COLD_ROUNDS, true)?, &[]);
     beside(table, &agent, &tree, &fs.path().join("dd"))
