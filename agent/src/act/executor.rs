@@ -24,7 +24,7 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use super::channel::{Channel, ChannelError};
-use super::cleaner::{Cleaner, Parent};
+use super::cleaner::{Cleaner, News, Parent};
 pub use super::confine::{Confinement, Enforcement};
 use super::confine::{close_other_descriptors, confine, die_with_parent};
 use super::hold_line::HeldNow;
@@ -33,6 +33,7 @@ use super::policy::Policy;
 pub use super::quarantine::Leftover;
 use super::wire::{
     action_from_wire, action_to_wire, aside_to_wire, candidate_to_wire, held_from_wire, refusals_to_wire,
+    spent_from_wire,
 };
 use super::witness::Verdict;
 
@@ -220,6 +221,10 @@ fn answer(
             halted.add(stop);
             Ok(())
         }
+        Some(Request::Spent(spent)) => {
+            cleaner.spent(&spent_from_wire(&spent));
+            Ok(())
+        }
         Some(Request::Apply(wire::Apply { plan: None })) => send(Reply::Error("no plan to apply".to_owned())),
         None => send(Reply::Error("a request of a newer version".to_owned())),
     }
@@ -243,24 +248,10 @@ pub(super) fn send_survey(
     send(Reply::Part(wire::SurveyPart { candidates: Vec::new(), passed_over, last: true }))
 }
 
-/// What came in the midst of an action: what is held from now on, or a reason to stop.
-pub(super) fn news(channel: &Channel, halted: &Halted, action: &str) -> Result<Option<HeldNow>, String> {
-    let mut held = None;
-    // The parent waits for the action's end and says nothing else meanwhile.
-    while !channel.is_closed() && channel.has_message() {
-        let request = channel.receive(None).map_err(|e| format!("the agent could not be heard: {e}"))?;
-        match wire::ExecutorRequest::decode(request.as_slice()).map(|r| r.request) {
-            Ok(Some(wire::executor_request::Request::Held(now))) => held = Some(held_from_wire(now)),
-            Ok(Some(wire::executor_request::Request::Stop(stop))) => halted.add(stop),
-            _ => return Err("the agent said something else in the midst of an action".to_owned()),
-        }
-    }
-    match halted.why(action) {
-        _ if channel.is_closed() => Err("the agent ended".to_owned()),
-        // What is held must not be lost for it; the question comes again before anything is moved.
-        Some(why) if held.is_none() => Err(format!("stopped: {why}")),
-        _ => Ok(held),
-    }
+/// What came in the midst of an action that asks for nothing meanwhile.
+pub(super) fn news(channel: &Channel, halted: &Halted, action: &str) -> News {
+    // No request has this number, so that no answer is expected.
+    Office::new(channel, 0, halted, action.to_owned()).news()
 }
 
 /// Actions that are to end, and why; the newest.
@@ -325,19 +316,18 @@ impl<'c> Office<'c> {
 }
 
 impl Parent for Office<'_> {
-    fn news(&self) -> Result<Option<HeldNow>, String> {
-        while !self.channel.is_closed() && self.channel.has_message() {
-            if self.hear()?.is_some() {
-                return Err("the agent answered what it was not asked".to_owned());
-            }
+    fn news(&self) -> News {
+        let mut wrong = None;
+        while wrong.is_none() && !self.channel.is_closed() && self.channel.has_message() {
+            wrong = match self.hear() {
+                Ok(None) => None,
+                Ok(Some(_)) => Some("the agent answered what it was not asked".to_owned()),
+                Err(why) => Some(why),
+            };
         }
-        let held = self.held.take();
-        match self.halted.why(&self.action) {
-            _ if self.channel.is_closed() => Err("the agent ended".to_owned()),
-            // What is held must not be lost for it; the question comes again before anything is moved.
-            Some(why) if held.is_none() => Err(format!("stopped: {why}")),
-            _ => Ok(held),
-        }
+        let ended = self.channel.is_closed().then(|| "the agent ended".to_owned());
+        let stopped = self.halted.why(&self.action).map(|why| format!("stopped: {why}"));
+        News { held: self.held.take(), stop: ended.or(wrong).or(stopped) }
     }
 
     fn witness(&self, seen: FileSeen) -> Result<Verdict, String> {

@@ -14,6 +14,7 @@
 
 mod lane;
 mod queue;
+mod recall;
 pub(crate) mod slots;
 mod writer;
 
