@@ -443,3 +443,6 @@ fn last_word(held: &RefCell<Held>, parent: &dyn Parent, path: &Path) -> Result<(
     }
     holder_of(&held.borrow().places, path).map_or(Ok(()), |hold| Err(hold.said()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -353,3 +353,35 @@ fn now_wall_ns() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::hold::HoldSet;
+    use super::super::wire::{halt_request, held_request};
+    use super::*;
+
+    #[test]
+    fn a_stop_and_a_hold_that_come_together_are_both_heard() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let theirs = Channel::from_socket(theirs).unwrap();
+        let now = HeldNow { set: HoldSet::Known(Vec::new()), host_root: "/host".into() };
+        for together in [
+            [halt_request("a-1", "enough"), held_request(&now)],
+            [held_request(&now), halt_request("a-1", "enough")],
+        ] {
+            let halted = Halted::default();
+            together.iter().for_each(|message| ours.send(message, None).unwrap());
+            let office = Office::new(&theirs, 1, &halted, "a-1".to_owned());
+            let News { held, stop } = office.news();
+            assert_eq!((held.as_ref(), stop.as_deref()), (Some(&now), Some("stopped: enough")));
+            let News { held, stop } = office.news();
+            assert_eq!((held, stop.as_deref()), (None, Some("stopped: enough")), "the stop lasts");
+            together.iter().for_each(|message| ours.send(message, None).unwrap());
+            let News { held, stop } = news(&theirs, &Halted::default(), "a-2");
+            assert_eq!((held.as_ref(), stop), (Some(&now), None), "another action's");
+        }
+        drop(ours);
+        let halted = Halted::default();
+        assert_eq!(news(&theirs, &halted, "a-1").stop.as_deref(), Some("the agent ended"));
+    }
+}
