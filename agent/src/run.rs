@@ -38,7 +38,7 @@ use crate::act::hold_line::HoldLine;
 use crate::act::permit::{Gate, policy_hash};
 use crate::act::policy::Rules;
 use crate::act::respond::Respond;
-use crate::act::work::{self, Done, Job, Launch};
+use crate::act::work::{self, Job, Launch};
 use crate::config::{Config, EnrolBy};
 use crate::core::{BrakeWires, Core, CoreConfig, Held, INBOX, Message, Wires, follow_brake};
 use crate::detect::Detectors;

@@ -11,7 +11,7 @@ mod batch;
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
