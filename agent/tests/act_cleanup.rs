@@ -17,15 +17,17 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::{LoopFs, mount_tmpfs, run};
-use dogwatch::record::{Action, ActionState, CleanupMode, Hash, ObjectOutcome};
+use dogwatch::record::{Action, ActionState, CleanupMode, FileSeen, Hash, ObjectOutcome};
 use dogwatch_agent::act::executor::Enforcement;
 use dogwatch_agent::act::handle::{Executor, ExecutorError, look_after};
 use dogwatch_agent::act::hold_line::HoldLine;
 use dogwatch_agent::act::plan::{Allowance, Survey, Trigger, plan};
-use dogwatch_agent::act::policy::{Budgets, Policy, QUARANTINE, RootPolicy, Rules};
+use dogwatch_agent::act::policy::{Budgets, MAX_ROOTS, Policy, QUARANTINE, RootPolicy, Rules};
+use dogwatch_agent::act::witness::{Verdict, Witness};
 use sha2::{Digest, Sha256};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -534,6 +536,51 @@ fn the_executor_is_confined() {
     assert_eq!(descriptors.len(), 6, "{descriptors:?}");
     let environment = fs::read(format!("/proc/{}/environ", ready.pid)).unwrap();
     assert_eq!(environment, b"");
+}
+
+/// Counts what an executor has open while what it would remove is recorded.
+#[derive(Debug, Default)]
+struct Counting {
+    pid: AtomicU32,
+    most: AtomicUsize,
+}
+
+impl Witness for Counting {
+    fn keep(&self, _: FileSeen) -> Result<Verdict, String> {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.pid.load(Ordering::SeqCst))).unwrap().count();
+        self.most.fetch_max(open, Ordering::SeqCst);
+        Ok(Verdict::Kept)
+    }
+}
+
+#[test]
+fn as_many_roots_as_may_be_leave_an_executor_its_descriptors_for_a_whole_batch() {
+    let fs = LoopFs::tmpfs(64);
+    let roots = (0..MAX_ROOTS).map(|n| {
+        let path = fs.path().join(format!("{n:02}"));
+        fs::create_dir(&path).unwrap();
+        (1..=4).for_each(|i| fs::write(path.join(format!("app{i}.log.1")), "rotated").unwrap());
+        RootPolicy { min_age_seconds: 0, keep_newest: 0, ..RootPolicy::new(path) }
+    });
+    let policy = Policy { mode: CleanupMode::Auto, roots: roots.collect(), budgets: Budgets::default() };
+    let mut executor = spawn(policy.clone());
+    let witness = Arc::new(Counting::default());
+    witness.pid.store(executor.ready().pid, Ordering::SeqCst);
+    executor.witnessed_by(witness.clone());
+    let survey = executor.survey(device(fs.path()), DEADLINE).unwrap();
+    wait_for_the_clock(&survey);
+    let plan = make_plan(&survey, &policy, fs.path(), 1 << 40, 1 << 40);
+    assert_eq!(plan.objects.len(), 4 * MAX_ROOTS);
+    let applied = executor.apply(&plan, DEADLINE).unwrap();
+    assert!(applied.objects.iter().all(|o| o.outcome == ObjectOutcome::Removed), "{:?}", applied.refused);
+    let limits = fs::read_to_string(format!("/proc/{}/limits", executor.ready().pid)).unwrap();
+    let limit = limits.lines().find_map(|l| l.strip_prefix("Max open files")).unwrap();
+    let limit: usize = limit.split_whitespace().next().unwrap().parse().unwrap();
+    let most = witness.most.load(Ordering::SeqCst);
+    eprintln!("{most} descriptors of {limit} open, with {MAX_ROOTS} roots");
+    assert!(most > 3 * MAX_ROOTS, "each root holds itself, its quarantine and its folder of held files: {most}");
+    // Package caches and logs of pods that are gone hold two more; 48 objects hold two each, and a few are its own.
+    assert!(limit >= 5 * MAX_ROOTS + 2 * 48 + 8, "{limit}");
 }
 
 #[test]
