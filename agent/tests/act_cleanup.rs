@@ -578,7 +578,10 @@ fn as_many_roots_as_may_be_leave_an_executor_its_descriptors_for_a_whole_batch()
     let limit: usize = limit.split_whitespace().next().unwrap().parse().unwrap();
     let most = witness.most.load(Ordering::SeqCst);
     eprintln!("{most} descriptors of {limit} open, with {MAX_ROOTS} roots");
-    assert!(most > 3 * MAX_ROOTS, "each root holds itself, its quarantine and its folder of held files: {most}");
+    assert!(
+        most > 3 * MAX_ROOTS,
+        "each root holds itself, its quarantine and its folder of held files: {most}"
+    );
     // Package caches and logs of pods that are gone hold two more; 48 objects hold two each, and a few are its own.
     assert!(limit >= 5 * MAX_ROOTS + 2 * 48 + 8, "{limit}");
 }

@@ -439,8 +439,7 @@ fn what_an_agent_spent_that_was_killed_amid_an_action_counts_for_the_next() {
     let own = Budgets { max_objects_per_hour: 30, ..Budgets::default() };
     agent.policy.roots[0].budgets = Some(own);
     let program = Path::new(env!("CARGO_BIN_EXE_dogwatch-agent"));
-    let mut executor =
-        Executor::spawn(program, &["executor".into()], agent.policy.clone(), &state).unwrap();
+    let mut executor = Executor::spawn(program, &["executor".into()], agent.policy.clone(), &state).unwrap();
     executor.witnessed_by(agent.witness.clone());
     executor.hold(&HoldLine::open(&state, Path::new("/")));
     let rules = Rules::new(agent.policy.clone()).unwrap();
@@ -458,7 +457,8 @@ fn what_an_agent_spent_that_was_killed_amid_an_action_counts_for_the_next() {
     let applied = agent.executor.apply(&rest, DEADLINE).unwrap();
     let removed = applied.objects.iter().filter(|o| o.outcome == ObjectOutcome::Removed).count();
     assert_eq!(removed, 5, "30 an hour, 25 of them before: {:?}", applied.refused);
-    let over = applied.refused.iter().filter(|r| r.reason == "over the budget of 30 objects an hour from its root");
+    let over =
+        applied.refused.iter().filter(|r| r.reason == "over the budget of 30 objects an hour from its root");
     assert_eq!(over.count(), 10);
     agent.end();
 }

@@ -178,8 +178,8 @@ fn is_text(file: &File) -> bool {
     read_full(file, &mut head, 0).is_ok_and(|n| !head[..n].contains(&0))
 }
 
-/// Allocated bytes that a cut of `range` gives back at least, of a file of which this is known. Its tail counts as if it had
-/// no holes.
+/// Allocated bytes that a cut of `range` gives back, within a block at either end, of a file of which this is known. Its tail
+/// counts as if it had no holes.
 pub(super) fn worth(facts: &Facts, range: Range) -> u64 {
     let stays = facts.size_bytes.saturating_sub(range.to).saturating_add(HEAD_KEPT);
     facts.allocated_bytes.saturating_sub(stays).min(range.to - range.from)

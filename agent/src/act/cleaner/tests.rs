@@ -226,7 +226,7 @@ fn a_cut_is_charged_with_what_it_holds_and_not_with_what_its_plan_says() {
     let done = scene.apply(&mut cleaner, plan, &Agent::default());
     let went = (before - fs::metadata(&log).unwrap().blocks()) * 512;
     assert_eq!(outcomes(&done), [(ObjectOutcome::Cut, went)], "{}", reasons(&done));
-    assert!(went >= planned, "{went} of {planned}");
+    assert!(went.abs_diff(planned) <= 4_096, "{went} of {planned}: within a block");
     let hour = cleaner.ledger.spent(clock::now().boot_ns, |s| s == Source::Root(0));
     assert_eq!(hour, (1, went), "what went, not what was claimed");
 }

@@ -96,7 +96,7 @@ fn what_went_comes_back_after_an_hour_and_the_figures_are_of_each_source() {
     assert_eq!(of_root(&mut ledger, 10 * SECOND_NS), (30, 300));
     assert_eq!(ledger.spent(10 * SECOND_NS, |_| true), (60, 330));
     assert_eq!(of_root(&mut ledger, HOUR_NS), (30, 300), "not a moment early");
-    assert_eq!(of_root(&mut ledger, HOUR_NS + 5 * SECOND_NS), (14, 140));
+    assert_eq!(of_root(&mut ledger, HOUR_NS + 5 * SECOND_NS), (17, 170));
     assert_eq!(of_root(&mut ledger, HOUR_NS + 11 * SECOND_NS), (0, 0));
     assert_eq!(ledger, Ledger::default(), "and what is over is forgotten");
 }
