@@ -12,6 +12,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use dogwatch::block::Block;
@@ -56,6 +57,12 @@ fn config(state: &Path) -> RecordConfig {
     }
 }
 
+/// Sixteen bytes that no other call gives.
+fn fresh() -> [u8; 16] {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    [NEXT.fetch_add(1, Ordering::Relaxed); 16]
+}
+
 /// An agent's hand on its executor, with a record of its own.
 struct Agent {
     executor: Executor,
@@ -72,7 +79,7 @@ impl Agent {
         let policy = policy(root, preserve.is_some());
         let mut executor = Executor::spawn(program, &["executor".into()], policy.clone(), state).unwrap();
         let key = SigningKey::from_bytes(&[1; 32]);
-        let (recorder, writer, _) = record::open(&config(state), key, [2; 16], || [3; 16]).unwrap();
+        let (recorder, writer, _) = record::open(&config(state), key, [2; 16], fresh).unwrap();
         let writer = std::thread::spawn(move || writer.run().unwrap());
         let evidence = recorder.clone();
         let push = Box::new(move |body| Some(evidence.push(Stream::Evidence, dogwatch::clock::now(), body)));
