@@ -37,7 +37,7 @@ use tokio::sync::watch;
 
 use crate::act::hold::NodeHold;
 use crate::act::permit::Word;
-use crate::act::respond::{CLEANUP_NOT_HOLDING, Command, Order, Respond, Step, Unmet};
+use crate::act::respond::{Command, Order, Respond, Step, Unmet};
 use crate::act::work::{Done, Job};
 use crate::ballast::{Ask, Told};
 use crate::detect::Detectors;
@@ -175,7 +175,7 @@ pub struct Core {
     saving: Option<String>,
     evictions: kubelet::Evictions,
     problem_notes: usize,
-    not_holding: BTreeMap<String, Finding>,
+    not_holding: BTreeMap<(String, String), Finding>,
     holds: HoldState,
     ballast: ballast::BallastState,
     /// Whether the collector is reached, and has a brake.
@@ -236,8 +236,8 @@ impl Core {
     pub fn seed(&mut self, active: Vec<Finding>) {
         let now = clock::now();
         for mut orphan in self.detectors.seed(active) {
-            if orphan.rule == CLEANUP_NOT_HOLDING {
-                self.not_holding.insert(orphan.subject.name.clone(), orphan);
+            if not_holding::RULES.contains(&orphan.rule.as_str()) {
+                self.not_holding.insert((orphan.rule.clone(), orphan.subject.name.clone()), orphan);
                 continue;
             }
             orphan.state = FindingState::Cleared;
@@ -508,6 +508,7 @@ impl Core {
                 Step::NotHolding { mount, summary, action_id } => {
                     self.not_holding(at, &mount, summary, action_id)
                 }
+                Step::OutOfBudget { mount, said } => self.out_of_budget(at, &mount, said),
                 Step::Answer { command, result } => self.answer(&command, result),
             }
         }

@@ -14,6 +14,7 @@ mod aside;
 mod external;
 mod reload;
 mod rights;
+mod spent;
 
 use std::io;
 use std::path::Path;
@@ -37,8 +38,7 @@ use crate::act::hold_line::HoldLine;
 use crate::act::permit::{Gate, policy_hash};
 use crate::act::policy::Rules;
 use crate::act::respond::Respond;
-use crate::act::witness::{PreserveBudget, Recorded, Witness};
-use crate::act::work::{self, Done, Job, Launch};
+use crate::act::work::{self, Job, Launch};
 use crate::config::{Config, EnrolBy};
 use crate::core::{BrakeWires, Core, CoreConfig, Held, INBOX, Message, Wires, follow_brake};
 use crate::detect::Detectors;
@@ -93,8 +93,6 @@ fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> RunError {
 /// What still runs on the runtime's threads when all parts have ended or were left behind gets this long; a read of a
 /// disk that does not answer must not keep the process.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
-/// How long the core may take to give a record its seq: it never waits for a disk.
-const SEQ_WITHIN: Duration = Duration::from_secs(5);
 /// How long a held path may take to say where it lies: the start waits for it, and then holds everything.
 const HELD_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -165,11 +163,14 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         let ballast = start_ballast(&config, &inbox_tx)?;
         let executor_pid = children.executor.as_ref().ok().map(|e| e.ready().pid);
         let (done, unable) = (inbox_tx.clone(), inbox_tx.clone());
-        let witness = witness(&recorder, &inbox_tx, config.preserve);
+        let witness = spent::witness(&recorder, &inbox_tx, config.preserve)?;
+        let rules = Rules::new(config.policy.clone()).map_err(failed("the cleanup's patterns"))?;
+        let spent = spent::spent(&recorder, &rules)?;
+        let spent_before = spent.clone();
         let worker = std::thread::Builder::new().name("act".to_owned()).spawn(move || {
             // The core ends only when the agent does.
             let done = |d| drop(done.send(Message::Done(d)));
-            work::run(&launch, children, &jobs, witness, done, |u| drop(unable.send(Message::Unable(u))));
+            work::run(&launch, children, spent_before, &jobs, witness, done, |u| drop(unable.send(Message::Unable(u))));
         })?;
 
         let (marks, tail_handle) = match &config.tail {
@@ -188,7 +189,6 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
             None => (None, None),
         };
         let detectors = Detectors::new(config.detect.clone(), config.node.clone(), opened.incarnation);
-        let rules = Rules::new(config.policy.clone()).map_err(failed("the cleanup's patterns"))?;
         let policy = policy_hash(&config.policy, &config.images, &config.detect.disk);
         let gate = match config.collector {
             None => Gate::open(config.node.clone(), policy),
@@ -202,7 +202,7 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         let (line, unkept) = brake_line::start(config.state_dir.clone(), holds_line)?;
         parts.spawn("brake to core", follow_brake(brake_feed, inbox_tx.clone(), stop.clone()));
         let ids = Box::new(|| u64::from_le_bytes(first_8(random_16())));
-        let mut responder = Respond::new(rules, config.breaker, gate, ids).with_images(config.images.mode);
+        let mut responder = Respond::new(rules, config.breaker, gate, ids).with_images(config.images.mode).with_spent(spent);
         responder.set_marks(config.detect.disk.clone());
         let core_config = CoreConfig { sample_every: config.sample_every, evidence_every: config.evidence_every };
         let wires = Wires {
@@ -266,17 +266,6 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
     });
     runtime.shutdown_timeout(LEAVE_WITHIN);
     result
-}
-
-/// What keeps in the record what the executor is about to remove.
-fn witness(recorder: &Recorder, inbox: &SyncSender<Message>, budget: PreserveBudget) -> Arc<dyn Witness> {
-    let inbox = inbox.clone();
-    let push = Box::new(move |body| {
-        let (seq, given) = sync_channel(1);
-        inbox.send(Message::Done(Done::Keep { body: Box::new(body), seq })).ok()?;
-        given.recv_timeout(SEQ_WITHIN).ok()
-    });
-    Arc::new(Recorded::new(recorder.clone(), push, budget))
 }
 
 /// The thread that keeps what is held: it alone waits for the disk and the executor. The first that it says is what the

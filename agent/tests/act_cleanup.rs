@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "act_cleanup/descriptors.rs"]
+mod descriptors;
 #[path = "act_cleanup/layouts.rs"]
 mod layouts;
 #[path = "act_cleanup/life.rs"]

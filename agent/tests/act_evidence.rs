@@ -12,6 +12,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use dogwatch::block::Block;
@@ -23,9 +24,10 @@ use dogwatch::record::{
 use dogwatch_agent::act::handle::Executor;
 use dogwatch_agent::act::hold::{HeldThing, NodeHold};
 use dogwatch_agent::act::hold_line::HoldLine;
-use dogwatch_agent::act::plan::{Allowance, Trigger, plan};
+use dogwatch_agent::act::ledger::{RECALLED_NS, Recovery, Source, Spending};
+use dogwatch_agent::act::plan::{Allowance, Survey, Trigger, plan};
 use dogwatch_agent::act::policy::{Budgets, Policy, RootPolicy, Rules};
-use dogwatch_agent::act::witness::{Overflow, PreserveBudget, Recorded};
+use dogwatch_agent::act::witness::{Overflow, PreserveBudget, Recorded, Witness};
 use dogwatch_agent::record::{self, RecordConfig, Recorder};
 use ed25519_dalek::SigningKey;
 use sha2::{Digest, Sha256};
@@ -55,12 +57,20 @@ fn config(state: &Path) -> RecordConfig {
     }
 }
 
+/// Sixteen bytes that no other call gives.
+fn fresh() -> [u8; 16] {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    [NEXT.fetch_add(1, Ordering::Relaxed); 16]
+}
+
 /// An agent's hand on its executor, with a record of its own.
 struct Agent {
     executor: Executor,
     recorder: Recorder,
     writer: Option<std::thread::JoinHandle<()>>,
     policy: Policy,
+    witness: Arc<Recorded>,
+    plans_by_what_is_left: bool,
 }
 
 impl Agent {
@@ -69,19 +79,23 @@ impl Agent {
         let policy = policy(root, preserve.is_some());
         let mut executor = Executor::spawn(program, &["executor".into()], policy.clone(), state).unwrap();
         let key = SigningKey::from_bytes(&[1; 32]);
-        let (recorder, writer, _) = record::open(&config(state), key, [2; 16], || [3; 16]).unwrap();
+        let (recorder, writer, _) = record::open(&config(state), key, [2; 16], fresh).unwrap();
         let writer = std::thread::spawn(move || writer.run().unwrap());
         let evidence = recorder.clone();
         let push = Box::new(move |body| Some(evidence.push(Stream::Evidence, dogwatch::clock::now(), body)));
-        let witness = Recorded::new(recorder.clone(), push, preserve.unwrap_or_default());
-        executor.witnessed_by(Arc::new(witness));
+        let witness = Arc::new(Recorded::new(recorder.clone(), push, preserve.unwrap_or_default()));
+        executor.witnessed_by(witness.clone());
         executor.hold(&HoldLine::open(state, Path::new("/")));
-        Self { executor, recorder, writer: Some(writer), policy }
+        Self { executor, recorder, writer: Some(writer), policy, witness, plans_by_what_is_left: false }
     }
 
     fn plan(&mut self, root: &Path) -> Action {
         let device = fs::metadata(root).unwrap().dev();
         let survey = self.executor.survey(device, DEADLINE).unwrap();
+        // As the agent's own thread does.
+        let keeps = self.policy.roots[0].preserve;
+        let preserve = self.witness.preserve_left().filter(|_| keeps && self.plans_by_what_is_left);
+        let survey = Survey { preserve, ..survey };
         let trigger = Trigger {
             mount: root.display().to_string(),
             device,
@@ -392,6 +406,14 @@ fn what_is_over_the_budget_of_content_stays_or_goes_with_its_digest() {
                 why(&files[1])
             );
             assert!(files[2].exists() && why(&files[2]).contains("max_bytes_per_hour"), "{}", why(&files[2]));
+            // Whoever knows what is left does not plan either of them again, and says why.
+            agent.plans_by_what_is_left = true;
+            let again = agent.plan(&root);
+            assert_eq!((again.state, again.objects.len()), (ActionState::Refused, 0));
+            let said = |path: &PathBuf| again.refused.iter().find(|r| r.path.as_ref() == Some(path));
+            assert!(said(&files[1]).unwrap().reason.contains("max_bytes_per_object"), "{again:?}");
+            assert!(said(&files[2]).unwrap().reason.starts_with("budget: about "), "{again:?}");
+            assert!(again.detail.contains("budgets leave nothing"), "{}", again.detail);
         } else {
             for path in &files[1..] {
                 assert!(!path.exists() && by(path).preserved_bytes.is_none() && by(path).sha256.is_some());
@@ -399,6 +421,53 @@ fn what_is_over_the_budget_of_content_stays_or_goes_with_its_digest() {
         }
         agent.end();
     }
+}
+
+#[test]
+fn what_an_agent_spent_that_was_killed_amid_an_action_counts_for_the_next() {
+    let base = tempfile::tempdir().unwrap();
+    let (root, state) = (base.path().join("logs"), base.path().join("state"));
+    fs::create_dir(&root).unwrap();
+    fill(&root, 40);
+    let mut agent = Agent::start(&root, &state, None);
+    let mut action = agent.plan(&root);
+    assert_eq!(action.objects.len(), 40);
+    action.objects.truncate(25);
+    action.state = ActionState::Started;
+    let now = dogwatch::clock::now();
+    agent.recorder.push(Stream::Urgent, now, Body::Action(Box::new(action.clone())));
+    let applied = agent.executor.apply(&action, DEADLINE).unwrap();
+    assert!(applied.objects.iter().all(|o| o.outcome == ObjectOutcome::Removed), "{:?}", applied.refused);
+    let bytes: u64 = applied.objects.iter().map(|o| o.allocated_bytes).sum();
+    // Its outcome is never recorded.
+    agent.end();
+
+    let mut agent = Agent::start(&root, &state, None);
+    let own = Budgets { max_objects_per_hour: 30, ..Budgets::default() };
+    agent.policy.roots[0].budgets = Some(own);
+    let program = Path::new(env!("CARGO_BIN_EXE_dogwatch-agent"));
+    let mut executor = Executor::spawn(program, &["executor".into()], agent.policy.clone(), &state).unwrap();
+    executor.witnessed_by(agent.witness.clone());
+    executor.hold(&HoldLine::open(&state, Path::new("/")));
+    let rules = Rules::new(agent.policy.clone()).unwrap();
+    let now = dogwatch::clock::now();
+    let mut recovery = Recovery::new(&rules, now);
+    let since = now.wall_ns - RECALLED_NS as i64;
+    agent.recorder.recall(Stream::Urgent, Recovery::kinds(), since, |r| recovery.take(r)).unwrap();
+    let mut ledger = recovery.ledger();
+    assert_eq!(ledger.spent(now.boot_ns, |source| source == Source::Root(0)), (25, bytes));
+    let spent: Vec<Spending> = ledger.of_the_hour(now.boot_ns).copied().collect();
+    executor.spent(&spent).unwrap();
+    std::mem::swap(&mut agent.executor, &mut executor);
+    let rest = agent.plan(&root);
+    assert_eq!(rest.objects.len(), 15);
+    let applied = agent.executor.apply(&rest, DEADLINE).unwrap();
+    let removed = applied.objects.iter().filter(|o| o.outcome == ObjectOutcome::Removed).count();
+    assert_eq!(removed, 5, "30 an hour, 25 of them before: {:?}", applied.refused);
+    let over =
+        applied.refused.iter().filter(|r| r.reason == "over the budget of 30 objects an hour from its root");
+    assert_eq!(over.count(), 10);
+    agent.end();
 }
 
 #[test]

@@ -16,13 +16,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use containerd::cri::{CREATED, Client, EXITED, RUNNING};
 use containerd::{Containerd, PAUSE, until};
+use dogwatch::identity::{create_private_dir, write_private_file};
 use dogwatch::record::{Action, ActionState, CleanupMode, ObjectOutcome};
 use dogwatch_agent::act::executor::Enforcement;
 use dogwatch_agent::act::handle::{Executor, ExecutorError};
 use dogwatch_agent::act::hold::{HeldThing, NodeHold};
 use dogwatch_agent::act::hold_line::HoldLine;
 use dogwatch_agent::act::images::IMAGE_PLACE;
-use dogwatch_agent::act::images::policy::ImagePolicy;
+use dogwatch_agent::act::images::child::IMAGES_FOLDER;
+use dogwatch_agent::act::images::policy::{ImagePolicy, MIN_AGE_SECONDS};
 use dogwatch_agent::act::plan::{Allowance, Survey, Trigger, plan};
 use dogwatch_agent::act::policy::{Budgets, Policy, Rules};
 
@@ -33,7 +35,7 @@ fn policy(socket: &Path) -> ImagePolicy {
     ImagePolicy {
         mode: CleanupMode::Auto,
         socket: Some(socket.to_owned()),
-        min_age_seconds: 0,
+        min_age_seconds: MIN_AGE_SECONDS,
         keep_newest: 0,
         excludes: vec!["registry.test/excluded/*".to_owned()],
         ..ImagePolicy::default()
@@ -48,6 +50,16 @@ fn keeper(policy: ImagePolicy, state: &Path) -> (Executor, HoldLine) {
     let holds = HoldLine::open(state, Path::new("/"));
     keeper.hold(&holds);
     (keeper, holds)
+}
+
+/// Leaves behind what a keeper would that had watched every image unused for as long as it takes.
+fn watched(cri: &mut Client, state: &Path) {
+    let unused_ns = MIN_AGE_SECONDS * 1_000_000_000;
+    let images: Vec<(String, u64, u64)> = cri.image_ids().into_iter().map(|id| (id, unused_ns, 0)).collect();
+    let seen = serde_json::json!({ "version": 1, "next_order": 1, "images": images });
+    let folder = state.join(IMAGES_FOLDER);
+    create_private_dir(&folder).unwrap();
+    write_private_file(&folder.join("images-seen"), seen.to_string().as_bytes()).unwrap();
 }
 
 fn place(name: &str) -> PathBuf {
@@ -126,7 +138,8 @@ fn unused_images_go_and_what_is_used_pinned_pause_held_or_excluded_stays() {
     if !pins {
         policy.excludes.push("registry.test/app/pinned".to_owned());
     }
-    let (mut keeper, holds) = keeper(policy, &state);
+    watched(&mut cri, &state);
+    let (mut keeper, holds) = self::keeper(policy.clone(), &state);
     let confinement = &keeper.ready().confinement;
     assert_eq!(confinement.lacks, Vec::<String>::new());
     assert_eq!((confinement.landlock, confinement.capabilities), (Enforcement::Fully, 0));
@@ -158,6 +171,13 @@ fn unused_images_go_and_what_is_used_pinned_pause_held_or_excluded_stays() {
             survey.passed_over.iter().find(|r| r.path == Some(place(&format!("registry.test/{name}"))));
         assert!(refusal.is_some_and(|r| r.reason.contains(reason)), "{name}: {refusal:?}");
     }
+
+    // One that is pulled only now may be for a pod that starts.
+    image("app/pulled:1", &waits, 1_000);
+    let now = keeper.survey(device, DEADLINE).unwrap();
+    assert_eq!(offered(&now), free);
+    let pulled = now.passed_over.iter().find(|r| r.path == Some(place("registry.test/app/pulled:1")));
+    assert!(pulled.unwrap().reason.contains("less than 10 min"), "{pulled:?}");
 
     // Between plan and deed: a container begins, and somebody holds.
     let action = make_plan(&survey, mount);
@@ -233,12 +253,15 @@ fn unused_images_go_and_what_is_used_pinned_pause_held_or_excluded_stays() {
     assert!(newest.path().join("fs/junk").exists());
 
     cri.remove_pod(&pod.0);
-    // With its containers gone, all but the pinned, held, excluded and the pods' own are free.
+    // With its containers gone, all but the pinned, held, excluded and the pods' own are free once they were watched.
+    drop(keeper);
+    watched(&mut cri, &state);
+    let (mut keeper, _holds) = self::keeper(policy, &state);
     let survey = keeper.survey(device, DEADLINE).unwrap();
     let again = make_plan(&survey, mount);
     let mut again: Vec<String> = again.objects.iter().map(|o| o.path.display().to_string()).collect();
     again.retain(|p| !p.contains("held"));
-    assert_eq!(again.len(), 4, "{again:?}");
+    assert_eq!(again.len(), 5, "{again:?}");
 }
 
 #[test]
@@ -248,13 +271,14 @@ fn a_containerd_that_dies_midway_fails_the_action_and_nothing_else() {
     let names: Vec<String> = (0..40).map(|n| format!("registry.test/many/n{n:02}:1")).collect();
     containerd.import(&names, &program, 1_000);
     let state = containerd.folder.path().join("dogwatch");
+    let mut cri = Client::connect(&containerd.socket());
+    watched(&mut cri, &state);
     let (mut keeper, _holds) = keeper(policy(&containerd.socket()), &state);
     let mount = containerd.fs.path().to_owned();
     let device = std::fs::metadata(&mount).unwrap().dev();
     let action = make_plan(&keeper.survey(device, DEADLINE).unwrap(), &mount);
     assert_eq!(action.objects.len(), 40);
 
-    let mut cri = Client::connect(&containerd.socket());
     let applied = std::thread::scope(|scope| {
         let applying = scope.spawn(|| keeper.apply(&action, DEADLINE));
         // The runtime has answered for the first once the second is gone from its list.

@@ -51,6 +51,8 @@ const WIRE_EDGES: &[&str] = &[
 /// Modules that decide: time, peers, disks and stores come in as arguments.
 const PURE: &[&str] = &[
     "agent/src/detect",
+    "agent/src/act/cleaner/account.rs",
+    "agent/src/act/ledger.rs",
     "agent/src/act/permit.rs",
     "agent/src/act/plan",
     "agent/src/act/images/account.rs",

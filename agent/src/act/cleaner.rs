@@ -1,26 +1,26 @@
 //! The executor's work, without its process: open the roots, survey, apply, account.
 //!
-//! Invariants: an action's budgets are checked here again, with a ledger that the parent cannot reset but by a restart;
+//! Invariants: an action's budgets are checked here again, with a ledger that the parent can add to and cannot reset but by
+//! a restart; an object keeps its lease for as long as it is looked at, and gives way at once while others are;
 //! `freed_bytes` counts what was seen to go through descriptors, never what a plan claimed.
 //!
 //! Deliberately absent: the socket, confinement (`executor`), and the removal of one object (`remove`).
 
+mod account;
 mod batch;
-mod ledger;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use dogwatch::record::{
-    Action, ActionState, CleanupMode, FileContent, FileSeen, ObjectOutcome, Refusal, Unexplained,
-};
+use dogwatch::clock;
+use dogwatch::record::{Action, ActionState, CleanupMode, FileContent, FileSeen, PlannedObject, Refusal};
 
+use self::account::{Gone, Run, Space, unexplained};
 use self::batch::{Batch, Ready, Waiting};
-use self::ledger::Ledger;
+pub(super) use self::batch::{DESCRIPTORS, MAX_BATCH};
 use super::beneath;
 use super::confine::Reach;
 use super::cut::cut;
@@ -28,17 +28,18 @@ use super::executor::RootStatus;
 use super::held_links::{Contents, HeldAside, sweep};
 use super::hold::{Hold, HoldSet, holder_of};
 use super::hold_line::HeldNow;
+use super::ledger::{Ledger, Source, Spending};
 use super::plan::{Survey, bounded};
 use super::pods_here::Pods;
 use super::policy::{MAX_OBJECTS, MAX_ROOTS, NODE_ACTOR, Policy, ROOT_OFF, Rules};
 use super::quarantine::{Leftover, Root};
-use super::remove::{Hooks, Keep, Left, Place, Removed, Sibling, prepare, take};
+use super::remove::{Hooks, Left, Place, Removed, Sibling, Tend, prepare, take, wanted};
 use super::survey::survey;
 use super::vet::Neighbours;
 use super::witness::Verdict;
-use super::words;
 
-/// Longest that one action may take; what is left then is skipped.
+/// Longest that one action may take; what is left then is skipped, also amid an object whose content is being kept. What may
+/// come after it (a cut's second look, one wait for a record) is far less than the agent waits for.
 const MAX_APPLY: Duration = Duration::from_secs(120);
 /// How long to wait for a filesystem that frees in the background (XFS, btrfs, ZFS, F2FS).
 const MAX_SETTLE: Duration = Duration::from_secs(1);
@@ -46,8 +47,6 @@ const MAX_SETTLE: Duration = Duration::from_secs(1);
 const SETTLED: Duration = Duration::from_millis(200);
 /// Between two looks at such a filesystem.
 const SETTLE_STEP: Duration = Duration::from_millis(20);
-/// Most reasons of one kind in a text.
-const MAX_REASONS: usize = 3;
 
 /// What the executor does.
 pub(super) struct Cleaner {
@@ -58,6 +57,8 @@ pub(super) struct Cleaner {
     held: RefCell<Held>,
     contents: Contents,
     pub(super) hooks: Hooks,
+    /// [`MAX_APPLY`], but for tests of it.
+    pub(super) max_apply: Duration,
 }
 
 /// What is held, as it was said and as it lay when an action began.
@@ -72,10 +73,19 @@ impl Held {
     }
 }
 
+/// What came since it was asked for last. Both may come together, and neither may hide the other.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    /// What is held from now on.
+    pub(super) held: Option<HeldNow>,
+    /// Why to stop.
+    pub(super) stop: Option<String>,
+}
+
 /// The agent, in the midst of an action.
 pub(super) trait Parent {
-    /// What is held from now on, where something came, or why to stop.
-    fn news(&self) -> Result<Option<HeldNow>, String>;
+    /// What it says by now.
+    fn news(&self) -> News;
 
     /// Has `seen` made durable; without that nothing of it goes.
     fn witness(&self, seen: FileSeen) -> Result<Verdict, String>;
@@ -84,8 +94,11 @@ pub(super) trait Parent {
 /// What news a test has; it keeps whatever it is told.
 #[cfg(test)]
 impl<F: Fn() -> Result<Option<HeldNow>, String>> Parent for F {
-    fn news(&self) -> Result<Option<HeldNow>, String> {
-        self()
+    fn news(&self) -> News {
+        match self() {
+            Ok(held) => News { held, stop: None },
+            Err(why) => News { held: None, stop: Some(why) },
+        }
     }
 
     fn witness(&self, _: FileSeen) -> Result<Verdict, String> {
@@ -146,6 +159,7 @@ impl Cleaner {
                 held,
                 contents: Contents::default(),
                 hooks: Hooks::default(),
+                max_apply: MAX_APPLY,
             },
             told,
         )
@@ -168,6 +182,11 @@ impl Cleaner {
     /// Takes what is held from now on.
     pub(super) fn hold(&mut self, now: HeldNow) {
         self.held = RefCell::new(Held::new(now));
+    }
+
+    /// Takes over what an executor before it spent. There is no way to take anything back.
+    pub(super) fn spent(&mut self, spent: &[Spending]) {
+        spent.iter().for_each(|s| self.ledger.note(*s));
     }
 
     /// Puts back what earlier runs left in quarantine.
@@ -213,19 +232,22 @@ impl Cleaner {
         // Links may lie differently than when the holds were told.
         let fresh = Held::new(self.held.borrow().now.clone());
         self.held.replace(fresh);
-        let began = Instant::now();
+        let (began, max_apply) = (Instant::now(), self.max_apply);
         let before = self.space(root);
         let mut run = Run::default();
         let mut batch = Batch::default();
         for at in 0..action.objects.len() {
-            if batch.is_full(&action.objects[at]) {
+            if batch.is_full(&action.objects[at], self.preserves(&action.objects[at])) {
                 self.take_all(&mut action, std::mem::take(&mut batch), parent, &mut run);
             }
-            let prepared = if began.elapsed() > MAX_APPLY {
-                Err(Left::Skipped(format!("the action took longer than {} s", MAX_APPLY.as_secs())))
-            } else {
-                self.look_at(&action, at, clock(), parent, &mut run)
+            let mut meanwhile = || {
+                batch.give_way();
+                let late = || format!("the action took longer than {} s", max_apply.as_secs_f32());
+                (began.elapsed() <= max_apply).then_some(()).ok_or_else(late)
             };
+            let prepared = meanwhile()
+                .map_err(Left::Skipped)
+                .and_then(|()| self.look_at(&action, at, clock(), parent, &mut run, &mut meanwhile));
             match prepared {
                 Ok(Ready::Waits(waiting)) => batch.push(*waiting),
                 Ok(Ready::Cut(bytes)) => run.note(&mut action, at, Ok(Gone::Cut(bytes))),
@@ -270,6 +292,7 @@ impl Cleaner {
         now_wall_ns: i64,
         parent: &dyn Parent,
         run: &mut Run,
+        meanwhile: &mut dyn FnMut() -> Result<(), String>,
     ) -> Result<Ready, Left> {
         let object = &action.objects[at];
         let held = &self.held;
@@ -288,8 +311,10 @@ impl Cleaner {
         if object.device != root.facts.device || object.device != action.objects[0].device {
             return Err(Left::Skipped("it lies on another filesystem".to_owned()));
         }
-        if let Err(why) = self.ledger.allows(&self.rules, run, index, object.allocated_bytes) {
-            return Err(Left::Skipped(why));
+        let (ledger, budgets, spent) = (&mut self.ledger, &self.rules, run.spent(index));
+        let mut within = |bytes: u64| ledger.allows(budgets, spent, index, bytes, clock::now().boot_ns);
+        if !rules.kind().cuts() {
+            within(object.allocated_bytes).map_err(Left::Skipped)?;
         }
         // Another link of it went a moment ago: the inode is as we left it, not as the plan saw it.
         let earlier = run.inodes.get(&(object.device, object.inode)).copied();
@@ -310,7 +335,7 @@ impl Cleaner {
         };
         // What a cut takes is in the plan, digest and tail: that record is durable.
         if rules.kind().cuts() {
-            let bytes = cut(&place, object, now_wall_ns, &mut neighbours, &mut self.hooks)?;
+            let bytes = cut(&place, object, now_wall_ns, &mut neighbours, &mut within, &mut self.hooks)?;
             self.spend(run, index, bytes);
             return Ok(Ready::Cut(bytes));
         }
@@ -321,13 +346,18 @@ impl Cleaner {
             let content = FileContent::compress(&expected, offset, piece).map_err(|e| e.to_string())?;
             parent.witness(FileSeen { cause: action.id.clone(), objects: Vec::new(), content: Some(content) })
         };
-        let keep: Option<Keep<'_>> = if rules.policy.preserve { Some(&mut keep) } else { None };
-        let prepared = prepare(&place, &expected, now_wall_ns, &mut neighbours, keep, &mut self.hooks)?;
+        // With another name of it, its content stays.
+        let keeps = rules.policy.preserve && expected.links <= 1;
+        let tend = Tend { keep: if keeps { Some(&mut keep) } else { None }, meanwhile };
+        let prepared = prepare(&place, &expected, now_wall_ns, &mut neighbours, tend, &mut self.hooks)?;
         Ok(Ready::Waits(Box::new(Waiting { at, index, expected, sibling, prepared })))
     }
 
     /// Has what was seen made durable, and then removes it.
     fn take_all(&mut self, action: &mut Action, batch: Batch, parent: &dyn Parent, run: &mut Run) {
+        for at in batch.gave_way {
+            run.note(action, at, Err(wanted()));
+        }
         if batch.waiting.is_empty() {
             return;
         }
@@ -347,7 +377,9 @@ impl Cleaner {
     fn take(&mut self, waiting: Waiting, parent: &dyn Parent, run: &mut Run) -> Result<Removed, Left> {
         let Waiting { index, expected: object, sibling, prepared, .. } = waiting;
         // What it holds, not what its plan says of it.
-        if let Err(why) = self.ledger.allows(&self.rules, run, index, prepared.facts.allocated_bytes) {
+        let bytes = prepared.facts.allocated_bytes;
+        let now_boot_ns = clock::now().boot_ns;
+        if let Err(why) = self.ledger.allows(&self.rules, run.spent(index), index, bytes, now_boot_ns) {
             return Err(Left::Skipped(why));
         }
         let held = &self.held;
@@ -360,17 +392,22 @@ impl Cleaner {
         let place = Place { rules, root, relative, sibling, last_word: &last_word };
         let removal = take(&place, &object, prepared, &mut self.hooks);
         if let Ok(removed) = &removal {
-            self.spend(run, index, removed.after.allocated_bytes);
+            self.spend(run, index, removed.spent_bytes());
         }
         removal
     }
 
     /// Counts an object of a root against the budgets.
     fn spend(&mut self, run: &mut Run, index: usize, bytes: u64) {
-        self.ledger.note(index, bytes);
-        let spent = run.by_root.entry(index).or_default();
-        spent.0 += 1;
-        spent.1 = spent.1.saturating_add(bytes);
+        let (at_boot_ns, source) = (clock::now().boot_ns, Source::Root(index));
+        self.ledger.note(Spending { at_boot_ns, source, objects: 1, bytes });
+        run.spend(index, bytes);
+    }
+
+    /// Whether content of `object` is kept before it goes.
+    fn preserves(&self, object: &PlannedObject) -> bool {
+        let root = self.rules.root_for(&object.path, &object.cleaner);
+        root.is_some_and(|(index, _)| self.rules.roots()[index].policy.preserve)
     }
 
     fn space(&self, root: usize) -> Option<Space> {
@@ -405,132 +442,15 @@ impl Cleaner {
 
 /// Whether the object at `path` may still go, by what is held now.
 fn last_word(held: &RefCell<Held>, parent: &dyn Parent, path: &Path) -> Result<(), String> {
-    if let Some(now) = parent.news()? {
+    let News { held: now, stop } = parent.news();
+    if let Some(now) = now {
         held.replace(Held::new(now));
+    }
+    if let Some(why) = stop {
+        return Err(why);
     }
     holder_of(&held.borrow().places, path).map_or(Ok(()), |hold| Err(hold.said()))
 }
 
-/// A filesystem's room, bytes.
-#[derive(Debug, Clone, Copy)]
-struct Space {
-    available: u64,
-    free: u64,
-}
-
-/// What is left of an inode after we unlinked one of its names.
-#[derive(Debug, Clone, Copy)]
-struct Rest {
-    links: u64,
-    ctime_ns: i64,
-    allocated_bytes: u64,
-}
-
-/// What was done to an object.
-enum Gone {
-    Removed(Removed),
-    /// Cut, and so many allocated bytes went.
-    Cut(u64),
-}
-
-/// One action as it goes.
-#[derive(Default)]
-struct Run {
-    objects: u64,
-    bytes: u64,
-    /// Objects and bytes of each root.
-    by_root: HashMap<usize, (u64, u64)>,
-    freed_bytes: u64,
-    withheld: Vec<String>,
-    inodes: HashMap<(u64, u64), Rest>,
-    neighbours: HashMap<(usize, PathBuf), Rc<Neighbours>>,
-}
-
-impl Run {
-    fn note(&mut self, action: &mut Action, at: usize, gone: Result<Gone, Left>) {
-        let object = &mut action.objects[at];
-        let reason = match gone {
-            Ok(Gone::Cut(bytes)) => {
-                object.outcome = ObjectOutcome::Cut;
-                self.objects += 1;
-                self.bytes = self.bytes.saturating_add(bytes);
-                self.freed_bytes = self.freed_bytes.saturating_add(bytes);
-                return;
-            }
-            Ok(Gone::Removed(removed)) => {
-                object.outcome = ObjectOutcome::Removed;
-                object.sha256 = Some(removed.sha256);
-                object.digest_partial = removed.digest_partial;
-                object.preserved_bytes = removed.preserved_bytes;
-                self.objects += 1;
-                self.bytes = self.bytes.saturating_add(removed.after.allocated_bytes);
-                self.freed_bytes = self.freed_bytes.saturating_add(removed.freed_bytes);
-                let left = Rest {
-                    links: removed.after.links,
-                    ctime_ns: removed.after.ctime_ns,
-                    allocated_bytes: removed.after.allocated_bytes,
-                };
-                self.inodes.insert((object.device, object.inode), left);
-                if let Some(why) = removed.withheld {
-                    self.withheld.push(format!("{} of {}: {why}", words::bytes(left.allocated_bytes), {
-                        object.path.display()
-                    }));
-                }
-                return;
-            }
-            Err(Left::Skipped(reason)) => {
-                object.outcome = ObjectOutcome::Skipped;
-                reason
-            }
-            Err(Left::Failed(reason)) => {
-                object.outcome = ObjectOutcome::Failed;
-                reason
-            }
-        };
-        action.refused.push(Refusal { path: Some(object.path.clone()), reason });
-    }
-
-    /// Bytes that stay with links that did not go.
-    fn linked_bytes(&self) -> u64 {
-        self.inodes.values().filter(|l| l.links > 0).map(|l| l.allocated_bytes).sum()
-    }
-}
-
-/// after − before − freed, and why.
-fn unexplained(before: Space, after: Space, run: &Run) -> Unexplained {
-    let change = |after: u64, before: u64| {
-        let change = i128::from(after) - i128::from(before);
-        i64::try_from(change).unwrap_or(if change < 0 { i64::MIN } else { i64::MAX })
-    };
-    let freed = i64::try_from(run.freed_bytes).unwrap_or(i64::MAX);
-    let available = change(after.available, before.available);
-    let bytes = available.saturating_sub(freed);
-    let to_reserve = change(after.free, before.free).saturating_sub(available);
-    let mut reasons = Vec::new();
-    let mut rest = bytes;
-    if bytes != 0 && to_reserve != 0 {
-        rest = rest.saturating_add(to_reserve);
-        let amount = words::bytes(to_reserve.unsigned_abs());
-        let way = if to_reserve > 0 { "went back to" } else { "came from" };
-        reasons.push(format!("{amount} {way} the blocks that are reserved for root"));
-    }
-    match rest {
-        0 => {}
-        ..0 => {
-            reasons.push(format!("{} were written by others meanwhile", words::bytes(rest.unsigned_abs())))
-        }
-        1.. => reasons.push(format!(
-            "{} came free by others, or with what the removed files shared",
-            words::bytes(rest.unsigned_abs())
-        )),
-    }
-    let linked = run.linked_bytes();
-    if linked > 0 {
-        reasons.push(format!("{} stay with other hard links", words::bytes(linked)));
-    }
-    reasons.extend(run.withheld.iter().take(MAX_REASONS).cloned());
-    if run.withheld.len() > MAX_REASONS {
-        reasons.push(format!("{} more were withheld", run.withheld.len() - MAX_REASONS));
-    }
-    Unexplained { bytes, reason: reasons.join("; ") }
-}
+#[cfg(test)]
+mod tests;

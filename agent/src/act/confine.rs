@@ -21,10 +21,25 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde::{Deserialize, Serialize};
 
+use super::cleaner::{DESCRIPTORS, MAX_BATCH};
+use super::live::MAX_WATCHED;
+use super::policy::{MAX_DEPTH, MAX_ROOTS};
+
 /// Newest Landlock that this was tried with.
 const ABI_WANTED: ABI = ABI::V6;
-/// Open descriptors: two a root, one a level of a walk, and a few.
-const MAX_DESCRIPTORS: u64 = 256;
+/// What a root holds open: itself, its quarantine, the folder of what is held, and two beside it that its kind asks.
+const DESCRIPTORS_A_ROOT: usize = 5;
+/// What a walk, or a look at the folders above an object, holds open on each level: the folder, and a second time to list it.
+const DESCRIPTORS_A_LEVEL: usize = 2;
+/// Standard streams, the socket, a handle, a file and a process' folder that are being looked at, and as many again.
+const OTHER_DESCRIPTORS: usize = 32;
+/// Open descriptors: as many roots as may be, a whole batch claimed, and the walk or the logs that are watched beside it. One
+/// that was not to be had would show as a file that cannot be opened.
+const MAX_DESCRIPTORS: u64 = (MAX_ROOTS * DESCRIPTORS_A_ROOT
+    + MAX_BATCH * DESCRIPTORS
+    + (MAX_DEPTH as usize + 1) * DESCRIPTORS_A_LEVEL
+    + MAX_WATCHED
+    + OTHER_DESCRIPTORS) as u64;
 /// Address space: a survey of 20,000 candidates takes under 32 MiB.
 const MAX_ADDRESS_SPACE: u64 = 1 << 30;
 /// Address space of the image keeper: an answer of the runtime's may be 8 MiB, and some dozen times that once it is

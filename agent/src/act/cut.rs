@@ -2,8 +2,8 @@
 //!
 //! Order: open its folder beneath the root, and it as a regular file; vet it by policy; see that it is still the log of
 //! the plan, as large or larger, with one name; work out again what may go, and that it is what the plan says; digest
-//! that again, so that what goes is what was recorded; see that its name still leads to it; ask once more whether it is
-//! held; punch the hole. `live` says why a hole.
+//! that again, so that what goes is what was recorded; see that its name still leads to it; see by what it holds now
+//! whether budgets let it; ask once more whether it is held or the action is to stop; compare it; punch the hole. `live` says why a hole.
 //!
 //! Invariants: nothing after the plan's end of the cut changes; no byte goes whose digest is not in the durable record
 //! (where the digest is partial, whose ends are not); the file is never truncated, moved, or opened for writing before
@@ -30,12 +30,14 @@ use super::vet::{Neighbours, vet};
 /// Longest second look at what goes: it took the survey no longer.
 const DIGEST_TIME: Duration = Duration::from_secs(30);
 
-/// Cuts `object`, and gives the allocated bytes that went. `neighbours` gives what stays in its folder.
+/// Cuts `object`, and gives the allocated bytes that went. `neighbours` gives what stays in its folder, `within` whether so
+/// many bytes may go.
 pub(super) fn cut(
     place: &Place<'_>,
     object: &PlannedObject,
     now_wall_ns: i64,
     neighbours: &mut dyn FnMut(&Path, &OwnedFd) -> Rc<Neighbours>,
+    within: &mut dyn FnMut(u64) -> Result<(), String>,
     hooks: &mut Hooks,
 ) -> Result<u64, Left> {
     hooks.reach(Gap::Begin, object);
@@ -75,12 +77,15 @@ pub(super) fn cut(
         return Err(Left::Skipped("not what the plan saw: what is to go was changed".to_owned()));
     }
     hooks.reach(Gap::Digested, object);
-    (place.last_word)().map_err(Left::Skipped)?;
 
     let writable = beneath::reopen_for_writing(&file)
         .map_err(|e| Left::Failed(format!("it may not be written to: {e}")))?;
     let named = beneath::facts_at(&folder, name).map_err(|e| lookup("it", e))?;
     still_the_log(&named, object)?;
+    // Not what the plan says of it: who made that may lie.
+    within(live::worth(&facts_of(&writable)?, range)).map_err(Left::Skipped)?;
+    (place.last_word)().map_err(Left::Skipped)?;
+    hooks.reach(Gap::Asked, object);
     let before = facts_of(&writable)?;
     still_the_log(&before, object)?;
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::channel::{Channel, ChannelError};
 use super::child::{self, Begun};
-use super::cleaner::{Cleaner, Parent};
+use super::cleaner::{Cleaner, News, Parent};
 pub use super::confine::{Confinement, Enforcement};
 use super::confine::{confine, die_with_parent};
 use super::hold_line::HeldNow;
@@ -34,6 +34,7 @@ use super::policy::Policy;
 pub use super::quarantine::Leftover;
 use super::wire::{
     action_from_wire, action_to_wire, aside_to_wire, candidate_to_wire, held_from_wire, refusals_to_wire,
+    spent_from_wire,
 };
 use super::witness::Verdict;
 
@@ -207,6 +208,10 @@ fn answer(
             halted.add(stop);
             Ok(())
         }
+        Some(Request::Spent(spent)) => {
+            cleaner.spent(&spent_from_wire(&spent));
+            Ok(())
+        }
         Some(Request::Apply(wire::Apply { plan: None })) => send(Reply::Error("no plan to apply".to_owned())),
         None => send(Reply::Error("a request of a newer version".to_owned())),
     }
@@ -230,24 +235,10 @@ pub(super) fn send_survey(
     send(Reply::Part(wire::SurveyPart { candidates: Vec::new(), passed_over, last: true }))
 }
 
-/// What came in the midst of an action: what is held from now on, or a reason to stop.
-pub(super) fn news(channel: &Channel, halted: &Halted, action: &str) -> Result<Option<HeldNow>, String> {
-    let mut held = None;
-    // The parent waits for the action's end and says nothing else meanwhile.
-    while !channel.is_closed() && channel.has_message() {
-        let request = channel.receive(None).map_err(|e| format!("the agent could not be heard: {e}"))?;
-        match wire::ExecutorRequest::decode(request.as_slice()).map(|r| r.request) {
-            Ok(Some(wire::executor_request::Request::Held(now))) => held = Some(held_from_wire(now)),
-            Ok(Some(wire::executor_request::Request::Stop(stop))) => halted.add(stop),
-            _ => return Err("the agent said something else in the midst of an action".to_owned()),
-        }
-    }
-    match halted.why(action) {
-        _ if channel.is_closed() => Err("the agent ended".to_owned()),
-        // What is held must not be lost for it; the question comes again before anything is moved.
-        Some(why) if held.is_none() => Err(format!("stopped: {why}")),
-        _ => Ok(held),
-    }
+/// What came in the midst of an action that asks for nothing meanwhile.
+pub(super) fn news(channel: &Channel, halted: &Halted, action: &str) -> News {
+    // No request has this number, so that no answer is expected.
+    Office::new(channel, 0, halted, action.to_owned()).news()
 }
 
 /// Actions that are to end, and why; the newest.
@@ -312,19 +303,18 @@ impl<'c> Office<'c> {
 }
 
 impl Parent for Office<'_> {
-    fn news(&self) -> Result<Option<HeldNow>, String> {
-        while !self.channel.is_closed() && self.channel.has_message() {
-            if self.hear()?.is_some() {
-                return Err("the agent answered what it was not asked".to_owned());
-            }
+    fn news(&self) -> News {
+        let mut wrong = None;
+        while wrong.is_none() && !self.channel.is_closed() && self.channel.has_message() {
+            wrong = match self.hear() {
+                Ok(None) => None,
+                Ok(Some(_)) => Some("the agent answered what it was not asked".to_owned()),
+                Err(why) => Some(why),
+            };
         }
-        let held = self.held.take();
-        match self.halted.why(&self.action) {
-            _ if self.channel.is_closed() => Err("the agent ended".to_owned()),
-            // What is held must not be lost for it; the question comes again before anything is moved.
-            Some(why) if held.is_none() => Err(format!("stopped: {why}")),
-            _ => Ok(held),
-        }
+        let ended = self.channel.is_closed().then(|| "the agent ended".to_owned());
+        let stopped = self.halted.why(&self.action).map(|why| format!("stopped: {why}"));
+        News { held: self.held.take(), stop: ended.or(wrong).or(stopped) }
     }
 
     fn witness(&self, seen: FileSeen) -> Result<Verdict, String> {
@@ -349,4 +339,36 @@ pub(super) const PARTIAL: &str = "partial: ";
 fn now_wall_ns() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::hold::HoldSet;
+    use super::super::wire::{halt_request, held_request};
+    use super::*;
+
+    #[test]
+    fn a_stop_and_a_hold_that_come_together_are_both_heard() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let theirs = Channel::from_socket(theirs).unwrap();
+        let now = HeldNow { set: HoldSet::Known(Vec::new()), host_root: "/host".into() };
+        for together in [
+            [halt_request("a-1", "enough"), held_request(&now)],
+            [held_request(&now), halt_request("a-1", "enough")],
+        ] {
+            let halted = Halted::default();
+            together.iter().for_each(|message| ours.send(message, None).unwrap());
+            let office = Office::new(&theirs, 1, &halted, "a-1".to_owned());
+            let News { held, stop } = office.news();
+            assert_eq!((held.as_ref(), stop.as_deref()), (Some(&now), Some("stopped: enough")));
+            let News { held, stop } = office.news();
+            assert_eq!((held, stop.as_deref()), (None, Some("stopped: enough")), "the stop lasts");
+            together.iter().for_each(|message| ours.send(message, None).unwrap());
+            let News { held, stop } = news(&theirs, &Halted::default(), "a-2");
+            assert_eq!((held.as_ref(), stop), (Some(&now), None), "another action's");
+        }
+        drop(ours);
+        let halted = Halted::default();
+        assert_eq!(news(&theirs, &halted, "a-1").stop.as_deref(), Some("the agent ended"));
+    }
 }

@@ -37,10 +37,11 @@ use super::hold_line::HoldLine;
 use super::holder::Holders;
 use super::images::ImageSetup;
 use super::images::policy::ImagePolicy;
+use super::ledger::Spending;
 use super::plan::Survey;
 use super::policy::{Policy, ROOT_OFF};
 use super::wire::{
-    action_from_wire, action_to_wire, aside_from_wire, candidate_from_wire, refusals_from_wire,
+    action_from_wire, action_to_wire, aside_from_wire, candidate_from_wire, refusals_from_wire, spent_request,
 };
 use super::witness::{Verdict, Witness};
 
@@ -48,6 +49,8 @@ use super::witness::{Verdict, Witness};
 pub const CHILD_SOCKET: i32 = 0;
 /// Longest from start to ready: opening roots and putting back leftovers.
 const MAX_START: Duration = Duration::from_secs(30);
+/// Longest until it takes what it is told right after its start: it has nothing else to do.
+const MAX_TELL: Duration = Duration::from_secs(10);
 /// Longest wait for a killed child; one that hangs in the kernel is left to its thread.
 const MAX_END: Duration = Duration::from_secs(2);
 /// Most candidates and refusals taken from one survey, far above what an honest executor sends.
@@ -154,6 +157,15 @@ impl Executor {
     /// Has `witness` keep what it is about to remove; until then it removes nothing.
     pub fn witnessed_by(&mut self, witness: Arc<dyn Witness>) {
         self.witness = Some(witness);
+    }
+
+    /// Tells it what was spent of the hourly budgets before it was started; to be said before anything is asked of it.
+    ///
+    /// # Errors
+    /// [`ExecutorError`]; one that was not told is of no use.
+    pub fn spent(&mut self, spent: &[Spending]) -> Result<(), ExecutorError> {
+        let deadline = Instant::now() + MAX_TELL;
+        self.channel.send(&spent_request(spent), Some(deadline)).map_err(|e| self.fail(e, MAX_TELL))
     }
 
     /// How it stands: process, confinement, roots, leftovers.

@@ -41,7 +41,7 @@ const LINE_WINDOW: usize = 64 << 10;
 /// Most of a log's newest content that is kept in the record.
 pub(super) const TAIL_RECORDED: usize = 64 << 10;
 /// Most logs in one survey: their tails must fit an action's record, and each is open while it is watched.
-const MAX_WATCHED: usize = 8;
+pub(super) const MAX_WATCHED: usize = 8;
 /// Between two looks at a log's size.
 const GROWTH_SPAN: Duration = Duration::from_secs(1);
 /// Longest that the digests of one survey may take; of what is not read by then, the ends are digested.
@@ -118,9 +118,8 @@ impl Watched {
             Some(whole) => (whole, false),
             None => (digest_ends(&file, cut)?, true),
         };
-        let stays = facts.size_bytes.saturating_sub(cut.to).saturating_add(HEAD_KEPT);
         note(&mut object, &facts);
-        object.allocated_bytes = facts.allocated_bytes.saturating_sub(stays).min(cut.to - cut.from);
+        object.allocated_bytes = worth(&facts, cut);
         object.sha256 = Some(sha256);
         object.digest_partial = partial;
         object.cut = Some(Cut { from: cut.from, to: cut.to, tail: tail(&file, cut.to, facts.size_bytes)? });
@@ -177,6 +176,13 @@ pub(super) fn range(file: &File, size: u64, keep_bytes: u64) -> Result<Range, St
 fn is_text(file: &File) -> bool {
     let mut head = [0; 4_096];
     read_full(file, &mut head, 0).is_ok_and(|n| !head[..n].contains(&0))
+}
+
+/// Allocated bytes that a cut of `range` gives back, within a block at either end, of a file of which this is known. Its tail
+/// counts as if it had no holes.
+pub(super) fn worth(facts: &Facts, range: Range) -> u64 {
+    let stays = facts.size_bytes.saturating_sub(range.to).saturating_add(HEAD_KEPT);
+    facts.allocated_bytes.saturating_sub(stays).min(range.to - range.from)
 }
 
 /// Whether `range` may go of a file of `size` bytes of which the last `keep_bytes` stay, whoever says so.

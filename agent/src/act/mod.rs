@@ -39,6 +39,7 @@ mod holder;
 pub mod images;
 mod journald;
 mod lease;
+pub mod ledger;
 mod live;
 pub mod permit;
 pub mod plan;

@@ -6,7 +6,10 @@
 //! - Tiers go in ascending order, and within a tier the longest unchanged first, until the need is met; then whatever
 //!   turned out superfluous stays. No object of a sufficient plan could be left out.
 //! - An inode counts once, and only if all its links are in the plan; otherwise removing a name would free nothing.
-//! - Budgets and the size of the action's own record bound a plan. One that falls short says how far it gets.
+//! - Budgets (what the hour has left of each) and the size of the action's own record bound a plan: what they keep out
+//!   makes room for the next that may go, and is named. One that falls short says how far it gets.
+
+mod limit;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +19,9 @@ use dogwatch::record::{Action, ActionState, CleanupMode, PlannedImage, PlannedOb
 
 use super::hold::{Hold, holder_of};
 use super::images::holder_of_image;
+pub use limit::{Allowance, Left, PreserveLeft};
+use limit::{Limit, Over, Spent};
+
 use super::policy::{NODE_ACTOR, RootRules, Rules, Times};
 use super::rotation::newest_of_each_family;
 use super::words;
@@ -30,6 +36,8 @@ const MAX_OBJECT_RECORD_BYTES: u64 = 272 * 1024;
 const MAX_REFUSAL_RECORD_BYTES: usize = 64 * 1024;
 /// Most refusals by name; the rest is counted.
 const MAX_REFUSALS: usize = 200;
+/// Most objects that are named for staying over a budget: what else stays is to be named too.
+const MAX_OVER_BUDGET: usize = MAX_REFUSALS / 4;
 /// What an object takes in a record besides its path and its reason, with its digest: measured at 110 to 150, and 30 for
 /// the times of access and birth and what was preserved.
 const OBJECT_RECORD_BYTES: u64 = 190;
@@ -56,6 +64,8 @@ pub struct Survey {
     pub passed_over: Vec<Refusal>,
     /// Why the survey is not whole, if it is not.
     pub partial: Option<String>,
+    /// How much content may be kept of what goes, where that bounds what may go.
+    pub preserve: Option<PreserveLeft>,
 }
 
 impl Survey {
@@ -98,22 +108,13 @@ pub struct Trigger {
     pub actor: String,
 }
 
-/// What the last hour's actions have left of the hourly budgets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Allowance {
-    /// Objects that may still go.
-    pub objects: u64,
-    /// Bytes that may still go.
-    pub bytes: u64,
-}
-
 /// Makes the plan `id`: planned if it has an object, refused if not. `now_wall_ns` is the node's clock.
 pub fn plan(
     id: String,
     trigger: &Trigger,
     survey: &Survey,
     rules: &Rules,
-    allowance: Allowance,
+    left: impl Into<Left>,
     holds: &[Hold],
     now_wall_ns: i64,
 ) -> Action {
@@ -125,13 +126,29 @@ pub fn plan(
     let mut eligible = eligible(survey, rules, holds, trigger.device, now_wall_ns, &mut refused);
     let by_hand = leave_to_people(&mut eligible, rules, &trigger.actor, &mut refused);
     let units = units(eligible, rules, &mut refused);
-    let limit = Limit::new(rules, allowance);
-    let unbounded = choose(&units, need, None);
+    let limit = Limit::new(rules, &left.into(), survey.preserve.as_ref());
+    let (unbounded, _) = choose(&units, need, None);
     let within = limit.holds(&units, &unbounded);
-    let chosen = if within { unbounded.clone() } else { choose(&units, need, Some(&limit)) };
+    let (chosen, kept_out) =
+        if within { (unbounded.clone(), Vec::new()) } else { choose(&units, need, Some(&limit)) };
     let sum = Sum::of(&units, &chosen);
+    let mut over: Vec<Over> = Vec::new();
     if !within {
-        refused.push(Refusal { path: None, reason: limit.said(&Sum::of(&units, &unbounded), &sum) });
+        let wanted: HashSet<usize> = unbounded.iter().copied().collect();
+        let mut named = Vec::new();
+        for (index, by) in kept_out.into_iter().filter(|(index, _)| wanted.contains(index)) {
+            over.push(by);
+            let names = units[index].objects.iter().take(MAX_OVER_BUDGET.saturating_sub(named.len()));
+            named.extend(names.map(|o| Refusal { path: Some(o.path.clone()), reason: limit.why(by) }));
+        }
+        // Before what could never go.
+        refused.splice(0..0, named);
+        over.sort_unstable();
+        over.dedup();
+        if !need.is_met(&sum) {
+            let reason = limit.said(&Sum::of(&units, &unbounded), &sum, &over);
+            refused.push(Refusal { path: None, reason });
+        }
     }
     if let Some(partial) = &survey.partial {
         refused.push(Refusal { path: None, reason: partial.clone() });
@@ -153,7 +170,7 @@ pub fn plan(
         available_after_bytes: None,
         unexplained: None,
         target_available_bytes: trigger.target_available_bytes,
-        detail: detail(trigger, need, &sum, units.len()),
+        detail: detail(trigger, need, &sum, units.len(), &limit.all_words(&over)),
         objects,
         refused: bounded(refused),
         expires_wall_ns: now_wall_ns.saturating_add(PLAN_LIFETIME_NS),
@@ -166,7 +183,7 @@ pub(super) fn is_cut_short(action: &Action) -> bool {
     action.refused.iter().any(|r| r.path.is_none() && r.reason.starts_with(BUDGETS))
 }
 
-fn detail(trigger: &Trigger, need: Need, sum: &Sum, removable: usize) -> String {
+fn detail(trigger: &Trigger, need: Need, sum: &Sum, removable: usize, over: &str) -> String {
     let available = words::bytes(trigger.available_bytes);
     if need.is_met(&Sum::default()) {
         return format!("nothing needs to go: {available} are available, {} are wanted", {
@@ -184,6 +201,8 @@ fn detail(trigger: &Trigger, need: Need, sum: &Sum, removable: usize) -> String 
     if need.is_met(sum) {
         let gives = words::bytes(sum.bytes);
         format!("{} objects with {gives} suffice for {wants}; {removable} could go", sum.objects)
+    } else if sum.objects == 0 && !over.is_empty() {
+        format!("{wants} are wanted, {removable} objects could go, and budgets leave nothing: {over}")
     } else if sum.objects == 0 {
         format!("{wants} are wanted and nothing may go")
     } else {
@@ -214,8 +233,8 @@ impl Need {
 
 /// An inode with all its names, or an image with all of its.
 struct Unit {
-    /// The root of its first name.
-    root: usize,
+    /// The roots of its names, and how many of them lie in each.
+    roots: Vec<(usize, u64)>,
     objects: Vec<PlannedObject>,
     sum: Sum,
 }
@@ -232,9 +251,10 @@ impl Unit {
             bytes: object.allocated_bytes,
             inodes: object.image.as_deref().map_or(0, |i| i.inodes),
             record_bytes: said + names + OBJECT_RECORD_BYTES,
+            preserved_bytes: 0,
         };
         // Of no root: the image keeper has offered only what its own budgets allow.
-        Self { root: usize::MAX, objects: vec![object], sum }
+        Self { roots: Vec::new(), objects: vec![object], sum }
     }
 }
 
@@ -244,6 +264,8 @@ struct Sum {
     bytes: u64,
     inodes: u64,
     record_bytes: u64,
+    /// Content that is to be kept.
+    preserved_bytes: u64,
 }
 
 impl Sum {
@@ -257,6 +279,7 @@ impl Sum {
             bytes: self.bytes.saturating_add(other.bytes),
             inodes: self.inodes + other.inodes,
             record_bytes: self.record_bytes + other.record_bytes,
+            preserved_bytes: self.preserved_bytes.saturating_add(other.preserved_bytes),
         }
     }
 
@@ -266,61 +289,8 @@ impl Sum {
             bytes: self.bytes.saturating_sub(other.bytes),
             inodes: self.inodes - other.inodes,
             record_bytes: self.record_bytes - other.record_bytes,
+            preserved_bytes: self.preserved_bytes.saturating_sub(other.preserved_bytes),
         }
-    }
-}
-
-/// The tighter of the action's and the hour's budgets, and each root's own.
-struct Limit {
-    objects: u64,
-    bytes: u64,
-    roots: HashMap<usize, (u64, u64)>,
-}
-
-impl Limit {
-    fn new(rules: &Rules, allowance: Allowance) -> Self {
-        let budgets = &rules.policy.budgets;
-        let own = rules.roots().iter().enumerate().filter_map(|(index, root)| {
-            let own = root.policy.budgets.as_ref()?;
-            Some((index, (u64::from(own.max_objects), own.max_bytes)))
-        });
-        Self {
-            objects: u64::from(budgets.max_objects).min(allowance.objects),
-            bytes: budgets.max_bytes.min(allowance.bytes),
-            roots: own.collect(),
-        }
-    }
-
-    /// Whether a plan of `sum` may be made, in which each root in `roots` gives so much.
-    fn allows(&self, sum: &Sum, roots: &HashMap<usize, Sum>) -> bool {
-        let own = self.roots.iter().all(|(index, (objects, bytes))| {
-            roots.get(index).is_none_or(|s| s.objects <= *objects && s.bytes <= *bytes)
-        });
-        own && sum.objects <= self.objects
-            && sum.bytes <= self.bytes
-            && sum.record_bytes <= MAX_OBJECT_RECORD_BYTES
-    }
-
-    fn holds(&self, units: &[Unit], chosen: &[usize]) -> bool {
-        let mut roots: HashMap<usize, Sum> = HashMap::new();
-        for unit in chosen.iter().map(|i| &units[*i]) {
-            let sum = roots.entry(unit.root).or_default();
-            *sum = sum.plus(&unit.sum);
-        }
-        self.allows(&Sum::of(units, chosen), &roots)
-    }
-
-    fn said(&self, wanted: &Sum, given: &Sum) -> String {
-        format!(
-            "{BUDGETS}{} objects with {} would be needed; {} objects and {} are allowed now (no more of a root than its own \
-             budgets, and the record must fit a block), so {} objects with {} are planned",
-            wanted.objects,
-            words::bytes(wanted.bytes),
-            self.objects,
-            words::bytes(self.bytes),
-            given.objects,
-            words::bytes(given.bytes)
-        )
     }
 }
 
@@ -350,7 +320,9 @@ fn eligible(
             continue;
         }
         let Some((index, _)) = rules.root_for(&object.path, &object.cleaner) else { continue };
-        match may_go(candidate, &rules.roots()[index], &newest, holds, device, now_wall_ns) {
+        let root = &rules.roots()[index];
+        let judged = may_go(candidate, root, &newest, holds, device, now_wall_ns);
+        match judged.and_then(|why| too_large_to_keep(survey, root, object).map_or(Ok(why), Err)) {
             Ok(why) => {
                 taken.insert(&object.path);
                 let why_safe = format!("{}; {why}", object.why_safe);
@@ -373,6 +345,18 @@ fn image_may_go(
         return Err("it lies on another filesystem".to_owned());
     }
     holder_of_image(holds, image).map_or(Ok(()), |hold| Err(hold.said()))
+}
+
+/// Why an object never goes from a root that keeps content, however much of the budget is left.
+fn too_large_to_keep(survey: &Survey, rules: &RootRules, object: &PlannedObject) -> Option<String> {
+    let left = survey.preserve.as_ref().filter(|_| rules.policy.preserve && object.cut.is_none())?;
+    (object.size_bytes > left.object_bytes).then(|| {
+        format!(
+            "its root preserves content, and it has {}, over cleanup.preserve.max_bytes_per_object of {}",
+            words::bytes(object.size_bytes),
+            words::bytes(left.object_bytes)
+        )
+    })
 }
 
 fn may_go(
@@ -498,14 +482,22 @@ fn units(eligible: Vec<PlannedObject>, rules: &Rules, refused: &mut Vec<Refusal>
             let tail = o.cut.as_ref().map_or(0, |cut| cut.tail.len());
             (o.path.as_os_str().len() + o.why_safe.len() + tail) as u64 + OBJECT_RECORD_BYTES
         };
+        let mut roots: BTreeMap<usize, u64> = BTreeMap::new();
+        for (index, _) in objects.iter().filter_map(|o| rules.root_for(&o.path, &o.cleaner)) {
+            *roots.entry(index).or_default() += 1;
+        }
+        let keeps = |index: &usize| {
+            let root = &rules.roots()[*index];
+            root.policy.preserve && !root.kind().cuts()
+        };
         let sum = Sum {
             objects: here,
             bytes: objects[0].allocated_bytes,
             inodes: 1,
             record_bytes: objects.iter().map(record).sum(),
+            preserved_bytes: if roots.keys().any(keeps) { objects[0].size_bytes } else { 0 },
         };
-        let root = rules.root_for(&objects[0].path, &objects[0].cleaner).map_or(0, |(index, _)| index);
-        units.push(Unit { root, objects, sum });
+        units.push(Unit { roots: roots.into_iter().collect(), objects, sum });
     }
     units.sort_by(|a, b| {
         let key = |u: &Unit| (u.objects[0].tier, u.objects[0].mtime_ns.max(u.objects[0].ctime_ns));
@@ -515,11 +507,11 @@ fn units(eligible: Vec<PlannedObject>, rules: &Rules, refused: &mut Vec<Refusal>
 }
 
 /// Units in order until the need is met, each within the limit; then without those that turned out superfluous, the
-/// costliest and youngest of them first.
-fn choose(units: &[Unit], need: Need, limit: Option<&Limit>) -> Vec<usize> {
-    let mut chosen = Vec::new();
+/// costliest and youngest of them first. Beside them, those that the limit kept out, and by what.
+fn choose(units: &[Unit], need: Need, limit: Option<&Limit<'_>>) -> (Vec<usize>, Vec<(usize, Over)>) {
+    let (mut chosen, mut kept_out) = (Vec::new(), Vec::new());
     let mut sum = Sum::default();
-    let mut roots: HashMap<usize, Sum> = HashMap::new();
+    let mut spent = Spent::default();
     for (index, unit) in units.iter().enumerate() {
         if need.is_met(&sum) {
             break;
@@ -527,14 +519,12 @@ fn choose(units: &[Unit], need: Need, limit: Option<&Limit>) -> Vec<usize> {
         if !need.is_helped_by(&sum, unit) {
             continue;
         }
-        let with = sum.plus(&unit.sum);
-        let before = roots.get(&unit.root).copied().unwrap_or_default();
-        roots.insert(unit.root, before.plus(&unit.sum));
-        if limit.is_none_or(|l| l.allows(&with, &roots)) {
-            chosen.push(index);
-            sum = with;
-        } else {
-            roots.insert(unit.root, before);
+        match limit.map_or(Ok(()), |l| l.takes(&mut spent, unit)) {
+            Ok(()) => {
+                chosen.push(index);
+                sum = sum.plus(&unit.sum);
+            }
+            Err(over) => kept_out.push((index, over)),
         }
     }
     if need.is_met(&sum) {
@@ -546,7 +536,7 @@ fn choose(units: &[Unit], need: Need, limit: Option<&Limit>) -> Vec<usize> {
             }
         }
     }
-    chosen
+    (chosen, kept_out)
 }
 
 /// As many refusals as fit a record; the rest counted.

@@ -30,7 +30,7 @@ pub const HELD: &str = ".dogwatch-held";
 
 /// Deepest that a survey may go beneath a root; each level is an open descriptor.
 pub const MAX_DEPTH: u32 = 16;
-/// Most roots: each holds two descriptors and a Landlock rule.
+/// Most roots: each holds up to five descriptors (`confine`) and a Landlock rule.
 pub const MAX_ROOTS: usize = 32;
 /// Most patterns in one list of a root.
 pub const MAX_PATTERNS: usize = 64;

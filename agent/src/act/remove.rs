@@ -11,7 +11,7 @@
 //! Invariants: nothing is unlinked whose identity in quarantine is not the plan's; whatever else was moved goes back to
 //! its name, or stays in quarantine and is said; no name is ever replaced.
 //!
-//! Deliberately absent: deciding which objects, and totals (`executor`).
+//! Deliberately absent: deciding which objects, and totals (`cleaner`).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -98,6 +98,13 @@ pub(super) struct Removed {
     pub(super) after: Facts,
 }
 
+impl Removed {
+    /// What it counts against budgets: the blocks of an inode go with its last name, whoever has it open yet.
+    pub(super) fn spent_bytes(&self) -> u64 {
+        if self.after.links > 0 { 0 } else { self.after.allocated_bytes }
+    }
+}
+
 /// Where an object is to be removed.
 pub(super) struct Place<'r> {
     pub(super) rules: &'r RootRules,
@@ -120,6 +127,14 @@ pub(super) struct Sibling {
 /// Takes a piece of content, from this offset: whether the content is kept, or why the object has to stay.
 pub(super) type Keep<'k> = &'k mut dyn FnMut(u64, &[u8]) -> Result<Verdict, String>;
 
+/// What there is to do while an object is read.
+pub(super) struct Tend<'t> {
+    /// Takes the content where it is to be kept.
+    pub(super) keep: Option<Keep<'t>>,
+    /// Called before each piece is read; an error is why to read no further.
+    pub(super) meanwhile: &'t mut dyn FnMut() -> Result<(), String>,
+}
+
 /// An object that may go once what was seen of it is durable.
 pub(super) struct Prepared {
     folder: OwnedFd,
@@ -135,14 +150,21 @@ pub(super) struct Prepared {
     pub(super) facts: Facts,
 }
 
+impl Prepared {
+    /// Whether somebody waits to open it.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.hold.is_wanted(&self.file)
+    }
+}
+
 /// Looks at `object` and claims it; nothing is changed. `neighbours` gives what stays in its folder, `now_wall_ns` is the
-/// node's clock, `keep` takes the content where it is to be kept.
+/// node's clock, `tend` is attended to while it is read.
 pub(super) fn prepare(
     place: &Place<'_>,
     object: &PlannedObject,
     now_wall_ns: i64,
     neighbours: &mut dyn FnMut(&Path, &OwnedFd) -> Rc<Neighbours>,
-    keep: Option<Keep<'_>>,
+    tend: Tend<'_>,
     hooks: &mut Hooks,
 ) -> Result<Prepared, Left> {
     hooks.reach(Gap::Begin, object);
@@ -185,7 +207,7 @@ pub(super) fn prepare(
     hooks.reach(Gap::Claimed, object);
 
     let file = File::from(file);
-    let (sha256, digest_partial, preserved_bytes) = digest(&file, object, &hold, keep, hooks)?;
+    let (sha256, digest_partial, preserved_bytes) = digest(&file, object, &hold, tend, hooks)?;
     let file = OwnedFd::from(file);
     let facts = same(beneath::facts_of(&file), object, false)?;
     hooks.reach(Gap::Seen, object);
@@ -365,7 +387,7 @@ impl Hold {
     }
 }
 
-fn wanted() -> Left {
+pub(super) fn wanted() -> Left {
     Left::Skipped("open elsewhere: somebody opened it while it was looked at".to_owned())
 }
 
@@ -408,9 +430,10 @@ fn digest(
     file: &File,
     object: &PlannedObject,
     hold: &Hold,
-    mut keep: Option<Keep<'_>>,
+    tend: Tend<'_>,
     hooks: &mut Hooks,
 ) -> Result<(Hash, bool, Option<u64>), Left> {
+    let Tend { mut keep, meanwhile } = tend;
     let size = object.size_bytes;
     let whole = [(0, size)];
     let ends = [(0, DIGEST_ENDS), (size.saturating_sub(DIGEST_ENDS), DIGEST_ENDS)];
@@ -438,6 +461,7 @@ fn digest(
             if hold.is_wanted(file) {
                 return Err(wanted());
             }
+            meanwhile().map_err(Left::Skipped)?;
             hooks.reach(Gap::Digesting, object);
             let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(chunk.len());
             match file.read_at(&mut chunk[..want], at) {

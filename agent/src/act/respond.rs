@@ -21,6 +21,7 @@
 //!
 //! Deliberately absent: time, disk, randomness; they come in as arguments.
 
+mod budget;
 mod clearance;
 mod crowd;
 mod fall;
@@ -42,8 +43,9 @@ use self::clearance::Leave;
 use self::fall::Fall;
 use self::need::{need_bytes, severity, trigger, wants, worst};
 use super::hold::Hold;
+use super::ledger::Ledger;
 use super::permit::Gate;
-use super::plan::{Allowance, PLAN_LIFETIME_NS, Survey, Trigger, is_cut_short, plan};
+use super::plan::{Left, PLAN_LIFETIME_NS, Survey, Trigger, is_cut_short, plan};
 use super::policy::Rules;
 use super::words;
 use crate::detect::DiskConfig;
@@ -65,6 +67,8 @@ pub const INODE_HIGH_WATER: &str = "inode-high-water";
 pub const DISK_TIME_TO_FULL: &str = "disk-time-to-full";
 /// The rule of the finding that [`Step::NotHolding`] asks for.
 pub const CLEANUP_NOT_HOLDING: &str = "cleanup-not-holding";
+/// The rule of the finding that [`Step::OutOfBudget`] asks for.
+pub const CLEANUP_OUT_OF_BUDGET: &str = "cleanup-out-of-budget";
 
 /// Most plans that are remembered for a person to apply.
 const MAX_PLANS: usize = 64;
@@ -74,7 +78,6 @@ const MAX_WAITING: usize = 8;
 const SETTLE_NS: u64 = 2_000_000_000;
 /// Growth of the need that makes an old plan useless, as a fraction of the mount.
 const MATERIAL_GROWTH: f64 = 0.05;
-const HOUR_NS: u64 = 3_600 * 1_000_000_000;
 
 /// What the core is to do next, in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,6 +123,13 @@ pub enum Step {
         /// The last cleanup's id.
         action_id: String,
     },
+    /// Raise a finding of rule [`CLEANUP_OUT_OF_BUDGET`] on `mount`, or end it.
+    OutOfBudget {
+        /// The mount.
+        mount: String,
+        /// One sentence with figures; `None`: budgets leave something again.
+        said: Option<String>,
+    },
 }
 
 /// The state machine.
@@ -135,7 +145,8 @@ pub struct Respond {
     new_id: Box<dyn FnMut() -> u64 + Send>,
     mounts: BTreeMap<String, Site>,
     plans: VecDeque<Kept>,
-    removed: VecDeque<(u64, u64, u64)>,
+    /// What went in the last hour, by whoever removed it.
+    ledger: Ledger,
     /// Commands that wait until it is known on which mount their path lies.
     searching: VecDeque<Command>,
 }
@@ -150,6 +161,8 @@ struct Kept {
 #[derive(Default)]
 struct Site {
     figures: Option<Mount>,
+    /// Whether they are from before the last cleanup's end.
+    stale: bool,
     fall: Fall,
     findings: BTreeMap<String, Finding>,
     busy: Option<Busy>,
@@ -163,6 +176,8 @@ struct Site {
     cleaned_boot_ns: Option<u64>,
     /// Whether budgets kept back what it needed.
     cut_short: bool,
+    /// Whether they leave nothing at all of it, and that was said.
+    out_of_budget: bool,
     breaker: Option<u64>,
 }
 
@@ -197,7 +212,7 @@ struct Made {
 impl Respond {
     /// A machine for a node whose executor has the policy of `rules`. `new_id` gives random numbers for action ids.
     pub fn new(rules: Rules, settings: Settings, gate: Gate, new_id: Box<dyn FnMut() -> u64 + Send>) -> Self {
-        let (mounts, plans, removed) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
+        let (mounts, plans, ledger) = (BTreeMap::new(), VecDeque::new(), Ledger::default());
         let (holds, owed, searching) = (Vec::new(), Owed::default(), VecDeque::new());
         let images = CleanupMode::Off;
         Self {
@@ -211,7 +226,7 @@ impl Respond {
             new_id,
             mounts,
             plans,
-            removed,
+            ledger,
             searching,
         }
     }
@@ -220,6 +235,13 @@ impl Respond {
     #[must_use]
     pub fn with_images(mut self, mode: CleanupMode) -> Self {
         self.images = mode;
+        self
+    }
+
+    /// Begins with what the last runs spent of the hourly budgets.
+    #[must_use]
+    pub fn with_spent(mut self, ledger: Ledger) -> Self {
+        self.ledger = ledger;
         self
     }
 
@@ -267,6 +289,7 @@ impl Respond {
             }
             site.fall.see(now.boot_ns, mount.available_bytes);
             site.figures = Some(mount.clone());
+            site.stale = false;
         }
         self.mounts.retain(|path, site| {
             site.busy.is_some() || !site.findings.is_empty() || mounts.iter().any(|m| m.path == *path)
@@ -285,6 +308,7 @@ impl Respond {
                 if site.findings.is_empty() {
                     site.last_plan = None;
                     site.waits_since_boot_ns = None;
+                    site.out_of_budget = false;
                 }
                 Vec::new()
             }
@@ -305,7 +329,7 @@ impl Respond {
 
     /// What the survey of `mount` found, or why there is none.
     pub fn on_survey(&mut self, mount: &str, found: Result<&Survey, String>, now: Moment) -> Vec<Step> {
-        let allowance = self.allowance(now);
+        let left = self.left(now);
         let Some(site) = self.mounts.get_mut(mount) else { return Vec::new() };
         let Some(busy) = site.busy.as_mut().filter(|b| b.action.is_none()) else { return Vec::new() };
         let id = format!("a-{:016x}", (self.new_id)());
@@ -319,17 +343,20 @@ impl Respond {
             other => other,
         };
         let action = match found {
-            Ok(survey) => plan(id, &busy.trigger, survey, &self.rules, allowance, &self.holds, now.wall_ns),
+            Ok(survey) => plan(id, &busy.trigger, survey, &self.rules, left, &self.holds, now.wall_ns),
             Err(why) => {
                 let nothing = Survey::default();
                 let mut action =
-                    plan(id, &busy.trigger, &nothing, &self.rules, allowance, &self.holds, now.wall_ns);
+                    plan(id, &busy.trigger, &nothing, &self.rules, left, &self.holds, now.wall_ns);
                 action.refused.push(Refusal { path: None, reason: format!("no survey: {why}") });
                 action.detail = format!("nothing could be planned: {why}");
                 action
             }
         };
         let empty = action.state == ActionState::Refused;
+        let applies = busy.applies;
+        busy.action = Some(action.clone());
+        let mut steps = Vec::new();
         // A person's plan is theirs; it neither starts nor ends what the episode does.
         if busy.command.is_none() {
             let said_before = site.last_plan.as_ref().is_some_and(|made| made.empty);
@@ -340,11 +367,14 @@ impl Respond {
                 empty,
                 wanted: wants(&busy.trigger),
             });
+            if applies {
+                steps.extend(site.budgets_say(&action));
+            }
             if empty && said_before {
-                return self.free(mount, now);
+                steps.extend(self.free(mount, now));
+                return steps;
             }
         }
-        busy.action = Some(action.clone());
         if !empty {
             let lifetime = u64::try_from(PLAN_LIFETIME_NS).unwrap_or(0);
             let expires_boot_ns = now.boot_ns.saturating_add(lifetime);
@@ -353,7 +383,8 @@ impl Respond {
                 self.plans.pop_front();
             }
         }
-        vec![Step::Record(Box::new(action))]
+        steps.push(Step::Record(Box::new(action)));
+        steps
     }
 
     /// Whether the record of `action` is durable; if not, why.
@@ -412,6 +443,7 @@ impl Respond {
     /// What became of an action that was applied: the executor's report, or what [`super::handle::look_after`] found.
     pub fn on_applied(&mut self, applied: Action, now: Moment) -> Vec<Step> {
         let window = self.settings.breaker_window_ns;
+        self.ledger.note_action(&applied, &self.rules, now.boot_ns);
         let Some(site) = self.mounts.get_mut(&applied.mount) else { return Vec::new() };
         let Some(busy) = site.busy.as_mut() else { return Vec::new() };
         let started =
@@ -423,13 +455,19 @@ impl Respond {
         site.last_plan = None;
         // What came free would hide how fast the rest goes.
         site.fall = Fall::default();
-        // Else the next plan, if it is made before the next sample, would take as much again.
+        // Else a person's plan, if it is made before the next sample, would take as much again. The node itself waits for
+        // that, since of inodes this is a guess.
         if let (Some(figures), Some(available)) = (&mut site.figures, applied.available_after_bytes) {
             figures.available_bytes = available;
+            // At most: a name that went need not have been an inode's last.
+            let unlinked =
+                applied.objects.iter().filter(|o| o.outcome == ObjectOutcome::Removed && o.image.is_none());
+            let inodes = figures.inodes_free.saturating_add(unlinked.count() as u64);
+            figures.inodes_free = inodes.min(figures.inodes_total);
         }
+        site.stale = true;
         let gone = |o: &&PlannedObject| matches!(o.outcome, ObjectOutcome::Removed | ObjectOutcome::Cut);
-        let removed = applied.objects.iter().filter(gone);
-        let (objects, bytes) = removed.fold((0, 0), |(n, b), o| (n + 1, b + o.allocated_bytes));
+        let objects = applied.objects.iter().filter(gone).count();
         // A cleanup that removed nothing is not what fails to hold.
         site.cleaned_boot_ns = Some(now.boot_ns);
         let counted = site
@@ -445,7 +483,6 @@ impl Respond {
             }
             site.cleanups.retain(|at| now.boot_ns.saturating_sub(*at) <= window);
             site.last_cleanup = Some(applied.id.clone());
-            self.removed.push_back((now.boot_ns, objects, bytes));
         }
         vec![Step::Record(Box::new(applied))]
     }
@@ -461,7 +498,7 @@ impl Respond {
         let Some(site) = self.mounts.get_mut(mount) else { return Vec::new() };
         let Some(figures) = site.figures.clone() else { return Vec::new() };
         let settings = self.settings.of(self.marks.as_ref(), &figures);
-        if site.busy.is_some() || figures.read_only || site.rests(&figures, &settings, now) {
+        if site.busy.is_some() || site.stale || figures.read_only || site.rests(&figures, &settings, now) {
             return Vec::new();
         }
         let Some(finding) = worst(&site.findings) else { return Vec::new() };
@@ -481,6 +518,16 @@ impl Respond {
         vec![Step::Survey { mount: mount.to_owned(), device }]
     }
 
+    /// What is left of the budgets, as if what is under way on other mounts had gone already.
+    fn left(&mut self, now: Moment) -> Left {
+        let mut ledger = self.ledger.clone();
+        let under_way = self.mounts.values().filter_map(|site| site.busy.as_ref()?.action.as_ref());
+        for action in under_way.filter(|a| a.state == ActionState::Started) {
+            ledger.note_all(action, &self.rules, now.boot_ns);
+        }
+        Left::of(&self.rules, &mut ledger, now.boot_ns)
+    }
+
     /// Ends what was under way on `mount` and takes up the next command that waits for it.
     fn free(&mut self, mount: &str, now: Moment) -> Vec<Step> {
         let Some(site) = self.mounts.get_mut(mount) else { return Vec::new() };
@@ -494,18 +541,6 @@ impl Respond {
             steps.extend(self.obey(next, now));
         }
         steps
-    }
-
-    fn allowance(&mut self, now: Moment) -> Allowance {
-        self.removed.retain(|(at, _, _)| now.boot_ns.saturating_sub(*at) < HOUR_NS);
-        let budgets = &self.rules.policy.budgets;
-        let (objects, bytes) = self.removed.iter().fold((0u64, 0u64), |(n, b), (_, objects, bytes)| {
-            (n.saturating_add(*objects), b.saturating_add(*bytes))
-        });
-        Allowance {
-            objects: u64::from(budgets.max_objects_per_hour).saturating_sub(objects),
-            bytes: budgets.max_bytes_per_hour.saturating_sub(bytes),
-        }
     }
 }
 

@@ -14,6 +14,7 @@ use prost::Message;
 use super::held_links::HeldAside;
 use super::hold::{HeldThing, HoldSet, MAX_HOLDS, NodeHold};
 use super::hold_line::HeldNow;
+use super::ledger::{Source, Spending};
 use super::plan::Candidate;
 
 pub(super) fn refusals_to_wire(refusals: &[Refusal]) -> Vec<wire::Refusal> {
@@ -70,7 +71,30 @@ pub(super) fn halt_request(action: &str, why: &str) -> Vec<u8> {
     wire::ExecutorRequest { id: 0, request }.encode_to_vec()
 }
 
-/// What such a request says. One that does not make sense holds everything.
+/// The request that tells what was spent before. It is not answered, and bears no number of its own.
+pub(super) fn spent_request(spent: &[Spending]) -> Vec<u8> {
+    let one = |s: &Spending| {
+        let root = match s.source {
+            Source::Root(index) => u32::try_from(index).ok(),
+            Source::NoRoot | Source::Images => None,
+        };
+        wire::Spending { at_boot_ns: s.at_boot_ns, objects: s.objects, bytes: s.bytes, root }
+    };
+    let spent = wire::Spent { spending: spent.iter().map(one).collect() };
+    let request = Some(wire::executor_request::Request::Spent(spent));
+    wire::ExecutorRequest { id: 0, request }.encode_to_vec()
+}
+
+/// What such a request says.
+pub(super) fn spent_from_wire(spent: &wire::Spent) -> Vec<Spending> {
+    let one = |s: &wire::Spending| {
+        let source = s.root.map_or(Source::NoRoot, |index| Source::Root(index as usize));
+        Spending { at_boot_ns: s.at_boot_ns, source, objects: s.objects, bytes: s.bytes }
+    };
+    spent.spending.iter().map(one).collect()
+}
+
+/// What the request of what is held says. One that does not make sense holds everything.
 pub(super) fn held_from_wire(held: wire::HeldNow) -> HeldNow {
     let host_root = PathBuf::from(std::ffi::OsString::from_vec(held.host_root.to_vec()));
     let set = if held.unknown.is_empty() {

@@ -2,6 +2,7 @@
 //!
 //! The core never waits for the executor; a job that cannot be done comes back as a result that says why.
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,9 +18,10 @@ use super::held_links::HeldAside;
 use super::hold::HoldSet;
 use super::hold_line::HoldLine;
 use super::images::policy::ImagePolicy;
+use super::ledger::{Ledger, Source, Spending};
 use super::live::mask_tail;
 use super::plan::Survey;
-use super::policy::{Policy, ROOT_OFF};
+use super::policy::{Policy, ROOT_OFF, Rules};
 use super::real_path::{Place, find_apart};
 use super::remove::QUARANTINE_GONE;
 use super::shares;
@@ -32,7 +34,8 @@ const SURVEY_WAIT: Duration = Duration::from_secs(120);
 const ASIDE_WAIT: Duration = Duration::from_secs(60);
 /// How often it is looked for new files under what is held: a rotation is seen before the next one, which may delete.
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
-/// A cleanup of a thousand large files may take this long.
+/// A cleanup may take this long before its child counts as hung. Far longer than it gives itself (120 s, images 300 s, and
+/// what it began by then): only a disk or a runtime that does not answer gets there.
 const APPLY_WAIT: Duration = Duration::from_secs(540);
 
 /// Roots that could not be used are tried again this long after the last time, when a survey wants them: one that was not
@@ -170,18 +173,26 @@ impl Launch {
 }
 
 /// Works until the sender of the jobs is gone. `first` are the children that were started before anything was parsed;
-/// `witness` keeps what files are about to go.
+/// `witness` keeps what files are about to go; `spent` is what earlier runs spent of the hourly budgets.
 pub fn run(
     launch: &Launch,
     first: Children,
+    spent: Ledger,
     jobs: &Receiver<Job>,
     witness: Arc<dyn Witness>,
     done: impl Fn(Done),
     unable: impl Fn(Vec<String>),
 ) {
-    let mut files = Keeper::new("clean up", Box::new(|| launch.start()), first.executor, Some(witness));
+    // The executor, which has the same one, says what is wrong with it.
+    let rules = Rules::new(launch.policy.clone()).unwrap_or_else(|_| Rules::nothing());
+    let spent = RefCell::new(spent);
+    let start = Box::new(|| told(launch.start()?, &spent, |source| source != Source::Images));
+    let first_told = first.executor.and_then(|e| told(e, &spent, |source| source != Source::Images));
+    let mut files = Keeper::new("clean up", start, first_told, Some(Arc::clone(&witness)));
     let mut images = launch.images.as_ref().zip(first.images).map(|(how, first)| {
-        Keeper::new("remove images", Box::new(move || launch.start_image_keeper(how)), first, None)
+        let images = |keeper| told(keeper, &spent, |source| source == Source::Images);
+        let start = Box::new(move || images(launch.start_image_keeper(how)?));
+        Keeper::new("remove images", start, first.and_then(images), None)
     });
     let tell = |files: &Keeper<'_>, images: &Option<Keeper<'_>>| {
         let of_images = images.iter().flat_map(|i| i.unable.iter().cloned());
@@ -218,6 +229,7 @@ pub fn run(
         match job {
             Job::Survey { mount, device } => {
                 let found = files.survey(device).and_then(|found| masked(found, &launch.masks));
+                let found = found.map(|found| Survey { preserve: witness.preserve_left(), ..found });
                 let result = shares::found(found, images.as_mut().map(|i| i.survey(device)));
                 done(Done::Surveyed { mount, result });
             }
@@ -232,7 +244,9 @@ pub fn run(
                         None => not_here(share),
                     });
                 }
-                done(Done::Applied(Box::new(shares::joined(*action, shared))));
+                let applied = shares::joined(*action, shared);
+                spent.borrow_mut().note_action(&applied, &rules, clock::now().boot_ns);
+                done(Done::Applied(Box::new(applied)));
             }
             Job::Aside => {
                 if let Some(aside) = files.aside(launch.holds.is_durable()) {
@@ -243,6 +257,19 @@ pub fn run(
             Job::Find { .. } => {}
         }
     }
+}
+
+/// A child that was told what was spent before it, as far as that concerns it.
+fn told(
+    mut child: Executor,
+    spent: &RefCell<Ledger>,
+    concerns: impl Fn(Source) -> bool,
+) -> Result<Executor, ExecutorError> {
+    let mut spent = spent.borrow_mut();
+    let of_it = spent.of_the_hour(clock::now().boot_ns).filter(|s| concerns(s.source));
+    let of_it: Vec<Spending> = of_it.copied().collect();
+    child.spent(&of_it)?;
+    Ok(child)
 }
 
 /// Masks what a survey brings of logs' content, before anybody records it.

@@ -50,11 +50,12 @@ mod tests {
             ("DOGWATCH_CLEANUP__IMAGES__SOCKET", "/run/../x.sock"),
             ("DOGWATCH_CLEANUP__IMAGES__EXCLUDES", "['r.test/x:1']"),
             ("DOGWATCH_CLEANUP__IMAGES__BUDGETS__MAX_OBJECTS", "1000"),
+            ("DOGWATCH_CLEANUP__IMAGES__MIN_AGE", "0s"),
             ("DOGWATCH_CLEANUP__IMAGES__KEEP", "1"),
         ];
         let environment = environment.map(|(k, v)| (k.to_owned(), v.to_owned()));
         let text = Config::load(None, environment).unwrap_err().to_string();
-        for key in ["mode", "socket", "excludes[0]", "budgets.max_objects", "keep"] {
+        for key in ["mode", "socket", "min_age", "excludes[0]", "budgets.max_objects", "keep"] {
             assert!(text.contains(&format!("cleanup.images.{key}")), "{key} in {text}");
         }
     }

@@ -18,6 +18,7 @@ mod given_up;
 mod lane;
 mod losses;
 mod queue;
+mod recall;
 pub(crate) mod slots;
 mod writer;
 

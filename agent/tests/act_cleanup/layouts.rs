@@ -165,7 +165,7 @@ fn wait_until_nobody_has_open(files: &BTreeSet<PathBuf>) {
 }
 
 /// A machine whose wall clock was just set back holds files of the future, and those rightly stay.
-fn wait_for_the_clock(survey: &Survey) {
+pub(super) fn wait_for_the_clock(survey: &Survey) {
     let newest = survey.candidates.iter().map(|c| c.object.ctime_ns).max();
     while newest.is_some_and(|t| now_ns() <= t) {
         std::thread::yield_now();

@@ -117,6 +117,8 @@ struct Containers {
 }
 #[derive(Clone, PartialEq, Message)]
 struct Image {
+    #[prost(string, tag = "1")]
+    id: String,
     #[prost(string, repeated, tag = "2")]
     tags: Vec<String>,
     #[prost(bool, tag = "8")]
@@ -217,6 +219,11 @@ impl Client {
     pub fn image_tags(&mut self) -> Vec<String> {
         let listed: Images = self.call("/runtime.v1.ImageService/ListImages", Nothing {}).unwrap();
         listed.images.into_iter().flat_map(|i| i.tags).collect()
+    }
+
+    pub fn image_ids(&mut self) -> Vec<String> {
+        let listed: Images = self.call("/runtime.v1.ImageService/ListImages", Nothing {}).unwrap();
+        listed.images.into_iter().map(|i| i.id).collect()
     }
 
     /// Whether the runtime tells that the image is pinned; containerd 1.6.20 never does.

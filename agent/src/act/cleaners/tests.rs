@@ -364,10 +364,12 @@ fn a_roots_own_mode_and_budgets_bound_it() {
     );
     let by_hand = scene.plan(&executor, "pat");
     assert_eq!(by_hand.objects.len(), 5, "two of the first root, three of the second: {by_hand:#?}");
+    assert!(scene.reason(&by_hand, "auto/app.log.3").starts_with("budget: 2 objects and "), "{by_hand:#?}");
 
     // The executor holds to it whatever a plan says.
     let mut forged = by_hand.clone();
     forged.actor = "node".to_owned();
+    forged.refused.clear();
     let off = PlannedObject { path: scene.path("off/app.log.1"), ..forged.objects[0].clone() };
     let third = fs::metadata(scene.path("auto/app.log.3")).unwrap();
     let mut over =

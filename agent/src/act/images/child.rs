@@ -27,7 +27,7 @@ use crate::act::confine::{confine_keeper, die_with_parent};
 use crate::act::executor::{Halted, Ready, VERSION, news, send_survey};
 use crate::act::hold::HoldSet;
 use crate::act::hold_line::HeldNow;
-use crate::act::wire::{action_from_wire, action_to_wire, held_from_wire};
+use crate::act::wire::{action_from_wire, action_to_wire, held_from_wire, spent_from_wire};
 
 /// How often it looks who uses what: a container that lives shorter than this is seen while it lies there exited.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -144,6 +144,10 @@ fn answer(
         }
         (Some(Request::Stop(stop)), _) => {
             halted.add(stop);
+            Ok(())
+        }
+        (Some(Request::Spent(spent)), _) => {
+            keeper.spent(&spent_from_wire(&spent));
             Ok(())
         }
         (_, Some(why)) => send(Reply::Error(why.to_owned())),

@@ -4,12 +4,12 @@
 //! - An image goes by its id alone, one at a time, and only if a look taken just before says that everything still holds
 //!   for which the plan named it: same names, same digests, unused, not pinned, old enough, not held.
 //! - `freed_bytes` is by how much the runtime's own figure of its store fell, never what a plan claimed.
-//! - Budgets are checked here again, with a ledger that the parent cannot reset but by a restart.
+//! - Budgets are checked here again, with a ledger that the parent can add to and cannot reset but by a restart.
 //!
 //! Limits: between that look and the removal a container may be created. Runtimes keep the layers of an image that a
 //! container uses, so it runs on; a restart of it pulls the image anew.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -25,16 +25,16 @@ use super::judge::{Created, Verdict, judge, repositories_of, users_of};
 use super::policy::{ImageRules, KNOWN_SOCKETS};
 use super::seen::Seen;
 use super::{CLEANER, IMAGE_PLACE, words_of};
+use crate::act::cleaner::News;
 use crate::act::hold::{Hold, holder_of};
 use crate::act::hold_line::HeldNow;
+use crate::act::ledger::{Ledger, Source, Spending};
 use crate::act::plan::{Candidate, Survey, bounded};
 use crate::act::real_path;
 use crate::act::words;
 
 /// Longest that one action may take; what is left then is skipped.
 const MAX_APPLY: Duration = Duration::from_secs(300);
-/// The span of the hourly budgets.
-const HOUR: Duration = Duration::from_secs(3_600);
 /// How long to wait for the runtime to measure its store anew: containerd does so every 10 s (`stats_collect_period`).
 pub(super) const MAX_SETTLE: Duration = Duration::from_secs(15);
 /// Between two looks at that figure.
@@ -44,8 +44,8 @@ const WRITE_EVERY: Duration = Duration::from_secs(600);
 /// Most images that are asked one by one when they were made.
 const MAX_ASKED: usize = 256;
 
-/// What came in the midst of an action: what is held from now on, or why to stop.
-type News<'n> = &'n dyn Fn() -> Result<Option<HeldNow>, String>;
+/// What came in the midst of an action.
+type Ask<'n> = &'n dyn Fn() -> News;
 
 /// Wall and boot clock, ns.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +64,7 @@ pub(super) struct Keeper {
     unwritten: Option<Instant>,
     known: usize,
     created: Created,
-    ledger: VecDeque<(Instant, u64)>,
+    ledger: Ledger,
     held: HeldNow,
     /// Called right before the last look at an image; a test's way to come between.
     #[cfg(test)]
@@ -101,7 +101,7 @@ impl Keeper {
             unwritten: None,
             known: 0,
             created: Created::new(),
-            ledger: VecDeque::new(),
+            ledger: Ledger::default(),
             held,
             #[cfg(test)]
             before_look: None,
@@ -111,6 +111,11 @@ impl Keeper {
     /// Takes what is held from now on.
     pub(super) fn hold(&mut self, now: HeldNow) {
         self.held = now;
+    }
+
+    /// Takes over what a keeper before it spent.
+    pub(super) fn spent(&mut self, spent: &[Spending]) {
+        spent.iter().for_each(|s| self.ledger.note(*s));
     }
 
     /// Looks who uses what, so that it is known later for how long nobody did.
@@ -299,11 +304,8 @@ impl Keeper {
 
     fn allows(&mut self, spent: &Spent, bytes: u64) -> Result<(), String> {
         let budgets = &self.rules.policy.budgets;
-        while self.ledger.front().is_some_and(|(at, _)| at.elapsed() > HOUR) {
-            self.ledger.pop_front();
-        }
         // What a survey reckons with is not in the ledger yet; what an action removed is, and counts once.
-        let (objects, in_hour) = (self.ledger.len() as u64, self.ledger.iter().map(|(_, b)| b).sum::<u64>());
+        let (objects, in_hour) = self.ledger.spent((self.clock)().boot_ns, |_| true);
         let (planned, planned_bytes) = if spent.removed { (0, 0) } else { (spent.objects, spent.bytes) };
         let over = |spent: u64, budget: u64| spent >= budget || spent.saturating_add(bytes) > budget;
         if spent.objects >= u64::from(budgets.max_objects) {
@@ -321,7 +323,7 @@ impl Keeper {
 
     /// Carries out `action` as far as the policy lets it, and says what became of each image. `news` is asked before each
     /// look, and once more before a removal.
-    pub(super) async fn apply(&mut self, mut action: Action, news: News<'_>) -> Action {
+    pub(super) async fn apply(&mut self, mut action: Action, news: Ask<'_>) -> Action {
         let refused = |mut action: Action, why: String| {
             action.state = ActionState::Refused;
             action.refused.push(Refusal { path: None, reason: why });
@@ -411,7 +413,7 @@ impl Keeper {
         &mut self,
         cri: &mut Cri,
         object: &PlannedObject,
-        news: News<'_>,
+        news: Ask<'_>,
         run: &mut Run,
     ) -> Result<Gone, Left> {
         let Some(planned) = object.image.as_deref().filter(|_| object.cleaner == CLEANER) else {
@@ -457,9 +459,13 @@ impl Keeper {
     }
 
     /// Whether nothing that is held by now means `image`.
-    fn not_held(&mut self, image: &PlannedImage, news: News<'_>) -> Result<(), String> {
-        if let Some(now) = news()? {
+    fn not_held(&mut self, image: &PlannedImage, news: Ask<'_>) -> Result<(), String> {
+        let News { held, stop } = news();
+        if let Some(now) = held {
             self.held = now;
+        }
+        if let Some(why) = stop {
+            return Err(why);
         }
         holder_of_image(&self.held.resolved(), image).map_or(Ok(()), |hold| Err(hold.said()))
     }
@@ -470,7 +476,8 @@ impl Keeper {
             Ok(gone) => {
                 object.outcome = ObjectOutcome::Removed;
                 run.spent.note(gone.bytes);
-                self.ledger.push_back((Instant::now(), gone.bytes));
+                let (at_boot_ns, source) = ((self.clock)().boot_ns, Source::Images);
+                self.ledger.note(Spending { at_boot_ns, source, objects: 1, bytes: gone.bytes });
                 return;
             }
             Err(Left::Skipped(reason)) => {

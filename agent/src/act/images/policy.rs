@@ -19,6 +19,10 @@ pub const KNOWN_SOCKETS: &[&str] = &[
     "/run/crio/crio.sock",
     "/var/run/crio/crio.sock",
 ];
+/// Shortest that an image must have been seen unused, whatever is configured: a kubelet that pulls one for a pod makes the
+/// container after the pull, and until then nothing uses it. Five times the kubelet's own imageMinimumGCAge of 2 min, for
+/// pulls that are queued behind others.
+pub const MIN_AGE_SECONDS: u64 = 600;
 /// Most images in one action: each is checked anew by two calls, and a runtime takes seconds to remove a large one.
 pub const MAX_IMAGES_AN_ACTION: u32 = 100;
 
@@ -32,7 +36,7 @@ pub struct ImagePolicy {
     pub socket: Option<PathBuf>,
     /// Tiers are emptied in ascending order; 1 is the most harmless.
     pub tier: u32,
-    /// So long must an image have been seen unused. The kubelet's imageMinimumGCAge is 2 min, since the image was first
+    /// So long must an image have been seen unused; at least [`MIN_AGE_SECONDS`]. The kubelet's imageMinimumGCAge is 2 min, since the image was first
     /// seen; a day is for what is rolled back in the evening or runs each night.
     pub min_age_seconds: u64,
     /// So many of the newest images of each repository stay, used or not.
@@ -80,6 +84,14 @@ impl ImagePolicy {
                     "name the runtime's socket on the host, without unix://",
                 );
             }
+        }
+        if self.min_age_seconds < MIN_AGE_SECONDS {
+            say(
+                "min_age".to_owned(),
+                format!("{} s", self.min_age_seconds),
+                "an image that was pulled a moment ago for a pod that starts would go".to_owned(),
+                "use 10m or more; the kubelet's own age for that is imageMinimumGCAge, 2m",
+            );
         }
         if self.tier == 0 {
             say("tier".to_owned(), "0".to_owned(), "tiers begin at 1".to_owned(), "use 2, as shipped");
@@ -178,6 +190,7 @@ mod tests {
         let policy = ImagePolicy {
             socket: Some("unix:///run/x.sock".into()),
             tier: 0,
+            min_age_seconds: MIN_AGE_SECONDS - 1,
             excludes: vec!["[".to_owned(), "a/b:1".to_owned(), "a/b@sha256:00".to_owned()],
             budgets: Budgets { max_objects: 1_000, max_bytes: 0, ..ImagePolicy::default().budgets },
             ..ImagePolicy::default()
@@ -185,6 +198,7 @@ mod tests {
         let keys: Vec<String> = policy.validate().into_iter().map(|p| p.key).collect();
         let expected = [
             "socket",
+            "min_age",
             "tier",
             "excludes[0]",
             "excludes[1]",

@@ -164,6 +164,92 @@ fn budgets_bound_a_plan_and_it_says_so() {
     assert_eq!(action.objects, []);
 }
 
+/// `/logs` may give three objects with 100 bytes an hour, `/later` whatever the node may.
+fn bounded_root(preserve: bool) -> Rules {
+    let own = Budgets { max_objects_per_hour: 3, max_bytes_per_hour: 100, ..Budgets::default() };
+    let logs = RootPolicy { keep_newest: 0, preserve, budgets: Some(own), ..RootPolicy::new("/logs") };
+    let later = RootPolicy { keep_newest: 0, tier: 2, ..RootPolicy::new("/later") };
+    let roots = vec![logs, later];
+    Rules::new(Policy { mode: CleanupMode::Auto, roots, budgets: Budgets::default() }).unwrap()
+}
+
+fn left(objects: u64, bytes: u64) -> Left {
+    Left { node: PLENTY, roots: [(0, Allowance { objects, bytes })].into() }
+}
+
+#[test]
+fn a_root_whose_hour_is_spent_makes_room_for_the_next_and_the_plan_says_why() {
+    let rules = bounded_root(false);
+    let all = |later: &[u64]| {
+        let logs = (0..4).map(|n| candidate(&format!("/logs/{n}.log.1"), n, 40, 90 - n as i64));
+        let later = later.iter().map(|n| candidate(&format!("/later/{n}.log.1"), 100 + n, 40, 10));
+        Survey { candidates: logs.chain(later).collect(), ..Survey::default() }
+    };
+    let make = |survey: &Survey, left: Left| {
+        plan("a-1".to_owned(), &trigger(120, 0), survey, &rules, left, &[], NOW)
+    };
+    let fresh = make(&all(&[0, 1]), PLENTY.into());
+    assert_eq!(names(&fresh), ["/logs/0.log.1", "/logs/1.log.1", "/later/0.log.1"], "100 bytes an hour");
+    let spent = make(&all(&[0, 1]), left(1, 100));
+    assert_eq!(names(&spent), ["/logs/0.log.1", "/later/0.log.1", "/later/1.log.1"]);
+    let why = "budget: 1 objects and 100 B may go now from /logs, by its own budgets";
+    assert!(reason(&spent, "/logs/1.log.1").starts_with(why), "{}", reason(&spent, "/logs/1.log.1"));
+    assert!(!is_cut_short(&spent), "others suffice");
+    assert!(spent.detail.contains("suffice"), "{}", spent.detail);
+
+    let short = make(&all(&[0]), left(1, 100));
+    assert_eq!(names(&short), ["/logs/0.log.1", "/later/0.log.1"]);
+    assert!(is_cut_short(&short));
+    let none = make(&all(&[]), left(0, 0));
+    assert_eq!((none.state, is_cut_short(&none)), (ActionState::Refused, true));
+    assert_eq!(
+        none.detail,
+        "120 B are wanted, 4 objects could go, and budgets leave nothing: 0 objects and 0 B may go now from /logs, by its \
+         own budgets of an action and of what is left of the hour"
+    );
+    let young = candidate("/logs/young.log.1", 9, 40, 0);
+    let nothing = make(&Survey { candidates: vec![young], ..Survey::default() }, left(0, 0));
+    assert!(!is_cut_short(&nothing) && nothing.detail.contains("nothing may go"), "{}", nothing.detail);
+}
+
+#[test]
+fn content_that_would_not_fit_is_not_planned_and_said() {
+    let rules = bounded_root(true);
+    let large = candidate("/logs/large.log.1", 1, 60, 99);
+    let mut logs = vec![large];
+    logs.extend((0..2).map(|n| candidate(&format!("/logs/{n}.log.1"), 10 + n, 40, 50 - n as i64)));
+    logs.extend((0..3).map(|n| candidate(&format!("/later/{n}.log.1"), 20 + n, 40, 10)));
+    let make = |preserve: Option<PreserveLeft>| {
+        let survey = Survey { candidates: logs.clone(), preserve, ..Survey::default() };
+        plan("a-1".to_owned(), &trigger(100, 0), &survey, &rules, PLENTY, &[], NOW)
+    };
+    assert_eq!(names(&make(None)), ["/logs/large.log.1", "/logs/0.log.1"]);
+    let said = "9 B were kept in the last hour".to_owned();
+    let action = make(Some(PreserveLeft { object_bytes: 50, bytes: 79, said }));
+    assert_eq!(names(&action), ["/logs/0.log.1", "/later/0.log.1", "/later/1.log.1"]);
+    let why = reason(&action, "/logs/large.log.1");
+    assert!(why.contains("over cleanup.preserve.max_bytes_per_object of 50 B"), "{why}");
+    let why = reason(&action, "/logs/1.log.1");
+    assert_eq!(why, "budget: about 79 B of content can be kept now: 9 B were kept in the last hour");
+}
+
+#[test]
+fn an_inode_with_names_in_two_roots_counts_in_both() {
+    let rules = bounded_root(false);
+    let link = |path: &str| {
+        let mut c = candidate(path, 1, 60, 9);
+        c.object.links = 2;
+        c
+    };
+    let survey =
+        Survey { candidates: vec![link("/logs/a.log.1"), link("/later/a.log.1")], ..Survey::default() };
+    let make = |left| plan("a-1".to_owned(), &trigger(60, 0), &survey, &rules, left, &[], NOW);
+    let whole = make(left(1, 60));
+    assert_eq!((whole.objects.len(), whole.planned_bytes), (2, 60));
+    assert_eq!(make(left(1, 59)).objects, [], "its blocks may be charged to either");
+    assert_eq!(make(left(0, 60)).objects, []);
+}
+
 #[test]
 fn the_record_of_a_plan_fits_a_block() {
     let rules = rules(0, Budgets::default());

@@ -1,3 +1,5 @@
+mod budgets;
+
 use std::path::PathBuf;
 
 use dogwatch::record::Subject;
@@ -206,9 +208,11 @@ fn cooldown_and_breaker_stop_a_cleanup_that_does_not_hold() {
     assert_eq!(machine.on_tick(at(59)), [], "it rests");
     for round in 1..3 {
         let second = round * 60;
+        machine.on_sample(&[mount(5 * GIB)], at(second));
         assert!(matches!(one(machine.on_tick(at(second))), Step::Survey { .. }));
         clean(&mut machine, second);
     }
+    machine.on_sample(&[mount(5 * GIB)], at(180));
     match one(machine.on_tick(at(180))) {
         Step::NotHolding { mount, summary, action_id } => {
             assert_eq!((mount.as_str(), action_id.as_str()), ("/data", "a-0000000000000003"));
@@ -382,9 +386,9 @@ fn a_mount_that_would_be_full_before_the_cooldown_ends_is_not_left_to_it() {
     falling(&mut machine, 1, 8, 15 * GIB, 100);
     assert_eq!(machine.on_tick(at(9)), [], "it lasts");
     // A gigabyte a second: 8 s.
-    falling(&mut machine, 10, 8, 15 * GIB, 1_024);
-    let Step::Survey { .. } = one(machine.on_tick(at(18))) else { unreachable!() };
-    let planned = recorded(one(machine.on_survey("/data", Ok(&survey(9)), at(18))), ActionState::Planned);
+    falling(&mut machine, 20, 8, 15 * GIB, 1_024);
+    let Step::Survey { .. } = one(machine.on_tick(at(28))) else { unreachable!() };
+    let planned = recorded(one(machine.on_survey("/data", Ok(&survey(9)), at(28))), ActionState::Planned);
     assert_eq!(planned.target_available_bytes, 45 * GIB, "the low mark and a quarter of the mount");
     assert!(planned.reason.contains("it falls by"), "{}", planned.reason);
 }
@@ -426,6 +430,7 @@ fn what_budgets_kept_back_goes_on_without_a_cooldown() {
     machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
     clean(&mut machine, 0);
     assert_eq!(machine.on_tick(at(1)), [], "figures are of before");
+    machine.on_sample(&[mount(5 * GIB)], at(2));
     assert!(matches!(one(machine.on_tick(at(2))), Step::Survey { .. }));
 }
 
@@ -468,6 +473,7 @@ fn a_mount_that_is_left_alone_is_counted_as_long_as_it_is() {
         machine.on_finding(&raised, at(second));
         clean(&mut machine, second);
         second += 100;
+        machine.on_sample(&[mount(5 * GIB)], at(second));
     }
     assert_eq!(stands(&machine, second), (0, 0));
     assert!(matches!(one(machine.on_finding(&raised, at(second))), Step::NotHolding { .. }));

@@ -170,8 +170,8 @@ fn policy() -> ImagePolicy {
     ImagePolicy { mode: CleanupMode::Plan, min_age_seconds: 0, keep_newest: 0, ..ImagePolicy::default() }
 }
 
-fn no_news() -> Result<Option<HeldNow>, String> {
-    Ok(None)
+fn no_news() -> News {
+    News::default()
 }
 
 fn skipped(action: &Action) -> String {
@@ -229,7 +229,7 @@ async fn a_hold_that_comes_before_the_removal_wins_by_every_name() {
         // The second time is the last moment, after the last look.
         let news = || {
             asked.set(asked.get() + 1);
-            Ok((asked.get() == 2).then(|| held.clone()))
+            News { held: (asked.get() == 2).then(|| held.clone()), stop: None }
         };
         let applied = scene.keeper.apply(plan, &news).await;
         assert_eq!(skipped(&applied), "held: hold-1 court", "{name}");
@@ -241,8 +241,35 @@ async fn a_hold_that_comes_before_the_removal_wins_by_every_name() {
     assert!(skipped(&scene.keeper.apply(plan, &no_news).await).contains("not known: torn"));
     let mut scene = Scene::new(1, policy());
     let plan = scene.plan().await;
-    let gone = || Err("the agent ended".to_owned());
+    let gone = || News { held: None, stop: Some("the agent ended".to_owned()) };
     assert_eq!(skipped(&scene.keeper.apply(plan, &gone).await), "the agent ended");
+}
+
+#[tokio::test]
+async fn a_stop_that_comes_with_a_hold_of_something_else_ends_it_before_the_next_image() {
+    let mut scene = Scene::new(2, policy());
+    let plan = scene.plan().await;
+    let elsewhere = HeldNow { set: HoldSet::Known(Vec::new()), host_root: "/elsewhere".into() };
+    let asked = Cell::new(0);
+    // At the last moment of the first.
+    let news = || {
+        asked.set(asked.get() + 1);
+        let now = asked.get() >= 2;
+        News { held: now.then(|| elsewhere.clone()), stop: now.then(|| "stopped: enough".to_owned()) }
+    };
+    let applied = scene.keeper.apply(plan, &news).await;
+    assert_eq!(skipped(&applied), "stopped: enough; stopped: enough");
+    assert_eq!(scene.keeper.held, elsewhere, "and the hold is not lost for it");
+}
+
+#[tokio::test]
+async fn what_a_keeper_before_it_spent_counts_for_the_hour() {
+    let budgets = Budgets { max_objects_per_hour: 3, ..ImagePolicy::default().budgets };
+    let mut scene = Scene::new(3, ImagePolicy { budgets, ..policy() });
+    scene.keeper.spent(&[Spending { at_boot_ns: 0, source: Source::NoRoot, objects: 2, bytes: 20 }]);
+    assert_eq!(scene.survey().await.unwrap().candidates.len(), 1);
+    scene.seconds.set(3_602);
+    assert_eq!(scene.survey().await.unwrap().candidates.len(), 3, "an hour later");
 }
 
 #[tokio::test]
