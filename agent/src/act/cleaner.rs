@@ -25,13 +25,14 @@ use super::beneath;
 use super::confine::Reach;
 use super::cut::cut;
 use super::executor::RootStatus;
-use super::held_links::{Contents, HeldAside, sweep};
+use super::held_links::{Step, Sweeps};
 use super::hold::{Hold, HoldSet, holder_of};
 use super::hold_line::HeldNow;
 use super::plan::{Survey, bounded};
 use super::pods_here::Pods;
 use super::policy::{MAX_OBJECTS, MAX_ROOTS, NODE_ACTOR, Policy, ROOT_OFF, Rules};
 use super::quarantine::{Leftover, Root};
+use super::real_path::Mounts;
 use super::remove::{Hooks, Keep, Left, Place, Removed, Sibling, prepare, take};
 use super::survey::survey;
 use super::vet::Neighbours;
@@ -54,7 +55,7 @@ pub(super) struct Cleaner {
     pub(super) unable: Option<String>,
     ledger: Ledger,
     held: RefCell<Held>,
-    contents: Contents,
+    sweeps: Sweeps,
     pub(super) hooks: Hooks,
 }
 
@@ -62,11 +63,23 @@ pub(super) struct Cleaner {
 struct Held {
     now: HeldNow,
     places: Vec<Hold>,
+    /// Opened before confinement.
+    mounts: Rc<Mounts>,
 }
 
 impl Held {
-    fn new(now: HeldNow) -> Self {
-        Self { places: now.resolved(), now }
+    fn new(now: HeldNow, mounts: Rc<Mounts>) -> Self {
+        Self { places: now.resolved(&mounts), now, mounts }
+    }
+
+    /// The same in force, looked at again: links may lie differently.
+    fn again(&self) -> Self {
+        self.then(self.now.clone())
+    }
+
+    /// What is held from now on.
+    fn then(&self, now: HeldNow) -> Self {
+        Self::new(now, Rc::clone(&self.mounts))
     }
 }
 
@@ -74,6 +87,9 @@ impl Held {
 pub(super) trait Parent {
     /// What is held from now on, where something came, or why to stop.
     fn news(&self) -> Result<Option<HeldNow>, String>;
+
+    /// Hears how many objects of an action are done, and the bytes that this freed.
+    fn progress(&self, _objects_done: u64, _freed_bytes: u64) {}
 
     /// Has `seen` made durable; without that nothing of it goes.
     fn witness(&self, seen: FileSeen) -> Result<Verdict, String>;
@@ -134,7 +150,8 @@ impl Cleaner {
         }
         let ledger = Ledger::default();
         let set = HoldSet::Unknown("the executor was not told yet".to_owned());
-        let held = RefCell::new(Held::new(HeldNow { set, host_root: "/".into() }));
+        let held = HeldNow { set, host_root: "/".into() };
+        let held = RefCell::new(Held::new(held, Rc::new(Mounts::open())));
         (
             Self {
                 rules,
@@ -142,7 +159,7 @@ impl Cleaner {
                 unable,
                 ledger,
                 held,
-                contents: Contents::default(),
+                sweeps: Sweeps::default(),
                 hooks: Hooks::default(),
             },
             told,
@@ -165,13 +182,23 @@ impl Cleaner {
 
     /// Takes what is held from now on.
     pub(super) fn hold(&mut self, now: HeldNow) {
-        self.held = RefCell::new(Held::new(now));
+        let held = self.held.borrow().then(now);
+        self.held.replace(held);
     }
 
-    /// Puts back what earlier runs left in quarantine.
+    /// Puts back what earlier runs left in quarantine. Roots that are one folder (for several cleaners, or by a bind mount)
+    /// have one quarantine: it is looked through once, as deep as any of them goes.
     pub(super) fn restore_leftovers(&self) -> Vec<Leftover> {
-        let roots = self.roots.iter().zip(&self.rules.policy.roots);
-        roots.filter_map(|(r, p)| r.as_ref().map(|r| r.restore_leftovers(p.max_depth))).flatten().collect()
+        let mut each: Vec<(&Root, u32)> = Vec::new();
+        for (root, policy) in self.roots.iter().zip(&self.rules.policy.roots) {
+            let Some(root) = root else { continue };
+            let same = |r: &Root| (r.facts.device, r.facts.inode) == (root.facts.device, root.facts.inode);
+            match each.iter_mut().find(|(r, _)| same(r)) {
+                Some((_, depth)) => *depth = policy.max_depth.max(*depth),
+                None => each.push((root, policy.max_depth)),
+            }
+        }
+        each.into_iter().flat_map(|(root, depth)| root.restore_leftovers(depth)).collect()
     }
 
     /// Lists what lies beneath the roots on `device`.
@@ -182,14 +209,14 @@ impl Cleaner {
         }
     }
 
-    /// Links aside what is held, and where `may_release`, lets go of what is not any more. Nothing while nobody can tell
-    /// what is held.
-    pub(super) fn keep_aside(&mut self, may_release: bool, parent: &dyn Parent) -> Vec<HeldAside> {
-        let fresh = Held::new(self.held.borrow().now.clone());
+    /// One step of a sweep: links aside what is held, and where `may_release`, lets go of what is not any more. Nothing
+    /// while nobody can tell what is held.
+    pub(super) fn keep_aside(&mut self, may_release: bool, parent: &dyn Parent) -> Step {
+        let fresh = self.held.borrow().again();
         self.held.replace(fresh);
         let held = self.held.borrow();
-        let HoldSet::Known(holds) = &held.now.set else { return Vec::new() };
-        sweep(&self.roots, (holds, &held.places), may_release, &mut self.contents, parent)
+        let HoldSet::Known(holds) = &held.now.set else { return Step::default() };
+        self.sweeps.step(&self.roots, (holds, &held.places), may_release, parent)
     }
 
     /// Carries out `action` as far as the policy lets it, and says what became of each object. `clock` is the node's
@@ -209,7 +236,7 @@ impl Cleaner {
             }
         };
         // Links may lie differently than when the holds were told.
-        let fresh = Held::new(self.held.borrow().now.clone());
+        let fresh = self.held.borrow().again();
         self.held.replace(fresh);
         let began = Instant::now();
         let before = self.space(root);
@@ -229,6 +256,7 @@ impl Cleaner {
                 Ok(Ready::Cut(bytes)) => run.note(&mut action, at, Ok(Gone::Cut(bytes))),
                 Err(left) => run.note(&mut action, at, Err(left)),
             }
+            parent.progress(run.settled, run.freed_bytes);
         }
         self.take_all(&mut action, batch, parent, &mut run);
         let after = self.settled(root, before, run.freed_bytes);
@@ -398,7 +426,8 @@ impl Cleaner {
 /// Whether the object at `path` may still go, by what is held now.
 fn last_word(held: &RefCell<Held>, parent: &dyn Parent, path: &Path) -> Result<(), String> {
     if let Some(now) = parent.news()? {
-        held.replace(Held::new(now));
+        let then = held.borrow().then(now);
+        held.replace(then);
     }
     holder_of(&held.borrow().places, path).map_or(Ok(()), |hold| Err(hold.said()))
 }
@@ -428,6 +457,8 @@ enum Gone {
 /// One action as it goes.
 #[derive(Default)]
 struct Run {
+    /// Objects of which it is known what became of them.
+    settled: u64,
     objects: u64,
     bytes: u64,
     /// Objects and bytes of each root.
@@ -440,6 +471,7 @@ struct Run {
 
 impl Run {
     fn note(&mut self, action: &mut Action, at: usize, gone: Result<Gone, Left>) {
+        self.settled += 1;
         let object = &mut action.objects[at];
         let reason = match gone {
             Ok(Gone::Cut(bytes)) => {

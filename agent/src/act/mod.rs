@@ -52,6 +52,7 @@ pub mod respond;
 mod rotation;
 mod shares;
 mod survey;
+mod turn;
 mod vet;
 pub(crate) mod wire;
 pub mod witness;

@@ -27,6 +27,7 @@ use super::seen::Seen;
 use super::{CLEANER, IMAGE_PLACE, words_of};
 use crate::act::hold::{Hold, holder_of};
 use crate::act::hold_line::HeldNow;
+use crate::act::real_path::Mounts;
 use crate::act::plan::{Candidate, Survey, bounded};
 use crate::act::real_path;
 use crate::act::words;
@@ -66,6 +67,8 @@ pub(super) struct Keeper {
     created: Created,
     ledger: VecDeque<(Instant, u64)>,
     held: HeldNow,
+    /// To look where held paths lie; opened before confinement.
+    pub(super) mounts: Mounts,
     /// Called right before the last look at an image; a test's way to come between.
     #[cfg(test)]
     pub(super) before_look: Option<Box<dyn Fn()>>,
@@ -103,6 +106,7 @@ impl Keeper {
             created: Created::new(),
             ledger: VecDeque::new(),
             held,
+            mounts: Mounts::default(),
             #[cfg(test)]
             before_look: None,
         }
@@ -461,7 +465,7 @@ impl Keeper {
         if let Some(now) = news()? {
             self.held = now;
         }
-        holder_of_image(&self.held.resolved(), image).map_or(Ok(()), |hold| Err(hold.said()))
+        holder_of_image(&self.held.resolved(&self.mounts), image).map_or(Ok(()), |hold| Err(hold.said()))
     }
 
     fn note(&mut self, action: &mut Action, at: usize, left: Result<Gone, Left>, run: &mut Run) {

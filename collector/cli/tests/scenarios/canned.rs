@@ -133,7 +133,9 @@ impl Desk for Canned {
         let wanted = r.into_inner().nodes;
         if wanted == ["slow"] {
             self.looks.fetch_add(1, Ordering::SeqCst);
-            let nodes = vec![wire::NodeRow { name: "slow".into(), ..one }];
+            let (action_id, objects, objects_done, freed_bytes) = (SLOW.into(), 3, 1, 1 << 30);
+            let acting = vec![wire::ActionProgress { action_id, objects, objects_done, freed_bytes }];
+            let nodes = vec![wire::NodeRow { name: "slow".into(), acting, ..one }];
             return Ok(Response::new(wire::GetNodesResponse { nodes }));
         }
         if wanted == ["full"] {
