@@ -90,7 +90,12 @@ impl Scene {
         let stage = Stage::new(programs!());
         let mut house = stage.house(&stage.path().join("collector"), "");
         house.start();
-        let post = stage.post("node-a", &stage.path().join("agent"), Some(&house), &disk.config(mode, &tail(stage.path())));
+        let post = stage.post(
+            "node-a",
+            &stage.path().join("agent"),
+            Some(&house),
+            &disk.config(mode, &tail(stage.path())),
+        );
         let person = house.person("ada", "responder");
         house.person("vic", "viewer");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -118,7 +118,10 @@ fn what_was_preserved_is_listed_and_comes_back_byte_for_byte() {
     let action = done["id"].as_str().unwrap();
 
     until("the content to arrive", PATIENCE, || {
-        files.keys().all(|p| said(&ada, &["preserved", action, &p.display().to_string()]).0 == Some(0)).then_some(())
+        files
+            .keys()
+            .all(|p| said(&ada, &["preserved", action, &p.display().to_string()]).0 == Some(0))
+            .then_some(())
     });
     comes_back(&ada, action, &files, stage.path());
     let list = String::from_utf8(said(&ada, &["preserved", action]).1).unwrap();

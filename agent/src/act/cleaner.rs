@@ -153,15 +153,7 @@ impl Cleaner {
         let held = HeldNow { set, host_root: "/".into() };
         let held = RefCell::new(Held::new(held, Rc::new(Mounts::open())));
         (
-            Self {
-                rules,
-                roots,
-                unable,
-                ledger,
-                held,
-                sweeps: Sweeps::default(),
-                hooks: Hooks::default(),
-            },
+            Self { rules, roots, unable, ledger, held, sweeps: Sweeps::default(), hooks: Hooks::default() },
             told,
         )
     }

@@ -112,7 +112,8 @@ impl<'t> Walker<'t> {
 
     /// Where `path` ends in `root`, every link followed within it.
     fn within(&self, root: &Path, path: &Path) -> Option<End> {
-        let top = if root == Path::new("/") { root.to_owned() } else { self.follow(Path::new("/"), root)?.path };
+        let top =
+            if root == Path::new("/") { root.to_owned() } else { self.follow(Path::new("/"), root)?.path };
         self.follow(&top, path)
     }
 

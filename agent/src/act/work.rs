@@ -9,8 +9,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use dogwatch::clock;
-use dogwatch::wire;
 use dogwatch::record::{Action, ActionState, Body, ObjectOutcome, Refusal, Seq};
+use dogwatch::wire;
 
 use super::aside::Aside;
 use super::handle::{Backoff, Executor, ExecutorError, look_after, recall};
@@ -439,11 +439,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// Has `action` applied. Where that fails it keeps what was recorded of objects before.
-    fn try_apply(
-        &mut self,
-        action: &mut Action,
-        told: &dyn Fn(u64, u64),
-    ) -> Result<Action, ExecutorError> {
+    fn try_apply(&mut self, action: &mut Action, told: &dyn Fn(u64, u64)) -> Result<Action, ExecutorError> {
         let Some(executor) = self.executor.as_mut() else { return Err(ExecutorError::Died(None)) };
         let result = executor.apply_told(action, APPLY_WAIT, told);
         match &result {

@@ -175,7 +175,8 @@ impl<'a> Table<'a> {
     /// not tell.
     pub(crate) fn mount_of(&self, path: &[u8]) -> Option<&Entry<'a>> {
         let known = |id: u32| self.entries.iter().any(|e| e.id == id);
-        let mut mount = self.entries.iter().find(|e| &*e.path == b"/" && (e.parent == e.id || !known(e.parent)))?;
+        let mut mount =
+            self.entries.iter().find(|e| &*e.path == b"/" && (e.parent == e.id || !known(e.parent)))?;
         // A mount is on another one that is older; a table that says otherwise must not keep us here.
         for _ in 0..self.entries.len() {
             let on = |e: &&Entry<'_>| e.parent == mount.id && e.id != mount.id && is_beneath(path, &e.path);
@@ -188,8 +189,7 @@ impl<'a> Table<'a> {
 
 /// Whether `path` is `place` or lies in it.
 fn is_beneath(path: &[u8], place: &[u8]) -> bool {
-    place == b"/"
-        || path.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    place == b"/" || path.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
 /// Parses the text of mountinfo. A last line without a newline (a table cut at its bound) counts as beyond.

@@ -68,11 +68,6 @@ impl Figures {
         if sum.unnamed > 0 {
             lacks.push(format!("and {} more nodes", sum.unnamed));
         }
-        Kept {
-            bytes: Some(sum.bytes),
-            files: sum.files,
-            unknown: concerned.saturating_sub(sum.nodes),
-            lacks,
-        }
+        Kept { bytes: Some(sum.bytes), files: sum.files, unknown: concerned.saturating_sub(sum.nodes), lacks }
     }
 }

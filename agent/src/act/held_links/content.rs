@@ -112,7 +112,8 @@ impl Contents {
     }
 }
 
-const TOO_MANY: &str = "that of 4096 files was kept already since this executor began, and no more are remembered";
+const TOO_MANY: &str =
+    "that of 4096 files was kept already since this executor began, and no more are remembered";
 
 /// Reads on from `part`, or from the beginning; `None` once the whole is kept.
 fn go_on(
@@ -143,8 +144,7 @@ fn go_on(
             return Err(CUT.to_owned());
         }
         part.hasher.update(&piece[..n]);
-        let content =
-            FileContent::compress(&part.object, part.at, &piece[..n]).map_err(|e| e.to_string())?;
+        let content = FileContent::compress(&part.object, part.at, &piece[..n]).map_err(|e| e.to_string())?;
         let seen = FileSeen { cause: id.to_owned(), objects: Vec::new(), content: Some(content) };
         if parent.witness(seen)? == Verdict::DigestSuffices {
             return Err("it is over the budget of preserved content".to_owned());

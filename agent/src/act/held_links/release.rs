@@ -81,8 +81,8 @@ impl Sweep<'_> {
             for entry in batch.iter().filter(|e| e.hold == hold && !unread.contains(&e.name)) {
                 let Ok(now) = beneath::facts_at(held, &entry.name) else { continue };
                 // What has another name lives on under that, and is a log that is written to all the time.
-                let same = now.inode == entry.facts.inode
-                    && (now.links > 1 || now.mtime_ns == entry.facts.mtime_ns);
+                let same =
+                    now.inode == entry.facts.inode && (now.links > 1 || now.mtime_ns == entry.facts.mtime_ns);
                 if !same {
                     told.lack(format!("{} is still written to and has no other name", entry.name.display()));
                 } else if rustix::fs::unlinkat(held, &entry.name, AtFlags::empty()).is_ok() {

@@ -190,7 +190,10 @@ fn what_cannot_be_let_go_of_is_said_and_holds_nothing_up() {
     let mut sweeps = in_steps_of(10, u64::MAX);
     let (told, _) = ground.sweep(&mut sweeps, &[], &refusing);
     assert_eq!((ground.links(), told[0].files), (30, 0));
-    assert!(told[0].lacks.contains("its links stay") && told[0].lacks.contains("the disk is gone"), "{told:?}");
+    assert!(
+        told[0].lacks.contains("its links stay") && told[0].lacks.contains("the disk is gone"),
+        "{told:?}"
+    );
     ground.sweep(&mut sweeps, &[], &Agent::default());
     assert_eq!(ground.links(), 0, "the next sweep tries again");
 }

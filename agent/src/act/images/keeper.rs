@@ -27,9 +27,9 @@ use super::seen::Seen;
 use super::{CLEANER, IMAGE_PLACE, words_of};
 use crate::act::hold::{Hold, holder_of};
 use crate::act::hold_line::HeldNow;
-use crate::act::real_path::Mounts;
 use crate::act::plan::{Candidate, Survey, bounded};
 use crate::act::real_path;
+use crate::act::real_path::Mounts;
 use crate::act::words;
 
 /// Longest that one action may take; what is left then is skipped.

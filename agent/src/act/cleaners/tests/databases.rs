@@ -58,7 +58,9 @@ fn live_logs_beside_a_databases_files_are_never_watched() {
     for (folder, marker, _) in layouts {
         let said = survey.passed_over.iter().find(|r| r.path == Some(scene.path(folder)));
         let said = said.unwrap_or_else(|| panic!("{folder} is not named: {survey:#?}"));
-        let (mysql, marks) = (["auto.cnf", "mysql.ibd"], |m: &str| said.reason == format!("{m} marks the folder as a database's"));
+        let (mysql, marks) = (["auto.cnf", "mysql.ibd"], |m: &str| {
+            said.reason == format!("{m} marks the folder as a database's")
+        });
         assert!(marks(marker) || folder == "srv/mysql" && mysql.into_iter().any(marks), "{said:?}");
     }
 }
