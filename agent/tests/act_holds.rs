@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test, also in the helpers")]
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -182,4 +183,66 @@ fn a_cleanup_says_how_far_it_is() {
     }
     assert!(told.iter().any(|t| t.objects_done > 0 && t.freed_bytes > 0), "{told:?}");
     assert!(told.is_sorted_by_key(|t| (t.objects_done, t.freed_bytes)), "{told:?}");
+}
+
+/// Mounts a filesystem whose server never answers; what waits for it waits until that is dropped.
+fn mount_dead(at: &Path) -> fs::File {
+    use rustix::mount::{MountFlags, mount};
+    let server = fs::File::options().read(true).write(true).open("/dev/fuse");
+    let server = server.expect("needs /dev/fuse and root");
+    let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
+    let options = std::ffi::CString::new(options).unwrap();
+    mount("dead", at, "fuse", MountFlags::empty(), Some(options.as_c_str())).unwrap();
+    server
+}
+
+#[test]
+fn a_hold_on_a_server_that_is_gone_stops_nothing_else() {
+    // In a thread with mounts of its own, so that nothing is left behind and nobody else meets what hangs.
+    std::thread::spawn(beside_a_dead_server).join().unwrap();
+}
+
+fn beside_a_dead_server() {
+    use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+    // SAFETY: only the mount namespace (and with it the working directory) of this thread is unshared; file descriptors
+    // stay shared.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
+        .expect("a mount namespace needs root (CAP_SYS_ADMIN): run the tests as root");
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+    let works = Works::start(Duration::ZERO);
+    let base = works.base.path();
+    let (share, link, app) = (base.join("share"), base.join("by-link"), base.join("logs/app"));
+    fs::create_dir(&share).unwrap();
+    fs::create_dir_all(&app).unwrap();
+    std::os::unix::fs::symlink(&app, &link).unwrap();
+    for log in ["a.log.1", "b.log.1"] {
+        fs::write(app.join(log), "a line").unwrap();
+    }
+    fs::write(base.join("logs/free.log.1"), "a line").unwrap();
+    let server = mount_dead(&share);
+    let hold = |id: &str, path: &Path| NodeHold {
+        id: id.to_owned(),
+        what: HeldThing::Path(path.to_owned()),
+        reason: "court".to_owned(),
+    };
+    works.hold(vec![hold("hold-00000001", &share.join("logs")), hold("hold-00000002", &link)]);
+    works.survey();
+    let (mut swept, mut found) = (false, None);
+    while !swept || found.is_none() {
+        match works.done.recv_timeout(PATIENCE).expect("the executor answers") {
+            Done::Aside(step) => swept |= !step.more,
+            Done::Surveyed { result, .. } => found = Some(result.unwrap()),
+            _ => {}
+        }
+    }
+    assert_eq!(found.unwrap().candidates.len(), 3, "held or not, they are found");
+    let names = |path: &Path| fs::metadata(path).unwrap().nlink();
+    assert_eq!(
+        (names(&app.join("a.log.1")), names(&app.join("b.log.1")), names(&base.join("logs/free.log.1"))),
+        (2, 2, 1),
+        "what is held by way of a link is known inside the confinement too"
+    );
+    // The kernel then fails what waits, if anything does.
+    drop(server);
+    unmount(&share, UnmountFlags::DETACH).unwrap();
 }

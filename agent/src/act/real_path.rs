@@ -119,6 +119,8 @@ impl<'t> Walker<'t> {
 
     /// The same where `top` has no link in it. `None`: it cannot be looked up, or goes in circles.
     fn follow(&self, top: &Path, path: &Path) -> Option<End> {
+        // We run from there: if that did not answer, nothing would.
+        let own = self.table.mount_of(top.as_os_str().as_bytes()).map(|m| m.id);
         let mut here = top.to_owned();
         let mut left = parts(path);
         let mut links = 0;
@@ -130,7 +132,7 @@ impl<'t> Walker<'t> {
                 continue;
             }
             here.push(&part);
-            if self.is_served(&here) {
+            if self.is_served(&here, own) {
                 here.extend(left.into_iter().rev());
                 return Some(End { path: here, how: How::Elsewhere });
             }
@@ -160,9 +162,11 @@ impl<'t> Walker<'t> {
         Some(End { path: here, how: How::There })
     }
 
-    fn is_served(&self, path: &Path) -> bool {
+    /// Whether `path` is on a server, which is not the mount `own`.
+    fn is_served(&self, path: &Path, own: Option<u32>) -> bool {
+        let served = |m: &mountinfo::Entry<'_>| is_elsewhere(m) && own != Some(m.id);
         self.servers.iter().any(|server| path.starts_with(server))
-            && self.table.mount_of(path.as_os_str().as_bytes()).is_none_or(is_elsewhere)
+            && self.table.mount_of(path.as_os_str().as_bytes()).is_none_or(served)
     }
 }
 
@@ -383,8 +387,9 @@ mod tests {
             4 3 0:41 / /data/share rw - nfs4 server:/y rw\n\
             5 3 8:3 / /data rw - xfs /dev/c rw\n";
         let walker = Walker::new(table);
-        assert!(walker.is_served(Path::new("/mnt/share/logs")));
-        assert!(!walker.is_served(Path::new("/mnt/shared")));
-        assert!(!walker.is_served(Path::new("/data/share/logs")), "/dev/c lies over it");
+        assert!(walker.is_served(Path::new("/mnt/share/logs"), Some(1)));
+        assert!(!walker.is_served(Path::new("/mnt/shared"), Some(1)));
+        assert!(!walker.is_served(Path::new("/data/share/logs"), Some(1)), "/dev/c lies over it");
+        assert!(!walker.is_served(Path::new("/mnt/share/logs"), Some(2)), "a root of a container's, say");
     }
 }

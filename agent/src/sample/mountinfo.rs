@@ -93,7 +93,7 @@ const REMOTE: [&[u8]; 24] = [
 /// One line of the table, escapes undone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry<'a> {
-    pub(super) id: u32,
+    pub(crate) id: u32,
     pub(super) parent: u32,
     pub(crate) dev_major: u32,
     pub(crate) dev_minor: u32,
