@@ -71,3 +71,42 @@ impl Figures {
         Kept { bytes: Some(sum.bytes), files: sum.files, unknown: concerned.saturating_sub(sum.nodes), lacks }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dogwatch::record::NodeName;
+    use dogwatch::wire;
+
+    use super::*;
+
+    #[test]
+    fn what_nodes_say_is_added_up_and_who_does_not_is_counted() {
+        let nodes = Nodes::default();
+        let names: Vec<NodeName> = ["a", "b", "c", "d"].iter().map(|n| n.parse().unwrap()).collect();
+        let aside = |hold: &str, kept_bytes, lacks: &str| wire::HeldAside {
+            hold: hold.to_owned(),
+            files: 2,
+            kept_bytes,
+            lacks: lacks.to_owned(),
+            released: false,
+        };
+        let mut sessions = Vec::new();
+        for (node, held_aside) in names.iter().zip([
+            vec![aside("hold-1", 100, ""), aside("hold-2", 1, "")],
+            vec![aside("hold-1", 50, "/x cannot be linked")],
+            vec![],
+        ]) {
+            sessions.push(nodes.open(node, &wire::Hello::default(), None, 1));
+            nodes.pulse(node, wire::Pulse { held_aside, ..wire::Pulse::default() }, 1);
+        }
+        nodes.expect(&names[3]);
+        let of = |id: &str| Figures::of(&nodes).kept(id, 4);
+        let lacks = vec!["b: /x cannot be linked".to_owned()];
+        // One has not looked yet, and one is not there.
+        assert_eq!(of("hold-1"), Kept { bytes: Some(150), files: 4, unknown: 2, lacks });
+        assert_eq!(of("hold-2"), Kept { bytes: Some(1), files: 2, unknown: 3, lacks: Vec::new() });
+        assert_eq!(of("hold-3"), Kept { unknown: 4, ..Kept::default() });
+        sessions.clear();
+        assert_eq!(of("hold-1").bytes, None, "what a node that went away said is not of now");
+    }
+}
