@@ -422,6 +422,7 @@ impl Desk for Canned {
         let two = wire::Hold {
             id: "hold-00000002".into(),
             state: "pending".into(),
+            kept_unknown: 1,
             ..held(&wire::Hold {
                 namespace: "shop".into(),
                 pod: "api".into(),
@@ -434,6 +435,8 @@ impl Desk for Canned {
             state: "released".into(),
             released_wall_ns: T0,
             released_by: "bob".into(),
+            kept_bytes: None,
+            kept_files: 0,
             ..held(&wire::Hold { incident: "inc-2026-11-21-001".into(), ..wire::Hold::default() })
         };
         if self.asked.all().iter().any(|a| a.contains("\"/nowhere\"")) {
