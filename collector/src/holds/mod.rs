@@ -374,7 +374,7 @@ impl Keeper {
         self.changed = true;
         tracing::info!(hold = id, actor, "a hold was released");
         gone.row.released = Some(Released { wall_ns: clock::wall_ns(), by: actor, reason });
-        Ok(released(gone.row, gone.confirmed))
+        Ok(let_go_of(gone.row, gone.confirmed))
     }
 
     async fn list(&self, released: bool) -> Result<Vec<View>, Refusal> {
@@ -382,7 +382,7 @@ impl Keeper {
         let mut views: Vec<View> = self.active.keys().filter_map(|id| self.view(id, &figures)).collect();
         if released {
             let over = self.store.holds(true).await?.into_iter().filter(|(row, _)| row.released.is_some());
-            views.extend(over.map(|(row, confirmed)| released(row, confirmed)));
+            views.extend(over.map(|(row, confirmed)| let_go_of(row, confirmed)));
         }
         views.sort_by(|a, b| {
             b.row.added_wall_ns.cmp(&a.row.added_wall_ns).then_with(|| a.row.id.cmp(&b.row.id))
@@ -557,7 +557,7 @@ impl Keeper {
     }
 }
 
-fn released(row: HoldRow, confirmed: BTreeSet<NodeName>) -> View {
+fn let_go_of(row: HoldRow, confirmed: BTreeSet<NodeName>) -> View {
     View { row, confirmed, absent: BTreeSet::new(), state: "released", kept: Kept::default() }
 }
 
