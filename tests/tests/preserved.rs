@@ -1,7 +1,7 @@
 //! What a cleanup removed comes back: listed with its digest, byte for byte, from the collector and from the node's own
 //! journal; and what is not whole is not written out.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test, also in the helpers")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test, also in the helpers")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
