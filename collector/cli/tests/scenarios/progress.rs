@@ -8,7 +8,7 @@ async fn a_cleanup_that_takes_its_time_is_told_of_while_it_runs() {
     let clean = ["clean", "slow", "--mount", "/var"];
     let told = "1 of 3 objects, 1.0 GiB freed: a-0000000000000003 cleans /var on slow since 1 s, 1.0 GiB → 6.0 GiB \
                 available of 7.0 GiB wanted";
-    let ended = "objects went, 4.0 GiB freed: a-0000000000000003 ended after ";
+    let ended = "2 of 3 objects went, 6.0 GiB freed: a-0000000000000003 ended after ";
     let piped = desk.run(&[&clean[..], &["--yes"]].concat()).await;
     assert_eq!(piped.code, 0, "{}", piped.err);
     let lines: Vec<&str> = piped.err.lines().collect();
