@@ -7,6 +7,7 @@
 //! It is the only pusher of the evidence stream, and so knows the seq that its next record will have; that is how a
 //! finding can cite a sample that is recorded only because the finding cites it.
 
+mod acting;
 pub mod ballast;
 mod brake;
 mod causes;
@@ -177,6 +178,7 @@ pub struct Core {
     problem_notes: usize,
     not_holding: BTreeMap<(String, String), Finding>,
     holds: HoldState,
+    acting: acting::Acting,
     ballast: ballast::BallastState,
     /// Whether the collector is reached, and has a brake.
     link_up: Option<(bool, bool)>,
@@ -222,6 +224,7 @@ impl Core {
             problem_notes: 0,
             not_holding: BTreeMap::new(),
             holds: HoldState::default(),
+            acting: acting::Acting::default(),
             ballast,
             link_up: None,
             heard,
@@ -413,7 +416,14 @@ impl Core {
             Done::Surveyed { mount, result } => {
                 self.responder.on_survey(&mount, result.as_ref().map_err(Clone::clone), now)
             }
-            Done::Applied(action) => self.responder.on_applied(*action, now),
+            Done::Applied(action) => {
+                self.acting.end(&action.id);
+                self.responder.on_applied(*action, now)
+            }
+            Done::Progress(so_far) => {
+                self.acting.tell(so_far);
+                Vec::new()
+            }
             Done::Aside(aside) => {
                 self.on_aside(aside);
                 Vec::new()
@@ -547,6 +557,8 @@ impl Core {
             sample,
             records_total: stats.pushed.iter().sum(),
             unable: unable.into(),
+            acting: self.acting.now(),
+            held_aside: self.holds.said_aside(),
             forecasts: self.detectors.forecasts().into(),
             uplink_lag_records: recorder
                 .kept(Stream::Evidence)
@@ -569,32 +581,4 @@ impl Core {
 fn answer_error(call: CommandCall, error: &str) {
     let id = call.command.id.clone();
     let _ = call.reply.send(wire::CommandResult { id, error: error.to_owned(), ..Default::default() });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::lines::join_marks;
-    use super::*;
-
-    #[test]
-    fn joined_marks_keep_the_newest_of_each_file_and_all_that_it_needs() {
-        let mark = |file, offset| Mark {
-            file,
-            generation: 0,
-            source: "x".into(),
-            inode: 1,
-            offset,
-            after: 0,
-            done: offset,
-        };
-        let mut pending: VecDeque<Pending> = (0..10_000u64)
-            .map(|i| Pending { needs: [0, if i == 5000 { 9 } else { 1 }, 2], mark: mark(i % 3, i) })
-            .collect();
-        join_marks(&mut pending);
-        assert_eq!(pending.len(), 3);
-        let needs = |file| pending.iter().find(|p| p.mark.file == file).map(|p| (p.needs, p.mark.offset));
-        assert_eq!(needs(0), Some(([0, 1, 2], 9999)));
-        assert_eq!(needs(1), Some(([0, 1, 2], 9997)));
-        assert_eq!(needs(2), Some(([0, 9, 2], 9998)));
-    }
 }

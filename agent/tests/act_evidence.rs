@@ -22,6 +22,7 @@ use dogwatch::record::{
     Stream,
 };
 use dogwatch_agent::act::handle::Executor;
+use dogwatch_agent::act::held_links::Step;
 use dogwatch_agent::act::hold::{HeldThing, NodeHold};
 use dogwatch_agent::act::hold_line::HoldLine;
 use dogwatch_agent::act::ledger::{RECALLED_NS, Recovery, Source, Spending};
@@ -517,7 +518,7 @@ fn held_logs_outlive_rotation_deletion_and_restarts_until_they_are_released() {
     let line = HoldLine::open(&state, Path::new("/"));
     line.keep(held(&root.join("app"))).unwrap();
     agent.executor.hold(&line);
-    let told = agent.executor.aside(true, DEADLINE).unwrap();
+    let told = agent.executor.aside(true, DEADLINE).unwrap().holds;
     assert_eq!((told[0].files, told[0].kept_bytes, told[0].lacks.as_str()), (2, 0, ""), "{told:?}");
     // A rotation and a deletion, as the kubelet does them.
     let inode = fs::metadata(root.join("app/0.log")).unwrap().ino();
@@ -529,16 +530,16 @@ fn held_logs_outlive_rotation_deletion_and_restarts_until_they_are_released() {
     agent.end();
 
     let mut agent = Agent::start(&root, &state, None);
-    let told = agent.executor.aside(line.is_durable(), DEADLINE).unwrap();
+    let told = agent.executor.aside(line.is_durable(), DEADLINE).unwrap().holds;
     assert_eq!((told[0].files, told[0].kept_bytes), (2, fs::metadata(&aside).unwrap().blocks() * 512));
     assert!(agent.plan(&root).objects.is_empty(), "what is aside is no candidate");
     // Released, and not yet durably so: it stays.
     let line = HoldLine::open(&state, Path::new("/"));
     line.keep(Vec::new()).unwrap();
     agent.executor.hold(&line);
-    assert_eq!(agent.executor.aside(false, DEADLINE).unwrap(), Vec::new());
+    assert_eq!(agent.executor.aside(false, DEADLINE).unwrap(), Step::default());
     assert!(aside.exists() && line.is_durable());
-    let told = agent.executor.aside(true, DEADLINE).unwrap();
+    let told = agent.executor.aside(true, DEADLINE).unwrap().holds;
     assert!(told[0].released && told[0].files == 2 && told[0].kept_bytes > 0, "{told:?}");
     assert_eq!(fs::read_dir(root.join(".dogwatch-held")).unwrap().count(), 0);
     let object = &seen_objects(&state)[&aside];
@@ -560,7 +561,7 @@ fn a_planted_folder_for_held_files_is_not_used_and_that_is_said() {
     let line = HoldLine::open(&state, Path::new("/"));
     line.keep(held(&root)).unwrap();
     agent.executor.hold(&line);
-    let told = agent.executor.aside(true, DEADLINE).unwrap();
+    let told = agent.executor.aside(true, DEADLINE).unwrap().holds;
     assert!(told[0].files == 0 && told[0].lacks.contains("not a folder"), "{told:?}");
     assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
     agent.end();

@@ -59,9 +59,9 @@ impl Disk {
         fill_to(&self.fs.path().join("filler"), total / 20);
     }
 
-    fn config(&self, mode: &str) -> String {
+    fn config(&self, mode: &str, tail: &str) -> String {
         format!(
-            "sample: {{ every: 200ms, evidence_every: 1s, processes: false }}\ntail: {{ enabled: false }}\n\
+            "sample: {{ every: 200ms, evidence_every: 1s, processes: false }}\ntail: {tail}\n\
              cleanup:\n  mode: {mode}\n  roots: [{{ path: {}, min_age: {}s, keep_newest: 0 }}]\n",
             yaml(&self.fs.path().join("log")),
             MIN_AGE.as_secs()
@@ -82,10 +82,20 @@ struct Scene {
 
 impl Scene {
     fn new(mode: &str, disk: Disk) -> Self {
+        Self::that_tails(mode, disk, |_| "{ enabled: false }".to_owned())
+    }
+
+    /// One whose agent tails as `tail` says, which is given the stage's folder.
+    fn that_tails(mode: &str, disk: Disk, tail: impl FnOnce(&Path) -> String) -> Self {
         let stage = Stage::new(programs!());
         let mut house = stage.house(&stage.path().join("collector"), "");
         house.start();
-        let post = stage.post("node-a", &stage.path().join("agent"), Some(&house), &disk.config(mode));
+        let post = stage.post(
+            "node-a",
+            &stage.path().join("agent"),
+            Some(&house),
+            &disk.config(mode, &tail(stage.path())),
+        );
         let person = house.person("ada", "responder");
         house.person("vic", "viewer");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -410,4 +420,108 @@ fn an_incident_holds_its_nodes_and_what_makes_no_sense_is_refused() {
     assert_eq!(scene.release("hold-00000000").unwrap_err().code(), Code::NotFound);
     assert_eq!(scene.holds(false).len(), 2);
     scene.post.stop();
+}
+
+#[test]
+fn an_open_security_incident_holds_its_nodes_logs_by_itself_until_it_is_resolved() {
+    const RULES: &str = "rules:\n  - name: security-module-loaded\n    match: 'module verification failed'\n    \
+                         severity: high\n    summary: \"An unsigned kernel module was loaded\"\n";
+    let mut scene = Scene::that_tails("auto", Disk::new(&["a.log.1", "b.log.1"]), |folder| {
+        let rules = folder.join("rules.yaml");
+        std::fs::write(&rules, RULES).unwrap();
+        let (log, rules) = (yaml(&folder.join("kern.log")), yaml(&rules));
+        format!("{{ globs: [{log}], rules_file: {rules}, start: beginning, poll: 50ms }}")
+    });
+    scene.post.start();
+    until("the node to be known", PATIENCE, || {
+        scene.person.rows(&["get", "nodes"]).iter().any(|n| n["state"] == "connected").then_some(())
+    });
+    assert!(scene.holds(true).is_empty());
+    let line = "kernel: rootkit: module verification failed: signature and/or required key missing\n";
+    std::fs::write(scene.stage.path().join("kern.log"), line).unwrap();
+    let hold = until("a hold by itself", PATIENCE, || scene.holds(false).pop());
+    assert_eq!((hold.actor.as_str(), scene.holds(true).len()), ("collector", 1), "{hold:?}");
+    assert_eq!(hold.reason, format!("security incident {} is open", hold.incident));
+    let opened = &scene.person.rows(&["get", "incidents", &hold.incident])[0];
+    assert_eq!((&opened["state"], &opened["severity"]), (&"open".into(), &"high".into()), "{opened:#}");
+    scene.wait_holding(&hold.id);
+
+    // The disk fills up, and neither the node nor a person removes what was there when it was opened.
+    scene.disk.fill();
+    let said = format!("held: {} security incident {} is open", hold.id, hold.incident);
+    let logs = ["a.log.1", "b.log.1"].map(|name| scene.disk.log(name));
+    let refused = until("the node's own cleanup to be refused", PATIENCE, || {
+        let ours = |a: &Value| a["state"] == "refused" && a["mount"] == scene.disk.mount().as_str();
+        scene.person.rows(&["get", "actions"]).into_iter().find(ours)
+    });
+    for log in &logs {
+        let path = log.display().to_string();
+        let left = refused["refused"].as_array().unwrap().iter().find(|r| r["path"] == path.as_str());
+        assert_eq!(left.unwrap()["reason"], said.as_str(), "{refused:#}");
+    }
+    let plan = scene.plan();
+    assert!(plan.objects.is_empty());
+    logs.iter().for_each(|log| assert_eq!(why_stays(&plan, log), said));
+    scene.person.dogwatch(&["clean", "node-a", "--mount", &scene.disk.mount(), "--yes"]);
+    assert!(logs.iter().all(|log| log.exists()));
+    let kept = until("what it keeps to be known", PATIENCE, || {
+        let hold = scene.holds(false).pop()?;
+        (hold.kept_unknown == 0).then_some(hold)
+    });
+    assert_eq!((kept.kept_bytes, kept.lacks.len()), (Some(0), 0), "nothing was deleted under it: {kept:?}");
+    assert!(kept.kept_files >= 2, "{kept:?}");
+
+    // Acknowledging it is no end.
+    scene.person.ask(&["ack", &hold.incident]);
+    assert_eq!(scene.holds(false).len(), 1);
+    scene.person.ask(&["resolve", &hold.incident, "-m", "it was our own module"]);
+    until("the hold to be let go of", PATIENCE, || scene.holds(false).is_empty().then_some(()));
+    let over = scene.holds(true).pop().unwrap();
+    assert_eq!((over.id.as_str(), over.released_by.as_str()), (hold.id.as_str(), "collector"), "{over:?}");
+    // They were changed by being linked, and go once they are old again: by the node's next plan, or by ours.
+    until("the logs to go", PATIENCE, || {
+        let plan = scene.plan();
+        if !plan.objects.is_empty() {
+            scene.apply(&plan);
+        }
+        logs.iter().all(|log| !log.exists()).then_some(())
+    });
+    scene.post.stop();
+    scene.house.stop();
+}
+
+#[test]
+fn what_a_hold_keeps_of_deleted_files_is_listed_with_it() {
+    let mut scene = Scene::new("plan", Disk::new(&["a.log.1", "b.log.1"]));
+    scene.post.start();
+    until("the node to be known", PATIENCE, || {
+        scene.person.rows(&["get", "nodes"]).iter().any(|n| n["state"] == "connected").then_some(())
+    });
+    let hold = scene.add(hold_of(&scene.disk.log("a.log.1")));
+    let rows = |scene: &Scene| scene.person.rows(&["hold", "ls"]).remove(0);
+    until("the log to be linked", PATIENCE, || (rows(&scene)["kept_files"] == 1).then_some(()));
+    assert_eq!((&rows(&scene)["kept_bytes"], &rows(&scene)["kept_unknown_nodes"]), (&0.into(), &0.into()));
+    // As a rotation deletes.
+    std::fs::remove_file(scene.disk.log("a.log.1")).unwrap();
+    let kept = until("what is kept of it", PATIENCE, || {
+        rows(&scene)["kept_bytes"].as_u64().filter(|bytes| *bytes > 0)
+    });
+    assert!(kept >= MIB as u64 && kept < 2 * MIB as u64, "{kept}");
+    let table = scene.person.ask(&["hold", "ls"]);
+    let head: Vec<&str> = table.lines().next().unwrap().split_whitespace().collect();
+    assert!(head.contains(&"KEPT") && table.contains("1.0 MiB"), "{table}");
+    // Of a node that is away it is not known.
+    scene.post.stop();
+    until("it to be unknown", PATIENCE, || rows(&scene)["kept_bytes"].is_null().then_some(()));
+    assert_eq!(rows(&scene)["kept_unknown_nodes"], 1);
+    let table = scene.person.ask(&["hold", "ls"]);
+    assert!(table.lines().nth(1).unwrap().split_whitespace().any(|cell| cell == "?"), "{table}");
+    scene.post.start();
+    scene.release(&hold.id).unwrap();
+    until("it to come free", PATIENCE, || {
+        let held = scene.disk.log(".dogwatch-held");
+        (std::fs::read_dir(held).unwrap().count() == 0).then_some(())
+    });
+    scene.post.stop();
+    scene.house.stop();
 }

@@ -25,7 +25,7 @@ use super::beneath;
 use super::confine::Reach;
 use super::cut::cut;
 use super::executor::RootStatus;
-use super::held_links::{Contents, HeldAside, sweep};
+use super::held_links::{Step, Sweeps};
 use super::hold::{Hold, HoldSet, holder_of};
 use super::hold_line::HeldNow;
 use super::ledger::{Ledger, Source, Spending};
@@ -33,6 +33,7 @@ use super::plan::{Survey, bounded};
 use super::pods_here::Pods;
 use super::policy::{MAX_OBJECTS, MAX_ROOTS, NODE_ACTOR, Policy, ROOT_OFF, Rules};
 use super::quarantine::{Leftover, Root};
+use super::real_path::Mounts;
 use super::remove::{Hooks, Left, Place, Removed, Sibling, Tend, prepare, take, wanted};
 use super::survey::survey;
 use super::vet::Neighbours;
@@ -55,7 +56,7 @@ pub(super) struct Cleaner {
     pub(super) unable: Option<String>,
     ledger: Ledger,
     held: RefCell<Held>,
-    contents: Contents,
+    sweeps: Sweeps,
     pub(super) hooks: Hooks,
     /// [`MAX_APPLY`], but for tests of it.
     pub(super) max_apply: Duration,
@@ -65,11 +66,23 @@ pub(super) struct Cleaner {
 struct Held {
     now: HeldNow,
     places: Vec<Hold>,
+    /// Opened before confinement.
+    mounts: Rc<Mounts>,
 }
 
 impl Held {
-    fn new(now: HeldNow) -> Self {
-        Self { places: now.resolved(), now }
+    fn new(now: HeldNow, mounts: Rc<Mounts>) -> Self {
+        Self { places: now.resolved(&mounts), now, mounts }
+    }
+
+    /// The same in force, looked at again: links may lie differently.
+    fn again(&self) -> Self {
+        self.then(self.now.clone())
+    }
+
+    /// What is held from now on.
+    fn then(&self, now: HeldNow) -> Self {
+        Self::new(now, Rc::clone(&self.mounts))
     }
 }
 
@@ -86,6 +99,9 @@ pub(super) struct News {
 pub(super) trait Parent {
     /// What it says by now.
     fn news(&self) -> News;
+
+    /// Hears how many objects of an action are done, and the bytes that this freed.
+    fn progress(&self, _objects_done: u64, _freed_bytes: u64) {}
 
     /// Has `seen` made durable; without that nothing of it goes.
     fn witness(&self, seen: FileSeen) -> Result<Verdict, String>;
@@ -149,7 +165,8 @@ impl Cleaner {
         }
         let ledger = Ledger::default();
         let set = HoldSet::Unknown("the executor was not told yet".to_owned());
-        let held = RefCell::new(Held::new(HeldNow { set, host_root: "/".into() }));
+        let held = HeldNow { set, host_root: "/".into() };
+        let held = RefCell::new(Held::new(held, Rc::new(Mounts::open())));
         (
             Self {
                 rules,
@@ -157,7 +174,7 @@ impl Cleaner {
                 unable,
                 ledger,
                 held,
-                contents: Contents::default(),
+                sweeps: Sweeps::default(),
                 hooks: Hooks::default(),
                 max_apply: MAX_APPLY,
             },
@@ -181,7 +198,8 @@ impl Cleaner {
 
     /// Takes what is held from now on.
     pub(super) fn hold(&mut self, now: HeldNow) {
-        self.held = RefCell::new(Held::new(now));
+        let held = self.held.borrow().then(now);
+        self.held.replace(held);
     }
 
     /// Takes over what an executor before it spent. There is no way to take anything back.
@@ -189,10 +207,19 @@ impl Cleaner {
         spent.iter().for_each(|s| self.ledger.note(*s));
     }
 
-    /// Puts back what earlier runs left in quarantine.
+    /// Puts back what earlier runs left in quarantine. Roots that are one folder (for several cleaners, or by a bind mount)
+    /// have one quarantine: it is looked through once, as deep as any of them goes.
     pub(super) fn restore_leftovers(&self) -> Vec<Leftover> {
-        let roots = self.roots.iter().zip(&self.rules.policy.roots);
-        roots.filter_map(|(r, p)| r.as_ref().map(|r| r.restore_leftovers(p.max_depth))).flatten().collect()
+        let mut each: Vec<(&Root, u32)> = Vec::new();
+        for (root, policy) in self.roots.iter().zip(&self.rules.policy.roots) {
+            let Some(root) = root else { continue };
+            let same = |r: &Root| (r.facts.device, r.facts.inode) == (root.facts.device, root.facts.inode);
+            match each.iter_mut().find(|(r, _)| same(r)) {
+                Some((_, depth)) => *depth = policy.max_depth.max(*depth),
+                None => each.push((root, policy.max_depth)),
+            }
+        }
+        each.into_iter().flat_map(|(root, depth)| root.restore_leftovers(depth)).collect()
     }
 
     /// Lists what lies beneath the roots on `device`.
@@ -203,14 +230,14 @@ impl Cleaner {
         }
     }
 
-    /// Links aside what is held, and where `may_release`, lets go of what is not any more. Nothing while nobody can tell
-    /// what is held.
-    pub(super) fn keep_aside(&mut self, may_release: bool, parent: &dyn Parent) -> Vec<HeldAside> {
-        let fresh = Held::new(self.held.borrow().now.clone());
+    /// One step of a sweep: links aside what is held, and where `may_release`, lets go of what is not any more. Nothing
+    /// while nobody can tell what is held.
+    pub(super) fn keep_aside(&mut self, may_release: bool, parent: &dyn Parent) -> Step {
+        let fresh = self.held.borrow().again();
         self.held.replace(fresh);
         let held = self.held.borrow();
-        let HoldSet::Known(holds) = &held.now.set else { return Vec::new() };
-        sweep(&self.roots, (holds, &held.places), may_release, &mut self.contents, parent)
+        let HoldSet::Known(holds) = &held.now.set else { return Step::default() };
+        self.sweeps.step(&self.roots, (holds, &held.places), may_release, parent)
     }
 
     /// Carries out `action` as far as the policy lets it, and says what became of each object. `clock` is the node's
@@ -230,7 +257,7 @@ impl Cleaner {
             }
         };
         // Links may lie differently than when the holds were told.
-        let fresh = Held::new(self.held.borrow().now.clone());
+        let fresh = self.held.borrow().again();
         self.held.replace(fresh);
         let (began, max_apply) = (Instant::now(), self.max_apply);
         let before = self.space(root);
@@ -253,6 +280,7 @@ impl Cleaner {
                 Ok(Ready::Cut(bytes)) => run.note(&mut action, at, Ok(Gone::Cut(bytes))),
                 Err(left) => run.note(&mut action, at, Err(left)),
             }
+            parent.progress(run.settled, run.freed_bytes);
         }
         self.take_all(&mut action, batch, parent, &mut run);
         let after = self.settled(root, before, run.freed_bytes);
@@ -444,7 +472,8 @@ impl Cleaner {
 fn last_word(held: &RefCell<Held>, parent: &dyn Parent, path: &Path) -> Result<(), String> {
     let News { held: now, stop } = parent.news();
     if let Some(now) = now {
-        held.replace(Held::new(now));
+        let then = held.borrow().then(now);
+        held.replace(then);
     }
     if let Some(why) = stop {
         return Err(why);

@@ -11,12 +11,12 @@
 //!
 //! Invariants: one thread; no tokio; no network; no file written (a live log is cut by a hole, where a root says so). It looks whether its parent lives before each object.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dogwatch::record::{FileSeen, Refusal};
 use dogwatch::wire;
@@ -42,6 +42,8 @@ use super::witness::Verdict;
 pub(super) const VERSION: u32 = 1;
 /// Actions that were told to end and are remembered; their ids do not come again.
 const MAX_HALTED: usize = 32;
+/// Between two words on how far an action is; nobody looks more often.
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 /// Candidates in one part of a survey.
 const CANDIDATES_A_PART: usize = 256;
 
@@ -197,11 +199,11 @@ fn answer(
         }
         Some(Request::Aside(wire::Aside { may_release })) => {
             let office = Office::new(channel, id, halted, String::new());
-            let holds = cleaner.keep_aside(may_release, &office);
+            let step = cleaner.keep_aside(may_release, &office);
             if let Some(now) = office.held.take() {
                 cleaner.hold(now);
             }
-            send(Reply::Aside(wire::AsideDone { holds: aside_to_wire(&holds) }))
+            send(Reply::Aside(wire::AsideDone { holds: aside_to_wire(&step.holds), more: step.more }))
         }
         Some(Request::Witnessed(_)) => send(Reply::Error("an answer to what was not asked".to_owned())),
         Some(Request::Stop(stop)) => {
@@ -272,11 +274,14 @@ struct Office<'c> {
     action: String,
     /// What came while something else was waited for.
     held: RefCell<Option<HeldNow>>,
+    /// When it was said last how far the action is.
+    told: Cell<Instant>,
 }
 
 impl<'c> Office<'c> {
     fn new(channel: &'c Channel, request: u64, halted: &'c Halted, action: String) -> Self {
-        Self { channel, request, halted, action, held: RefCell::default() }
+        let told = Cell::new(Instant::now());
+        Self { channel, request, halted, action, held: RefCell::default(), told }
     }
 
     /// The next thing that the agent says; what is held is put by.
@@ -315,6 +320,18 @@ impl Parent for Office<'_> {
         let ended = self.channel.is_closed().then(|| "the agent ended".to_owned());
         let stopped = self.halted.why(&self.action).map(|why| format!("stopped: {why}"));
         News { held: self.held.take(), stop: ended.or(wrong).or(stopped) }
+    }
+
+    fn progress(&self, objects_done: u64, freed_bytes: u64) {
+        if self.told.get().elapsed() < PROGRESS_EVERY {
+            return;
+        }
+        self.told.set(Instant::now());
+        let so_far = wire::Progress { objects_done, freed_bytes };
+        let reply = Some(wire::executor_reply::Reply::Progress(so_far));
+        let reply = wire::ExecutorReply { id: self.request, reply };
+        // An agent that is gone shows before the next object.
+        let _ = self.channel.send(&reply.encode_to_vec(), None);
     }
 
     fn witness(&self, seen: FileSeen) -> Result<Verdict, String> {

@@ -5,9 +5,13 @@
 //! directory by device and inode (a bind mount under another name). Names are compared as written: whoever opens a
 //! root refuses symbolic links on the way, so a name cannot lead elsewhere.
 
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::FileType;
+use rustix::io::Errno;
 
 use super::beneath;
 use super::cleaners::Cleaner;
@@ -87,18 +91,26 @@ const EXCEPTED: &[(Cleaner, &[&str])] = &[(Cleaner::CoreDumps, &["systemd", "cor
 /// A pod's UID, as it stands in the kubelet's folders, has at least as many bytes (a static pod's is a hash of 32).
 const POD_UID_BYTES: usize = 32;
 
-/// Files that mark the directory they lie in as a database's, wherever it is.
-const DATABASE_MARKERS: &[&[u8]] = &[
-    b"PG_VERSION",
-    b"ibdata1",
-    b"WiredTiger",
-    b"mongod.lock",
-    b"aria_log_control",
-    b"appendonly.aof",
-    b"dump.rdb",
-    b"meta.properties",
-    b"IDENTITY",
+/// Files that mark the directory they lie in as a database's, wherever it is. `mysql.ibd` and `auto.cnf` are MySQL's where
+/// `innodb_data_home_dir` put its `ibdata1` elsewhere.
+const DATABASE_MARKERS: &[&str] = &[
+    "PG_VERSION",
+    "ibdata1",
+    "mysql.ibd",
+    "auto.cnf",
+    "WiredTiger",
+    "mongod.lock",
+    "aria_log_control",
+    "appendonly.aof",
+    "dump.rdb",
+    "meta.properties",
+    "IDENTITY",
 ];
+
+/// etcd marks its `data-dir` by folders alone.
+const ETCD: &str = "member";
+/// What lies in that.
+const ETCD_DATA: [&str; 2] = ["member/snap", "member/wal"];
 
 /// Why `root` may not be a cleanup root, or `None`. `state_dir` is the agent's own state folder.
 pub(super) fn why_out_of_reach(root: &Path, cleaner: Cleaner, state_dir: &Path) -> Option<String> {
@@ -149,31 +161,38 @@ pub(super) fn why_same_directory(device: u64, inode: u64, state_dir: &Path) -> O
     )
 }
 
-/// Whether a file called `name` says that its directory is a database's.
-pub(super) fn is_database_marker(name: &[u8]) -> bool {
-    DATABASE_MARKERS.contains(&name)
+/// What marks `folder` as a database's, if its entry `name` does: a file that only databases have, or the subfolders that
+/// etcd keeps its data in.
+pub(super) fn marker(folder: &OwnedFd, name: &OsStr, kind: FileType) -> Option<&'static str> {
+    let is_file = |marker: &&str| kind != FileType::Directory && *marker == name;
+    // One that is a mount or a link of its own is there too.
+    let is_folder = |path: &&str| {
+        let opened = beneath::open_folder(folder, Path::new(path));
+        !matches!(opened, Err(Errno::NOENT | Errno::NOTDIR))
+    };
+    let etcd = || (name == ETCD && ETCD_DATA.iter().all(|path| is_folder(&path))).then_some(ETCD);
+    DATABASE_MARKERS.iter().copied().find(is_file).or_else(etcd)
 }
 
 /// Why a root at `path` lies in a database's folder: a marker in a folder above it, which a walk from there would not see.
 pub(super) fn why_in_database(path: &Path) -> Option<String> {
-    let marked = |folder: &Path, marker: &&&[u8]| {
-        let there = std::fs::symlink_metadata(folder.join(std::ffi::OsStr::from_bytes(marker)));
-        there.is_ok_and(|m| !m.is_dir())
-    };
+    let there = |path: PathBuf| std::fs::symlink_metadata(path).ok();
     path.ancestors().skip(1).find_map(|folder| {
-        let marker = DATABASE_MARKERS.iter().find(|marker| marked(folder, marker))?;
-        let marker = String::from_utf8_lossy(marker);
+        let is_file = |marker: &&&str| there(folder.join(marker)).is_some_and(|m| !m.is_dir());
+        let is_folder = |path: &&str| there(folder.join(path)).is_some_and(|m| m.is_dir());
+        let etcd = || ETCD_DATA.iter().all(|path| is_folder(&path)).then_some(ETCD);
+        let marker = DATABASE_MARKERS.iter().find(is_file).copied().or_else(etcd)?;
         Some(format!("{marker} marks {} above it as a database's", folder.display()))
     })
 }
 
-/// The first database's marker that lies in `folder`.
-pub(super) fn database_marker_in(folder: &std::os::fd::OwnedFd) -> Option<&'static [u8]> {
-    let there = |marker: &[u8]| {
-        let facts = beneath::facts_at(folder, marker);
-        facts.is_ok_and(|f| f.kind != rustix::fs::FileType::Directory)
+/// The first of a database's markers that lies in `folder`.
+pub(super) fn database_marker_in(folder: &OwnedFd) -> Option<&'static str> {
+    let there = |name: &&str| {
+        let kind = beneath::facts_at(folder, name.as_bytes()).ok()?.kind;
+        marker(folder, OsStr::new(name), kind)
     };
-    DATABASE_MARKERS.iter().copied().find(|marker| there(marker))
+    DATABASE_MARKERS.iter().copied().chain([ETCD]).find_map(|name| there(&name))
 }
 
 fn overlap(root: &Path, tree: &Path) -> Option<&'static str> {

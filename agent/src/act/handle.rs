@@ -32,7 +32,7 @@ use serde::Serialize;
 
 use super::channel::{Channel, ChannelError};
 use super::executor::{PARTIAL, Ready, Setup};
-use super::held_links::HeldAside;
+use super::held_links::Step;
 use super::hold_line::HoldLine;
 use super::holder::Holders;
 use super::images::ImageSetup;
@@ -232,6 +232,19 @@ impl Executor {
     /// Carries out `action`; what comes back has every object's outcome and the freed bytes. Holders of files that were
     /// open are named where this process can see them.
     pub fn apply(&mut self, action: &Action, deadline: Duration) -> Result<Action, ExecutorError> {
+        self.apply_told(action, deadline, &|_, _| ())
+    }
+
+    /// The same; `told` is called now and then with how many objects are done, and what that freed in bytes.
+    ///
+    /// # Errors
+    /// [`ExecutorError`].
+    pub fn apply_told(
+        &mut self,
+        action: &Action,
+        deadline: Duration,
+        told: &dyn Fn(u64, u64),
+    ) -> Result<Action, ExecutorError> {
         let plan = wire::Apply { plan: Some(action_to_wire(action)) };
         self.seen.clear();
         let id = self.ask(Request::Apply(plan), deadline)?;
@@ -239,6 +252,7 @@ impl Executor {
         let reply = loop {
             match self.hear(id, until, deadline)? {
                 Reply::Seen(seen) => self.keep(id, Some(&action.id), seen, until, deadline)?,
+                Reply::Progress(so_far) => told(so_far.objects_done, so_far.freed_bytes),
                 other => break other,
             }
         };
@@ -256,15 +270,17 @@ impl Executor {
         }
     }
 
-    /// Has it link aside what is held; where `may_release`, what is not held any more is let go of.
-    pub fn aside(&mut self, may_release: bool, deadline: Duration) -> Result<Vec<HeldAside>, ExecutorError> {
+    /// Has it go a step on with linking aside what is held; where `may_release`, what is not held any more is let go of.
+    pub fn aside(&mut self, may_release: bool, deadline: Duration) -> Result<Step, ExecutorError> {
         let id = self.ask(Request::Aside(wire::Aside { may_release }), deadline)?;
         let until = Instant::now() + deadline;
         loop {
             match self.hear(id, until, deadline)? {
                 Reply::Seen(seen) => self.keep(id, None, seen, until, deadline)?,
                 Reply::Aside(done) => {
-                    return aside_from_wire(done.holds).map_err(|e| self.nonsense(e.to_string()));
+                    let more = done.more;
+                    let holds = aside_from_wire(done.holds).map_err(|e| self.nonsense(e.to_string()))?;
+                    return Ok(Step { holds, more });
                 }
                 Reply::Error(why) => return Err(ExecutorError::Refused(why)),
                 _ => return Err(self.nonsense("something else in answer to what is held".to_owned())),

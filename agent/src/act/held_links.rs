@@ -1,63 +1,59 @@
 //! Held files, linked aside: neither the kubelet nor logrotate knows of holds.
 //!
 //! What is held beneath a cleanup root gets another name in `.dogwatch-held`, a 0700 folder of the same root and mount
-//! that only we can enter: the link follows rotations (a rename keeps the inode) and outlives a deletion. A sweep links
-//! what appeared since, and lets go of what is not held any more; what would then be gone for good is recorded with its
-//! digest first. Runs in the executor, which makes no folder and writes no file; so each entry's *name* is its record:
-//! `<hold>.<inode>.<name>`.
+//! that only we can enter: the link follows rotations (a rename keeps the inode) and outlives a deletion. A sweep lets go
+//! of what is not held any more ([`release`]), and links what appeared since; what would then be gone for good is recorded
+//! with its digest first. Runs in the executor, which makes no folder and writes no file; so each entry's *name* is its
+//! record ([`entry`]).
 //!
 //! A link protects from deletion, not from truncation. A log that seems to be rotated by copying and truncating, and a file
-//! that cannot be linked, leaves its content in the evidence instead, within the budget of preserved content; what does not
-//! fit is said.
+//! that cannot be linked, leaves its content in the evidence instead ([`content`]), within the budget of preserved content;
+//! what does not fit is said.
 //!
-//! Bounds: entries looked at, links a root, time, and the share of the filesystem that deleted files may take for the sake
-//! of holds: a hold must not fill the disk. Where one bites, it is said.
+//! A sweep goes in steps, so that surveys and cleanups need not wait for it, and each step goes on where the last one
+//! ended, however many files there are. Another set of holds begins it anew.
+//!
+//! Bounds: entries, bytes and time of a step; links a root, and the share of the filesystem that deleted files may take for
+//! the sake of holds: a hold must not fill the disk. Where one of these two bites, it is said.
 //!
 //! Invariants: nothing in the folder is looked at by surveys or cleanups; an entry goes only when its hold is over, and
-//! that is durable; what is held is known.
+//! that is durable; what is held is known; every step gets on, so that a sweep ends.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod content;
+mod entry;
+mod release;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::FileExt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use dogwatch::record::{FileContent, FileSeen, Hash, MAX_PIECE_BYTES, ObjectOutcome, PlannedObject};
 use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
-use sha2::{Digest, Sha256};
 
+use self::content::{Contents, Said};
+use self::entry::{Entry, entry_name, kept_by_all, kept_bytes, list};
 use super::beneath::{self, Facts, Opened};
 use super::cleaner::Parent;
 use super::hold::{HeldPlace, Hold, NodeHold};
-use super::policy::HELD;
+use super::policy::{HELD, MAX_DEPTH};
 use super::quarantine::Root;
-use super::remove::{DIGEST_ENDS, DIGEST_WHOLE};
 use super::survey::{Folders, Way};
-use super::witness::Verdict;
 use super::words;
 
 /// Most links in one root's folder.
 const MAX_LINKS: usize = 8_192;
-/// Most folder entries that one sweep looks at.
-const MAX_ENTRIES: u64 = 400_000;
-/// Longest sweep.
-const MAX_TIME: Duration = Duration::from_secs(10);
 /// Deleted files may take this share of a filesystem for the sake of holds; beyond it nothing more is linked.
 const MAX_KEPT_SHARE: u64 = 10;
-/// Longest file name that Linux's filesystems take, bytes.
-const MAX_NAME_BYTES: usize = 255;
-/// Longest id of a hold that becomes a part of a name.
-const MAX_ID_BYTES: usize = 32;
-/// Files that are let go of together, and recorded together.
-const MAX_BATCH: usize = 48;
 /// Most reasons of one hold; the rest is counted.
 const MAX_LACKS: usize = 4;
-/// Files whose content was kept because a link does not do, remembered so that it is kept once a run.
-const MAX_CONTENTS: usize = 4_096;
+/// What one step may take: a survey or a cleanup that comes meanwhile waits as long, and for the file that is being read.
+const STEP: Budget = Budget { entries: 50_000, bytes: 16 << 20, time: Duration::from_millis(500) };
 
 /// What is kept aside for one hold.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -74,41 +70,121 @@ pub struct HeldAside {
     pub released: bool,
 }
 
-/// What is remembered between sweeps: files (hold, inode) whose content was kept, or was found not to fit.
-#[derive(Debug, Default)]
-pub(super) struct Contents(HashMap<(String, u64), Result<(), String>>);
-
-/// One entry of the folder.
-struct Entry {
-    name: OsString,
-    hold: String,
-    facts: Facts,
+/// What one step of a sweep says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Step {
+    /// At the sweep's end every hold, and those that are over; before that only these, with what went of them so far.
+    pub holds: Vec<HeldAside>,
+    /// Whether the sweep goes on with the next step.
+    pub more: bool,
 }
 
-/// Links aside what `holds` (resolved: `places`) hold beneath `roots`, and where `may_release`, lets go of the rest.
-pub(super) fn sweep(
-    roots: &[Option<Root>],
-    (holds, places): (&[NodeHold], &[Hold]),
-    may_release: bool,
-    contents: &mut Contents,
-    parent: &dyn Parent,
-) -> Vec<HeldAside> {
-    let mut sweep =
-        Sweep { places, told: BTreeMap::new(), contents, parent, began: Instant::now(), looked: 0 };
-    for hold in holds {
-        sweep.told.insert(hold.id.clone(), Told::default());
+/// What a step may take.
+#[derive(Debug, Clone, Copy)]
+struct Budget {
+    entries: u64,
+    bytes: u64,
+    time: Duration,
+}
+
+/// What a step has taken.
+#[derive(Debug)]
+struct Spent {
+    budget: Budget,
+    began: Instant,
+    entries: u64,
+    bytes: u64,
+}
+
+impl Spent {
+    fn is_over(&self) -> bool {
+        let Budget { entries, bytes, time } = self.budget;
+        self.entries >= entries || self.bytes >= bytes || self.began.elapsed() >= time
     }
-    let mut seen = HashSet::new();
-    let all: Vec<&Root> = roots.iter().flatten().collect();
-    for root in &all {
-        if seen.insert((root.facts.device, root.facts.inode)) {
-            sweep.root(root, &all, may_release);
+}
+
+/// Sweeps, and where the present one is.
+#[derive(Debug)]
+pub(super) struct Sweeps {
+    contents: Contents,
+    pass: Option<Pass>,
+    budget: Budget,
+}
+
+impl Default for Sweeps {
+    fn default() -> Self {
+        Self { contents: Contents::default(), pass: None, budget: STEP }
+    }
+}
+
+impl Sweeps {
+    /// One step: links aside what `holds` (resolved: `places`) hold beneath `roots`, and where `may_release`, lets go of
+    /// the rest.
+    pub(super) fn step(
+        &mut self,
+        roots: &[Option<Root>],
+        (holds, places): (&[NodeHold], &[Hold]),
+        may_release: bool,
+        parent: &dyn Parent,
+    ) -> Step {
+        let all: Vec<&Root> = roots.iter().flatten().collect();
+        let mut seen = HashSet::new();
+        let each: Vec<&Root> =
+            all.iter().copied().filter(|r| seen.insert((r.facts.device, r.facts.inode))).collect();
+        let mut pass = match self.pass.take() {
+            Some(pass) if pass.holds == holds => pass,
+            other => Pass::new(holds, other),
+        };
+        let spent = Spent { budget: self.budget, began: Instant::now(), entries: 0, bytes: 0 };
+        let mut sweep = Sweep { places, pass: &mut pass, contents: &mut self.contents, parent, spent };
+        while let Some(root) = each.get(sweep.pass.root) {
+            if !sweep.root(root, &all, may_release) {
+                let over = pass.told.iter().filter(|(_, told)| told.released);
+                let holds = over.map(|(hold, told)| told.clone().finish(hold.clone())).collect();
+                self.pass = Some(pass);
+                return Step { holds, more: true };
+            }
+            sweep.pass.root += 1;
+            sweep.pass.at = None;
         }
+        let ids: Vec<&str> = holds.iter().map(|h| h.id.as_str()).collect();
+        self.contents.end_sweep(&ids);
+        Step { holds: pass.told.into_iter().map(|(hold, told)| told.finish(hold)).collect(), more: false }
     }
-    sweep.told.into_iter().map(|(hold, told)| told.finish(hold)).collect()
 }
 
-#[derive(Default)]
+/// One sweep, between its steps.
+#[derive(Debug)]
+struct Pass {
+    /// For which it is.
+    holds: Vec<NodeHold>,
+    /// The root that it is at, among those that are not the same folder.
+    root: usize,
+    /// Where in that.
+    at: Option<Cursor>,
+    told: BTreeMap<String, Told>,
+    /// Entries that stay although their hold is over, by root.
+    stuck: HashSet<(usize, OsString)>,
+}
+
+impl Pass {
+    /// Begins anew; what `earlier` let go of is told with the rest.
+    fn new(holds: &[NodeHold], earlier: Option<Self>) -> Self {
+        let gone = earlier.into_iter().flat_map(|p| p.told).filter(|(_, told)| told.released);
+        let mut told: BTreeMap<String, Told> = gone.collect();
+        told.extend(holds.iter().map(|h| (h.id.clone(), Told::default())));
+        Self { holds: holds.to_vec(), root: 0, at: None, told, stuck: HashSet::new() }
+    }
+}
+
+/// A place within a root: a folder, and how far its entries were looked at (`d_off`, getdents(2)).
+#[derive(Debug)]
+struct Cursor {
+    folder: PathBuf,
+    offset: i64,
+}
+
+#[derive(Debug, Clone, Default)]
 struct Told {
     files: u64,
     kept_bytes: u64,
@@ -119,7 +195,9 @@ struct Told {
 
 impl Told {
     fn lack(&mut self, why: String) {
-        if self.lacks.len() < MAX_LACKS {
+        if self.lacks.contains(&why) {
+            // A file that took several steps is met in each of them.
+        } else if self.lacks.len() < MAX_LACKS {
             self.lacks.push(why);
         } else {
             self.unnamed += 1;
@@ -135,113 +213,142 @@ impl Told {
     }
 }
 
+/// One step of a sweep.
 struct Sweep<'s> {
     places: &'s [Hold],
-    told: BTreeMap<String, Told>,
+    pass: &'s mut Pass,
     contents: &'s mut Contents,
     parent: &'s dyn Parent,
-    began: Instant,
-    looked: u64,
+    spent: Spent,
 }
 
 impl Sweep<'_> {
-    fn root(&mut self, root: &Root, all: &[&Root], may_release: bool) {
+    /// Sweeps a root, as far as the step goes; whether that was all of it.
+    fn root(&mut self, root: &Root, all: &[&Root], may_release: bool) -> bool {
         let held = match &root.held {
             Ok(held) => held,
             Err(why) => {
                 self.all_lack(&format!("beneath {} nothing is linked: {why}", root.path.display()));
-                return;
+                return true;
             }
         };
-        let entries = match entries(held) {
+        let entries = match list(held) {
             Ok(entries) => entries,
             Err(error) => {
                 self.all_lack(&format!("{HELD} in {} cannot be listed: {error}", root.path.display()));
-                return;
+                return true;
             }
         };
-        let (kept, over): (Vec<Entry>, Vec<Entry>) = entries
+        let (kept, mut over): (Vec<Entry>, Vec<Entry>) = entries
             .into_iter()
-            .partition(|e| !may_release || self.told.get(&e.hold).is_some_and(|t| !t.released));
-        for batch in over.chunks(MAX_BATCH) {
-            self.let_go(root, held, batch);
+            .partition(|e| !may_release || self.pass.told.get(&e.hold).is_some_and(|t| !t.released));
+        over.retain(|e| !self.pass.stuck.contains(&(self.pass.root, e.name.clone())));
+        if !self.let_go_all(root, held, &over) {
+            return false;
+        }
+        if self.places.is_empty() {
+            return true;
         }
         let mut linked: HashSet<(String, u64)> =
             kept.iter().map(|e| (e.hold.clone(), e.facts.inode)).collect();
-        let room = root_room(root);
-        let deleted: u64 = kept_bytes(&kept).values().sum();
-        if self.places.is_empty() {
-            return;
-        }
+        let (room, deleted) = (root_room(root), kept_by_all(&kept));
         if deleted > room {
             let (have, most) = (words::bytes(deleted), words::bytes(room));
             self.all_lack(&format!(
                 "beneath {} deleted files take {have} for the sake of holds, over {most}: nothing more is linked there",
                 root.path.display()
             ));
-        } else {
-            self.link_all(root, held, all, &mut linked);
+        } else if !self.link_all(root, held, all, &mut linked) {
+            return false;
         }
-        let Ok(now) = self::entries(held) else { return };
+        let Ok(now) = list(held) else { return true };
         for (hold, bytes) in kept_bytes(&now) {
-            if let Some(told) = self.told.get_mut(&hold) {
+            if let Some(told) = self.pass.told.get_mut(&hold).filter(|t| !t.released) {
                 told.kept_bytes += bytes;
             }
         }
         for entry in now {
-            if let Some(told) = self.told.get_mut(&entry.hold).filter(|t| !t.released) {
+            if let Some(told) = self.pass.told.get_mut(&entry.hold).filter(|t| !t.released) {
                 told.files += 1;
             }
         }
+        true
     }
 
-    fn link_all(&mut self, root: &Root, held: &OwnedFd, all: &[&Root], linked: &mut HashSet<(String, u64)>) {
-        let mut folders = Folders::new(super::policy::MAX_DEPTH);
+    /// Links what is held and is not linked yet, from where the last step ended; whether that was all.
+    fn link_all(
+        &mut self,
+        root: &Root,
+        held: &OwnedFd,
+        all: &[&Root],
+        linked: &mut HashSet<(String, u64)>,
+    ) -> bool {
+        let mut folders = Folders::new(MAX_DEPTH);
         let inner = all.iter().filter_map(|r| r.path.strip_prefix(&root.path).ok());
         folders.leave_out = inner.filter(|p| !p.as_os_str().is_empty()).map(Path::to_owned).collect();
-        let mut cut = None;
+        let mut begin = self.pass.at.take();
+        folders.from = begin.as_ref().map(|c| c.folder.clone());
         folders.visit(&root.folder, &mut |relative, folder| {
-            let Ok(names) = rustix::fs::Dir::read_from(folder) else { return Way::On };
-            for name in names.flatten() {
-                self.looked += 1;
-                cut = self.bound(linked.len());
-                if cut.is_some() {
+            let Ok(mut names) = rustix::fs::Dir::read_from(folder) else { return Way::On };
+            // Where that folder is gone, what follows it is looked at from its beginning.
+            let mut offset = match begin.take().filter(|c| c.folder == relative) {
+                Some(at) if names.seek(at.offset).is_ok() => at.offset,
+                _ => 0,
+            };
+            while let Some(Ok(name)) = names.next() {
+                if linked.len() >= MAX_LINKS {
+                    self.all_lack(&format!("only {MAX_LINKS} files are linked in a root; hold less"));
                     return Way::Stop;
                 }
-                let name = OsStr::from_bytes(name.file_name().to_bytes());
-                let path = root.path.join(relative).join(name);
-                let covers = |h: &&Hold| match h.place {
-                    HeldPlace::Everywhere => looks_like_a_log(name.as_bytes()),
-                    _ => h.covers(&path),
-                };
-                let by: HashSet<&str> = self.places.iter().filter(covers).map(|h| h.id.as_str()).collect();
-                if by.is_empty() {
-                    continue;
+                let done = self.file(root, held, (relative, folder), &name, linked);
+                self.spent.entries += 1;
+                if done {
+                    offset = name.offset();
                 }
-                let Ok(facts) = beneath::facts_at(folder, name) else { continue };
-                if facts.kind != FileType::RegularFile || facts.device != root.facts.device {
-                    continue;
-                }
-                for id in by {
-                    if self.told.contains_key(id) && linked.insert((id.to_owned(), facts.inode)) {
-                        self.link(held, folder, name, (id, &path), &facts);
-                    }
-                    if truncates(folder, name, &facts) {
-                        self.keep_content(
-                            folder,
-                            name,
-                            (id, &path),
-                            &facts,
-                            "it is rotated by copying and truncating, from which a link does not protect",
-                        );
-                    }
+                if !done || self.spent.is_over() {
+                    self.pass.at = Some(Cursor { folder: relative.to_owned(), offset });
+                    return Way::Stop;
                 }
             }
             Way::On
         });
-        if let Some(cut) = cut {
-            self.all_lack(&cut);
+        self.pass.at.is_none()
+    }
+
+    /// Looks at one entry of a folder; whether it needs no further step.
+    fn file(
+        &mut self,
+        root: &Root,
+        held: &OwnedFd,
+        (relative, folder): (&Path, &OwnedFd),
+        name: &rustix::fs::DirEntry,
+        linked: &mut HashSet<(String, u64)>,
+    ) -> bool {
+        let name = OsStr::from_bytes(name.file_name().to_bytes());
+        let path = root.path.join(relative).join(name);
+        let covers = |h: &&Hold| match h.place {
+            HeldPlace::Everywhere => looks_like_a_log(name.as_bytes()),
+            _ => h.covers(&path),
+        };
+        let by: HashSet<&str> = self.places.iter().filter(covers).map(|h| h.id.as_str()).collect();
+        if by.is_empty() {
+            return true;
         }
+        let Ok(facts) = beneath::facts_at(folder, name) else { return true };
+        if facts.kind != FileType::RegularFile || facts.device != root.facts.device {
+            return true;
+        }
+        let mut done = true;
+        for id in by {
+            if self.pass.told.contains_key(id) && linked.insert((id.to_owned(), facts.inode)) {
+                done &= self.link(held, folder, name, (id, &path), &facts);
+            }
+            if truncates(folder, name, &facts) {
+                let why = "it is rotated by copying and truncating, from which a link does not protect";
+                done &= self.keep_content(folder, name, (id, &path), &facts, why);
+            }
+        }
+        done
     }
 
     fn link(
@@ -251,10 +358,9 @@ impl Sweep<'_> {
         name: &OsStr,
         (id, path): (&str, &Path),
         facts: &Facts,
-    ) {
+    ) -> bool {
         let Some(entry) = entry_name(id, facts.inode, name) else {
-            self.keep_content(folder, name, (id, path), facts, "its name is too long for a link");
-            return;
+            return self.keep_content(folder, name, (id, path), facts, "its name is too long for a link");
         };
         match rustix::fs::linkat(folder, name, held, &entry, AtFlags::empty()) {
             Ok(()) => {
@@ -264,17 +370,18 @@ impl Sweep<'_> {
                 if !same {
                     let _ = rustix::fs::unlinkat(held, &entry, AtFlags::empty());
                 }
+                true
             }
             // It went, and the next sweep sees what came in its place.
-            Err(Errno::EXIST | Errno::NOENT) => {}
+            Err(Errno::EXIST | Errno::NOENT) => true,
             Err(error) => {
                 let why = format!("it cannot be linked ({error})");
-                self.keep_content(folder, name, (id, path), facts, &why);
+                self.keep_content(folder, name, (id, path), facts, &why)
             }
         }
     }
 
-    /// Keeps the content of a file that a link does not protect, once a run.
+    /// Keeps the content of a file that a link does not protect, as far as the step goes; whether that was all of it.
     fn keep_content(
         &mut self,
         folder: &OwnedFd,
@@ -282,111 +389,24 @@ impl Sweep<'_> {
         (id, path): (&str, &Path),
         facts: &Facts,
         why: &str,
-    ) {
-        let key = (id.to_owned(), facts.inode);
-        if !self.contents.0.contains_key(&key) {
-            if self.contents.0.len() >= MAX_CONTENTS {
-                self.contents.0.clear();
-            }
-            let kept = self.copy(folder, name, id, path);
-            self.contents.0.insert(key.clone(), kept);
-        }
-        let Some(told) = self.told.get_mut(id) else { return };
-        match self.contents.0.get(&key) {
-            Some(Ok(())) => {
-                told.lack(format!("{}: {why}; its content until then is in the evidence", path.display()))
-            }
-            Some(Err(not)) => {
-                told.lack(format!("{}: {why}, and its content is not kept: {not}", path.display()))
-            }
-            None => {}
-        }
-    }
-
-    fn copy(&self, folder: &OwnedFd, name: &OsStr, id: &str, path: &Path) -> Result<(), String> {
-        let Ok(Opened::Regular(file, facts)) = beneath::open_regular(folder, Path::new(name)) else {
-            return Err("it cannot be opened".to_owned());
+    ) -> bool {
+        let open = || match beneath::open_regular(folder, Path::new(name)) {
+            Ok(Opened::Regular(file, now)) if now.inode == facts.inode => Some((File::from(file), now)),
+            _ => None,
         };
-        let file = File::from(file);
-        let mut object = object(path.to_owned(), &facts);
-        let (mut piece, mut at, mut hasher) = (vec![0; MAX_PIECE_BYTES], 0, Sha256::new());
-        // What is written meanwhile comes with the lines that the tail reads, or not at all.
-        while at < facts.size_bytes {
-            let want = usize::try_from(facts.size_bytes - at).unwrap_or(usize::MAX).min(piece.len());
-            let n = file.read_at(&mut piece[..want], at).map_err(|e| e.to_string())?;
-            if n == 0 {
-                return Err("it became shorter while it was read".to_owned());
-            }
-            hasher.update(&piece[..n]);
-            let content = FileContent::compress(&object, at, &piece[..n]).map_err(|e| e.to_string())?;
-            let seen = FileSeen { cause: id.to_owned(), objects: Vec::new(), content: Some(content) };
-            if self.parent.witness(seen)? == Verdict::DigestSuffices {
-                return Err("it is over the budget of preserved content".to_owned());
-            }
-            at += n as u64;
+        let said = match self.contents.keep((id, path), facts, open, self.parent, &mut self.spent) {
+            Said::Whole => format!("{}: {why}; its content until then is in the evidence", path.display()),
+            Said::Not(not) => format!("{}: {why}, and its content is not kept: {not}", path.display()),
+            Said::Unfinished => return false,
+        };
+        if let Some(told) = self.pass.told.get_mut(id) {
+            told.lack(said);
         }
-        object.sha256 = Some(Hash(hasher.finalize().into()));
-        object.preserved_bytes = Some(facts.size_bytes);
-        self.parent.witness(FileSeen { cause: id.to_owned(), objects: vec![object], content: None }).map(drop)
-    }
-
-    /// Lets go of entries whose hold is over; files that have no other name are recorded first.
-    fn let_go(&mut self, root: &Root, held: &OwnedFd, batch: &[Entry]) {
-        let mut objects: BTreeMap<&str, Vec<PlannedObject>> = BTreeMap::new();
-        let mut unread = HashSet::new();
-        for entry in batch.iter().filter(|e| e.facts.kind == FileType::RegularFile) {
-            let path = root.path.join(HELD).join(&entry.name);
-            match digest(held, &entry.name) {
-                Ok((sha256, digest_partial)) => {
-                    let why_safe = format!("{} is released", entry.hold);
-                    let object = PlannedObject {
-                        sha256: Some(sha256),
-                        digest_partial,
-                        why_safe,
-                        ..object(path, &entry.facts)
-                    };
-                    objects.entry(entry.hold.as_str()).or_default().push(object);
-                }
-                Err(_) => drop(unread.insert(entry.name.clone())),
-            }
-        }
-        for (hold, objects) in objects {
-            let seen = FileSeen { cause: hold.to_owned(), objects, content: None };
-            let recorded = self.parent.witness(seen);
-            let told = self.told.entry(hold.to_owned()).or_default();
-            told.released = true;
-            if let Err(why) = recorded {
-                told.lack(format!("its links stay, since what would go could not be recorded: {why}"));
-                continue;
-            }
-            for entry in batch.iter().filter(|e| e.hold == hold && !unread.contains(&e.name)) {
-                let now = beneath::facts_at(held, &entry.name);
-                let same =
-                    now.is_ok_and(|f| f.inode == entry.facts.inode && f.mtime_ns == entry.facts.mtime_ns);
-                if same && rustix::fs::unlinkat(held, &entry.name, AtFlags::empty()).is_ok() {
-                    told.files += 1;
-                    if entry.facts.links == 1 {
-                        told.kept_bytes += entry.facts.allocated_bytes;
-                    }
-                }
-            }
-        }
-    }
-
-    fn bound(&self, links: usize) -> Option<String> {
-        if links >= MAX_LINKS {
-            Some(format!("only {MAX_LINKS} files are linked in a root; hold less"))
-        } else if self.looked > MAX_ENTRIES {
-            Some(format!("a sweep looks at {MAX_ENTRIES} files only; hold a folder of them"))
-        } else if self.looked.is_multiple_of(256) && self.began.elapsed() > MAX_TIME {
-            Some(format!("a sweep ends after {} s; the next goes on", MAX_TIME.as_secs()))
-        } else {
-            None
-        }
+        true
     }
 
     fn all_lack(&mut self, why: &str) {
-        self.told.values_mut().filter(|t| !t.released).for_each(|t| t.lack(why.to_owned()));
+        self.pass.told.values_mut().filter(|t| !t.released).for_each(|t| t.lack(why.to_owned()));
     }
 }
 
@@ -405,105 +425,7 @@ fn truncates(folder: &OwnedFd, name: &OsStr, facts: &Facts) -> bool {
     beneath::facts_at(folder, &copy).is_ok_and(born)
 }
 
-/// The entries of the folder that bear a name of ours.
-fn entries(held: &OwnedFd) -> Result<Vec<Entry>, Errno> {
-    let mut found = Vec::new();
-    for entry in rustix::fs::Dir::read_from(held)?.take(MAX_LINKS * 2) {
-        let name = OsString::from_vec(entry?.file_name().to_bytes().to_vec());
-        let Some((hold, inode)) = parse(&name) else { continue };
-        let Ok(facts) = beneath::facts_at(held, &name) else { continue };
-        if facts.inode == inode {
-            found.push(Entry { hold, name, facts });
-        }
-    }
-    Ok(found)
-}
-
-/// Allocated bytes of files that have no name but ours, by hold.
-fn kept_bytes(entries: &[Entry]) -> HashMap<String, u64> {
-    let mut ours: HashMap<u64, u64> = HashMap::new();
-    entries.iter().for_each(|e| *ours.entry(e.facts.inode).or_default() += 1);
-    let mut bytes: HashMap<String, u64> = HashMap::new();
-    for entry in entries.iter().filter(|e| ours.get(&e.facts.inode) == Some(&e.facts.links)) {
-        *bytes.entry(entry.hold.clone()).or_default() += entry.facts.allocated_bytes;
-    }
-    bytes
-}
-
 /// What deleted files may take of the root's filesystem, bytes.
 fn root_room(root: &Root) -> u64 {
     rustix::fs::fstatvfs(&root.folder).map_or(0, |s| s.f_blocks.saturating_mul(s.f_frsize) / MAX_KEPT_SHARE)
-}
-
-fn entry_name(hold: &str, inode: u64, name: &OsStr) -> Option<OsString> {
-    let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
-    if hold.is_empty() || hold.len() > MAX_ID_BYTES || !hold.bytes().all(fits) {
-        return None;
-    }
-    let mut entry = format!("{hold}.{inode:x}.").into_bytes();
-    entry.extend_from_slice(name.as_bytes());
-    (entry.len() <= MAX_NAME_BYTES).then(|| OsString::from_vec(entry))
-}
-
-fn parse(entry: &OsStr) -> Option<(String, u64)> {
-    let mut parts = entry.as_bytes().splitn(3, |b| *b == b'.');
-    let hold = std::str::from_utf8(parts.next()?).ok().filter(|h| h.starts_with("hold-"))?;
-    let inode = u64::from_str_radix(std::str::from_utf8(parts.next()?).ok()?, 16).ok()?;
-    parts.next().filter(|n| !n.is_empty())?;
-    Some((hold.to_owned(), inode))
-}
-
-fn object(path: PathBuf, facts: &Facts) -> PlannedObject {
-    PlannedObject {
-        path,
-        device: facts.device,
-        inode: facts.inode,
-        size_bytes: facts.size_bytes,
-        allocated_bytes: facts.allocated_bytes,
-        mtime_ns: facts.mtime_ns,
-        ctime_ns: facts.ctime_ns,
-        uid: facts.uid,
-        gid: facts.gid,
-        mode: facts.mode,
-        links: facts.links,
-        cleaner: "hold".to_owned(),
-        tier: 1,
-        why_safe: String::new(),
-        outcome: ObjectOutcome::Pending,
-        sha256: None,
-        digest_partial: false,
-        image: None,
-        cut: None,
-        atime_ns: Some(facts.atime_ns),
-        btime_ns: facts.btime_ns,
-        preserved_bytes: None,
-    }
-}
-
-/// SHA-256 of an entry, whole or of its ends.
-fn digest(held: &OwnedFd, name: &OsStr) -> Result<(Hash, bool), Errno> {
-    let Opened::Regular(file, facts) = beneath::open_regular(held, Path::new(name))? else {
-        return Err(Errno::INVAL);
-    };
-    let file = File::from(file);
-    let size = facts.size_bytes;
-    let partial = size > DIGEST_WHOLE;
-    let ranges: &[(u64, u64)] =
-        if partial { &[(0, DIGEST_ENDS), (size - DIGEST_ENDS, size)] } else { &[(0, size)] };
-    let (mut hasher, mut chunk) = (Sha256::new(), vec![0; MAX_PIECE_BYTES]);
-    for (start, end) in ranges {
-        let mut at = *start;
-        while at < *end {
-            let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(chunk.len());
-            match file.read_at(&mut chunk[..want], at) {
-                Ok(0) => return Err(Errno::IO),
-                Ok(n) => {
-                    hasher.update(&chunk[..n]);
-                    at += n as u64;
-                }
-                Err(e) => return Err(Errno::from_io_error(&e).unwrap_or(Errno::IO)),
-            }
-        }
-    }
-    Ok((Hash(hasher.finalize().into()), partial))
 }

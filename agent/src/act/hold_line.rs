@@ -17,7 +17,7 @@ use super::channel::Channel;
 use super::hold::{HeldThing, Hold, HoldSet, NodeHold, resolve};
 use super::hold_file;
 use super::images::IMAGE_PLACE;
-use super::real_path::{find, real_paths};
+use super::real_path::{Mounts, is_absent, real_paths};
 use super::wire::{halt_request, held_request};
 
 /// How long an executor that is busy may take to have room for the news: it looks between two objects, and the digest of
@@ -36,27 +36,30 @@ pub struct HeldNow {
 }
 
 impl HeldNow {
-    /// As places that are held, by a look at the filesystem of now, for as long as that takes: the executor may start no
-    /// thread, and whoever waits for it has a bound.
-    pub(super) fn resolved(&self) -> Vec<Hold> {
-        resolve(&self.set, |path| Ok(real_paths(&self.host_root, path)))
+    /// As places that are held, by a look at the filesystem of now. The executor may start no thread that could be left
+    /// behind; nothing of what a server stands behind is touched.
+    pub(super) fn resolved(&self, mounts: &Mounts) -> Vec<Hold> {
+        let table = mounts.read();
+        resolve(&self.set, |path| Ok(real_paths(&self.host_root, path, &table)))
     }
 
-    /// As places that are held, by a look at the filesystem of now. A hold on what does not answer holds everything: a
-    /// link may lead from there to anywhere.
+    /// The same with a bound of time, since a disk of this machine's may not answer either: a hold on one holds
+    /// everything, for a link may lead from there to anywhere.
     pub fn resolved_apart(&self, aside: &Aside) -> Vec<Hold> {
+        let table: Arc<[u8]> = Mounts::open().read().into();
         resolve(&self.set, |path| {
-            let (root, path) = (self.host_root.clone(), path.to_owned());
-            aside.look(&path.clone(), move || real_paths(&root, &path))
+            let (root, path, table) = (self.host_root.clone(), path.to_owned(), Arc::clone(&table));
+            aside.look(&path.clone(), move || real_paths(&root, &path, &table))
         })
     }
 
     /// Holds on paths at which nothing is at this moment, by their ids. What cannot be looked at is not said to be gone.
     pub fn absent(&self, aside: &Aside) -> Vec<String> {
         let HoldSet::Known(holds) = &self.set else { return Vec::new() };
+        let table: Arc<[u8]> = Mounts::open().read().into();
         let is_gone = |path: &Path| {
-            let (root, path) = (self.host_root.clone(), path.to_owned());
-            aside.look(&path.clone(), move || find(&root, &path)) == Ok(Ok(None))
+            let (root, path, table) = (self.host_root.clone(), path.to_owned(), Arc::clone(&table));
+            aside.look(&path.clone(), move || is_absent(&root, &path, &table)) == Ok(true)
         };
         // Images lie beneath no path of the host's.
         let gone = |h: &&NodeHold| matches!(&h.what, HeldThing::Path(p) if !p.starts_with(IMAGE_PLACE) && is_gone(p));

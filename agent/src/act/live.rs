@@ -78,6 +78,17 @@ impl Live {
         }
     }
 
+    /// What is watched up to here, for [`Self::back_to`].
+    pub(super) fn mark(&self) -> (usize, u64) {
+        (self.watched.len(), self.left_out)
+    }
+
+    /// Watches nothing more of what came since: their folder turned out to be a database's.
+    pub(super) fn back_to(&mut self, (watched, left_out): (usize, u64)) {
+        self.watched.truncate(watched);
+        self.left_out = left_out;
+    }
+
     /// Looks a second time, and makes candidates of those that may be cut; of the others, why not.
     pub(super) fn settle(self) -> (Vec<Candidate>, Vec<Refusal>) {
         let mut candidates = Vec::new();

@@ -54,6 +54,7 @@ pub mod respond;
 mod rotation;
 mod shares;
 mod survey;
+mod turn;
 mod vet;
 pub(crate) mod wire;
 pub mod witness;

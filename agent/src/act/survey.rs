@@ -117,6 +117,7 @@ impl Surveyor<'_> {
             }
         };
         let (from_candidates, from_passed) = (self.survey.candidates.len(), self.survey.passed_over.len());
+        let from_live = self.live.mark();
         for entry in entries {
             self.entries += 1;
             if let Some(bound) = self.bound() {
@@ -131,10 +132,11 @@ impl Surveyor<'_> {
                 break;
             };
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
-            if forbidden::is_database_marker(name.as_bytes()) && entry.file_type() != FileType::Directory {
+            if let Some(marker) = forbidden::marker(folder, name, entry.file_type()) {
                 self.survey.candidates.truncate(from_candidates);
                 self.survey.passed_over.truncate(from_passed);
-                let reason = format!("{} marks the folder as a database's", name.display());
+                self.live.back_to(from_live);
+                let reason = format!("{marker} marks the folder as a database's");
                 self.pass_over(root.path.join(relative), reason);
                 return if rules.kind().keeps_away_from_databases(&rules.policy) {
                     Way::NotBelow
@@ -349,6 +351,9 @@ pub(super) struct Folders<'s> {
     max_depth: u32,
     /// Folders, relative to the root, that are left out.
     pub(super) leave_out: Vec<PathBuf>,
+    /// The folder, relative to the root, with which the walk begins: those before it are passed by, those above it gone
+    /// through without a call. One that is gone stands for the next one.
+    pub(super) from: Option<PathBuf>,
     /// Where folders go that could not be entered, and why.
     pub(super) skipped: Option<&'s mut Vec<(PathBuf, String)>>,
 }
@@ -356,7 +361,7 @@ pub(super) struct Folders<'s> {
 impl Folders<'_> {
     /// Down to `max_depth` folders beneath the root; 0 is the root alone.
     pub(super) fn new(max_depth: u32) -> Self {
-        Self { max_depth, leave_out: Vec::new(), skipped: None }
+        Self { max_depth, leave_out: Vec::new(), from: None, skipped: None }
     }
 
     /// Calls `see` with each folder's path relative to `root` and a descriptor, and goes on as it says.
@@ -371,7 +376,9 @@ impl Folders<'_> {
         depth: u32,
         see: &mut dyn FnMut(&Path, &OwnedFd) -> Way,
     ) -> bool {
-        let way = see(relative, folder);
+        // Paths compare by their parts, and so does the order of the walk.
+        let is_above = self.from.as_ref().is_some_and(|from| relative < from.as_path());
+        let way = if is_above { Way::On } else { see(relative, folder) };
         if way == Way::Stop {
             return false;
         }
@@ -380,7 +387,9 @@ impl Folders<'_> {
         }
         for name in subfolders(folder) {
             let path = relative.join(&name);
-            if (depth == 0 && (name == QUARANTINE || name == HELD)) || self.leave_out.contains(&path) {
+            let ours = depth == 0 && (name == QUARANTINE || name == HELD);
+            let before = self.from.as_ref().is_some_and(|from| path < *from && !from.starts_with(&path));
+            if ours || before || self.leave_out.contains(&path) {
                 continue;
             }
             gaps::reach(Gap::FolderListed, &path);

@@ -51,11 +51,8 @@ impl Neighbours {
                 Err(error) => return refused(format!("its folder cannot be read: {error}")),
             };
             let name = entry.file_name().to_bytes();
-            if forbidden::is_database_marker(name) && entry.file_type() != FileType::Directory {
-                return refused(format!(
-                    "{} marks its folder as a database's",
-                    String::from_utf8_lossy(name)
-                ));
+            if let Some(marker) = forbidden::marker(folder, OsStr::from_bytes(name), entry.file_type()) {
+                return refused(format!("{marker} marks its folder as a database's"));
             }
             let path = relative.join(OsStr::from_bytes(name));
             let NameVerdict::Taken(_) = rules.judge_name(&path) else { continue };
@@ -91,7 +88,7 @@ fn why_shunned(rules: &RootRules, root: &Root, relative: &Path) -> Option<String
         };
         rules.kind().shuns(&root.ground, &folder, relative).or_else(|| {
             let marker = forbidden::database_marker_in(&folder)?;
-            Some(format!("{} marks a folder above it as a database's", String::from_utf8_lossy(marker)))
+            Some(format!("{marker} marks a folder above it as a database's"))
         })
     })
 }

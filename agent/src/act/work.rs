@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use dogwatch::clock;
 use dogwatch::record::{Action, ActionState, Body, ObjectOutcome, Refusal, Seq};
+use dogwatch::wire;
 
 use super::aside::Aside;
 use super::handle::{Backoff, Executor, ExecutorError, look_after, recall};
-use super::held_links::HeldAside;
+use super::held_links::Step;
 use super::hold::HoldSet;
 use super::hold_line::HoldLine;
 use super::images::policy::ImagePolicy;
@@ -25,15 +26,14 @@ use super::policy::{Policy, ROOT_OFF, Rules};
 use super::real_path::{Place, find_apart};
 use super::remove::QUARANTINE_GONE;
 use super::shares;
+use super::turn::Turn;
 use super::witness::Witness;
 use crate::tail::mask::Masker;
 
 /// A survey of a large log folder on a slow disk may take this long.
 const SURVEY_WAIT: Duration = Duration::from_secs(120);
-/// Linking aside what is held may take this long, with content that is kept for want of a link.
+/// A step of a sweep for what is held may take this long: it ends after half a second, or with the file that it reads.
 const ASIDE_WAIT: Duration = Duration::from_secs(60);
-/// How often it is looked for new files under what is held: a rotation is seen before the next one, which may delete.
-const SWEEP_EVERY: Duration = Duration::from_secs(15);
 /// A cleanup may take this long before its child counts as hung. Far longer than it gives itself (120 s, images 300 s, and
 /// what it began by then): only a disk or a runtime that does not answer gets there.
 const APPLY_WAIT: Duration = Duration::from_secs(540);
@@ -78,8 +78,10 @@ pub enum Done {
         /// What was found.
         result: Result<Survey, String>,
     },
-    /// What is kept aside for each hold, and for those that are over, what went.
-    Aside(Vec<HeldAside>),
+    /// What a step of the sweep says of what is kept aside for holds.
+    Aside(Step),
+    /// How far an action is.
+    Progress(wire::ActionProgress),
     /// An action that was carried out, or failed.
     Applied(Box<Action>),
     /// Push this to the evidence stream, of which the core is the only pusher, and say its seq.
@@ -200,26 +202,29 @@ pub fn run(
     };
     tell(&files, &images);
     let aside = Aside::new(FIND_WAIT);
-    let mut swept = false;
+    let mut turn = Turn::new(Instant::now());
     loop {
-        let job = match jobs.recv_timeout(SWEEP_EVERY) {
-            Ok(job) => job,
-            Err(RecvTimeoutError::Timeout) => {
-                let held = matches!(&launch.holds.now().set, HoldSet::Known(holds) if !holds.is_empty());
-                if swept && !held {
-                    continue;
-                }
-                Job::Aside
+        let job = match jobs.recv_timeout(turn.wait(Instant::now())) {
+            Ok(Job::Find { command, path }) => {
+                let result = find_apart(&launch.holds.now().host_root, &path, &aside);
+                done(Done::Found { command, result });
+                None
             }
+            Ok(Job::Aside) => {
+                turn.ask();
+                None
+            }
+            Ok(job) => Some(job),
+            Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => break,
         };
-        if let Job::Find { command, path } = job {
-            let result = find_apart(&launch.holds.now().host_root, &path, &aside);
-            done(Done::Found { command, result });
+        let held = || matches!(&launch.holds.now().set, HoldSet::Known(holds) if !holds.is_empty());
+        let sweeps = turn.is_due(Instant::now(), held());
+        if job.is_none() && !sweeps {
             continue;
         }
         let again = files.revive() | images.as_mut().is_some_and(Keeper::revive);
-        let roots = matches!(job, Job::Survey { .. }) && files.wants_roots_again();
+        let roots = matches!(job, Some(Job::Survey { .. })) && files.wants_roots_again();
         if roots {
             files.open_roots_again();
         }
@@ -227,16 +232,22 @@ pub fn run(
             tell(&files, &images);
         }
         match job {
-            Job::Survey { mount, device } => {
+            Some(Job::Survey { mount, device }) => {
                 let found = files.survey(device).and_then(|found| masked(found, &launch.masks));
                 let found = found.map(|found| Survey { preserve: witness.preserve_left(), ..found });
                 let result = shares::found(found, images.as_mut().map(|i| i.survey(device)));
                 done(Done::Surveyed { mount, result });
             }
-            Job::Apply(action) => {
+            Some(Job::Apply(action)) => {
                 let mut shared = Vec::new();
                 if let Some(share) = shares::files(&action) {
-                    shared.push(files.apply(share));
+                    let (action_id, objects) = (&action.id, action.objects.len() as u64);
+                    let told = |objects_done, freed_bytes| {
+                        let action_id = action_id.clone();
+                        let now = wire::ActionProgress { action_id, objects, objects_done, freed_bytes };
+                        done(Done::Progress(now));
+                    };
+                    shared.push(files.apply(share, &told));
                 }
                 if let Some(share) = shares::images(&action) {
                     shared.push(match &mut images {
@@ -248,13 +259,15 @@ pub fn run(
                 spent.borrow_mut().note_action(&applied, &rules, clock::now().boot_ns);
                 done(Done::Applied(Box::new(applied)));
             }
-            Job::Aside => {
-                if let Some(aside) = files.aside(launch.holds.is_durable()) {
-                    swept = true;
-                    done(Done::Aside(aside));
-                }
+            Some(Job::Aside | Job::Find { .. }) | None => {}
+        }
+        if sweeps {
+            let may_release = launch.holds.is_durable();
+            let step = files.aside(may_release);
+            turn.stepped(Instant::now(), step.as_ref().map(|s| s.more), may_release);
+            if let Some(step) = step {
+                done(Done::Aside(step));
             }
-            Job::Find { .. } => {}
         }
     }
 }
@@ -408,10 +421,10 @@ impl<'a> Keeper<'a> {
         })
     }
 
-    fn aside(&mut self, may_release: bool) -> Option<Vec<HeldAside>> {
+    fn aside(&mut self, may_release: bool) -> Option<Step> {
         let executor = self.executor.as_mut()?;
         match executor.aside(may_release, ASIDE_WAIT) {
-            Ok(aside) => Some(aside),
+            Ok(step) => Some(step),
             Err(error) => {
                 tracing::warn!(%error, "what is held could not be linked aside; it is tried again");
                 if error.is_fatal() {
@@ -422,8 +435,8 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    fn apply(&mut self, mut action: Action) -> Action {
-        match self.try_apply(&mut action) {
+    fn apply(&mut self, mut action: Action, told: &dyn Fn(u64, u64)) -> Action {
+        match self.try_apply(&mut action, told) {
             Ok(applied) => applied,
             Err(error) => {
                 look_after(&mut action, &error);
@@ -435,7 +448,7 @@ impl<'a> Keeper<'a> {
     /// The same for images: what became of those that nobody answered for, another keeper can only say by what the runtime
     /// lists, so that the plan's objects are left as unknown.
     fn apply_images(&mut self, mut action: Action) -> Action {
-        match self.try_apply(&mut action) {
+        match self.try_apply(&mut action, &|_, _| ()) {
             Ok(applied) => applied,
             Err(error) => {
                 action.state = ActionState::Failed;
@@ -453,9 +466,9 @@ impl<'a> Keeper<'a> {
     }
 
     /// Has `action` applied. Where that fails it keeps what was recorded of objects before.
-    fn try_apply(&mut self, action: &mut Action) -> Result<Action, ExecutorError> {
+    fn try_apply(&mut self, action: &mut Action, told: &dyn Fn(u64, u64)) -> Result<Action, ExecutorError> {
         let Some(executor) = self.executor.as_mut() else { return Err(ExecutorError::Died(None)) };
-        let result = executor.apply(action, APPLY_WAIT);
+        let result = executor.apply_told(action, APPLY_WAIT, told);
         match &result {
             Ok(applied) => {
                 self.lost_a_quarantine |= applied.refused.iter().any(|r| r.reason.contains(QUARANTINE_GONE));

@@ -4,6 +4,7 @@
 //! ([`crate::act::hold_line`]) and says what came of it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use dogwatch::clock;
@@ -11,13 +12,18 @@ use dogwatch::record::{Body, Stream};
 use dogwatch::wire;
 
 use super::{Core, answer_error};
-use crate::act::held_links::HeldAside;
+use crate::act::held_links::{HeldAside, Step};
 use crate::act::hold::{Hold, NodeHold};
 use crate::act::wire::{aside_to_wire, holds_from_wire};
 use crate::uplink::CommandCall;
 
 /// Sets that wait to be kept at most; the collector sends one at a time.
 const MAX_WAITING: usize = 4;
+
+/// Between two notes on a release that goes on: a large one takes minutes.
+const NOTE_EVERY_NS: u64 = 60_000_000_000;
+/// Most of a hold's reasons in a pulse, in characters; the record has them whole.
+const MAX_LACKS_CHARS: usize = 200;
 
 /// A set that was kept, or not.
 #[derive(Debug)]
@@ -40,10 +46,21 @@ pub(super) struct HoldState {
     waiting: VecDeque<CommandCall>,
     /// What the collector said last.
     last: Option<Vec<NodeHold>>,
-    /// What was kept aside for each of them when it was last looked.
+    /// What was kept aside for each of them when all of it was last looked at.
     aside: Vec<HeldAside>,
+    /// The same for every pulse, its reasons cut short.
+    said_aside: Arc<[wire::HeldAside]>,
+    /// When it was noted last how far a release is that goes on.
+    released_boot_ns: Option<u64>,
     /// What the node cannot do because of them, in words.
     pub(super) unable: Option<String>,
+}
+
+impl HoldState {
+    /// What is kept aside, for a pulse.
+    pub(super) fn said_aside(&self) -> Arc<[wire::HeldAside]> {
+        Arc::clone(&self.said_aside)
+    }
 }
 
 impl Core {
@@ -78,18 +95,33 @@ impl Core {
         self.holds.waiting.push_back(call);
     }
 
-    /// What is held was linked aside, and what is not held any more let go of: that is news.
-    pub(super) fn on_aside(&mut self, aside: Vec<HeldAside>) {
-        let (over, kept): (Vec<_>, Vec<_>) = aside.into_iter().partition(|a| a.released);
+    /// What is held was linked aside, and what is not held any more let go of: that is news. Of a sweep that goes on, now
+    /// and then what went so far.
+    pub(super) fn on_aside(&mut self, step: Step) {
+        let now_boot_ns = clock::now().boot_ns;
+        let (over, kept): (Vec<_>, Vec<_>) = step.holds.into_iter().partition(|a| a.released);
+        if step.more {
+            let last = *self.holds.released_boot_ns.get_or_insert(now_boot_ns);
+            if over.is_empty() || now_boot_ns.saturating_sub(last) < NOTE_EVERY_NS {
+                return;
+            }
+            self.holds.released_boot_ns = Some(now_boot_ns);
+        } else {
+            self.holds.released_boot_ns = None;
+        }
         for gone in over.iter().filter(|a| a.files > 0 || !a.lacks.is_empty()) {
+            let so_far = if step.more { " so far" } else { "" };
             let mut words = format!(
-                "{} is over: {} files that were linked aside for it went, with {} bytes that had no other name",
+                "{} is over: {} files that were linked aside for it went{so_far}, with {} bytes that had no other name",
                 gone.hold, gone.files, gone.kept_bytes
             );
             if !gone.lacks.is_empty() {
                 words = format!("{words}; {}", gone.lacks);
             }
             self.wires.recorder.push(Stream::Urgent, clock::now(), Body::Note(words));
+        }
+        if step.more {
+            return;
         }
         for now in &kept {
             let before = self.holds.aside.iter().find(|a| a.hold == now.hold);
@@ -99,6 +131,11 @@ impl Core {
                 self.wires.recorder.push(Stream::Urgent, clock::now(), Body::Note(words));
             }
         }
+        let short = |a: &wire::HeldAside| wire::HeldAside {
+            lacks: a.lacks.chars().take(MAX_LACKS_CHARS).collect(),
+            ..a.clone()
+        };
+        self.holds.said_aside = aside_to_wire(&kept).iter().map(short).collect();
         self.holds.aside = kept;
     }
 

@@ -124,3 +124,31 @@ fn tail_gap(gap: TailGap, at: Moment) -> Gap {
         incarnation: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tail::Mark;
+
+    #[test]
+    fn joined_marks_keep_the_newest_of_each_file_and_all_that_it_needs() {
+        let mark = |file, offset| Mark {
+            file,
+            generation: 0,
+            source: "x".into(),
+            inode: 1,
+            offset,
+            after: 0,
+            done: offset,
+        };
+        let mut pending: VecDeque<Pending> = (0..10_000u64)
+            .map(|i| Pending { needs: [0, if i == 5000 { 9 } else { 1 }, 2], mark: mark(i % 3, i) })
+            .collect();
+        join_marks(&mut pending);
+        assert_eq!(pending.len(), 3);
+        let needs = |file| pending.iter().find(|p| p.mark.file == file).map(|p| (p.needs, p.mark.offset));
+        assert_eq!(needs(0), Some(([0, 1, 2], 9999)));
+        assert_eq!(needs(1), Some(([0, 1, 2], 9997)));
+        assert_eq!(needs(2), Some(([0, 9, 2], 9998)));
+    }
+}

@@ -8,7 +8,8 @@ use std::path::Path;
 use dogwatch::journal::{JournalError, Reader};
 use dogwatch::record::{Kinds, Record, Stream};
 
-use super::{Recorder, read_records};
+use super::Recorder;
+use super::before::read_records;
 
 impl Recorder {
     /// Calls `see` with each durable record of `stream` that is of one of `kinds` and not older than `since_wall_ns`, in the

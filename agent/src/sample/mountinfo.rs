@@ -93,7 +93,7 @@ const REMOTE: [&[u8]; 24] = [
 /// One line of the table, escapes undone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry<'a> {
-    pub(super) id: u32,
+    pub(crate) id: u32,
     pub(super) parent: u32,
     pub(crate) dev_major: u32,
     pub(crate) dev_minor: u32,
@@ -167,6 +167,29 @@ pub(crate) struct Table<'a> {
     pub(super) malformed: usize,
     /// Lines beyond [`MAX_MOUNTS`].
     pub(super) beyond: usize,
+}
+
+impl<'a> Table<'a> {
+    /// The mount that `path` (absolute, without links) is on, as the kernel comes to it: from the process's root mount
+    /// to what is mounted on it, and so on, so that a mount that a later one hides is none. `None` where the table does
+    /// not tell.
+    pub(crate) fn mount_of(&self, path: &[u8]) -> Option<&Entry<'a>> {
+        let known = |id: u32| self.entries.iter().any(|e| e.id == id);
+        let mut mount =
+            self.entries.iter().find(|e| &*e.path == b"/" && (e.parent == e.id || !known(e.parent)))?;
+        // A mount is on another one that is older; a table that says otherwise must not keep us here.
+        for _ in 0..self.entries.len() {
+            let on = |e: &&Entry<'_>| e.parent == mount.id && e.id != mount.id && is_beneath(path, &e.path);
+            let Some(next) = self.entries.iter().filter(on).min_by_key(|e| e.path.len()) else { break };
+            mount = next;
+        }
+        Some(mount)
+    }
+}
+
+/// Whether `path` is `place` or lies in it.
+fn is_beneath(path: &[u8], place: &[u8]) -> bool {
+    place == b"/" || path.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
 /// Parses the text of mountinfo. A last line without a newline (a table cut at its bound) counts as beyond.

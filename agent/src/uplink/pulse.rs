@@ -22,6 +22,10 @@ pub struct Pulse {
     pub unable: Arc<[String]>,
     /// Mounts that fill up.
     pub forecasts: Arc<[Forecast]>,
+    /// Cleanups that are being carried out.
+    pub acting: Vec<wire::ActionProgress>,
+    /// What is kept aside for each hold, as far as all of it was looked at.
+    pub held_aside: Arc<[wire::HeldAside]>,
     /// Records of the evidence stream that are not acknowledged.
     pub uplink_lag_records: u64,
 }
@@ -37,6 +41,8 @@ impl From<&Pulse> for wire::Pulse {
             unable: pulse.unable.to_vec(),
             forecasts: pulse.forecasts.iter().map(forecast).collect(),
             uplink_lag_records: pulse.uplink_lag_records,
+            acting: pulse.acting.clone(),
+            held_aside: pulse.held_aside.to_vec(),
         }
     }
 }

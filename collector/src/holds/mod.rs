@@ -15,6 +15,7 @@
 //! Deliberately absent: who may hold (`query`), the words of the wire ([`push`]).
 
 mod guard;
+mod kept;
 mod push;
 mod scope;
 mod wish;
@@ -28,6 +29,8 @@ use dogwatch::supervise::Stop;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use kept::Figures;
+pub use kept::Kept;
 use scope::Scope;
 pub use wish::{Mistake, Wish};
 
@@ -93,6 +96,8 @@ pub struct View {
     pub absent: BTreeSet<NodeName>,
     /// `holding`, `pending` or `released`.
     pub state: &'static str,
+    /// What nodes keep aside for it; of a released one nothing.
+    pub kept: Kept,
 }
 
 #[derive(Debug)]
@@ -347,7 +352,7 @@ impl Keeper {
         }
         self.changed = true;
         tracing::info!(hold = id, actor, "a hold was added");
-        self.view(&id).ok_or(Refusal::Unknown(id))
+        self.view(&id, &Figures::default()).ok_or(Refusal::Unknown(id))
     }
 
     async fn release(&mut self, id: &str, reason: String, actor: String) -> Result<View, Refusal> {
@@ -369,20 +374,15 @@ impl Keeper {
         self.changed = true;
         tracing::info!(hold = id, actor, "a hold was released");
         gone.row.released = Some(Released { wall_ns: clock::wall_ns(), by: actor, reason });
-        Ok(View { row: gone.row, confirmed: gone.confirmed, absent: BTreeSet::new(), state: "released" })
+        Ok(let_go_of(gone.row, gone.confirmed))
     }
 
     async fn list(&self, released: bool) -> Result<Vec<View>, Refusal> {
-        let mut views: Vec<View> = self.active.keys().filter_map(|id| self.view(id)).collect();
+        let figures = Figures::of(&self.nodes);
+        let mut views: Vec<View> = self.active.keys().filter_map(|id| self.view(id, &figures)).collect();
         if released {
             let over = self.store.holds(true).await?.into_iter().filter(|(row, _)| row.released.is_some());
-            let absent = BTreeSet::new;
-            views.extend(over.map(|(row, confirmed)| View {
-                row,
-                confirmed,
-                absent: absent(),
-                state: "released",
-            }));
+            views.extend(over.map(|(row, confirmed)| let_go_of(row, confirmed)));
         }
         views.sort_by(|a, b| {
             b.row.added_wall_ns.cmp(&a.row.added_wall_ns).then_with(|| a.row.id.cmp(&b.row.id))
@@ -390,7 +390,7 @@ impl Keeper {
         Ok(views)
     }
 
-    fn view(&self, id: &str) -> Option<View> {
+    fn view(&self, id: &str, figures: &Figures) -> Option<View> {
         let active = self.active.get(id)?;
         let concerned: BTreeSet<NodeName> = match &active.scope.nodes {
             Some(nodes) => nodes.clone(),
@@ -402,7 +402,8 @@ impl Keeper {
             !concerned.is_empty() && concerned.is_subset(&active.confirmed) && !concerned.iter().any(failing);
         let state = if all { "holding" } else { "pending" };
         let (confirmed, absent) = (active.confirmed.clone(), active.absent.clone());
-        Some(View { row: active.row.clone(), confirmed, absent, state })
+        let kept = figures.kept(id, concerned.len());
+        Some(View { row: active.row.clone(), confirmed, absent, state, kept })
     }
 
     /// An id that no hold ever had.
@@ -554,6 +555,10 @@ impl Keeper {
             }
         }
     }
+}
+
+fn let_go_of(row: HoldRow, confirmed: BTreeSet<NodeName>) -> View {
+    View { row, confirmed, absent: BTreeSet::new(), state: "released", kept: Kept::default() }
 }
 
 fn incident_of(what: &What) -> Option<&str> {

@@ -46,7 +46,7 @@ async fn a_node_that_kept_a_hold_and_cannot_any_more_is_not_holding() {
     let active =
         Active { row: row.clone(), confirmed: BTreeSet::new(), absent: BTreeSet::new(), scope, looks: LOOKS };
     keeper.active.insert(row.id.clone(), active);
-    let state = |keeper: &Keeper| keeper.view(&row.id).unwrap().state;
+    let state = |keeper: &Keeper| keeper.view(&row.id, &Figures::default()).unwrap().state;
     let holds = vec![row.id.clone()];
     let told = Told { session: 1, holds: holds.clone(), kept: false, retry_at: None, failed: None };
     keeper.told.insert(node.clone(), told);
@@ -63,7 +63,7 @@ async fn a_node_that_kept_a_hold_and_cannot_any_more_is_not_holding() {
     assert_eq!(state(&keeper), "holding");
 
     keeper.answered(answer(Err("its disk is full".to_owned()))).await;
-    let view = keeper.view(&row.id).unwrap();
+    let view = keeper.view(&row.id, &Figures::default()).unwrap();
     assert_eq!((view.state, view.confirmed.contains(&node)), ("pending", true), "it did, and does not");
     keeper.answered(answer(Ok(Vec::new()))).await;
     assert_eq!(state(&keeper), "holding", "it does again");

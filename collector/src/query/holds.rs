@@ -56,7 +56,7 @@ fn refuse(refusal: Refusal) -> Status {
 }
 
 fn hold_message(view: View) -> wire::Hold {
-    let View { row, confirmed, absent, state } = view;
+    let View { row, confirmed, absent, state, kept } = view;
     let mut hold = wire::Hold {
         id: row.id,
         node: row.node.map(|n| n.to_string()).unwrap_or_default(),
@@ -66,6 +66,10 @@ fn hold_message(view: View) -> wire::Hold {
         absent_on: absent.iter().map(ToString::to_string).collect(),
         confirmed_by: confirmed.iter().map(ToString::to_string).collect(),
         state: state.to_owned(),
+        kept_bytes: kept.bytes,
+        kept_files: kept.files,
+        kept_unknown: kept.unknown,
+        lacks: kept.lacks,
         ..wire::Hold::default()
     };
     if let Some(released) = row.released {

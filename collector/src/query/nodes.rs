@@ -76,6 +76,7 @@ impl Query {
             mounts: mounts.unwrap_or_default(),
             mode: mode.map_or(0, |m| wire::CleanupMode::from(m).into()),
             unable: pulse.map(|p| p.unable.clone()).unwrap_or_default(),
+            acting: pulse.map(|p| p.acting.clone()).unwrap_or_default(),
             records_total: pulse.map_or(0, |p| p.records_total),
             sampled_wall_ns,
             sample: sample.filter(|_| whole),

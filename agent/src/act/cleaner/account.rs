@@ -42,6 +42,8 @@ pub(super) enum Gone {
 /// One action as it goes.
 #[derive(Default)]
 pub(super) struct Run {
+    /// Objects of which it is known what became of them.
+    pub(super) settled: u64,
     /// What it spent of its budgets: objects and bytes.
     spent: (u64, u64),
     /// The same of each root.
@@ -67,6 +69,7 @@ impl Run {
 
     /// Notes in `action` what became of the object at `at`. Its allocated bytes are then what went with it.
     pub(super) fn note(&mut self, action: &mut Action, at: usize, gone: Result<Gone, Left>) {
+        self.settled += 1;
         let object = &mut action.objects[at];
         let reason = match gone {
             Ok(Gone::Cut(bytes)) => {

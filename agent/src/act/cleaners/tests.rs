@@ -14,6 +14,8 @@ use crate::act::hold_line::HeldNow;
 use crate::act::plan::{Allowance, Trigger, plan};
 use crate::act::policy::{Budgets, Cleaner, Policy, RootPolicy, Rules};
 
+mod databases;
+mod leftovers;
 mod reach;
 
 const DAY_NS: i64 = 86_400 * 1_000_000_000;

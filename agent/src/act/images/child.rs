@@ -27,6 +27,7 @@ use crate::act::confine::{confine_keeper, die_with_parent};
 use crate::act::executor::{Halted, Ready, VERSION, news, send_survey};
 use crate::act::hold::HoldSet;
 use crate::act::hold_line::HeldNow;
+use crate::act::real_path::Mounts;
 use crate::act::wire::{action_from_wire, action_to_wire, held_from_wire, spent_from_wire};
 
 /// How often it looks who uses what: a container that lives shorter than this is seen while it lies there exited.
@@ -86,6 +87,7 @@ fn serve(socket: OwnedFd) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|e| format!("its runtime: {e}"))?;
+    let mounts = Mounts::open();
     let mut confinement = confine_keeper(own);
     confinement.lacks.extend(lacks);
     // A kernel clears the signal when credentials change.
@@ -96,6 +98,7 @@ fn serve(socket: OwnedFd) -> Result<(), String> {
     let set = HoldSet::Unknown("the image keeper was not told yet".to_owned());
     let held = HeldNow { set, host_root: setup.host_root.clone() };
     let mut keeper = Keeper::new(rules, setup.host_root, folder, held, Box::new(now));
+    keeper.mounts = mounts;
     let mut next_look = Instant::now();
     let halted = Halted::default();
     loop {

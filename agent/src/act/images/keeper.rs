@@ -31,6 +31,7 @@ use crate::act::hold_line::HeldNow;
 use crate::act::ledger::{Ledger, Source, Spending};
 use crate::act::plan::{Candidate, Survey, bounded};
 use crate::act::real_path;
+use crate::act::real_path::Mounts;
 use crate::act::words;
 
 /// Longest that one action may take; what is left then is skipped.
@@ -66,6 +67,8 @@ pub(super) struct Keeper {
     created: Created,
     ledger: Ledger,
     held: HeldNow,
+    /// To look where held paths lie; opened before confinement.
+    pub(super) mounts: Mounts,
     /// Called right before the last look at an image; a test's way to come between.
     #[cfg(test)]
     pub(super) before_look: Option<Box<dyn Fn()>>,
@@ -103,6 +106,7 @@ impl Keeper {
             created: Created::new(),
             ledger: Ledger::default(),
             held,
+            mounts: Mounts::default(),
             #[cfg(test)]
             before_look: None,
         }
@@ -467,7 +471,7 @@ impl Keeper {
         if let Some(why) = stop {
             return Err(why);
         }
-        holder_of_image(&self.held.resolved(), image).map_or(Ok(()), |hold| Err(hold.said()))
+        holder_of_image(&self.held.resolved(&self.mounts), image).map_or(Ok(()), |hold| Err(hold.said()))
     }
 
     fn note(&mut self, action: &mut Action, at: usize, left: Result<Gone, Left>, run: &mut Run) {

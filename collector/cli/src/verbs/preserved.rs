@@ -157,3 +157,86 @@ fn list(action: &str, kept: &Kept, io: &mut Io<'_>) -> Result<(), CliError> {
     }
     Ok(io.out.write_all(text.as_bytes())?)
 }
+
+#[cfg(test)]
+mod tests {
+    use dogwatch::record::{FileContent, ObjectOutcome};
+
+    use super::*;
+
+    const PATH: &str = "/var/crash/core.1";
+
+    fn object(content: &[u8]) -> PlannedObject {
+        PlannedObject {
+            path: PATH.into(),
+            device: 1,
+            inode: 7,
+            size_bytes: content.len() as u64,
+            allocated_bytes: 4_096,
+            mtime_ns: 0,
+            ctime_ns: 0,
+            uid: 0,
+            gid: 0,
+            mode: 0o644,
+            links: 1,
+            cleaner: "core-dumps".to_owned(),
+            tier: 1,
+            why_safe: String::new(),
+            outcome: ObjectOutcome::Pending,
+            sha256: Some(Hash(Sha256::digest(content).into())),
+            digest_partial: false,
+            image: None,
+            cut: None,
+            atime_ns: None,
+            btime_ns: None,
+            preserved_bytes: Some(content.len() as u64),
+        }
+    }
+
+    /// The pieces of `content` that begin at `offsets`, ten bytes each, and the object itself.
+    fn kept(content: &[u8], offsets: &[usize]) -> Kept {
+        let object = object(content);
+        let mut kept = Kept::default();
+        let seen = |content, objects| FileSeen { cause: "a-1".to_owned(), objects, content };
+        for at in offsets {
+            let piece = &content[*at..content.len().min(at + 10)];
+            let piece = FileContent::compress(&object, *at as u64, piece).unwrap();
+            kept.take(seen(Some(piece), Vec::new()), Some(Path::new(PATH))).unwrap();
+        }
+        kept.take(seen(None, vec![object]), Some(Path::new(PATH))).unwrap();
+        kept
+    }
+
+    #[test]
+    fn pieces_are_put_together_in_whatever_order_they_come() {
+        let content = b"thirty bytes of something else";
+        let whole = kept(content, &[20, 0, 10, 0]).content("a-1", Path::new(PATH));
+        assert_eq!(whole.unwrap(), content);
+    }
+
+    #[test]
+    fn what_is_not_whole_or_not_what_went_is_not_written_out() {
+        let content = b"thirty bytes of something else";
+        let why = |kept: &Kept| match kept.content("a-1", Path::new(PATH)) {
+            Err(CliError::Unverified(why)) => why,
+            other => panic!("it must not be taken for whole: {other:?}"),
+        };
+        for missing in [&[0, 20][..], &[10, 20], &[0, 10], &[]] {
+            let said = why(&kept(content, missing));
+            assert!(said.contains("of its 30 bytes are here"), "{missing:?}: {said}");
+        }
+        let mut forged = kept(content, &[0, 10]);
+        let other = FileContent::compress(&object(content), 20, b"thing new.").unwrap();
+        let seen = FileSeen { cause: "a-1".to_owned(), objects: Vec::new(), content: Some(other) };
+        forged.take(seen, Some(Path::new(PATH))).unwrap();
+        assert!(why(&forged).contains("SHA-256"), "a piece was changed");
+        let beyond = FileContent::compress(&object(content), MAX_FILE_BYTES, b"x").unwrap();
+        let seen = FileSeen { cause: "a-1".to_owned(), objects: Vec::new(), content: Some(beyond) };
+        assert!(Kept::default().take(seen, Some(Path::new(PATH))).is_err());
+
+        let mut without = kept(content, &[0, 10, 20]);
+        without.objects.values_mut().for_each(|o| o.preserved_bytes = None);
+        let not_kept = without.content("a-1", Path::new(PATH)).unwrap_err();
+        assert!(matches!(not_kept, CliError::NotFound(why) if why.contains("was not kept")));
+    }
+}

@@ -289,6 +289,10 @@ impl From<wire::Hold> for Hold {
             confirmed_by: h.confirmed_by,
             absent_on: h.absent_on,
             state: h.state,
+            kept_bytes: h.kept_bytes,
+            kept_files: h.kept_bytes.map(|_| h.kept_files),
+            kept_unknown_nodes: h.kept_unknown,
+            lacks: h.lacks,
         }
     }
 }

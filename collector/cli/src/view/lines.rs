@@ -27,6 +27,18 @@ impl Hold {
     }
 }
 
+impl Hold {
+    /// What is kept aside for it: `≥` where not every node has said, `?` where none has.
+    fn kept(&self) -> Option<String> {
+        match self.kept_bytes {
+            _ if self.state == "released" => None,
+            None => Some("?".to_owned()),
+            Some(n) if self.kept_unknown_nodes > 0 => Some(format!("≥{}", bytes(n))),
+            Some(n) => Some(bytes(n)),
+        }
+    }
+}
+
 impl Listed for Hold {
     const PLURAL: &'static str = "holds";
 
@@ -38,12 +50,15 @@ impl Listed for Hold {
             Column::flexible("WHAT"),
             Column::left("ADDED").weak(1),
             Column::flexible("BY").weak(3),
+            Column::right("KEPT").weak(2),
         ];
         if wide {
             c.extend([
                 Column::left("RELEASED").weak(4),
                 Column::flexible("RELEASED BY").weak(5),
                 Column::flexible("CONFIRMED BY").weak(4),
+                Column::right("FILES").weak(5),
+                Column::flexible("LACKS").weak(5),
             ]);
         }
         c.push(Column::flexible("REASON"));
@@ -58,12 +73,15 @@ impl Listed for Hold {
             Cell::new(self.what()),
             time(self.added_at),
             Cell::new(&self.actor),
+            Cell::maybe(self.kept()),
         ];
         if wide {
             r.extend([
                 time(self.released_at),
                 Cell::maybe(self.released_by.as_deref()),
                 Cell::maybe(Some(self.confirmed_by.join(","))),
+                Cell::maybe(self.kept_files.map(|n| n.to_string())),
+                Cell::maybe(Some(self.lacks.join("; "))),
             ]);
         }
         r.push(Cell::new(&self.reason));

@@ -232,6 +232,14 @@ pub(crate) struct Hold {
     /// Nodes that keep it and had nothing at its path when they were told.
     pub(crate) absent_on: Vec<String>,
     pub(crate) state: String,
+    /// Bytes allocated to deleted files that nodes keep for it: what releasing it frees. `null`: no node says so.
+    pub(crate) kept_bytes: Option<u64>,
+    /// Files that these nodes have linked aside for it; `null` likewise.
+    pub(crate) kept_files: Option<u64>,
+    /// Nodes that it concerns of which that is not known now.
+    pub(crate) kept_unknown_nodes: u64,
+    /// What could not be kept aside, by node.
+    pub(crate) lacks: Vec<String>,
 }
 
 /// How dogwatch itself is.

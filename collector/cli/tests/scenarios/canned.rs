@@ -133,7 +133,9 @@ impl Desk for Canned {
         let wanted = r.into_inner().nodes;
         if wanted == ["slow"] {
             self.looks.fetch_add(1, Ordering::SeqCst);
-            let nodes = vec![wire::NodeRow { name: "slow".into(), ..one }];
+            let (action_id, objects, objects_done, freed_bytes) = (SLOW.into(), 3, 1, 1 << 30);
+            let acting = vec![wire::ActionProgress { action_id, objects, objects_done, freed_bytes }];
+            let nodes = vec![wire::NodeRow { name: "slow".into(), acting, ..one }];
             return Ok(Response::new(wire::GetNodesResponse { nodes }));
         }
         if wanted == ["full"] {
@@ -420,6 +422,7 @@ impl Desk for Canned {
         let two = wire::Hold {
             id: "hold-00000002".into(),
             state: "pending".into(),
+            kept_unknown: 1,
             ..held(&wire::Hold {
                 namespace: "shop".into(),
                 pod: "api".into(),
@@ -432,6 +435,8 @@ impl Desk for Canned {
             state: "released".into(),
             released_wall_ns: T0,
             released_by: "bob".into(),
+            kept_bytes: None,
+            kept_files: 0,
             ..held(&wire::Hold { incident: "inc-2026-11-21-001".into(), ..wire::Hold::default() })
         };
         if self.asked.all().iter().any(|a| a.contains("\"/nowhere\"")) {

@@ -7,6 +7,7 @@ mod brake;
 mod canned;
 mod follow;
 mod journal;
+mod progress;
 mod rows;
 mod running;
 mod terminal;

@@ -145,6 +145,8 @@ pub(crate) fn held(asked: &wire::Hold) -> wire::Hold {
         added_wall_ns: T0,
         confirmed_by: vec!["node-1".into()],
         state: "holding".into(),
+        kept_bytes: Some(3 << 30),
+        kept_files: 12,
         ..asked.clone()
     }
 }

@@ -470,31 +470,6 @@ async fn a_cleanup_that_cannot_be_says_why() {
 }
 
 #[tokio::test]
-async fn a_cleanup_that_takes_its_time_is_told_of_while_it_runs() {
-    let desk = desk().await;
-    let clean = ["clean", "slow", "--mount", "/var"];
-    let told =
-        "a-0000000000000003 cleans /var on slow since 1 s, 1.0 GiB → 6.0 GiB available of 7.0 GiB wanted";
-    let piped = desk.run(&[&clean[..], &["--yes"]].concat()).await;
-    assert_eq!(piped.code, 0, "{}", piped.err);
-    assert_eq!(piped.err, format!("dogwatch: {told}\n"), "a plain line, and not one for each look");
-    let drawn = desk.run_as(How { answer: Some("y\n"), columns: Some(200), ..How::default() }, &clean).await;
-    assert_eq!(drawn.code, 0, "{}", drawn.err);
-    assert!(drawn.err.contains(&format!("\r| {told}")), "{:?}", drawn.err);
-    assert!(drawn.err.ends_with('\r') && !drawn.err.contains('\u{1b}'), "{:?}", drawn.err);
-    let narrow = desk.run_as(How { answer: Some("y\n"), columns: Some(20), ..How::default() }, &clean).await;
-    assert!(narrow.err.contains("\r| a-000000000000000"), "{:?}", narrow.err);
-    assert!(narrow.err.split('\r').skip(1).all(|l| l.chars().count() < 20), "{:?}", narrow.err);
-    assert!(piped.out.contains("\n  … and 27 more for the like reason: it changed 1 s ago"), "{}", piped.out);
-    assert!(
-        piped.out.contains("\n  /var/log/app.3: open in pid 77\n"),
-        "what is rare is not hidden: {}",
-        piped.out
-    );
-    assert!(!piped.out.contains("young.4:") && !piped.out.contains("lists them all"), "{}", piped.out);
-}
-
-#[tokio::test]
 async fn a_refused_plan_is_there_for_programs_too() {
     let desk = desk().await;
     let ran = desk.run(&["clean", "node-1", "--mount", "/", "--yes", "-o", "json"]).await;

@@ -1,10 +1,12 @@
-//! What is told while a cleanup is carried out: how long it takes and what its mount has by now, on stderr.
+//! What is told while a cleanup is carried out: how long it takes, how many of its objects are done, what that freed and
+//! what its mount has by now, on stderr; and a last line at its end.
 //!
-//! A node reports an action once, at its end; until then its mount's figures, which it is asked for afresh, are what there
-//! is to show. On a terminal one line is drawn anew, elsewhere a line is written now and then. A quick cleanup is told
-//! nothing of, and a question that fails costs the figure, never the cleanup.
+//! A node reports an action once, at its end; until then it is asked afresh for its figures, of which these are. One of an
+//! older version does not say how far it is: then its mount's figures are what there is to show. On a terminal one line
+//! is drawn anew, elsewhere a line is written now and then. A quick cleanup is told nothing of, and a question that fails
+//! costs the figure, never the cleanup.
 //!
-//! Deliberately absent: which object it is at, which nobody but the executor knows before the end.
+//! Deliberately absent: the names of the objects, which are in the plan above and in the outcome below.
 
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ use crate::output::Io;
 use crate::output::text::{bytes, safe};
 use crate::time::span;
 use crate::view::Action;
+use dogwatch::wire::{ActionProgress, ActionRow};
 
 /// Between two looks. A node takes a sample a second.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -25,12 +28,12 @@ const LOOKS_A_LINE: u64 = 10;
 const SPINNER: [char; 4] = ['|', '/', '-', '\\'];
 
 /// Waits for `doing`, which carries `plan` out, and tells of it meanwhile.
-pub(super) async fn told<T>(
+pub(super) async fn told(
     io: &mut Io<'_>,
     mut desk: Desk,
     plan: &Action,
-    doing: impl Future<Output = Result<T, CliError>>,
-) -> Result<T, CliError> {
+    doing: impl Future<Output = Result<ActionRow, CliError>>,
+) -> Result<Action, CliError> {
     let began = Instant::now();
     let mut line = Line::new(plan);
     let mut ticks = interval_at(began + LOOK_EVERY, LOOK_EVERY);
@@ -39,23 +42,33 @@ pub(super) async fn told<T>(
     let done = loop {
         let look = async {
             ticks.tick().await;
-            available(&mut desk, plan).await
+            look_at(&mut desk, plan).await
         };
         tokio::select! {
             biased;
             done = &mut doing => break done,
-            available = look => line.tell(io, began.elapsed(), available)?,
+            seen = look => line.tell(io, began.elapsed(), seen)?,
         }
     };
-    line.end(io)?;
+    let done = done.map(Action::from);
+    line.end(io, began.elapsed(), done.as_ref().ok())?;
     done
 }
 
-/// What the mount of `plan` has now; `None` where the node does not say.
-async fn available(desk: &mut Desk, plan: &Action) -> Option<u64> {
-    let nodes = desk.nodes(vec![plan.node.clone()], false).await.ok()?;
-    let node = nodes.into_iter().find(|n| n.name == plan.node)?;
-    node.mounts.into_iter().find(|m| m.path == plan.mount).map(|m| m.available_bytes)
+/// What the node of a plan says of it; `None` where it does not.
+#[derive(Default)]
+struct Seen {
+    available: Option<u64>,
+    so_far: Option<ActionProgress>,
+}
+
+async fn look_at(desk: &mut Desk, plan: &Action) -> Seen {
+    let nodes = desk.nodes(vec![plan.node.clone()], false).await.unwrap_or_default();
+    let Some(node) = nodes.into_iter().find(|n| n.name == plan.node) else { return Seen::default() };
+    Seen {
+        available: node.mounts.into_iter().find(|m| m.path == plan.mount).map(|m| m.available_bytes),
+        so_far: node.acting.into_iter().find(|a| a.action_id == plan.id),
+    }
 }
 
 /// The line that tells.
@@ -64,18 +77,20 @@ struct Line<'p> {
     looks: u64,
     before: Option<u64>,
     now: Option<u64>,
+    so_far: Option<ActionProgress>,
     /// Columns that are drawn on.
     drawn: usize,
 }
 
 impl<'p> Line<'p> {
     fn new(plan: &'p Action) -> Self {
-        Self { plan, looks: 0, before: plan.available_before_bytes, now: None, drawn: 0 }
+        Self { plan, looks: 0, before: plan.available_before_bytes, now: None, so_far: None, drawn: 0 }
     }
 
-    fn tell(&mut self, io: &mut Io<'_>, since: Duration, available: Option<u64>) -> Result<(), CliError> {
-        self.before = self.before.or(available);
-        self.now = available.or(self.now);
+    fn tell(&mut self, io: &mut Io<'_>, since: Duration, seen: Seen) -> Result<(), CliError> {
+        self.before = self.before.or(seen.available);
+        self.now = seen.available.or(self.now);
+        self.so_far = seen.so_far.or(self.so_far.take());
         let look = self.looks;
         self.looks += 1;
         let words = self.words(since);
@@ -97,8 +112,12 @@ impl<'p> Line<'p> {
             }
             _ => String::new(),
         };
-        safe(&format!("{id} cleans {mount} on {node} since {}{figures}", span(since.as_secs_f64())))
-            .to_string()
+        let since = span(since.as_secs_f64());
+        // What tells most comes first: a narrow terminal cuts the end.
+        let so_far = self.so_far.as_ref().map_or_else(String::new, |s| {
+            format!("{} of {} objects, {} freed: ", s.objects_done, s.objects, bytes(s.freed_bytes))
+        });
+        safe(&format!("{so_far}{id} cleans {mount} on {node} since {since}{figures}")).to_string()
     }
 
     /// Draws over what was drawn, without any sequence that a dumb terminal may not know.
@@ -111,12 +130,18 @@ impl<'p> Line<'p> {
         Ok(())
     }
 
-    fn end(&mut self, io: &mut Io<'_>) -> Result<(), CliError> {
+    /// Takes away what was drawn, and where anything was, says in a last line what came of it.
+    fn end(&mut self, io: &mut Io<'_>, took: Duration, done: Option<&Action>) -> Result<(), CliError> {
         if self.drawn > 0 {
             self.draw(io, "")?;
             write!(io.err, "\r")?;
             io.err.flush()?;
         }
-        Ok(())
+        let Some(done) = done.filter(|_| self.looks > 0) else { return Ok(()) };
+        let gone = done.objects.iter().filter(|o| matches!(o.outcome, "removed" | "cut")).count();
+        let freed = done.freed_bytes.map_or_else(|| "-".to_owned(), bytes);
+        let (all, took) = (done.objects.len(), span(took.as_secs_f64()));
+        let words = format!("{gone} of {all} objects went, {freed} freed: {} ended after {took}", done.id);
+        io.say(&safe(&words))
     }
 }

@@ -1,0 +1,34 @@
+//! What is told of a cleanup while it runs.
+
+use crate::running::{How, desk};
+
+#[tokio::test]
+async fn a_cleanup_that_takes_its_time_is_told_of_while_it_runs() {
+    let desk = desk().await;
+    let clean = ["clean", "slow", "--mount", "/var"];
+    let told = "1 of 3 objects, 1.0 GiB freed: a-0000000000000003 cleans /var on slow since 1 s, 1.0 GiB → 6.0 GiB \
+                available of 7.0 GiB wanted";
+    let ended = "2 of 3 objects went, 6.0 GiB freed: a-0000000000000003 ended after ";
+    let piped = desk.run(&[&clean[..], &["--yes"]].concat()).await;
+    assert_eq!(piped.code, 0, "{}", piped.err);
+    let lines: Vec<&str> = piped.err.lines().collect();
+    assert_eq!(lines.len(), 2, "a plain line, and not one for each look, and one at the end: {lines:?}");
+    assert_eq!(lines[0], format!("dogwatch: {told}"));
+    assert!(lines[1].contains(ended), "{}", lines[1]);
+    let drawn = desk.run_as(How { answer: Some("y\n"), columns: Some(200), ..How::default() }, &clean).await;
+    assert_eq!(drawn.code, 0, "{}", drawn.err);
+    assert!(drawn.err.contains(&format!("\r| {told}")), "{:?}", drawn.err);
+    let last = drawn.err.rsplit('\r').next().unwrap();
+    assert!(last.contains(ended) && !drawn.err.contains('\u{1b}'), "what was drawn is gone: {:?}", drawn.err);
+    let narrow = desk.run_as(How { answer: Some("y\n"), columns: Some(20), ..How::default() }, &clean).await;
+    assert!(narrow.err.contains("\r| 1 of 3 objects, "), "{:?}", narrow.err);
+    let (drawn, _) = narrow.err.rsplit_once('\r').unwrap();
+    assert!(drawn.split('\r').skip(1).all(|l| l.chars().count() < 20), "{:?}", narrow.err);
+    assert!(piped.out.contains("\n  … and 27 more for the like reason: it changed 1 s ago"), "{}", piped.out);
+    assert!(
+        piped.out.contains("\n  /var/log/app.3: open in pid 77\n"),
+        "what is rare is not hidden: {}",
+        piped.out
+    );
+    assert!(!piped.out.contains("young.4:") && !piped.out.contains("lists them all"), "{}", piped.out);
+}
