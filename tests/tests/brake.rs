@@ -15,6 +15,7 @@ use dogwatch::clock;
 use dogwatch::record::{ActionState, CleanupMode, Mount, NodeName, ObjectOutcome, PlannedObject, Sample};
 use dogwatch::supervise::Stop;
 use dogwatch_agent::act::brake_line::BrakeJob;
+use dogwatch_agent::act::held_links::Step;
 use dogwatch_agent::act::hold::NodeHold;
 use dogwatch_agent::act::images::policy::ImagePolicy;
 use dogwatch_agent::act::permit::{Gate, Kept, Without, policy_hash};
@@ -171,7 +172,7 @@ fn serve(
         };
         let Ok(job) = jobs.recv_timeout(Duration::from_millis(20)) else { continue };
         let done = match job {
-            Job::Aside => Done::Aside(Vec::new()),
+            Job::Aside => Done::Aside(Step::default()),
             Job::Survey { mount, .. } => Done::Surveyed { mount, result: Ok(survey()) },
             Job::Apply(mut action) => {
                 let now = world.cleaning.fetch_add(1, Ordering::SeqCst) + 1;

@@ -170,7 +170,7 @@ pub(super) fn marker(folder: &OwnedFd, name: &OsStr, kind: FileType) -> Option<&
         let opened = beneath::open_folder(folder, Path::new(path));
         !matches!(opened, Err(Errno::NOENT | Errno::NOTDIR))
     };
-    let etcd = || (name == ETCD && ETCD_DATA.iter().all(|path| is_folder(&path))).then_some(ETCD);
+    let etcd = || (name == ETCD && ETCD_DATA.iter().all(&is_folder)).then_some(ETCD);
     DATABASE_MARKERS.iter().copied().find(is_file).or_else(etcd)
 }
 
@@ -180,7 +180,7 @@ pub(super) fn why_in_database(path: &Path) -> Option<String> {
     path.ancestors().skip(1).find_map(|folder| {
         let is_file = |marker: &&&str| there(folder.join(marker)).is_some_and(|m| !m.is_dir());
         let is_folder = |path: &&str| there(folder.join(path)).is_some_and(|m| m.is_dir());
-        let etcd = || ETCD_DATA.iter().all(|path| is_folder(&path)).then_some(ETCD);
+        let etcd = || ETCD_DATA.iter().all(&is_folder).then_some(ETCD);
         let marker = DATABASE_MARKERS.iter().find(is_file).copied().or_else(etcd)?;
         Some(format!("{marker} marks {} above it as a database's", folder.display()))
     })

@@ -133,7 +133,11 @@ fn a_sweep_ends_although_the_folder_that_it_is_in_goes_away_and_others_come() {
         }
     }
     let (mut sweeps, agent, holds) = (in_steps_of(4, u64::MAX), Agent::default(), all_of(&ground));
-    while !sweeps.pass.as_ref().is_some_and(|p| p.at.as_ref().is_some_and(|c| c.folder == Path::new("2"))) {
+    let is_in = |sweeps: &Sweeps, folder: &str| {
+        let at = sweeps.pass.as_ref().and_then(|p| p.at.as_ref());
+        at.is_some_and(|at| at.folder == Path::new(folder))
+    };
+    while !is_in(&sweeps, "2") {
         assert!(ground.step(&mut sweeps, &holds, &agent).more);
     }
     std::fs::remove_dir_all(ground.folder.path().join("2")).unwrap();
