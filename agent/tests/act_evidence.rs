@@ -96,7 +96,7 @@ impl Agent {
         // As the agent's own thread does.
         let keeps = self.policy.roots[0].preserve;
         let preserve = self.witness.preserve_left().filter(|_| keeps && self.plans_by_what_is_left);
-        let survey = Survey { preserve, ..survey };
+        let survey = Survey { preserve: preserve.map(Box::new), ..survey };
         let trigger = Trigger {
             mount: root.display().to_string(),
             device,

@@ -65,7 +65,7 @@ pub struct Survey {
     /// Why the survey is not whole, if it is not.
     pub partial: Option<String>,
     /// How much content may be kept of what goes, where that bounds what may go.
-    pub preserve: Option<PreserveLeft>,
+    pub preserve: Option<Box<PreserveLeft>>,
 }
 
 impl Survey {
@@ -126,7 +126,7 @@ pub fn plan(
     let mut eligible = eligible(survey, rules, holds, trigger.device, now_wall_ns, &mut refused);
     let by_hand = leave_to_people(&mut eligible, rules, &trigger.actor, &mut refused);
     let units = units(eligible, rules, &mut refused);
-    let limit = Limit::new(rules, &left.into(), survey.preserve.as_ref());
+    let limit = Limit::new(rules, &left.into(), survey.preserve.as_deref());
     let (unbounded, _) = choose(&units, need, None);
     let within = limit.holds(&units, &unbounded);
     let (chosen, kept_out) =

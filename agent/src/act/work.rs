@@ -234,7 +234,8 @@ pub fn run(
         match job {
             Some(Job::Survey { mount, device }) => {
                 let found = files.survey(device).and_then(|found| masked(found, &launch.masks));
-                let found = found.map(|found| Survey { preserve: witness.preserve_left(), ..found });
+                let found =
+                    found.map(|found| Survey { preserve: witness.preserve_left().map(Box::new), ..found });
                 let result = shares::found(found, images.as_mut().map(|i| i.survey(device)));
                 done(Done::Surveyed { mount, result });
             }

@@ -220,7 +220,8 @@ fn content_that_would_not_fit_is_not_planned_and_said() {
     logs.extend((0..2).map(|n| candidate(&format!("/logs/{n}.log.1"), 10 + n, 40, 50 - n as i64)));
     logs.extend((0..3).map(|n| candidate(&format!("/later/{n}.log.1"), 20 + n, 40, 10)));
     let make = |preserve: Option<PreserveLeft>| {
-        let survey = Survey { candidates: logs.clone(), preserve, ..Survey::default() };
+        let survey =
+            Survey { candidates: logs.clone(), preserve: preserve.map(Box::new), ..Survey::default() };
         plan("a-1".to_owned(), &trigger(100, 0), &survey, &rules, PLENTY, &[], NOW)
     };
     assert_eq!(names(&make(None)), ["/logs/large.log.1", "/logs/0.log.1"]);
