@@ -444,7 +444,10 @@ fn pods_at_their_own_limits_are_their_own_stories_and_the_nodes_memory_joins_the
     assert!(first(c.observe_finding(&node(), &short, T0)).starts_with("join 002 f-5: same node, memory too"));
     let out = told(&c.observe_finding(&node(), &pod("f-6", "oom-kill", "shop/pay/web"), T0));
     assert!(out[0].starts_with("join 002 f-6: same node, memory too as memory-pressure"), "{out:?}");
-    assert_eq!(out[1], "title 002: process killed for want of memory on node-1; also pod shop/pay");
+    assert_eq!(
+        out[1],
+        "title 002: process of pod shop/cart killed for want of memory on node-1; also pod shop/pay"
+    );
 }
 
 #[test]
