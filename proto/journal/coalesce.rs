@@ -26,22 +26,26 @@ const LONG_RUN: usize = 3;
 const EXTRA_PER_FRAME: u64 = 128;
 
 impl Journal {
-    /// See the module's head. What hinders it is a remark: the journal works without.
-    pub(super) fn coalesce(&mut self, remarks: &mut Remarks) -> Result<(), JournalError> {
+    /// See the module's head; stretches of damage that were left out. What hinders it is a remark: the journal works without.
+    pub(super) fn coalesce(&mut self, remarks: &mut Remarks) -> Result<u64, JournalError> {
         let run = self.run_to_coalesce();
         if run == 0 || !self.has_spare()? {
-            return Ok(());
+            return Ok(0);
         }
         let first = self.old.len() - run;
-        let Some(&spare) = self.spares.first() else { return Ok(()) };
-        match self.copy_run(first, spare) {
-            Ok(active) => self.publish(spare, active)?,
+        let Some(&spare) = self.spares.first() else { return Ok(0) };
+        let left_out = match self.copy_run(first, spare) {
+            Ok((active, left_out)) => {
+                self.publish(spare, active)?;
+                left_out
+            }
             Err(e) => {
                 remarks.push(format!("{run} small segments could not be made one: {e}"));
-                return Ok(());
+                return Ok(0);
             }
-        }
-        self.give_up_run(first..first + run)
+        };
+        self.give_up_run(first..first + run)?;
+        Ok(left_out)
     }
 
     /// Gives up segments whose frames a later one holds too: newest first, each durably, so that a crash leaves only
@@ -82,8 +86,8 @@ impl Journal {
             && self.create_spare()?)
     }
 
-    /// Copies every whole frame of the segments from index `first` on into `spare`, durably.
-    fn copy_run(&self, first: usize, spare: u64) -> Result<Active, JournalError> {
+    /// Copies every whole frame of the segments from index `first` on into `spare`, durably; and counts stretches of damage.
+    fn copy_run(&self, first: usize, spare: u64) -> Result<(Active, u64), JournalError> {
         let numbers: Vec<u64> = self.old.iter().skip(first).map(|o| o.info.number).collect();
         let mut files = numbers.iter().map(|&n| self.open_old(n)).collect::<Result<Vec<_>, _>>()?;
         let heads = self.heads_before(&mut files);
@@ -91,18 +95,21 @@ impl Journal {
         let mut active = self.begin(spare, first_segment, heads.iter().map(|(c, h)| (c, h)))?;
         let mut last: Option<Position> = None;
         let mut copied = Ok(());
+        let mut damaged = 0;
         for file in &mut files {
             let header = *file.header();
             file.walk(
                 |head| head.kind != frame::HEADS,
-                |step| {
-                    if let Step::Frame { offset, head, payload: Some(payload), .. } = step {
+                |step| match step {
+                    Step::Frame { offset, head, payload: Some(payload), .. } => {
                         let at = position(&header, offset, &head);
                         if copied.is_ok() && last.is_none_or(|l| at > l) {
                             last = Some(at);
                             copied = active.copy(at, head, &payload);
                         }
                     }
+                    Step::Damaged { .. } => damaged += 1,
+                    Step::Frame { .. } | Step::End { .. } => {}
                 },
             );
         }
@@ -110,7 +117,7 @@ impl Journal {
             .and_then(|()| active.file.sync_data())
             .map_err(|e| io_error("cannot copy small segments into", &self.folder.spare(spare), e))?;
         active.dirty = false;
-        Ok(active)
+        Ok((active, damaged))
     }
 
     fn open_old(&self, number: u64) -> Result<SegmentFile, JournalError> {

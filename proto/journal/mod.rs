@@ -258,6 +258,9 @@ pub struct Recovered {
     pub heads: Vec<(ChainId, Head)>,
     /// In words, for the log: torn tails, damaged frames, segments that could not be read.
     pub remarks: Vec<String>,
+    /// Stretches of damage that were left out of small segments when they became one: what stood there is nowhere any more,
+    /// and no later opening tells of it.
+    pub left_out: u64,
     /// Segments that exist, in use or spare, up to what [`Options::preallocate_segments`] asked for: fewer than that
     /// means that the filesystem had no room.
     pub preallocated_segments: u32,

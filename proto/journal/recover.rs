@@ -63,12 +63,13 @@ impl Journal {
         journal.give_up_empty()?;
         journal.widen(&mut remarks);
         journal.preallocate(&mut remarks)?;
-        journal.coalesce(&mut remarks)?;
+        let left_out = journal.coalesce(&mut remarks)?;
 
         let recovered = Recovered {
             clean,
             fresh,
             heads: journal.heads.sorted(),
+            left_out,
             preallocated_segments: (journal.files() as u32).min(options.preallocate_segments.max(1)),
             remarks: remarks.finish(),
         };

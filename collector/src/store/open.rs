@@ -196,6 +196,7 @@ impl Store {
         let most = u32::try_from(config.truth.max_bytes / config.truth.segment_bytes).unwrap_or(u32::MAX);
         let (mut truth_seat, recovered) =
             seat(&truth_dir, &config.truth, most, &config).map_err(truth_journal)?;
+        let left_out = recovered.left_out;
         report.journals.push(("truth", recovered));
         for (name, r) in &report.journals {
             for remark in &r.remarks {
@@ -226,6 +227,11 @@ impl Store {
         }
 
         let slot = Arc::new(Slot::new());
+        if left_out > 0 {
+            slot.doubt_truth(&format!(
+                "{left_out} damaged stretches of their journal were left out when it was put in order"
+            ));
+        }
         // A node is let in by a decision before it can send a block.
         if told.1 == Position::default() && report.blocks > 0 {
             slot.doubt_truth("there are blocks of nodes and not one decision");

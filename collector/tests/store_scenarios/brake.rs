@@ -26,6 +26,8 @@ use crate::kit::{self, Node, SECOND, T0};
 use crate::questions::action;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What a note says that is damaged.
+const HARMED: &str = "whoever reads this reads it whole";
 const WATCH: Duration = Duration::from_secs(1);
 
 /// The brake at work.
@@ -172,15 +174,25 @@ async fn a_stop_that_the_journal_does_not_take_is_in_force_and_a_node_brings_it_
 async fn decisions_that_are_lost_or_cannot_be_read_stop_cleanups_until_they_are_released() {
     let pause = || kit::decision(T0, What::BrakePaused { reason: "look".to_owned() });
     let release = || kit::decision(T0, What::BrakeReleased { reason: "well".to_owned() });
-    let note = || What::NoteAdded { id: "inc-2026-01-01-001".to_owned(), text: "hm".to_owned() };
+    let note = |text: &str| {
+        kit::decision(T0, What::NoteAdded { id: "inc-2026-01-01-001".to_owned(), text: text.to_owned() })
+    };
     type Harm = fn(&Path);
-    let cases: [(&str, Harm, Option<&str>); 6] = [
+    let cases: [(&str, Harm, Option<&str>); 7] = [
         ("nothing", |_| {}, None),
         ("of another kind", |dir| append(dir, "song-sung"), None),
         ("of a newer version, and of the brake", |dir| append(dir, "brake-squeezed"), Some("brake-squeezed")),
         ("all are gone", |dir| fs::remove_dir_all(dir.join("truth")).unwrap(), Some("not one decision")),
         ("the newest are gone", put_back, Some("no longer holds the newest")),
         ("damaged in the midst", damage, Some("is damaged there")),
+        (
+            "damaged before small segments became one",
+            |dir| {
+                append(dir, "song-sung");
+                damage(dir);
+            },
+            Some("1 damaged stretches"),
+        ),
     ];
     for (what, harm, why) in cases {
         let dir = tempfile::tempdir().unwrap();
@@ -192,7 +204,7 @@ async fn decisions_that_are_lost_or_cannot_be_read_stop_cleanups_until_they_are_
         store.close().await;
         copy(&dir.path().join("truth"), &dir.path().join("truth.old"));
         let store = kit::open(kit::config(dir.path()));
-        store.decide_all(vec![pause(), release(), kit::decision(T0, note())]).await.unwrap();
+        store.decide_all(vec![pause(), release(), note(HARMED), note("and on")]).await.unwrap();
         kit::until("all to be in the index", async || store.told(&store.mark())).await;
         store.close().await;
 
@@ -238,20 +250,21 @@ fn put_back(dir: &Path) {
     fs::rename(dir.join("truth.old"), dir.join("truth")).unwrap();
 }
 
-/// Flips a bit in the first decision that pauses, and has all of them read again.
+/// Flips a bit in a decision after the last release, in each segment (spare ones hold old bytes), and has all read again.
 fn damage(dir: &Path) {
     fs::remove_dir_all(dir.join("index")).unwrap();
-    let wanted = b"brake-paused";
+    let wanted = HARMED.as_bytes();
+    let mut harmed = 0;
     for file in fs::read_dir(dir.join("truth")).unwrap() {
         let path = file.unwrap().path();
         let mut bytes = fs::read(&path).unwrap();
         if let Some(at) = bytes.windows(wanted.len()).position(|w| w == wanted) {
             bytes[at] ^= 1;
             fs::write(&path, bytes).unwrap();
-            return;
+            harmed += 1;
         }
     }
-    panic!("there is no pause in the journal");
+    assert!(harmed > 0, "it is not in the journal");
 }
 
 fn copy(from: &Path, to: &Path) {
