@@ -105,7 +105,7 @@ fn the_next_cleanup_waits_for_figures_of_after_the_last() {
     let mut raised = finding(FindingState::Raised, Severity::High);
     raised.rule = INODE_HIGH_WATER.to_owned();
     let low = Mount { inodes_free: 150, ..mount(50 * GIB) };
-    machine.on_sample(&[low.clone()], at(0));
+    machine.on_sample(std::slice::from_ref(&low), at(0));
     assert!(matches!(one(machine.on_finding(&raised, at(0))), Step::Survey { .. }));
     let mut small = survey(60);
     small.candidates.iter_mut().for_each(|c| c.object.allocated_bytes = 4_096);
