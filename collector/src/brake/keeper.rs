@@ -102,7 +102,7 @@ impl Keeper {
             mark: None,
             began: Instant::now(),
         };
-        if let Some(why) = keeper.store.truth_doubt() {
+        if let Some(why) = keeper.store.truth_doubt(keeper.brake.ledger().stopped().is_some()) {
             // Before anybody connects: nobody is told that nothing is stopped.
             keeper.force(tell::lost(&why), COLLECTOR);
         }

@@ -29,8 +29,9 @@ impl Store {
     }
 
     /// Why decisions that were durable once may be missing, if so: the journal was damaged, cut or put back from a copy.
-    pub fn truth_doubt(&self) -> Option<String> {
-        self.inner.slot.truth_doubt()
+    /// `in_force`: whether one is in force that must not be forgotten.
+    pub fn truth_doubt(&self, in_force: bool) -> Option<String> {
+        self.inner.slot.truth_doubt(in_force)
     }
 
     /// What is durable now.

@@ -72,6 +72,8 @@ struct SlotState {
     caught_up: Instant,
     /// Why decisions that were folded once may be missing from the truth journal.
     truth_doubt: Option<String>,
+    /// Damaged stretches of the truth journal that were left out when it was put in order at open.
+    left_out: u64,
 }
 
 impl Slot {
@@ -95,6 +97,7 @@ impl Slot {
             folded: Default::default(),
             caught_up: Instant::now(),
             truth_doubt: None,
+            left_out: 0,
         };
         Self { state: Mutex::new(state), ready: Condvar::new() }
     }
@@ -119,9 +122,16 @@ impl Slot {
         self.lock().truth_doubt.get_or_insert_with(|| why.to_owned());
     }
 
-    /// Why decisions may be missing, if so.
-    pub(super) fn truth_doubt(&self) -> Option<String> {
-        self.lock().truth_doubt.clone()
+    /// Notes how many damaged stretches of the truth journal were left out at open.
+    pub(super) fn set_left_out(&self, stretches: u64) {
+        self.lock().left_out = stretches;
+    }
+
+    /// Why decisions may be missing, if so. `in_force`: the index knows of one that may be among what was left out, and the
+    /// next that is built would not.
+    pub(super) fn truth_doubt(&self, in_force: bool) -> Option<String> {
+        let s = self.lock();
+        s.truth_doubt.clone().or_else(|| (in_force && s.left_out > 0).then(|| s.left_out_words()))
     }
 
     /// How it does; `goal`: what is durable.
@@ -134,6 +144,12 @@ impl Slot {
 
     fn lock(&self) -> MutexGuard<'_, SlotState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SlotState {
+    fn left_out_words(&self) -> String {
+        format!("{} damaged stretches of their journal were left out when it was put in order", self.left_out)
     }
 }
 
@@ -291,7 +307,15 @@ impl Indexer {
         };
         let fresh = Checkpoint { floor: goal.floor, ..Checkpoint::empty() };
         let checkpoint = match examine(&*index)? {
-            None => fresh,
+            None => {
+                // Nobody folded what was there before.
+                let mut s = self.slot.lock();
+                if s.left_out > 0 {
+                    let words = s.left_out_words();
+                    s.truth_doubt.get_or_insert(words);
+                }
+                fresh
+            }
             Some(c) => {
                 self.same_journal(&self.truth, c.truth, goal.truth).inspect_err(|e| {
                     if matches!(e, WorkError::Index(_)) {

@@ -227,11 +227,7 @@ impl Store {
         }
 
         let slot = Arc::new(Slot::new());
-        if left_out > 0 {
-            slot.doubt_truth(&format!(
-                "{left_out} damaged stretches of their journal were left out when it was put in order"
-            ));
-        }
+        slot.set_left_out(left_out);
         // A node is let in by a decision before it can send a block.
         if told.1 == Position::default() && report.blocks > 0 {
             slot.doubt_truth("there are blocks of nodes and not one decision");
