@@ -40,8 +40,8 @@ fn the_executor_is_confined() {
         .unwrap()
         .map(|e| fs::read_link(e.unwrap().path()).unwrap())
         .collect();
-    // Its socket, null, stderr, the root, its quarantine and its folder of held files.
-    assert_eq!(descriptors.len(), 6, "{descriptors:?}");
+    // Its socket, null, stderr, the root, its quarantine, its folder of held files and the table of mounts.
+    assert_eq!(descriptors.len(), 7, "{descriptors:?}");
     let environment = fs::read(format!("/proc/{}/environ", ready.pid)).unwrap();
     assert_eq!(environment, b"");
 }

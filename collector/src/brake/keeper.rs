@@ -65,6 +65,8 @@ pub struct Keeper {
     unknown: u32,
     /// A moment of which what was acknowledged then is not all seen yet.
     mark: Option<(Mark, u64)>,
+    /// A write did not say whether it stands; what was durable then.
+    astray: Option<Mark>,
     began: Instant,
 }
 
@@ -100,6 +102,7 @@ impl Keeper {
             missed: true,
             unknown: 0,
             mark: None,
+            astray: None,
             began: Instant::now(),
         };
         if let Some(why) = keeper.store.truth_doubt(keeper.brake.ledger().stopped().is_some()) {
@@ -247,6 +250,10 @@ impl Keeper {
 
     /// Puts a stop in force; it is still to be kept.
     fn force(&mut self, what: What, actor: &str) {
+        if self.unwritten.len() >= MAX_UNWRITTEN {
+            // Cleanups are stopped by as many already; one more says nothing else, and none may be left out of the journal.
+            return;
+        }
         let mut decision = Decision { wall_ns: clock::wall_ns(), actor: actor.to_owned(), what };
         if let What::BrakeTripped { reason, finding, node, action, cites, .. } = &mut decision.what {
             *reason = reason.chars().take(MAX_REASON_CHARS).collect();
@@ -267,9 +274,6 @@ impl Keeper {
         }
         let now = self.now_ns();
         self.brake.apply(&decision, now);
-        if self.unwritten.len() >= MAX_UNWRITTEN {
-            self.unwritten.pop_front();
-        }
         self.unwritten.push_back(decision);
     }
 
@@ -327,17 +331,30 @@ impl Keeper {
                 Ok(())
             }
             Err(error) => {
-                let uncertain = matches!(error, DecideError::Uncertain { .. });
-                self.fail(&error);
-                if uncertain && let Ok(ledger) = self.store.brake().await {
-                    // Some of it may stand; only the store knows. What stops stays in force.
-                    let stops = self.unwritten.clone();
-                    self.brake.take_up(ledger, now);
-                    stops.iter().for_each(|d| self.brake.apply(d, now));
+                if matches!(error, DecideError::Uncertain { .. }) {
+                    self.astray = Some(self.store.mark());
                 }
+                self.fail(&error);
                 Err(error.to_string())
             }
         }
+    }
+
+    /// After a write of which nobody knows whether it stands, only the store does: its fold is taken up once it has come
+    /// so far, and never one that is behind what is in force here.
+    async fn take_up(&mut self) {
+        let has_come = |mark: &Mark| self.unwritten.is_empty() && self.store.told(mark);
+        if !self.astray.as_ref().is_some_and(has_come) {
+            return;
+        }
+        let Ok(ledger) = self.store.brake().await else { return };
+        if ledger.revision < self.brake.ledger().revision {
+            self.astray = Some(self.store.mark());
+            return;
+        }
+        let now = self.now_ns();
+        self.brake.take_up(ledger, now);
+        self.astray = None;
     }
 
     async fn observe(&mut self, notice: Notice) {
@@ -407,6 +424,7 @@ impl Keeper {
         if ticked {
             self.brake.set_nodes(self.nodes.all().len());
             self.flush().await;
+            self.take_up().await;
             if self.mark.is_none() {
                 self.mark = Some((self.store.mark(), now));
             }
@@ -415,8 +433,12 @@ impl Keeper {
             let due = self.brake.due(seen);
             self.decide(due).await;
         }
-        // What was ordered meanwhile is in force already.
-        let grants = if self.board.is_stopped() { Vec::new() } else { self.brake.grants(now) };
+        // What was ordered meanwhile is in force already, and what is out must be known.
+        let grants = if self.board.is_stopped() || self.astray.is_some() {
+            Vec::new()
+        } else {
+            self.brake.grants(now)
+        };
         let asked: Vec<Ask> = self
             .brake
             .queue(now)

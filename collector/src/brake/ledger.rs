@@ -1,7 +1,7 @@
 //! What the brake stands on: stops, permits that are out, and how policies did. A fold over decisions, and pure.
 //!
 //! Invariants: folding the same decisions in the same order gives the same ledger, live and at a rebuild; a decision
-//! that is folded twice in a row changes nothing the second time, but for counts of stops that a person repeats. A frame
+//! that is folded twice changes nothing the second time, but for counts of stops that a person repeats. A frame
 //! that cannot be read and may have been a stop is folded as one ([`Ledger::apply_unread`]).
 //!
 //! A revision alone does not tell two histories apart: a collector that is restored from an older copy counts on from
@@ -32,6 +32,8 @@ pub(super) const MAX_REASON_CHARS: usize = 300;
 pub const MAX_TOLD: usize = 128;
 /// Nodes that are remembered to have proven a policy: more than may be asked for.
 pub const MAX_PROVERS: usize = 100;
+/// Stops and releases of which a repetition is known: more than wait to be durable at once.
+const MAX_STEPS: usize = 128;
 /// A node may be ahead of the collector's revision by so much and be believed: nobody stops and releases so often, and
 /// what a liar says must not use the numbers up.
 pub const MAX_AHEAD: u64 = 1_000_000;
@@ -57,6 +59,8 @@ pub struct Ledger {
     pub lineage: u64,
     /// The newest states that nodes were told, the oldest first; those of a lost history that were dealt with are among them.
     pub told: Vec<Past>,
+    /// Digests of the newest stops and releases, so that one that stands twice counts once.
+    steps: Vec<u64>,
 }
 
 /// A stop.
@@ -242,21 +246,21 @@ impl Ledger {
         self.permits.iter_mut().for_each(|p| p.doubted = true);
     }
 
-    /// Numbers the state that a stop or release led to.
+    /// Numbers the state that a stop or release led to. One that stands in the journal twice, since nobody knew whether the
+    /// first try got there, is the same state.
     fn step(&mut self, wall_ns: i64, actor: &str, kind: &str, reason: &str, past: Option<Past>) {
+        let this = digest_of(&[&wall_ns.to_le_bytes(), actor.as_bytes(), kind.as_bytes(), reason.as_bytes()]);
+        if self.steps.contains(&this) {
+            return;
+        }
+        self.steps.push(this);
+        self.steps.drain(..self.steps.len().saturating_sub(MAX_STEPS));
         let past = past.filter(|p| p.revision <= self.revision.saturating_add(MAX_AHEAD));
         self.told.extend(past);
         self.revision = self.revision.max(past.map_or(0, |p| p.revision)) + 1;
-        let mut digest = Sha256::new().chain_update(self.lineage.to_le_bytes());
-        for part in
-            [&self.revision.to_le_bytes()[..], &wall_ns.to_le_bytes(), actor.as_bytes(), kind.as_bytes()]
-        {
-            digest.update((part.len() as u64).to_le_bytes());
-            digest.update(part);
-        }
-        let digest = digest.chain_update(reason).finalize();
         // Zero says that nothing is known.
-        self.lineage = digest.first_chunk().map_or(1, |bytes| u64::from_le_bytes(*bytes)).max(1);
+        let (lineage, revision) = (self.lineage.to_le_bytes(), self.revision.to_le_bytes());
+        self.lineage = digest_of(&[&lineage, &revision, &this.to_le_bytes()]).max(1);
         self.told.push(Past { revision: self.revision, lineage: self.lineage });
         let over = self.told.len().saturating_sub(MAX_TOLD);
         self.told.drain(..over);
@@ -277,6 +281,16 @@ impl Ledger {
         }
         self.policies.push(proof);
     }
+}
+
+/// The first 8 bytes of the SHA-256 of `parts`, each with its length.
+fn digest_of(parts: &[&[u8]]) -> u64 {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update((part.len() as u64).to_le_bytes());
+        digest.update(part);
+    }
+    digest.finalize().first_chunk().map_or(1, |bytes| u64::from_le_bytes(*bytes))
 }
 
 /// [`Ledger::knows`] by what nodes were told.

@@ -50,6 +50,10 @@ pub const LATE_NS: u64 = 600 * SECOND_NS;
 const MAX_RECENT: usize = 1_000;
 /// Grave findings that are remembered at most: several of each node of the largest fleet.
 const MAX_GRAVE: usize = 50_000;
+/// Of one node: far more than a node has at a time, and one that makes them up takes no others' room.
+const MAX_GRAVE_OF_NODE: usize = 64;
+/// Longest id of a finding that is remembered; agents' are digests.
+const MAX_FINDING_ID: usize = 128;
 
 /// An ask that waits.
 #[derive(Debug, Clone)]
@@ -221,6 +225,8 @@ impl Brake {
                 begun: false,
                 ended: None,
             });
+            // Its record may lie behind minutes of others: what it says here counts before that.
+            live.begun |= ask.acting;
             let longest = if live.begun { MAX_ACTING_NS } else { MAX_BEGIN_NS };
             outlived = now_ns.saturating_sub(live.since_ns) >= longest;
             if !outlived {
@@ -397,7 +403,7 @@ impl Brake {
     /// An action of a node in a new state, and where its record stands.
     pub fn observe_action(&mut self, node: &NodeName, action: &Action, cite: RecordRef) -> Vec<What> {
         let Some(permit) = self.ledger.permit(node, &action.id).filter(|p| !p.returned).cloned() else {
-            return Vec::new();
+            return self.observe_late(node, action, cite);
         };
         let (state, freed_bytes) = (action.state, action.freed_bytes.unwrap_or(0));
         let over = matches!(state, ActionState::Done | ActionState::Failed | ActionState::Refused);
@@ -416,6 +422,24 @@ impl Brake {
             out.push(trip(format!("node {node}: {why}"), Some(&permit), vec![cite]));
         }
         out
+    }
+
+    /// The end of an action whose permit lapsed before its record came.
+    fn observe_late(&mut self, node: &NodeName, action: &Action, cite: RecordRef) -> Vec<What> {
+        let is_it = |r: &&mut Recent| r.node == *node && r.action == action.id;
+        let Some(recent) = self.recent.iter_mut().find(is_it) else { return Vec::new() };
+        recent.begun |= action.state == ActionState::Started;
+        let why = wrong_action(action).filter(|_| action.state != ActionState::Refused);
+        why.filter(|_| self.ledger.tripped.is_none()).map_or_else(Vec::new, |why| {
+            vec![What::BrakeTripped {
+                reason: format!("node {node}: {why}"),
+                finding: String::new(),
+                node: Some(node.clone()),
+                action: Some(action.id.clone()),
+                cites: vec![cite],
+                past: None,
+            }]
+        })
     }
 
     /// A finding about a node in a new state, in the order in which they were received; `cite`: where its record stands,
@@ -457,8 +481,12 @@ impl Brake {
     /// Takes a finding that speaks against a cleanup as one that holds already; whether that is news.
     pub fn know(&mut self, node: &NodeName, finding: &str) -> bool {
         let key = (node.clone(), finding.to_owned());
-        // Beyond the bound each is news each time that it is said: that stops more than it should, not less.
-        if self.grave.len() < MAX_GRAVE { self.grave.insert(key) } else { !self.grave.contains(&key) }
+        let its = self.grave.range((node.clone(), String::new())..).take_while(|(of, _)| of == node);
+        let has_room = self.grave.len() < MAX_GRAVE
+            && finding.len() <= MAX_FINDING_ID
+            && its.take(MAX_GRAVE_OF_NODE).count() < MAX_GRAVE_OF_NODE;
+        // Beyond the bounds each is news each time that it is said: that stops more than it should, not less.
+        if has_room { self.grave.insert(key) } else { !self.grave.contains(&key) }
     }
 
     /// The reverse of [`Brake::know`].

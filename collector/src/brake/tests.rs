@@ -11,7 +11,7 @@ use dogwatch::record::{
 };
 use proptest::prelude::*;
 
-use super::machine::{Brake, GRACE_NS, MAX_BEGIN_NS};
+use super::machine::{Brake, GRACE_NS, MAX_ACTING_NS, MAX_BEGIN_NS};
 use super::{Answer, Ask, Ledger, Settings};
 use crate::store::decision::{Decision, What};
 
@@ -334,17 +334,22 @@ fn a_permit_that_nobody_began_to_use_is_free_again_and_none_lasts_for_ever() {
     desk.now += 60 * SECOND + GRACE_NS;
     desk.settle();
     assert_eq!((desk.tripped(), desk.brake.ledger().permits.len()), (None, 0), "its plan was given up");
-    // One that is held for ever keeps nobody out for longer than an action takes.
-    desk.brake.ask(ask(1, NEW), desk.now);
-    desk.settle();
-    let held = Ask { acting: true, ..ask(1, NEW) };
-    let mut granted = 0;
-    while desk.brake.ask(held.clone(), desk.now) == Some(Answer::Granted) {
-        desk.now += 10 * SECOND;
-        granted += 1;
-        assert!(granted < 1_000, "for ever");
+    // One that is held for ever keeps nobody out for longer than a node takes to begin, or an action takes.
+    for (i, acting, longest_ns) in [(1, false, MAX_BEGIN_NS), (2, true, MAX_ACTING_NS)] {
+        desk.brake.ask(ask(i, NEW), desk.now);
+        desk.settle();
+        let held = Ask { acting, ..ask(i, NEW) };
+        let mut granted = 0;
+        while desk.brake.ask(held.clone(), desk.now) == Some(Answer::Granted) {
+            desk.now += 10 * SECOND;
+            granted += 1;
+            assert!(granted < 1_000, "for ever");
+        }
+        assert_eq!(granted, longest_ns / (10 * SECOND));
+        desk.now += 60 * SECOND + GRACE_NS;
+        desk.settle();
+        assert_eq!((desk.tripped().is_some(), desk.brake.ledger().permits.len()), (acting, 0));
     }
-    assert_eq!(granted, MAX_BEGIN_NS / (10 * SECOND));
 }
 
 #[test]

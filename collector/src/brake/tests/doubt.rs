@@ -40,9 +40,10 @@ fn states_of_another_history_are_not_known_and_one_that_was_dealt_with_is() {
     // The collector comes back as it was before, and goes on from there.
     let mut desk = copy;
     assert!(desk.brake.ledger().knows(both) && !desk.brake.ledger().knows(lost));
-    desk.decide(release());
-    desk.decide(pause());
-    desk.decide(release());
+    for what in [release(), pause(), release()] {
+        desk.now += 1;
+        desk.decide(what);
+    }
     assert!(desk.brake.ledger().revision > lost.revision, "its number alone would not tell");
     assert!(!desk.brake.ledger().knows(lost));
     let found = |past| What::BrakeTripped {
@@ -53,6 +54,7 @@ fn states_of_another_history_are_not_known_and_one_that_was_dealt_with_is() {
         cites: Vec::new(),
         past: Some(past),
     };
+    desk.now += 1;
     desk.decide(vec![found(lost)]);
     desk.decide(release());
     assert!(desk.brake.ledger().knows(lost) && desk.brake.ledger().stopped().is_none());
@@ -77,4 +79,61 @@ fn a_decision_that_cannot_be_read_stops_until_a_person_releases() {
     let once = ledger.clone();
     ledger.apply_unread("another");
     assert_eq!(ledger, once, "it is one stop");
+}
+
+#[test]
+fn a_stop_that_stands_twice_is_one_state() {
+    let stop = |wall_ns, reason: &str| Decision {
+        wall_ns,
+        actor: "alice".to_owned(),
+        what: What::BrakePaused { reason: reason.to_owned() },
+    };
+    let mut once = Ledger::default();
+    let mut twice = Ledger::default();
+    let stops = [stop(1, "look"), stop(2, "look"), stop(2, "again")];
+    stops.iter().for_each(|d| once.apply(d));
+    // Nobody knew whether the first try got there, so all of them were written again.
+    stops.iter().chain(&stops).for_each(|d| twice.apply(d));
+    assert_eq!((once.revision, once.told.len()), (3, 3));
+    assert_eq!((once.revision, once.lineage, once.told), (twice.revision, twice.lineage, twice.told));
+}
+
+#[test]
+fn a_node_that_says_it_acts_has_begun_though_its_record_is_late() {
+    let mut desk = Desk::new(settings(3));
+    desk.brake.ask(ask(0, NEW), 0);
+    desk.settle();
+    desk.brake.ask(Ask { acting: true, ..ask(0, NEW) }, desk.now);
+    desk.now += 60 * SECOND + GRACE_NS;
+    desk.settle();
+    assert!(desk.tripped().unwrap().contains("has not said how its cleanup a-0 ended"));
+}
+
+#[test]
+fn an_end_that_comes_after_its_permit_lapsed_is_judged_all_the_same() {
+    let mut desk = Desk::new(settings(3));
+    desk.brake.ask(ask(0, NEW), 0);
+    desk.settle();
+    desk.now += 60 * SECOND + GRACE_NS;
+    desk.settle();
+    assert_eq!((desk.tripped(), desk.brake.ledger().permits.len()), (None, 0), "it seemed given up");
+    desk.act(0, ActionState::Started, &[ObjectOutcome::Pending], 0);
+    assert_eq!(desk.tripped(), None);
+    desk.act(0, ActionState::Failed, &[ObjectOutcome::Failed], 0);
+    assert!(desk.tripped().unwrap().starts_with("node node-000: "), "{:?}", desk.tripped());
+}
+
+#[test]
+fn a_node_that_makes_findings_up_takes_no_room_from_others() {
+    let mut desk = Desk::new(settings(3));
+    let is_news = |desk: &mut Desk, i, id: &str| desk.brake.know(&node(i), id);
+    (0..64).for_each(|n| assert!(is_news(&mut desk, 0, &format!("f-{n}"))));
+    assert!(is_news(&mut desk, 0, "f-64") && is_news(&mut desk, 0, "f-64"), "beyond its bound each is news");
+    assert!(!is_news(&mut desk, 0, "f-3"));
+    assert!(is_news(&mut desk, 1, "f-3") && !is_news(&mut desk, 1, "f-3"));
+    let long = "x".repeat(4_096);
+    assert!(
+        is_news(&mut desk, 1, &long) && is_news(&mut desk, 1, &long),
+        "and none is remembered at such length"
+    );
 }
