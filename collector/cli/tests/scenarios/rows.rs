@@ -7,7 +7,7 @@ use crate::canned::{HOSTILE, S, T0};
 pub(crate) fn incident(n: u32, severity: wire::Severity, state: &str) -> wire::Incident {
     wire::Incident {
         id: format!("inc-2026-11-21-{n:03}"),
-        title: "disk /var filling on node-1".into(),
+        title: "disk /var filling on node-1: 6 % left".into(),
         severity: severity.into(),
         state: state.into(),
         nodes: vec!["node-1".into()],

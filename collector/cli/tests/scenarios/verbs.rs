@@ -408,7 +408,7 @@ async fn exit_codes_say_what_happened() {
 async fn people_speak_to_an_incident() {
     let desk = desk().await;
     let ran = desk.run(&["ack", "inc-2026-11-21-001", "-m", "on it"]).await;
-    assert_eq!(ran.out, "acknowledged inc-2026-11-21-001: disk /var filling on node-1\n");
+    assert_eq!(ran.out, "acknowledged inc-2026-11-21-001: disk /var filling on node-1: 6 % left\n");
     let ran = desk.run(&["note", "inc-2026-11-21-001", "logrotate", "was off", "-o", "json"]).await;
     assert_eq!(json(&ran.out)["id"], "inc-2026-11-21-001");
     let asked = desk.asked.all();
