@@ -249,7 +249,10 @@ impl Ledger {
     /// Numbers the state that a stop or release led to. One that stands in the journal twice, since nobody knew whether the
     /// first try got there, is the same state.
     fn step(&mut self, wall_ns: i64, actor: &str, kind: &str, reason: &str, past: Option<Past>) {
-        let this = digest_of(&[&wall_ns.to_le_bytes(), actor.as_bytes(), kind.as_bytes(), reason.as_bytes()]);
+        let (other, of) = past.map_or((0, 0), |p| (p.revision, p.lineage));
+        let words = [actor.as_bytes(), kind.as_bytes(), reason.as_bytes()];
+        let numbers = [wall_ns.to_le_bytes(), other.to_le_bytes(), of.to_le_bytes()].concat();
+        let this = digest_of(&[&numbers, words[0], words[1], words[2]]);
         if self.steps.contains(&this) {
             return;
         }
