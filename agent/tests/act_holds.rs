@@ -13,14 +13,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dogwatch::record::{CleanupMode, FileSeen};
-use dogwatch::wire::ActionProgress;
 use dogwatch_agent::act::hold::{HeldThing, NodeHold};
 use dogwatch_agent::act::hold_line::HoldLine;
 use dogwatch_agent::act::ledger::Ledger;
 use dogwatch_agent::act::plan::{Allowance, Trigger, plan};
 use dogwatch_agent::act::policy::{Budgets, Policy, RootPolicy, Rules};
 use dogwatch_agent::act::witness::{Verdict, Witness};
-use dogwatch_agent::act::work::{Done, Job, Launch, run};
+use dogwatch_agent::act::work::{Done, Job, Launch, Progress, run};
 
 /// Longest wait for a condition; a sweep comes every 15 s.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -168,7 +167,7 @@ fn a_cleanup_says_how_far_it_is() {
         plan("a-1".to_owned(), &trigger, &survey, &rules, allowance, &[], dogwatch::clock::wall_ns());
     assert_eq!(action.objects.len() as u64, LOGS);
     works.send(Job::Apply(Box::new(action)));
-    let mut told: Vec<ActionProgress> = Vec::new();
+    let mut told: Vec<Progress> = Vec::new();
     let done = loop {
         match works.done.recv_timeout(PATIENCE).unwrap() {
             Done::Progress(so_far) => told.push(so_far),

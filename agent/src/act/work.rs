@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use dogwatch::clock;
 use dogwatch::record::{Action, ActionState, Body, ObjectOutcome, Refusal, Seq};
-use dogwatch::wire;
 
 use super::aside::Aside;
 use super::handle::{Backoff, Executor, ExecutorError, look_after, recall};
@@ -44,6 +43,19 @@ const ROOTS_AGAIN: Duration = Duration::from_secs(60);
 
 /// A path that a person named may take this long to be found: surveys and cleanups wait behind it.
 const FIND_WAIT: Duration = Duration::from_secs(2);
+
+/// How far an action is that is being carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// The action's id.
+    pub action_id: String,
+    /// Objects that it names.
+    pub objects: u64,
+    /// Of those, what is known of the outcome.
+    pub objects_done: u64,
+    /// Bytes that this freed so far.
+    pub freed_bytes: u64,
+}
 
 /// What the executor is to do.
 #[derive(Debug)]
@@ -81,7 +93,7 @@ pub enum Done {
     /// What a step of the sweep says of what is kept aside for holds.
     Aside(Step),
     /// How far an action is.
-    Progress(wire::ActionProgress),
+    Progress(Progress),
     /// An action that was carried out, or failed.
     Applied(Box<Action>),
     /// Push this to the evidence stream, of which the core is the only pusher, and say its seq.
@@ -245,7 +257,7 @@ pub fn run(
                     let (action_id, objects) = (&action.id, action.objects.len() as u64);
                     let told = |objects_done, freed_bytes| {
                         let action_id = action_id.clone();
-                        let now = wire::ActionProgress { action_id, objects, objects_done, freed_bytes };
+                        let now = Progress { action_id, objects, objects_done, freed_bytes };
                         done(Done::Progress(now));
                     };
                     shared.push(files.apply(share, &told));

@@ -1,14 +1,14 @@
 //! How far a cleanup is that is being carried out, for whoever waits for it. Not evidence: its outcome is.
 
-use dogwatch::wire;
+use crate::act::work::Progress;
 
 /// The action that the executor is at; it has one at a time.
 #[derive(Debug, Default)]
-pub(super) struct Acting(Option<wire::ActionProgress>);
+pub(super) struct Acting(Option<Progress>);
 
 impl Acting {
     /// The executor said how far it is.
-    pub(super) fn tell(&mut self, so_far: wire::ActionProgress) {
+    pub(super) fn tell(&mut self, so_far: Progress) {
         self.0 = Some(so_far);
     }
 
@@ -18,7 +18,7 @@ impl Acting {
     }
 
     /// For the pulse.
-    pub(super) fn now(&self) -> Vec<wire::ActionProgress> {
+    pub(super) fn now(&self) -> Vec<Progress> {
         self.0.iter().cloned().collect()
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use dogwatch::record::Sample;
 use dogwatch::wire;
 
+use crate::act::work::Progress;
 use crate::detect::Forecast;
 
 /// Figures of one tick.
@@ -23,7 +24,7 @@ pub struct Pulse {
     /// Mounts that fill up.
     pub forecasts: Arc<[Forecast]>,
     /// Cleanups that are being carried out.
-    pub acting: Vec<wire::ActionProgress>,
+    pub acting: Vec<Progress>,
     /// What is kept aside for each hold, as far as all of it was looked at.
     pub held_aside: Arc<[wire::HeldAside]>,
     /// Records of the evidence stream that are not acknowledged.
@@ -41,8 +42,13 @@ impl From<&Pulse> for wire::Pulse {
             unable: pulse.unable.to_vec(),
             forecasts: pulse.forecasts.iter().map(forecast).collect(),
             uplink_lag_records: pulse.uplink_lag_records,
-            acting: pulse.acting.clone(),
+            acting: pulse.acting.iter().map(progress).collect(),
             held_aside: pulse.held_aside.to_vec(),
         }
     }
+}
+
+fn progress(of: &Progress) -> wire::ActionProgress {
+    let Progress { action_id, objects, objects_done, freed_bytes } = of.clone();
+    wire::ActionProgress { action_id, objects, objects_done, freed_bytes }
 }

@@ -430,16 +430,10 @@ impl Brake {
         let Some(recent) = self.recent.iter_mut().find(is_it) else { return Vec::new() };
         recent.begun |= action.state == ActionState::Started;
         let why = wrong_action(action).filter(|_| action.state != ActionState::Refused);
-        why.filter(|_| self.ledger.tripped.is_none()).map_or_else(Vec::new, |why| {
-            vec![What::BrakeTripped {
-                reason: format!("node {node}: {why}"),
-                finding: String::new(),
-                node: Some(node.clone()),
-                action: Some(action.id.clone()),
-                cites: vec![cite],
-                past: None,
-            }]
-        })
+        let why = why.filter(|_| self.ledger.tripped.is_none());
+        why.map(|why| late_trip(format!("node {node}: {why}"), node, &action.id, vec![cite]))
+            .into_iter()
+            .collect()
     }
 
     /// A finding about a node in a new state, in the order in which they were received; `cite`: where its record stands,
@@ -466,16 +460,7 @@ impl Brake {
             return vec![trip(why, Some(permit), cites)];
         }
         let late = self.recent.iter().rev().find(|r| r.node == *node && r.begun);
-        late.map_or_else(Vec::new, |r| {
-            vec![What::BrakeTripped {
-                reason: why,
-                finding: String::new(),
-                node: Some(node.clone()),
-                action: Some(r.action.clone()),
-                cites,
-                past: None,
-            }]
-        })
+        late.map(|r| late_trip(why, node, &r.action, cites)).into_iter().collect()
     }
 
     /// Takes a finding that speaks against a cleanup as one that holds already; whether that is news.
@@ -596,6 +581,12 @@ fn trip(reason: String, permit: Option<&Permit>, cites: Vec<RecordRef>) -> What 
         cites,
         past: None,
     }
+}
+
+/// About an action whose permit is over.
+fn late_trip(reason: String, node: &NodeName, action: &str, cites: Vec<RecordRef>) -> What {
+    let (finding, node, action) = (String::new(), Some(node.clone()), Some(action.to_owned()));
+    What::BrakeTripped { reason, finding, node, action, cites, past: None }
 }
 
 fn is_trip(what: &What) -> bool {
