@@ -37,6 +37,13 @@ pub enum Source {
     Images,
 }
 
+impl Source {
+    /// Whether what goes from there counts against the policy's own budgets. Images have budgets of their own.
+    pub fn is_of_files(self) -> bool {
+        self != Self::Images
+    }
+}
+
 /// What went from one source in one second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spending {
@@ -140,7 +147,7 @@ impl Ledger {
         bytes: u64,
         now_boot_ns: u64,
     ) -> Result<(), String> {
-        let all = self.spent(now_boot_ns, |_| true);
+        let all = self.spent(now_boot_ns, Source::is_of_files);
         within(&rules.policy.budgets, by_all, all, bytes)?;
         match &rules.roots()[index].policy.budgets {
             Some(own) => {

@@ -188,8 +188,8 @@ pub fn run(
     // The executor, which has the same one, says what is wrong with it.
     let rules = Rules::new(launch.policy.clone()).unwrap_or_else(|_| Rules::nothing());
     let spent = RefCell::new(spent);
-    let start = Box::new(|| told(launch.start()?, &spent, |source| source != Source::Images));
-    let first_told = first.executor.and_then(|e| told(e, &spent, |source| source != Source::Images));
+    let start = Box::new(|| told(launch.start()?, &spent, Source::is_of_files));
+    let first_told = first.executor.and_then(|e| told(e, &spent, Source::is_of_files));
     let mut files = Keeper::new("clean up", start, first_told, Some(Arc::clone(&witness)));
     let mut images = launch.images.as_ref().zip(first.images).map(|(how, first)| {
         let images = |keeper| told(keeper, &spent, |source| source == Source::Images);

@@ -102,6 +102,18 @@ fn what_went_comes_back_after_an_hour_and_the_figures_are_of_each_source() {
 }
 
 #[test]
+fn images_spend_nothing_of_the_budgets_of_files() {
+    let rules = rules();
+    let none = ((0, 0), (0, 0));
+    let mut ledger = Ledger::default();
+    let bytes = Budgets::default().max_bytes_per_hour;
+    ledger.note(Spending { at_boot_ns: NOW_NS, source: Source::Images, objects: 9, bytes });
+    assert_eq!(ledger.allows(&rules, none, 0, 1, NOW_NS), Ok(()));
+    ledger.note(Spending { at_boot_ns: NOW_NS, source: Source::NoRoot, objects: 1, bytes });
+    assert!(ledger.allows(&rules, none, 0, 1, NOW_NS).unwrap_err().contains("an hour"));
+}
+
+#[test]
 fn the_names_of_an_inode_count_its_blocks_once() {
     use ObjectOutcome::{Failed, Removed, Skipped};
     let rules = rules();
