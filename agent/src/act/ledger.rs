@@ -74,7 +74,11 @@ impl Ledger {
                 entry.objects = entry.objects.saturating_add(spending.objects);
                 entry.bytes = entry.bytes.saturating_add(spending.bytes);
             }
-            None => self.entries.push_back(Spending { at_boot_ns, ..spending }),
+            None => {
+                // Nobody need ever ask this one. Both are the ends of seconds, so that nothing comes back early.
+                self.forget(at_boot_ns);
+                self.entries.push_back(Spending { at_boot_ns, ..spending });
+            }
         }
     }
 
@@ -122,8 +126,12 @@ impl Ledger {
 
     /// What counts at `now_boot_ns`; what is older is forgotten.
     pub fn of_the_hour(&mut self, now_boot_ns: u64) -> impl Iterator<Item = &Spending> {
-        self.entries.retain(|e| now_boot_ns.saturating_sub(e.at_boot_ns) <= HOUR_NS);
+        self.forget(now_boot_ns);
         self.entries.iter()
+    }
+
+    fn forget(&mut self, now_boot_ns: u64) {
+        self.entries.retain(|e| now_boot_ns.saturating_sub(e.at_boot_ns) <= HOUR_NS);
     }
 
     /// Objects and bytes that went within the hour before `now_boot_ns` from wherever `counts` says.
