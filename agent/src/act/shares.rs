@@ -94,7 +94,15 @@ pub(super) fn found(
 ) -> Result<Survey, String> {
     let Some(images) = images else { return files };
     let unheard =
-        |what: &str, why: String| Refusal { path: None, reason: format!("no survey of {what}: {why}") };
+/// How the reason begins where a child was not heard.
+pub(super) const NO_SURVEY: &str = "no survey";
+
+/// Whether the plan `action` is of a survey in which every child was heard.
+pub(super) fn is_of_all(action: &Action) -> bool {
+    !action.refused.iter().any(|r| r.path.is_none() && r.reason.starts_with(NO_SURVEY))
+}
+
+        |what: &str, why: String| Refusal { path: None, reason: format!("{NO_SURVEY} of {what}: {why}") };
     match (files, images) {
         (Err(files), Err(images)) => Err(format!("{files}; images: {images}")),
         (Ok(mut survey), Err(why)) => {
