@@ -87,7 +87,7 @@ impl Ledger {
         let unknown = action.state == ActionState::Failed;
         let went = action.objects.iter().filter(|o| match o.outcome {
             ObjectOutcome::Removed | ObjectOutcome::Cut => true,
-            // Of an action that failed as a whole nobody knows what became of it.
+            // Of what failed in an action that failed nobody knows what became of it; what surely stays is skipped there.
             ObjectOutcome::Failed | ObjectOutcome::Pending => unknown,
             ObjectOutcome::Skipped => false,
         });
