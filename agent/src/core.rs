@@ -240,6 +240,7 @@ impl Core {
         let now = clock::now();
         for mut orphan in self.detectors.seed(active) {
             if not_holding::RULES.contains(&orphan.rule.as_str()) {
+                self.responder.seed(&orphan);
                 self.not_holding.insert((orphan.rule.clone(), orphan.subject.name.clone()), orphan);
                 continue;
             }

@@ -82,8 +82,9 @@ pub(super) fn cut(
         .map_err(|e| Left::Failed(format!("it may not be written to: {e}")))?;
     let named = beneath::facts_at(&folder, name).map_err(|e| lookup("it", e))?;
     still_the_log(&named, object)?;
-    // Not what the plan says of it: who made that may lie.
-    within(live::worth(&facts_of(&writable)?, range)).map_err(Left::Skipped)?;
+    // Not what the plan says of it, whose maker may lie; nor what a cut is worth, which takes the tail to be without holes.
+    let at_most = facts_of(&writable)?.allocated_bytes.min(range.to - range.from);
+    within(at_most).map_err(Left::Skipped)?;
     (place.last_word)().map_err(Left::Skipped)?;
     hooks.reach(Gap::Asked, object);
     let before = facts_of(&writable)?;

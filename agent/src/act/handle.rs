@@ -99,6 +99,8 @@ pub struct Executor {
     next_id: u64,
     witness: Option<Arc<dyn Witness>>,
     seen: Vec<PlannedObject>,
+    /// Whether the last action may have been begun.
+    begun: bool,
 }
 
 impl Executor {
@@ -139,7 +141,8 @@ impl Executor {
         let channel = Arc::new(channel);
         let ready = Ready::unknown();
         let (witness, seen) = (None, Vec::new());
-        let mut executor = Self { channel, ready, pidfd, ended, status: None, next_id: 1, witness, seen };
+        let (status, next_id, begun) = (None, 1, false);
+        let mut executor = Self { channel, ready, pidfd, ended, status, next_id, witness, seen, begun };
         let setup = serde_json::to_vec(setup).map_err(|e| failed(io::Error::other(e)))?;
         let deadline = Instant::now() + MAX_START;
         executor.channel.send(&setup, Some(deadline)).map_err(|e| executor.fail(e, MAX_START))?;
@@ -247,7 +250,9 @@ impl Executor {
     ) -> Result<Action, ExecutorError> {
         let plan = wire::Apply { plan: Some(action_to_wire(action)) };
         self.seen.clear();
+        self.begun = false;
         let id = self.ask(Request::Apply(plan), deadline)?;
+        self.begun = true;
         let until = Instant::now() + deadline;
         let reply = loop {
             match self.hear(id, until, deadline)? {
@@ -265,7 +270,11 @@ impl Executor {
                 self.name_holders(&mut applied);
                 Ok(applied)
             }
-            Reply::Error(why) => Err(ExecutorError::Refused(why)),
+            Reply::Error(why) => {
+                // It says so before it begins; what it had recorded before, it had begun.
+                self.begun = !self.seen.is_empty();
+                Err(ExecutorError::Refused(why))
+            }
             _ => Err(self.nonsense("something else in answer to an action".to_owned())),
         }
     }
@@ -291,6 +300,12 @@ impl Executor {
     /// Objects of the last action that were recorded before they would go, with their digests.
     pub fn seen(&self) -> &[PlannedObject] {
         &self.seen
+    }
+
+    /// Whether something may have become of the last action, where it brought no outcome: `false` where its request was not
+    /// sent, or was refused.
+    pub fn may_have_begun(&self) -> bool {
+        self.begun
     }
 
     /// Has what the executor saw kept, for an action or for holds, and answers.
@@ -391,6 +406,18 @@ impl Executor {
                 refusal.reason = format!("{OPEN}: {holder}");
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Executor {
+    /// One at the other end of `channel` of which somebody else speaks.
+    pub(super) fn spoken_for(channel: Channel) -> Self {
+        let mut command = Command::new("sleep");
+        command.arg("600");
+        let (pidfd, ended) = start(command).unwrap();
+        let (channel, ready, seen) = (Arc::new(channel), Ready::unknown(), Vec::new());
+        Self { channel, ready, pidfd, ended, status: None, next_id: 1, witness: None, seen, begun: false }
     }
 }
 

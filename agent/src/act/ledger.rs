@@ -37,6 +37,13 @@ pub enum Source {
     Images,
 }
 
+impl Source {
+    /// Whether what goes from there counts against the policy's own budgets. Images have budgets of their own.
+    pub fn is_of_files(self) -> bool {
+        self != Self::Images
+    }
+}
+
 /// What went from one source in one second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spending {
@@ -67,7 +74,11 @@ impl Ledger {
                 entry.objects = entry.objects.saturating_add(spending.objects);
                 entry.bytes = entry.bytes.saturating_add(spending.bytes);
             }
-            None => self.entries.push_back(Spending { at_boot_ns, ..spending }),
+            None => {
+                // Nobody need ever ask this one. Both are the ends of seconds, so that nothing comes back early.
+                self.forget(at_boot_ns);
+                self.entries.push_back(Spending { at_boot_ns, ..spending });
+            }
         }
     }
 
@@ -76,7 +87,7 @@ impl Ledger {
         let unknown = action.state == ActionState::Failed;
         let went = action.objects.iter().filter(|o| match o.outcome {
             ObjectOutcome::Removed | ObjectOutcome::Cut => true,
-            // Of an action that failed as a whole nobody knows what became of it.
+            // Of what failed in an action that failed nobody knows what became of it; what surely stays is skipped there.
             ObjectOutcome::Failed | ObjectOutcome::Pending => unknown,
             ObjectOutcome::Skipped => false,
         });
@@ -115,8 +126,12 @@ impl Ledger {
 
     /// What counts at `now_boot_ns`; what is older is forgotten.
     pub fn of_the_hour(&mut self, now_boot_ns: u64) -> impl Iterator<Item = &Spending> {
-        self.entries.retain(|e| now_boot_ns.saturating_sub(e.at_boot_ns) <= HOUR_NS);
+        self.forget(now_boot_ns);
         self.entries.iter()
+    }
+
+    fn forget(&mut self, now_boot_ns: u64) {
+        self.entries.retain(|e| now_boot_ns.saturating_sub(e.at_boot_ns) <= HOUR_NS);
     }
 
     /// Objects and bytes that went within the hour before `now_boot_ns` from wherever `counts` says.
@@ -140,7 +155,7 @@ impl Ledger {
         bytes: u64,
         now_boot_ns: u64,
     ) -> Result<(), String> {
-        let all = self.spent(now_boot_ns, |_| true);
+        let all = self.spent(now_boot_ns, Source::is_of_files);
         within(&rules.policy.budgets, by_all, all, bytes)?;
         match &rules.roots()[index].policy.budgets {
             Some(own) => {

@@ -190,8 +190,8 @@ fn is_text(file: &File) -> bool {
 }
 
 /// Allocated bytes that a cut of `range` gives back, within a block at either end, of a file of which this is known. Its tail
-/// counts as if it had no holes.
-pub(super) fn worth(facts: &Facts, range: Range) -> u64 {
+/// counts as if it had no holes: a guess for plans, no bound.
+fn worth(facts: &Facts, range: Range) -> u64 {
     let stays = facts.size_bytes.saturating_sub(range.to).saturating_add(HEAD_KEPT);
     facts.allocated_bytes.saturating_sub(stays).min(range.to - range.from)
 }

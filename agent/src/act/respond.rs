@@ -47,6 +47,7 @@ use super::ledger::Ledger;
 use super::permit::Gate;
 use super::plan::{Left, PLAN_LIFETIME_NS, Survey, Trigger, is_cut_short, plan};
 use super::policy::Rules;
+use super::shares::NO_SURVEY;
 use super::words;
 use crate::detect::DiskConfig;
 pub use orders::{Command, Order};
@@ -348,7 +349,7 @@ impl Respond {
                 let nothing = Survey::default();
                 let mut action =
                     plan(id, &busy.trigger, &nothing, &self.rules, left, &self.holds, now.wall_ns);
-                action.refused.push(Refusal { path: None, reason: format!("no survey: {why}") });
+                action.refused.push(Refusal { path: None, reason: format!("{NO_SURVEY}: {why}") });
                 action.detail = format!("nothing could be planned: {why}");
                 action
             }

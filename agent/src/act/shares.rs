@@ -1,7 +1,8 @@
 //! One action, two children: files are the executor's share, images the image keeper's. Pure.
 //!
 //! Invariants: every object of an action is in exactly one share, and comes back at its place; what both say of the mount
-//! is joined so that after − before − freed still holds.
+//! is joined so that after − before − freed still holds. In a whole that failed, those objects failed of which nobody knows
+//! what became: what surely stays is skipped.
 
 use std::path::PathBuf;
 
@@ -40,21 +41,27 @@ pub(super) fn joined(action: Action, done: Vec<Action>) -> Action {
     let freed: Vec<u64> = done.iter().filter_map(|d| d.freed_bytes).collect();
     whole.freed_bytes = (!freed.is_empty()).then(|| freed.iter().fold(0, |a: u64, b| a.saturating_add(*b)));
     whole.unexplained = unexplained(&whole, &done);
-    let alone = done.len() == 1;
+    let (alone, unknown) = (done.len() == 1, whole.state == ActionState::Failed);
     let (mut objects, mut refused) = (Vec::new(), whole.refused);
     for share in done {
-        // A share that was refused as a whole touched none of its objects, and says why for each of them.
-        let untouched = share.state == ActionState::Refused && !alone;
+        // A share that was refused as a whole touched none of its objects; beside another it says why for each of them.
+        let untouched = share.state == ActionState::Refused;
+        // What failed in a share that was carried out stays, whatever became of the other.
+        let stays = unknown && share.state != ActionState::Failed;
         let why = share.refused.iter().find(|r| r.path.is_none()).map(|r| r.reason.clone());
         for mut object in share.objects {
             if untouched && object.outcome == ObjectOutcome::Pending {
                 object.outcome = ObjectOutcome::Skipped;
-                let reason = why.clone().unwrap_or_else(|| "refused".to_owned());
-                refused.push(Refusal { path: Some(object.path.clone()), reason });
+                if !alone {
+                    let reason = why.clone().unwrap_or_else(|| "refused".to_owned());
+                    refused.push(Refusal { path: Some(object.path.clone()), reason });
+                }
+            } else if stays && object.outcome == ObjectOutcome::Failed {
+                object.outcome = ObjectOutcome::Skipped;
             }
             objects.push(object);
         }
-        refused.extend(share.refused.into_iter().filter(|r| !untouched || r.path.is_some()));
+        refused.extend(share.refused.into_iter().filter(|r| alone || !untouched || r.path.is_some()));
     }
     let order: Vec<(PathBuf, Option<String>)> = action.objects.iter().map(key).collect();
     objects.sort_by_key(|o| order.iter().position(|k| *k == key(o)));
@@ -87,6 +94,14 @@ fn unexplained(whole: &Action, done: &[Action]) -> Option<Unexplained> {
     Some(Unexplained { bytes, reason: reasons.join("; ") })
 }
 
+/// How the reason begins where a child was not heard.
+pub(super) const NO_SURVEY: &str = "no survey";
+
+/// Whether the plan `action` is of a survey in which every child was heard.
+pub(super) fn is_of_all(action: &Action) -> bool {
+    !action.refused.iter().any(|r| r.path.is_none() && r.reason.starts_with(NO_SURVEY))
+}
+
 /// What both children found. One that found nothing to say, or could not, does not keep the other from being heard.
 pub(super) fn found(
     files: Result<Survey, String>,
@@ -94,7 +109,7 @@ pub(super) fn found(
 ) -> Result<Survey, String> {
     let Some(images) = images else { return files };
     let unheard =
-        |what: &str, why: String| Refusal { path: None, reason: format!("no survey of {what}: {why}") };
+        |what: &str, why: String| Refusal { path: None, reason: format!("{NO_SURVEY} of {what}: {why}") };
     match (files, images) {
         (Err(files), Err(images)) => Err(format!("{files}; images: {images}")),
         (Ok(mut survey), Err(why)) => {
@@ -220,9 +235,31 @@ mod tests {
         let whole = joined(action.clone(), vec![done, failed]);
         assert_eq!((whole.state, whole.detail.as_str()), (ActionState::Failed, "it died"));
 
-        let whole = joined(action, vec![refused]);
+        let whole = joined(action.clone(), vec![refused.clone()]);
         assert_eq!(whole.state, ActionState::Refused);
+        assert!(whole.objects.iter().all(|o| o.outcome == ObjectOutcome::Skipped), "nothing is left open");
         assert!(whole.refused.iter().any(|r| r.path.is_none()), "{:?}", whole.refused);
+    }
+
+    #[test]
+    fn what_surely_stays_is_not_unknown_because_the_other_share_is() {
+        let action = action();
+        let mut files = carried_out(files(&action).unwrap(), 0, 100, 100);
+        files.objects[0].outcome = ObjectOutcome::Failed;
+        let mut images = images(&action).unwrap();
+        images.state = ActionState::Failed;
+        images.objects.iter_mut().for_each(|o| o.outcome = ObjectOutcome::Failed);
+        let outcomes = |whole: &Action| whole.objects.iter().map(|o| o.outcome).collect::<Vec<_>>();
+        use ObjectOutcome::{Failed, Skipped};
+        let whole = joined(action.clone(), vec![files.clone(), images.clone()]);
+        assert_eq!(outcomes(&whole), [Failed, Skipped, Failed]);
+
+        (images.state, files.state) = (ActionState::Done, ActionState::Failed);
+        let whole = joined(action.clone(), vec![files.clone(), images]);
+        assert_eq!(outcomes(&whole), [Skipped, Failed, Skipped]);
+        files.state = ActionState::Done;
+        let whole = joined(action, vec![files]);
+        assert_eq!(whole.objects[0].outcome, Failed, "one that was done says how");
     }
 
     #[test]

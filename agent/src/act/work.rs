@@ -200,8 +200,8 @@ pub fn run(
     // The executor, which has the same one, says what is wrong with it.
     let rules = Rules::new(launch.policy.clone()).unwrap_or_else(|_| Rules::nothing());
     let spent = RefCell::new(spent);
-    let start = Box::new(|| told(launch.start()?, &spent, |source| source != Source::Images));
-    let first_told = first.executor.and_then(|e| told(e, &spent, |source| source != Source::Images));
+    let start = Box::new(|| told(launch.start()?, &spent, Source::is_of_files));
+    let first_told = first.executor.and_then(|e| told(e, &spent, Source::is_of_files));
     let mut files = Keeper::new("clean up", start, first_told, Some(Arc::clone(&witness)));
     let mut images = launch.images.as_ref().zip(first.images).map(|(how, first)| {
         let images = |keeper| told(keeper, &spent, |source| source == Source::Images);
@@ -314,9 +314,13 @@ fn masked(mut survey: Survey, masks: &[(String, String)]) -> Result<Survey, Stri
 }
 
 /// Images are in a plan of this agent's only while it has a keeper for them.
-fn not_here(mut share: Action) -> Action {
+fn not_here(share: Action) -> Action {
+    untouched(share, "cleanup.images.mode is off".to_owned())
+}
+
+/// A share that nobody began, for this `reason`: it has spent nothing.
+fn untouched(mut share: Action, reason: String) -> Action {
     share.state = ActionState::Refused;
-    let reason = "cleanup.images.mode is off".to_owned();
     share.refused.push(Refusal { path: None, reason });
     share
 }
@@ -451,7 +455,8 @@ impl<'a> Keeper<'a> {
     fn apply(&mut self, mut action: Action, told: &dyn Fn(u64, u64)) -> Action {
         match self.try_apply(&mut action, told) {
             Ok(applied) => applied,
-            Err(error) => {
+            Err(Unapplied::NotBegun(why)) => untouched(action, why),
+            Err(Unapplied::Unknown(error)) => {
                 look_after(&mut action, &error);
                 action
             }
@@ -463,7 +468,8 @@ impl<'a> Keeper<'a> {
     fn apply_images(&mut self, mut action: Action) -> Action {
         match self.try_apply(&mut action, &|_, _| ()) {
             Ok(applied) => applied,
-            Err(error) => {
+            Err(Unapplied::NotBegun(why)) => untouched(action, why),
+            Err(Unapplied::Unknown(error)) => {
                 action.state = ActionState::Failed;
                 action.detail = format!(
                     "{error}; which images went is not known: `crictl images` lists those that stayed"
@@ -479,8 +485,10 @@ impl<'a> Keeper<'a> {
     }
 
     /// Has `action` applied. Where that fails it keeps what was recorded of objects before.
-    fn try_apply(&mut self, action: &mut Action, told: &dyn Fn(u64, u64)) -> Result<Action, ExecutorError> {
-        let Some(executor) = self.executor.as_mut() else { return Err(ExecutorError::Died(None)) };
+    fn try_apply(&mut self, action: &mut Action, told: &dyn Fn(u64, u64)) -> Result<Action, Unapplied> {
+        let Some(executor) = self.executor.as_mut() else {
+            return Err(Unapplied::NotBegun("the child that would do it is not running".to_owned()));
+        };
         let result = executor.apply_told(action, APPLY_WAIT, told);
         match &result {
             Ok(applied) => {
@@ -488,9 +496,25 @@ impl<'a> Keeper<'a> {
             }
             Err(_) => recall(action, executor.seen()),
         }
+        let begun = executor.may_have_begun();
         if result.as_ref().is_err_and(ExecutorError::is_fatal) {
             self.failed();
         }
-        result
+        let unapplied = |e: ExecutorError| match begun {
+            true => Unapplied::Unknown(e),
+            false => Unapplied::NotBegun(e.to_string()),
+        };
+        result.map_err(unapplied)
     }
 }
+
+/// Why an action has no outcome.
+enum Unapplied {
+    /// No child began it, for this reason.
+    NotBegun(String),
+    /// A child may have, and did not say how it ended.
+    Unknown(ExecutorError),
+}
+
+#[cfg(test)]
+mod tests;

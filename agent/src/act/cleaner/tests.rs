@@ -232,6 +232,21 @@ fn a_cut_is_charged_with_what_it_holds_and_not_with_what_its_plan_says() {
 }
 
 #[test]
+fn a_tail_of_holes_does_not_hide_what_a_cut_takes() {
+    let mut scene = Scene::new();
+    let log = live_log(&mut scene);
+    scene.policy.roots[0].budgets = Some(Budgets { max_bytes: 4 * MIB, ..Budgets::default() });
+    let mut cleaner = scene.cleaner();
+    let plan = plan_of_cut(&scene, &cleaner, &log);
+    File::options().write(true).open(&log).unwrap().set_len(64 * MIB).unwrap();
+    let before = fs::metadata(&log).unwrap().blocks();
+    let refused = scene.apply(&mut cleaner, plan, &Agent::default());
+    let why = reasons(&refused);
+    assert!(why.contains("over the budget of 4.0 MiB an action from its root"), "{why}");
+    assert_eq!(fs::metadata(&log).unwrap().blocks(), before);
+}
+
+#[test]
 fn a_stop_that_comes_with_a_hold_of_something_else_ends_it_at_every_question() {
     let elsewhere = NodeHold {
         id: "hold-1".to_owned(),

@@ -102,6 +102,34 @@ fn what_went_comes_back_after_an_hour_and_the_figures_are_of_each_source() {
 }
 
 #[test]
+fn a_ledger_that_nobody_asks_forgets_too() {
+    let mut ledger = Ledger::default();
+    let note = |ledger: &mut Ledger, at_boot_ns| {
+        ledger.note(Spending { at_boot_ns, source: Source::Root(0), objects: 1, bytes: 10 });
+    };
+    (0..=20 * 3_600).step_by(600).for_each(|second| note(&mut ledger, second * SECOND_NS));
+    assert_eq!(ledger.entries.len(), 7, "an hour's");
+    assert_eq!(ledger.spent(20 * HOUR_NS, |_| true), (7, 70));
+    // Rounded up, this is a second more than an hour after the first of them, and still within its hour.
+    let mut ledger = Ledger::default();
+    note(&mut ledger, 1);
+    note(&mut ledger, HOUR_NS + 1);
+    assert_eq!(ledger.spent(HOUR_NS + 2, |_| true), (2, 20), "not a moment early");
+}
+
+#[test]
+fn images_spend_nothing_of_the_budgets_of_files() {
+    let rules = rules();
+    let none = ((0, 0), (0, 0));
+    let mut ledger = Ledger::default();
+    let bytes = Budgets::default().max_bytes_per_hour;
+    ledger.note(Spending { at_boot_ns: NOW_NS, source: Source::Images, objects: 9, bytes });
+    assert_eq!(ledger.allows(&rules, none, 0, 1, NOW_NS), Ok(()));
+    ledger.note(Spending { at_boot_ns: NOW_NS, source: Source::NoRoot, objects: 1, bytes });
+    assert!(ledger.allows(&rules, none, 0, 1, NOW_NS).unwrap_err().contains("an hour"));
+}
+
+#[test]
 fn the_names_of_an_inode_count_its_blocks_once() {
     use ObjectOutcome::{Failed, Removed, Skipped};
     let rules = rules();

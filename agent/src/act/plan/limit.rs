@@ -46,7 +46,7 @@ pub struct Left {
 impl Left {
     /// What `ledger` leaves at `now_boot_ns` of the budgets of `rules`.
     pub fn of(rules: &Rules, ledger: &mut Ledger, now_boot_ns: u64) -> Self {
-        let node = Allowance::of(&rules.policy.budgets, ledger.spent(now_boot_ns, |_| true));
+        let node = Allowance::of(&rules.policy.budgets, ledger.spent(now_boot_ns, Source::is_of_files));
         let own = rules.policy.roots.iter().enumerate().filter_map(|(index, root)| {
             let spent =
                 |ledger: &mut Ledger| ledger.spent(now_boot_ns, |source| source == Source::Root(index));
@@ -134,7 +134,13 @@ impl<'r> Limit<'r> {
 
     /// Adds `unit` to what is `spent` if every budget lets it.
     pub(super) fn takes(&self, spent: &mut Spent, unit: &Unit) -> Result<(), Over> {
-        let with = spent.sum.plus(&unit.sum);
+        // Images are of no root: their keeper has offered what their own budgets allow, and only the record bounds them here.
+        let node = if unit.roots.is_empty() {
+            Sum { record_bytes: unit.sum.record_bytes, ..Sum::default() }
+        } else {
+            unit.sum
+        };
+        let with = spent.sum.plus(&node);
         let mut roots = spent.roots.clone();
         for (root, objects) in &unit.roots {
             let sum = roots.entry(*root).or_default();

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::act::hold::HeldPlace;
+use crate::act::ledger::{Ledger, Source, Spending};
 use crate::act::policy::{Budgets, Policy, RootPolicy};
 
 const DAY: i64 = 86_400 * 1_000_000_000;
@@ -210,6 +211,29 @@ fn a_root_whose_hour_is_spent_makes_room_for_the_next_and_the_plan_says_why() {
     let young = candidate("/logs/young.log.1", 9, 40, 0);
     let nothing = make(&Survey { candidates: vec![young], ..Survey::default() }, left(0, 0));
     assert!(!is_cut_short(&nothing) && nothing.detail.contains("nothing may go"), "{}", nothing.detail);
+}
+
+#[test]
+fn images_neither_spend_nor_need_the_budgets_of_files() {
+    let rules = bounded_root(false);
+    let mut ledger = Ledger::default();
+    let bytes = 256 << 30;
+    ledger.note(Spending { at_boot_ns: 0, source: Source::Images, objects: 1_000_000, bytes });
+    let fresh = Left::of(&rules, &mut Ledger::default(), 0);
+    assert_eq!(Left::of(&rules, &mut ledger, 0), fresh, "they have budgets of their own");
+
+    let image = |n: u64| {
+        let mut c = candidate(&format!("/container-images/{n}"), 0, 40, 90);
+        let (id, tags, digests) = (n.to_string(), Vec::new(), Vec::new());
+        c.object.image = Some(Box::new(PlannedImage { id, tags, digests, inodes: 1 }));
+        c
+    };
+    let files = (0..2).map(|n| candidate(&format!("/later/{n}.log.1"), n, 40, 10));
+    let survey = Survey { candidates: (0..3).map(image).chain(files).collect(), ..Survey::default() };
+    let node = Allowance { objects: 1, bytes: 40 };
+    let action = plan("a-1".to_owned(), &trigger(400, 0), &survey, &rules, node, &[], NOW);
+    let images = action.objects.iter().filter(|o| o.image.is_some()).count();
+    assert_eq!((images, action.objects.len()), (3, 4), "and of the files, what the node's budgets leave");
 }
 
 #[test]

@@ -128,3 +128,47 @@ fn the_next_cleanup_waits_for_figures_of_after_the_last() {
         "the figure says that more is wanted"
     );
 }
+
+/// A machine whose finding was said, at second 4.
+fn out_of_budget() -> Respond {
+    let mut machine = bounded(1);
+    let (_, first) = planned(&mut machine, &survey(4), 0);
+    carry_out(&mut machine, &first, 1, 15 * GIB, 1);
+    machine.on_sample(&[mount(15 * GIB)], at(4));
+    let (said, second) = planned(&mut machine, &survey(3), 4);
+    assert!(matches!(one(said), Step::OutOfBudget { said: Some(_), .. }));
+    machine.on_recorded(&second, Ok(()), at(4));
+    machine
+}
+
+#[test]
+fn a_survey_that_failed_does_not_end_what_was_said_of_budgets() {
+    let unheard = Refusal { path: None, reason: "no survey of files: it hung".to_owned() };
+    let images_alone = Survey { passed_over: vec![unheard], ..Survey::default() };
+    for found in [Err("it hung".to_owned()), Ok(&images_alone)] {
+        let mut machine = out_of_budget();
+        machine.on_sample(&[mount(15 * GIB)], at(700));
+        assert!(matches!(one(machine.on_tick(at(700))), Step::Survey { .. }));
+        let steps = machine.on_survey("/data", found, at(700));
+        assert!(!steps.iter().any(|s| matches!(s, Step::OutOfBudget { .. })), "{steps:?}");
+        machine.on_sample(&[mount(15 * GIB)], at(1_400));
+        assert!(matches!(one(machine.on_tick(at(1_400))), Step::Survey { .. }));
+        let steps = machine.on_survey("/data", Ok(&survey(3)), at(1_400));
+        assert!(!steps.iter().any(|s| matches!(s, Step::OutOfBudget { .. })), "said already: {steps:?}");
+    }
+}
+
+#[test]
+fn what_the_last_run_said_of_budgets_is_ended_by_this_one() {
+    let mut said = finding(FindingState::Raised, Severity::Medium);
+    said.rule = CLEANUP_OUT_OF_BUDGET.to_owned();
+    let mut machine = bounded(1);
+    machine.seed(&said);
+    let (steps, action) = planned(&mut machine, &survey(4), 0);
+    assert_eq!(one(steps), Step::OutOfBudget { mount: "/data".to_owned(), said: None });
+    assert_eq!(action.objects.len(), 1);
+    // Any other finding of the last run says nothing of budgets.
+    let mut machine = bounded(1);
+    machine.seed(&finding(FindingState::Raised, Severity::High));
+    assert_eq!(planned(&mut machine, &survey(4), 0).0, []);
+}
