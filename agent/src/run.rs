@@ -37,6 +37,7 @@ use crate::act::hold::{HoldSet, NodeHold};
 use crate::act::hold_line::HoldLine;
 use crate::act::permit::{Gate, policy_hash};
 use crate::act::policy::Rules;
+use crate::act::real_path::CleanupRoots;
 use crate::act::respond::Respond;
 use crate::act::work::{self, Job, Launch};
 use crate::config::{Config, EnrolBy};
@@ -158,7 +159,14 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         let (pulse_tx, pulse) = watch::channel(None);
         let figures = Arc::new(Figures::default());
         let holds_line = launch.holds.clone();
-        let holds = start_holds(holds_line.clone(), &inbox_tx, jobs_tx.clone())?;
+        let cleanup_roots = match &children.executor {
+            Ok(executor) => CleanupRoots::of(&executor.ready().roots),
+            Err(_) => CleanupRoots {
+                unusable: config.policy.roots.iter().map(|r| r.path.clone()).collect(),
+                ..CleanupRoots::default()
+            },
+        };
+        let holds = start_holds(holds_line.clone(), cleanup_roots, &inbox_tx, jobs_tx.clone())?;
 
         let ballast = start_ballast(&config, &inbox_tx)?;
         let executor_pid = children.executor.as_ref().ok().map(|e| e.ready().pid);
@@ -272,6 +280,7 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
 /// last run kept, so that no plan is made without it.
 fn start_holds(
     line: HoldLine,
+    roots: CleanupRoots,
     inbox: &SyncSender<Message>,
     jobs: Sender<Job>,
 ) -> Result<Sender<Vec<NodeHold>>, RunError> {
@@ -284,7 +293,7 @@ fn start_holds(
             HoldSet::Known(holds) => (holds.len(), None),
             HoldSet::Unknown(why) => (0, Some(why.clone())),
         };
-        let (places, absent) = (now.resolved_apart(&aside), now.absent(&aside));
+        let (places, absent) = (now.resolved_apart(&roots, &aside), now.absent(&roots, &aside));
         Message::Held(Held { count, places, absent, kept, unknown })
     };
     // The core ends only when the agent does. The inbox is empty yet: this is the first message of all.
