@@ -137,6 +137,14 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         if config.host_root == Path::new("/") { Roots::default() } else { Roots::of_host(&config.host_root) };
     let kubelet = kubelet::Follow::begin(&config.host_root, &roots.proc);
     let boot_id = boot_id(&roots.proc);
+    // Before the record counts this start: one that fails in between must not look like a word that was lost.
+    let kept = match config.collector {
+        Some(_) => Some(brake_line::read(state, record::was_started(state))),
+        None => {
+            brake_line::make(state);
+            None
+        }
+    };
     let (recorder, writer, opened) = record::open(&record_config, key, boot_id, random_16)?;
     for remark in &opened.remarks {
         tracing::warn!("{remark}");
@@ -198,10 +206,9 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         };
         let detectors = Detectors::new(config.detect.clone(), config.node.clone(), opened.incarnation);
         let policy = policy_hash(&config.policy, &config.images, &config.detect.disk);
-        let gate = match config.collector {
+        let gate = match kept {
             None => Gate::open(config.node.clone(), policy),
-            Some(_) => {
-                let kept = brake_line::read(&config.state_dir, opened.start_counter > 1);
+            Some(kept) => {
                 let now = clock::now().boot_ns;
                 Gate::new(config.node.clone(), policy, config.without_collector, kept, now)
             }
