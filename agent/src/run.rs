@@ -37,6 +37,7 @@ use crate::act::hold::{HoldSet, NodeHold};
 use crate::act::hold_line::HoldLine;
 use crate::act::permit::{Gate, policy_hash};
 use crate::act::policy::Rules;
+use crate::act::real_path::CleanupRoots;
 use crate::act::respond::Respond;
 use crate::act::work::{self, Job, Launch};
 use crate::config::{Config, EnrolBy};
@@ -136,6 +137,14 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         if config.host_root == Path::new("/") { Roots::default() } else { Roots::of_host(&config.host_root) };
     let kubelet = kubelet::Follow::begin(&config.host_root, &roots.proc);
     let boot_id = boot_id(&roots.proc);
+    // Before the record counts this start: one that fails in between must not look like a word that was lost.
+    let kept = match config.collector {
+        Some(_) => Some(brake_line::read(state, record::was_started(state))),
+        None => {
+            brake_line::make(state);
+            None
+        }
+    };
     let (recorder, writer, opened) = record::open(&record_config, key, boot_id, random_16)?;
     for remark in &opened.remarks {
         tracing::warn!("{remark}");
@@ -158,7 +167,14 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         let (pulse_tx, pulse) = watch::channel(None);
         let figures = Arc::new(Figures::default());
         let holds_line = launch.holds.clone();
-        let holds = start_holds(holds_line.clone(), &inbox_tx, jobs_tx.clone())?;
+        let cleanup_roots = match &children.executor {
+            Ok(executor) => CleanupRoots::of(&executor.ready().roots),
+            Err(_) => CleanupRoots {
+                unusable: config.policy.roots.iter().map(|r| r.path.clone()).collect(),
+                ..CleanupRoots::default()
+            },
+        };
+        let holds = start_holds(holds_line.clone(), cleanup_roots, &inbox_tx, jobs_tx.clone())?;
 
         let ballast = start_ballast(&config, &inbox_tx)?;
         let executor_pid = children.executor.as_ref().ok().map(|e| e.ready().pid);
@@ -190,10 +206,9 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         };
         let detectors = Detectors::new(config.detect.clone(), config.node.clone(), opened.incarnation);
         let policy = policy_hash(&config.policy, &config.images, &config.detect.disk);
-        let gate = match config.collector {
+        let gate = match kept {
             None => Gate::open(config.node.clone(), policy),
-            Some(_) => {
-                let kept = brake_line::read(&config.state_dir, opened.start_counter > 1);
+            Some(kept) => {
                 let now = clock::now().boot_ns;
                 Gate::new(config.node.clone(), policy, config.without_collector, kept, now)
             }
@@ -272,6 +287,7 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
 /// last run kept, so that no plan is made without it.
 fn start_holds(
     line: HoldLine,
+    roots: CleanupRoots,
     inbox: &SyncSender<Message>,
     jobs: Sender<Job>,
 ) -> Result<Sender<Vec<NodeHold>>, RunError> {
@@ -284,7 +300,7 @@ fn start_holds(
             HoldSet::Known(holds) => (holds.len(), None),
             HoldSet::Unknown(why) => (0, Some(why.clone())),
         };
-        let (places, absent) = (now.resolved_apart(&aside), now.absent(&aside));
+        let (places, absent) = (now.resolved_apart(&roots, &aside), now.absent(&roots, &aside));
         Message::Held(Held { count, places, absent, kept, unknown })
     };
     // The core ends only when the agent does. The inbox is empty yet: this is the first message of all.

@@ -5,11 +5,15 @@
 //! executor that is busy and a disk that stalls may be waited for; the executor comes first. What cannot be written is
 //! written again until it can.
 //!
-//! In doubt the node is stopped: a file that is gone from a state folder that was in use, one that nothing was ever
-//! written to, a slot that was torn while a newer word was written, a version that is not known. The collector's next word
-//! ends that. A state folder that is new has nothing to be in doubt about; that is known by the agent's count of starts.
+//! In doubt the node is stopped: a file that is gone from a state folder that was in use, one that was cut, a slot that was
+//! torn while a newer word was written, a version that is not known. The collector's next word ends that, and nothing else:
+//! in place of a file that is gone comes one that says so. A state folder that is new has nothing to be in doubt about;
+//! that is known by the agent's count of starts. Every start makes the file before that count, with a collector or
+//! without, so that neither a start that fails nor a collector that is named later leaves a doubt. It appears whole under
+//! its name; a whole one of zeros alone, which earlier versions left, was never written to.
 //!
-//! Limits: before the file exists it needs 8 KiB; without them the word is in force, and a restart is in doubt.
+//! Limits: before the file exists it needs 8 KiB; without them the word is in force, and a restart is in doubt. A folder of
+//! an agent that knew of no brake has no file, and is in doubt until the first word.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -25,8 +29,12 @@ use crate::record::slots::FILE_BYTES;
 
 /// The file's name in the state folder.
 pub const BRAKE_FILE: &str = "brake";
+/// A new one, until it is whole.
+const NEW_FILE: &str = "brake.new";
 /// Layout of what it holds.
 const VERSION: u32 = 1;
+/// The same of a file that stands in for one that was lost; an agent that does not know it is in doubt too.
+const VERSION_LOST: u32 = 2;
 /// Longest reason that is kept, in characters: a slot holds 4 KiB.
 const MAX_REASON_CHARS: usize = 500;
 /// Between two attempts to keep what could not be: a disk that is full or stalls is not asked more often.
@@ -56,7 +64,16 @@ pub enum BrakeJob {
 /// Why a restart would not know what the collector said last; `None`: it would.
 pub type Unkept = Arc<Mutex<Option<String>>>;
 
-/// What the last run kept in `state_dir`; `used`: whether there was one.
+/// Makes the file, where there is none, for a node that has no collector: one that it gets later finds that nothing was
+/// heard.
+pub fn make(state_dir: &Path) {
+    let path = state_dir.join(BRAKE_FILE);
+    if let Ok(false) = path.try_exists() {
+        lay_aloud(state_dir, VERSION);
+    }
+}
+
+/// What the last run kept in `state_dir`; `used`: whether there was one. What is not there is made.
 pub fn read(state_dir: &Path, used: bool) -> Kept {
     let path = state_dir.join(BRAKE_FILE);
     let doubt = |why: String, older| {
@@ -68,45 +85,70 @@ pub fn read(state_dir: &Path, used: bool) -> Kept {
         );
         Kept::Doubt { why, older }
     };
+    // The next start must not take what is made in its place for one that nothing was ever written to.
+    let lost = |why: &str| {
+        lay_aloud(state_dir, VERSION_LOST);
+        doubt(why.to_owned(), None)
+    };
     let bytes = match std::fs::metadata(&path) {
-        Ok(found) => Some(found.len()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Ok(found) if found.is_file() && found.len() == 0 => return lost("it is empty"),
+        Ok(found) => found.len(),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return doubt(error.to_string(), None),
+        Err(_) if used => return lost("it is gone, and the state folder is not new"),
+        Err(_) => {
+            lay_aloud(state_dir, VERSION);
+            return Kept::Nothing;
+        }
+    };
+    let found = match Slots::open_telling(&path) {
+        Ok((_, found)) => found,
         Err(error) => return doubt(error.to_string(), None),
     };
-    // Opening makes the file now, while there is room for it.
-    let opened = Slots::open_telling(&path);
-    match (bytes, opened) {
-        (None, _) if used => doubt("it is gone, and the state folder is not new".to_owned(), None),
-        (None, opened) => {
-            if let Err(error) = opened.and_then(|(mut slots, _)| slots.write(&encode(None)?)) {
-                tracing::error!(path = %path.display(), %error, "what the collector says of cleanups cannot be kept over a restart yet");
-            }
-            Kept::Nothing
+    match found.value.map(|value| decode(&value)) {
+        Some(Err(why)) => doubt(why, None),
+        Some(Ok(older)) if found.damaged || bytes != FILE_BYTES => {
+            doubt("it is damaged where the newest word may have been".to_owned(), older)
         }
-        (Some(_), Err(error)) => doubt(error.to_string(), None),
-        (Some(bytes), Ok((_, found))) => {
-            let word = found.value.map(|value| decode(&value));
-            match word {
-                Some(Err(why)) => doubt(why, None),
-                Some(Ok(older)) if found.damaged || bytes != FILE_BYTES => {
-                    doubt("it is damaged where the newest word may have been".to_owned(), older)
-                }
-                Some(Ok(Some(word))) => Kept::Word(word),
-                Some(Ok(None)) => Kept::Nothing,
-                None => doubt("there is no word in it".to_owned(), None),
-            }
-        }
+        Some(Ok(Some(word))) => Kept::Word(word),
+        Some(Ok(None)) => Kept::Nothing,
+        // With both slots damaged one word would mend but one.
+        None if found.damaged || bytes != FILE_BYTES => lost("there is no word in it"),
+        None => Kept::Nothing,
     }
 }
 
-fn encode(word: Option<&Word>) -> std::io::Result<Vec<u8>> {
-    serde_json::to_vec(&Written { v: VERSION, word }).map_err(std::io::Error::other)
+/// Puts a file without a word in the place of what is there, whole from the start and durable when this returns.
+fn lay(state_dir: &Path, version: u32) -> std::io::Result<()> {
+    let new = state_dir.join(NEW_FILE);
+    // What a start left that ended here.
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    Slots::open(&new)?.0.write(&encode(version, None)?)?;
+    std::fs::rename(&new, state_dir.join(BRAKE_FILE))?;
+    std::fs::File::open(state_dir)?.sync_all()
+}
+
+fn lay_aloud(state_dir: &Path, version: u32) {
+    if let Err(error) = lay(state_dir, version) {
+        let path = state_dir.join(BRAKE_FILE);
+        tracing::error!(path = %path.display(), %error, "what the collector says of cleanups cannot be kept over a restart yet");
+    }
+}
+
+fn encode(v: u32, word: Option<&Word>) -> std::io::Result<Vec<u8>> {
+    serde_json::to_vec(&Written { v, word }).map_err(std::io::Error::other)
 }
 
 fn decode(bytes: &[u8]) -> Result<Option<Word>, String> {
     let written: Written<Word> =
         serde_json::from_slice(bytes).map_err(|e| format!("it is not understood: {e}"))?;
-    if written.v == VERSION { Ok(written.word) } else { Err(format!("it is of version {}", written.v)) }
+    match written.v {
+        VERSION => Ok(written.word),
+        VERSION_LOST => Err("it was lost before an earlier start, and no word came since".to_owned()),
+        other => Err(format!("it is of version {other}")),
+    }
 }
 
 /// Keeps `word` in `state_dir`; durable when this returns.
@@ -116,7 +158,7 @@ fn keep(state_dir: &Path, word: &Word) -> Result<(), String> {
     let path = state_dir.join(BRAKE_FILE);
     let write = || {
         let (mut slots, _) = Slots::open(&path)?;
-        slots.write(&encode(Some(&word))?)
+        slots.write(&encode(VERSION, Some(&word))?)
     };
     write().map_err(|e| format!("{}: {e}", path.display()))
 }
@@ -226,9 +268,11 @@ mod tests {
             (dir, path)
         };
         type Harm = fn(&Path);
-        let harms: [(&str, Harm, Option<u64>); 6] = [
+        let harms: [(&str, Harm, Option<u64>); 8] = [
             ("is gone", |path| std::fs::remove_file(path).unwrap(), None),
-            ("no word in it", |path| std::fs::write(path, [0; 8192]).unwrap(), None),
+            ("is empty", |path| cut(path, 0), None),
+            ("no word in it", |path| std::fs::write(path, [0; 4096]).unwrap(), None),
+            ("no word in it", |path| std::fs::write(path, [b'x'; 8192]).unwrap(), None),
             // The slot of the stop is the second that was written after the first, which said that nothing was heard.
             ("is damaged", |path| flip(path, 4_096 + 40), Some(4)),
             ("is damaged", |path| cut(path, 4_096), Some(4)),
@@ -249,6 +293,30 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
         doubts(&read(dir.path(), true), "directory");
+    }
+
+    #[test]
+    fn what_was_never_written_to_leaves_no_doubt() {
+        // Earlier versions left zeros.
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(BRAKE_FILE);
+        std::fs::write(&path, [0; FILE_BYTES as usize]).unwrap();
+        assert_eq!(read(dir.path(), true), Kept::Nothing);
+
+        // A node ran without a collector, and gets one.
+        let dir = tempfile::tempdir().unwrap();
+        make(dir.path());
+        assert_eq!(read(dir.path(), true), Kept::Nothing);
+        keep(dir.path(), &word(5, BrakeState::Paused)).unwrap();
+        make(dir.path());
+        assert!(matches!(read(dir.path(), true), Kept::Word(_)), "what was said stays");
+
+        // What a start left that was cut off while it made the file.
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(NEW_FILE), "torn").unwrap();
+        assert_eq!(read(dir.path(), false), Kept::Nothing);
+        assert_eq!(read(dir.path(), true), Kept::Nothing);
+        assert!(!dir.path().join(NEW_FILE).exists());
     }
 
     fn flip(path: &Path, at: usize) {

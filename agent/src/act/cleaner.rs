@@ -33,7 +33,7 @@ use super::plan::{Survey, bounded};
 use super::pods_here::Pods;
 use super::policy::{MAX_OBJECTS, MAX_ROOTS, NODE_ACTOR, Policy, ROOT_OFF, Rules};
 use super::quarantine::{Leftover, Root};
-use super::real_path::Mounts;
+use super::real_path::{CleanupRoots, Mounts};
 use super::remove::{Hooks, Left, Place, Removed, Sibling, Tend, prepare, take, wanted};
 use super::survey::survey;
 use super::vet::Neighbours;
@@ -166,7 +166,8 @@ impl Cleaner {
         let ledger = Ledger::default();
         let set = HoldSet::Unknown("the executor was not told yet".to_owned());
         let held = HeldNow { set, host_root: "/".into() };
-        let held = RefCell::new(Held::new(held, Rc::new(Mounts::open())));
+        let mounts = Mounts::open(CleanupRoots::of(&told));
+        let held = RefCell::new(Held::new(held, Rc::new(mounts)));
         (
             Self {
                 rules,

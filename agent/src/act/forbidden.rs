@@ -8,9 +8,9 @@
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
-use rustix::fs::FileType;
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::beneath;
@@ -107,10 +107,8 @@ const DATABASE_MARKERS: &[&str] = &[
     "IDENTITY",
 ];
 
-/// etcd marks its `data-dir` by folders alone.
+/// etcd marks its `data-dir` by a folder alone, and by what lies in that.
 const ETCD: &str = "member";
-/// What lies in that.
-const ETCD_DATA: [&str; 2] = ["member/snap", "member/wal"];
 
 /// Why `root` may not be a cleanup root, or `None`. `state_dir` is the agent's own state folder.
 pub(super) fn why_out_of_reach(root: &Path, cleaner: Cleaner, state_dir: &Path) -> Option<String> {
@@ -161,27 +159,44 @@ pub(super) fn why_same_directory(device: u64, inode: u64, state_dir: &Path) -> O
     )
 }
 
-/// What marks `folder` as a database's, if its entry `name` does: a file that only databases have, or the subfolders that
-/// etcd keeps its data in.
+/// What marks `folder` as a database's, if its entry `name` does: a file that only databases have, or the folder that etcd
+/// keeps its data in.
 pub(super) fn marker(folder: &OwnedFd, name: &OsStr, kind: FileType) -> Option<&'static str> {
     let is_file = |marker: &&str| kind != FileType::Directory && *marker == name;
-    // One that is a mount or a link of its own is there too.
-    let is_folder = |path: &&str| {
-        let opened = beneath::open_folder(folder, Path::new(path));
-        !matches!(opened, Err(Errno::NOENT | Errno::NOTDIR))
-    };
-    let etcd = || (name == ETCD && ETCD_DATA.iter().all(&is_folder)).then_some(ETCD);
+    let etcd = || (name == ETCD && is_etcds(folder)).then_some(ETCD);
     DATABASE_MARKERS.iter().copied().find(is_file).or_else(etcd)
+}
+
+/// Whether `folder` is an etcd's: it has snapshots, and its database among them or its write-ahead log beside them
+/// (`--wal-dir` puts that elsewhere).
+fn is_etcds(folder: &OwnedFd) -> bool {
+    let is_folder = |path| kind_at(folder, Path::new(path)).is_some_and(|k| k != FileType::RegularFile);
+    let has_database = || kind_at(folder, Path::new("member/snap/db")).is_some();
+    is_folder("member/snap") && (is_folder("member/wal") || has_database())
+}
+
+/// What is at `path` in `folder`, if anything is. What lies behind a link or a mount is not looked at, and is there.
+fn kind_at(folder: &OwnedFd, path: &Path) -> Option<FileType> {
+    let (above, name) = (path.parent()?, path.file_name()?);
+    match beneath::open_folder(folder, above) {
+        Ok(above) => match beneath::facts_at(&above, name) {
+            Ok(facts) => Some(facts.kind),
+            Err(Errno::NOENT | Errno::NOTDIR) => None,
+            Err(_) => Some(FileType::Unknown),
+        },
+        Err(Errno::NOENT) => None,
+        // It is a link, or no folder.
+        Err(Errno::NOTDIR) => kind_at(folder, above).filter(|kind| *kind == FileType::Symlink),
+        Err(_) => Some(FileType::Unknown),
+    }
 }
 
 /// Why a root at `path` lies in a database's folder: a marker in a folder above it, which a walk from there would not see.
 pub(super) fn why_in_database(path: &Path) -> Option<String> {
-    let there = |path: PathBuf| std::fs::symlink_metadata(path).ok();
     path.ancestors().skip(1).find_map(|folder| {
-        let is_file = |marker: &&&str| there(folder.join(marker)).is_some_and(|m| !m.is_dir());
-        let is_folder = |path: &&str| there(folder.join(path)).is_some_and(|m| m.is_dir());
-        let etcd = || ETCD_DATA.iter().all(&is_folder).then_some(ETCD);
-        let marker = DATABASE_MARKERS.iter().find(is_file).copied().or_else(etcd)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(folder, flags, Mode::empty()).ok()?;
+        let marker = database_marker_in(&opened)?;
         Some(format!("{marker} marks {} above it as a database's", folder.display()))
     })
 }
@@ -305,5 +320,46 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let here = std::fs::metadata(temp.path()).unwrap();
         assert_eq!(why_same_directory(here.dev(), here.ino(), Path::new("/nowhere")), None);
+    }
+
+    #[test]
+    fn etcds_folder_is_known_from_all_sides() {
+        use std::fs::{create_dir_all, write};
+        use std::os::unix::fs::symlink;
+        type Lay = fn(&Path);
+        let layouts: [(&str, bool, Lay); 8] = [
+            ("whole", true, |f| {
+                ["snap", "wal"].iter().for_each(|n| create_dir_all(f.join("member").join(n)).unwrap())
+            }),
+            ("its log elsewhere", true, |f| {
+                create_dir_all(f.join("member/snap")).unwrap();
+                write(f.join("member/snap/db"), "data").unwrap();
+            }),
+            ("a link to its log", true, |f| {
+                create_dir_all(f.join("member/snap")).unwrap();
+                symlink("/nowhere/wal", f.join("member/wal")).unwrap();
+            }),
+            ("a link to its snapshots", true, |f| {
+                create_dir_all(f.join("member")).unwrap();
+                symlink("/nowhere/snap", f.join("member/snap")).unwrap();
+            }),
+            ("a link to all", true, |f| symlink("/nowhere/member", f.join("member")).unwrap()),
+            ("no etcd's", false, |f| create_dir_all(f.join("member/wal")).unwrap()),
+            ("snapshots of something", false, |f| create_dir_all(f.join("member/snap")).unwrap()),
+            ("files", false, |f| {
+                create_dir_all(f.join("member/wal")).unwrap();
+                write(f.join("member/snap"), "x").unwrap();
+            }),
+        ];
+        let temp = tempfile::tempdir().unwrap();
+        for (name, etcds, lay) in layouts {
+            let folder = temp.path().join(name);
+            create_dir_all(folder.join("logs")).unwrap();
+            lay(&folder);
+            let opened = beneath::open_folder(std::fs::File::open(&folder).unwrap(), Path::new("")).unwrap();
+            assert_eq!(database_marker_in(&opened).is_some(), etcds, "{name}");
+            let why = why_in_database(&folder.join("logs"));
+            assert_eq!(why.is_some(), etcds, "{name}: {why:?}");
+        }
     }
 }

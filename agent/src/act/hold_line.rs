@@ -17,7 +17,7 @@ use super::channel::Channel;
 use super::hold::{HeldThing, Hold, HoldSet, NodeHold, resolve};
 use super::hold_file;
 use super::images::IMAGE_PLACE;
-use super::real_path::{Mounts, is_absent, real_paths};
+use super::real_path::{CleanupRoots, Mounts, Sight, is_absent, real_paths};
 use super::wire::{halt_request, held_request};
 
 /// How long an executor that is busy may take to have room for the news: it looks between two objects, and the digest of
@@ -37,29 +37,29 @@ pub struct HeldNow {
 
 impl HeldNow {
     /// As places that are held, by a look at the filesystem of now. The executor may start no thread that could be left
-    /// behind; nothing of what a server stands behind is touched.
+    /// behind; nothing of what a server stands behind is touched, but where it cleans.
     pub(super) fn resolved(&self, mounts: &Mounts) -> Vec<Hold> {
-        let table = mounts.read();
-        resolve(&self.set, |path| Ok(real_paths(&self.host_root, path, &table)))
+        let sight = mounts.read();
+        resolve(&self.set, |path| Ok(real_paths(&self.host_root, path, &sight)))
     }
 
     /// The same with a bound of time, since a disk of this machine's may not answer either: a hold on one holds
     /// everything, for a link may lead from there to anywhere.
-    pub fn resolved_apart(&self, aside: &Aside) -> Vec<Hold> {
-        let table: Arc<[u8]> = Mounts::open().read().into();
+    pub fn resolved_apart(&self, roots: &CleanupRoots, aside: &Aside) -> Vec<Hold> {
+        let sight: Arc<Sight> = Mounts::open(roots.clone()).read().into();
         resolve(&self.set, |path| {
-            let (root, path, table) = (self.host_root.clone(), path.to_owned(), Arc::clone(&table));
-            aside.look(&path.clone(), move || real_paths(&root, &path, &table))
+            let (root, path, sight) = (self.host_root.clone(), path.to_owned(), Arc::clone(&sight));
+            aside.look(&path.clone(), move || real_paths(&root, &path, &sight))
         })
     }
 
     /// Holds on paths at which nothing is at this moment, by their ids. What cannot be looked at is not said to be gone.
-    pub fn absent(&self, aside: &Aside) -> Vec<String> {
+    pub fn absent(&self, roots: &CleanupRoots, aside: &Aside) -> Vec<String> {
         let HoldSet::Known(holds) = &self.set else { return Vec::new() };
-        let table: Arc<[u8]> = Mounts::open().read().into();
+        let sight: Arc<Sight> = Mounts::open(roots.clone()).read().into();
         let is_gone = |path: &Path| {
-            let (root, path, table) = (self.host_root.clone(), path.to_owned(), Arc::clone(&table));
-            aside.look(&path.clone(), move || is_absent(&root, &path, &table)) == Ok(true)
+            let (root, path, sight) = (self.host_root.clone(), path.to_owned(), Arc::clone(&sight));
+            aside.look(&path.clone(), move || is_absent(&root, &path, &sight)) == Ok(true)
         };
         // Images lie beneath no path of the host's.
         let gone = |h: &&NodeHold| matches!(&h.what, HeldThing::Path(p) if !p.starts_with(IMAGE_PLACE) && is_gone(p));
@@ -199,7 +199,11 @@ mod tests {
         std::os::unix::fs::symlink("/var/log", host.path().join("logs")).unwrap();
         let line = HoldLine::open(state.path(), host.path());
         let aside = Aside::new(Duration::from_secs(20));
-        assert_eq!(line.now().absent(&aside), Vec::<String>::new(), "what is held is not known yet");
+        assert_eq!(
+            line.now().absent(&CleanupRoots::default(), &aside),
+            Vec::<String>::new(),
+            "what is held is not known yet"
+        );
         let hold = |id: &str, what| NodeHold { id: id.to_owned(), what, reason: "court".to_owned() };
         let pod = HeldThing::Pod { namespace: "shop".to_owned(), pod: "api".to_owned() };
         line.keep(vec![
@@ -209,8 +213,8 @@ mod tests {
             hold("hold-4", HeldThing::Node),
         ])
         .unwrap();
-        assert_eq!(line.now().absent(&aside), ["hold-2"]);
+        assert_eq!(line.now().absent(&CleanupRoots::default(), &aside), ["hold-2"]);
         std::fs::write(host.path().join("var/log/app.log"), "").unwrap();
-        assert_eq!(line.now().absent(&aside), Vec::<String>::new(), "it came");
+        assert_eq!(line.now().absent(&CleanupRoots::default(), &aside), Vec::<String>::new(), "it came");
     }
 }

@@ -5,10 +5,12 @@
 //!
 //! What a server stands behind is not touched, by the table of mounts ([`Mounts`]): a lookup there may never come back, and
 //! with it whoever looks. From there on a path keeps its last parts too, so that it means itself alone; links on that
-//! server are not followed.
+//! server are not followed. One that carries a usable cleanup root ([`CleanupRoots`]) is looked at all the same: whoever
+//! cleans there depends on it already, and a link there may lead to what would go. Where a path cannot be followed on a
+//! server that carries any root, all that those roots reach there is what it may mean.
 //!
 //! Limits: a mount that comes between the look at the table and the lookup is met unawares, and so is a server where there
-//! is no table.
+//! is no table. An executor whose own root is on a server that falls silent waits with it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -17,11 +19,13 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::aside::Aside;
+use super::executor::RootStatus;
 use crate::sample::mountinfo;
 
 /// The table of mounts is read to here; what lies beyond is looked at all the same, with a bound of time.
@@ -32,41 +36,77 @@ const TRIES: u32 = 8;
 /// Most links on the way of one path, as the kernel has it (path_resolution(7)).
 const MAX_LINKS: u32 = 40;
 
+/// The cleanup roots, by their paths as this process sees them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CleanupRoots {
+    /// What is cleaned; their filesystems are looked at in any case.
+    pub usable: Vec<PathBuf>,
+    /// What could not be opened, and may be by another executor.
+    pub unusable: Vec<PathBuf>,
+}
+
+impl CleanupRoots {
+    /// As an executor found them.
+    pub fn of(told: &[RootStatus]) -> Self {
+        let (usable, unusable): (Vec<_>, Vec<_>) = told.iter().partition(|r| r.unusable.is_none());
+        let paths = |roots: Vec<&RootStatus>| roots.into_iter().map(|r| r.path.clone()).collect();
+        Self { usable: paths(usable), unusable: paths(unusable) }
+    }
+}
+
 /// The table of this process's mounts, open: it can be read where no file can be opened any more.
 #[derive(Debug, Default)]
-pub(super) struct Mounts(Option<File>);
+pub(super) struct Mounts {
+    table: Option<File>,
+    roots: Arc<CleanupRoots>,
+}
+
+/// What [`Mounts`] tell of one moment.
+#[derive(Debug)]
+pub(super) struct Sight {
+    table: Vec<u8>,
+    roots: Arc<CleanupRoots>,
+}
 
 impl Mounts {
     /// Opens it; without one nothing is known to be served from elsewhere.
-    pub(super) fn open() -> Self {
-        Self(File::open("/proc/thread-self/mountinfo").ok())
+    pub(super) fn open(roots: CleanupRoots) -> Self {
+        Self { table: File::open("/proc/thread-self/mountinfo").ok(), roots: Arc::new(roots) }
+    }
+
+    /// The same roots by another table.
+    #[cfg(test)]
+    pub(super) fn told_by(&self, table: File) -> Self {
+        Self { table: Some(table), roots: Arc::clone(&self.roots) }
     }
 
     /// The table of this moment, bounded by [`MAX_TABLE_BYTES`].
-    pub(super) fn read(&self) -> Vec<u8> {
+    pub(super) fn read(&self) -> Sight {
         let mut text = Vec::new();
-        let Some(file) = &self.0 else { return text };
         let mut piece = vec![0; 64 << 10];
-        while text.len() < MAX_TABLE_BYTES as usize {
+        while let Some(file) = self.table.as_ref().filter(|_| text.len() < MAX_TABLE_BYTES as usize) {
             match file.read_at(&mut piece, text.len() as u64) {
                 Ok(n) if n > 0 => text.extend_from_slice(&piece[..n]),
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 _ => break,
             }
         }
-        text
+        Sight { table: text, roots: Arc::clone(&self.roots) }
     }
 }
 
-/// Where `path` of the host really lies, seen through `host_root` and through this process's own root; `table` is what
-/// [`Mounts::read`] gave. Where nothing can be looked up, as it was named alone.
-pub(super) fn real_paths(host_root: &Path, path: &Path, table: &[u8]) -> Vec<PathBuf> {
-    let walker = Walker::new(table);
+/// Where `path` of the host really lies, seen through `host_root` and through this process's own root, and what else it
+/// may mean. Where nothing can be looked up, as it was named alone.
+pub(super) fn real_paths(host_root: &Path, path: &Path, sight: &Sight) -> Vec<PathBuf> {
+    let walker = Walker::new(sight);
     let mut found = Vec::new();
     for root in [Path::new("/"), host_root] {
         // As it was named, where only the root differs.
         found.extend(path.strip_prefix("/").map(|rest| root.join(rest)));
-        found.extend(walker.within(root, path).map(|end| end.path));
+        if let Some(end) = walker.within(root, path) {
+            found.push(end.path);
+            found.extend(end.perhaps);
+        }
     }
     found.sort();
     found.dedup();
@@ -74,8 +114,8 @@ pub(super) fn real_paths(host_root: &Path, path: &Path, table: &[u8]) -> Vec<Pat
 }
 
 /// Whether nothing is at `path` of the host; of what is not touched nobody says so.
-pub(super) fn is_absent(host_root: &Path, path: &Path, table: &[u8]) -> bool {
-    Walker::new(table).within(host_root, path).is_some_and(|end| end.how == How::Absent)
+pub(super) fn is_absent(host_root: &Path, path: &Path, sight: &Sight) -> bool {
+    Walker::new(sight).within(host_root, path).is_some_and(|end| end.how == How::Absent)
 }
 
 /// How a walk ended.
@@ -85,7 +125,7 @@ enum How {
     There,
     /// Nothing is.
     Absent,
-    /// A server stands behind it; it was not touched.
+    /// A server stands behind it; it was not touched, or cannot be looked at.
     Elsewhere,
 }
 
@@ -93,21 +133,52 @@ enum How {
 struct End {
     path: PathBuf,
     how: How,
+    /// What else the path may mean, since nobody followed it to its end.
+    perhaps: Vec<PathBuf>,
 }
+
+impl End {
+    fn of(path: PathBuf, how: How) -> Self {
+        Self { path, how, perhaps: Vec::new() }
+    }
+}
+
+/// What stands behind a path.
+enum Behind<'w> {
+    /// This machine.
+    Here,
+    /// A server, on this mount as far as the table tells; whether a usable root lies on it.
+    Server { mount: Option<&'w mountinfo::Entry<'w>>, cleaned: bool },
+}
+
+/// A filesystem, by its `st_dev`.
+type Device = (u32, u32);
 
 /// Follows paths by one table of mounts.
 struct Walker<'t> {
     table: mountinfo::Table<'t>,
     /// Where servers are mounted.
     servers: Vec<PathBuf>,
+    /// The roots that lie on servers, and whether each is usable.
+    served_roots: Vec<(Device, &'t Path, bool)>,
 }
 
 impl<'t> Walker<'t> {
-    fn new(table: &'t [u8]) -> Self {
-        let table = mountinfo::parse(table);
+    fn new(sight: &'t Sight) -> Self {
+        let table = mountinfo::parse(&sight.table);
         let servers = table.entries.iter().filter(|e| is_elsewhere(e));
-        let servers = servers.map(|e| PathBuf::from(OsStr::from_bytes(&e.path))).collect();
-        Self { table, servers }
+        let servers: Vec<_> = servers.map(|e| PathBuf::from(OsStr::from_bytes(&e.path))).collect();
+        let CleanupRoots { usable, unusable } = &*sight.roots;
+        let roots = usable.iter().map(|r| (r, true)).chain(unusable.iter().map(|r| (r, false)));
+        // A root has no link in its path: whoever opens it refuses them.
+        let served = |(root, usable): (&'t PathBuf, bool)| {
+            let beneath = servers.iter().any(|server| root.starts_with(server));
+            let mount = beneath.then(|| table.mount_of(root.as_os_str().as_bytes()))??;
+            let mount = is_elsewhere(mount).then_some(mount)?;
+            Some((device(mount), root.as_path(), usable))
+        };
+        let served_roots = roots.filter(|_| !servers.is_empty()).filter_map(served).collect();
+        Self { table, servers, served_roots }
     }
 
     /// Where `path` ends in `root`, every link followed within it.
@@ -132,9 +203,10 @@ impl<'t> Walker<'t> {
                 continue;
             }
             here.push(&part);
-            if self.is_served(&here, own) {
+            let behind = self.behind(&here, own);
+            if let Behind::Server { mount, cleaned: false } = behind {
                 here.extend(left.into_iter().rev());
-                return Some(End { path: here, how: How::Elsewhere });
+                return Some(End { path: here, how: How::Elsewhere, perhaps: self.cleanable_on(mount) });
             }
             match rustix::fs::readlink(&here, Vec::new()) {
                 Ok(target) => {
@@ -154,20 +226,51 @@ impl<'t> Walker<'t> {
                 Err(Errno::INVAL) => {}
                 Err(Errno::NOENT | Errno::NOTDIR) => {
                     here.extend(left.into_iter().rev());
-                    return Some(End { path: here, how: How::Absent });
+                    return Some(End::of(here, How::Absent));
                 }
-                Err(_) => return None,
+                // Nothing has such a name.
+                Err(Errno::NAMETOOLONG) => return None,
+                Err(_) => {
+                    let Behind::Server { mount, .. } = behind else { return None };
+                    here.extend(left.into_iter().rev());
+                    return Some(End { path: here, how: How::Elsewhere, perhaps: self.cleanable_on(mount) });
+                }
             }
         }
-        Some(End { path: here, how: How::There })
+        Some(End::of(here, How::There))
     }
 
-    /// Whether `path` is on a server, which is not the mount `own`.
-    fn is_served(&self, path: &Path, own: Option<u32>) -> bool {
-        let served = |m: &mountinfo::Entry<'_>| is_elsewhere(m) && own != Some(m.id);
-        self.servers.iter().any(|server| path.starts_with(server))
-            && self.table.mount_of(path.as_os_str().as_bytes()).is_none_or(served)
+    /// What stands behind `path`; the mount `own` counts as this machine.
+    fn behind(&self, path: &Path, own: Option<u32>) -> Behind<'_> {
+        if !self.servers.iter().any(|server| path.starts_with(server)) {
+            return Behind::Here;
+        }
+        match self.table.mount_of(path.as_os_str().as_bytes()) {
+            None => Behind::Server { mount: None, cleaned: false },
+            Some(m) if !is_elsewhere(m) || own == Some(m.id) => Behind::Here,
+            Some(m) => {
+                let on = |(at, _, usable): &(Device, &Path, bool)| *usable && *at == device(m);
+                // A touch would mount what is not there yet, so that no root can be on it.
+                let cleaned = m.is_remote() && self.served_roots.iter().any(on);
+                Behind::Server { mount: Some(m), cleaned }
+            }
+        }
     }
+
+    /// The mount and the roots that lie on its filesystem, wherever that is mounted too; nothing where none does.
+    fn cleanable_on(&self, mount: Option<&mountinfo::Entry<'_>>) -> Vec<PathBuf> {
+        let Some(mount) = mount else { return Vec::new() };
+        let here = self.served_roots.iter().filter(|(at, ..)| *at == device(mount));
+        let mut all: Vec<PathBuf> = here.map(|(_, root, _)| root.to_path_buf()).collect();
+        if !all.is_empty() {
+            all.push(PathBuf::from(OsStr::from_bytes(&mount.path)));
+        }
+        all
+    }
+}
+
+fn device(mount: &mountinfo::Entry<'_>) -> Device {
+    (mount.dev_major, mount.dev_minor)
 }
 
 /// Whether a server stands behind the mount, or a touch would mount it.
@@ -261,135 +364,5 @@ fn open_in(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::symlink;
-
-    use super::*;
-
-    /// Runs `scene` in a mount namespace of its own, so that nothing is left behind and nobody else meets what hangs.
-    fn in_own_namespace(scene: impl FnOnce() + Send + 'static) {
-        use rustix::mount::{MountPropagationFlags, mount_change};
-        let thread = std::thread::spawn(move || {
-            // SAFETY: only the mount namespace (and with it the working directory) of this thread is unshared; file
-            // descriptors stay shared.
-            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
-                .expect("a mount namespace needs root (CAP_SYS_ADMIN): run the tests as root");
-            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
-            scene();
-        });
-        thread.join().unwrap();
-    }
-
-    /// Mounts a filesystem whose server never answers; what waits for it waits until that is dropped.
-    fn mount_dead(at: &Path) -> std::fs::File {
-        use rustix::mount::{MountFlags, mount};
-        let server = std::fs::File::options().read(true).write(true).open("/dev/fuse");
-        let server = server.expect("needs /dev/fuse and root");
-        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
-        let options = std::ffi::CString::new(options).unwrap();
-        mount("dead", at, "fuse", MountFlags::empty(), Some(options.as_c_str())).unwrap();
-        server
-    }
-
-    #[test]
-    fn a_server_that_does_not_answer_costs_one_answer() {
-        in_own_namespace(beside_a_dead_server);
-    }
-
-    fn beside_a_dead_server() {
-        use crate::act::hold::{HeldThing, HoldSet, NodeHold};
-        use crate::act::hold_line::HeldNow;
-        let temp = tempfile::tempdir().unwrap();
-        let base = temp.path().canonicalize().unwrap();
-        let (share, link, there) = (base.join("share"), base.join("link"), base.join("there"));
-        std::fs::create_dir(&share).unwrap();
-        std::fs::write(&there, "").unwrap();
-        symlink(share.join("logs"), &link).unwrap();
-        let server = mount_dead(&share);
-        let aside = Aside::new(std::time::Duration::from_millis(300));
-        let root = Path::new("/");
-        for path in [share.clone(), share.join("logs/app")] {
-            let why = find_apart(root, &path, &aside).unwrap_err();
-            let (path, share) = (path.display(), share.display());
-            assert!(
-                why.starts_with(&format!("{path} is on {share}, a filesystem of type fuse that")),
-                "{why}"
-            );
-            assert!(why.ends_with("name the mount point of a local filesystem"), "{why}");
-        }
-        // A table does not tell where a link leads.
-        let why = find_apart(root, &link, &aside).unwrap_err();
-        assert!(why.contains("does not answer within 0.3 s"), "{why}");
-        assert_eq!(find_apart(root, &there, &aside).unwrap().unwrap().path, there);
-
-        let hold = |id: &str, path: &Path| NodeHold {
-            id: id.to_owned(),
-            what: HeldThing::Path(path.to_owned()),
-            reason: "court".to_owned(),
-        };
-        let set = HoldSet::Known(vec![hold("hold-1", &link), hold("hold-2", &base.join("gone"))]);
-        let now = HeldNow { set, host_root: root.to_owned() };
-        // The executor looks with no bound but this: it touches nothing there.
-        for places in [now.resolved_apart(&aside), now.resolved(&Mounts::open())] {
-            let held = |path: &Path| places.iter().find(|p| p.covers(path)).map(|p| p.id.as_str());
-            assert_eq!(held(Path::new("/any")), None, "{places:?}");
-            for path in [&link, &share.join("logs"), &share.join("logs/app.log.1")] {
-                assert_eq!(held(path), Some("hold-1"), "as a path: {places:?}");
-            }
-            assert_eq!(held(&share.join("other")), None);
-            assert_eq!(held(&base.join("gone/x")), Some("hold-2"));
-        }
-        assert_eq!(now.absent(&aside), ["hold-2"], "what does not answer is not said to be gone");
-        let none = aside.look(&there, || ());
-        assert_eq!(none, Ok(()), "and no thread is left behind for it");
-        // The kernel then fails what waits.
-        drop(server);
-    }
-
-    #[test]
-    fn links_are_followed_within_the_root_and_what_is_missing_keeps_its_name() {
-        let temp = tempfile::tempdir().unwrap();
-        let host = temp.path().canonicalize().unwrap();
-        std::fs::create_dir_all(host.join("data/logs")).unwrap();
-        std::fs::create_dir(host.join("var")).unwrap();
-        // Absolute, as the host sees it.
-        symlink("/data/logs", host.join("var/log")).unwrap();
-        let table = Mounts::open().read();
-        let real = real_paths(&host, Path::new("/var/log/new/app.log.1"), &table);
-        assert!(real.contains(&host.join("data/logs/new/app.log.1")), "{real:?}");
-        assert!(real.contains(&host.join("var/log/new/app.log.1")), "{real:?}");
-        let device = std::os::unix::fs::MetadataExt::dev(&std::fs::metadata(&host).unwrap());
-        let place = |path: &str| Ok(Some(Place { path: path.into(), device }));
-        assert_eq!(find(&host, Path::new("/var/log")), place("/data/logs"));
-        assert_eq!(find(&host, Path::new("/")), place("/"));
-        assert_eq!(find(&host, Path::new("/var/log/new")), Ok(None));
-        assert!(
-            find(&host.join("gone"), Path::new("/var")).unwrap_err().contains("/var cannot be looked at")
-        );
-        let own = real_paths(Path::new("/"), &host.join("data/../data/logs"), &table);
-        assert!(own.contains(&host.join("data/logs")), "{own:?}");
-        // Above the host there is nothing, and a circle ends.
-        symlink("../../../../data", host.join("var/up")).unwrap();
-        symlink("round", host.join("round")).unwrap();
-        let up = real_paths(&host, Path::new("/var/up/logs"), &table);
-        assert!(up.contains(&host.join("data/logs")), "{up:?}");
-        let round = real_paths(&host, Path::new("/round/x"), &table);
-        assert_eq!(round, ["/round/x".into(), host.join("round/x")], "as it was named");
-        assert!(is_absent(&host, Path::new("/var/log/new"), &table));
-        assert!(!is_absent(&host, Path::new("/var/log"), &table));
-    }
-
-    #[test]
-    fn a_mount_that_another_hides_is_none() {
-        let table = b"1 1 8:1 / / rw - ext4 /dev/a rw\n\
-            2 1 0:40 / /mnt/share rw - nfs4 server:/x rw\n\
-            3 1 8:2 / /data rw - xfs /dev/b rw\n\
-            4 3 0:41 / /data/share rw - nfs4 server:/y rw\n\
-            5 3 8:3 / /data rw - xfs /dev/c rw\n";
-        let walker = Walker::new(table);
-        assert!(walker.is_served(Path::new("/mnt/share/logs"), Some(1)));
-        assert!(!walker.is_served(Path::new("/mnt/shared"), Some(1)));
-        assert!(!walker.is_served(Path::new("/data/share/logs"), Some(1)), "/dev/c lies over it");
-        assert!(!walker.is_served(Path::new("/mnt/share/logs"), Some(2)), "a root of a container's, say");
-    }
-}
+#[path = "real_path_tests.rs"]
+mod tests;

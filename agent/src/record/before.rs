@@ -18,9 +18,25 @@ use super::{RING_FULL, RecordError, SEAL_AFTER};
 /// most a second behind, so a few would do.
 const LOOK_BACK_BLOCKS: usize = 64;
 
+/// The start counter in the state folder.
+const STARTS: &str = "starts";
+
+/// Whether an agent counted a start in `state_dir` before; where nobody can tell, one did.
+pub(crate) fn was_started(state_dir: &Path) -> bool {
+    let path = state_dir.join(STARTS);
+    // Opening makes it.
+    match path.try_exists() {
+        Ok(false) => false,
+        Ok(true) => {
+            Slots::open_telling(&path).map_or(true, |(_, found)| found.damaged || found.value.is_some())
+        }
+        Err(_) => true,
+    }
+}
+
 /// Adds one to the start counter. A counter that cannot be written costs only its number.
 pub(super) fn count_start(state_dir: &Path) -> Result<(u64, Vec<String>), RecordError> {
-    let path = state_dir.join("starts");
+    let path = state_dir.join(STARTS);
     let failed = |what| {
         let path = path.display().to_string();
         move |source| RecordError::State { what, path, source }
@@ -116,4 +132,23 @@ pub(super) fn newest_lines(dir: &Path, stream: Stream) -> Result<Vec<(Stream, Lo
 pub(super) fn read_records(reader: &Reader, at: Position, wanted: Kinds) -> Vec<Record> {
     let Ok(Some(entry)) = reader.read_at(at) else { return Vec::new() };
     Block::decode(entry.payload).and_then(|b| b.records(wanted)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_in_which_no_start_was_counted_is_new() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!was_started(dir.path()));
+        assert!(!dir.path().join(STARTS).exists(), "asking leaves nothing behind");
+        // A start that ended before it was counted.
+        drop(Slots::open(&dir.path().join(STARTS)).unwrap());
+        assert!(!was_started(dir.path()));
+        assert_eq!(count_start(dir.path()).unwrap().0, 1);
+        assert!(was_started(dir.path()));
+        std::fs::write(dir.path().join(STARTS), [b'x'; 8192]).unwrap();
+        assert!(was_started(dir.path()), "a count that cannot be read was one");
+    }
 }

@@ -35,6 +35,7 @@ use dogwatch::record::{Body, Finding, Incarnation, Kind, LogLine, Moment, NodeNa
 use ed25519_dalek::SigningKey;
 use tokio::sync::watch;
 
+pub(crate) use before::was_started;
 use before::{count_start, gap_since, newest_lines, urgent_before};
 use given_up::GivenUp;
 use lane::Lane;

@@ -373,3 +373,30 @@ fn content_that_a_disk_takes_too_slowly_ends_with_the_action_and_says_so() {
     assert!((2..=4).contains(&pieces.get()), "{} of 32 pieces", pieces.get());
     assert!(large.exists() && next.exists() && done.state == ActionState::Done);
 }
+
+#[test]
+fn a_link_on_a_server_that_is_cleaned_holds_what_it_leads_to() {
+    let mut scene = Scene::new();
+    scene.root(Kind::RotatedLogs, "logs").max_depth = 3;
+    let base = scene.base.path().canonicalize().unwrap();
+    fs::create_dir(base.join("logs/real")).unwrap();
+    std::os::unix::fs::symlink("real", base.join("logs/app")).unwrap();
+    let (kept, free) = (scene.file("logs/real/a.log.1", 4_096), scene.file("logs/b.log.1", 4_096));
+    let mut cleaner = scene.cleaner();
+    let plan = scene.plan(&cleaner);
+    assert_eq!(plan.objects.len(), 2, "{plan:#?}");
+    // As if a server stood behind the root.
+    let mut table = tempfile::tempfile().unwrap();
+    let server = base.join("logs");
+    let lines =
+        format!("1 1 8:1 / / rw - ext4 /dev/a rw\n2 1 0:40 / {} rw - virtiofs h rw\n", server.display());
+    table.write_all(lines.as_bytes()).unwrap();
+    let mounts = cleaner.held.borrow().mounts.told_by(table);
+    let what = HeldThing::Path(server.join("app"));
+    let hold = NodeHold { id: "hold-1".to_owned(), what, reason: "court".to_owned() };
+    let now = HeldNow { set: HoldSet::Known(vec![hold]), host_root: "/".into() };
+    cleaner.held.replace(Held::new(now, Rc::new(mounts)));
+    let done = scene.apply(&mut cleaner, plan, &Agent::default());
+    assert!(kept.exists() && !free.exists(), "{done:#?}");
+    assert_eq!(reasons(&done), "held: hold-1 court");
+}

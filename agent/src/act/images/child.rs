@@ -27,7 +27,7 @@ use crate::act::confine::{confine_keeper, die_with_parent};
 use crate::act::executor::{Halted, Ready, VERSION, news, send_survey};
 use crate::act::hold::HoldSet;
 use crate::act::hold_line::HeldNow;
-use crate::act::real_path::Mounts;
+use crate::act::real_path::{CleanupRoots, Mounts};
 use crate::act::wire::{action_from_wire, action_to_wire, held_from_wire, spent_from_wire};
 
 /// How often it looks who uses what: a container that lives shorter than this is seen while it lies there exited.
@@ -87,7 +87,7 @@ fn serve(socket: OwnedFd) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|e| format!("its runtime: {e}"))?;
-    let mounts = Mounts::open();
+    let mounts = Mounts::open(CleanupRoots::default());
     let mut confinement = confine_keeper(own);
     confinement.lacks.extend(lacks);
     // A kernel clears the signal when credentials change.
