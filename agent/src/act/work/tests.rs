@@ -1,4 +1,5 @@
 use dogwatch::record::{CleanupMode, Cut, PlannedImage, PlannedObject};
+use dogwatch::wire;
 use dogwatch::wire::executor_reply::Reply;
 use prost::Message;
 
