@@ -2,7 +2,7 @@
 //!
 //! Coarser and quicker than the forecast of a finding (`detect`), which wants half a minute of history: here it is asked
 //! whether a cleanup outlasts the pause behind it. Since that decides whether a cleanup is begun at once and how much it
-//! takes, one burst must not look like a flood: what counts is what both halves of the last seconds lost.
+//! takes, one burst must not look like a flood: what counts is what both halves of a span lost.
 
 use std::collections::VecDeque;
 
@@ -46,17 +46,19 @@ impl Fall {
         }
     }
 
-    /// Bytes a second by which it keeps falling: what it lost in the better half of what was seen. 0 where it does not, or
-    /// where too little was seen.
+    /// Bytes a second by which it keeps falling: what it lost in the better half of all that was seen, or of the last two
+    /// seconds if that is more, since a flood that has just begun was not there before. 0 where it does not fall, or where
+    /// too little was seen.
     pub(super) fn bytes_per_second(&self) -> u64 {
-        let (Some(first), Some(last)) = (self.seen.front(), self.seen.back()) else { return 0 };
-        let span = last.0.saturating_sub(first.0);
-        if span < MIN_SPAN_NS {
-            return 0;
-        }
-        let middle = first.0 + span / 2;
-        let Some(between) = self.seen.iter().min_by_key(|(at, _)| at.abs_diff(middle)) else { return 0 };
-        rate(first, between).min(rate(between, last))
+        let Some(last) = self.seen.back() else { return 0 };
+        let is_long = |(at, _): &&(u64, u64)| last.0.saturating_sub(*at) >= MIN_SPAN_NS;
+        let (all, newest) = (self.seen.iter().find(is_long), self.seen.iter().rev().find(is_long));
+        let steady = |first: &(u64, u64)| {
+            let middle = first.0 + last.0.saturating_sub(first.0) / 2;
+            let between = self.seen.iter().min_by_key(|(at, _)| at.abs_diff(middle));
+            between.map_or(0, |between| rate(first, between).min(rate(between, last)))
+        };
+        all.into_iter().chain(newest).map(steady).max().unwrap_or(0)
     }
 
     /// Whether `available` bytes are gone within `span_ns` at this rate.
@@ -134,6 +136,8 @@ mod tests {
         }
         assert_eq!(seen(&[20 << 30, 19 << 30]).bytes_per_second(), 0, "one second decides nothing");
         assert_eq!(seen(&[20 << 30, 19 << 30, 18 << 30]).bytes_per_second(), 1 << 30);
+        let begun = [20 << 30, 20 << 30, 20 << 30, 20 << 30, 20 << 30, 20 << 30, 19 << 30, 18 << 30];
+        assert_eq!(seen(&begun).bytes_per_second(), 1 << 30, "whatever was before");
     }
 
     #[test]

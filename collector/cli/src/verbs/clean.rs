@@ -74,6 +74,7 @@ pub(super) async fn clean(here: &Here<'_>, args: &CleanArgs, io: &mut Io<'_>) ->
     }
     let asker = desk.clone();
     let applied = desk.apply(&args.plan.node, &plan.id, args.over_brake);
+    let applied = async { applied.await.map(Action::from) };
     let done = progress::told(io, asker, &plan, applied).await?;
     if people {
         write_outcome(io, &done)?

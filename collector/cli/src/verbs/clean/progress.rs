@@ -18,7 +18,6 @@ use crate::output::Io;
 use crate::output::text::{bytes, safe};
 use crate::time::span;
 use crate::view::Action;
-use dogwatch::wire::{ActionProgress, ActionRow};
 
 /// Between two looks. A node takes a sample a second.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -32,7 +31,7 @@ pub(super) async fn told(
     io: &mut Io<'_>,
     mut desk: Desk,
     plan: &Action,
-    doing: impl Future<Output = Result<ActionRow, CliError>>,
+    doing: impl Future<Output = Result<Action, CliError>>,
 ) -> Result<Action, CliError> {
     let began = Instant::now();
     let mut line = Line::new(plan);
@@ -50,16 +49,22 @@ pub(super) async fn told(
             seen = look => line.tell(io, began.elapsed(), seen)?,
         }
     };
-    let done = done.map(Action::from);
     line.end(io, began.elapsed(), done.as_ref().ok())?;
     done
+}
+
+/// How far a cleanup is.
+struct SoFar {
+    objects: u64,
+    objects_done: u64,
+    freed_bytes: u64,
 }
 
 /// What the node of a plan says of it; `None` where it does not.
 #[derive(Default)]
 struct Seen {
     available: Option<u64>,
-    so_far: Option<ActionProgress>,
+    so_far: Option<SoFar>,
 }
 
 async fn look_at(desk: &mut Desk, plan: &Action) -> Seen {
@@ -67,7 +72,11 @@ async fn look_at(desk: &mut Desk, plan: &Action) -> Seen {
     let Some(node) = nodes.into_iter().find(|n| n.name == plan.node) else { return Seen::default() };
     Seen {
         available: node.mounts.into_iter().find(|m| m.path == plan.mount).map(|m| m.available_bytes),
-        so_far: node.acting.into_iter().find(|a| a.action_id == plan.id),
+        so_far: node.acting.into_iter().find(|a| a.action_id == plan.id).map(|a| SoFar {
+            objects: a.objects,
+            objects_done: a.objects_done,
+            freed_bytes: a.freed_bytes,
+        }),
     }
 }
 
@@ -77,7 +86,7 @@ struct Line<'p> {
     looks: u64,
     before: Option<u64>,
     now: Option<u64>,
-    so_far: Option<ActionProgress>,
+    so_far: Option<SoFar>,
     /// Columns that are drawn on.
     drawn: usize,
 }
