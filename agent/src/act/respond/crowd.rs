@@ -4,6 +4,8 @@
 //! while the others fill. While another mount would be full within its cooldown, each takes a turn that lasts until about
 //! the next one instead: it goes on in the hurried way of a mount that does not outlast its cooldown.
 
+use std::path::Path;
+
 use super::{Respond, SETTLE_NS, Site};
 
 /// For how long a turn is to last beyond the low-water mark: the pause behind it; what the low-water mark leaves lasts until
@@ -17,22 +19,29 @@ impl Respond {
         let cooldown_ns = self.settings.cooldown_ns;
         let presses = |(path, site): (&String, &Site)| {
             path != mount
+                && self.has_roots(path)
                 && !site.findings.is_empty()
                 && site.full_in_ns().is_some_and(|ns| ns <= cooldown_ns)
         };
         if self.mounts.iter().any(presses) { cooldown_ns.min(TURN_NS) } else { cooldown_ns }
     }
 
-    /// The mounts with findings, those first that are full soonest.
+    /// Whether a root lies on `mount`, by its path. Another mount presses nobody: nothing can be cleaned there.
+    fn has_roots(&self, mount: &str) -> bool {
+        let of = |path: &Path| self.mounts.keys().filter(|m| path.starts_with(m)).max_by_key(|m| m.len());
+        self.rules.policy.roots.iter().any(|root| of(&root.path).is_some_and(|m| m == mount))
+    }
+
+    /// The mounts with findings, those first where there is something to clean, and of them those that are full soonest.
     pub(super) fn by_urgency(&self) -> Vec<String> {
-        let mut mounts: Vec<(u64, &String)> = self
+        let mut mounts: Vec<(bool, u64, &String)> = self
             .mounts
             .iter()
             .filter(|(_, s)| !s.findings.is_empty())
-            .map(|(path, s)| (s.full_in_ns().unwrap_or(u64::MAX), path))
+            .map(|(path, s)| (!self.has_roots(path), s.full_in_ns().unwrap_or(u64::MAX), path))
             .collect();
         mounts.sort();
-        mounts.into_iter().map(|(_, path)| path.clone()).collect()
+        mounts.into_iter().map(|(_, _, path)| path.clone()).collect()
     }
 }
 
@@ -122,6 +131,19 @@ mod tests {
         machine.on_finding(&finding("/a"), at(5));
         machine.on_finding(&finding("/bb"), at(5));
         assert_eq!((reach(&machine, "/a"), reach(&machine, "/bb")), (60, TURN_NS / SECOND));
+    }
+
+    #[test]
+    fn a_mount_where_nothing_can_be_cleaned_presses_nobody() {
+        let mut machine = falling(1, 2);
+        machine.rules.policy.roots.pop();
+        machine.on_finding(&finding("/a"), at(5));
+        machine.on_finding(&finding("/bb"), at(5));
+        assert_eq!(reach(&machine, "/a"), 60);
+        for path in ["/a", "/bb"] {
+            machine.mounts.get_mut(path).unwrap().findings.insert(String::new(), finding(path));
+        }
+        assert_eq!(machine.by_urgency(), ["/a", "/bb"], "nor does it go first");
     }
 
     #[test]
