@@ -1,8 +1,7 @@
 //! How fast what is available on a mount falls, from the figures of the last seconds.
 //!
 //! Coarser and quicker than the forecast of a finding (`detect`), which wants half a minute of history: here it is asked
-//! whether a cleanup outlasts the pause behind it. Since that decides whether a cleanup is begun at once and how much it
-//! takes, one burst must not look like a flood: what counts is what both halves of a span lost.
+//! whether a cleanup outlasts the pause behind it.
 
 use std::collections::VecDeque;
 
@@ -11,12 +10,8 @@ use super::super::words;
 
 /// Figures that are older do not count.
 const WINDOW_NS: u64 = 10_000_000_000;
-/// Where samples come seldom, so many of the newest figures count although they are older: two halves take three.
-const LEAST_FIGURES: usize = 3;
-/// Nor do those after so long.
-const MAX_WINDOW_NS: u64 = 60_000_000_000;
-/// Shorter spans say nothing: two samples must have shown it.
-const MIN_SPAN_NS: u64 = 2_000_000_000;
+/// Shorter spans say nothing: one write-back would look like a flood.
+const MIN_SPAN_NS: u64 = 1_000_000_000;
 /// About how many figures are kept: one each quarter of a second.
 const FIGURES: usize = 40;
 /// Most that is aimed for beyond the low-water mark, as a part of the mount: a short burst, such as an image that is
@@ -37,28 +32,18 @@ impl Fall {
             self.seen.pop_back();
         }
         self.seen.push_back((boot_ns, available_bytes));
-        let is_old = |(at, _): &(u64, u64), left: usize| {
-            let age = boot_ns.saturating_sub(*at);
-            age > MAX_WINDOW_NS || age > WINDOW_NS && left > LEAST_FIGURES
-        };
-        while self.seen.front().is_some_and(|figure| is_old(figure, self.seen.len())) {
-            self.seen.pop_front();
-        }
+        self.seen.retain(|(at, _)| boot_ns.saturating_sub(*at) <= WINDOW_NS);
     }
 
-    /// Bytes a second by which it keeps falling: what it lost in the better half of all that was seen, or of the last two
-    /// seconds if that is more, since a flood that has just begun was not there before. 0 where it does not fall, or where
-    /// too little was seen.
+    /// Bytes a second by which it falls; 0 where it does not, or where too little was seen.
     pub(super) fn bytes_per_second(&self) -> u64 {
-        let Some(last) = self.seen.back() else { return 0 };
-        let is_long = |(at, _): &&(u64, u64)| last.0.saturating_sub(*at) >= MIN_SPAN_NS;
-        let (all, newest) = (self.seen.iter().find(is_long), self.seen.iter().rev().find(is_long));
-        let steady = |first: &(u64, u64)| {
-            let middle = first.0 + last.0.saturating_sub(first.0) / 2;
-            let between = self.seen.iter().min_by_key(|(at, _)| at.abs_diff(middle));
-            between.map_or(0, |between| rate(first, between).min(rate(between, last)))
-        };
-        all.into_iter().chain(newest).map(steady).max().unwrap_or(0)
+        let (Some((from, had)), Some((to, has))) = (self.seen.front(), self.seen.back()) else { return 0 };
+        let span = to.saturating_sub(*from);
+        if span < MIN_SPAN_NS {
+            return 0;
+        }
+        let lost = u128::from(had.saturating_sub(*has));
+        u64::try_from(lost * 1_000_000_000 / u128::from(span)).unwrap_or(u64::MAX)
     }
 
     /// Whether `available` bytes are gone within `span_ns` at this rate.
@@ -87,13 +72,6 @@ impl Fall {
     }
 }
 
-/// Bytes a second that were lost from one figure to a later one.
-fn rate((from, had): &(u64, u64), (to, has): &(u64, u64)) -> u64 {
-    let lost = u128::from(had.saturating_sub(*has)) * 1_000_000_000;
-    let rate = lost.checked_div(u128::from(to.saturating_sub(*from))).unwrap_or(0);
-    u64::try_from(rate).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,56 +92,6 @@ mod tests {
         assert_eq!(fall.bytes_per_second(), 100);
         assert!(fall.is_full_within(500, 5 * SECOND) && !fall.is_full_within(501, 5 * SECOND));
         assert!(fall.seen.len() <= 11);
-    }
-
-    #[test]
-    fn one_burst_is_no_flood_and_a_flood_shows_within_two_seconds() {
-        let seen = |figures: &[u64]| {
-            let mut fall = Fall::default();
-            figures.iter().enumerate().for_each(|(n, bytes)| fall.see(n as u64 * SECOND, *bytes));
-            fall
-        };
-        // An image is pulled, a core is dumped: a gigabyte at once, whenever it comes, and nothing else.
-        for at in 1..10 {
-            let figures: Vec<u64> = (0..10).map(|n| if n < at { 20 << 30 } else { 19 << 30 }).collect();
-            for until in 1..=figures.len() {
-                let fall = seen(&figures[..until]);
-                assert!(!fall.is_full_within(19 << 30, 60 * SECOND), "burst at {at}, seen until {until}");
-                let mut trigger = trigger();
-                fall.reach_further(&mut trigger, 60 * SECOND);
-                assert_eq!(trigger, self::trigger(), "burst at {at}, seen until {until}");
-            }
-        }
-        assert_eq!(seen(&[20 << 30, 19 << 30]).bytes_per_second(), 0, "one second decides nothing");
-        assert_eq!(seen(&[20 << 30, 19 << 30, 18 << 30]).bytes_per_second(), 1 << 30);
-        let begun = [20 << 30, 20 << 30, 20 << 30, 20 << 30, 20 << 30, 20 << 30, 19 << 30, 18 << 30];
-        assert_eq!(seen(&begun).bytes_per_second(), 1 << 30, "whatever was before");
-    }
-
-    #[test]
-    fn where_samples_come_seldom_three_of_them_tell() {
-        let mut fall = Fall::default();
-        for n in 0..4 {
-            fall.see(n * 15 * SECOND, 100_000 - n * 15_000);
-        }
-        assert_eq!(fall.bytes_per_second(), 1_000);
-        fall.see(200 * SECOND, 10_000);
-        assert_eq!(fall.bytes_per_second(), 0, "what is older than a minute says nothing");
-    }
-
-    fn trigger() -> Trigger {
-        Trigger {
-            mount: "/".to_owned(),
-            device: 1,
-            total_bytes: 100 << 30,
-            available_bytes: 19 << 30,
-            target_available_bytes: 20 << 30,
-            inodes_free: 1,
-            target_inodes_free: 0,
-            reason: String::new(),
-            finding_id: None,
-            actor: "node".to_owned(),
-        }
     }
 
     #[test]
