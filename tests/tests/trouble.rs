@@ -41,6 +41,9 @@ const CONTROLLERS: &[&str] = &["memory", "cpu", "cpuacct", "pids"];
 /// A minute's windows in ten seconds.
 const QUICK_THROTTLING: &str = "sample: { cgroups: { every: 1s } }\n\
     detect: { cpu_throttling: { window: 10s, min_periods: 30, min_throttled: 1s, raise_ticks: 3 } }\n";
+/// Two minutes' windows in twenty seconds.
+const QUICK_GROWTH: &str = "sample: { cgroups: { every: 1s } }\n\
+    detect: { cgroup_memory: { window: 20s } }\n";
 /// Stalls of seconds, where a node gives them half a minute and two.
 const QUICK_STALLS: &str = "detect: { io_stall: { dead_after: 5s }, hung_tasks: { after: 5s } }\n";
 /// Fewer forks than a node's: an unoptimised scan beside other tests leaves the storm little CPU.
@@ -180,16 +183,17 @@ fn a_control_group_runs_out_of_memory_and_a_process_is_killed() {
 
 #[test]
 fn a_control_group_is_at_its_memory_limit_and_grows() {
-    let scene = Scene::new("");
+    let scene = Scene::new(QUICK_GROWTH);
     let group = Group::new(CONTROLLERS);
     group.set("memory", "memory.limit_in_bytes", 64 * MIB);
     // It grows to 97 % of its limit, by the kernel's own count, since how much of the interpreter is charged to
-    // this group depends on who else runs one; then it works on files of its own, so that the limit is hit over and over.
+    // this group depends on who else runs one; for longer than a window, since nothing is said of a group that was not seen
+    // that long. Then it works on files of its own, so that the limit is hit over and over.
     let (file, stat) = (scene.stage.path().join("written"), group.folder("memory").join("memory.stat"));
     let script = "import os,sys,time\n\
                   def rss(): return next(int(l.split()[1]) for l in open(sys.argv[2]) if l.startswith('total_rss '))\n\
                   held=[]\n\
-                  while rss() < 62<<20:\n    held.append(bytearray(b'x'*(1<<19)))\n    time.sleep(0.1)\n\
+                  while rss() < 62<<20:\n    held.append(bytearray(b'x'*(1<<19)))\n    time.sleep(0.25)\n\
                   while True:\n    with open(sys.argv[1],'wb',0) as f:\n        for i in range(32):\n            \
                   f.write(held[i])\n            os.fsync(f.fileno())\n";
     let args = [file.display().to_string(), stat.display().to_string()];

@@ -30,7 +30,7 @@ use crate::record::slots::FILE_BYTES;
 /// The file's name in the state folder.
 pub const BRAKE_FILE: &str = "brake";
 /// A new one, until it is whole.
-const NEW_FILE: &str = "brake.new";
+pub const NEW_FILE: &str = "brake.new";
 /// Layout of what it holds.
 const VERSION: u32 = 1;
 /// The same of a file that stands in for one that was lost; an agent that does not know it is in doubt too.
