@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -148,38 +148,55 @@ fn write(path: PathBuf, speed: u64, bytes: u64) -> JoinHandle<Written> {
 }
 
 /// Follows what is available: the lowest, and the most since then.
+///
+/// XFS doubles what it reserves for a file that grows, beyond its end: half a gigabyte at once here, which may be all that is
+/// available. It gives that back before it refuses a write (kernel: `xfs_file_buffered_write`), so that it is no full disk.
 struct Watch {
+    /// Of what is available or reserved for the writer.
     lowest: Arc<AtomicU64>,
+    /// Of what is available alone.
+    lowest_unreserved: Arc<AtomicU64>,
     back: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Watch {
-    fn on(mount: &Path) -> Self {
-        let (lowest, stop) = (Arc::new(AtomicU64::new(u64::MAX)), Arc::new(AtomicBool::new(false)));
-        let back = Arc::new(AtomicU64::new(0));
-        let (low, high, ending, mount) = (lowest.clone(), back.clone(), stop.clone(), mount.to_owned());
+    fn on(mount: &Path, written: PathBuf) -> Self {
+        let [lowest, lowest_unreserved] = [(); 2].map(|()| Arc::new(AtomicU64::new(u64::MAX)));
+        let (back, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (low, bare, high) = (lowest.clone(), lowest_unreserved.clone(), back.clone());
+        let (ending, mount) = (stop.clone(), mount.to_owned());
         let thread = std::thread::spawn(move || {
             while !ending.load(Ordering::Relaxed) {
+                let held = reserved(&written);
                 let now = room(&mount).0;
-                if now < low.fetch_min(now, Ordering::Relaxed) {
+                if reserved(&written) != held {
+                    continue;
+                }
+                if now < bare.fetch_min(now, Ordering::Relaxed) {
                     high.store(now, Ordering::Relaxed);
                 }
+                low.fetch_min(now + held, Ordering::Relaxed);
                 high.fetch_max(now, Ordering::Relaxed);
                 std::thread::sleep(LOOK_EVERY);
             }
         });
-        Self { lowest, back, stop, thread: Some(thread) }
+        Self { lowest, lowest_unreserved, back, stop, thread: Some(thread) }
     }
 
-    fn lowest(&self) -> u64 {
-        self.lowest.load(Ordering::Relaxed)
+    fn lowest(&self) -> [u64; 2] {
+        [&self.lowest, &self.lowest_unreserved].map(|l| l.load(Ordering::Relaxed))
     }
 
     fn back(&self) -> u64 {
         self.back.load(Ordering::Relaxed)
     }
+}
+
+/// Bytes that a file has beyond its end.
+fn reserved(path: &Path) -> u64 {
+    path.metadata().map_or(0, |m| (m.blocks() * 512).saturating_sub(m.len()))
 }
 
 impl Drop for Watch {
@@ -239,7 +256,7 @@ fn drill(speed: &Speed, fstypes: &[&'static str]) {
             let (available, total) = room(disk.fs.path());
             assert!(speed.writes > available, "without a cleanup it would be full: {available}");
             let writer = write(live(&disk.root()), speed.bytes_per_second, speed.writes);
-            (available, total, Watch::on(disk.fs.path()), writer)
+            (available, total, Watch::on(disk.fs.path(), live(&disk.root())), writer)
         })
         .collect();
     for (disk, (available, total, watch, writer)) in disks.iter().zip(watched) {
@@ -251,14 +268,14 @@ fn drill(speed: &Speed, fstypes: &[&'static str]) {
         let back = until("it to be back under the low mark", PATIENCE, || {
             Some(watch.back()).filter(|most| *most >= wanted && room(disk.fs.path()).0 > mark)
         });
-        let lowest = watch.lowest();
+        let [lowest, unreserved] = watch.lowest();
         let actions = journal.rows(&["get", "actions"]);
         let mount = disk.fs.path().to_str().unwrap();
         let done = actions.iter().filter(|a| a["mount"] == mount && a["state"] == "done").count();
         let mb = |bytes: u64| bytes as f64 / 1e6;
         println!(
             "{:>5} at {:>3.0} MB/s (was {:.1}): {:.0} MB available at the start, {:.0} MB written, {:.0} MB may go; from \
-             the mark ({} %, {:.0} MB) to full {:.1} s; lowest {:.0} MB = {:.2} s; {} refused writes; {done} cleanups; back at \
+             the mark ({} %, {:.0} MB) to full {:.1} s; lowest {:.0} MB = {:.2} s, {:.0} MB without what the filesystem reserved for the writer; {} refused writes; {done} cleanups; back at \
              {:.0} MB of {:.0} wanted, {:.1} s after the last write at the latest",
             disk.fstype,
             mb(speed.bytes_per_second),
@@ -271,6 +288,7 @@ fn drill(speed: &Speed, fstypes: &[&'static str]) {
             mark as f64 / speed.bytes_per_second as f64,
             mb(lowest),
             lowest as f64 / speed.bytes_per_second as f64,
+            mb(unreserved),
             written.refused,
             mb(back),
             mb(wanted),
