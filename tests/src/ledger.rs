@@ -162,6 +162,23 @@ impl Ledger {
         holes
     }
 
+    /// How many records `chain` lacks, and how many gap records say that it does. What was lost after the newest record that is
+    /// here, as an agent's that ended meanwhile, counts too.
+    pub fn missing_and_told(&self, chain: &ChainId) -> (u64, u64) {
+        let of_chain = |of: &ChainId, gap: &Gap| {
+            gap.stream == chain.stream
+                && of.node == chain.node
+                && gap.incarnation.unwrap_or(of.incarnation) == chain.incarnation
+        };
+        let told = self.gaps.iter().filter(|(of, gap)| gap.after_seq.is_some() && of_chain(of, gap));
+        let told = told.filter_map(|(_, gap)| gap.count).sum();
+        let records = self.records.get(chain);
+        let newest_here = records.and_then(|r| r.keys().next_back().copied()).unwrap_or(0);
+        let runs = self.given_up.get(chain).into_iter().flatten().map(|(_, last)| *last);
+        let newest = runs.filter(|last| *last < Seq::MAX).chain([newest_here]).max().unwrap_or(0);
+        (newest - records.map_or(0, |r| r.len() as u64), told)
+    }
+
     /// What `acknowledged` promises and this ledger has not; at most ten.
     pub fn broken_promises(&self, acknowledged: &BTreeMap<ChainId, Seq>) -> Vec<String> {
         let none = BTreeMap::new();

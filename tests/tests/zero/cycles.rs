@@ -237,14 +237,9 @@ fn two_hundred_times_from_full_to_free_and_nothing_grows() {
         |start: &str| bodies.iter().filter(|b| matches!(b, Body::Note(n) if n.starts_with(start))).count();
     let ledger = Ledger::read(&house.store());
     let (mut missing, mut told) = (0, 0);
-    for (chain, records) in ledger.records.iter().filter(|(c, _)| c.stream != Stream::Recorder) {
-        let newest = records.keys().next_back().copied().unwrap_or(0);
-        missing += newest - records.len() as u64;
-        let of_chain = |g: &dogwatch::record::Gap| {
-            g.stream == chain.stream && g.incarnation.is_none_or(|i| i == chain.incarnation)
-        };
-        let gaps = ledger.gaps.iter().map(|(_, g)| g).filter(|g| of_chain(g) && g.after_seq.is_some());
-        told += gaps.filter_map(|g| g.count).sum::<u64>();
+    for chain in ledger.records.keys().filter(|c| c.stream != Stream::Recorder) {
+        let (lacks, says) = ledger.missing_and_told(chain);
+        (missing, told) = (missing + lacks, told + says);
     }
     let mut growing = Vec::new();
     eprintln!(

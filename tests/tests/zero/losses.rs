@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use dogwatch::chain::ChainId;
 use dogwatch::clock;
 use dogwatch::record::{Gap, Record};
 use dogwatch_e2e::scribe::Scribe;
@@ -139,13 +138,9 @@ fn what_must_give_way_does_so_in_order_and_each_loss_is_told_once() {
         );
     }
     assert!(there.lines.values().all(|n| *n == 1));
-    for (chain, records) in there.records.iter().filter(|(c, _)| c.stream != Stream::Recorder) {
-        let missing = records.keys().next_back().unwrap() - records.len() as u64;
-        let of_chain = |of: &ChainId, g: &Gap| {
-            g.stream == chain.stream && g.incarnation.unwrap_or(of.incarnation) == chain.incarnation
-        };
-        let told = there.gaps.iter().filter(|(of, g)| g.after_seq.is_some() && of_chain(of, g));
-        assert_eq!(missing, told.filter_map(|(_, g)| g.count).sum::<u64>(), "{chain}: {}", tell());
+    for chain in there.records.keys().filter(|c| c.stream != Stream::Recorder) {
+        let (missing, told) = there.missing_and_told(chain);
+        assert_eq!(missing, told, "{chain}: {}", tell());
         assert!(chain.stream == Stream::Evidence || missing == 0, "{chain} lost {missing}");
     }
     assert_eq!((there.silent_holes(), there.twice()), (vec![], vec![]));
