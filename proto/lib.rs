@@ -2,11 +2,12 @@
 //!
 //! Modules stand in the order in which data passes them: what a [`record`] is, how records become a sealed [`block`],
 //! how blocks form a signed [`chain`], how a [`journal`] keeps them, how [`wire`] messages become domain types
-//! ([`convert`]), who may speak ([`identity`]) over which [`tls`], and what both daemons do alike: [`config`],
-//! [`supervise`] and [`telemetry`].
+//! ([`convert`]), who may speak ([`identity`]) over which [`tls`], and what both daemons do alike: [`arenas`],
+//! [`config`], [`supervise`] and [`telemetry`].
 //!
 //! Deliberately absent: anything that only one process does (sampling, storing, correlating, drawing).
 
+pub mod arenas;
 pub mod block;
 pub mod chain;
 pub mod clock;

@@ -15,12 +15,14 @@ use crate::act::handle::CHILD_SOCKET;
 use crate::act::hold_line::HoldLine;
 use crate::act::images;
 use crate::act::work::{ImageLaunch, Launch};
-use crate::arenas;
 use crate::config::Config;
 use crate::forecast::{self, ForecastArgs};
 use crate::run::{Started, run};
 use crate::uninstall::{self, UninstallArgs};
 use crate::usage::verb::{self as usage, UsageArgs};
+
+/// Arenas of the allocator: one for whoever is busy, and one for the others.
+const ARENAS: u8 = 2;
 
 /// A flight recorder and first responder for this node.
 #[derive(Debug, Parser)]
@@ -56,7 +58,7 @@ enum Verb {
 /// Parses `args`, runs, and gives the exit code: 0 done, 1 failed, 2 usage or configuration. `prefix` are the arguments
 /// that lead a program that is more than the agent to this function; the executor is started with them.
 pub fn main(args: impl IntoIterator<Item = OsString>, prefix: &[&str]) -> ExitCode {
-    arenas::settle();
+    dogwatch::arenas::settle(ARENAS);
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => {

@@ -6,12 +6,11 @@
 //! what to do, [`health`] how it goes, [`pod`] whose something is, [`run`] and [`command`] put it together,
 //! [`uninstall`] takes it away, [`forecast`] asks a file of figures what [`detect`] asks a node. [`usage`] tells what and who
 //! fills a disk. [`ballast`] holds
-//! room to give up first. `arenas` has the allocator keep less.
+//! room to give up first. `trim` gives memory back.
 //!
 //! Deliberately absent: the collector, the cluster's API.
 
 pub mod act;
-mod arenas;
 pub mod ballast;
 pub mod command;
 pub mod config;
@@ -27,6 +26,7 @@ pub mod record;
 pub mod run;
 pub mod sample;
 pub mod tail;
+mod trim;
 pub mod uninstall;
 pub mod uplink;
 pub mod usage;

@@ -412,7 +412,7 @@ fn start_sampler(
             sampler.watch_child(pid);
         }
         let mut unsaid = None;
-        let mut trim = crate::arenas::Trim::default();
+        let mut trim = crate::trim::Trim::default();
         while let Some(at) = ticker.wait().map_err(|e| format!("waiting for a tick: {e}"))? {
             let mut sample = sampler.sample();
             sample.late_ticks = ticker.late_ticks();

@@ -20,6 +20,9 @@ use crate::config::Config;
 use crate::run::{Started, ca_options, run, store_config};
 use crate::store::audit::{self, Audit, Trust};
 
+/// Arenas of the allocator: what many nodes send is taken in by several threads at once.
+const ARENAS: u8 = 4;
+
 /// Takes in what nodes sealed, keeps it, makes incidents of it, and answers.
 #[derive(Debug, Parser)]
 #[command(name = "dogwatch-collector", version)]
@@ -94,6 +97,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// Parses `args`, does what they say, and gives the exit code: 0 done, 1 failed, 2 usage, 4 verification failed.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    dogwatch::arenas::settle(ARENAS);
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => {
