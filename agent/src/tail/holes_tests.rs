@@ -11,9 +11,7 @@ use tempfile::TempDir;
 
 use super::super::{Resume, RuleSet, Start, TailConfig, TailEvent, TailGap};
 use super::*;
-
-#[path = "../../tests/common/mod.rs"]
-mod common;
+use crate::act::races::common::LoopFs;
 
 const POD: &str = "shop_web-0_0f3c1b1e-1111-4222-8333-444455556666/nginx";
 /// What a cut leaves at the beginning.
@@ -147,7 +145,7 @@ fn a_reader_that_lags_behind_a_cut_goes_on_behind_it_and_says_how_much_it_missed
 
 #[test]
 fn room_that_xfs_reserves_beyond_the_end_of_a_log_hides_no_cut() {
-    let xfs = common::LoopFs::xfs();
+    let xfs = LoopFs::xfs();
     let mut rig = Rig::within(xfs.path(), "app.log", &[]);
     let lines: Vec<String> = (0..40_000).map(numbered).collect();
     // As who logs does: it keeps the file open and appends.
