@@ -10,7 +10,8 @@
 //! - Urgent records seal at once, the others at 256 KiB or 10 s, and evidence that a finding cites soon after it.
 //! - Whatever is given up comes out as a gap in the urgent stream, once and soon ([`telling`]), at most one per source,
 //!   reason and five seconds; a gap that finds no room itself is not forgotten. What a ring gave up and a killed agent had not
-//!   told, whoever sends the ring tells after the restart ([`Recorder::untold`]).
+//!   told, whoever sends the ring tells after the restart ([`Recorder::untold`]); the end of an earlier run, of which then
+//!   nothing is left, is told as it goes.
 //!
 //! Deliberately absent: the network, and any decision about what is worth recording.
 
@@ -515,6 +516,7 @@ pub fn open(
         entropy,
         aside_dir: config.state_dir.join("aside"),
         measured: None,
+        tell_now: false,
     };
     writer.publish();
     Ok((

@@ -99,8 +99,8 @@ struct Full {
 }
 
 impl Full {
-    fn open(state: &Path, run: fn() -> [u8; 16]) -> Self {
-        let config = RecordConfig {
+    fn config(state: &Path) -> RecordConfig {
+        RecordConfig {
             state_dir: state.to_owned(),
             node: "node-1".parse().unwrap(),
             segment_bytes: 1 << 20,
@@ -108,7 +108,11 @@ impl Full {
             evidence_bytes: 2 << 20,
             recorder_bytes: 2 << 20,
             handed_over: true,
-        };
+        }
+    }
+
+    fn open(state: &Path, run: fn() -> [u8; 16]) -> Self {
+        let config = Self::config(state);
         let (recorder, writer, _) = open(&config, SigningKey::from_bytes(&[7; 32]), [1; 16], run).unwrap();
         Self { recorder, writer: Some(std::thread::spawn(move || writer.run())) }
     }
@@ -284,4 +288,36 @@ fn what_a_killed_agent_had_given_up_and_not_told_is_left_to_be_told_once() {
     assert_eq!(third.recorder.untold(Stream::Evidence, run, 1, first_kept - 1), []);
     third.end();
     full.end();
+}
+
+#[test]
+fn the_end_of_an_earlier_run_is_told_as_it_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Full::open(dir.path(), || [3; 16]);
+    (1..=60).for_each(|n| first.push(n));
+    let earlier = first.recorder.incarnation();
+    first.end();
+    let (recorder, mut writer, _) =
+        open(&Full::config(dir.path()), SigningKey::from_bytes(&[7; 32]), [1; 16], || [4; 16]).unwrap();
+    let lane = Stream::Evidence.index();
+    let is_last = |gone: &lane::Eviction, writer: &Writer| {
+        writer.lanes[lane].unacked().is_empty() && gone.runs.iter().all(|run| run.0 == earlier)
+    };
+    let mut evictions = 0;
+    loop {
+        let gone = writer.lanes[lane].evict_oldest_segment();
+        let last = is_last(&gone, &writer);
+        writer.note_evicted(Stream::Evidence, gone);
+        evictions += 1;
+        assert_eq!(writer.tell_now, last, "what follows a hole tells of it");
+        if last {
+            break;
+        }
+    }
+    assert!(evictions > 1);
+    // What this run gives up of its own waits: it goes on.
+    writer.tell_now = false;
+    let runs = vec![(recorder.incarnation(), 1, 9)];
+    writer.note_evicted(Stream::Evidence, lane::Eviction { blocks: Vec::new(), runs });
+    assert!(!writer.tell_now);
 }

@@ -44,6 +44,9 @@ pub struct Writer {
     pub(super) aside_dir: PathBuf,
     /// When the rings were measured last.
     pub(super) measured: Option<Instant>,
+    /// Whether the last that a ring held of an earlier run was given up: what is not told of that now, nobody finds after a
+    /// kill, since no block is left that follows the hole.
+    pub(super) tell_now: bool,
 }
 
 impl Writer {
@@ -77,7 +80,8 @@ impl Writer {
             self.publish();
             retry_at = failed.as_ref().map(|_| now + RETRY_AFTER);
             self.note_failure(failed.clone());
-            if failed.is_none() && (stopping || now >= telling.next) {
+            if failed.is_none() && (stopping || self.tell_now || now >= telling.next) {
+                self.tell_now = false;
                 let gaps = self.shared.lock().queue.tell_losses(clock::now());
                 telling.told(now, gaps, self.lanes[0].pressure());
             }
@@ -302,7 +306,12 @@ impl Writer {
     }
 
     /// Counts what a ring gave up as losses, which are told as soon as there is room for it.
-    fn note_evicted(&self, stream: Stream, gone: Eviction) {
+    pub(super) fn note_evicted(&mut self, stream: Stream, gone: Eviction) {
+        let unacked = self.lanes[stream.index()].unacked();
+        let ended = |run: &Incarnation| {
+            *run != self.shared.incarnation && unacked.front().is_none_or(|u| u.incarnation != *run)
+        };
+        self.tell_now |= gone.runs.iter().any(|(run, ..)| ended(run));
         let mut state = self.shared.lock();
         for (incarnation, first, last) in gone.runs {
             state.given_up[stream.index()].note(incarnation, first, last);
