@@ -6,6 +6,23 @@ use super::Gap;
 pub const GAP_CLASSES: [&str; 8] =
     ["restart", "journal", "queue", "budget", "refused", "ring", "rotated", "sampler"];
 
+/// The reason of a gap that stands for gaps of many reasons of one `class`, none of which found room of its own;
+/// [`Gap::class`] makes that class of it again (for `sampler`, where the source is the sampler's). For one that is not known
+/// the reason has no class either.
+pub fn several_of(class: &str) -> &'static str {
+    match class {
+        "restart" => "several reasons: an agent or its node stopped without closing the journal, or in order",
+        "journal" => "several reasons: the journal could not take it",
+        "queue" => "several reasons: it gave way to other records",
+        "budget" => "several reasons: it was over a budget",
+        "refused" => "several reasons: the collector refused it",
+        "ring" => "several reasons: the node no longer holds it",
+        "rotated" => "several reasons: its file was rotated, truncated or deleted before it was read",
+        "sampler" => "several reasons: no sample was taken",
+        _ => "several reasons",
+    }
+}
+
 impl Gap {
     /// The class of a gap's reason, for counting: one of [`GAP_CLASSES`], or `other`. By the agent's words, of which a newer
     /// agent may have others.
@@ -38,6 +55,24 @@ impl Gap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn several_reasons_of_a_class_are_of_that_class() {
+        for class in GAP_CLASSES.into_iter().chain(["other"]) {
+            let gap = Gap {
+                stream: crate::record::Stream::Evidence,
+                source: if class == "sampler" { class } else { "several" }.to_owned(),
+                after_seq: None,
+                before_seq: None,
+                count: Some(7),
+                from_wall_ns: 0,
+                to_wall_ns: 0,
+                reason: several_of(class).to_owned(),
+                incarnation: None,
+            };
+            assert_eq!(gap.class(), class, "{}", gap.reason);
+        }
+    }
 
     #[test]
     fn reasons_of_gaps_fall_into_few_classes() {

@@ -8,6 +8,7 @@
 
 mod account;
 mod batch;
+mod settle;
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,6 +22,7 @@ use dogwatch::record::{Action, ActionState, CleanupMode, FileContent, FileSeen, 
 use self::account::{Gone, Run, Space, unexplained};
 use self::batch::{Batch, Ready, Waiting};
 pub(super) use self::batch::{DESCRIPTORS, MAX_BATCH};
+use self::settle::{Settled, Settling};
 use super::beneath;
 use super::confine::Reach;
 use super::cut::cut;
@@ -42,11 +44,7 @@ use super::witness::Verdict;
 /// Longest that one action may take; what is left then is skipped, also amid an object whose content is being kept. What may
 /// come after it (a cut's second look, one wait for a record) is far less than the agent waits for.
 const MAX_APPLY: Duration = Duration::from_secs(120);
-/// How long to wait for a filesystem that frees in the background (XFS, btrfs, ZFS, F2FS).
-const MAX_SETTLE: Duration = Duration::from_secs(1);
-/// Once some of it showed, and no more for so long, such a filesystem is believed to be done.
-const SETTLED: Duration = Duration::from_millis(200);
-/// Between two looks at such a filesystem.
+/// Between two looks at a filesystem that frees in the background (XFS, btrfs, ZFS, F2FS).
 const SETTLE_STEP: Duration = Duration::from_millis(20);
 
 /// What the executor does.
@@ -284,12 +282,13 @@ impl Cleaner {
             parent.progress(run.settled, run.freed_bytes);
         }
         self.take_all(&mut action, batch, parent, &mut run);
-        let after = self.settled(root, before, run.freed_bytes);
+        let (after, is_late) = self.settled(root, before, run.freed_bytes);
         action.state = ActionState::Done;
         action.freed_bytes = Some(run.freed_bytes);
         action.available_before_bytes = before.map(|s| s.available);
         action.available_after_bytes = after.map(|s| s.available);
-        action.unexplained = before.zip(after).map(|(before, after)| unexplained(before, after, &run));
+        action.unexplained =
+            before.zip(after).map(|(before, after)| unexplained(before, after, &run, is_late));
         action.refused = bounded(std::mem::take(&mut action.refused));
         action
     }
@@ -446,25 +445,28 @@ impl Cleaner {
         Some(Space { available: bytes(s.f_bavail), free: bytes(s.f_bfree) })
     }
 
-    /// The space after the action; where the filesystem frees in the background, as soon as it shows, or no more comes, or a
-    /// moment later: others who write meanwhile would hide it for ever, and the next action waits.
-    fn settled(&self, root: usize, before: Option<Space>, freed_bytes: u64) -> Option<Space> {
+    /// The space after the action, and whether more may come free later: where the filesystem frees in the background, what it
+    /// is once everything shows, or as long after as [`Settling`] waits.
+    fn settled(&self, root: usize, before: Option<Space>, freed_bytes: u64) -> (Option<Space>, bool) {
         const IN_BACKGROUND: [i64; 4] = [0x5846_5342, 0x9123_683E, 0x2FC1_2FC1, 0xF2F5_2010];
-        let folder = &self.roots.get(root)?.as_ref()?.folder;
+        let first = self.space(root);
+        let Some(folder) = self.roots.get(root).and_then(|r| r.as_ref()).map(|r| &r.folder) else {
+            return (first, false);
+        };
         let kind = rustix::fs::fstatfs(folder).map(|s| s.f_type & 0xFFFF_FFFF).unwrap_or(0);
-        let began = Instant::now();
-        let (mut most_free, mut grew) = (before.map_or(0, |b| b.free), None::<Instant>);
+        let (Some(before), Some(mut after), true) = (before, first, IN_BACKGROUND.contains(&kind)) else {
+            return (first, false);
+        };
+        let (began, mut settling) = (Instant::now(), Settling::new(before.free, freed_bytes));
         loop {
-            let after = self.space(root);
-            let shows = before.zip(after).is_none_or(|(b, a)| a.free.saturating_sub(b.free) >= freed_bytes);
-            if let Some(now) = after.filter(|now| now.free > most_free) {
-                (most_free, grew) = (now.free, Some(Instant::now()));
+            match settling.look(began.elapsed(), after.free) {
+                Settled::Waits => std::thread::sleep(SETTLE_STEP),
+                over => return (Some(after), over == Settled::NoMore),
             }
-            let over = grew.is_some_and(|at| at.elapsed() > SETTLED) || began.elapsed() > MAX_SETTLE;
-            if shows || !IN_BACKGROUND.contains(&kind) || over {
-                return after;
+            match self.space(root) {
+                Some(now) => after = now,
+                None => return (Some(after), true),
             }
-            std::thread::sleep(SETTLE_STEP);
         }
     }
 }

@@ -13,7 +13,8 @@
 //! A sweep goes in steps, so that surveys and cleanups need not wait for it, and each step goes on where the last one
 //! ended, however many files there are. Another set of holds begins it anew.
 //!
-//! Bounds: entries, bytes and time of a step; links a root, and the share of the filesystem that deleted files may take for
+//! Bounds: entries, bytes and time of a step, of which the time does not count before its first entry nor before
+//! [`LEAST_ENTRIES`] of them; links a root, and the share of the filesystem that deleted files may take for
 //! the sake of holds: a hold must not fill the disk. Where one of these two bites, it is said.
 //!
 //! Invariants: nothing in the folder is looked at by surveys or cleanups; an entry goes only when its hold is over, and
@@ -54,6 +55,10 @@ const MAX_KEPT_SHARE: u64 = 10;
 const MAX_LACKS: usize = 4;
 /// What one step may take: a survey or a cleanup that comes meanwhile waits as long, and for the file that is being read.
 const STEP: Budget = Budget { entries: 50_000, bytes: 16 << 20, time: Duration::from_millis(500) };
+/// Entries of folders that a step looks at however long that takes: to find the place where the last one ended may cost more
+/// than a step has, and where each entry does, a sweep of one entry a step would not end before what it is to link is gone. At
+/// 10 ms an entry this is the time of five steps.
+const LEAST_ENTRIES: u64 = 256;
 
 /// What is kept aside for one hold.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -91,15 +96,35 @@ struct Budget {
 #[derive(Debug)]
 struct Spent {
     budget: Budget,
-    began: Instant,
+    /// Since the first entry.
+    began: Option<Instant>,
     entries: u64,
     bytes: u64,
 }
 
 impl Spent {
+    fn new(budget: Budget) -> Self {
+        Self { budget, began: None, entries: 0, bytes: 0 }
+    }
+
+    /// An entry is looked at.
+    fn begin(&mut self) {
+        self.began.get_or_insert_with(Instant::now);
+    }
+
+    /// Whether the step is over for whatever takes its time by itself, as reading does.
     fn is_over(&self) -> bool {
-        let Budget { entries, bytes, time } = self.budget;
-        self.entries >= entries || self.bytes >= bytes || self.began.elapsed() >= time
+        let late = self.began.is_some_and(|at| at.elapsed() >= self.budget.time);
+        late || self.is_used_up()
+    }
+
+    /// Whether it is over for the next entry of a folder, of which each step looks at [`LEAST_ENTRIES`].
+    fn is_over_for_entries(&self) -> bool {
+        self.is_used_up() || self.entries >= LEAST_ENTRIES && self.is_over()
+    }
+
+    fn is_used_up(&self) -> bool {
+        self.entries >= self.budget.entries || self.bytes >= self.budget.bytes
     }
 }
 
@@ -135,7 +160,7 @@ impl Sweeps {
             Some(pass) if pass.holds == holds => pass,
             other => Pass::new(holds, other),
         };
-        let spent = Spent { budget: self.budget, began: Instant::now(), entries: 0, bytes: 0 };
+        let spent = Spent::new(self.budget);
         let mut sweep = Sweep { places, pass: &mut pass, contents: &mut self.contents, parent, spent };
         while let Some(root) = each.get(sweep.pass.root) {
             if !sweep.root(root, &all, may_release) {
@@ -300,12 +325,13 @@ impl Sweep<'_> {
                     self.all_lack(&format!("only {MAX_LINKS} files are linked in a root; hold less"));
                     return Way::Stop;
                 }
+                self.spent.begin();
                 let done = self.file(root, held, (relative, folder), &name, linked);
                 self.spent.entries += 1;
                 if done {
                     offset = name.offset();
                 }
-                if !done || self.spent.is_over() {
+                if !done || self.spent.is_over_for_entries() {
                     self.pass.at = Some(Cursor { folder: relative.to_owned(), offset });
                     return Way::Stop;
                 }

@@ -47,12 +47,14 @@ mod pods_here;
 pub mod policy;
 mod quarantine;
 #[cfg(test)]
-mod races;
+pub(crate) mod races;
 pub mod real_path;
 mod remove;
 pub mod respond;
 mod rotation;
 mod shares;
+#[cfg(test)]
+mod specimen;
 mod survey;
 mod turn;
 mod vet;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
 
-use dogwatch::record::{Action, ActionState, CleanupMode, ObjectOutcome};
+use dogwatch::record::{Action, ActionState, CleanupMode, ObjectOutcome, PlannedObject};
 use rustix::fs::{AtFlags, CWD, Mode};
 use sha2::{Digest, Sha256};
 
@@ -20,9 +20,10 @@ use super::hold_line::HeldNow;
 use super::plan::{Allowance, Trigger, plan};
 use super::policy::{Budgets, Policy, QUARANTINE, RootPolicy, Rules};
 use crate::act::plan::PLAN_LIFETIME_NS;
+use crate::act::specimen;
 
 #[path = "../../tests/common/mod.rs"]
-mod common;
+pub(crate) mod common;
 
 mod attacker;
 mod cell;
@@ -396,53 +397,12 @@ fn the_executor_has_its_own_ledger_for_the_hour() {
 
 impl Scene {
     /// The rotated log of the scene at `root` as a plan's object, without what the kernel says about it.
-    fn planned_by_hand(root: &Path) -> dogwatch::record::PlannedObject {
-        dogwatch::record::PlannedObject {
-            path: root.join("sub/app.log.1"),
-            device: 0,
-            inode: 0,
-            size_bytes: 0,
-            allocated_bytes: 0,
-            mtime_ns: 0,
-            ctime_ns: 0,
-            uid: 0,
-            gid: 0,
-            mode: 0,
-            links: 1,
-            cleaner: "rotated-logs".to_owned(),
-            tier: 1,
-            why_safe: String::new(),
-            outcome: ObjectOutcome::Pending,
-            sha256: None,
-            digest_partial: false,
-            cut: None,
-            atime_ns: None,
-            btime_ns: None,
-            preserved_bytes: None,
-            image: None,
-        }
+    fn planned_by_hand(root: &Path) -> PlannedObject {
+        let unknown = specimen::object(root.join("sub/app.log.1"));
+        PlannedObject { device: 0, inode: 0, size_bytes: 0, allocated_bytes: 0, mode: 0, ..unknown }
     }
 
-    fn planned_of(object: dogwatch::record::PlannedObject) -> Action {
-        Action {
-            id: "a-2".to_owned(),
-            mount: String::new(),
-            mode: CleanupMode::Auto,
-            state: ActionState::Started,
-            reason: String::new(),
-            finding_id: None,
-            actor: "node".to_owned(),
-            planned_bytes: object.allocated_bytes,
-            freed_bytes: None,
-            available_before_bytes: None,
-            available_after_bytes: None,
-            unexplained: None,
-            target_available_bytes: 0,
-            objects: vec![object],
-            refused: Vec::new(),
-            expires_wall_ns: i64::MAX,
-            image_store: None,
-            detail: String::new(),
-        }
+    fn planned_of(object: PlannedObject) -> Action {
+        Action { id: "a-2".to_owned(), mount: String::new(), ..specimen::action(vec![object]) }
     }
 }

@@ -132,59 +132,24 @@ pub(super) fn found(
 
 #[cfg(test)]
 mod tests {
-    use dogwatch::record::{CleanupMode, PlannedImage};
+    use dogwatch::record::PlannedImage;
 
     use super::*;
+    use crate::act::specimen;
 
     fn object(path: &str, image: bool) -> PlannedObject {
-        PlannedObject {
-            path: path.into(),
-            device: 1,
-            inode: 0,
-            size_bytes: 10,
-            allocated_bytes: 10,
-            mtime_ns: 0,
-            ctime_ns: 0,
-            uid: 0,
-            gid: 0,
-            mode: 0,
-            links: 1,
-            cleaner: String::new(),
-            tier: 1,
-            why_safe: String::new(),
-            outcome: ObjectOutcome::Pending,
-            sha256: None,
-            digest_partial: false,
-            cut: None,
-            atime_ns: None,
-            btime_ns: None,
-            preserved_bytes: None,
-            image: image.then(|| {
-                Box::new(PlannedImage { id: path.to_owned(), tags: vec![], digests: vec![], inodes: 1 })
-            }),
-        }
+        let image = image.then(|| {
+            Box::new(PlannedImage { id: path.to_owned(), tags: vec![], digests: vec![], inodes: 1 })
+        });
+        PlannedObject { image, ..specimen::object(path) }
     }
 
     fn action() -> Action {
+        let objects = vec![object("/i1", true), object("/f1", false), object("/i2", true)];
         Action {
-            id: "a-1".to_owned(),
-            mount: "/x".to_owned(),
-            mode: CleanupMode::Auto,
-            state: ActionState::Started,
-            reason: String::new(),
-            finding_id: None,
-            actor: "node".to_owned(),
-            planned_bytes: 30,
-            freed_bytes: None,
-            available_before_bytes: None,
-            available_after_bytes: None,
-            unexplained: None,
-            target_available_bytes: 0,
-            objects: vec![object("/i1", true), object("/f1", false), object("/i2", true)],
             refused: vec![Refusal { path: Some("/kept".into()), reason: "young".to_owned() }],
-            expires_wall_ns: 0,
-            image_store: None,
             detail: "as planned".to_owned(),
+            ..specimen::action(objects)
         }
     }
 

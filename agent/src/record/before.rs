@@ -12,7 +12,8 @@ use dogwatch::record::{Body, Finding, FindingState, Gap, Kind, Kinds, LogLine, M
 
 use super::given_up::GivenUp;
 use super::slots::Slots;
-use super::{RING_FULL, RecordError, SEAL_AFTER};
+use super::telling::AT_LEAST_EVERY;
+use super::{NOT_HELD, RING_FULL, RecordError, SEAL_AFTER};
 
 /// Newest blocks of a stream in which the last line of each log is looked up at start. The tail's own checkpoint is at
 /// most a second behind, so a few would do.
@@ -57,8 +58,10 @@ pub(super) fn gap_since(stream: Stream, before: Predecessor, wall_ns: i64, now: 
     } else {
         format!(
             "the agent or its node stopped without closing the journal; what was not yet sealed (at most {} s, urgent \
-             records at most what was being written) is lost, and nothing was recorded until now",
-            SEAL_AFTER.as_secs()
+             records at most what was being written) is lost, with what was not yet told of losses before (at most {} s), \
+             and nothing was recorded until now",
+            SEAL_AFTER.as_secs(),
+            AT_LEAST_EVERY.as_secs()
         )
     };
     Gap {
@@ -74,7 +77,7 @@ pub(super) fn gap_since(stream: Stream, before: Predecessor, wall_ns: i64, now: 
     }
 }
 
-/// Findings whose newest record in the urgent journal is not `cleared`, and what each ring gave up of which it tells.
+/// Findings whose newest record in the urgent journal is not `cleared`, and the holes in each ring of which it tells.
 pub(super) fn urgent_before(dir: &Path) -> Result<(Vec<Finding>, [GivenUp; 3]), JournalError> {
     let wanted = Kinds::default().with(Kind::Finding).with(Kind::Gap);
     let reader = Reader::open(&dir.join(Stream::Urgent.as_str()))?;
@@ -98,7 +101,7 @@ pub(super) fn urgent_before(dir: &Path) -> Result<(Vec<Finding>, [GivenUp; 3]), 
                     incarnation: Some(incarnation),
                     reason,
                     ..
-                }) if reason == RING_FULL => {
+                }) if reason == RING_FULL || reason == NOT_HELD => {
                     given_up[stream.index()].note(
                         incarnation,
                         after.saturating_add(1),

@@ -1,5 +1,5 @@
-//! Runs of seqs that a ring gave up before they were acknowledged, and that gap records tell: whoever finds them missing
-//! later must not tell them again.
+//! Runs of seqs that a ring gave up before they were acknowledged, or that were found missing in it, and that gap records
+//! tell: whoever finds them missing later must not tell them again.
 //!
 //! Deliberately absent: what was acknowledged and recycled. Nobody told of that, since nobody lost it; a collector that
 //! comes back without it does.

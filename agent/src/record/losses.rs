@@ -5,21 +5,23 @@
 //!   gap's seqs are the span that its losses lie in; what else lies there is not in its count.
 //! - A gap record that finds no room itself is noted here again ([`Losses::fold`]), so that no full queue makes anybody
 //!   forget what was lost before.
-//! - Bounded: [`MAX_APART`] are told apart; beyond that, sources are told together.
+//! - Bounded: [`MAX_APART`] are told apart; beyond that, of each run and stream, sources are told together, and reasons whose
+//!   words have no bound by their class. Whoever counts gaps by class counts the same, joined or not.
+//! - What was told of a ring's holes keeps its very words: they are read back.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use dogwatch::record::{Gap, Incarnation, Seq, Stream};
+use dogwatch::record::{Gap, Incarnation, Seq, Stream, several_of};
+
+use super::{NOT_HELD, RING_FULL};
 
 /// Most losses that are told apart; beyond it those of a stream, run and reason are counted together.
 const MAX_APART: usize = 64;
 /// The source of what is counted together.
 const SEVERAL: &str = "several";
-/// The reason of what is counted together and comes from gaps that found no room, whose words have no bound.
-const SEVERAL_REASONS: &str =
-    "several reasons, whose own records were given up: the urgent queue to the journal was full";
-
+/// The class of gaps that are the sampler's own.
+const SAMPLER: &str = "sampler";
 /// Which losses are one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Which {
@@ -67,7 +69,7 @@ impl Losses {
         count: u64,
     ) {
         let which = Which { stream, incarnation, source, reason: Cow::Borrowed(reason), counted: true };
-        self.add(which, span, count);
+        self.add(which, span, count, |which| which.source = SEVERAL.to_owned());
     }
 
     /// Notes what a gap says that could not be recorded.
@@ -80,6 +82,7 @@ impl Losses {
             (after.saturating_add(1), last)
         });
         let span = Span { seqs, from_wall_ns: gap.from_wall_ns, to_wall_ns: gap.to_wall_ns };
+        let class = gap.class();
         let which = Which {
             stream: gap.stream,
             incarnation: gap.incarnation,
@@ -87,15 +90,20 @@ impl Losses {
             reason: Cow::Owned(gap.reason),
             counted: gap.count.is_some(),
         };
-        self.add(which, span, gap.count.unwrap_or(0));
+        self.add(which, span, gap.count.unwrap_or(0), |which| {
+            // Those are known by their source.
+            if class != SAMPLER {
+                which.source = SEVERAL.to_owned();
+            }
+            let kept = [RING_FULL, NOT_HELD].into_iter().find(|kept| which.reason == *kept);
+            which.reason = Cow::Borrowed(kept.unwrap_or_else(|| several_of(class)));
+        });
     }
 
-    fn add(&mut self, mut which: Which, span: Span, count: u64) {
+    /// Adds a loss; `join` says with which it is counted where no more are told apart.
+    fn add(&mut self, mut which: Which, span: Span, count: u64, join: impl FnOnce(&mut Which)) {
         if self.all.len() >= MAX_APART && !self.all.contains_key(&which) {
-            which.source = SEVERAL.to_owned();
-            if matches!(which.reason, Cow::Owned(_)) {
-                which.reason = Cow::Borrowed(SEVERAL_REASONS);
-            }
+            join(&mut which);
         }
         let loss = self.all.entry(which).or_insert(Loss { span, count: 0 });
         loss.count = loss.count.saturating_add(count);
@@ -183,6 +191,52 @@ mod tests {
         let told = losses.take();
         assert!(told.len() <= MAX_APART + 2, "{}", told.len());
         assert_eq!(told.iter().map(|g| g.count.unwrap()).sum::<u64>(), 3_000);
+    }
+
+    #[test]
+    fn what_is_told_together_stays_of_its_class() {
+        let reasons = [
+            ("journal", None, "the agent was not running; it had stopped in order (N)"),
+            ("uplink", Some(4), "the collector refused the block: N; it could not be kept aside"),
+            ("log:/N", None, "over the evidence stream's budget of bytes in a second (N)"),
+            ("log:/N", None, "truncated, N bytes"),
+            ("sampler", None, "no sample for N s; the node was suspended"),
+            ("sampler", Some(4), "the evidence ring is nearly full of N"),
+            ("log:/N", Some(4), "the queue to the journal was full and N gave way"),
+            ("log:/N", Some(4), "record N does not fit a block"),
+            ("log:/N", None, "a comet of N"),
+            ("log:/N", Some(4), RING_FULL),
+            ("uplink", Some(4), NOT_HELD),
+        ];
+        let mut losses = Losses::default();
+        let (mut before, mut after) = (BTreeMap::<_, u64>::new(), BTreeMap::<_, u64>::new());
+        for n in 0..1_000_u64 {
+            for (source, seq, reason) in reasons {
+                let gap = Gap {
+                    stream: Stream::Evidence,
+                    source: source.replace('N', &n.to_string()),
+                    after_seq: seq.map(|seq| seq + n),
+                    before_seq: None,
+                    count: Some(1),
+                    from_wall_ns: 0,
+                    to_wall_ns: 0,
+                    reason: reason.replace('N', &n.to_string()),
+                    incarnation: None,
+                };
+                *before.entry(gap.class()).or_default() += 1;
+                losses.fold(gap);
+            }
+        }
+        let told = losses.take();
+        for gap in &told {
+            *after.entry(gap.class()).or_default() += gap.count.unwrap();
+        }
+        assert_eq!(after, before);
+        assert!(told.len() <= MAX_APART + reasons.len(), "{}", told.len());
+        for kept in [RING_FULL, NOT_HELD] {
+            let count = told.iter().filter(|g| g.reason == kept).filter_map(|g| g.count).sum::<u64>();
+            assert_eq!(count, 1_000, "{kept}: it is read back by its words");
+        }
     }
 
     #[test]

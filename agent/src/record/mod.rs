@@ -8,8 +8,10 @@
 //! - [`Recorder::push`] never waits for the disk; [`Recorder::settlement`] says whether an urgent record is durable, which
 //!   is how an action is refused when its record cannot be kept.
 //! - Urgent records seal at once, the others at 256 KiB or 10 s, and evidence that a finding cites soon after it.
-//! - Whatever is given up comes out as a gap in the urgent stream, once, at most one per source, reason and second; a gap
-//!   that finds no room itself is not forgotten.
+//! - Whatever is given up comes out as a gap in the urgent stream, once and soon ([`telling`]), at most one per source,
+//!   reason and five seconds; a gap that finds no room itself is not forgotten. What a ring gave up and a killed agent had not
+//!   told, whoever sends the ring tells after the restart ([`Recorder::untold`]); the end of an earlier run, of which then
+//!   nothing is left, is told as it goes.
 //!
 //! Deliberately absent: the network, and any decision about what is worth recording.
 
@@ -20,6 +22,7 @@ mod losses;
 mod queue;
 mod recall;
 pub(crate) mod slots;
+mod telling;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -56,6 +59,9 @@ const THIN_ABOVE: f64 = 0.75;
 /// Why the oldest blocks of a ring are gone. Read back at the start, so that it is told once ([`GivenUp`]).
 const RING_FULL: &str =
     "the ring was full of what the collector had not acknowledged; the oldest was given up";
+/// Why records are missing that whoever sends a ring does not find there. Read back too.
+pub(crate) const NOT_HELD: &str =
+    "the collector does not have these records, and the node no longer holds them";
 
 /// How the record is kept.
 #[derive(Debug, Clone)]
@@ -510,6 +516,7 @@ pub fn open(
         entropy,
         aside_dir: config.state_dir.join("aside"),
         measured: None,
+        tell_now: false,
     };
     writer.publish();
     Ok((

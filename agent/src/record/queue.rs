@@ -130,11 +130,11 @@ impl Queue {
         self.losses.note(stream, Some(incarnation), source, reason, span, count);
     }
 
-    /// Makes gap records of the losses since the last call, as far as there is room for them; the rest waits on. Whether
-    /// there were any.
-    pub(crate) fn tell_losses(&mut self, at: Moment) -> bool {
+    /// Makes gap records of the losses since the last call, as far as there is room for them; the rest waits on. How
+    /// many there were.
+    pub(crate) fn tell_losses(&mut self, at: Moment) -> usize {
         let gaps = self.losses.take();
-        let any = !gaps.is_empty();
+        let count = gaps.len();
         for gap in gaps {
             let body = Body::Gap(gap);
             let fits = self.make_room(Stream::Urgent, Kind::Gap, weigh(&body));
@@ -145,7 +145,7 @@ impl Queue {
                 }
             }
         }
-        any
+        count
     }
 
     /// Whether losses wait to be told.
@@ -321,10 +321,10 @@ mod tests {
         q.push(Stream::Urgent, at, Body::Note("x".repeat(URGENT_BYTES - 100)));
         // A gap that somebody else found, and one of our own: neither fits.
         q.push(Stream::Urgent, at, gap(7));
-        assert!(q.tell_losses(at));
+        assert!(q.tell_losses(at) > 0);
         assert!(q.has_losses(), "they wait");
         while !q.take_run(Stream::Urgent, usize::MAX, usize::MAX).is_empty() {}
-        assert!(q.tell_losses(at));
+        assert!(q.tell_losses(at) > 0);
         assert!(!q.has_losses());
         let told = q.take_run(Stream::Urgent, usize::MAX, usize::MAX);
         let count = |stream: Stream, reason: &str| -> u64 {

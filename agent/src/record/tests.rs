@@ -99,8 +99,8 @@ struct Full {
 }
 
 impl Full {
-    fn open(state: &Path, run: fn() -> [u8; 16]) -> Self {
-        let config = RecordConfig {
+    fn config(state: &Path) -> RecordConfig {
+        RecordConfig {
             state_dir: state.to_owned(),
             node: "node-1".parse().unwrap(),
             segment_bytes: 1 << 20,
@@ -108,7 +108,11 @@ impl Full {
             evidence_bytes: 2 << 20,
             recorder_bytes: 2 << 20,
             handed_over: true,
-        };
+        }
+    }
+
+    fn open(state: &Path, run: fn() -> [u8; 16]) -> Self {
+        let config = Self::config(state);
         let (recorder, writer, _) = open(&config, SigningKey::from_bytes(&[7; 32]), [1; 16], run).unwrap();
         Self { recorder, writer: Some(std::thread::spawn(move || writer.run())) }
     }
@@ -140,7 +144,12 @@ impl Full {
     fn end(mut self) -> Vec<Gap> {
         self.recorder.stop();
         self.writer.take().unwrap().join().unwrap().unwrap();
-        let reader = Reader::open(&self.recorder.journal_dir(Stream::Urgent)).unwrap();
+        Self::told(&self.recorder.journal_dir(Stream::Urgent))
+    }
+
+    /// What an urgent journal tells of the evidence ring.
+    fn told(urgent: &Path) -> Vec<Gap> {
+        let reader = Reader::open(urgent).unwrap();
         let mut gaps = Vec::new();
         for (at, _) in reader.blocks().unwrap() {
             for record in before::read_records(&reader, at, Kinds::default().with(Kind::Gap)) {
@@ -201,4 +210,114 @@ fn what_a_full_ring_gives_up_is_told_by_source_and_once() {
     let next = Full::open(dir.path(), || [4; 16]);
     assert_eq!(next.recorder.untold(Stream::Evidence, run, 1, first - 1), []);
     next.end();
+}
+
+/// Copies a state folder, the urgent journal first: what is told while this goes on is as if it never had been.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    let mut entries: Vec<_> = std::fs::read_dir(from).unwrap().map(Result::unwrap).collect();
+    entries.sort_by_key(|e| e.file_name() != "urgent");
+    for entry in entries {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_a_killed_agent_had_given_up_and_not_told_is_left_to_be_told_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let full = Full::open(&dir.path().join("before"), || [3; 16]);
+    let (recorder, run) = (full.recorder.clone(), full.recorder.incarnation());
+    let mut pushed = 0;
+    let mut push_until = |wanted: &dyn Fn() -> bool| {
+        while !wanted() {
+            pushed += 1;
+            assert!(pushed < 20_000, "nothing is ever given up");
+            full.push(pushed);
+        }
+    };
+    // What is given up soon after losses were told waits some seconds: then the agent is gone.
+    let mut killed = None;
+    for attempt in 0..20 {
+        let told = || recorder.stats().gaps.get("ring").copied().unwrap_or(0);
+        let before = told();
+        push_until(&|| told() > before);
+        let dropped = recorder.stats().dropped;
+        push_until(&|| recorder.stats().dropped > dropped);
+        let state = dir.path().join(format!("after-{attempt}"));
+        copy(&dir.path().join("before"), &state);
+        let urgent = state.join("journal/urgent");
+        let told: u64 = Full::told(&urgent).iter().filter_map(|g| g.count).sum();
+        let reader = Reader::open(&state.join("journal/evidence")).unwrap();
+        let kept = reader.blocks().unwrap().first().unwrap().1.first_seq;
+        if told + 1 < kept {
+            killed = Some((state, told, kept));
+            break;
+        }
+    }
+    let (state, told, first_kept) = killed.expect("what is given up is told before the next block");
+    let next = Full::open(&state, || [4; 16]);
+    let evidence = Reader::open(&next.recorder.journal_dir(Stream::Evidence)).unwrap();
+    assert_eq!(evidence.blocks().unwrap().first().unwrap().1.first_seq, first_kept, "nothing went since");
+    // As whoever sends finds it, and tells it.
+    let untold = next.recorder.untold(Stream::Evidence, run, 1, first_kept - 1);
+    let count: u64 = untold.iter().map(|(first, last)| last + 1 - first).sum();
+    assert!(told > 0 && count > 0);
+    assert_eq!(told + count, first_kept - 1, "each once: {untold:?}");
+    for (first, last) in untold {
+        let gap = Gap {
+            stream: Stream::Evidence,
+            source: "uplink".into(),
+            after_seq: Some(first - 1),
+            before_seq: Some(last + 1),
+            count: Some(last + 1 - first),
+            from_wall_ns: 0,
+            to_wall_ns: 0,
+            reason: NOT_HELD.into(),
+            incarnation: Some(run),
+        };
+        next.recorder.push(Stream::Urgent, clock::now(), Body::Gap(gap));
+    }
+    next.end();
+    // It had not heard that anybody has it when it ended too.
+    let third = Full::open(&state, || [5; 16]);
+    assert_eq!(third.recorder.untold(Stream::Evidence, run, 1, first_kept - 1), []);
+    third.end();
+    full.end();
+}
+
+#[test]
+fn the_end_of_an_earlier_run_is_told_as_it_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Full::open(dir.path(), || [3; 16]);
+    (1..=60).for_each(|n| first.push(n));
+    let earlier = first.recorder.incarnation();
+    first.end();
+    let (recorder, mut writer, _) =
+        open(&Full::config(dir.path()), SigningKey::from_bytes(&[7; 32]), [1; 16], || [4; 16]).unwrap();
+    let lane = Stream::Evidence.index();
+    let is_last = |gone: &lane::Eviction, writer: &Writer| {
+        writer.lanes[lane].unacked().is_empty() && gone.runs.iter().all(|run| run.0 == earlier)
+    };
+    let mut evictions = 0;
+    loop {
+        let gone = writer.lanes[lane].evict_oldest_segment();
+        let last = is_last(&gone, &writer);
+        writer.note_evicted(Stream::Evidence, gone);
+        evictions += 1;
+        assert_eq!(writer.tell_now, last, "what follows a hole tells of it");
+        if last {
+            break;
+        }
+    }
+    assert!(evictions > 1);
+    // What this run gives up of its own waits: it goes on.
+    writer.tell_now = false;
+    let runs = vec![(recorder.incarnation(), 1, 9)];
+    writer.note_evicted(Stream::Evidence, lane::Eviction { blocks: Vec::new(), runs });
+    assert!(!writer.tell_now);
 }

@@ -15,6 +15,7 @@ use ed25519_dalek::SigningKey;
 
 use super::lane::{Eviction, Lane};
 use super::losses::Span;
+use super::telling::Telling;
 use super::{RING_FULL, SEAL_AFTER, Shared};
 
 /// How often the rings are measured, for metrics: one of a TiB has a million segments.
@@ -23,11 +24,6 @@ const MEASURE_EVERY: Duration = Duration::from_secs(1);
 const SIGN_EVERY: Duration = Duration::from_secs(10);
 /// After a failed write, the disk is tried again this much later.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Gaps of running losses are told this often at most, and less and less often while losses go on: each is a record in
-/// the stream that has the least room.
-const TELL_LOSSES_EVERY: Duration = Duration::from_secs(1);
-/// The least often that they are told.
-const TELL_LOSSES_AT_LEAST_EVERY: Duration = Duration::from_secs(60);
 /// Sealed urgent blocks that wait for a failing disk; beyond it records wait unsealed, where the queue bounds them.
 const MAX_UNSYNCED_BYTES: usize = 2 * 1024 * 1024;
 /// Records that one block holds at most.
@@ -48,6 +44,9 @@ pub struct Writer {
     pub(super) aside_dir: PathBuf,
     /// When the rings were measured last.
     pub(super) measured: Option<Instant>,
+    /// Whether the last that a ring held of an earlier run was given up: what is not told of that now, nobody finds after a
+    /// kill, since no block is left that follows the hole.
+    pub(super) tell_now: bool,
 }
 
 impl Writer {
@@ -57,7 +56,7 @@ impl Writer {
     /// Only when closing the journals fails at the end; a failing disk is tried again for ever.
     pub fn run(mut self) -> Result<(), String> {
         let mut signed_at = Instant::now();
-        let mut telling = Telling { next: Instant::now(), every: TELL_LOSSES_EVERY };
+        let mut telling = Telling::new(Instant::now());
         let mut retry_at: Option<Instant> = None;
         loop {
             let stopping = self.wait(retry_at, signed_at, telling.next);
@@ -81,9 +80,10 @@ impl Writer {
             self.publish();
             retry_at = failed.as_ref().map(|_| now + RETRY_AFTER);
             self.note_failure(failed.clone());
-            if failed.is_none() && (stopping || now >= telling.next) {
-                let told = self.tell_losses();
-                telling.told(now, told);
+            if failed.is_none() && (stopping || self.tell_now || now >= telling.next) {
+                self.tell_now = false;
+                let gaps = self.shared.lock().queue.tell_losses(clock::now());
+                telling.told(now, gaps, self.lanes[0].pressure());
             }
             if stopping {
                 let mut state = self.shared.lock();
@@ -306,7 +306,12 @@ impl Writer {
     }
 
     /// Counts what a ring gave up as losses, which are told as soon as there is room for it.
-    fn note_evicted(&self, stream: Stream, gone: Eviction) {
+    pub(super) fn note_evicted(&mut self, stream: Stream, gone: Eviction) {
+        let unacked = self.lanes[stream.index()].unacked();
+        let ended = |run: &Incarnation| {
+            *run != self.shared.incarnation && unacked.front().is_none_or(|u| u.incarnation != *run)
+        };
+        self.tell_now |= gone.runs.iter().any(|(run, ..)| ended(run));
         let mut state = self.shared.lock();
         for (incarnation, first, last) in gone.runs {
             state.given_up[stream.index()].note(incarnation, first, last);
@@ -349,11 +354,6 @@ impl Writer {
                 self.shared.settled.notify_all();
             }
         }
-    }
-
-    /// Records what was given up; whether there was any.
-    fn tell_losses(&mut self) -> bool {
-        self.shared.lock().queue.tell_losses(clock::now())
     }
 
     fn note_failure(&self, failed: Option<String>) {
@@ -404,18 +404,5 @@ impl Writer {
         for (lane, news) in self.lanes.iter().zip(&self.shared.news) {
             news.send_if_modified(|n| std::mem::replace(n, lane.news()) != lane.news());
         }
-    }
-}
-
-/// When losses are told next.
-struct Telling {
-    next: Instant,
-    every: Duration,
-}
-
-impl Telling {
-    fn told(&mut self, now: Instant, any: bool) {
-        self.every = if any { (self.every * 2).min(TELL_LOSSES_AT_LEAST_EVERY) } else { TELL_LOSSES_EVERY };
-        self.next = now + self.every;
     }
 }

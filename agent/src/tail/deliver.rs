@@ -6,7 +6,7 @@ use dogwatch::record::{LogLine, Moment, Stream};
 use memchr::{memchr, memchr_iter, memrchr};
 
 use super::follow::{Dropped, Followed, Place, read_full, read_some};
-use super::holes::{behind_zeros, may_have_holes, missing, next_hole, written};
+use super::holes::{behind_zeros, missing, next_hole, written};
 use super::lines::{Piece, choose, last_lines};
 use super::tailer::{CHUNK_BYTES, Tailer};
 use super::{Keep, TailEvent, TailGap};
@@ -91,10 +91,9 @@ impl Tailer {
             }
         }
         let Some(handle) = file.file.as_ref() else { return Next::Done };
-        let sparse = may_have_holes(&metadata);
-        let hole = if sparse { missing(handle, &buffer[..n], file.scan, size) } else { None };
+        let hole = missing(handle, &buffer[..n], file.scan, size);
         let mut backlog = size.saturating_sub(file.scan);
-        if sparse && backlog > self.config.max_backlog_bytes {
+        if backlog > self.config.max_backlog_bytes {
             // What nobody can read does not wait to be read.
             let hole = next_hole(handle, file.scan, size);
             backlog -= hole.map_or(0, |h| h.to - h.from);
@@ -182,7 +181,7 @@ impl Tailer {
             && let Some(handle) = &file.file
         {
             let rest = read_some(handle, file.offset, CHUNK_BYTES).unwrap_or_default();
-            let rest = written(handle, &rest);
+            let rest = written(handle, &rest, file.offset);
             if !rest.is_empty() && !rest.contains(&b'\n') {
                 self.deliver(file, rest, Ends::Nothing, now, out)?;
             }
@@ -445,7 +444,7 @@ impl Tailer {
         if bytes.len() as u64 != file.offset - from || bytes.last() != Some(&b'\n') {
             return ControlFlow::Continue(());
         }
-        let (bytes, is_cut) = behind_zeros(handle, &bytes);
+        let (bytes, is_cut) = behind_zeros(handle, &bytes, from);
         let from = file.offset - bytes.len() as u64;
         for range in last_lines(bytes, count, from == 0 && !is_cut) {
             let at = from + range.start as u64;

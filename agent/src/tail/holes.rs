@@ -5,14 +5,14 @@
 //! on behind them, and says how much it did not see.
 //!
 //! What a block of bytes holds that was read before the cut is handed on: only where both the file has a hole and the block
-//! has zeros there, something is missing.
+//! has zeros there, something is missing. Nothing is concluded from how much a file has allocated: that counts what a
+//! filesystem reserves beyond the end of one that grows (XFS), and what it saves by compressing.
 //!
-//! Limits: the zeros at a hole's edges, where it ends within a block of the filesystem, are passed over up to [`EDGE_BYTES`].
-//! A hole that reaches the file's end is left alone: who wrote beyond it may come back to fill it. On a filesystem that tells
-//! no holes (lseek(2)) zeros are read as what they are.
+//! Limits: the zeros at a hole's edges, where it ends within a block of the filesystem, are passed over up to [`EDGE_BYTES`];
+//! a cut that lies within one such block leaves no hole. A hole that reaches the file's end is left alone: who wrote beyond it
+//! may come back to fill it. On a filesystem that tells no holes (lseek(2)) zeros are read as what they are.
 
-use std::fs::{File, Metadata};
-use std::os::unix::fs::MetadataExt;
+use std::fs::File;
 
 use dogwatch::record::Moment;
 use memchr::{memchr, memrchr};
@@ -23,8 +23,10 @@ use super::deliver::{Next, Out};
 use super::follow::{Followed, read_some};
 use super::tailer::Tailer;
 
-/// No common filesystem has larger blocks.
-const EDGE_BYTES: usize = 64 * 1024;
+/// ZFS has records of 128 KiB, and of 1 MiB where that is asked for; no common filesystem has larger blocks.
+const EDGE_BYTES: usize = 1 << 20;
+/// How much is read at once to see whether anything but zeros is there.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// Where bytes are missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,11 +35,6 @@ pub(super) struct Hole {
     pub(super) from: u64,
     /// Offset behind the last one.
     pub(super) to: u64,
-}
-
-/// Whether a file has less allocated than it is long: else it has no hole, and nobody need look for one.
-pub(super) fn may_have_holes(metadata: &Metadata) -> bool {
-    metadata.blocks().saturating_mul(512) < metadata.len()
 }
 
 /// The first hole of `file` from `scan` on that ends before the file's `size`, whatever was read there.
@@ -58,14 +55,17 @@ pub(super) fn next_hole(file: &File, scan: u64, size: u64) -> Option<Hole> {
 pub(super) fn missing(file: &File, block: &[u8], scan: u64, size: u64) -> Option<Hole> {
     // Most blocks of most logs end the search here.
     let zero = memchr(0, block)?;
-    // Reading may begin behind the hole, within its edge.
-    let probe = if zero == 0 { scan.saturating_sub(EDGE_BYTES as u64) } else { scan };
-    let hole = next_hole(file, probe, size).filter(|h| h.from < scan + block.len() as u64)?;
-    let (from, to) = (hole.from.max(scan), hole.to.max(scan));
-    let at = (from - scan) as usize;
+    let end = scan + block.len() as u64;
+    let hole = if zero == 0 { hole_around(file, scan, size)? } else { next_hole(file, scan, size)? };
     // Blocks went as a whole, and of those at the hole's ends what lay within the cut.
-    let is_edge = hole.to <= scan && scan - hole.to < EDGE_BYTES as u64;
-    if block.get(at) != Some(&0) || (hole.to <= scan && !is_edge) {
+    let (from, to) = (hole.from.clamp(scan, end), hole.to.max(scan));
+    let at = (from - scan) as usize;
+    let explains = match block.get(at) {
+        Some(byte) => *byte == 0,
+        // It begins behind the block, within its edge.
+        None => block.last() == Some(&0) && are_zeros(file, end, hole.from),
+    };
+    if !explains {
         return None;
     }
     let edge = at.saturating_sub(EDGE_BYTES);
@@ -75,18 +75,51 @@ pub(super) fn missing(file: &File, block: &[u8], scan: u64, size: u64) -> Option
     Some(Hole { from: scan + begin as u64, to: to + zeros as u64 })
 }
 
-/// What of `bytes`, which `file` holds before the place where reading stands, is behind the last hole, and whether there may be
-/// one: what lies before a hole is no context of what lies behind it.
-pub(super) fn behind_zeros<'b>(file: &File, bytes: &'b [u8]) -> (&'b [u8], bool) {
-    match memrchr(0, bytes).filter(|_| file.metadata().is_ok_and(|m| may_have_holes(&m))) {
+/// The hole that ends before `scan` with nothing but its edge between, or else the first one that ends behind.
+fn hole_around(file: &File, scan: u64, size: u64) -> Option<Hole> {
+    let (mut probe, mut before) = (scan.saturating_sub(EDGE_BYTES as u64), None::<Hole>);
+    let behind = loop {
+        match next_hole(file, probe, size) {
+            // A file that changes meanwhile may say anything.
+            Some(hole) if hole.to <= scan && hole.to > probe => (probe, before) = (hole.to, Some(hole)),
+            other => break other.filter(|hole| hole.to > scan),
+        }
+    };
+    before.filter(|hole| are_zeros(file, hole.to, scan)).or(behind)
+}
+
+/// Whether `file` has nothing but zeros between two places that are no farther apart than an edge is long.
+fn are_zeros(file: &File, from: u64, to: u64) -> bool {
+    let mut at = from;
+    while at < to && to - from <= EDGE_BYTES as u64 {
+        let want = usize::try_from(to - at).unwrap_or(usize::MAX).min(PIECE_BYTES);
+        match read_some(file, at, want) {
+            Ok(piece) if !piece.is_empty() && piece.iter().all(|b| *b == 0) => at += piece.len() as u64,
+            _ => return false,
+        }
+    }
+    at >= to
+}
+
+/// Whether `file` has a hole that could explain zeros between `from` and `to`.
+fn is_holed(file: &File, from: u64, to: u64) -> bool {
+    let edge = EDGE_BYTES as u64;
+    let size = file.metadata().map_or(0, |m| m.len());
+    next_hole(file, from.saturating_sub(edge), size).is_some_and(|hole| hole.from <= to.saturating_add(edge))
+}
+
+/// What of `bytes`, which `file` holds at `from`, before the place where reading stands, is behind the last hole, and whether
+/// there may be one: what lies before a hole is no context of what lies behind it.
+pub(super) fn behind_zeros<'b>(file: &File, bytes: &'b [u8], from: u64) -> (&'b [u8], bool) {
+    match memrchr(0, bytes).filter(|_| is_holed(file, from, from + bytes.len() as u64)) {
         Some(at) => (&bytes[at + 1..], true),
         None => (bytes, false),
     }
 }
 
-/// What of `rest`, the end of `file` that no newline ends, was written.
-pub(super) fn written<'b>(file: &File, rest: &'b [u8]) -> &'b [u8] {
-    match memchr(0, rest).filter(|_| file.metadata().is_ok_and(|m| may_have_holes(&m))) {
+/// What of `rest`, the end of `file` at `from` that no newline ends, was written.
+pub(super) fn written<'b>(file: &File, rest: &'b [u8], from: u64) -> &'b [u8] {
+    match memchr(0, rest).filter(|_| is_holed(file, from, from + rest.len() as u64)) {
         Some(at) => &rest[..at],
         None => rest,
     }

@@ -1,6 +1,7 @@
 use std::fs;
+use std::io::Write;
 use std::ops::ControlFlow;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tempfile::TempDir;
 
 use super::super::{Resume, RuleSet, Start, TailConfig, TailEvent, TailGap};
 use super::*;
+use crate::act::races::common::LoopFs;
 
 const POD: &str = "shop_web-0_0f3c1b1e-1111-4222-8333-444455556666/nginx";
 /// What a cut leaves at the beginning.
@@ -27,7 +29,12 @@ struct Rig {
 impl Rig {
     /// A tailer of the log `name`, which holds `lines`, that reads no more than a chunk in each second.
     fn new(name: &str, lines: &[String]) -> Self {
-        let dir = TempDir::new().unwrap();
+        Self::within(&std::env::temp_dir(), name, lines)
+    }
+
+    /// The same in a folder of its own in `place`.
+    fn within(place: &Path, name: &str, lines: &[String]) -> Self {
+        let dir = TempDir::new_in(place).unwrap();
         let log = dir.path().join(name);
         fs::create_dir_all(log.parent().unwrap()).unwrap();
         fs::write(&log, lines.concat()).unwrap();
@@ -86,7 +93,8 @@ impl Rig {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         rustix::fs::fallocate(&file, flags, from, to - from)
             .expect("the folder of temporary files can punch holes");
-        assert!(may_have_holes(&file.metadata().unwrap()));
+        let hole = next_hole(&file, 0, file.metadata().unwrap().len());
+        assert!(hole.is_some_and(|h| h.to > h.from), "a cut of {from} to {to} left no hole");
         to
     }
 }
@@ -133,6 +141,92 @@ fn a_reader_that_lags_behind_a_cut_goes_on_behind_it_and_says_how_much_it_missed
             assert!(gaps[0].reason.contains("cut out"), "{}", gaps[0].reason);
         }
     }
+}
+
+#[test]
+fn room_that_xfs_reserves_beyond_the_end_of_a_log_hides_no_cut() {
+    let xfs = LoopFs::xfs();
+    let mut rig = Rig::within(xfs.path(), "app.log", &[]);
+    let lines: Vec<String> = (0..40_000).map(numbered).collect();
+    // As who logs does: it keeps the file open and appends.
+    let mut log = fs::File::options().append(true).open(&rig.log).unwrap();
+    let mut append = |lines: &[String]| {
+        lines.chunks(500).for_each(|some| log.write_all(some.concat().as_bytes()).unwrap());
+    };
+    append(&lines[..30_000]);
+    rig.second();
+    let read = rig.lines().len();
+    let to = rig.cut(8 * HEAD, 12 * HEAD);
+    // It gives back then what it reserved; and the log grows on.
+    append(&lines[30_000..]);
+    let metadata = log.metadata().unwrap();
+    assert!(
+        metadata.blocks() * 512 >= metadata.len(),
+        "what this is about: {} allocated of {}",
+        metadata.blocks() * 512,
+        metadata.len()
+    );
+    rig.seconds(12);
+    let got = rig.lines();
+    assert!(read > 0 && got.iter().all(|l| !l.contains('\0')), "a line of zeros was handed on");
+    let length = lines[0].len() as u64;
+    let (before, behind) = ((8 * HEAD / length) as usize, (to / length) as usize + 1);
+    let numbers: Vec<usize> = got.iter().map(|l| l[..8].parse().unwrap()).collect();
+    assert_eq!(numbers, (0..before).chain(behind..40_000).collect::<Vec<_>>());
+    let gaps = rig.gaps();
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert_eq!((gaps[0].from_offset, gaps[0].to_offset), (before as u64 * length, Some(to + 1)));
+}
+
+#[test]
+fn zeros_that_were_written_near_a_hole_are_told_from_its_edges() {
+    let rig = Rig::new("app.log", &[]);
+    let file = fs::File::options().read(true).write(true).open(&rig.log).unwrap();
+    let all_of = |from: u64, bytes: usize| read_some(&file, from, bytes).unwrap();
+    const K: u64 = 1 << 10;
+    // Text, a hole, an edge as of a large record, text, zeros that were written, text, a hole, text.
+    let text = vec![b'x'; 64 << 10];
+    file.write_all_at(&text, 0).unwrap();
+    file.write_all_at(&vec![0; 640 << 10], 128 * K).unwrap();
+    file.write_all_at(&text, 768 * K).unwrap();
+    file.write_all_at(&vec![0; 64 << 10], 832 * K).unwrap();
+    file.write_all_at(&text, 896 * K).unwrap();
+    file.write_all_at(&text, 1_024 * K).unwrap();
+    file.sync_all().unwrap();
+    let size = file.metadata().unwrap().len();
+    let seen =
+        |from: u64, bytes: usize| missing(&file, &all_of(from, bytes), from, size).map(|h| (h.from, h.to));
+    let (first, second) = (Some((64 * K, 768 * K)), Some((960 * K, 1_024 * K)));
+    assert_eq!(seen(0, 256 << 10), first, "from before it");
+    assert_eq!(seen(256 * K, 256 << 10), Some((256 * K, 768 * K)), "from the midst of its edge");
+    assert_eq!(seen(768 * K, 64 << 10), None);
+    assert_eq!(
+        seen(832 * K, 64 << 10),
+        None,
+        "zeros that were written are no edge of the hole before the text"
+    );
+    assert_eq!(seen(832 * K, 256 << 10), second, "nor of the one behind it");
+    assert_eq!(seen(896 * K, 256 << 10), second);
+    // An edge before a hole, of which the block that is read sees but the beginning.
+    file.write_all_at(&vec![0; 32 << 10], 960 * K).unwrap();
+    file.sync_all().unwrap();
+    assert_eq!(seen(944 * K, 20 << 10), second);
+    assert_eq!(
+        behind_zeros(&file, &all_of(1_000 * K, 40 << 10), 1_000 * K),
+        (&text[..16 << 10], true),
+        "{size}"
+    );
+}
+
+#[test]
+fn a_filesystem_that_tells_no_holes_has_none() {
+    // The files of proc(5) know no SEEK_HOLE.
+    let file = fs::File::open("/proc/self/status").unwrap();
+    assert!(rustix::fs::seek(&file, SeekFrom::Hole(0)).is_err());
+    assert_eq!(next_hole(&file, 0, 1 << 20), None);
+    assert_eq!(missing(&file, &[0; 4096], 0, 1 << 20), None);
+    assert_eq!(behind_zeros(&file, b"a\0b", 0), (&b"a\0b"[..], false));
+    assert_eq!(written(&file, b"a\0b", 0), b"a\0b");
 }
 
 #[test]

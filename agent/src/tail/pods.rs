@@ -121,7 +121,7 @@ impl Tailer {
         if bytes.len() as u64 != to - from || bytes.last() != Some(&b'\n') {
             return ControlFlow::Continue(());
         }
-        let (bytes, is_cut) = behind_zeros(handle, &bytes);
+        let (bytes, is_cut) = behind_zeros(handle, &bytes, from);
         let from = to - bytes.len() as u64;
         let whole =
             if from == 0 && !is_cut { 0 } else { memchr(b'\n', bytes).map_or(bytes.len(), |i| i + 1) };

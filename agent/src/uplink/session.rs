@@ -21,6 +21,7 @@ use tonic::transport::Channel;
 use super::brake::OnStream;
 use super::reading::{Batch, Held, Indexed, earlier_heads, held, joined, read};
 use super::{CommandCall, Shared, chain};
+use crate::record::NOT_HELD;
 
 /// Bytes of blocks sent and not yet acknowledged, a stream.
 const IN_FLIGHT_BYTES: usize = 4 * 1024 * 1024;
@@ -504,8 +505,8 @@ fn take_nack(
     }
 }
 
-/// Records that the collector lacks what this node no longer holds; once for each hole, and but for what the ring gave up,
-/// which is told already.
+/// Records that the collector lacks what this node no longer holds; once for each hole, and but for what is told
+/// already: what the ring gave up, and holes that an earlier run found.
 fn tell_hole(shared: &Shared, stream: Stream, header: &Header, after: Seq) {
     let (incarnation, before) = (header.incarnation, header.first_seq);
     if before <= after.saturating_add(1)
@@ -522,7 +523,7 @@ fn tell_hole(shared: &Shared, stream: Stream, header: &Header, after: Seq) {
             count: Some(last + 1 - first),
             from_wall_ns: 0,
             to_wall_ns: header.first_at.wall_ns,
-            reason: "the collector does not have these records, and the node no longer holds them".to_owned(),
+            reason: NOT_HELD.to_owned(),
             incarnation: Some(incarnation),
         };
         shared.recorder.push(Stream::Urgent, clock::now(), Body::Gap(gap));

@@ -25,6 +25,16 @@ impl LoopFs {
         Self::mount(temp, &["-o", "loop", path(&image)])
     }
 
+    /// A fresh XFS, of the least size that `mkfs.xfs` makes; the image is sparse.
+    pub fn xfs() -> Self {
+        let temp = tempfile::tempdir().expect("a temp folder");
+        let image = temp.path().join("image");
+        let file = std::fs::File::create(&image).expect("an image");
+        file.set_len(320 << 20).expect("a sparse image");
+        run("mkfs.xfs", &["-q", "-f", "-K", path(&image)]);
+        Self::mount(temp, &["-o", "loop", path(&image)])
+    }
+
     /// A fresh tmpfs of `mib` MiB.
     pub fn tmpfs(mib: u64) -> Self {
         let temp = tempfile::tempdir().expect("a temp folder");

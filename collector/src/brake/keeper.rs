@@ -23,6 +23,7 @@ use super::board::{Board, View};
 use super::handle::{Figures, FleetBrake, Handle, Order, Refusal, Unknown};
 use super::ledger::{MAX_REASON_CHARS, Stopped};
 use super::machine::{Brake, Waiting};
+use super::surplus::Surplus;
 use super::{Answer, Ask, Settings, missed, tell};
 use crate::incident::COLLECTOR;
 use crate::nodes::Nodes;
@@ -57,6 +58,8 @@ pub struct Keeper {
     streams: BTreeMap<NodeName, mpsc::Sender<(Ask, Answer)>>,
     /// Stops that are in force and not durable yet.
     unwritten: VecDeque<Decision>,
+    /// Stops beyond those.
+    surplus: Surplus,
     /// Why the journal took nothing the last time.
     failing: Option<String>,
     /// Whether notices were missed and what they said was not looked up yet.
@@ -98,6 +101,7 @@ impl Keeper {
             granted_total: 0,
             streams: BTreeMap::new(),
             unwritten: VecDeque::new(),
+            surplus: Surplus::default(),
             failing: None,
             missed: true,
             unknown: 0,
@@ -251,7 +255,8 @@ impl Keeper {
     /// Puts a stop in force; it is still to be kept.
     fn force(&mut self, what: What, actor: &str) {
         if self.unwritten.len() >= MAX_UNWRITTEN {
-            // Cleanups are stopped by as many already; one more says nothing else, and none may be left out of the journal.
+            // Cleanups are stopped by as many already, none of which may be left out of the journal; then this one is written.
+            self.surplus.put(what, actor);
             return;
         }
         let mut decision = Decision { wall_ns: clock::wall_ns(), actor: actor.to_owned(), what };
@@ -291,15 +296,17 @@ impl Keeper {
 
     /// Writes stops that are in force already.
     async fn flush(&mut self) {
-        if self.unwritten.is_empty() {
-            return;
-        }
-        match self.store.decide_all(self.unwritten.iter().cloned().collect()).await {
-            Ok(()) => {
-                self.unwritten.clear();
-                self.failing = None;
+        while !self.unwritten.is_empty() {
+            match self.store.decide_all(self.unwritten.iter().cloned().collect()).await {
+                Ok(()) => {
+                    self.unwritten.clear();
+                    self.failing = None;
+                    if let Some((what, actor)) = self.surplus.take() {
+                        self.force(what, &actor);
+                    }
+                }
+                Err(error) => return self.fail(&error),
             }
-            Err(error) => self.fail(&error),
         }
     }
 
@@ -508,3 +515,6 @@ fn is_for(grant: &What, waiting: &Waiting) -> bool {
     matches!(grant, What::PermitGranted { node, action, .. }
         if *node == waiting.ask.node && *action == waiting.ask.action)
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,7 @@ mod keeper;
 pub mod ledger;
 pub mod machine;
 mod missed;
+mod surplus;
 mod tell;
 #[cfg(test)]
 mod tests;

@@ -116,8 +116,8 @@ impl Run {
     }
 }
 
-/// after − before − freed, and why.
-pub(super) fn unexplained(before: Space, after: Space, run: &Run) -> Unexplained {
+/// after − before − freed, and why. `is_late`: the filesystem frees in the background, and not everything showed by then.
+pub(super) fn unexplained(before: Space, after: Space, run: &Run, is_late: bool) -> Unexplained {
     let change = |after: u64, before: u64| {
         let change = i128::from(after) - i128::from(before);
         i64::try_from(change).unwrap_or(if change < 0 { i64::MIN } else { i64::MAX })
@@ -137,7 +137,10 @@ pub(super) fn unexplained(before: Space, after: Space, run: &Run) -> Unexplained
     match rest {
         0 => {}
         ..0 => {
-            reasons.push(format!("{} were written by others meanwhile", words::bytes(rest.unsigned_abs())))
+            let or =
+                if is_late { ", or come free later: this filesystem frees in the background" } else { "" };
+            let amount = words::bytes(rest.unsigned_abs());
+            reasons.push(format!("{amount} were written by others meanwhile{or}"));
         }
         1.. => reasons.push(format!(
             "{} came free by others, or with what the removed files shared",

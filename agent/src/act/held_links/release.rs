@@ -38,6 +38,7 @@ impl Sweep<'_> {
             };
             let count = rest.iter().take(MAX_BATCH).take_while(fits).count();
             let (batch, more) = rest.split_at(count);
+            self.spent.begin();
             self.let_go(root, held, batch);
             self.spent.bytes += batch.iter().map(to_digest).sum::<u64>();
             self.spent.entries += batch.len() as u64;

@@ -1,7 +1,7 @@
 use std::cell::RefCell;
 use std::os::unix::fs::MetadataExt;
 
-use dogwatch::record::FileSeen;
+use dogwatch::record::{FileSeen, MAX_PIECE_BYTES};
 use sha2::{Digest, Sha256};
 
 use super::*;
@@ -122,6 +122,41 @@ fn a_sweep_goes_on_where_it_was_and_looks_at_everything_once() {
     }
     let (_, again) = ground.sweep(&mut sweeps, &all_of(&ground), &Agent::default());
     assert_eq!(again, steps, "the next sweep begins anew");
+}
+
+#[test]
+fn a_sweep_of_slow_folders_gets_on_by_many_entries_a_step() {
+    let ground = Ground::new();
+    for folder in 0..5 {
+        for log in 0..300 {
+            ground.write(&format!("{folder}/{log}.log"), b"x");
+        }
+    }
+    // As where the look at a single entry takes longer than a step may.
+    let slow = || Sweeps { budget: Budget { time: Duration::ZERO, ..STEP }, ..Sweeps::default() };
+    let (told, steps) = ground.sweep(&mut slow(), &all_of(&ground), &Agent::default());
+    assert_eq!((told[0].files, told[0].lacks.as_str(), ground.links()), (1_500, "", 1_500));
+    assert!(steps > 1, "each step is bounded all the same");
+    assert!(steps <= 1_530 / 256 + 1, "{steps} steps");
+    let (told, steps) = ground.sweep(&mut slow(), &[], &Agent::default());
+    assert_eq!((told[0].files, ground.links()), (1_500, 0), "so does letting go, batch by batch");
+    assert!(steps <= 1_500 / 48 + 2, "{steps} steps");
+    // What is read is no entry: a piece a step.
+    copied_and_truncated(&ground, &noise(1_300_000));
+    let (_, steps) = ground.sweep(&mut slow(), &all_of(&ground), &Agent::default());
+    assert!(steps >= 1_300_000 / MAX_PIECE_BYTES, "{steps} steps");
+}
+
+#[test]
+fn finding_the_place_where_the_last_step_ended_takes_nothing_of_the_next() {
+    let mut spent = Spent::new(Budget { time: Duration::ZERO, ..STEP });
+    assert!(!spent.is_over() && !spent.is_over_for_entries());
+    spent.begin();
+    assert!(spent.is_over() && !spent.is_over_for_entries());
+    spent.entries = LEAST_ENTRIES;
+    assert!(spent.is_over_for_entries());
+    let full = |entries, bytes| Spent { entries, bytes, ..Spent::new(STEP) };
+    assert!(full(STEP.entries, 0).is_over_for_entries() && full(0, STEP.bytes).is_over_for_entries());
 }
 
 #[test]

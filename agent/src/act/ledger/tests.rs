@@ -1,10 +1,9 @@
-use std::path::PathBuf;
-
 use dogwatch::record::{CleanupMode, Cut, FileSeen, PlannedImage};
 use proptest::prelude::*;
 
 use super::*;
 use crate::act::policy::{Policy, RootPolicy};
+use crate::act::specimen;
 
 const WALL: i64 = 1_700_000_000_000_000_000;
 const NOW_NS: u64 = 100_000 * SECOND_NS;
@@ -17,53 +16,11 @@ fn rules() -> Rules {
 }
 
 fn object(path: &str, inode: u64, bytes: u64, outcome: ObjectOutcome) -> PlannedObject {
-    PlannedObject {
-        path: PathBuf::from(path),
-        device: 1,
-        inode,
-        size_bytes: bytes,
-        allocated_bytes: bytes,
-        mtime_ns: 0,
-        ctime_ns: 0,
-        uid: 0,
-        gid: 0,
-        mode: 0,
-        links: 1,
-        cleaner: "rotated-logs".to_owned(),
-        tier: 1,
-        why_safe: String::new(),
-        outcome,
-        sha256: None,
-        digest_partial: false,
-        cut: None,
-        atime_ns: None,
-        btime_ns: None,
-        preserved_bytes: None,
-        image: None,
-    }
+    PlannedObject { inode, size_bytes: bytes, allocated_bytes: bytes, outcome, ..specimen::object(path) }
 }
 
 fn action(state: ActionState, objects: Vec<PlannedObject>) -> Action {
-    Action {
-        id: "a-1".to_owned(),
-        mount: "/".to_owned(),
-        mode: CleanupMode::Auto,
-        state,
-        reason: String::new(),
-        finding_id: None,
-        actor: "node".to_owned(),
-        planned_bytes: 0,
-        freed_bytes: None,
-        available_before_bytes: None,
-        available_after_bytes: None,
-        unexplained: None,
-        target_available_bytes: 0,
-        detail: String::new(),
-        objects,
-        refused: Vec::new(),
-        expires_wall_ns: i64::MAX,
-        image_store: None,
-    }
+    Action { state, ..specimen::action(objects) }
 }
 
 fn record(seconds_ago: i64, body: Body) -> Record {

@@ -1,10 +1,11 @@
-use dogwatch::record::{CleanupMode, ObjectOutcome};
+use dogwatch::record::CleanupMode;
 use proptest::prelude::*;
 
 use super::*;
 use crate::act::hold::HeldPlace;
 use crate::act::ledger::{Ledger, Source, Spending};
 use crate::act::policy::{Budgets, Policy, RootPolicy};
+use crate::act::specimen;
 
 const DAY: i64 = 86_400 * 1_000_000_000;
 const NOW: i64 = 100 * DAY;
@@ -19,28 +20,15 @@ fn rules(keep_newest: u32, budgets: Budgets) -> Rules {
 fn candidate(path: &str, inode: u64, bytes: u64, age_days: i64) -> Candidate {
     let changed = NOW - age_days * DAY;
     let object = PlannedObject {
-        path: PathBuf::from(path),
         device: DEVICE,
         inode,
         size_bytes: bytes,
         allocated_bytes: bytes,
         mtime_ns: changed,
         ctime_ns: changed,
-        uid: 0,
-        gid: 0,
-        mode: 0o100_644,
-        links: 1,
-        cleaner: "rotated-logs".to_owned(),
         tier: if path.starts_with("/later") { 2 } else { 1 },
         why_safe: "rotated log (*.log.[1-9]*)".to_owned(),
-        outcome: ObjectOutcome::Pending,
-        sha256: None,
-        digest_partial: false,
-        image: None,
-        cut: None,
-        atime_ns: None,
-        btime_ns: None,
-        preserved_bytes: None,
+        ..specimen::object(path)
     };
     Candidate { object, root: PathBuf::from("/logs"), open_elsewhere: false, accessed_ns: None }
 }

@@ -9,6 +9,7 @@ use crate::act::permit::{BrakeState, Heard, Link, Without, Word};
 use crate::act::plan::Candidate;
 use crate::act::policy::{Budgets, Policy, RootPolicy};
 use crate::act::real_path::Place;
+use crate::act::specimen;
 
 const SECOND: u64 = 1_000_000_000;
 const GIB: u64 = 1 << 30;
@@ -70,28 +71,11 @@ fn survey(files: u64) -> Survey {
     let candidates = (0..files)
         .map(|i| Candidate {
             object: PlannedObject {
-                path: PathBuf::from(format!("/data/logs/{i}.log.1")),
                 device: rustix::fs::makedev(8, 1),
                 inode: i,
                 size_bytes: 10 * GIB,
                 allocated_bytes: 10 * GIB,
-                mtime_ns: 0,
-                ctime_ns: 0,
-                uid: 0,
-                gid: 0,
-                mode: 0o100_644,
-                links: 1,
-                cleaner: "rotated-logs".to_owned(),
-                tier: 1,
-                why_safe: String::new(),
-                outcome: ObjectOutcome::Pending,
-                sha256: None,
-                digest_partial: false,
-                image: None,
-                cut: None,
-                atime_ns: None,
-                btime_ns: None,
-                preserved_bytes: None,
+                ..specimen::object(format!("/data/logs/{i}.log.1"))
             },
             root: PathBuf::from("/data/logs"),
             open_elsewhere: false,

@@ -5,60 +5,15 @@ use prost::Message;
 
 use super::super::channel::Channel;
 use super::super::policy::RootPolicy;
+use super::super::specimen;
 use super::*;
-
-fn object(path: &str) -> PlannedObject {
-    PlannedObject {
-        path: PathBuf::from(path),
-        device: 1,
-        inode: 1,
-        size_bytes: 10,
-        allocated_bytes: 10,
-        mtime_ns: 0,
-        ctime_ns: 0,
-        uid: 0,
-        gid: 0,
-        mode: 0,
-        links: 1,
-        cleaner: "rotated-logs".to_owned(),
-        tier: 1,
-        why_safe: String::new(),
-        outcome: ObjectOutcome::Pending,
-        sha256: None,
-        digest_partial: false,
-        cut: None,
-        atime_ns: None,
-        btime_ns: None,
-        preserved_bytes: None,
-        image: None,
-    }
-}
 
 /// A cut and an image: what was to become of them nobody can see afterwards.
 fn action() -> Action {
     let cut = Some(Cut { from: 0, to: 10, tail: Vec::new() });
     let image = PlannedImage { id: "i".to_owned(), tags: Vec::new(), digests: Vec::new(), inodes: 1 };
-    let image = PlannedObject { image: Some(Box::new(image)), ..object("/container-images/x") };
-    Action {
-        id: "a-1".to_owned(),
-        mount: "/".to_owned(),
-        mode: CleanupMode::Auto,
-        state: ActionState::Started,
-        reason: String::new(),
-        finding_id: None,
-        actor: "node".to_owned(),
-        planned_bytes: 20,
-        freed_bytes: None,
-        available_before_bytes: None,
-        available_after_bytes: None,
-        unexplained: None,
-        target_available_bytes: 0,
-        detail: String::new(),
-        objects: vec![PlannedObject { cut, ..object("/a/app.log") }, image],
-        refused: Vec::new(),
-        expires_wall_ns: i64::MAX,
-        image_store: None,
-    }
+    let image = PlannedObject { image: Some(Box::new(image)), ..specimen::object("/container-images/x") };
+    specimen::action(vec![PlannedObject { cut, ..specimen::object("/a/app.log") }, image])
 }
 
 /// What `files` and `images` make of the action, and what that has spent of the hour.

@@ -17,6 +17,7 @@ use super::super::policy::ImagePolicy;
 use super::*;
 use crate::act::hold::{HeldThing, HoldSet, NodeHold};
 use crate::act::policy::Budgets;
+use crate::act::specimen;
 
 #[derive(Default)]
 struct State {
@@ -139,26 +140,8 @@ impl Scene {
 
     async fn plan(&mut self) -> Action {
         let survey = self.survey().await.unwrap();
-        Action {
-            id: "a-1".to_owned(),
-            mount: "/".to_owned(),
-            mode: CleanupMode::Auto,
-            state: ActionState::Started,
-            reason: String::new(),
-            finding_id: None,
-            actor: "node".to_owned(),
-            planned_bytes: 0,
-            freed_bytes: None,
-            available_before_bytes: None,
-            available_after_bytes: None,
-            unexplained: None,
-            target_available_bytes: 0,
-            objects: survey.candidates.into_iter().map(|c| c.object).collect(),
-            refused: Vec::new(),
-            expires_wall_ns: 2_000,
-            image_store: None,
-            detail: String::new(),
-        }
+        let objects = survey.candidates.into_iter().map(|c| c.object).collect();
+        Action { planned_bytes: 0, expires_wall_ns: 2_000, ..specimen::action(objects) }
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
