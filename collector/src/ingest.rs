@@ -207,7 +207,10 @@ impl Ingest {
                             self.nodes.pulse(node, pulse, clock::wall_ns());
                         }
                         Some(Up::PermitAsk(ask)) if let Some(link) = &link => link.ask(ask)?,
-                        Some(Up::BrakeHeard(heard)) if link.is_some() => self.nodes.heard(node, heard.revision),
+                        Some(Up::BrakeHeard(heard)) if let Some(link) = &mut link => {
+                            link.heard(&heard);
+                            self.nodes.heard(node, heard.revision);
+                        }
                         Some(Up::Result(result)) if stream == Stream::Urgent => self.nodes.answer(node, result),
                         _ => return Err(Status::invalid_argument("a message that this stream does not take")),
                     }

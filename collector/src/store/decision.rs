@@ -191,6 +191,9 @@ pub enum What {
     BrakeReleased {
         /// Why.
         reason: String,
+        /// States that single nodes had in force and this collector knew nothing of: they are dealt with, too.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        past: Vec<Past>,
     },
     /// A node may clean by itself.
     PermitGranted {
