@@ -92,6 +92,7 @@ pub struct Unknown {
 }
 
 /// A stop that is told already.
+#[derive(Debug)]
 pub(super) struct StopOrder {
     pub(super) what: What,
     pub(super) actor: String,
@@ -100,6 +101,7 @@ pub(super) struct StopOrder {
 }
 
 /// What waits for its turn.
+#[derive(Debug)]
 pub(super) enum Order {
     /// `seen`: the revision that was told when it was ordered; what stopped cleanups since stays.
     Release {
@@ -114,6 +116,7 @@ pub(super) enum Order {
 }
 
 /// The owner's ends.
+#[derive(Debug)]
 pub(super) struct Inbox {
     pub(super) stops: mpsc::Receiver<StopOrder>,
     pub(super) orders: mpsc::Receiver<Order>,
@@ -138,10 +141,7 @@ impl Handle {
         let (orders, orders_in) = mpsc::channel(ORDERS);
         let (reports, reports_in) = mpsc::channel(REPORTS);
         let inbox = Inbox { stops: stops_in, orders: orders_in, reports: reports_in };
-        (
-            Self { stops, orders, reports, asks: Asks::default(), board, figures: Arc::default(), lease },
-            inbox,
-        )
+        (Self { stops, orders, reports, asks: Asks::default(), board, figures: Arc::default(), lease }, inbox)
     }
 
     /// How long a permit holds unless it is asked for again.

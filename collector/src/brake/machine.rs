@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use dogwatch::record::{Action, ActionState, Finding, Hash, NodeName, RecordRef, Severity};
 
+use super::grave::Grave;
 use super::judge::{wrong_action, wrong_finding};
 use super::ledger::{Ledger, MAX_PERMITS, Permit, Proof, stopped_words};
 use super::{Answer, Ask, MAX_PLACES, Settings};
@@ -48,13 +49,6 @@ pub const GRACE_NS: u64 = 120 * SECOND_NS;
 pub const LATE_NS: u64 = 600 * SECOND_NS;
 /// Nodes that are remembered so at most; the newest.
 const MAX_RECENT: usize = 1_000;
-/// Grave findings that are remembered at most: several of each node of the largest fleet.
-const MAX_GRAVE: usize = 50_000;
-/// Of one node: far more than a node has at a time, and one that makes them up takes no others' room.
-const MAX_GRAVE_OF_NODE: usize = 64;
-/// Longest id of a finding that is remembered; agents' are digests.
-const MAX_FINDING_ID: usize = 128;
-
 /// An ask that waits.
 #[derive(Debug, Clone)]
 pub struct Waiting {
@@ -106,8 +100,8 @@ pub struct Brake {
     waiting: BTreeMap<Key, Waiting>,
     /// Likewise, of those that lapsed.
     turns: BTreeMap<Key, Turn>,
-    /// Findings that speak against a cleanup and hold still, by node and id.
-    grave: BTreeSet<(NodeName, String)>,
+    /// Findings that speak against a cleanup.
+    grave: Grave,
     /// Of the ledger's permits, by node and action.
     live: BTreeMap<Key, Live>,
     recent: VecDeque<Recent>,
@@ -122,7 +116,7 @@ impl Brake {
             nodes: 0,
             waiting: BTreeMap::new(),
             turns: BTreeMap::new(),
-            grave: BTreeSet::new(),
+            grave: Grave::default(),
             live: BTreeMap::new(),
             recent: VecDeque::new(),
         };
@@ -300,6 +294,14 @@ impl Brake {
         self.waiting.len()
     }
 
+    /// Nodes that still have a place although the lease or watch of a permit ended before `before_ns`.
+    pub fn overdue(&self, before_ns: u64) -> usize {
+        let over = |p: &&Permit| {
+            self.live.get(&(p.node.clone(), p.action.clone())).is_some_and(|l| l.until_ns < before_ns)
+        };
+        self.ledger.permits.iter().filter(over).map(|p| &p.node).collect::<BTreeSet<_>>().len()
+    }
+
     /// Who waits, the next first.
     pub fn queue(&self, now_ns: u64) -> Vec<&Waiting> {
         let mut queue: Vec<&Waiting> = self.waiting.values().collect();
@@ -431,7 +433,7 @@ impl Brake {
         recent.begun |= action.state == ActionState::Started;
         let why = wrong_action(action).filter(|_| action.state != ActionState::Refused);
         let why = why.filter(|_| self.ledger.tripped.is_none());
-        why.map(|why| late_trip(format!("node {node}: {why}"), node, &action.id, vec![cite]))
+        why.map(|why| blame(format!("node {node}: {why}"), node, &action.id, vec![cite]))
             .into_iter()
             .collect()
     }
@@ -445,7 +447,7 @@ impl Brake {
         cite: Option<RecordRef>,
     ) -> Vec<What> {
         let Some(why) = wrong_finding(finding) else {
-            self.grave.remove(&(node.clone(), finding.id.clone()));
+            self.grave.forget(node, &finding.id);
             return Vec::new();
         };
         if !self.know(node, &finding.id) || self.ledger.tripped.is_some() {
@@ -454,29 +456,26 @@ impl Brake {
         let begun = |p: &&Permit| {
             p.node == *node && self.live.get(&(p.node.clone(), p.action.clone())).is_some_and(|l| l.begun)
         };
-        let cites: Vec<RecordRef> = cite.into_iter().collect();
-        let why = format!("node {node}: {why}");
-        if let Some(permit) = self.ledger.permits.iter().rev().find(begun) {
-            return vec![trip(why, Some(permit), cites)];
-        }
+        let permit = self.ledger.permits.iter().rev().find(begun);
         let late = self.recent.iter().rev().find(|r| r.node == *node && r.begun);
-        late.map(|r| late_trip(why, node, &r.action, cites)).into_iter().collect()
+        let Some(action) = permit.map(|p| &p.action).or(late.map(|r| &r.action)).cloned() else {
+            return Vec::new();
+        };
+        if !self.grave.judge(node, &action, &finding.id) {
+            return Vec::new();
+        }
+        let cites: Vec<RecordRef> = cite.into_iter().collect();
+        vec![blame(format!("node {node}: {why}"), node, &action, cites)]
     }
 
     /// Takes a finding that speaks against a cleanup as one that holds already; whether that is news.
     pub fn know(&mut self, node: &NodeName, finding: &str) -> bool {
-        let key = (node.clone(), finding.to_owned());
-        let its = self.grave.range((node.clone(), String::new())..).take_while(|(of, _)| of == node);
-        let has_room = self.grave.len() < MAX_GRAVE
-            && finding.len() <= MAX_FINDING_ID
-            && its.take(MAX_GRAVE_OF_NODE).count() < MAX_GRAVE_OF_NODE;
-        // Beyond the bounds each is news each time that it is said: that stops more than it should, not less.
-        if has_room { self.grave.insert(key) } else { !self.grave.contains(&key) }
+        self.grave.know(node, finding)
     }
 
     /// The reverse of [`Brake::know`].
     pub fn forget(&mut self, node: &NodeName, finding: &str) {
-        self.grave.remove(&(node.clone(), finding.to_owned()));
+        self.grave.forget(node, finding);
     }
 
     /// Takes a decision that is durable, or one that stops and must not wait for that.
@@ -513,11 +512,13 @@ impl Brake {
     }
 
     /// What those are told who asked since they were told last: their places in the queue.
-    pub fn news(&mut self, now_ns: u64) -> Vec<(Ask, Answer)> {
+    /// `overdue`: why some places are kept beyond their time, if so.
+    pub fn news(&mut self, overdue: Option<&str>, now_ns: u64) -> Vec<(Ask, Answer)> {
         let needed = self.settings.canary_successes;
         let places = self.places().len();
+        let overdue = overdue.map_or_else(String::new, |why| format!("; {why}"));
         let crowd = format!(
-            "{places} of {} nodes that may clean at a time are at it, or watched after it",
+            "{places} of {} nodes that may clean at a time are at it, or watched after it{overdue}",
             self.limit()
         );
         let used: BTreeSet<Hash> = self.ledger.permits.iter().map(|p| p.policy).collect();
@@ -583,8 +584,8 @@ fn trip(reason: String, permit: Option<&Permit>, cites: Vec<RecordRef>) -> What 
     }
 }
 
-/// About an action whose permit is over.
-fn late_trip(reason: String, node: &NodeName, action: &str, cites: Vec<RecordRef>) -> What {
+/// About an action, its permit being over or not.
+fn blame(reason: String, node: &NodeName, action: &str, cites: Vec<RecordRef>) -> What {
     let (finding, node, action) = (String::new(), Some(node.clone()), Some(action.to_owned()));
     What::BrakeTripped { reason, finding, node, action, cites, past: None }
 }

@@ -93,8 +93,7 @@ impl Link {
     /// A node says what it has in force. A stop that this collector may not know it goes on to have until that is dealt
     /// with: what opens here does not open there.
     pub(super) fn heard(&mut self, heard: &wire::BrakeHeard) {
-        let unknown =
-            stop_of(&self.node, Some(heard)).filter(|held| !self.view.borrow().knows(held.state));
+        let unknown = stop_of(&self.node, Some(heard)).filter(|held| !self.view.borrow().knows(held.state));
         if unknown.is_some() && unknown != self.held {
             (self.held, self.untold) = (unknown, true);
         }

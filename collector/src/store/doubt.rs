@@ -147,7 +147,9 @@ fn in_doubt(why: String) -> Line {
 fn read(bytes: &[u8]) -> Line {
     match serde_json::from_slice::<Line>(bytes) {
         Ok(line) if line.v == VERSION => line,
-        Ok(line) => in_doubt(format!("what was noted about the journal of decisions is of version {}", line.v)),
+        Ok(line) => {
+            in_doubt(format!("what was noted about the journal of decisions is of version {}", line.v))
+        }
         Err(error) => in_doubt(format!("what was noted about the journal of decisions is damaged: {error}")),
     }
 }

@@ -289,7 +289,8 @@ impl Indexer {
                 self.same_journal(&self.truth, c.truth, goal.truth).inspect_err(|e| {
                     if matches!(e, WorkError::Index(_)) {
                         // Before the index that shows it is moved aside.
-                        self.doubt.raise("the journal of its decisions no longer holds the newest that it knew");
+                        self.doubt
+                            .raise("the journal of its decisions no longer holds the newest that it knew");
                     }
                 })?;
                 self.same_journal(&self.urgent, c.urgent, goal.urgent)?;

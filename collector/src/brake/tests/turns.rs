@@ -99,7 +99,7 @@ fn the_most_urgent_is_first_and_nobody_waits_for_ever() {
     desk.brake.ask(urgent(2, Severity::Critical, Some(30.0)), desk.now);
     desk.brake.ask(urgent(3, Severity::High, Some(1.0)), desk.now);
     let places = |desk: &mut Desk| -> Vec<(NodeName, usize)> {
-        let news = desk.brake.news(desk.now);
+        let news = desk.brake.news(None, desk.now);
         let place = |answer: &Answer| match answer {
             Answer::Waiting { place, .. } => *place,
             other => unreachable!("{other:?}"),
