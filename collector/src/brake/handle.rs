@@ -70,8 +70,8 @@ pub struct FleetBrake {
     pub limit: usize,
     /// Cleanups that make a policy proven.
     pub needed: u32,
-    /// Nodes that must be among those on which they went well.
-    pub nodes_needed: u32,
+    /// Nodes that must be among those on which they went well, for each of the ledger's policies.
+    pub nodes_needed: Vec<u32>,
     /// Who waits, the next first, and for how long.
     pub waiting: Vec<(Ask, Duration)>,
     /// Why a restart of the collector would forget this state; `None`: it would not.

@@ -26,7 +26,7 @@ use super::claims::Claims;
 use super::handle::{Figures, FleetBrake, Handle, Inbox, Order, Refusal, StopOrder};
 use super::ledger::{MAX_REASON_CHARS, Stopped, stopped_words};
 use super::machine::{Brake, Waiting};
-use super::{Answer, Ask, Settings, missed, tell};
+use super::{Answer, Ask, Fleet, Settings, missed, tell};
 use doubts::Doubts;
 
 use crate::incident::COLLECTOR;
@@ -93,7 +93,7 @@ impl Keeper {
     ) -> Result<(Self, Handle), QueryError> {
         let ledger = store.brake().await?;
         let mut brake = Brake::new(settings, ledger, 0);
-        brake.set_nodes(nodes.all().len());
+        brake.set_fleet(Fleet::of(nodes.policies()));
         let board = Board::new(View::of(&brake, &[], None, &View::default()));
         let (handle, inbox) = Handle::new(board.clone(), settings.lease);
         let mut keeper = Self {
@@ -449,7 +449,7 @@ impl Keeper {
     async fn settle(&mut self, ticked: bool, seen: Option<u64>) {
         let now = self.now_ns();
         if ticked {
-            self.brake.set_nodes(self.nodes.all().len());
+            self.brake.set_fleet(Fleet::of(self.nodes.policies()));
             self.doubt_store();
             self.flush().await;
             self.settle_store().await;
@@ -523,12 +523,13 @@ impl Keeper {
 
     fn standing(&self) -> FleetBrake {
         let now = self.now_ns();
+        let needed = |policy| u32::try_from(self.brake.provers_needed(policy)).unwrap_or(u32::MAX);
         let waited = |w: &Waiting| Duration::from_nanos(now.saturating_sub(w.since_ns));
         FleetBrake {
             ledger: self.brake.ledger().clone(),
             limit: self.brake.limit(),
             needed: self.brake.settings().canary_successes,
-            nodes_needed: u32::try_from(self.brake.provers_needed()).unwrap_or(u32::MAX),
+            nodes_needed: self.brake.ledger().policies.iter().map(|p| needed(&p.policy)).collect(),
             not_kept: self.not_kept(),
             notes: self.notes(),
             waiting: self.brake.queue(now).into_iter().map(|w| (w.ask.clone(), waited(w))).collect(),

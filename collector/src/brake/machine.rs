@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use dogwatch::record::{Action, ActionState, Finding, Hash, NodeName, RecordRef, Severity};
 
+use super::fleet::Fleet;
 use super::grave::Grave;
 use super::judge::{wrong_action, wrong_finding};
 use super::ledger::{Ledger, MAX_PERMITS, Permit, Proof, stopped_words};
@@ -95,7 +96,7 @@ type Key = (NodeName, String);
 pub struct Brake {
     settings: Settings,
     ledger: Ledger,
-    nodes: usize,
+    fleet: Fleet,
     /// By node and mount: a plan that is made anew keeps its turn.
     waiting: BTreeMap<Key, Waiting>,
     /// Likewise, of those that lapsed.
@@ -113,7 +114,7 @@ impl Brake {
         let mut brake = Self {
             settings,
             ledger: Ledger::default(),
-            nodes: 0,
+            fleet: Fleet::default(),
             waiting: BTreeMap::new(),
             turns: BTreeMap::new(),
             grave: Grave::default(),
@@ -159,15 +160,15 @@ impl Brake {
         &self.settings
     }
 
-    /// Takes the number of nodes that there are, of which a share may have places.
-    pub fn set_nodes(&mut self, nodes: usize) {
-        self.nodes = nodes;
+    /// Takes the nodes that there are, of which a share may have places, and what they run.
+    pub fn set_fleet(&mut self, fleet: Fleet) {
+        self.fleet = fleet;
     }
 
     /// Nodes that may have a place at a time.
     pub fn limit(&self) -> usize {
         // A share of a fleet is far below where a float rounds.
-        let share = (self.nodes as f64 * self.settings.max_share) as usize;
+        let share = (self.fleet.nodes() as f64 * self.settings.max_share) as usize;
         share.max(self.settings.max_nodes as usize).min(MAX_PLACES as usize)
     }
 
@@ -187,14 +188,19 @@ impl Brake {
 
     fn suffices(&self, proof: &Proof) -> bool {
         let needed = self.settings.canary_successes;
-        proof.successes >= needed && (needed == 0 || proof.nodes.len() >= self.provers_needed())
+        proof.successes >= needed && (needed == 0 || proof.nodes.len() >= self.provers_needed(&proof.policy))
     }
 
-    /// Nodes on which cleanups must have gone well before a policy is proven: no more than there are.
-    pub fn provers_needed(&self) -> usize {
+    /// Nodes on which cleanups must have gone well before a policy is proven: no more than may run it.
+    pub fn provers_needed(&self, policy: &Hash) -> usize {
         let wanted = self.settings.canary_nodes as usize;
-        // Before anybody counted, nobody knows that there are fewer.
-        if self.nodes == 0 { wanted } else { wanted.min(self.nodes) }
+        let none = BTreeSet::new();
+        let provers = self.ledger.proof(policy).map_or(&none, |p| &p.nodes);
+        match self.fleet.may_run(policy, provers) {
+            // Before anybody counted, nobody knows that there are fewer; who asks next runs it, too.
+            0 => wanted,
+            nodes => wanted.min(nodes),
+        }
     }
 
     fn watch_ns(&self) -> u64 {
@@ -207,6 +213,8 @@ impl Brake {
 
     /// A node asks, or repeats what it asked. `None`: it waits, and [`Brake::news`] says where.
     pub fn ask(&mut self, ask: Ask, now_ns: u64) -> Option<Answer> {
+        // Before what it runs is counted anew: it must not pass for proven by others alone.
+        self.fleet.put(ask.node.clone(), Some(ask.policy));
         let held = self.ledger.permit(&ask.node, &ask.action).is_some_and(|p| !p.returned);
         let mut outlived = false;
         if held {
@@ -359,7 +367,7 @@ impl Brake {
     /// Whether a policy lacks nodes to be proven by, and the one that waits is (`has`) or is not among those that it has.
     fn wants_other(&self, waiting: &Waiting, has: bool) -> bool {
         let proof = self.ledger.proof(&waiting.ask.policy);
-        let lacks = proof.is_none_or(|p| p.nodes.len() < self.provers_needed());
+        let lacks = proof.is_none_or(|p| p.nodes.len() < self.provers_needed(&waiting.ask.policy));
         lacks && proof.is_some_and(|p| p.nodes.contains(&waiting.ask.node)) == has
     }
 
@@ -528,7 +536,7 @@ impl Brake {
             let policy = &w.ask.policy;
             let why = if !self.is_proven(policy) && used.contains(policy) {
                 let well = self.ledger.successes(policy);
-                let (on, of) = (self.ledger.proof(policy).map_or(0, |p| p.nodes.len()), self.provers_needed());
+                let (on, of) = (self.ledger.proof(policy).map_or(0, |p| p.nodes.len()), self.provers_needed(policy));
                 format!(
                     "its policy is new: one node at a time until {needed} cleanups went well on {of} nodes; {well} did so far, \
                      on {}",

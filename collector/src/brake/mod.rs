@@ -21,6 +21,7 @@
 mod asks;
 mod board;
 mod claims;
+mod fleet;
 mod grave;
 mod handle;
 pub mod judge;
@@ -37,6 +38,7 @@ use std::time::Duration;
 use dogwatch::record::{Hash, NodeName, Severity};
 
 pub use board::View;
+pub use fleet::Fleet;
 pub use handle::{Figures, FleetBrake, Handle, Refusal, Unknown};
 pub use keeper::{ANSWERS, Keeper};
 pub use ledger::{Ledger, Permit, Stopped};

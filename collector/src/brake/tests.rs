@@ -12,7 +12,7 @@ use dogwatch::record::{
 use proptest::prelude::*;
 
 use super::machine::{Brake, GRACE_NS, MAX_ACTING_NS, MAX_BEGIN_NS};
-use super::{Answer, Ask, Ledger, Settings};
+use super::{Answer, Ask, Fleet, Ledger, Settings};
 use crate::store::decision::{Decision, What};
 
 const SECOND: u64 = 1_000_000_000;

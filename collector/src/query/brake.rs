@@ -141,13 +141,14 @@ impl Query {
             waited_seconds: waited.as_secs_f64(),
         });
         out.waiting = waiting.collect();
-        let policies = ledger.policies.into_iter().map(|p| wire::FleetPolicy {
-            policy: p.policy.to_string(),
-            successes: p.successes,
-            needed,
-            nodes: small(p.nodes.len()).min(nodes_needed),
-            nodes_needed,
-        });
+        let policies =
+            ledger.policies.into_iter().zip(nodes_needed).map(|(p, nodes_needed)| wire::FleetPolicy {
+                policy: p.policy.to_string(),
+                successes: p.successes,
+                needed,
+                nodes: small(p.nodes.len()).min(nodes_needed),
+                nodes_needed,
+            });
         out.policies = policies.collect();
         out
     }

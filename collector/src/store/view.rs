@@ -170,9 +170,10 @@ pub(super) fn fold_decision(
             draft.set(key, Some(encode(&row)?));
             Ok(())
         }
-        What::NodeSpoke { node, agent_version, mode } => {
+        What::NodeSpoke { node, agent_version, mode, policy } => {
             let (key, mut row) = node_row(draft, node)?;
-            row.spoke = Some(Spoke { wall_ns, agent_version: agent_version.clone(), mode: *mode });
+            row.spoke =
+                Some(Spoke { wall_ns, agent_version: agent_version.clone(), mode: *mode, policy: *policy });
             draft.set(key, Some(encode(&row)?));
             Ok(())
         }
