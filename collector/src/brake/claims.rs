@@ -76,7 +76,7 @@ impl Claims {
         let may_follow = claim.state.revision <= ledger.revision.saturating_add(MAX_AHEAD);
         let seconded = self.alone.values().any(|o| o.node != claim.node && o.state == claim.state);
         if may_follow && (seconded || !ledger.claimed.contains(&claim.node)) {
-            self.alone.retain(|_, other| other.state != claim.state);
+            self.alone.retain(|node, other| *node != claim.node && other.state != claim.state);
             return Some(claim);
         }
         if self.alone.len() < MAX_ALONE || self.alone.contains_key(&claim.node) {

@@ -15,6 +15,8 @@
 //!
 //! Time is a monotonic clock's; a restart gives every permit that is out a whole new lease or watch.
 
+mod what;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -27,6 +29,7 @@ use super::ledger::{Ledger, MAX_PERMITS, Permit, Proof, stopped_words};
 use super::{Answer, Ask, MAX_PLACES, Settings};
 use crate::store::decision::{Decision, PermitEnd, What};
 use crate::wording::span;
+use what::{blame, grant, is_trip, trip};
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// Asks that wait at most: each mount of the largest fleet that fills at once is far below.
@@ -565,39 +568,4 @@ fn rank(w: &Waiting, now_ns: u64) -> (bool, u64, Reverse<Severity>, u64, u64) {
     } else {
         (true, 0, Reverse(w.ask.severity), full_ms, w.since_ns)
     }
-}
-
-fn grant(ask: &Ask, canary: bool) -> What {
-    What::PermitGranted {
-        node: ask.node.clone(),
-        action: ask.action.clone(),
-        mount: ask.mount.clone(),
-        policy: ask.policy,
-        planned_bytes: ask.planned_bytes,
-        planned_objects: ask.planned_objects,
-        cleaners: ask.cleaners.clone(),
-        canary,
-    }
-}
-
-/// A stop for the cleanup that a permit was for; the owner gives the finding its id.
-fn trip(reason: String, permit: Option<&Permit>, cites: Vec<RecordRef>) -> What {
-    What::BrakeTripped {
-        reason,
-        finding: String::new(),
-        node: permit.map(|p| p.node.clone()),
-        action: permit.map(|p| p.action.clone()),
-        cites,
-        past: None,
-    }
-}
-
-/// About an action, its permit being over or not.
-fn blame(reason: String, node: &NodeName, action: &str, cites: Vec<RecordRef>) -> What {
-    let (finding, node, action) = (String::new(), Some(node.clone()), Some(action.to_owned()));
-    What::BrakeTripped { reason, finding, node, action, cites, past: None }
-}
-
-fn is_trip(what: &What) -> bool {
-    matches!(what, What::BrakeTripped { .. })
 }
