@@ -204,7 +204,11 @@ impl Core {
         let ballast = ballast::BallastState::new(wires.ballast.take());
         // The collector is told what is in force here before it says anything.
         let heard = responder.gate().word().cloned();
-        wires.brake.outgoing.send_modify(|outgoing| outgoing.heard.clone_from(&heard));
+        let policy = responder.gate().policy();
+        wires.brake.outgoing.send_modify(|outgoing| {
+            outgoing.heard.clone_from(&heard);
+            outgoing.policy = Some(policy);
+        });
         Self {
             evidence: EvidenceTurns::new(config.evidence_every),
             config,

@@ -355,9 +355,9 @@ impl Casework {
                 };
                 let wall_ns = clock::wall_ns();
                 let spoke = match &*what {
-                    What::NodeSpoke { node, agent_version, mode } => Some((
+                    What::NodeSpoke { node, agent_version, mode, policy } => Some((
                         node.clone(),
-                        Spoke { wall_ns, agent_version: agent_version.clone(), mode: *mode },
+                        Spoke { wall_ns, agent_version: agent_version.clone(), mode: *mode, policy: *policy },
                     )),
                     _ => None,
                 };

@@ -206,6 +206,8 @@ impl Sources {
         page.gauge("cleanup_permits_out", help, figures.permits as f64)?;
         page.gauge("cleanup_places", "Nodes that clean, or are watched afterwards", figures.places as f64)?;
         page.gauge("cleanup_places_limit", "Nodes that may do so at a time", figures.limit as f64)?;
+        let help = "Nodes that keep their place beyond their time, since the index is behind and what it lacks may speak against them";
+        page.gauge("cleanup_places_overdue", help, figures.overdue as f64)?;
         page.gauge("cleanup_waiting", "Cleanups that wait for a permit", figures.waiting as f64)?;
         page.counter("cleanup_permits_granted", "Permits to clean given", figures.granted_total)?;
         page.counter(

@@ -21,7 +21,7 @@ use std::time::Duration;
 use dogwatch::block::{Block, MAX_BLOCK_BYTES};
 use dogwatch::chain::SignedHead;
 use dogwatch::clock;
-use dogwatch::record::{CleanupMode, Incarnation, NodeName, Seq, Stream};
+use dogwatch::record::{CleanupMode, Hash, Incarnation, NodeName, Seq, Stream};
 use dogwatch::supervise::Stop;
 use dogwatch::tls::Peer;
 use dogwatch::wire;
@@ -159,7 +159,8 @@ impl Ingest {
             (stream == Stream::Urgent).then(|| self.nodes.open(node, &hello, mode, clock::wall_ns()));
         if session.is_some() {
             self.nodes.certificate(node, peer.not_after_wall_ns);
-            self.say.spoke(node, &hello.agent_version, mode, self.nodes.get(node).and_then(|l| l.spoke));
+            let known = self.nodes.get(node).and_then(|l| l.spoke);
+            self.say.spoke(node, &hello.agent_version, mode, policy_of(&hello), known);
         }
         let _open = self.nodes.count(stream);
         let mut call = Call { node, peer: &peer, stream, keys, kept, sender };
@@ -207,7 +208,10 @@ impl Ingest {
                             self.nodes.pulse(node, pulse, clock::wall_ns());
                         }
                         Some(Up::PermitAsk(ask)) if let Some(link) = &link => link.ask(ask)?,
-                        Some(Up::BrakeHeard(heard)) if link.is_some() => self.nodes.heard(node, heard.revision),
+                        Some(Up::BrakeHeard(heard)) if let Some(link) = &mut link => {
+                            link.heard(&heard);
+                            self.nodes.heard(node, heard.revision);
+                        }
                         Some(Up::Result(result)) if stream == Stream::Urgent => self.nodes.answer(node, result),
                         _ => return Err(Status::invalid_argument("a message that this stream does not take")),
                     }
@@ -445,6 +449,11 @@ async fn expiry(peer: &Peer) {
 
 fn incarnation(bytes: &[u8]) -> Result<Incarnation, Status> {
     Incarnation::from_slice(bytes).map_err(|e| Status::invalid_argument(e.to_string()))
+}
+
+/// What decides on a node what may go, where it said that.
+fn policy_of(hello: &wire::Hello) -> Option<Hash> {
+    Hash::from_slice(&hello.policy).ok()
 }
 
 /// The incarnations that Hello names, each once, in its order, and what is held of them.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dogwatch::record::{CleanupMode, NodeName, Stream};
+use dogwatch::record::{CleanupMode, Hash, NodeName, Stream};
 use dogwatch::wire;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -26,6 +26,8 @@ pub struct Live {
     pub agent_version: String,
     /// Its cleanup mode.
     pub mode: Option<CleanupMode>,
+    /// What decides there what may go, as it said on this connection.
+    pub policy: Option<Hash>,
     /// Its newest figures.
     pub pulse: Option<Arc<wire::Pulse>>,
     /// When the certificate of its urgent stream ends, wall ns, where it ends.
@@ -155,9 +157,20 @@ impl Nodes {
         entry.live.last_seen_wall_ns = now_wall_ns;
         entry.live.agent_version.clone_from(&hello.agent_version);
         entry.live.mode = mode;
+        entry.live.policy = Hash::from_slice(&hello.policy).ok();
         entry.commands = Some((number, sender));
         inner.opened.send_replace(number);
         Session { nodes: self.clone(), node: node.clone(), number, commands }
+    }
+
+    /// Every node, with the policy that it said it runs: on this connection, or when it spoke last.
+    pub fn policies(&self) -> Vec<(NodeName, Option<Hash>)> {
+        let inner = self.lock();
+        let said = |live: &Live| {
+            let spoke = live.spoke.as_ref().filter(|_| !live.connected);
+            live.policy.or(spoke.and_then(|s| s.policy))
+        };
+        inner.nodes.iter().map(|(node, entry)| (node.clone(), said(&entry.live))).collect()
     }
 
     /// Notes that something came from a node.

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dogwatch::clock;
-use dogwatch::record::{CleanupMode, Fact, Finding, FindingState, NodeName, Severity, Stream, Subject};
+use dogwatch::record::{CleanupMode, Fact, Finding, FindingState, Hash, NodeName, Severity, Stream, Subject};
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
@@ -132,12 +132,14 @@ impl Say {
         node: &NodeName,
         agent_version: &str,
         mode: Option<CleanupMode>,
+        policy: Option<Hash>,
         known: Option<Spoke>,
     ) {
-        if known.is_some_and(|k| k.agent_version == agent_version && k.mode == mode) {
+        if known.is_some_and(|k| k.agent_version == agent_version && k.mode == mode && k.policy == policy) {
             return;
         }
-        let what = What::NodeSpoke { node: node.clone(), agent_version: agent_version.to_owned(), mode };
+        let what =
+            What::NodeSpoke { node: node.clone(), agent_version: agent_version.to_owned(), mode, policy };
         let (reply, _) = oneshot::channel();
         let ask = Ask::Keep { what: Box::new(what), actor: "collector".to_owned(), reply };
         // Nobody waits for it.

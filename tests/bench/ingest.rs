@@ -192,6 +192,7 @@ fn send(
         kept: Vec::new(),
         knows_brake: false,
         brake_held: None,
+        policy: Default::default(),
     };
     async move {
         let channel = tls.endpoint(&address)?.connect_with_connector(tls.clone()).await?;

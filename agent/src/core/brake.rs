@@ -138,18 +138,15 @@ impl Core {
         let overtaken = (said.revision, said.lineage);
         let news = said.state == BrakeState::Open && self.overtaken.replace(overtaken) != Some(overtaken);
         let Some(held) = self.responder.gate().word().filter(|_| news) else { return };
-        let words = format!(
-            "the collector says that cleanups go on, by revision {} of the brake; {} is in force here and later, and it says: {}. \
-             The collector is told; `dogwatch brake release` there lets cleanups go on",
-            said.revision, held.revision, held.reason
-        );
+        let words = overtaken_words(said, held);
         tracing::warn!("{words}");
         self.wires.recorder.push(Stream::Urgent, now, Body::Note(words));
     }
 
     /// Says what is asked of the collector now, if that changed.
     pub(super) fn ask_for_permits(&self) {
-        let now = Outgoing { asks: self.responder.asks(), heard: self.heard.clone() };
+        let policy = Some(self.responder.gate().policy());
+        let now = Outgoing { asks: self.responder.asks(), heard: self.heard.clone(), policy };
         self.wires.brake.outgoing.send_if_modified(|before| {
             let changed = *before != now;
             *before = now;
@@ -177,6 +174,16 @@ impl Core {
     }
 }
 
+/// What is said where the collector opens, and what is in force here is later.
+fn overtaken_words(said: &Word, held: &Word) -> String {
+    format!(
+        "this node stays stopped: it was told of stop {} (\"{}\"), and the collector, at {}, says that cleanups go on without \
+         knowing of that stop. `dogwatch brake status` names this node and what it was told; see whether that is dealt with, \
+         then `dogwatch brake release -m WHY` lets this node go on, too",
+        held.revision, held.reason, said.revision
+    )
+}
+
 fn heard(answer: &wire::PermitAnswer) -> Option<Heard> {
     match answer.state() {
         wire::PermitState::Granted => {
@@ -188,5 +195,26 @@ fn heard(answer: &wire::PermitAnswer) -> Option<Heard> {
         }
         wire::PermitState::Stopped => Some(Heard::Stopped(answer.reason.clone())),
         wire::PermitState::Unspecified => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_stays_stopped_says_by_what_and_what_lets_it_go_on() {
+        let word = |revision, state, reason: &str| Word {
+            revision,
+            lineage: 1,
+            state,
+            reason: reason.to_owned(),
+            proven: None,
+        };
+        let said = word(3, BrakeState::Open, "");
+        let words = overtaken_words(&said, &word(5, BrakeState::Paused, "paused by ada: look"));
+        for part in ["stop 5", "paused by ada: look", "at 3", "brake status", "brake release -m"] {
+            assert!(words.contains(part), "{part}: {words}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dogwatch::clock;
+use dogwatch::record::Hash;
 use dogwatch::wire;
 use dogwatch::wire::agent_message::Message as Up;
 use tokio::sync::{mpsc, watch};
@@ -35,6 +36,8 @@ pub struct Outgoing {
     pub asks: Vec<Ask>,
     /// The state of the brake that is in force here.
     pub heard: Option<Word>,
+    /// What decides here what may go; said in Hello.
+    pub policy: Option<Hash>,
 }
 
 /// The uplink's end.
@@ -150,6 +153,11 @@ impl BrakeEnd {
     /// What is in force here, for Hello.
     pub(super) fn held(&self) -> Option<wire::BrakeHeard> {
         self.outgoing.borrow().heard.as_ref().map(heard)
+    }
+
+    /// The node's policy, for Hello.
+    pub(super) fn policy(&self) -> Option<Hash> {
+        self.outgoing.borrow().policy
     }
 }
 

@@ -415,6 +415,11 @@ fn hello(shared: &Shared, stream: Stream, kept: &[wire::Kept]) -> wire::Hello {
         kept: kept.to_vec(),
         knows_brake: true,
         brake_held: (stream == Stream::Urgent).then(|| shared.config.brake.held()).flatten(),
+        policy: (stream == Stream::Urgent)
+            .then(|| shared.config.brake.policy())
+            .flatten()
+            .map(|policy| policy.0.to_vec().into())
+            .unwrap_or_default(),
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dogwatch::record::Hash;
 use tokio::sync::watch;
 
-use super::ledger::{MAX_AHEAD, knows, stopped_words};
+use super::ledger::{knows, stopped_words};
 use super::machine::Brake;
 use crate::store::decision::Past;
 
@@ -35,12 +35,14 @@ pub struct View {
 }
 
 impl View {
-    pub(super) fn of(brake: &Brake, not_kept: Option<String>, before: &Self) -> Self {
+    /// `known`: states that the journal holds, beside those that the ledger tells.
+    pub(super) fn of(brake: &Brake, known: &[Past], not_kept: Option<String>, before: &Self) -> Self {
         let ledger = brake.ledger();
-        let told = if *before.told == ledger.told {
+        let all = || ledger.told.iter().chain(known);
+        let told = if before.told.iter().eq(all()) {
             Arc::clone(&before.told)
         } else {
-            Arc::new(ledger.told.clone())
+            Arc::new(all().copied().collect())
         };
         Self {
             revision: ledger.revision,
@@ -62,11 +64,6 @@ impl View {
     /// Whether a state that a node has in force is one that this collector told, or dealt with.
     pub fn knows(&self, state: Past) -> bool {
         knows(self.revision, &self.told, state)
-    }
-
-    /// Whether a node may be believed to be so far ahead.
-    pub fn may_follow(&self, state: Past) -> bool {
-        state.revision <= self.revision.saturating_add(MAX_AHEAD)
     }
 }
 
@@ -122,9 +119,14 @@ impl Board {
         self.out.borrow().is_stopped()
     }
 
-    /// Takes the owner's word.
-    pub(super) fn publish(&self, brake: &Brake, not_kept: Option<String>) {
-        self.change(|inner| inner.base = View::of(brake, not_kept, &inner.base));
+    /// The revision that is told.
+    pub(super) fn revision(&self) -> u64 {
+        self.out.borrow().revision
+    }
+
+    /// Takes the owner's word; `known` as of [`View::of`].
+    pub(super) fn publish(&self, brake: &Brake, known: &[Past], not_kept: Option<String>) {
+        self.change(|inner| inner.base = View::of(brake, known, not_kept, &inner.base));
     }
 
     /// Tells every node to stop, before the owner knows.

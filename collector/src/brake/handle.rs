@@ -1,9 +1,13 @@
 //! The way to the owner of the brake: what nodes ask, what people order, and what both are told.
+//!
+//! Invariants: a stop is told before it waits for anything, and waits behind nothing but other stops; a release ends
+//! only what was told when it was ordered, so that no stop that overtook it is lost.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dogwatch::record::NodeName;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::asks::Asks;
@@ -12,8 +16,12 @@ use super::ledger::{Ledger, MAX_REASON_CHARS};
 use super::{Answer, Ask};
 use crate::store::decision::{Past, What};
 
-/// What people order and nodes report that waits at most; whoever finds no room waits.
+/// Looks and releases that wait at most; whoever finds no room waits.
 const ORDERS: usize = 256;
+/// What nodes report that waits at most; likewise.
+const REPORTS: usize = 256;
+/// Stops that wait to be kept at most. They are told before they wait, and none waits for room.
+const STOPS: usize = 64;
 
 /// Why an order was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +32,11 @@ pub enum Refusal {
     /// There is nothing to release.
     #[error("cleanups are neither paused nor stopped")]
     Open,
+    /// Something stopped cleanups that whoever released them has not seen.
+    #[error(
+        "cleanups were stopped again meanwhile ({0}); look at `dogwatch brake status`, and release again if that is dealt with"
+    )]
+    Overtaken(String),
     /// It is in force and would not survive a restart, or it could not be carried out at all.
     #[error("{0}")]
     Store(String),
@@ -40,6 +53,8 @@ pub struct Figures {
     pub permits: usize,
     /// Asks that wait.
     pub waiting: usize,
+    /// Nodes that keep a place beyond their time, since nobody knows yet whether something speaks against them.
+    pub overdue: usize,
     /// How often cleanups were stopped.
     pub tripped_total: u64,
     /// Permits given since the start.
@@ -55,12 +70,14 @@ pub struct FleetBrake {
     pub limit: usize,
     /// Cleanups that make a policy proven.
     pub needed: u32,
-    /// Nodes that must be among those on which they went well.
-    pub nodes_needed: u32,
+    /// Nodes that must be among those on which they went well, for each of the ledger's policies.
+    pub nodes_needed: Vec<u32>,
     /// Who waits, the next first, and for how long.
     pub waiting: Vec<(Ask, Duration)>,
     /// Why a restart of the collector would forget this state; `None`: it would not.
     pub not_kept: Option<String>,
+    /// What people should know beside that, and what to do.
+    pub notes: Vec<String>,
 }
 
 /// A state that a node has in force and that this collector did not tell.
@@ -74,17 +91,44 @@ pub struct Unknown {
     pub reason: String,
 }
 
-pub(super) enum Order {
-    Stop { what: What, actor: String, early: Stopping, reply: oneshot::Sender<Result<FleetBrake, Refusal>> },
-    Release { what: What, actor: String, reply: oneshot::Sender<Result<FleetBrake, Refusal>> },
-    Look { reply: oneshot::Sender<FleetBrake> },
-    Unknown(Unknown),
+/// A stop that is told already.
+#[derive(Debug)]
+pub(super) struct StopOrder {
+    pub(super) what: What,
+    pub(super) actor: String,
+    pub(super) early: Stopping,
+    pub(super) reply: oneshot::Sender<Result<FleetBrake, Refusal>>,
 }
 
-/// The way to the owner; clones share it.
+/// What waits for its turn.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// `seen`: the revision that was told when it was ordered; what stopped cleanups since stays.
+    Release {
+        reason: String,
+        actor: String,
+        seen: u64,
+        reply: oneshot::Sender<Result<FleetBrake, Refusal>>,
+    },
+    Look {
+        reply: oneshot::Sender<FleetBrake>,
+    },
+}
+
+/// The owner's ends.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    pub(super) stops: mpsc::Receiver<StopOrder>,
+    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) reports: mpsc::Receiver<Unknown>,
+}
+
+/// The way to the owner; clones share it. Stops have a way of their own, which nothing else can fill.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    pub(super) orders: mpsc::Sender<Order>,
+    stops: mpsc::Sender<StopOrder>,
+    orders: mpsc::Sender<Order>,
+    reports: mpsc::Sender<Unknown>,
     pub(super) asks: Asks,
     pub(super) board: Board,
     pub(super) figures: Arc<Mutex<Figures>>,
@@ -92,9 +136,12 @@ pub struct Handle {
 }
 
 impl Handle {
-    pub(super) fn new(board: Board, lease: Duration) -> (Self, mpsc::Receiver<Order>) {
-        let (orders, inbox) = mpsc::channel(ORDERS);
-        (Self { orders, asks: Asks::default(), board, figures: Arc::default(), lease }, inbox)
+    pub(super) fn new(board: Board, lease: Duration) -> (Self, Inbox) {
+        let (stops, stops_in) = mpsc::channel(STOPS);
+        let (orders, orders_in) = mpsc::channel(ORDERS);
+        let (reports, reports_in) = mpsc::channel(REPORTS);
+        let inbox = Inbox { stops: stops_in, orders: orders_in, reports: reports_in };
+        (Self { stops, orders, reports, asks: Asks::default(), board, figures: Arc::default(), lease }, inbox)
     }
 
     /// How long a permit holds unless it is asked for again.
@@ -108,12 +155,12 @@ impl Handle {
         let _ = self.asks.put(ask, to.clone());
     }
 
-    /// A node has a state in force that this collector did not tell: what it was told is lost here, and cleanups stop.
+    /// A node has a state in force that this collector may not have told: unless its journal holds it, cleanups stop.
     /// Waits for room.
     pub async fn unknown(&self, unknown: Option<&Unknown>) {
         // The owner ends only when the collector does.
-        if let (Some(unknown), Ok(room)) = (unknown, self.orders.reserve().await) {
-            room.send(Order::Unknown(unknown.clone()));
+        if let (Some(unknown), Ok(room)) = (unknown, self.reports.reserve().await) {
+            room.send(unknown.clone());
         }
     }
 
@@ -156,9 +203,10 @@ impl Handle {
     /// # Errors
     /// [`Refusal`].
     pub async fn release(&self, reason: String, actor: String) -> Result<FleetBrake, Refusal> {
-        let what = What::BrakeReleased { reason: checked(&reason)? };
+        let reason = checked(&reason)?;
+        let seen = self.board.revision();
         let (reply, answer) = oneshot::channel();
-        self.orders.send(Order::Release { what, actor, reply }).await.map_err(|_| stopping())?;
+        self.orders.send(Order::Release { reason, actor, seen, reply }).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     }
 
@@ -174,7 +222,12 @@ impl Handle {
 
     async fn stop(&self, what: What, actor: String) -> Result<FleetBrake, Refusal> {
         let (reply, answer) = oneshot::channel();
-        let room = self.orders.reserve().await.map_err(|_| stopping())?;
+        let room = self.stops.try_reserve().map_err(|e| match e {
+            TrySendError::Full(()) => Refusal::Store(format!(
+                "cleanups are stopped: {STOPS} stops are in force already and wait to be kept; this one was not added"
+            )),
+            TrySendError::Closed(()) => stopping(),
+        })?;
         let (tripped, reason) = match &what {
             What::BrakeTripped { reason, .. } => {
                 (true, format!("cleanups are stopped everywhere by {actor}: {reason}"))
@@ -184,7 +237,7 @@ impl Handle {
         };
         // Nodes hear it now; the owner may be waiting for a disk. From here on it stands, also if nobody waits for it.
         let early = self.board.stop(tripped, reason);
-        room.send(Order::Stop { what, actor, early, reply });
+        room.send(StopOrder { what, actor, early, reply });
         answer.await.map_err(|_| stopping())?
     }
 }

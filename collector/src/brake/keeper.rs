@@ -8,6 +8,8 @@
 //! What follows from silence (a lapse, the end of a watch) is decided only for a moment of which everything that was
 //! acknowledged then has been seen here: an index that lags, and notices that were missed, hold it up.
 
+mod doubts;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,15 +22,18 @@ use tokio::sync::{broadcast, mpsc};
 
 use super::asks::Asks;
 use super::board::{Board, View};
-use super::handle::{Figures, FleetBrake, Handle, Order, Refusal, Unknown};
-use super::ledger::{MAX_REASON_CHARS, Stopped};
+use super::claims::Claims;
+use super::handle::{Figures, FleetBrake, Handle, Inbox, Order, Refusal, StopOrder};
+use super::ledger::{MAX_REASON_CHARS, Stopped, stopped_words};
 use super::machine::{Brake, Waiting};
 use super::surplus::Surplus;
-use super::{Answer, Ask, Settings, missed, tell};
+use super::{Answer, Ask, Fleet, Settings, missed, tell};
+use doubts::Doubts;
+
 use crate::incident::COLLECTOR;
 use crate::nodes::Nodes;
 use crate::say::Say;
-use crate::store::decision::{Decision, What};
+use crate::store::decision::{Decision, Past, What};
 use crate::store::{DecideError, Mark, Notice, QueryError, Store};
 
 /// Asks that are taken under one sync.
@@ -49,7 +54,7 @@ pub struct Keeper {
     nodes: Nodes,
     say: Say,
     brake: Brake,
-    orders: mpsc::Receiver<Order>,
+    inbox: Inbox,
     asks: Asks,
     board: Board,
     figures: Arc<Mutex<Figures>>,
@@ -66,6 +71,11 @@ pub struct Keeper {
     missed: bool,
     /// Unknown states that were taken while cleanups are stopped.
     unknown: u32,
+    /// What nodes say they were told.
+    claims: Claims,
+    /// Whether the index did not answer when that was looked up last.
+    index_fails: bool,
+    doubts: Doubts,
     /// A moment of which what was acknowledged then is not all seen yet.
     mark: Option<(Mark, u64)>,
     /// A write did not say whether it stands; what was durable then.
@@ -86,15 +96,15 @@ impl Keeper {
     ) -> Result<(Self, Handle), QueryError> {
         let ledger = store.brake().await?;
         let mut brake = Brake::new(settings, ledger, 0);
-        brake.set_nodes(nodes.all().len());
-        let board = Board::new(View::of(&brake, None, &View::default()));
-        let (handle, orders) = Handle::new(board.clone(), settings.lease);
+        brake.set_fleet(Fleet::of(nodes.policies()));
+        let board = Board::new(View::of(&brake, &[], None, &View::default()));
+        let (handle, inbox) = Handle::new(board.clone(), settings.lease);
         let mut keeper = Self {
             store,
             nodes,
             say,
             brake,
-            orders,
+            inbox,
             asks: handle.asks.clone(),
             board,
             figures: Arc::clone(&handle.figures),
@@ -105,14 +115,16 @@ impl Keeper {
             failing: None,
             missed: true,
             unknown: 0,
+            claims: Claims::default(),
+            index_fails: false,
+            doubts: Doubts::default(),
             mark: None,
             astray: None,
             began: Instant::now(),
         };
-        if let Some(why) = keeper.store.truth_doubt(keeper.brake.ledger().stopped().is_some()) {
-            // Before anybody connects: nobody is told that nothing is stopped.
-            keeper.force(tell::lost(&why), COLLECTOR);
-        }
+        // Before anybody connects: nobody is told that nothing is stopped.
+        keeper.doubt_store();
+        keeper.begin_to_settle();
         keeper.publish();
         Ok((keeper, handle))
     }
@@ -130,16 +142,22 @@ impl Keeper {
         loop {
             let mut ticked = false;
             tokio::select! {
-                // A person is heard before nodes; what went wrong is seen before anybody is given another permit (see below).
+                // Stops are heard before all else, people before nodes; what went wrong is seen before anybody is given
+                // another permit (see below).
                 biased;
                 () = stop.wait() => return Ok(()),
-                Some(order) = self.orders.recv() => self.obey(order).await,
+                Some(order) = self.inbox.stops.recv() => self.halt(order).await,
                 _ = tick.tick() => ticked = true,
+                Some(order) = self.inbox.orders.recv() => self.obey(order).await,
                 notice = committed.recv() => match notice {
                     Ok(notice) => self.observe(notice).await,
                     Err(RecvError::Lagged(_)) => self.missed = true,
                     Err(RecvError::Closed) => return Ok(()),
                 },
+                Some(claim) = self.inbox.reports.recv() => {
+                    let now = self.now_ns();
+                    self.claims.put(claim, now);
+                }
                 () = asks.come() => for (ask, to) in self.asks.take(TOGETHER) {
                     self.asked(ask, to);
                 },
@@ -172,6 +190,7 @@ impl Keeper {
     /// What an earlier run left: a stop that it had no time to keep or to tell of, and what nodes said while nobody listened.
     async fn catch_up(&mut self) {
         self.flush().await;
+        self.settle_store().await;
         self.look_up().await;
         let Some(stopped) = self.brake.ledger().tripped.clone() else { return };
         if !matches!(self.store.finding(&stopped.finding).await, Ok(Some(_))) {
@@ -192,19 +211,22 @@ impl Keeper {
         self.streams.insert(ask.node, to);
     }
 
+    async fn halt(&mut self, order: StopOrder) {
+        let StopOrder { what, actor, early, reply } = order;
+        self.force(what, &actor);
+        self.publish();
+        // It is told by the ledger from here on.
+        drop(early);
+        self.keep_and_tell(&actor).await;
+        drop(reply.send(self.kept()));
+    }
+
     async fn obey(&mut self, order: Order) {
         match order {
-            Order::Stop { what, actor, early, reply } => {
-                self.force(what, &actor);
-                self.publish();
-                // It is told by the ledger from here on.
-                drop(early);
-                self.keep_and_tell(&actor).await;
-                drop(reply.send(self.kept()));
+            Order::Release { reason, actor, seen, reply } => {
+                drop(reply.send(self.release(reason, actor, seen).await));
             }
-            Order::Release { what, actor, reply } => drop(reply.send(self.release(what, actor).await)),
             Order::Look { reply } => drop(reply.send(self.standing())),
-            Order::Unknown(unknown) => self.unknown(unknown).await,
         }
     }
 
@@ -216,28 +238,26 @@ impl Keeper {
         )))
     }
 
-    /// A node was told of a stop that this collector does not know: it, and others like it, are lost here.
-    async fn unknown(&mut self, unknown: Unknown) {
-        let view = self.board.view();
-        let view = view.borrow().clone();
-        if view.knows(unknown.state) || !view.may_follow(unknown.state) {
-            return;
+    async fn release(&mut self, reason: String, actor: String, seen: u64) -> Result<FleetBrake, Refusal> {
+        if self.differs() {
+            return Err(Refusal::Store(
+                "decisions that cannot be read any more are being looked at; try again in a few seconds"
+                    .to_owned(),
+            ));
         }
-        self.unknown = if self.brake.ledger().tripped.is_some() { self.unknown + 1 } else { 0 };
-        if self.unknown >= MAX_UNKNOWN {
-            return;
+        let ledger = self.brake.ledger();
+        let past: Vec<Past> = self.claims.alone().map(|claim| claim.state).collect();
+        match ledger.stopped() {
+            None if past.is_empty() => return Err(Refusal::Open),
+            Some(stopped) if ledger.revision > seen => {
+                return Err(Refusal::Overtaken(stopped_words(ledger, stopped)));
+            }
+            _ => {}
         }
-        self.stop(tell::forgotten(&unknown, self.brake.ledger().revision), COLLECTOR).await;
-    }
-
-    async fn release(&mut self, what: What, actor: String) -> Result<FleetBrake, Refusal> {
-        if self.brake.ledger().stopped().is_none() {
-            return Err(Refusal::Open);
-        }
-        let tripped = self.brake.ledger().tripped.clone();
-        let What::BrakeReleased { reason } = &what else { return Err(Refusal::Open) };
-        let reason = reason.clone();
+        let tripped = ledger.tripped.clone();
+        let what = What::BrakeReleased { reason: reason.clone(), past: past.clone() };
         self.write(vec![what], &actor).await.map_err(Refusal::Store)?;
+        self.claims.released(&past);
         if let Some(stopped) = tripped {
             self.say.finding(stopped.node.clone(), tell::cleared(&stopped, &actor, &reason), 1).await;
         }
@@ -259,6 +279,14 @@ impl Keeper {
             self.surplus.put(what, actor);
             return;
         }
+        let decision = self.sealed(what, actor);
+        let now = self.now_ns();
+        self.brake.apply(&decision, now);
+        self.unwritten.push_back(decision);
+    }
+
+    /// A stop as it is written.
+    fn sealed(&self, what: What, actor: &str) -> Decision {
         let mut decision = Decision { wall_ns: clock::wall_ns(), actor: actor.to_owned(), what };
         if let What::BrakeTripped { reason, finding, node, action, cites, .. } = &mut decision.what {
             *reason = reason.chars().take(MAX_REASON_CHARS).collect();
@@ -277,9 +305,7 @@ impl Keeper {
                 None => tell::raised(&stopped).id,
             };
         }
-        let now = self.now_ns();
-        self.brake.apply(&decision, now);
-        self.unwritten.push_back(decision);
+        decision
     }
 
     /// Writes the stop that is in force, and raises its finding.
@@ -362,6 +388,7 @@ impl Keeper {
         let now = self.now_ns();
         self.brake.take_up(ledger, now);
         self.astray = None;
+        self.agreed().await;
     }
 
     async fn observe(&mut self, notice: Notice) {
@@ -429,23 +456,24 @@ impl Keeper {
     async fn settle(&mut self, ticked: bool, seen: Option<u64>) {
         let now = self.now_ns();
         if ticked {
-            self.brake.set_nodes(self.nodes.all().len());
+            self.brake.set_fleet(Fleet::of(self.nodes.policies()));
+            self.doubt_store();
             self.flush().await;
-            self.take_up().await;
+            self.settle_store().await;
             if self.mark.is_none() {
                 self.mark = Some((self.store.mark(), now));
             }
         }
+        self.weigh(ticked).await;
+        self.compare(ticked).await;
+        self.take_up().await;
         if let Some(seen) = seen {
             let due = self.brake.due(seen);
             self.decide(due).await;
         }
         // What was ordered meanwhile is in force already, and what is out must be known.
-        let grants = if self.board.is_stopped() || self.astray.is_some() {
-            Vec::new()
-        } else {
-            self.brake.grants(now)
-        };
+        let grants =
+            if self.board.is_stopped() || self.in_doubt() { Vec::new() } else { self.brake.grants(now) };
         let asked: Vec<Ask> = self
             .brake
             .queue(now)
@@ -462,7 +490,9 @@ impl Keeper {
         }
         if ticked {
             if self.failing.is_none() {
-                for (ask, answer) in self.brake.news(now) {
+                let (overdue, why) = self.overdue();
+                let why = (overdue > 0).then(|| format!("{overdue} of them only since {why}"));
+                for (ask, answer) in self.brake.news(why.as_deref(), now) {
                     self.tell(ask, answer);
                 }
             }
@@ -479,12 +509,13 @@ impl Keeper {
     }
 
     fn publish(&self) {
-        self.board.publish(&self.brake, self.not_kept());
+        self.board.publish(&self.brake, self.claims.known(), self.not_kept());
         let figures = Figures {
             places: self.brake.places().len(),
             limit: self.brake.limit(),
             permits: self.brake.ledger().permits.len(),
             waiting: self.brake.waiting(),
+            overdue: self.overdue().0,
             tripped_total: self.brake.ledger().tripped_total,
             granted_total: self.granted_total,
         };
@@ -499,13 +530,15 @@ impl Keeper {
 
     fn standing(&self) -> FleetBrake {
         let now = self.now_ns();
+        let needed = |policy| u32::try_from(self.brake.provers_needed(policy)).unwrap_or(u32::MAX);
         let waited = |w: &Waiting| Duration::from_nanos(now.saturating_sub(w.since_ns));
         FleetBrake {
             ledger: self.brake.ledger().clone(),
             limit: self.brake.limit(),
             needed: self.brake.settings().canary_successes,
-            nodes_needed: u32::try_from(self.brake.provers_needed()).unwrap_or(u32::MAX),
+            nodes_needed: self.brake.ledger().policies.iter().map(|p| needed(&p.policy)).collect(),
             not_kept: self.not_kept(),
+            notes: self.notes(),
             waiting: self.brake.queue(now).into_iter().map(|w| (w.ask.clone(), waited(w))).collect(),
         }
     }

@@ -28,8 +28,12 @@ pub const MAX_PERMITS: usize = 1_000;
 pub const MAX_POLICIES: usize = 64;
 /// Longest reason that is kept, in characters: it is repeated to every node.
 pub(super) const MAX_REASON_CHARS: usize = 300;
-/// States that are remembered to have been told: a node that was away for more of them is stopped and looked at.
+/// States that are remembered here to have been told; older ones the index knows ([`Store::brake_told`]).
+///
+/// [`Store::brake_told`]: crate::store::Store::brake_told
 pub const MAX_TOLD: usize = 128;
+/// Nodes that are remembered to have stopped everything by their word alone: far more than lie, or are put back.
+const MAX_CLAIMED: usize = 1_000;
 /// Nodes that are remembered to have proven a policy: more than may be asked for.
 pub const MAX_PROVERS: usize = 100;
 /// Stops and releases of which a repetition is known: more than wait to be durable at once.
@@ -59,6 +63,10 @@ pub struct Ledger {
     pub lineage: u64,
     /// The newest states that nodes were told, the oldest first; those of a lost history that were dealt with are among them.
     pub told: Vec<Past>,
+    /// Nodes that stopped everything by a state that nobody else knew, the newest last: from then on the word of one of
+    /// them counts only with that of another node.
+    #[serde(default)]
+    pub claimed: Vec<NodeName>,
     /// Digests of the newest stops and releases, so that one that stands twice counts once.
     steps: Vec<u64>,
 }
@@ -159,7 +167,7 @@ impl Ledger {
         match &decision.what {
             What::BrakePaused { reason } => {
                 self.paused = Some(stop(reason));
-                self.step(decision.wall_ns, &decision.actor, "pause", reason, None);
+                self.step(decision.wall_ns, &decision.actor, "pause", reason, &[]);
             }
             What::BrakeTripped { reason, finding, node, action, cites, past } => {
                 let stopped = Stopped {
@@ -170,11 +178,14 @@ impl Ledger {
                     ..stop(reason)
                 };
                 self.trip(stopped);
-                self.step(decision.wall_ns, &decision.actor, "trip", reason, *past);
+                if let (Some(_), Some(node)) = (past, node) {
+                    self.claim(node);
+                }
+                self.step(decision.wall_ns, &decision.actor, "trip", reason, past.as_slice());
             }
-            What::BrakeReleased { reason } => {
+            What::BrakeReleased { reason, past } => {
                 (self.paused, self.tripped) = (None, None);
-                self.step(decision.wall_ns, &decision.actor, "release", reason, None);
+                self.step(decision.wall_ns, &decision.actor, "release", reason, past);
             }
             What::PermitGranted { node, action, mount, policy, planned_bytes, canary, .. } => {
                 if self.permit(node, action).is_some() || self.permits.len() >= MAX_PERMITS {
@@ -235,7 +246,7 @@ impl Ledger {
             action: None,
             cites: Vec::new(),
         });
-        self.step(wall_ns, COLLECTOR, "unread", &reason, None);
+        self.step(wall_ns, COLLECTOR, "unread", &reason, &[]);
     }
 
     fn trip(&mut self, stopped: Stopped) {
@@ -246,21 +257,33 @@ impl Ledger {
         self.permits.iter_mut().for_each(|p| p.doubted = true);
     }
 
+    fn claim(&mut self, node: &NodeName) {
+        self.claimed.retain(|n| n != node);
+        self.claimed.push(node.clone());
+        self.claimed.drain(..self.claimed.len().saturating_sub(MAX_CLAIMED));
+    }
+
     /// Numbers the state that a stop or release led to. One that stands in the journal twice, since nobody knew whether the
-    /// first try got there, is the same state.
-    fn step(&mut self, wall_ns: i64, actor: &str, kind: &str, reason: &str, past: Option<Past>) {
-        let (other, of) = past.map_or((0, 0), |p| (p.revision, p.lineage));
+    /// first try got there, is the same state. `past`: states of a lost history that are dealt with by it.
+    fn step(&mut self, wall_ns: i64, actor: &str, kind: &str, reason: &str, past: &[Past]) {
         let words = [actor.as_bytes(), kind.as_bytes(), reason.as_bytes()];
-        let numbers = [wall_ns.to_le_bytes(), other.to_le_bytes(), of.to_le_bytes()].concat();
+        // One without a past has zeros in its place.
+        let none = [Past { revision: 0, lineage: 0 }];
+        let others = if past.is_empty() { &none } else { past };
+        let numbers = others.iter().flat_map(|p| [p.revision.to_le_bytes(), p.lineage.to_le_bytes()]);
+        let numbers: Vec<u8> = std::iter::once(wall_ns.to_le_bytes()).chain(numbers).flatten().collect();
         let this = digest_of(&[&numbers, words[0], words[1], words[2]]);
         if self.steps.contains(&this) {
             return;
         }
         self.steps.push(this);
         self.steps.drain(..self.steps.len().saturating_sub(MAX_STEPS));
-        let past = past.filter(|p| p.revision <= self.revision.saturating_add(MAX_AHEAD));
-        self.told.extend(past);
-        self.revision = self.revision.max(past.map_or(0, |p| p.revision)) + 1;
+        let most = self.revision.saturating_add(MAX_AHEAD);
+        for state in past.iter().filter(|p| p.revision <= most) {
+            self.told.push(*state);
+            self.revision = self.revision.max(state.revision);
+        }
+        self.revision += 1;
         // Zero says that nothing is known.
         let (lineage, revision) = (self.lineage.to_le_bytes(), self.revision.to_le_bytes());
         self.lineage = digest_of(&[&lineage, &revision, &this.to_le_bytes()]).max(1);

@@ -15,16 +15,21 @@
 //!
 //! Time is a monotonic clock's; a restart gives every permit that is out a whole new lease or watch.
 
+mod what;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use dogwatch::record::{Action, ActionState, Finding, Hash, NodeName, RecordRef, Severity};
 
+use super::fleet::Fleet;
+use super::grave::Grave;
 use super::judge::{wrong_action, wrong_finding};
 use super::ledger::{Ledger, MAX_PERMITS, Permit, Proof, stopped_words};
 use super::{Answer, Ask, MAX_PLACES, Settings};
 use crate::store::decision::{Decision, PermitEnd, What};
 use crate::wording::span;
+use what::{blame, grant, is_trip, trip};
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// Asks that wait at most: each mount of the largest fleet that fills at once is far below.
@@ -48,13 +53,6 @@ pub const GRACE_NS: u64 = 120 * SECOND_NS;
 pub const LATE_NS: u64 = 600 * SECOND_NS;
 /// Nodes that are remembered so at most; the newest.
 const MAX_RECENT: usize = 1_000;
-/// Grave findings that are remembered at most: several of each node of the largest fleet.
-const MAX_GRAVE: usize = 50_000;
-/// Of one node: far more than a node has at a time, and one that makes them up takes no others' room.
-const MAX_GRAVE_OF_NODE: usize = 64;
-/// Longest id of a finding that is remembered; agents' are digests.
-const MAX_FINDING_ID: usize = 128;
-
 /// An ask that waits.
 #[derive(Debug, Clone)]
 pub struct Waiting {
@@ -101,13 +99,13 @@ type Key = (NodeName, String);
 pub struct Brake {
     settings: Settings,
     ledger: Ledger,
-    nodes: usize,
+    fleet: Fleet,
     /// By node and mount: a plan that is made anew keeps its turn.
     waiting: BTreeMap<Key, Waiting>,
     /// Likewise, of those that lapsed.
     turns: BTreeMap<Key, Turn>,
-    /// Findings that speak against a cleanup and hold still, by node and id.
-    grave: BTreeSet<(NodeName, String)>,
+    /// Findings that speak against a cleanup.
+    grave: Grave,
     /// Of the ledger's permits, by node and action.
     live: BTreeMap<Key, Live>,
     recent: VecDeque<Recent>,
@@ -119,10 +117,10 @@ impl Brake {
         let mut brake = Self {
             settings,
             ledger: Ledger::default(),
-            nodes: 0,
+            fleet: Fleet::default(),
             waiting: BTreeMap::new(),
             turns: BTreeMap::new(),
-            grave: BTreeSet::new(),
+            grave: Grave::default(),
             live: BTreeMap::new(),
             recent: VecDeque::new(),
         };
@@ -165,15 +163,15 @@ impl Brake {
         &self.settings
     }
 
-    /// Takes the number of nodes that there are, of which a share may have places.
-    pub fn set_nodes(&mut self, nodes: usize) {
-        self.nodes = nodes;
+    /// Takes the nodes that there are, of which a share may have places, and what they run.
+    pub fn set_fleet(&mut self, fleet: Fleet) {
+        self.fleet = fleet;
     }
 
     /// Nodes that may have a place at a time.
     pub fn limit(&self) -> usize {
         // A share of a fleet is far below where a float rounds.
-        let share = (self.nodes as f64 * self.settings.max_share) as usize;
+        let share = (self.fleet.nodes() as f64 * self.settings.max_share) as usize;
         share.max(self.settings.max_nodes as usize).min(MAX_PLACES as usize)
     }
 
@@ -193,14 +191,19 @@ impl Brake {
 
     fn suffices(&self, proof: &Proof) -> bool {
         let needed = self.settings.canary_successes;
-        proof.successes >= needed && (needed == 0 || proof.nodes.len() >= self.provers_needed())
+        proof.successes >= needed && (needed == 0 || proof.nodes.len() >= self.provers_needed(&proof.policy))
     }
 
-    /// Nodes on which cleanups must have gone well before a policy is proven: no more than there are.
-    pub fn provers_needed(&self) -> usize {
+    /// Nodes on which cleanups must have gone well before a policy is proven: no more than may run it.
+    pub fn provers_needed(&self, policy: &Hash) -> usize {
         let wanted = self.settings.canary_nodes as usize;
-        // Before anybody counted, nobody knows that there are fewer.
-        if self.nodes == 0 { wanted } else { wanted.min(self.nodes) }
+        let none = BTreeSet::new();
+        let provers = self.ledger.proof(policy).map_or(&none, |p| &p.nodes);
+        match self.fleet.may_run(policy, provers) {
+            // Before anybody counted, nobody knows that there are fewer; who asks next runs it, too.
+            0 => wanted,
+            nodes => wanted.min(nodes),
+        }
     }
 
     fn watch_ns(&self) -> u64 {
@@ -213,6 +216,8 @@ impl Brake {
 
     /// A node asks, or repeats what it asked. `None`: it waits, and [`Brake::news`] says where.
     pub fn ask(&mut self, ask: Ask, now_ns: u64) -> Option<Answer> {
+        // Before what it runs is counted anew: it must not pass for proven by others alone.
+        self.fleet.put(ask.node.clone(), Some(ask.policy));
         let held = self.ledger.permit(&ask.node, &ask.action).is_some_and(|p| !p.returned);
         let mut outlived = false;
         if held {
@@ -300,6 +305,14 @@ impl Brake {
         self.waiting.len()
     }
 
+    /// Nodes that still have a place although the lease or watch of a permit ended before `before_ns`.
+    pub fn overdue(&self, before_ns: u64) -> usize {
+        let over = |p: &&Permit| {
+            self.live.get(&(p.node.clone(), p.action.clone())).is_some_and(|l| l.until_ns < before_ns)
+        };
+        self.ledger.permits.iter().filter(over).map(|p| &p.node).collect::<BTreeSet<_>>().len()
+    }
+
     /// Who waits, the next first.
     pub fn queue(&self, now_ns: u64) -> Vec<&Waiting> {
         let mut queue: Vec<&Waiting> = self.waiting.values().collect();
@@ -357,7 +370,7 @@ impl Brake {
     /// Whether a policy lacks nodes to be proven by, and the one that waits is (`has`) or is not among those that it has.
     fn wants_other(&self, waiting: &Waiting, has: bool) -> bool {
         let proof = self.ledger.proof(&waiting.ask.policy);
-        let lacks = proof.is_none_or(|p| p.nodes.len() < self.provers_needed());
+        let lacks = proof.is_none_or(|p| p.nodes.len() < self.provers_needed(&waiting.ask.policy));
         lacks && proof.is_some_and(|p| p.nodes.contains(&waiting.ask.node)) == has
     }
 
@@ -431,7 +444,7 @@ impl Brake {
         recent.begun |= action.state == ActionState::Started;
         let why = wrong_action(action).filter(|_| action.state != ActionState::Refused);
         let why = why.filter(|_| self.ledger.tripped.is_none());
-        why.map(|why| late_trip(format!("node {node}: {why}"), node, &action.id, vec![cite]))
+        why.map(|why| blame(format!("node {node}: {why}"), node, &action.id, vec![cite]))
             .into_iter()
             .collect()
     }
@@ -445,7 +458,7 @@ impl Brake {
         cite: Option<RecordRef>,
     ) -> Vec<What> {
         let Some(why) = wrong_finding(finding) else {
-            self.grave.remove(&(node.clone(), finding.id.clone()));
+            self.grave.forget(node, &finding.id);
             return Vec::new();
         };
         if !self.know(node, &finding.id) || self.ledger.tripped.is_some() {
@@ -454,29 +467,26 @@ impl Brake {
         let begun = |p: &&Permit| {
             p.node == *node && self.live.get(&(p.node.clone(), p.action.clone())).is_some_and(|l| l.begun)
         };
-        let cites: Vec<RecordRef> = cite.into_iter().collect();
-        let why = format!("node {node}: {why}");
-        if let Some(permit) = self.ledger.permits.iter().rev().find(begun) {
-            return vec![trip(why, Some(permit), cites)];
-        }
+        let permit = self.ledger.permits.iter().rev().find(begun);
         let late = self.recent.iter().rev().find(|r| r.node == *node && r.begun);
-        late.map(|r| late_trip(why, node, &r.action, cites)).into_iter().collect()
+        let Some(action) = permit.map(|p| &p.action).or(late.map(|r| &r.action)).cloned() else {
+            return Vec::new();
+        };
+        if !self.grave.judge(node, &action, &finding.id) {
+            return Vec::new();
+        }
+        let cites: Vec<RecordRef> = cite.into_iter().collect();
+        vec![blame(format!("node {node}: {why}"), node, &action, cites)]
     }
 
     /// Takes a finding that speaks against a cleanup as one that holds already; whether that is news.
     pub fn know(&mut self, node: &NodeName, finding: &str) -> bool {
-        let key = (node.clone(), finding.to_owned());
-        let its = self.grave.range((node.clone(), String::new())..).take_while(|(of, _)| of == node);
-        let has_room = self.grave.len() < MAX_GRAVE
-            && finding.len() <= MAX_FINDING_ID
-            && its.take(MAX_GRAVE_OF_NODE).count() < MAX_GRAVE_OF_NODE;
-        // Beyond the bounds each is news each time that it is said: that stops more than it should, not less.
-        if has_room { self.grave.insert(key) } else { !self.grave.contains(&key) }
+        self.grave.know(node, finding)
     }
 
     /// The reverse of [`Brake::know`].
     pub fn forget(&mut self, node: &NodeName, finding: &str) {
-        self.grave.remove(&(node.clone(), finding.to_owned()));
+        self.grave.forget(node, finding);
     }
 
     /// Takes a decision that is durable, or one that stops and must not wait for that.
@@ -513,11 +523,13 @@ impl Brake {
     }
 
     /// What those are told who asked since they were told last: their places in the queue.
-    pub fn news(&mut self, now_ns: u64) -> Vec<(Ask, Answer)> {
+    /// `overdue`: why some places are kept beyond their time, if so.
+    pub fn news(&mut self, overdue: Option<&str>, now_ns: u64) -> Vec<(Ask, Answer)> {
         let needed = self.settings.canary_successes;
         let places = self.places().len();
+        let overdue = overdue.map_or_else(String::new, |why| format!("; {why}"));
         let crowd = format!(
-            "{places} of {} nodes that may clean at a time are at it, or watched after it",
+            "{places} of {} nodes that may clean at a time are at it, or watched after it{overdue}",
             self.limit()
         );
         let used: BTreeSet<Hash> = self.ledger.permits.iter().map(|p| p.policy).collect();
@@ -527,7 +539,7 @@ impl Brake {
             let policy = &w.ask.policy;
             let why = if !self.is_proven(policy) && used.contains(policy) {
                 let well = self.ledger.successes(policy);
-                let (on, of) = (self.ledger.proof(policy).map_or(0, |p| p.nodes.len()), self.provers_needed());
+                let (on, of) = (self.ledger.proof(policy).map_or(0, |p| p.nodes.len()), self.provers_needed(policy));
                 format!(
                     "its policy is new: one node at a time until {needed} cleanups went well on {of} nodes; {well} did so far, \
                      on {}",
@@ -556,39 +568,4 @@ fn rank(w: &Waiting, now_ns: u64) -> (bool, u64, Reverse<Severity>, u64, u64) {
     } else {
         (true, 0, Reverse(w.ask.severity), full_ms, w.since_ns)
     }
-}
-
-fn grant(ask: &Ask, canary: bool) -> What {
-    What::PermitGranted {
-        node: ask.node.clone(),
-        action: ask.action.clone(),
-        mount: ask.mount.clone(),
-        policy: ask.policy,
-        planned_bytes: ask.planned_bytes,
-        planned_objects: ask.planned_objects,
-        cleaners: ask.cleaners.clone(),
-        canary,
-    }
-}
-
-/// A stop for the cleanup that a permit was for; the owner gives the finding its id.
-fn trip(reason: String, permit: Option<&Permit>, cites: Vec<RecordRef>) -> What {
-    What::BrakeTripped {
-        reason,
-        finding: String::new(),
-        node: permit.map(|p| p.node.clone()),
-        action: permit.map(|p| p.action.clone()),
-        cites,
-        past: None,
-    }
-}
-
-/// About an action whose permit is over.
-fn late_trip(reason: String, node: &NodeName, action: &str, cites: Vec<RecordRef>) -> What {
-    let (finding, node, action) = (String::new(), Some(node.clone()), Some(action.to_owned()));
-    What::BrakeTripped { reason, finding, node, action, cites, past: None }
-}
-
-fn is_trip(what: &What) -> bool {
-    matches!(what, What::BrakeTripped { .. })
 }

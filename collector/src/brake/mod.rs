@@ -9,7 +9,7 @@
 //! cleanups under it went well, and not all on one node: what suits one may harm the next.
 //!
 //! In doubt cleanups are stopped: where a decision cannot be read, where the journal has lost some, and where a node was
-//! told of a stop that this collector does not know.
+//! told of a stop that this collector does not know ([`claims`]).
 //!
 //! [`machine`] decides and [`judge`] says what is wrong, both purely; [`ledger`] is what both stand on, and a fold over
 //! decisions, so that a restart forgets nothing; [`keeper`] owns them, makes each decision durable and tells the nodes
@@ -20,6 +20,9 @@
 
 mod asks;
 mod board;
+mod claims;
+mod fleet;
+mod grave;
 mod handle;
 pub mod judge;
 mod keeper;
@@ -36,6 +39,7 @@ use std::time::Duration;
 use dogwatch::record::{Hash, NodeName, Severity};
 
 pub use board::View;
+pub use fleet::Fleet;
 pub use handle::{Figures, FleetBrake, Handle, Refusal, Unknown};
 pub use keeper::{ANSWERS, Keeper};
 pub use ledger::{Ledger, Permit, Stopped};

@@ -29,12 +29,60 @@ pub(super) fn forgotten(unknown: &Unknown, revision: u64) -> What {
     let why = if reason.is_empty() { String::new() } else { format!(" (\"{reason}\")") };
     doubt(
         format!(
-            "node {node} was told of stop {}{why}, which this collector, at {revision}, does not know: its store was lost or \
-             put back; `dogwatch brake release` once that stop is dealt with",
+            "node {node} says that it was told of stop {}{why}, which this collector, at {revision}, does not know: its store \
+             was lost or put back, or it is the node",
             state.revision
         ),
         Some((node, *state)),
     )
+}
+
+/// The stop for decisions that could be read once; `state` is in force, `why` says the index.
+pub(super) fn unreadable(why: &str, state: Past) -> What {
+    let why = if why.is_empty() { "what was decided before is not what it was" } else { why };
+    let mut stop = doubt(format!("the journal of decisions changed while the collector ran: {why}"), None);
+    if let What::BrakeTripped { past, .. } = &mut stop {
+        *past = Some(state);
+    }
+    stop
+}
+
+/// Where a node cannot be believed.
+fn take_out(node: &NodeName) -> String {
+    format!(
+        "stop the agent on {node}, remove its state folder, and let it enrol anew (there is no revocation: a stolen certificate \
+         speaks until it ends)"
+    )
+}
+
+/// What a node is told by that is stopped alone.
+pub(super) fn alone(claim: &Unknown) -> String {
+    let Unknown { node, state, reason } = claim;
+    let reason: String = reason.chars().take(MAX_TOLD_CHARS).collect();
+    format!(
+        "node {node} alone stays stopped: it says again that it was told of a stop ({}, \"{reason}\") that this collector does \
+         not know, and had stopped all nodes by such a word before; it would again if another node said the same. `dogwatch \
+         brake release` lets it go on; if it lies or was put back from a snapshot, {}",
+        state.revision,
+        take_out(node)
+    )
+}
+
+/// What to do about the node that a stop names.
+pub(super) fn remedy(stopped: &Stopped) -> Option<String> {
+    let node = stopped.node.as_ref().filter(|_| stopped.by == COLLECTOR)?;
+    let out = take_out(node);
+    Some(if stopped.action.is_some() {
+        format!(
+            "if what {node} says of itself cannot be true, {out}, before `dogwatch brake release`; what was judged here does not \
+             stop cleanups a second time"
+        )
+    } else {
+        format!(
+            "if {node} alone says so, and nobody put the collector's store back, the node was put back from a snapshot, came from \
+             another collector, or lies: {out}, then `dogwatch brake release`. Its word alone does not stop the others again"
+        )
+    })
 }
 
 fn doubt(reason: String, told: Option<(&NodeName, Past)>) -> What {
@@ -57,6 +105,7 @@ const IN_DOUBT: &str = "The collector does not know for certain that cleanups we
 
 /// What a trip is told by, raised.
 pub(super) fn raised(stopped: &Stopped) -> Finding {
+    let remedy = remedy(stopped).map_or_else(String::new, |words| format!(" And {words}."));
     let mut facts = vec![Fact::new("stopped_by", &stopped.by)];
     facts.extend(stopped.node.iter().map(|n| Fact::new("node_name", n)));
     facts.extend(stopped.action.iter().map(|a| Fact::new("action", a)));
@@ -66,7 +115,7 @@ pub(super) fn raised(stopped: &Stopped) -> Finding {
         Subject::new("fleet", "cleanup"),
         format!("cleanups are stopped on every node: {}", stopped.reason),
         format!(
-            "{} Then let cleanups go on with `dogwatch brake release`. Disks that fill meanwhile need a person: `dogwatch get \
+            "{}{remedy} Then let cleanups go on with `dogwatch brake release`. Disks that fill meanwhile need a person: `dogwatch get \
              findings --active`.",
             // Of its own accord the collector stops for a cleanup, which it names, or in doubt.
             if stopped.by == COLLECTOR && stopped.action.is_none() { IN_DOUBT } else { WENT_WRONG }

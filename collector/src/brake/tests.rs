@@ -12,7 +12,7 @@ use dogwatch::record::{
 use proptest::prelude::*;
 
 use super::machine::{Brake, GRACE_NS, MAX_ACTING_NS, MAX_BEGIN_NS};
-use super::{Answer, Ask, Ledger, Settings};
+use super::{Answer, Ask, Fleet, Ledger, Settings};
 use crate::store::decision::{Decision, What};
 
 const SECOND: u64 = 1_000_000_000;
@@ -375,7 +375,7 @@ fn a_restart_forgets_neither_a_stop_nor_a_permit() {
     assert!(matches!(desk.brake.ask(ask(4, OLD), desk.now), Some(Answer::Stopped { .. })));
     assert_eq!(desk.settle(), []);
     assert!(desk.tripped().is_some(), "and what never came back stops everything");
-    desk.decide(vec![What::BrakeReleased { reason: "go on".to_owned() }]);
+    desk.decide(vec![What::BrakeReleased { reason: "go on".to_owned(), past: Vec::new() }]);
     assert_eq!(desk.brake.proven(), [], "what was proven before counts no more");
     desk.brake.ask(ask(4, OLD), desk.now);
     assert_eq!(desk.settle(), [node(4)]);
@@ -390,7 +390,7 @@ fn what_was_out_when_cleanups_were_stopped_proves_nothing_however_it_ends() {
     (0..3).for_each(|i| desk.act(i, ActionState::Started, &[ObjectOutcome::Pending], 0));
     desk.act(0, ActionState::Failed, &[], 0);
     (1..3).for_each(|i| desk.act(i, ActionState::Done, &[ObjectOutcome::Removed], 100));
-    desk.decide(vec![What::BrakeReleased { reason: "mended".to_owned() }]);
+    desk.decide(vec![What::BrakeReleased { reason: "mended".to_owned(), past: Vec::new() }]);
     desk.now += 121 * SECOND;
     (3..6).for_each(|i| drop(desk.brake.ask(ask(i, OLD), desk.now)));
     assert_eq!(desk.settle(), [node(3)], "one at a time again");
@@ -470,7 +470,7 @@ proptest! {
                     cites: Vec::new(),
                     past: None,
                 }]),
-                Event::Release => desk.decide(vec![What::BrakeReleased { reason: reason() }]),
+                Event::Release => desk.decide(vec![What::BrakeReleased { reason: reason(), past: Vec::new() }]),
                 Event::Pass(seconds) => desk.now += seconds * SECOND,
                 Event::Restart => {
                     let ledger = desk.brake.ledger().clone();

@@ -201,7 +201,7 @@ async fn what_an_agent_says_of_itself_is_kept_once_and_known_after_a_restart() {
     let say = Say::new(desk.asks.clone());
     let known = |desk: &Desk| desk.nodes.get(&node).and_then(|l| l.spoke);
     let mode = Some(dogwatch::record::CleanupMode::Plan);
-    say.spoke(&node, "0.1.0", mode, known(&desk));
+    say.spoke(&node, "0.1.0", mode, None, known(&desk));
     let begun = Instant::now();
     while known(&desk).is_none() {
         assert!(begun.elapsed() < Duration::from_secs(30), "it is not kept");
@@ -209,7 +209,7 @@ async fn what_an_agent_says_of_itself_is_kept_once_and_known_after_a_restart() {
     }
     let first = known(&desk).unwrap();
     assert_eq!((first.agent_version.as_str(), first.mode), ("0.1.0", mode));
-    say.spoke(&node, "0.1.0", mode, known(&desk));
+    say.spoke(&node, "0.1.0", mode, None, known(&desk));
     // Behind what was asked before: nothing was.
     desk.keep(enrolled(&node)).await;
     assert_eq!(known(&desk), Some(first.clone()), "the same again is not kept again");

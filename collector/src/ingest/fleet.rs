@@ -39,11 +39,7 @@ impl Link {
     pub(super) fn new(node: &NodeName, brake: &Handle, held: Option<&wire::BrakeHeard>) -> Self {
         let (to, answers) = mpsc::channel(ANSWERS);
         let lease_ms = u32::try_from(brake.lease().as_millis()).unwrap_or(u32::MAX);
-        let held = held.filter(|held| held.stopped).map(|held| Unknown {
-            node: node.clone(),
-            state: Past { revision: held.revision, lineage: held.lineage },
-            reason: held.reason.chars().filter(|c| !c.is_control()).take(MAX_WHY_CHARS).collect(),
-        });
+        let held = stop_of(node, held);
         let view = brake.view();
         Self { node: node.clone(), brake: brake.clone(), lease_ms, view, to, answers, held, untold: false }
     }
@@ -61,7 +57,7 @@ impl Link {
             self.held = None;
             return told;
         };
-        self.untold = view.may_follow(held.state);
+        self.untold = true;
         if view.is_stopped() {
             return told;
         }
@@ -91,6 +87,15 @@ impl Link {
                 () = self.brake.unknown(self.held.as_ref()), if self.untold => self.untold = false,
                 Some((ask, answer)) = self.answers.recv() => return Down::Permit(self.permit(ask, answer)),
             }
+        }
+    }
+
+    /// A node says what it has in force. A stop that this collector may not know it goes on to have until that is dealt
+    /// with: what opens here does not open there.
+    pub(super) fn heard(&mut self, heard: &wire::BrakeHeard) {
+        let unknown = stop_of(&self.node, Some(heard)).filter(|held| !self.view.borrow().knows(held.state));
+        if unknown.is_some() && unknown != self.held {
+            (self.held, self.untold) = (unknown, true);
         }
     }
 
@@ -148,6 +153,15 @@ impl Link {
         }
         out
     }
+}
+
+/// The stop that a node says it has in force.
+fn stop_of(node: &NodeName, held: Option<&wire::BrakeHeard>) -> Option<Unknown> {
+    held.filter(|held| held.stopped).map(|held| Unknown {
+        node: node.clone(),
+        state: Past { revision: held.revision, lineage: held.lineage },
+        reason: held.reason.chars().filter(|c| !c.is_control()).take(MAX_WHY_CHARS).collect(),
+    })
 }
 
 fn brake(view: &View) -> wire::Brake {

@@ -98,7 +98,7 @@ impl Query {
     }
 
     fn brake_message(&self, stands: FleetBrake) -> wire::FleetBrake {
-        let FleetBrake { ledger, limit, needed, nodes_needed, waiting, not_kept } = stands;
+        let FleetBrake { ledger, limit, needed, nodes_needed, waiting, not_kept, notes } = stands;
         let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let heard = |live: &crate::nodes::Live| live.brake_heard == Some(ledger.revision);
         let unheard = self.nodes.all().into_iter().filter(|(_, live)| live.connected && !heard(live));
@@ -112,6 +112,7 @@ impl Query {
             max_nodes: small(limit),
             tripped_total: ledger.tripped_total,
             not_kept: not_kept.unwrap_or_default(),
+            notes,
             unheard: unheard.map(|(node, _)| node.to_string()).collect(),
             ..wire::FleetBrake::default()
         };
@@ -140,13 +141,14 @@ impl Query {
             waited_seconds: waited.as_secs_f64(),
         });
         out.waiting = waiting.collect();
-        let policies = ledger.policies.into_iter().map(|p| wire::FleetPolicy {
-            policy: p.policy.to_string(),
-            successes: p.successes,
-            needed,
-            nodes: small(p.nodes.len()).min(nodes_needed),
-            nodes_needed,
-        });
+        let policies =
+            ledger.policies.into_iter().zip(nodes_needed).map(|(p, nodes_needed)| wire::FleetPolicy {
+                policy: p.policy.to_string(),
+                successes: p.successes,
+                needed,
+                nodes: small(p.nodes.len()).min(nodes_needed),
+                nodes_needed,
+            });
         out.policies = policies.collect();
         out
     }
@@ -156,7 +158,7 @@ fn refuse(refusal: Refusal) -> Status {
     let words = refusal.to_string();
     match refusal {
         Refusal::Mistake(_) => Status::invalid_argument(words),
-        Refusal::Open => Status::failed_precondition(words),
+        Refusal::Open | Refusal::Overtaken(_) => Status::failed_precondition(words),
         Refusal::Store(_) => Status::unavailable(words),
     }
 }

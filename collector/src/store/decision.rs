@@ -42,6 +42,9 @@ pub enum What {
         agent_version: String,
         /// Its cleanup mode, if it said one.
         mode: Option<CleanupMode>,
+        /// What decides there what may go, if it said so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        policy: Option<Hash>,
     },
     /// A join token was spent once; recorded before the certificate is issued.
     TokenSpent {
@@ -191,6 +194,9 @@ pub enum What {
     BrakeReleased {
         /// Why.
         reason: String,
+        /// States that single nodes had in force and this collector knew nothing of: they are dealt with, too.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        past: Vec<Past>,
     },
     /// A node may clean by itself.
     PermitGranted {

@@ -1,13 +1,16 @@
 //! What the fleet brake stands on, as the index holds it, and what it has to know of the index: how far that has come.
 
+use std::sync::Arc;
+
 use dogwatch::record::Severity;
 
 use super::ask::{MAX_ROWS, by_time};
 use super::board::Goal;
+use super::decision::Past;
 use super::index::decode;
 use super::keys::{Key, Table};
 use super::row::FindingRow;
-use super::view::Life;
+use super::view::{Life, told_key};
 use super::{QueryError, Store};
 use crate::brake::Ledger;
 
@@ -31,7 +34,28 @@ impl Store {
     /// Why decisions that were durable once may be missing, if so: the journal was damaged, cut or put back from a copy.
     /// `in_force`: whether one is in force that must not be forgotten.
     pub fn truth_doubt(&self, in_force: bool) -> Option<String> {
-        self.inner.slot.truth_doubt(in_force)
+        self.inner.doubt.why(in_force)
+    }
+
+    /// That doubt was dealt with: what [`Store::truth_doubt`] said is a durable decision by now, or it said nothing. Until
+    /// then each start finds it again.
+    ///
+    /// # Errors
+    /// What the filesystem says.
+    pub async fn settle_truth(&self, dealt: Option<String>) -> std::io::Result<()> {
+        let doubt = Arc::clone(&self.inner.doubt);
+        tokio::task::spawn_blocking(move || doubt.settle(dealt.as_deref()))
+            .await
+            .map_err(std::io::Error::other)?
+    }
+
+    /// Whether nodes were ever told this state of the fleet brake, or it was dealt with: all that the journal holds is
+    /// known, however long ago.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn brake_told(&self, state: Past) -> Result<bool, QueryError> {
+        self.ask(move |_, index| Ok(index.get(&told_key(state))?.is_some())).await
     }
 
     /// What is durable now.

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// Layout of keys and rows. An index of another version is built anew.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 /// Entries that one scan request asks for, so that no single request holds the index's thread for long.
 pub const SCAN_CHUNK: usize = 1024;
 

@@ -16,6 +16,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::Notice;
 use super::board::{Board, Goal};
+use super::doubt::Doubt;
 use super::expire::expire;
 use super::index::{Checkpoint, Draft, Folded, Index, IndexError, Opener, examine};
 use super::memory_index::MemoryIndex;
@@ -70,10 +71,6 @@ struct SlotState {
     folded: (Position, Position),
     /// When everything was that was durable then.
     caught_up: Instant,
-    /// Why decisions that were folded once may be missing from the truth journal.
-    truth_doubt: Option<String>,
-    /// Damaged stretches of the truth journal that were left out when it was put in order at open.
-    left_out: u64,
 }
 
 impl Slot {
@@ -96,8 +93,6 @@ impl Slot {
             status,
             folded: Default::default(),
             caught_up: Instant::now(),
-            truth_doubt: None,
-            left_out: 0,
         };
         Self { state: Mutex::new(state), ready: Condvar::new() }
     }
@@ -117,23 +112,6 @@ impl Slot {
         s.folded.0 >= goal.urgent && s.folded.1 >= goal.truth
     }
 
-    /// Notes that decisions may be missing; the first reason stays.
-    pub(super) fn doubt_truth(&self, why: &str) {
-        self.lock().truth_doubt.get_or_insert_with(|| why.to_owned());
-    }
-
-    /// Notes how many damaged stretches of the truth journal were left out at open.
-    pub(super) fn set_left_out(&self, stretches: u64) {
-        self.lock().left_out = stretches;
-    }
-
-    /// Why decisions may be missing, if so. `in_force`: the index knows of one that may be among what was left out, and the
-    /// next that is built would not.
-    pub(super) fn truth_doubt(&self, in_force: bool) -> Option<String> {
-        let s = self.lock();
-        s.truth_doubt.clone().or_else(|| (in_force && s.left_out > 0).then(|| s.left_out_words()))
-    }
-
     /// How it does; `goal`: what is durable.
     pub(super) fn status(&self, goal: &Goal) -> IndexStatus {
         let s = self.lock();
@@ -147,12 +125,6 @@ impl Slot {
     }
 }
 
-impl SlotState {
-    fn left_out_words(&self) -> String {
-        format!("{} damaged stretches of their journal were left out when it was put in order", self.left_out)
-    }
-}
-
 /// What the thread is made of.
 pub(super) struct Indexer {
     pub(super) dir: PathBuf,
@@ -162,6 +134,7 @@ pub(super) struct Indexer {
     pub(super) truth: Reader,
     pub(super) board: Arc<Board>,
     pub(super) slot: Arc<Slot>,
+    pub(super) doubt: Arc<Doubt>,
     pub(super) notices: broadcast::Sender<Notice>,
     pub(super) folded: watch::Sender<Position>,
     /// Nothing up to these is told to subscribers: it was there before they could subscribe.
@@ -309,19 +282,15 @@ impl Indexer {
         let checkpoint = match examine(&*index)? {
             None => {
                 // Nobody folded what was there before.
-                let mut s = self.slot.lock();
-                if s.left_out > 0 {
-                    let words = s.left_out_words();
-                    s.truth_doubt.get_or_insert(words);
-                }
+                self.doubt.index_is_new();
                 fresh
             }
             Some(c) => {
                 self.same_journal(&self.truth, c.truth, goal.truth).inspect_err(|e| {
                     if matches!(e, WorkError::Index(_)) {
-                        self.slot.doubt_truth(
-                            "the journal of its decisions no longer holds the newest that it knew",
-                        );
+                        // Before the index that shows it is moved aside.
+                        self.doubt
+                            .raise("the journal of its decisions no longer holds the newest that it knew");
                     }
                 })?;
                 self.same_journal(&self.urgent, c.urgent, goal.urgent)?;

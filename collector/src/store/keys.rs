@@ -53,6 +53,8 @@ pub(super) enum Table {
     HoldConfirmed = 17,
     /// Nothing → what the fleet brake stands on.
     Brake = 18,
+    /// Revision and lineage of the fleet brake → nothing: nodes were told it, or it was dealt with.
+    BrakeTold = 19,
 }
 
 /// Who said a finding or made an action.

@@ -10,6 +10,7 @@
 //! truth/                        journal of decisions
 //! index/                        rebuilt at will; index.broken-1 is the last one that failed
 //! aside/                        what was offered and could not be accepted
+//! doubt                         whether decisions may be missing, until a decision says so
 //! ```
 //! Limits: what waits for a sync is bounded in bytes for each stream; the catalog of blocks, the cache of the index and
 //! `aside/` are bounded by constants; journals by [`StoreConfig`]. Below the reserve of free space no block is accepted,
@@ -26,6 +27,7 @@ mod board;
 pub mod catalog;
 pub mod check;
 pub mod decision;
+mod doubt;
 pub mod events;
 mod expire;
 mod filter;
@@ -72,6 +74,7 @@ pub use writer::{Arrival, Stats};
 use aside::Aside;
 use board::Board;
 use decision::Decision;
+use doubt::Doubt;
 use held::Spans;
 use indexer::Slot;
 use truth::TruthWriter;
@@ -282,6 +285,7 @@ pub(crate) struct Inner {
     truth_reader: Reader,
     board: Arc<Board>,
     slot: Arc<Slot>,
+    doubt: Arc<Doubt>,
     folded: watch::Receiver<Position>,
     notices: broadcast::Sender<Notice>,
     arrivals: broadcast::Sender<Arrival>,

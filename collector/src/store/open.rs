@@ -15,6 +15,7 @@ use tokio::sync::{broadcast, watch};
 use super::aside::Aside;
 use super::board::Board;
 use super::catalog::{self, Catalog};
+use super::doubt::Doubt;
 use super::held::{GROWTH, Spans};
 use super::index::Opener;
 use super::indexer::{Indexer, Slot};
@@ -194,9 +195,11 @@ impl Store {
         let truth_journal = |source| OpenError::Journal { journal: "truth", source };
         let truth_dir = dir.join("truth");
         let most = u32::try_from(config.truth.max_bytes / config.truth.segment_bytes).unwrap_or(u32::MAX);
+        // What the journal and the index show of lost decisions, opening them may take away.
+        let doubt = Arc::new(Doubt::open(dir));
         let (mut truth_seat, recovered) =
             seat(&truth_dir, &config.truth, most, &config).map_err(truth_journal)?;
-        let left_out = recovered.left_out;
+        doubt.opened(recovered.left_out);
         report.journals.push(("truth", recovered));
         for (name, r) in &report.journals {
             for remark in &r.remarks {
@@ -227,10 +230,9 @@ impl Store {
         }
 
         let slot = Arc::new(Slot::new());
-        slot.set_left_out(left_out);
         // A node is let in by a decision before it can send a block.
         if told.1 == Position::default() && report.blocks > 0 {
-            slot.doubt_truth("there are blocks of nodes and not one decision");
+            doubt.raise("there are blocks of nodes and not one decision");
         }
         let (notices, _) = broadcast::channel(NOTICES);
         let (folded_tx, folded) = watch::channel(Position::default());
@@ -242,6 +244,7 @@ impl Store {
             truth: open_reader("truth", &truth_dir)?,
             board: Arc::clone(&board),
             slot: Arc::clone(&slot),
+            doubt: Arc::clone(&doubt),
             notices: notices.clone(),
             folded: folded_tx,
             told,
@@ -282,6 +285,7 @@ impl Store {
             truth_reader,
             board,
             slot,
+            doubt,
             folded,
             notices,
             arrivals,

@@ -1,6 +1,6 @@
 //! Rows: what the index answers with. Each is a fold over records and decisions and nothing else.
 
-use dogwatch::record::{Action, CleanupMode, Finding, NodeName, RecordRef, Severity};
+use dogwatch::record::{Action, CleanupMode, Finding, Hash, NodeName, RecordRef, Severity};
 use serde::{Deserialize, Serialize};
 
 use super::decision::HoldTarget;
@@ -69,6 +69,9 @@ pub struct Spoke {
     pub agent_version: String,
     /// Its cleanup mode.
     pub mode: Option<CleanupMode>,
+    /// What decides there what may go.
+    #[serde(default)]
+    pub policy: Option<Hash>,
 }
 
 /// One time that a node was let in.

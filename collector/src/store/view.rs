@@ -21,7 +21,7 @@ use dogwatch::record::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::decision::{Decision, Piece, What};
+use super::decision::{Decision, Past, Piece, What};
 use super::index::{Draft, IndexError, decode, encode};
 use super::keys::{Key, Origin, Table};
 use super::row::{
@@ -170,9 +170,10 @@ pub(super) fn fold_decision(
             draft.set(key, Some(encode(&row)?));
             Ok(())
         }
-        What::NodeSpoke { node, agent_version, mode } => {
+        What::NodeSpoke { node, agent_version, mode, policy } => {
             let (key, mut row) = node_row(draft, node)?;
-            row.spoke = Some(Spoke { wall_ns, agent_version: agent_version.clone(), mode: *mode });
+            row.spoke =
+                Some(Spoke { wall_ns, agent_version: agent_version.clone(), mode: *mode, policy: *policy });
             draft.set(key, Some(encode(&row)?));
             Ok(())
         }
@@ -281,9 +282,21 @@ fn fold_brake(draft: &mut Draft<'_>, step: impl FnOnce(&mut Ledger)) -> Result<(
         Some(v) => decode(&v)?,
         None => Ledger::default(),
     };
+    let before = (ledger.revision, ledger.told.clone());
     step(&mut ledger);
+    if ledger.revision != before.0 {
+        // The row keeps the newest alone; a node may have been away for longer.
+        for state in ledger.told.iter().filter(|state| !before.1.contains(state)) {
+            draft.set(told_key(*state), Some(Vec::new()));
+        }
+    }
     draft.set(key, Some(encode(&ledger)?));
     Ok(())
+}
+
+/// Where it stands that nodes were told a state of the fleet brake.
+pub(super) fn told_key(state: Past) -> Vec<u8> {
+    Key::of(Table::BrakeTold).number(state.revision).number(state.lineage).bytes()
 }
 
 fn node_row(draft: &mut Draft<'_>, node: &NodeName) -> Result<(Vec<u8>, NodeEnrolled), IndexError> {

@@ -2,16 +2,17 @@
 
 use std::fmt;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use dogwatch::journal::{FrameKind, Journal, Options};
 use dogwatch::record::{ActionState, Body, Finding, FindingState, Hash, Severity, Stream};
 use dogwatch::supervise::Stop;
 use dogwatch_collector::brake::{Answer, Ask, FleetBrake, Handle, Keeper, Refusal, Settings, Unknown};
-use dogwatch_collector::casework::ASK_QUEUE;
+use dogwatch_collector::casework::{ASK_QUEUE, Ask as CaseAsk};
 use dogwatch_collector::nodes::Nodes;
 use dogwatch_collector::say::Say;
 use dogwatch_collector::store::decision::{Past, What};
@@ -25,32 +26,38 @@ use tokio::task::JoinHandle;
 use crate::kit::{self, Node, SECOND, T0};
 use crate::questions::action;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// What a note says that is damaged.
-const HARMED: &str = "whoever reads this reads it whole";
+pub(crate) const HARMED: &str = "whoever reads this reads it whole";
 const WATCH: Duration = Duration::from_secs(1);
 
 /// The brake at work.
-struct Desk {
-    store: Store,
-    brake: Handle,
+pub(crate) struct Desk {
+    pub(crate) store: Store,
+    pub(crate) brake: Handle,
     stop: Stop,
     work: JoinHandle<()>,
-    _asks: mpsc::Receiver<dogwatch_collector::casework::Ask>,
+    _asks: mpsc::Receiver<CaseAsk>,
+}
+
+/// An owner that does not work yet.
+pub(crate) async fn keeper(store: &Store) -> (Keeper, Handle, mpsc::Receiver<CaseAsk>) {
+    let (asks, asked) = mpsc::channel(ASK_QUEUE);
+    let settings =
+        Settings { watch: WATCH, canary_successes: 0, max_nodes: 1, max_share: 0.0, ..Settings::default() };
+    let opening = Keeper::open(store.clone(), Nodes::default(), Say::new(asks), settings);
+    let (keeper, brake) = opening.await.unwrap();
+    (keeper, brake, asked)
 }
 
 impl Desk {
-    async fn start(store: Store) -> Self {
-        let (asks, asked) = mpsc::channel(ASK_QUEUE);
-        let settings = Settings {
-            watch: WATCH,
-            canary_successes: 0,
-            max_nodes: 1,
-            max_share: 0.0,
-            ..Settings::default()
-        };
-        let opening = Keeper::open(store.clone(), Nodes::default(), Say::new(asks), settings);
-        let (keeper, brake) = opening.await.unwrap();
+    pub(crate) async fn start(store: Store) -> Self {
+        let (keeper, brake, asked) = keeper(&store).await;
+        Self::run(store, keeper, brake, asked)
+    }
+
+    /// Sets an owner to work.
+    pub(crate) fn run(store: Store, keeper: Keeper, brake: Handle, asked: mpsc::Receiver<CaseAsk>) -> Self {
         let stop = Stop::default();
         let work = tokio::spawn({
             let stop = stop.clone();
@@ -60,14 +67,14 @@ impl Desk {
     }
 
     /// Ends it, and gives the store back.
-    async fn end(self) -> Store {
+    pub(crate) async fn end(self) -> Store {
         self.stop.set();
         self.work.await.unwrap();
         self.store
     }
 
     /// A permit for `a-1` of n1, and the start of its cleanup if `begun`.
-    async fn granted(&self) {
+    pub(crate) async fn granted(&self) {
         let (to, mut answers) = mpsc::channel(8);
         let ask = Ask {
             node: "n1".parse().unwrap(),
@@ -87,15 +94,15 @@ impl Desk {
         assert_eq!(answer, Answer::Granted);
     }
 
-    async fn look(&self) -> FleetBrake {
+    pub(crate) async fn look(&self) -> FleetBrake {
         self.brake.look().await.unwrap()
     }
 
-    fn tripped(&self) -> bool {
+    pub(crate) fn tripped(&self) -> bool {
         self.brake.view().borrow().tripped
     }
 
-    async fn release(&self) {
+    pub(crate) async fn release(&self) {
         self.brake.release("dealt with".to_owned(), "ada".to_owned()).await.unwrap();
     }
 }
@@ -110,7 +117,7 @@ fn bad(node: &mut Node, state: FindingState, raised: i64) -> dogwatch::block::Bl
     node.seal(Stream::Urgent, raised, vec![Body::Finding(Box::new(finding))])
 }
 
-async fn enrol(store: &Store, node: &Node) {
+pub(crate) async fn enrol(store: &Store, node: &Node) {
     let what =
         What::NodeEnrolled { node: node.name.clone(), signing_key: node.key_hex(), token: "t".to_owned() };
     store.decide(kit::decision(T0, what)).await.unwrap();
@@ -173,7 +180,7 @@ async fn a_stop_that_the_journal_does_not_take_is_in_force_and_a_node_brings_it_
 #[tokio::test]
 async fn decisions_that_are_lost_or_cannot_be_read_stop_cleanups_until_they_are_released() {
     let pause = || kit::decision(T0, What::BrakePaused { reason: "look".to_owned() });
-    let release = || kit::decision(T0, What::BrakeReleased { reason: "well".to_owned() });
+    let release = || kit::decision(T0, What::BrakeReleased { reason: "well".to_owned(), past: Vec::new() });
     let note = |text: &str| {
         kit::decision(T0, What::NoteAdded { id: "inc-2026-01-01-001".to_owned(), text: text.to_owned() })
     };
@@ -234,7 +241,7 @@ async fn decisions_that_are_lost_or_cannot_be_read_stop_cleanups_until_they_are_
 }
 
 /// A decision that this version does not know.
-fn append(dir: &Path, kind: &str) {
+pub(crate) fn append(dir: &Path, kind: &str) {
     let options = Options { segment_bytes: 1 << 20, max_segments: 64, preallocate_segments: 1 };
     let (mut journal, _) = Journal::open(&dir.join("truth"), options).unwrap();
     let frame = format!(
@@ -245,29 +252,34 @@ fn append(dir: &Path, kind: &str) {
     journal.close().unwrap();
 }
 
-fn put_back(dir: &Path) {
+pub(crate) fn put_back(dir: &Path) {
     fs::remove_dir_all(dir.join("truth")).unwrap();
     fs::rename(dir.join("truth.old"), dir.join("truth")).unwrap();
 }
 
-/// Flips a bit in a decision after the last release, in each segment (spare ones hold old bytes), and has all read again.
-fn damage(dir: &Path) {
+/// Flips a bit in a decision after the last release, and has all read again.
+pub(crate) fn damage(dir: &Path) {
     fs::remove_dir_all(dir.join("index")).unwrap();
+    flip(dir);
+}
+
+/// Flips a bit of [`HARMED`] in place, in each segment: spare ones hold old bytes.
+pub(crate) fn flip(dir: &Path) {
     let wanted = HARMED.as_bytes();
     let mut harmed = 0;
     for file in fs::read_dir(dir.join("truth")).unwrap() {
         let path = file.unwrap().path();
-        let mut bytes = fs::read(&path).unwrap();
+        let bytes = fs::read(&path).unwrap();
         if let Some(at) = bytes.windows(wanted.len()).position(|w| w == wanted) {
-            bytes[at] ^= 1;
-            fs::write(&path, bytes).unwrap();
+            let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+            file.write_all_at(&[bytes[at] ^ 1], at as u64).unwrap();
             harmed += 1;
         }
     }
     assert!(harmed > 0, "it is not in the journal");
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     for file in fs::read_dir(from).unwrap() {
         let file = file.unwrap();
@@ -275,10 +287,15 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// The index works; it is to be held at its next batch; it is.
+pub(crate) const FREE: u8 = 0;
+pub(crate) const HOLD: u8 = 1;
+pub(crate) const HELD: u8 = 2;
+
 /// An index that takes nothing in while it is held.
 struct Held {
     inner: MemoryIndex,
-    held: Arc<AtomicBool>,
+    held: Arc<AtomicU8>,
 }
 
 impl fmt::Debug for Held {
@@ -295,7 +312,8 @@ impl Index for Held {
         self.inner.scan(span, limit)
     }
     fn apply(&self, batch: Batch) -> Result<(), IndexError> {
-        while self.held.load(Ordering::SeqCst) {
+        let _ = self.held.compare_exchange(HOLD, HELD, Ordering::SeqCst, Ordering::SeqCst);
+        while self.held.load(Ordering::SeqCst) != FREE {
             std::thread::sleep(Duration::from_millis(5));
         }
         self.inner.apply(batch)
@@ -308,8 +326,8 @@ impl Index for Held {
     }
 }
 
-fn holding(dir: &Path) -> (StoreConfig, Arc<AtomicBool>) {
-    let held = Arc::new(AtomicBool::new(false));
+pub(crate) fn holding(dir: &Path) -> (StoreConfig, Arc<AtomicU8>) {
+    let held = Arc::new(AtomicU8::new(FREE));
     let given = Arc::clone(&held);
     let config = StoreConfig {
         index_opener: Some(Arc::new(move |_: &Path| {
@@ -335,7 +353,7 @@ async fn while_the_index_is_behind_no_watch_ends_and_what_was_acknowledged_then_
         desk.look().await.ledger.permits.iter().any(|p| p.returned)
     })
     .await;
-    held.store(true, Ordering::SeqCst);
+    held.store(HOLD, Ordering::SeqCst);
     desk.store.commit(&bad(&mut node, FindingState::Raised, T0)).await.unwrap();
     let since = Instant::now();
     while since.elapsed() < 4 * WATCH {
@@ -346,7 +364,10 @@ async fn while_the_index_is_behind_no_watch_ends_and_what_was_acknowledged_then_
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    held.store(false, Ordering::SeqCst);
+    kit::until("it to be said", async || desk.brake.figures().overdue == 1).await;
+    let notes = desk.look().await.notes.concat();
+    assert!(notes.contains("1 nodes keep their places") && notes.contains("the index is"), "{notes}");
+    held.store(FREE, Ordering::SeqCst);
     kit::until("what was found to stop everything", async || desk.tripped()).await;
     desk.end().await.close().await;
 }

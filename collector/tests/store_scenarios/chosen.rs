@@ -154,6 +154,7 @@ async fn records_are_looked_through_before_the_limit_and_no_longer_than_allowed(
         node: "n3".parse().unwrap(),
         agent_version: "0.1.0".into(),
         mode: Some(CleanupMode::Plan),
+        policy: None,
     };
     store.decide(kit::decision(T0, spoke)).await.unwrap();
     assert!(store.knows(&"n3".parse().unwrap()).await.unwrap());

@@ -9,6 +9,7 @@
 
 mod audit;
 mod brake;
+mod brake_doubt;
 mod chosen;
 mod commit;
 mod crash;

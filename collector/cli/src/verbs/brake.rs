@@ -148,5 +148,8 @@ fn head(io: &mut Io<'_>, stands: &FleetBrake) -> Result<(), CliError> {
             }
         }
     }
+    for note in &stands.notes {
+        writeln!(io.out, "  note  {}", safe(note))?;
+    }
     Ok(())
 }

@@ -28,6 +28,8 @@ pub(crate) struct FleetBrake {
     pub(crate) unheard: Vec<String>,
     /// Why a restart of the collector would forget this state.
     pub(crate) not_kept: Option<String>,
+    /// What to know beside that, and what to do.
+    pub(crate) notes: Vec<String>,
 }
 
 /// A permit that is out.
@@ -106,6 +108,7 @@ impl From<wire::FleetBrake> for FleetBrake {
             policies: b.policies.into_iter().map(proof).collect(),
             unheard: b.unheard,
             not_kept: known(b.not_kept),
+            notes: b.notes,
         }
     }
 }

@@ -14,6 +14,7 @@ async fn the_brake_is_shown_stopped_and_released() {
         first,
         "open: 1 of 3 nodes that may clean at a time do or are watched after it, 1 cleanups wait"
     );
+    assert!(shown.out.contains("\n  note  node node-7 alone stays stopped"), "{}", shown.out);
     assert!(shown.out.contains("acting  node-1") && shown.out.contains("watched  node-1"), "{}", shown.out);
     assert!(shown.out.contains("waits 1  node-2 /var  critical, full in"), "{}", shown.out);
     assert!(!shown.out.contains('\u{1b}') && !shown.out.contains('\u{202e}'), "a mount's name fools nobody");

@@ -71,6 +71,7 @@ fn brake() -> wire::FleetBrake {
         max_nodes: 3,
         permits: vec![permit("acting"), permit("watched")],
         waiting: vec![waiting],
+        notes: vec![format!("node node-7 alone stays stopped {HOSTILE}")],
         ..Default::default()
     }
 }

@@ -28,7 +28,7 @@ fn an_end_that_could_not_be_kept_is_decided_again_and_is_no_lapse() {
 fn states_of_another_history_are_not_known_and_one_that_was_dealt_with_is() {
     let mut desk = Desk::new(settings(1));
     let pause = || vec![What::BrakePaused { reason: "look".to_owned() }];
-    let release = || vec![What::BrakeReleased { reason: "well".to_owned() }];
+    let release = || vec![What::BrakeReleased { reason: "well".to_owned(), past: Vec::new() }];
     desk.decide(pause());
     let copy = Desk { brake: desk.brake.clone(), journal: Vec::new(), now: 1 };
     let told = |desk: &Desk| desk.brake.ledger().told.last().copied().unwrap();
@@ -136,4 +136,32 @@ fn a_node_that_makes_findings_up_takes_no_room_from_others() {
         is_news(&mut desk, 1, &long) && is_news(&mut desk, 1, &long),
         "and none is remembered at such length"
     );
+}
+
+#[test]
+fn what_stopped_everything_once_does_not_after_the_release_and_names_its_node_and_the_remedy() {
+    let mut desk = Desk::new(settings(3));
+    desk.brake.ask(ask(0, NEW), 0);
+    desk.settle();
+    desk.act(0, ActionState::Started, &[ObjectOutcome::Pending], 0);
+    let ill = |desk: &mut Desk, state, id: &str| {
+        let finding =
+            Finding { state, id: id.to_owned(), ..finding("crash-loop", Severity::High, desk.now as i64) };
+        let out = desk.brake.observe_finding(&node(0), &finding, Some(cite(&node(0))));
+        desk.decide(out);
+    };
+    ill(&mut desk, FindingState::Raised, "f-1");
+    let stopped = desk.brake.ledger().tripped.clone().unwrap();
+    let raised = super::super::tell::raised(&stopped);
+    for words in ["node-000", "stop the agent", "brake release"] {
+        assert!(raised.explanation.contains(words), "{words}: {}", raised.explanation);
+    }
+    desk.decide(vec![What::BrakeReleased { reason: "looked".to_owned(), past: Vec::new() }]);
+    // The same, over and again.
+    for state in [FindingState::Updated, FindingState::Cleared, FindingState::Raised] {
+        ill(&mut desk, state, "f-1");
+        assert_eq!(desk.tripped(), None, "{state:?}");
+    }
+    ill(&mut desk, FindingState::Raised, "f-2");
+    assert!(desk.tripped().is_some(), "another one is news");
 }

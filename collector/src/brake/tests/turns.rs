@@ -10,7 +10,7 @@ fn one_node_proves_nothing_for_the_others_where_there_are_others() {
         [(1, vec![0; 2], true), (50, vec![0; 5], false), (50, vec![0, 0, 1], true)]
     {
         let mut desk = Desk::new(settings(3));
-        desk.brake.set_nodes(fleet);
+        desk.brake.set_fleet(Fleet::of((0..fleet).map(|i| (node(i), None))));
         for i in &well_on {
             desk.brake.ask(ask(*i, NEW), desk.now);
             assert_eq!(desk.settle(), [node(*i)]);
@@ -21,7 +21,7 @@ fn one_node_proves_nothing_for_the_others_where_there_are_others() {
     }
     // Another node that waits has the turn, however urgent the one is that went well.
     let mut desk = Desk::new(settings(3));
-    desk.brake.set_nodes(50);
+    desk.brake.set_fleet(Fleet::of((0..50).map(|i| (node(i), Some(NEW)))));
     desk.brake.ask(ask(0, NEW), desk.now);
     desk.settle();
     desk.well(0);
@@ -99,7 +99,7 @@ fn the_most_urgent_is_first_and_nobody_waits_for_ever() {
     desk.brake.ask(urgent(2, Severity::Critical, Some(30.0)), desk.now);
     desk.brake.ask(urgent(3, Severity::High, Some(1.0)), desk.now);
     let places = |desk: &mut Desk| -> Vec<(NodeName, usize)> {
-        let news = desk.brake.news(desk.now);
+        let news = desk.brake.news(None, desk.now);
         let place = |answer: &Answer| match answer {
             Answer::Waiting { place, .. } => *place,
             other => unreachable!("{other:?}"),
@@ -127,4 +127,50 @@ fn the_most_urgent_is_first_and_nobody_waits_for_ever() {
         assert!(desk.now - began <= STARVED_NS + 140 * SECOND, "it starves");
     }
     assert!(desk.now - began >= STARVED_NS, "the urgent were before it");
+}
+
+#[test]
+fn a_pool_of_one_proves_its_own_policy_and_nobody_proves_one_for_others() {
+    let well = |desk: &mut Desk, i: usize, times: usize| {
+        for _ in 0..times {
+            desk.brake.ask(ask(i, NEW), desk.now);
+            assert_eq!(desk.settle(), [node(i)]);
+            desk.well(i);
+            desk.settle();
+        }
+    };
+    let fleet = |of: &[Option<Hash>]| Fleet::of(of.iter().enumerate().map(|(i, p)| (node(i), *p)));
+    let others = [Some(OLD); 50];
+    let pool = |own: &[Option<Hash>]| fleet(&[own, &others].concat());
+    let proven = |desk: &Desk| desk.brake.proven() == [NEW];
+    let mut desk = Desk::new(settings(3));
+    desk.brake.set_fleet(pool(&[Some(NEW)]));
+    well(&mut desk, 0, 2);
+    assert!(proven(&desk), "nobody else runs it");
+    // Another one takes it up: it is new there, before anybody counted and after.
+    desk.brake.ask(ask(1, NEW), desk.now);
+    assert!(!proven(&desk));
+    desk.brake.set_fleet(pool(&[Some(NEW), Some(NEW)]));
+    assert!(!proven(&desk));
+    assert_eq!(desk.settle(), [node(1)]);
+    desk.well(1);
+    desk.settle();
+    assert!(proven(&desk));
+
+    // One that says nothing may run it.
+    let mut desk = Desk::new(settings(3));
+    desk.brake.set_fleet(pool(&[Some(NEW), None]));
+    well(&mut desk, 0, 4);
+    assert!(!proven(&desk));
+    desk.brake.set_fleet(pool(&[Some(NEW), Some(OLD)]));
+    assert!(proven(&desk), "it runs another");
+
+    // One that says it runs another, and says that it cleaned well under the pool's, proves nothing to the pool.
+    let mut desk = Desk::new(settings(3));
+    desk.brake.set_fleet(pool(&[Some(NEW), Some(OLD)]));
+    well(&mut desk, 1, 4);
+    desk.brake.set_fleet(pool(&[Some(NEW), Some(OLD)]));
+    assert!(!proven(&desk));
+    well(&mut desk, 0, 1);
+    assert!(proven(&desk), "the pool's own node did");
 }

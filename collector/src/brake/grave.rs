@@ -1,0 +1,56 @@
+//! Findings that speak against a cleanup: which hold already, and which stopped everything and were judged. Pure.
+//!
+//! Bounds: [`MAX_GRAVE`] findings hold, [`MAX_GRAVE_OF_NODE`] of one node, [`MAX_JUDGED`] are remembered as judged. What holds
+//! beyond them is news each time that it is said: that stops more than it should, not less.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use dogwatch::record::NodeName;
+
+/// Grave findings that are remembered at most: several of each node of the largest fleet.
+const MAX_GRAVE: usize = 50_000;
+/// Of one node: far more than a node has at a time, and one that makes them up takes no others' room.
+const MAX_GRAVE_OF_NODE: usize = 64;
+/// Longest id of a finding that is remembered; agents' are digests.
+const MAX_FINDING_ID: usize = 128;
+/// Findings that stopped everything and are remembered for it, the newest: each was released by a person.
+const MAX_JUDGED: usize = 128;
+
+/// All of them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Grave {
+    /// By node and id.
+    hold: BTreeSet<(NodeName, String)>,
+    /// By node, cleanup and id, the newest last. Some ids last: another cleanup is another matter.
+    judged: VecDeque<(NodeName, String, String)>,
+}
+
+impl Grave {
+    /// Takes a finding as one that holds; whether that is news.
+    pub(super) fn know(&mut self, node: &NodeName, finding: &str) -> bool {
+        let key = (node.clone(), finding.to_owned());
+        let its = self.hold.range((node.clone(), String::new())..).take_while(|(of, _)| of == node);
+        let has_room = self.hold.len() < MAX_GRAVE
+            && finding.len() <= MAX_FINDING_ID
+            && its.take(MAX_GRAVE_OF_NODE).count() < MAX_GRAVE_OF_NODE;
+        if has_room { self.hold.insert(key) } else { !self.hold.contains(&key) }
+    }
+
+    /// The reverse of [`Grave::know`].
+    pub(super) fn forget(&mut self, node: &NodeName, finding: &str) {
+        self.hold.remove(&(node.clone(), finding.to_owned()));
+    }
+
+    /// A finding is to stop everything for what a cleanup did; `false`: it did so before, and somebody released that.
+    pub(super) fn judge(&mut self, node: &NodeName, action: &str, finding: &str) -> bool {
+        let key = (node.clone(), action.to_owned(), finding.to_owned());
+        if self.judged.contains(&key) {
+            return false;
+        }
+        if finding.len() <= MAX_FINDING_ID {
+            self.judged.push_back(key);
+            self.judged.drain(..self.judged.len().saturating_sub(MAX_JUDGED));
+        }
+        true
+    }
+}
