@@ -23,7 +23,8 @@ pub struct SaturationConfig {
 
 impl Default for SaturationConfig {
     /// PSI counts any wait, however short, so that a busy and well used node has 30–50 %: only with twice the tasks that
-    /// can run is it too little.
+    /// can run is it too little. A build, or pods that start together, take all of a node for minutes and nobody is hurt: the
+    /// Kubernetes mixins wait for a quarter of an hour (NodeSystemSaturation), this for five minutes.
     fn default() -> Self {
         Self {
             some_avg60: 70.0,
@@ -31,7 +32,7 @@ impl Default for SaturationConfig {
             serious_avg60: 90.0,
             serious_run_queue: 4.0,
             clear_avg60: 40.0,
-            hold: Hold { raise_ticks: 60, clear_ticks: 60 },
+            hold: Hold { raise_ticks: 300, clear_ticks: 60 },
         }
     }
 }
