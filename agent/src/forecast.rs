@@ -248,6 +248,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_full_stays_so() {
+        let text: String = (0..60)
+            .map(|m| format!("{},{},100\n", 1_700_000_000 + m * 60, 30_u64.saturating_sub(m)))
+            .collect();
+        let (out, _) = ask(&text);
+        let full: Vec<&str> = out.lines().skip(31).collect();
+        assert!(full.len() == 30 && full.iter().all(|row| row.ends_with(",0")), "{out}");
+    }
+
+    #[test]
     fn times_numbers_and_columns_are_read_as_people_write_them() {
         let mut text = "\u{feff}Capacity, time ,available\r\n\r\n".to_owned();
         for (t, a) in fill(1, 300) {

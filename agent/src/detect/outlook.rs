@@ -68,13 +68,16 @@ impl Outlook {
     }
 
     /// Takes in that `available` of `capacity` bytes were left at `at`, on any clock that does not jump, and gives the time
-    /// until none are; `None` where there is no steady fall that lasted long enough for what it claims. A
-    /// reading that is not later than the one before is passed over.
+    /// until none are, 0 where that is so already; `None` where there is no steady fall that lasted long enough for what it
+    /// claims. A reading that is not later than the one before is passed over.
     pub fn push(&mut self, at: Duration, available: u64, capacity: u64) -> Option<Duration> {
         self.readings += 1;
         let ns = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
         let place = Place { stream: Stream::Recorder, seq: self.readings };
         self.history.push(Point { ns, value: available, place });
+        if available == 0 && capacity > 0 {
+            return Some(Duration::ZERO);
+        }
         let projection = project(&self.history, &self.config, available, capacity)?;
         Duration::try_from_secs_f64(projection.seconds).ok()
     }

@@ -12,6 +12,9 @@ use super::super::words;
 const WINDOW_NS: u64 = 10_000_000_000;
 /// Shorter spans say nothing: one write-back would look like a flood.
 const MIN_SPAN_NS: u64 = 1_000_000_000;
+/// After so long without a fall whoever wrote has ended: a burst is no flood. (XFS takes room in steps, which at 100 MB/s are a
+/// second or two apart while a disk of some GiB fills.)
+const CALM_NS: u64 = 2_500_000_000;
 /// About how many figures are kept: one each quarter of a second.
 const FIGURES: usize = 40;
 /// Most that is aimed for beyond the low-water mark, as a part of the mount: a short burst, such as an image that is
@@ -39,7 +42,9 @@ impl Fall {
     pub(super) fn bytes_per_second(&self) -> u64 {
         let (Some((from, had)), Some((to, has))) = (self.seen.front(), self.seen.back()) else { return 0 };
         let span = to.saturating_sub(*from);
-        if span < MIN_SPAN_NS {
+        let pairs = self.seen.iter().zip(self.seen.iter().skip(1));
+        let fell = pairs.filter(|((_, before), (_, after))| after < before).map(|(_, (at, _))| *at).last();
+        if span < MIN_SPAN_NS || fell.is_none_or(|at| to.saturating_sub(at) > CALM_NS) {
             return 0;
         }
         let lost = u128::from(had.saturating_sub(*has));
@@ -92,6 +97,24 @@ mod tests {
         assert_eq!(fall.bytes_per_second(), 100);
         assert!(fall.is_full_within(500, 5 * SECOND) && !fall.is_full_within(501, 5 * SECOND));
         assert!(fall.seen.len() <= 11);
+    }
+
+    #[test]
+    fn a_burst_that_is_over_is_no_flood_and_a_writer_on_xfs_is_one_between_its_steps() {
+        let mut fall = Fall::default();
+        for (second, available) in [(0, 1_000), (1, 1_000), (2, 400), (3, 400), (4, 400)] {
+            fall.see(second * SECOND, available);
+        }
+        assert_eq!(fall.bytes_per_second(), 150, "it may go on");
+        fall.see(5 * SECOND, 400);
+        assert_eq!(fall.bytes_per_second(), 0);
+        assert!(!fall.is_full_within(400, u64::MAX));
+
+        let mut fall = Fall::default();
+        for second in 0..10 {
+            fall.see(second * SECOND, 1_000 - second / 2 * 100);
+            assert_eq!(fall.bytes_per_second() > 0, second >= 2, "{second}");
+        }
     }
 
     #[test]
