@@ -162,6 +162,11 @@ impl Ledger {
         holes
     }
 
+    /// The chains of which records are here, or gap records speak.
+    pub fn chains(&self) -> BTreeSet<&ChainId> {
+        self.records.keys().chain(self.given_up.keys()).collect()
+    }
+
     /// How many records `chain` lacks, and how many gap records say that it does. What was lost after the newest record that is
     /// here, as an agent's that ended meanwhile, counts too.
     pub fn missing_and_told(&self, chain: &ChainId) -> (u64, u64) {

@@ -13,8 +13,8 @@
 //! A sweep goes in steps, so that surveys and cleanups need not wait for it, and each step goes on where the last one
 //! ended, however many files there are. Another set of holds begins it anew.
 //!
-//! Bounds: entries, bytes and time of a step, of which the time does not count before its first entry nor before
-//! [`LEAST_ENTRIES`] of them; links a root, and the share of the filesystem that deleted files may take for
+//! Bounds: entries, bytes and time of a step, of which the time does not count before its first entry, and up to
+//! [`LATEST`] may go for [`LEAST_ENTRIES`] of them; links a root, and the share of the filesystem that deleted files may take for
 //! the sake of holds: a hold must not fill the disk. Where one of these two bites, it is said.
 //!
 //! Invariants: nothing in the folder is looked at by surveys or cleanups; an entry goes only when its hold is over, and
@@ -55,10 +55,11 @@ const MAX_KEPT_SHARE: u64 = 10;
 const MAX_LACKS: usize = 4;
 /// What one step may take: a survey or a cleanup that comes meanwhile waits as long, and for the file that is being read.
 const STEP: Budget = Budget { entries: 50_000, bytes: 16 << 20, time: Duration::from_millis(500) };
-/// Entries of folders that a step looks at however long that takes: to find the place where the last one ended may cost more
-/// than a step has, and where each entry does, a sweep of one entry a step would not end before what it is to link is gone. At
-/// 10 ms an entry this is the time of five steps.
+/// Entries of folders that a step looks at though its time is over: to find the place where the last one ended may cost more
+/// than a step has, and where each entry does, a sweep of one entry a step would not end before what it is to link is gone.
 const LEAST_ENTRIES: u64 = 256;
+/// The end of a step however few entries it had (one at least): a cleanup waits for it.
+const LATEST: Duration = Duration::from_secs(2);
 
 /// What is kept aside for one hold.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -120,7 +121,8 @@ impl Spent {
 
     /// Whether it is over for the next entry of a folder, of which each step looks at [`LEAST_ENTRIES`].
     fn is_over_for_entries(&self) -> bool {
-        self.is_used_up() || self.entries >= LEAST_ENTRIES && self.is_over()
+        let very_late = self.began.is_some_and(|at| at.elapsed() >= LATEST);
+        self.is_used_up() || very_late || self.entries >= LEAST_ENTRIES && self.is_over()
     }
 
     fn is_used_up(&self) -> bool {

@@ -269,7 +269,7 @@ fn two_hundred_times_from_full_to_free_and_nothing_grows() {
         |start: &str| bodies.iter().filter(|b| matches!(b, Body::Note(n) if n.starts_with(start))).count();
     let ledger = Ledger::read(&house.store());
     let (mut missing, mut told) = (0, 0);
-    for chain in ledger.records.keys().filter(|c| c.stream != Stream::Recorder) {
+    for chain in ledger.chains().into_iter().filter(|c| c.stream != Stream::Recorder) {
         let (lacks, says) = ledger.missing_and_told(chain);
         (missing, told) = (missing + lacks, told + says);
     }

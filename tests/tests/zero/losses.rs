@@ -138,7 +138,7 @@ fn what_must_give_way_does_so_in_order_and_each_loss_is_told_once() {
         );
     }
     assert!(there.lines.values().all(|n| *n == 1));
-    for chain in there.records.keys().filter(|c| c.stream != Stream::Recorder) {
+    for chain in there.chains().into_iter().filter(|c| c.stream != Stream::Recorder) {
         let (missing, told) = there.missing_and_told(chain);
         assert_eq!(missing, told, "{chain}: {}", tell());
         assert!(chain.stream == Stream::Evidence || missing == 0, "{chain} lost {missing}");
