@@ -29,7 +29,7 @@ const ARENAS: u8 = 2;
 #[command(name = "dogwatch-agent", version)]
 struct Cli {
     /// YAML file; without one, defaults and DOGWATCH_SECTION__KEY.
-    #[arg(long, env = "DOGWATCH_AGENT_CONFIG")]
+    #[arg(long, global = true, env = "DOGWATCH_AGENT_CONFIG")]
     config: Option<PathBuf>,
     /// Only check the configuration: exit code 0 or 2.
     #[arg(long)]

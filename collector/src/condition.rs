@@ -470,7 +470,8 @@ fn nodes(facts: &Facts, out: &mut Vec<Check>) {
         "coverage",
         Severity::Low,
         "cannot see or do everything",
-        "`dogwatch get nodes -o json` tells each; most need a mount or a capability in the DaemonSet",
+        "`dogwatch get nodes -o json` tells each; what needs a right needs a mount or a capability in the DaemonSet, and cleanups that \
+         are stopped or paused `dogwatch brake status`",
         &|n| (!n.unable.is_empty()).then(|| format!("cannot see or do everything: {}", n.unable.join("; "))),
     );
     well &= each(

@@ -135,7 +135,12 @@ fn helps(done: &Action) -> Vec<String> {
     let (held, open) =
         (left(&["held: "]), left(&["open elsewhere", "open in", "nobody can tell whether it is open"]));
     help(held > 0, format!("`dogwatch hold ls`: {held} of what it left are held; `hold release` lets go"));
-    help(open > 0, format!("end or signal whoever has {open} of what it left open; they are named above"));
+    help(
+        open > 0,
+        format!(
+            "end or signal whoever has {open} of what it left open: `fuser -v FILE` on the node names them, and the finding who writes"
+        ),
+    );
     help(
         left(&["over the budget", "longer than", "stopped at", "stopped after"]) > 0,
         format!("`dogwatch clean {} --mount {}` again: a budget ended this one", done.node, done.mount),
