@@ -348,12 +348,6 @@ fn refused(asked: &str, status: &Status) -> CliError {
     match status.code() {
         Code::NotFound => CliError::NotFound(format!("collector {asked}: {said}")),
         Code::InvalidArgument => CliError::Usage(format!("collector {asked}: {said}")),
-        // What the collector itself answers about a node comes without a cause of this side's.
-        Code::Unavailable | Code::DeadlineExceeded
-            if std::error::Error::source(status).is_none() && !status.message().is_empty() =>
-        {
-            CliError::Failed(format!("collector {asked}: {said}"))
-        }
         Code::Unavailable | Code::DeadlineExceeded => unreachable(asked, &why(status)),
         Code::Unauthenticated => with("a certificate that this collector issued (--cert, --key)"),
         Code::PermissionDenied => with(
@@ -397,7 +391,6 @@ mod tests {
             let error = refused("c:1", &status);
             assert_eq!(error.exit_code(), code, "{error}");
             assert!(error.to_string().contains(words) && error.to_string().contains("c:1"), "{error}");
-            assert!(!error.to_string().contains("no answer"), "{error}");
         }
     }
 

@@ -143,9 +143,10 @@ impl Query {
             tracing::error!(%node, command = id, ok, %error, "the end of a command could not be journalled");
         }
         let result = result.map_err(|e| match e {
-            CommandFailed::NotConnected(_) | CommandFailed::WentAway(_) => Status::unavailable(e.to_string()),
+            // Not "unavailable", nor "deadline exceeded": it is not this collector that does not answer.
+            CommandFailed::NotConnected(_) => Status::failed_precondition(e.to_string()),
+            CommandFailed::WentAway(_) | CommandFailed::Late(..) => Status::aborted(e.to_string()),
             CommandFailed::Busy(_) => Status::resource_exhausted(e.to_string()),
-            CommandFailed::Late(..) => Status::deadline_exceeded(e.to_string()),
         })?;
         if !result.ok {
             return Err(if result.not_found {
