@@ -497,7 +497,7 @@ mod tests {
             "cleanup.roots[2].patterns = *: it takes any name; say what only a leftover is called",
             "cleanup.roots[2].owner = no-such-user",
             "cleanup.roots[2].min_age",
-            "cleanup.roots[3].cleaner = images: it is not there yet",
+            "cleanup.roots[3].cleaner = images: images lie in no folder that is cleaned",
             "cleanup.roots[4].cleaner = cores",
             "cleanup.roots[4].mode = sometimes",
             "cleanup.roots[5].path = /var/cache: it is no package manager's cache; name one of /var/cache/apt/archives",

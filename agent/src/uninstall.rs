@@ -6,7 +6,7 @@
 //! Invariants: symbolic links are never followed, and never removed; a folder is removed only empty. Nothing is removed
 //! while an agent runs on the state folder: each journal's lock is taken first and held to the end.
 //!
-//! Limits: what a package or a manifest brought (program, unit, configuration) is theirs to take away. The agent's logs of
+//! Limits: cleanup roots that the configuration no longer names are not looked at, and it is said. What a package or a manifest brought (program, unit, configuration) is theirs to take away. The agent's logs of
 //! what it did are in its journals: they go too.
 
 #[cfg(test)]
@@ -69,6 +69,12 @@ pub fn main(config: &Config, args: &UninstallArgs) -> ExitCode {
     for (path, why) in &report.left {
         println!("{stays} {}: {why}", path.display());
     }
+    let looked: Vec<String> = roots.iter().map(|r| r.display().to_string()).collect();
+    eprintln!(
+        "{QUARANTINE} and {HELD} were looked for in the cleanup roots of this configuration alone ({}); a root that it \
+         no longer names is not looked at: add it to cleanup.roots and run this again",
+        if looked.is_empty() { "none".to_owned() } else { looked.join(", ") }
+    );
     if report.removed.is_empty() && report.left.is_empty() {
         println!("nothing of the agent is here: no {}", config.state_dir.display());
     }

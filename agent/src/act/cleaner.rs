@@ -8,6 +8,7 @@
 
 mod account;
 mod batch;
+mod held;
 mod settle;
 
 use std::cell::RefCell;
@@ -22,13 +23,14 @@ use dogwatch::record::{Action, ActionState, CleanupMode, FileContent, FileSeen, 
 use self::account::{Gone, Run, Space, unexplained};
 use self::batch::{Batch, Ready, Waiting};
 pub(super) use self::batch::{DESCRIPTORS, MAX_BATCH};
+use self::held::{Held, Surroundings, last_word};
 use self::settle::{Settled, Settling};
 use super::beneath;
 use super::confine::Reach;
 use super::cut::cut;
 use super::executor::RootStatus;
 use super::held_links::{Step, Sweeps};
-use super::hold::{Hold, HoldSet, holder_of};
+use super::hold::HoldSet;
 use super::hold_line::HeldNow;
 use super::ledger::{Ledger, Source, Spending};
 use super::plan::{Survey, bounded};
@@ -58,30 +60,6 @@ pub(super) struct Cleaner {
     pub(super) hooks: Hooks,
     /// [`MAX_APPLY`], but for tests of it.
     pub(super) max_apply: Duration,
-}
-
-/// What is held, as it was said and as it lay when an action began.
-struct Held {
-    now: HeldNow,
-    places: Vec<Hold>,
-    /// Opened before confinement.
-    mounts: Rc<Mounts>,
-}
-
-impl Held {
-    fn new(now: HeldNow, mounts: Rc<Mounts>) -> Self {
-        Self { places: now.resolved(&mounts), now, mounts }
-    }
-
-    /// The same in force, looked at again: links may lie differently.
-    fn again(&self) -> Self {
-        self.then(self.now.clone())
-    }
-
-    /// What is held from now on.
-    fn then(&self, now: HeldNow) -> Self {
-        Self::new(now, Rc::clone(&self.mounts))
-    }
 }
 
 /// What came since it was asked for last. Both may come together, and neither may hide the other.
@@ -165,7 +143,8 @@ impl Cleaner {
         let set = HoldSet::Unknown("the executor was not told yet".to_owned());
         let held = HeldNow { set, host_root: "/".into() };
         let mounts = Mounts::open(CleanupRoots::of(&told));
-        let held = RefCell::new(Held::new(held, Rc::new(mounts)));
+        let around = Surroundings::new(mounts, &rules.policy.roots, state_dir);
+        let held = RefCell::new(Held::new(held, Rc::new(around)));
         (
             Self {
                 rules,
@@ -225,7 +204,10 @@ impl Cleaner {
     pub(super) fn survey(&self, device: u64, now_wall_ns: i64) -> Result<Survey, String> {
         match &self.unable {
             Some(why) => Err(format!("no survey: {why}")),
-            None => Ok(survey(&self.rules, &self.roots, device, now_wall_ns)),
+            None => {
+                let renamed = self.held.borrow().renamed_now();
+                Ok(survey(&self.rules, (&self.roots, &renamed), device, now_wall_ns))
+            }
         }
     }
 
@@ -469,19 +451,6 @@ impl Cleaner {
             }
         }
     }
-}
-
-/// Whether the object at `path` may still go, by what is held now.
-fn last_word(held: &RefCell<Held>, parent: &dyn Parent, path: &Path) -> Result<(), String> {
-    let News { held: now, stop } = parent.news();
-    if let Some(now) = now {
-        let then = held.borrow().then(now);
-        held.replace(then);
-    }
-    if let Some(why) = stop {
-        return Err(why);
-    }
-    holder_of(&held.borrow().places, path).map_or(Ok(()), |hold| Err(hold.said()))
 }
 
 #[cfg(test)]

@@ -3,7 +3,10 @@
 //!
 //! Invariant: a root is refused when it is, lies beneath, or contains any of these, by name; and when it is the very
 //! directory by device and inode (a bind mount under another name). Names are compared as written: whoever opens a
-//! root refuses symbolic links on the way, so a name cannot lead elsewhere.
+//! root refuses symbolic links on the way, so a name cannot lead elsewhere. What mounts show under other names is
+//! [`Renamed`].
+
+mod renamed;
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -13,6 +16,7 @@ use std::path::{Component, Path};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+pub(super) use self::renamed::Renamed;
 use super::beneath;
 use super::cleaners::Cleaner;
 

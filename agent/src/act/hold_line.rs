@@ -40,17 +40,18 @@ impl HeldNow {
     /// behind; nothing of what a server stands behind is touched, but where it cleans.
     pub(super) fn resolved(&self, mounts: &Mounts) -> Vec<Hold> {
         let sight = mounts.read();
-        resolve(&self.set, |path| Ok(real_paths(&self.host_root, path, &sight)))
+        sight.spread(resolve(&self.set, |path| Ok(real_paths(&self.host_root, path, &sight))))
     }
 
     /// The same with a bound of time, since a disk of this machine's may not answer either: a hold on one holds
     /// everything, for a link may lead from there to anywhere.
     pub fn resolved_apart(&self, roots: &CleanupRoots, aside: &Aside) -> Vec<Hold> {
         let sight: Arc<Sight> = Mounts::open(roots.clone()).read().into();
-        resolve(&self.set, |path| {
+        let holds = resolve(&self.set, |path| {
             let (root, path, sight) = (self.host_root.clone(), path.to_owned(), Arc::clone(&sight));
             aside.look(&path.clone(), move || real_paths(&root, &path, &sight))
-        })
+        });
+        sight.spread(holds)
     }
 
     /// Holds on paths at which nothing is at this moment, by their ids. What cannot be looked at is not said to be gone.

@@ -41,6 +41,7 @@ mod journald;
 mod lease;
 pub mod ledger;
 mod live;
+mod other_names;
 pub mod permit;
 pub mod plan;
 mod pods_here;

@@ -9,6 +9,8 @@
 //! cleans there depends on it already, and a link there may lead to what would go. Where a path cannot be followed on a
 //! server that carries any root, all that those roots reach there is what it may mean.
 //!
+//! What a path means under other names, by a bind mount, is told by [`Sight::spread`].
+//!
 //! Limits: a mount that comes between the look at the table and the lookup is met unawares, and so is a server where there
 //! is no table. An executor whose own root is on a server that falls silent waits with it.
 
@@ -21,11 +23,14 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::aside::Aside;
 use super::executor::RootStatus;
+use super::hold::Hold;
+use super::other_names::{Footing, OtherNames, spread};
 use crate::sample::mountinfo;
 
 /// The table of mounts is read to here; what lies beyond is looked at all the same, with a bound of time.
@@ -59,6 +64,8 @@ impl CleanupRoots {
 pub(super) struct Mounts {
     table: Option<File>,
     roots: Arc<CleanupRoots>,
+    /// Where the roots lay when they were opened: what is mounted over one later does not move it.
+    footings: Arc<Vec<Footing>>,
 }
 
 /// What [`Mounts`] tell of one moment.
@@ -66,18 +73,64 @@ pub(super) struct Mounts {
 pub(super) struct Sight {
     table: Vec<u8>,
     roots: Arc<CleanupRoots>,
+    footings: Arc<Vec<Footing>>,
+}
+
+impl Sight {
+    /// `holds`, and what they mean beneath the roots under other names.
+    pub(super) fn spread(&self, holds: Vec<Hold>) -> Vec<Hold> {
+        let table = mountinfo::parse(&self.table);
+        let CleanupRoots { usable, unusable } = &*self.roots;
+        let mut footings: Vec<Footing> =
+            usable.iter().chain(unusable).filter_map(|root| Footing::of(&table, root)).collect();
+        footings.extend(self.footings.iter().cloned());
+        spread(holds, &table, &footings)
+    }
+
+    /// What else the roots are called, each in turn: by where it lies now, and by where it lay when it was opened.
+    pub(super) fn other_names<'r>(&self, roots: impl Iterator<Item = &'r Path>) -> Vec<Vec<OtherNames>> {
+        let table = mountinfo::parse(&self.table);
+        let of = |root: &Path| {
+            let mut all: Vec<OtherNames> = Vec::new();
+            let then = self.footings.iter().filter(|f| f.is_of(root)).cloned();
+            for footing in Footing::of(&table, root).into_iter().chain(then) {
+                let names = OtherNames::of(&table, &footing);
+                if !all.contains(&names) {
+                    all.push(names);
+                }
+            }
+            all
+        };
+        roots.map(of).collect()
+    }
 }
 
 impl Mounts {
     /// Opens it; without one nothing is known to be served from elsewhere.
     pub(super) fn open(roots: CleanupRoots) -> Self {
-        Self { table: File::open("/proc/thread-self/mountinfo").ok(), roots: Arc::new(roots) }
+        let table = File::open("/proc/thread-self/mountinfo").ok();
+        let mut mounts = Self { table, roots: Arc::new(roots), footings: Arc::default() };
+        let sight = mounts.read();
+        let table = mountinfo::parse(&sight.table);
+        let footings = sight.roots.usable.iter().filter_map(|root| Footing::of(&table, root));
+        mounts.footings = Arc::new(footings.collect());
+        mounts
+    }
+
+    /// Whether anything was mounted or unmounted since this was asked for last (poll(2) on it: proc_pid_mounts(5)).
+    pub(super) fn changed(&self) -> bool {
+        let Some(table) = &self.table else { return false };
+        let mut asked = [PollFd::new(table, PollFlags::PRI)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // Where nobody can tell, it is looked at.
+        poll(&mut asked, Some(&now)).is_err()
+            || asked[0].revents().intersects(PollFlags::PRI | PollFlags::ERR)
     }
 
     /// The same roots by another table.
     #[cfg(test)]
     pub(super) fn told_by(&self, table: File) -> Self {
-        Self { table: Some(table), roots: Arc::clone(&self.roots) }
+        Self { table: Some(table), roots: Arc::clone(&self.roots), footings: Arc::default() }
     }
 
     /// The table of this moment, bounded by [`MAX_TABLE_BYTES`].
@@ -91,7 +144,7 @@ impl Mounts {
                 _ => break,
             }
         }
-        Sight { table: text, roots: Arc::clone(&self.roots) }
+        Sight { table: text, roots: Arc::clone(&self.roots), footings: Arc::clone(&self.footings) }
     }
 }
 
@@ -365,4 +418,4 @@ fn open_in(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
 
 #[cfg(test)]
 #[path = "real_path_tests.rs"]
-mod tests;
+pub(in crate::act) mod tests;

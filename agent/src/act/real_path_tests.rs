@@ -9,7 +9,7 @@ fn none() -> CleanupRoots {
 }
 
 /// Runs `scene` in a mount namespace of its own, so that nothing is left behind and nobody else meets what hangs.
-fn in_own_namespace(scene: impl FnOnce() + Send + 'static) {
+pub(in crate::act) fn in_own_namespace(scene: impl FnOnce() + Send + 'static) {
     use rustix::mount::{MountPropagationFlags, mount_change};
     let thread = std::thread::spawn(move || {
         // SAFETY: only the mount namespace (and with it the working directory) of this thread is unshared; file
@@ -123,7 +123,7 @@ fn a_mount_that_another_hides_is_none() {
         3 1 8:2 / /data rw - xfs /dev/b rw\n\
         4 3 0:41 / /data/share rw - nfs4 server:/y rw\n\
         5 3 8:3 / /data rw - xfs /dev/c rw\n";
-    let sight = Sight { table: table.into(), roots: Arc::default() };
+    let sight = Sight { table: table.into(), roots: Arc::default(), footings: Arc::default() };
     let walker = Walker::new(&sight);
     let is_served =
         |path: &str, own| matches!(walker.behind(Path::new(path), Some(own)), Behind::Server { .. });
@@ -155,7 +155,8 @@ fn links_on_a_server_that_is_cleaned_are_followed_and_what_cannot_be_holds_all_t
     symlink(&log, gone.join("x")).unwrap();
     symlink(log.join("app"), base.join("from-here")).unwrap();
     let real = |roots: &CleanupRoots, path: &Path| {
-        let sight = Sight { table: served_at(&log, &gone), roots: Arc::new(roots.clone()) };
+        let sight =
+            Sight { table: served_at(&log, &gone), roots: Arc::new(roots.clone()), footings: Arc::default() };
         (real_paths(Path::new("/"), path, &sight), is_absent(Path::new("/"), path, &sight))
     };
     let held = |(paths, _): &(Vec<PathBuf>, bool), path: &Path| paths.iter().any(|p| path.starts_with(p));

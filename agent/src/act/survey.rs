@@ -20,7 +20,7 @@ use rustix::io::Errno;
 
 use super::beneath::{self, Facts, Opened};
 use super::cleaners::{Cleaner, Look};
-use super::forbidden;
+use super::forbidden::{self, Renamed};
 use super::gaps::{self, Gap};
 use super::holder::Holders;
 use super::lease::{self, Claim};
@@ -38,10 +38,16 @@ const MAX_PASSED_OVER: usize = 200;
 /// Longest survey.
 const MAX_TIME: Duration = Duration::from_secs(60);
 
-/// Lists the candidates beneath those of `roots` that lie on `device`.
-pub(super) fn survey(rules: &Rules, roots: &[Option<Root>], device: u64, now_wall_ns: i64) -> Survey {
+/// Lists the candidates beneath those of `roots`, which have other names too, that lie on `device`.
+pub(super) fn survey(
+    rules: &Rules,
+    (roots, renamed): (&[Option<Root>], &[Renamed]),
+    device: u64,
+    now_wall_ns: i64,
+) -> Survey {
     let mut surveyor = Surveyor {
         rules,
+        renamed,
         device,
         now_wall_ns,
         began: Instant::now(),
@@ -70,6 +76,8 @@ struct Place<'p> {
 
 struct Surveyor<'r> {
     rules: &'r Rules,
+    /// The roots, by index.
+    renamed: &'r [Renamed],
     device: u64,
     now_wall_ns: i64,
     began: Instant,
@@ -99,11 +107,12 @@ impl Surveyor<'_> {
 
     /// Lists one folder.
     fn folder(&mut self, place: &Place<'_>, relative: &Path, folder: &OwnedFd) -> Way {
-        let Place { rules, root, .. } = *place;
+        let Place { index, rules, root } = *place;
         if self.survey.partial.is_some() {
             return Way::Stop;
         }
         let out = forbidden::why_folder_is_out(&root.path.join(relative), rules.policy.cleaner)
+            .or_else(|| self.renamed.get(index)?.why_out(relative))
             .or_else(|| rules.kind().shuns(&root.ground, folder, relative));
         if let Some(reason) = out {
             self.pass_over(root.path.join(relative), reason);

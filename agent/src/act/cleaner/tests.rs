@@ -1,5 +1,7 @@
 //! What is spent, by whom, and how long a file is claimed: on real files, with a scripted agent.
 
+mod mounted;
+
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -391,11 +393,11 @@ fn a_link_on_a_server_that_is_cleaned_holds_what_it_leads_to() {
     let lines =
         format!("1 1 8:1 / / rw - ext4 /dev/a rw\n2 1 0:40 / {} rw - virtiofs h rw\n", server.display());
     table.write_all(lines.as_bytes()).unwrap();
-    let mounts = cleaner.held.borrow().mounts.told_by(table);
     let what = HeldThing::Path(server.join("app"));
     let hold = NodeHold { id: "hold-1".to_owned(), what, reason: "court".to_owned() };
     let now = HeldNow { set: HoldSet::Known(vec![hold]), host_root: "/".into() };
-    cleaner.held.replace(Held::new(now, Rc::new(mounts)));
+    let then = cleaner.held.borrow().told_by(table, now);
+    cleaner.held.replace(then);
     let done = scene.apply(&mut cleaner, plan, &Agent::default());
     assert!(kept.exists() && !free.exists(), "{done:#?}");
     assert_eq!(reasons(&done), "held: hold-1 court");

@@ -1,4 +1,4 @@
-//! Cleaners that have a name and no judgement yet: a root of such a kind is refused, and takes nothing.
+//! Cleaners that need no folder of files: a root of such a kind is refused, and takes nothing.
 
 use std::path::Path;
 
@@ -15,8 +15,8 @@ impl Kind for Absent {
         vec![Mistake {
             field: "cleaner",
             value: root.cleaner.as_str().to_owned(),
-            reason: "it is not there yet".to_owned(),
-            remedy: "leave the root out".to_owned(),
+            reason: "images lie in no folder that is cleaned: they go through the runtime alone".to_owned(),
+            remedy: "leave the root out, and set cleanup.images".to_owned(),
         }]
     }
 

@@ -9,7 +9,7 @@
 
 use std::path::Path;
 
-use globset::GlobBuilder;
+use globset::{GlobBuilder, GlobMatcher};
 
 use super::{ALWAYS_EXCLUDED, Kind, Mistake, NEVER_NAMES, Taken};
 use crate::act::policy::{RootPolicy, RootRules};
@@ -51,6 +51,12 @@ const PRECIOUS: &[(&str, &str)] = &[
     ("store.p12", "a key"),
     ("id_rsa", "a key"),
     ("id_ed25519", "a key"),
+    (".env", "settings with secrets"),
+    (".env.local", "settings with secrets"),
+    ("app.env", "settings with secrets"),
+    (".netrc", "a password"),
+    (".pgpass", "a password"),
+    (".htpasswd", "a password"),
     ("app.lock", "a lock"),
     ("app.pid", "a lock"),
 ];
@@ -82,15 +88,9 @@ impl Kind for Custom {
             let reason = "only rotated logs lie beside their live log".to_owned();
             say("sibling_patterns", format!("{:?}", root.sibling_patterns), reason, "use patterns");
         }
-        for pattern in &root.patterns {
-            if let Some((reason, remedy)) = why_dangerous(pattern) {
-                say("patterns", pattern.clone(), reason, remedy);
-            }
-        }
-        if root.min_age_seconds < MIN_AGE_FLOOR_SECONDS {
-            let reason = "what is being written now could match".to_owned();
-            say("min_age", format!("{} s", root.min_age_seconds), reason, "use 1h or more");
-        }
+        let patterns = root.patterns.iter().map(String::as_str);
+        mistakes.extend(patterns.filter_map(|pattern| dangerous("patterns", pattern)));
+        mistakes.extend(too_young(root));
         mistakes
     }
 
@@ -122,6 +122,30 @@ impl Kind for Custom {
             name => format!("the configuration lets {pattern} go ({name})"),
         }
     }
+}
+
+/// The mistake of a pattern that could take what must stay.
+pub(super) fn dangerous(field: &'static str, pattern: &str) -> Option<Mistake> {
+    let (reason, remedy) = why_dangerous(pattern)?;
+    Some(Mistake { field, value: pattern.to_owned(), reason, remedy: remedy.to_owned() })
+}
+
+/// The same of one that takes only what has something else beside it, so that it may look general.
+pub(super) fn precious(field: &'static str, pattern: &str) -> Option<Mistake> {
+    let glob = GlobBuilder::new(pattern).literal_separator(true).backslash_escape(true).build().ok()?;
+    let (example, what) = why_precious(&glob.compile_matcher())?;
+    let reason = format!("it matches {example:?}, {what}");
+    Some(Mistake { field, value: pattern.to_owned(), reason, remedy: INSTEAD.to_owned() })
+}
+
+/// The mistake of an age at which what is being written could still go.
+pub(super) fn too_young(root: &RootPolicy) -> Option<Mistake> {
+    (root.min_age_seconds < MIN_AGE_FLOOR_SECONDS).then(|| Mistake {
+        field: "min_age",
+        value: format!("{} s", root.min_age_seconds),
+        reason: "what is being written now could match".to_owned(),
+        remedy: "use 1h or more".to_owned(),
+    })
 }
 
 fn names_tmp(pattern: &str) -> bool {
@@ -158,8 +182,12 @@ fn why_dangerous(pattern: &str) -> Option<(String, &'static str)> {
     if name == "**" || ANY_NAMES.iter().any(|any| matcher.is_match(any)) {
         return Some(("it takes any name".to_owned(), INSTEAD));
     }
-    let (example, what) = PRECIOUS.iter().find(|(example, _)| matcher.is_match(example))?;
+    let (example, what) = why_precious(&matcher)?;
     Some((format!("it matches {example:?}, {what}"), INSTEAD))
+}
+
+fn why_precious(pattern: &GlobMatcher) -> Option<(&'static str, &'static str)> {
+    PRECIOUS.iter().copied().find(|(example, _)| pattern.is_match(example))
 }
 
 #[cfg(test)]
@@ -206,6 +234,9 @@ mod tests {
             "*.pem",
             "tls.*",
             "id_*",
+            ".env",
+            "*.env",
+            ".netrc",
             "*.sock",
             "*.lock",
             "*.pid",

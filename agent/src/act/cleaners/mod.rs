@@ -117,7 +117,8 @@ impl std::str::FromStr for Cleaner {
 
     fn from_str(word: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|c| c.as_str() == word).ok_or_else(|| {
-            let words: Vec<&str> = Self::ALL.iter().map(|c| c.as_str()).collect();
+            let of_roots = Self::ALL.iter().filter(|c| **c != Self::Images);
+            let words: Vec<&str> = of_roots.map(|c| c.as_str()).collect();
             format!("it is none of {}", words.join(", "))
         })
     }
@@ -181,8 +182,8 @@ pub(super) trait Kind: Sync {
 pub const ALWAYS_EXCLUDED: &[&str] =
     &["*.lck", "*.lock", "*.pid", "*.tmp", "*.part", "*.swp", "*.journal", "*.wal"];
 
-/// Names that neither a custom cleaner nor that of temp files ever takes: databases, journals, sockets, disk images, keys
-/// and certificates.
+/// Names that neither patterns of one's own nor the cleaner of temp files ever take: databases, journals, sockets, disk
+/// images, keys, certificates and other secrets.
 pub const NEVER_NAMES: &[&str] = &[
     "*.db",
     "*.db-*",
@@ -216,6 +217,12 @@ pub const NEVER_NAMES: &[&str] = &[
     "id_ed25519*",
     "krb5cc*",
     "*.kubeconfig",
+    ".env",
+    ".env.*",
+    "*.env",
+    ".netrc",
+    ".pgpass",
+    ".htpasswd",
 ];
 
 /// What a name says.

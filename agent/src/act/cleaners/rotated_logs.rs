@@ -4,12 +4,15 @@
 //! Invariant: a *live* log never matches. Names that are rotated logs on their face ([`DEFAULT_PATTERNS`]) carry `.log`
 //! and a rotation's mark after it; names that only look rotated ([`DEFAULT_SIBLING_PATTERNS`], e.g. `syslog.1`) count
 //! only while the log that they were rotated from lies beside them.
+//!
+//! Patterns of one's own replace the built-in ones. They are judged as a custom cleaner's, and so is the age, unless each
+//! says by itself that it means rotated logs ([`is_plainly_rotated`]).
 
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::{Ground, Kind, Look, Taken};
+use super::{ALWAYS_EXCLUDED, Ground, Kind, Look, Mistake, NEVER_NAMES, Taken, custom};
 use crate::act::policy::{RootPolicy, RootRules};
 use crate::act::rotation;
 use crate::act::survey::has_regular;
@@ -50,6 +53,26 @@ impl Kind for RotatedLogs {
         root.by_access = false;
     }
 
+    fn mistakes(&self, root: &RootPolicy) -> Vec<Mistake> {
+        let own = |list: &'_ [String], known: &[&str]| -> Vec<String> {
+            list.iter().filter(|p| !known.contains(&p.as_str())).cloned().collect()
+        };
+        let patterns = own(&root.patterns, DEFAULT_PATTERNS);
+        let siblings = own(&root.sibling_patterns, DEFAULT_SIBLING_PATTERNS);
+        let mut mistakes: Vec<Mistake> =
+            patterns.iter().filter_map(|p| custom::dangerous("patterns", p)).collect();
+        mistakes.extend(siblings.iter().filter_map(|p| custom::precious("sibling_patterns", p)));
+        if !patterns.iter().all(|p| is_plainly_rotated(p)) {
+            mistakes.extend(custom::too_young(root));
+        }
+        mistakes
+    }
+
+    fn always_excluded(&self, root: &RootPolicy) -> Vec<String> {
+        let never = if has_own_patterns(root) { NEVER_NAMES } else { &[] };
+        ALWAYS_EXCLUDED.iter().chain(never).map(|p| (*p).to_owned()).collect()
+    }
+
     fn takes(&self, rules: &RootRules, relative: &Path) -> Option<Taken> {
         let name = Path::new(relative.file_name()?);
         if let Some(pattern) = rules.pattern_of(name) {
@@ -85,10 +108,125 @@ impl Kind for RotatedLogs {
 
     // A database's own log folder has rotated logs like any other; what other patterns take there is not sure to be one.
     fn keeps_away_from_databases(&self, root: &RootPolicy) -> bool {
-        root.patterns != DEFAULT_PATTERNS || root.sibling_patterns != DEFAULT_SIBLING_PATTERNS
+        has_own_patterns(root)
     }
 
     fn why_safe(&self, _: &RootPolicy, pattern: &str) -> String {
-        format!("rotated log ({pattern})")
+        if is_plainly_rotated(pattern) || DEFAULT_SIBLING_PATTERNS.contains(&pattern) {
+            format!("rotated log ({pattern})")
+        } else {
+            format!("the configuration calls {pattern} rotated logs")
+        }
+    }
+}
+
+fn has_own_patterns(root: &RootPolicy) -> bool {
+    root.patterns != DEFAULT_PATTERNS || root.sibling_patterns != DEFAULT_SIBLING_PATTERNS
+}
+
+/// Whether whatever `pattern` takes bears a rotation's mark: `.log.` or `.log-` in its name, or a compression's end.
+fn is_plainly_rotated(pattern: &str) -> bool {
+    const ENDS: [&str; 4] = [".gz", ".bz2", ".xz", ".zst"];
+    if DEFAULT_PATTERNS.contains(&pattern) {
+        return true;
+    }
+    // Of an alternative nobody can tell which one counts, but at the end: there all of them are compressions.
+    let ends = |braces: &str| braces.split(',').all(|end| ENDS.iter().any(|e| e[1..] == *end));
+    let (stem, is_compressed) = match pattern.strip_suffix('}').and_then(|p| p.rsplit_once(".{")) {
+        Some((stem, braces)) if ends(braces) => (stem, true),
+        _ => (pattern, ENDS.iter().any(|end| pattern.ends_with(end))),
+    };
+    if stem.contains(['{', '}', '\\']) {
+        return false;
+    }
+    // What stands in a class is one of several characters.
+    let mut plain = String::new();
+    let mut in_class = false;
+    for c in stem.chars() {
+        match c {
+            '[' => in_class = true,
+            ']' => {
+                in_class = false;
+                plain.push('?');
+            }
+            c if !in_class => plain.push(c),
+            _ => {}
+        }
+    }
+    !in_class && (is_compressed || plain.contains(".log.") || plain.contains(".log-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::act::policy::{Cleaner, NameVerdict, Policy, Problem, Rules};
+
+    fn policy(patterns: &[&str], min_age_seconds: u64) -> Policy {
+        let patterns = patterns.iter().map(|p| (*p).to_owned()).collect();
+        let root =
+            RootPolicy { patterns, min_age_seconds, ..RootPolicy::of(Cleaner::RotatedLogs, "/srv/app") };
+        Policy { mode: dogwatch::record::CleanupMode::Auto, roots: vec![root], ..Policy::off() }
+    }
+
+    fn problems(patterns: &[&str], min_age_seconds: u64) -> Vec<Problem> {
+        policy(patterns, min_age_seconds).validate(Path::new("/var/spool/dogwatch"))
+    }
+
+    #[test]
+    fn patterns_of_ones_own_are_judged_as_a_custom_cleaners() {
+        for bad in ["*.key", "*.db", "*.pem", "id_*", ".env", "*", "*.log", "*.sqlite*", "*.sock"] {
+            let found = problems(&[bad], 86_400);
+            assert_eq!(found.len(), 1, "{bad}: {found:?}");
+            assert_eq!((&*found[0].key, &*found[0].value), ("roots[0].patterns", bad));
+        }
+        let key = &problems(&["*.key"], 86_400)[0];
+        assert_eq!(key.reason, "it matches \"tls.key\", a key");
+        let custom = RootPolicy { cleaner: Cleaner::Custom, ..policy(&["*.key"], 86_400).roots.remove(0) };
+        let custom = RootPolicy { sibling_patterns: Vec::new(), ..custom };
+        let as_custom = Policy { roots: vec![custom], ..policy(&[], 0) };
+        assert_eq!(as_custom.validate(Path::new("/var/spool/dogwatch"))[0].to_string(), key.to_string());
+
+        let mut siblings = policy(DEFAULT_PATTERNS, 0);
+        siblings.roots[0].sibling_patterns = vec!["id_*".to_owned(), "*.[1-9]*".to_owned()];
+        let found = siblings.validate(Path::new("/var/spool/dogwatch"));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].key, "roots[0].sibling_patterns");
+    }
+
+    #[test]
+    fn what_is_not_plainly_a_rotated_log_has_to_be_an_hour_old() {
+        for plain in [
+            "*.log.[1-9]*",
+            "app.log.[2-9]*",
+            "*.log-2*",
+            "*.gz",
+            "out-*.{gz,zst}",
+            "x[.]y.log.old",
+            "*.log.old",
+        ] {
+            assert_eq!(problems(&[plain], 2), [], "{plain}");
+        }
+        for other in
+            ["report-*.csv", "*.bak", "out-*.{gz,csv}", "{x.log.1,y.csv}", "y[.log.]csv*", "*.bak[.gz]"]
+        {
+            let found = problems(&[other, "*.gz"], 2);
+            assert_eq!(found.len(), 1, "{other}: {found:?}");
+            assert_eq!((&*found[0].key, &*found[0].remedy), ("roots[0].min_age", "use 1h or more"));
+            assert_eq!(problems(&[other], 3_600), [], "{other}");
+        }
+        assert_eq!(problems(DEFAULT_PATTERNS, 0), []);
+    }
+
+    #[test]
+    fn what_may_never_go_stays_whatever_took_its_name() {
+        let rules = Rules::new(policy(&["report-*"], 86_400)).unwrap();
+        let verdict = |name: &str| rules.roots()[0].judge_name(Path::new(name));
+        assert!(matches!(verdict("report-1.csv"), NameVerdict::Taken(_)));
+        for name in ["report-1.key", "report-1.db", "report-1.pem", "report-1.env", "report-1.sqlite3"] {
+            assert!(matches!(verdict(name), NameVerdict::Excluded(_)), "{name}");
+        }
+        let root = &rules.policy.roots[0];
+        let said = root.cleaner.kind().why_safe(root, "report-*");
+        assert_eq!(said, "the configuration calls report-* rotated logs");
     }
 }

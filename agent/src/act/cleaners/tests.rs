@@ -408,14 +408,16 @@ fn two_cleaners_at_one_place_each_take_their_own() {
 }
 
 #[test]
-fn what_is_not_there_yet_is_refused_by_name() {
+fn images_are_no_roots_cleaner() {
     let temp = tempfile::tempdir().unwrap();
     let cleaner = Cleaner::Images;
     let roots = vec![RootPolicy::of(cleaner, temp.path())];
     let policy = Policy { mode: CleanupMode::Plan, roots, budgets: Budgets::default() };
     let problems = policy.validate(Path::new("/nowhere"));
     assert_eq!(problems[0].key, "roots[0].cleaner");
-    assert!(problems[0].value == cleaner.as_str() && problems[0].reason.contains("not there yet"));
+    assert!(problems[0].value == cleaner.as_str() && problems[0].remedy.contains("set cleanup.images"));
+    let words = "custm".parse::<Cleaner>().unwrap_err();
+    assert!(words.contains("custom, live-logs") && !words.contains("images"), "{words}");
     for cleaner in Cleaner::ALL {
         assert_eq!(cleaner.as_str().parse(), Ok(cleaner));
         assert_eq!(serde_json::to_value(cleaner).unwrap(), cleaner.as_str());

@@ -8,7 +8,7 @@ use super::{
     matcher,
 };
 use crate::act::cleaners::{Cleaner, is_private};
-use crate::act::forbidden;
+use crate::act::forbidden::{self, Renamed};
 
 /// Names of logs that somebody writes to; a configured pattern that matches one of them is refused.
 pub(super) const LIVE_LOGS: &[&str] = &[
@@ -37,6 +37,8 @@ pub(super) const LIVE_LOGS: &[&str] = &[
     "java0.log.0",
 ];
 
+/// What to do about a root that may not be where it is.
+const REMEDY: &str = "name a folder that holds only what may go, such as /var/log";
 /// Longest name of a root, bytes: it stands in each object's reason.
 const MAX_NAME_BYTES: usize = 64;
 
@@ -78,8 +80,11 @@ impl RootPolicy {
             problems.push(Problem { key, value, reason, remedy: remedy.to_owned() });
         };
         let path = self.path.display().to_string();
+        let renamed = self.path.is_absolute().then(|| Renamed::now(self, state_dir));
         if let Err((reason, remedy)) = check_place(&self.path, self.cleaner, state_dir) {
             say("path", path.clone(), reason, remedy);
+        } else if let Some(reason) = renamed.as_ref().and_then(Renamed::why_root_is_out) {
+            say("path", path.clone(), reason, REMEDY);
         }
         if named_before {
             say("path", path, "it is named twice for one cleaner".to_owned(), "merge the two roots");
@@ -101,12 +106,15 @@ impl RootPolicy {
         }
         if self.cleaner.kind().keeps_away_from_databases(self)
             && let Some(reason) = forbidden::why_in_database(&self.path)
+                .or_else(|| renamed.as_ref().and_then(Renamed::why_in_database))
         {
             say("path", self.path.display().to_string(), reason, "leave it to the database");
         }
-        for mistake in self.cleaner.kind().mistakes(self) {
-            say(mistake.field, mistake.value, mistake.reason, &mistake.remedy);
+        let mistakes = self.cleaner.kind().mistakes(self);
+        for mistake in &mistakes {
+            say(mistake.field, mistake.value.clone(), mistake.reason.clone(), &mistake.remedy);
         }
+        let told = |field: &str, glob: &str| mistakes.iter().any(|m| m.field == field && m.value == glob);
         if self.cleaner == Cleaner::RotatedLogs
             && self.patterns.is_empty()
             && self.sibling_patterns.is_empty()
@@ -140,6 +148,7 @@ impl RootPolicy {
                             "use *, ?, [a-z] and {a,b}",
                         );
                     }
+                    Ok(_) if told(field, glob) => {}
                     Ok(_) if field != "excludes" && by_name && glob.contains('/') => {
                         let reason = "patterns are matched against file names".to_owned();
                         say(field, glob.clone(), reason, "name the folder as a root");
@@ -197,7 +206,6 @@ impl Budgets {
 
 /// Whether a root may be at `path`; if not, why and what to do.
 fn check_place(path: &Path, cleaner: Cleaner, state_dir: &Path) -> Result<(), (String, &'static str)> {
-    const REMEDY: &str = "name a folder that holds only what may go, such as /var/log";
     if !path.is_absolute() {
         return Err(("it is not absolute".to_owned(), REMEDY));
     }

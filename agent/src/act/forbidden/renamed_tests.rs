@@ -1,0 +1,75 @@
+//! Hosts and containers by their tables of mounts.
+
+use super::*;
+use crate::act::other_names::Footing;
+use crate::sample::mountinfo::parse;
+
+fn why(table: &str, root: &str, relative: Option<&str>) -> Option<String> {
+    let table = parse(table.as_bytes());
+    let names = OtherNames::of(&table, &Footing::of(&table, Path::new(root)).unwrap());
+    let policy = RootPolicy { host_root: "/host".into(), ..RootPolicy::new(root) };
+    let renamed = Renamed::of(&policy, vec![names], Path::new("/var/spool/dogwatch"));
+    match relative {
+        None => renamed.why_root_is_out(),
+        Some(relative) => renamed.why_out(Path::new(relative)),
+    }
+}
+
+#[test]
+fn a_second_name_that_is_out_of_reach_takes_the_first_one_with_it() {
+    let table = "1 1 8:1 / / rw - ext4 /dev/a rw\n\
+        2 1 8:1 /etc/app /mnt/conf rw - ext4 /dev/a rw\n\
+        3 1 8:1 / /mnt/all rw - ext4 /dev/a rw\n\
+        4 1 8:2 / /var/lib/mysql rw - xfs /dev/b rw\n\
+        5 1 8:2 / /mnt/twice rw - xfs /dev/b rw\n\
+        6 1 8:3 / /home rw - xfs /dev/c rw\n\
+        7 1 8:3 /varlog /var/log rw - xfs /dev/c rw\n\
+        8 1 8:3 /me /mnt/me rw - xfs /dev/c rw\n\
+        9 1 8:4 / /data rw - xfs /dev/d rw\n\
+        10 1 8:4 /root /root rw - xfs /dev/d rw\n\
+        11 1 8:4 /pod /var/lib/kubelet/pods/1/volume-subpaths/v/c/0 rw - xfs /dev/d rw\n";
+    for (root, relative, said) in [
+        ("/mnt/conf", None, Some("it is /etc/app by another name, which lies in /etc (configuration)")),
+        ("/mnt/all", None, Some("which is the whole system")),
+        ("/mnt/all/var", None, Some("which contains /var/lib")),
+        ("/mnt/all/srv/logs", None, None),
+        ("/mnt/twice/logs", None, Some("it is /var/lib/mysql/logs by another name")),
+        ("/mnt/me", None, Some("which lies in /home (people's files)")),
+        // The system itself keeps its logs there.
+        ("/var/log", None, None),
+        ("/data", None, None),
+        ("/data", Some("root/x"), Some("which is /root (people's files)")),
+        ("/data", Some("roots"), None),
+        ("/data", Some("pod/app"), None),
+        ("/srv/logs", None, None),
+    ] {
+        let why = why(table, root, relative);
+        assert_eq!(why.is_some(), said.is_some(), "{root} {relative:?}: {why:?}");
+        assert!(said.is_none_or(|said| why.as_ref().unwrap().contains(said)), "{root}: {why:?}");
+    }
+}
+
+#[test]
+fn in_a_container_the_filesystems_own_path_tells() {
+    let table = "1 1 0:50 / / rw - overlay overlay rw\n\
+        2 1 8:1 /var/log /var/log rw - ext4 /dev/a rw\n\
+        3 1 8:1 /var/lib/etcd/member /mnt/bound rw - ext4 /dev/a rw\n\
+        4 1 8:2 /var/lib/docker/volumes/0a1b/_data/log /logs rw - ext4 /dev/b rw\n\
+        5 1 8:2 /var/lib/docker/volumes/0a1b/_data/var/lib/etcd /db rw - ext4 /dev/b rw\n";
+    let (with_host, alone) = (format!("{table}6 1 8:1 / /host rw - ext4 /dev/a rw\n"), table);
+    for (root, said) in [
+        ("/var/log", None),
+        ("/mnt/bound", Some("lies in a var/lib/etcd")),
+        ("/logs", None),
+        ("/db", Some("lies in a var/lib/etcd")),
+    ] {
+        for table in [&with_host, alone] {
+            let why = why(table, root, None);
+            assert_eq!(why.is_some(), said.is_some(), "{root}: {why:?}");
+            assert!(said.is_none_or(|said| why.as_ref().unwrap().contains(said)), "{root}: {why:?}");
+        }
+    }
+    let conf = "7 1 8:1 /etc/app /mnt/conf rw - ext4 /dev/a rw\n";
+    let host = why(&format!("{with_host}{conf}"), "/mnt/conf", None);
+    assert!(host.as_ref().is_some_and(|h| h.contains("which lies in /etc")), "{host:?}");
+}
