@@ -273,7 +273,10 @@ impl Quarantines {
             let folder = root.join(QUARANTINE);
             let listed = self.0.entry(folder.clone()).or_insert_with(|| list(&folder));
             let entries = listed.as_ref().map_err(|why| {
-                format!("not under its name: removed, or in {}, which cannot be listed ({why})", folder.display())
+                format!(
+                    "not under its name: removed, or in {}, which cannot be listed ({why})",
+                    folder.display()
+                )
             })?;
             if let Some(entry) = entries.iter().find(|entry| is_entry_of(entry, object.inode, name)) {
                 return Ok(Some(folder.join(entry)));

@@ -70,8 +70,7 @@ fn what_began_and_has_no_end_is_found_until_it_has_one() {
         let other = [&all[..], &[of("a-2", Started, &object), of("a-2", end, &object)]].concat();
         assert_eq!(open_of(&other).len(), 1);
     }
-    let many: Vec<Body> =
-        (0..MAX_UNFINISHED + 5).map(|n| of(&format!("a-{n}"), Started, &object)).collect();
+    let many: Vec<Body> = (0..MAX_UNFINISHED + 5).map(|n| of(&format!("a-{n}"), Started, &object)).collect();
     let newest: Vec<String> = open_of(&many).into_iter().map(|u| u.action.id).collect();
     assert_eq!((newest.len(), newest[0].as_str()), (MAX_UNFINISHED, "a-5"));
 }
@@ -113,13 +112,18 @@ fn of_each_object_it_is_said_what_became_of_it() {
     ]
     .concat();
     let objects = [&recorded[..], &[strange.clone(), image.clone()]].concat();
-    let bodies = [of("a-1", ActionState::Started, &objects), saw("a-1", &recorded[..5]), saw("a-1", &recorded[5..])];
+    let bodies =
+        [of("a-1", ActionState::Started, &objects), saw("a-1", &recorded[..5]), saw("a-1", &recorded[5..])];
     let closed = open_of(&bodies).remove(0).close();
 
     assert_eq!(closed.state, ActionState::Failed);
     assert!(closed.is_interrupted(), "{}", closed.detail);
     assert!(closed.detail.contains("5 of 11 objects went"), "{}", closed.detail);
-    assert!(closed.detail.contains("2 are still there; 1 went without it; 3 are in quarantine"), "{}", closed.detail);
+    assert!(
+        closed.detail.contains("2 are still there; 1 went without it; 3 are in quarantine"),
+        "{}",
+        closed.detail
+    );
     assert!(closed.objects.iter().all(|o| o.outcome != ObjectOutcome::Pending), "{closed:#?}");
     let now = |object: &PlannedObject| {
         let found = closed.objects.iter().find(|o| o.path == object.path).unwrap();
@@ -144,7 +148,10 @@ fn of_each_object_it_is_said_what_became_of_it() {
     // What the other name keeps came not free.
     let freed = gone.allocated_bytes + both[0].allocated_bytes + replaced.allocated_bytes;
     assert_eq!(closed.freed_bytes, Some(freed));
-    assert!(closed.refused[0].reason.contains("nobody can tell") || closed.refused[0].reason.contains("quarantine"));
+    assert!(
+        closed.refused[0].reason.contains("nobody can tell")
+            || closed.refused[0].reason.contains("quarantine")
+    );
 }
 
 #[test]
@@ -181,11 +188,8 @@ fn budgets_count_what_went_once_before_and_after_it_is_said() {
     let objects: Vec<_> = (0..4).map(|n| planned(&temp.path().join(format!("a.log.{n}")), 4_096)).collect();
     let mut bodies = vec![of("a-1", ActionState::Started, &objects), saw("a-1", &objects[..3])];
     (0..2).for_each(|n| fs::remove_file(&objects[n].path).unwrap());
-    let policy = Policy {
-        mode: CleanupMode::Auto,
-        roots: vec![RootPolicy::new(temp.path())],
-        ..Policy::off()
-    };
+    let policy =
+        Policy { mode: CleanupMode::Auto, roots: vec![RootPolicy::new(temp.path())], ..Policy::off() };
     let rules = Rules::new(policy).unwrap();
     let spent = |bodies: &[Body]| {
         let now = Moment { wall_ns: 5_000_000_000, boot_ns: 5_000_000_000 };
