@@ -425,6 +425,8 @@ impl Core {
                 self.acting.end(&action.id);
                 self.responder.on_applied(*action, now)
             }
+            // Nobody waits for it; what it spent was counted when the record was read back.
+            Done::Closed(action) => vec![Step::Record(action)],
             Done::Progress(so_far) => {
                 self.acting.tell(so_far);
                 Vec::new()

@@ -181,8 +181,10 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         let (done, unable) = (inbox_tx.clone(), inbox_tx.clone());
         let witness = spent::witness(&recorder, &inbox_tx, config.preserve)?;
         let rules = Rules::new(config.policy.clone()).map_err(failed("the cleanup's patterns"))?;
-        let spent = spent::spent(&recorder, &rules)?;
+        let (spent, unfinished) = spent::spent(&recorder, &rules)?;
         let spent_before = spent.clone();
+        // Before anything that this run asks for: the inbox tells the core in the same order.
+        unfinished.into_iter().for_each(|u| drop(jobs_tx.send(Job::Close(Box::new(u)))));
         let worker = std::thread::Builder::new().name("act".to_owned()).spawn(move || {
             // The core ends only when the agent does.
             let done = |d| drop(done.send(Message::Done(d)));

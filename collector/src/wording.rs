@@ -74,6 +74,16 @@ fn whys(a: &Action) -> impl Iterator<Item = &str> {
     whole.chain(detail.filter(repeated))
 }
 
+/// Why an action was refused: in its plan's own words where nothing was chosen, else in those of whoever refused it whole.
+pub fn refusal(a: &Action) -> String {
+    let whole: Vec<&str> = a.refused.iter().filter(|r| r.path.is_none()).map(|r| r.reason.as_str()).collect();
+    if whole.is_empty() || (a.objects.is_empty() && !a.detail.is_empty()) {
+        a.detail.clone()
+    } else {
+        whole.join("; ")
+    }
+}
+
 fn gap(g: &Gap) -> String {
     match g.count {
         Some(n) => format!("{n} {} records lost: {}", g.stream, g.reason),
@@ -191,6 +201,17 @@ mod tests {
         let young = Refusal { path: Some("/var/log/a.log.1".into()), reason: "younger than 1 h".into() };
         let said = action(&refused("1.0 GiB are wanted and nothing may go", vec![young]));
         assert!(said.ends_with("passed over 1, e.g. /var/log/a.log.1: younger than 1 h"), "{said}");
+    }
+
+    #[test]
+    fn the_cause_of_a_refusal_is_no_file_that_stays() {
+        let young = Refusal { path: Some("/var/log/a.log.1".into()), reason: "younger than 1 h".into() };
+        let more = Refusal { path: None, reason: "7 more stay, for reasons like these".into() };
+        let planned = refused("nothing needs to go: 29.5 MiB are available", vec![young.clone(), more]);
+        assert_eq!(refusal(&planned), "nothing needs to go: 29.5 MiB are available");
+        let late = Refusal { path: None, reason: "the plan has expired: make a new one".into() };
+        let only = refused("", vec![young, late]);
+        assert_eq!(refusal(&only), "the plan has expired: make a new one");
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub enum ActionState {
     Started,
     /// The executor reported; every object has its outcome.
     Done,
-    /// The executor could not carry it out or died; objects say what is known.
+    /// The executor could not carry it out or died, or the agent did; objects say what is known.
     Failed,
     /// Nothing was touched, and why.
     Refused,
@@ -204,6 +204,10 @@ pub struct Unexplained {
     pub reason: String,
 }
 
+/// How the detail of an action begins that its agent could not end, because it ended itself: killed, or with its node. The
+/// next run says so, with what became of each object as far as can be known; the action is then [`ActionState::Failed`].
+const INTERRUPTED: &str = "the agent ended in the midst of this cleanup";
+
 /// A cleanup, from plan to outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Action {
@@ -244,4 +248,17 @@ pub struct Action {
     /// What the container runtime said, where images were among the objects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_store: Option<Box<ImageStore>>,
+}
+
+impl Action {
+    /// Makes it one that its agent could not end; `found` says what is known of it by now.
+    pub fn interrupt(&mut self, found: &str) {
+        self.state = ActionState::Failed;
+        self.detail = format!("{INTERRUPTED}: {found}");
+    }
+
+    /// Whether it failed for no other reason than that its agent ended in its midst.
+    pub fn is_interrupted(&self) -> bool {
+        self.state == ActionState::Failed && self.detail.starts_with(INTERRUPTED)
+    }
 }

@@ -1,6 +1,7 @@
 //! Files that were about to go: what they were, and pieces of their content.
 
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,23 @@ pub struct FileSeen {
     pub objects: Vec<PlannedObject>,
     /// A piece of one file's content.
     pub content: Option<FileContent>,
+}
+
+impl FileSeen {
+    /// Each file with its digest, as figures of an event: `sha256.` and the path, or `sha256_of_ends.` where the digest covers
+    /// the first and last MiB only; empty where there is none. Of a path that is not UTF-8, each byte that is not
+    /// printable ASCII is written `\xNN`, so that no two are one.
+    pub fn digests(&self) -> impl Iterator<Item = (String, String)> {
+        self.objects.iter().map(|object| {
+            let path = match object.path.to_str() {
+                Some(path) => path.to_owned(),
+                None => object.path.as_os_str().as_bytes().escape_ascii().to_string(),
+            };
+            let key = if object.digest_partial { "sha256_of_ends" } else { "sha256" };
+            let digest = object.sha256.map(|hash| hash.to_string()).unwrap_or_default();
+            (format!("{key}.{path}"), digest)
+        })
+    }
 }
 
 impl fmt::Display for FileSeen {
@@ -125,6 +143,34 @@ mod tests {
             btime_ns: None,
             preserved_bytes: None,
         }
+    }
+
+    #[test]
+    fn every_file_is_told_with_its_digest_whatever_its_name_is() {
+        use std::ffi::OsStr;
+        let named = |name: &[u8], digest_partial, sha256| PlannedObject {
+            path: OsStr::from_bytes(name).into(),
+            digest_partial,
+            sha256,
+            ..object()
+        };
+        let hash = Some(crate::record::Hash([0xab; 32]));
+        let objects = vec![
+            named(b"/x/\xc3\xa4.log.1", false, hash),
+            named(b"/x/\xff", true, hash),
+            named(b"/x/\xfe", false, None),
+        ];
+        let seen = FileSeen { cause: "a-1".to_owned(), objects, content: None };
+        let told: Vec<_> = seen.digests().collect();
+        let said = |key: &str, digest: String| (key.to_owned(), digest);
+        assert_eq!(
+            told,
+            [
+                said("sha256./x/ä.log.1", "ab".repeat(32)),
+                said("sha256_of_ends./x/\\xff", "ab".repeat(32)),
+                said("sha256./x/\\xfe", String::new())
+            ]
+        );
     }
 
     #[test]

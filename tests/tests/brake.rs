@@ -196,7 +196,7 @@ fn serve(
                 world.cleaning.fetch_sub(1, Ordering::SeqCst);
                 Done::Applied(action)
             }
-            Job::Find { .. } => continue,
+            Job::Find { .. } | Job::Close(_) => continue,
         };
         let _ = inbox.send(Message::Done(done));
     }

@@ -6,7 +6,7 @@
 //! is there; [`plan`] picks the smallest set that suffices; [`respond`] decides when to survey, record and apply;
 //! [`handle`] carries requests to the [`executor`], a child process that re-checks everything against the policy it
 //! was started with, has [`witness`] keep what it is about to remove, and removes one object at a time ([`remove`]), or cuts
-//! it where only that was allowed ([`cut`]).
+//! it where only that was allowed ([`cut`]). What an agent left in its midst that ended then, the next one tells ([`unfinished`]).
 //!
 //! Invariants: `plan` and `respond` are pure. Only `executor` and what it calls (`survey`, `remove`, `quarantine`,
 //! `cut`, `lease`, `confine`) ever open a file beneath a root, only `remove`, `quarantine` and `held_links` (its own links)
@@ -58,6 +58,7 @@ mod shares;
 mod specimen;
 mod survey;
 mod turn;
+pub mod unfinished;
 mod vet;
 pub(crate) mod wire;
 pub mod witness;

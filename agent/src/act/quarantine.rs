@@ -205,6 +205,11 @@ impl<'n> Origin<'n> {
     }
 }
 
+/// Whether the quarantine's `entry` is the file `inode` that was called `name`, wherever its folder was.
+pub(super) fn is_entry_of(entry: &OsStr, inode: u64, name: &OsStr) -> bool {
+    Origin::parse(entry.as_bytes()).is_some_and(|o| o.inode == inode && o.name == name.as_bytes())
+}
+
 /// The name that an object gets in quarantine; `None` if its own name is too long to be kept in it (212 bytes always
 /// fit).
 pub(super) fn entry_name(folder_inode: u64, folder: &Path, inode: u64, name: &OsStr) -> Option<OsString> {

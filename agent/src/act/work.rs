@@ -26,6 +26,7 @@ use super::real_path::{Place, find_apart};
 use super::remove::QUARANTINE_GONE;
 use super::shares;
 use super::turn::Turn;
+use super::unfinished::Unfinished;
 use super::witness::Witness;
 use crate::tail::mask::Masker;
 
@@ -71,6 +72,8 @@ pub enum Job {
     Aside,
     /// Carry an action out. Its record is durable.
     Apply(Box<Action>),
+    /// Look what became of an action of an earlier run. What quarantines hold is put back by then, where there is an executor.
+    Close(Box<Unfinished>),
     /// Look where a path really lies. It touches a disk, and may wait for it for a moment, so it is done here.
     Find {
         /// The command that asks.
@@ -96,6 +99,8 @@ pub enum Done {
     Progress(Progress),
     /// An action that was carried out, or failed.
     Applied(Box<Action>),
+    /// What became of an action of an earlier run; to be recorded.
+    Closed(Box<Action>),
     /// Push this to the evidence stream, of which the core is the only pusher, and say its seq.
     Keep {
         /// What.
@@ -271,6 +276,11 @@ pub fn run(
                 let applied = shares::joined(*action, shared);
                 spent.borrow_mut().note_action(&applied, &rules, clock::now().boot_ns);
                 done(Done::Applied(Box::new(applied)));
+            }
+            Some(Job::Close(unfinished)) => {
+                let closed = unfinished.close();
+                tracing::warn!(action = closed.id, mount = closed.mount, "{}", closed.detail);
+                done(Done::Closed(Box::new(closed)));
             }
             Some(Job::Aside | Job::Find { .. }) | None => {}
         }

@@ -1,5 +1,5 @@
-//! What cleanups spent of their hourly budgets before this start, read back from the record; and what keeps the record of
-//! what they remove.
+//! What cleanups left before this start, read back from the record: what they spent of their hourly budgets, and those of
+//! which the end was never said; and what keeps the record of what they remove.
 //!
 //! A restart must not give the budgets back: whoever restarts the agent again and again would have it remove without bound.
 
@@ -13,6 +13,7 @@ use dogwatch::record::{Kind, Kinds, Stream};
 use super::{RunError, failed};
 use crate::act::ledger::{HOUR_NS, Ledger, RECALLED_NS, Recovery};
 use crate::act::policy::Rules;
+use crate::act::unfinished::{Open, Unfinished};
 use crate::act::witness::{PreserveBudget, Recorded, Witness};
 use crate::act::work::Done;
 use crate::core::Message;
@@ -21,15 +22,21 @@ use crate::record::Recorder;
 /// How long the core may take to give a record its seq: it never waits for a disk.
 const SEQ_WITHIN: Duration = Duration::from_secs(5);
 
-/// What the last runs' actions spent within the hour, by what `rules` say of their objects now.
-pub(super) fn spent(recorder: &Recorder, rules: &Rules) -> Result<Ledger, RunError> {
+/// What the last runs' actions spent within the hour, by what `rules` say of their objects now, and those that have no end
+/// yet, however old: an agent that was away for long says it all the same.
+pub(super) fn spent(recorder: &Recorder, rules: &Rules) -> Result<(Ledger, Vec<Unfinished>), RunError> {
     let now = clock::now();
-    let mut recovery = Recovery::new(rules, now);
+    let (mut recovery, mut open) = (Recovery::new(rules, now), Open::default());
     let since = now.wall_ns.saturating_sub_unsigned(RECALLED_NS);
     recorder
-        .recall(Stream::Urgent, Recovery::kinds(), since, |record| recovery.take(record))
-        .map_err(failed("reading what earlier cleanups spent"))?;
-    Ok(recovery.ledger())
+        .recall(Stream::Urgent, Recovery::kinds(), i64::MIN, |record| {
+            open.take(&record.body);
+            if record.at.wall_ns >= since {
+                recovery.take(record);
+            }
+        })
+        .map_err(failed("reading what earlier cleanups left"))?;
+    Ok((recovery.ledger(), open.unfinished()))
 }
 
 /// What keeps in the record what the executor is about to remove.

@@ -386,6 +386,7 @@ fn event(node: &NodeName, record: &Record) -> Event {
         Body::Note(text) => (Severity::Info, text.clone()),
         Body::File(f) => {
             field("cause", f.cause.clone());
+            f.digests().for_each(|(key, digest)| field(&key, digest));
             (Severity::Info, f.to_string())
         }
     };

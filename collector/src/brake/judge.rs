@@ -1,6 +1,8 @@
 //! What counts as a cleanup gone wrong. Pure, and crisp on purpose: each is a sentence that people can check.
 //!
-//! - The action failed as a whole, or more than a tenth of the objects that it tried to remove.
+//! - The action failed as a whole, or more than a tenth of the objects that it tried to remove. Not where its agent ended
+//!   in its midst and says so at its next start: upgrades and reboots end agents, and speak against no policy. It
+//!   proves none either, and the node is watched from then on like any other; one that says nothing is a permit without its outcome.
 //! - What it removed gave back less than half of what it held; not where images are among it, whose layers are shared.
 //! - The node says that cleaning a mount does not hold.
 //! - A finding that was raised on the node while it has a place is of severity high or worse, then or by an update, other than that a disk is full:
@@ -18,6 +20,9 @@ const FAILED_OF: usize = 10;
 
 /// Why an action that is over went wrong, if it did.
 pub fn wrong_action(action: &Action) -> Option<String> {
+    if action.is_interrupted() {
+        return None;
+    }
     if action.state == ActionState::Failed {
         return Some(format!("cleanup {} failed: {}", action.id, action.detail));
     }

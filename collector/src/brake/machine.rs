@@ -418,7 +418,9 @@ impl Brake {
         let Some(permit) = self.ledger.permit(node, &action.id).filter(|p| !p.returned).cloned() else {
             return self.observe_late(node, action, cite);
         };
-        let (state, freed_bytes) = (action.state, action.freed_bytes.unwrap_or(0));
+        let state = action.state;
+        // What failed proves its policy by nothing that it freed.
+        let freed_bytes = action.freed_bytes.filter(|_| state == ActionState::Done).unwrap_or(0);
         let over = matches!(state, ActionState::Done | ActionState::Failed | ActionState::Refused);
         if let Some(live) = self.live.get_mut(&(node.clone(), action.id.clone())) {
             live.begun |= state == ActionState::Started;

@@ -217,6 +217,7 @@ impl Fields {
             self.set("size_bytes", c.size_bytes);
         } else {
             self.set("objects", f.objects.len());
+            f.digests().for_each(|(key, digest)| self.set(&key, digest));
         }
     }
 

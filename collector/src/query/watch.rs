@@ -108,7 +108,7 @@ impl Wish {
                 other => {
                     let kind: Kind = other.parse().map_err(|_| {
                         Status::invalid_argument(format!(
-                            "kind {other:?}: must be incident, finding, action, sample, log, gap or note"
+                            "kind {other:?}: must be incident, finding, action, sample, log, gap, note or file"
                         ))
                     })?;
                     wish.records = wish.records.with(kind);

@@ -30,6 +30,7 @@ use super::row::{
 };
 use crate::brake::Ledger;
 use crate::incident::Incident;
+use crate::wording;
 
 /// Most records that one step cites, its own included: the newest state's record cites all of its own.
 const MAX_STEP_EVIDENCE: usize = 16;
@@ -376,8 +377,7 @@ fn action_said(a: &Action, wall_ns: i64, own: RecordRef) -> Said<'_> {
             format!("freed {freed} of {} bytes planned on {}: {}", a.planned_bytes, a.mount, a.detail)
         }
         ActionState::Refused => {
-            let why = a.refused.first().map_or(a.detail.as_str(), |r| r.reason.as_str());
-            format!("nothing touched on {}: {why}", a.mount)
+            format!("nothing touched on {}: {}", a.mount, wording::refusal(a))
         }
     };
     Said {

@@ -158,7 +158,7 @@ Examples:
 pub(crate) struct WatchArgs {
     #[command(flatten)]
     pub(crate) which: Selectors,
-    /// Of these kinds: incident, finding, action, and of events sample, log, gap, note [default: the first three]
+    /// Of these kinds: incident, finding, action, and of events sample, log, gap, note, file [default: the first three]
     #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = kind, help_heading = "Which")]
     pub(crate) kind: Vec<String>,
     /// Events whose message matches this regular expression; without --kind: log lines
@@ -170,7 +170,7 @@ pub(crate) struct WatchArgs {
 
 /// What can be watched.
 fn kind(text: &str) -> Result<String, String> {
-    const KINDS: [&str; 7] = ["incident", "finding", "action", "sample", "log", "gap", "note"];
+    const KINDS: [&str; 8] = ["incident", "finding", "action", "sample", "log", "gap", "note", "file"];
     if KINDS.contains(&text) {
         Ok(text.to_owned())
     } else {

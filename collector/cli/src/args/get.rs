@@ -95,7 +95,8 @@ pub(crate) struct GetArgs {
     pub(crate) which: Selectors,
     #[command(flatten)]
     pub(crate) when: When,
-    /// Events of these kinds only: sample, log, finding, action, gap, note
+    /// Events of these kinds only: sample, log, finding, action, gap, note, and file: what was about to go, of which -o json
+    /// and yaml have each path with its digest
     #[arg(long, value_name = "KIND", value_delimiter = ',', help_heading = "Which")]
     pub(crate) kind: Vec<Kind>,
     /// Events whose message matches this regular expression

@@ -144,9 +144,24 @@ impl Action {
             "cleanup of {} {}{freed}: {} ({})",
             self.mount,
             self.state.unwrap_or("?"),
-            self.reason,
+            self.why(),
             self.id
         )
+    }
+
+    /// What asked for it; where it was refused or failed, why that was.
+    pub(crate) fn why(&self) -> String {
+        let detail = self.detail.as_deref().filter(|d| !d.is_empty());
+        let whole: Vec<&str> =
+            self.refused.iter().filter(|r| r.path.is_none()).map(|r| r.reason.as_str()).collect();
+        match (self.state, detail) {
+            // A plan that names objects and was refused has its refusal's words beside its own.
+            (Some("refused"), _) if !whole.is_empty() && (!self.objects.is_empty() || detail.is_none()) => {
+                whole.join("; ")
+            }
+            (Some("refused" | "failed"), Some(detail)) => detail.to_owned(),
+            _ => self.reason.clone(),
+        }
     }
 
     fn worth(&self) -> Option<Severity> {
@@ -214,6 +229,41 @@ impl Listed for News {
             What::Finding(f) => Some(&f.id),
             What::Action(a) => Some(&a.id),
             What::Event(_) | What::Missed(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dogwatch::wire;
+
+    use super::*;
+
+    fn action(state: wire::ActionState, detail: &str, objects: usize, whole: Option<&str>) -> Action {
+        let young =
+            wire::Refusal { path: b"/var/log/a.log.1".to_vec().into(), reason: "younger than 1 h".into() };
+        let whole = whole.map(|why| wire::Refusal { reason: why.into(), ..wire::Refusal::default() });
+        let action = wire::Action {
+            state: state.into(),
+            reason: "/var is low on space".into(),
+            detail: detail.into(),
+            objects: vec![wire::PlannedObject::default(); objects],
+            refused: std::iter::once(young).chain(whole).collect(),
+            ..wire::Action::default()
+        };
+        wire::ActionRow { action: Some(action), ..wire::ActionRow::default() }.into()
+    }
+
+    #[test]
+    fn an_action_says_what_asked_for_it_or_why_it_did_not_come_to_pass() {
+        use wire::ActionState::{Done, Failed, Planned, Refused};
+        let (enough, expired) = ("nothing needs to go: 29.5 MiB are available", "the plan has expired");
+        assert_eq!(action(Refused, enough, 0, Some("7 more stay")).why(), enough);
+        assert_eq!(action(Refused, "2 objects suffice", 2, Some(expired)).why(), expired);
+        assert_eq!(action(Refused, "", 0, Some(expired)).why(), expired);
+        assert_eq!(action(Failed, "the executor ended", 2, None).why(), "the executor ended");
+        for state in [Planned, Done] {
+            assert_eq!(action(state, "2 objects suffice", 2, None).why(), "/var is low on space");
         }
     }
 }

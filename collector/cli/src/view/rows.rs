@@ -321,7 +321,7 @@ impl Listed for Action {
                 Cell::maybe(self.incident.as_deref()),
             ]);
         }
-        r.extend([Cell::new(&self.actor), Cell::new(&self.reason)]);
+        r.extend([Cell::new(&self.actor), Cell::new(self.why())]);
         vec![r]
     }
 
@@ -390,7 +390,9 @@ impl Listed for Event {
             Cell::new(&self.message),
         ];
         if wide {
-            let fields: Vec<_> = self.fields.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            // A line has no room for the digests of dozens of files.
+            let short = self.fields.iter().filter(|(k, _)| !(self.kind == "file" && k.starts_with("sha256")));
+            let fields: Vec<_> = short.map(|(k, v)| format!("{k}={v}")).collect();
             r.push(Cell::maybe(Some(fields.join(" "))));
         }
         vec![r]

@@ -165,3 +165,56 @@ fn what_stopped_everything_once_does_not_after_the_release_and_names_its_node_an
     ill(&mut desk, FindingState::Raised, "f-2");
     assert!(desk.tripped().is_some(), "another one is news");
 }
+
+/// The end that a restarted agent says of the cleanup in whose midst it was killed.
+fn interrupted(desk: &mut Desk, i: usize) {
+    let outcomes = [ObjectOutcome::Removed, ObjectOutcome::Skipped, ObjectOutcome::Failed];
+    let mut action = action(&format!("a-{i}"), ActionState::Failed, &outcomes, 100);
+    action.interrupt("1 of 3 objects went");
+    let out = desk.brake.observe_action(&node(i), &action, cite(&node(i)));
+    desk.decide(out);
+}
+
+#[test]
+fn an_agent_that_was_killed_amid_its_cleanup_and_says_so_stops_nothing_and_proves_nothing() {
+    let mut desk = Desk::new(Settings { canary_successes: 1, canary_nodes: 1, ..settings(3) });
+    for i in 0..2 {
+        desk.brake.ask(ask(i, NEW), desk.now);
+    }
+    assert_eq!(desk.settle(), [node(0)]);
+    desk.act(0, ActionState::Started, &[ObjectOutcome::Pending; 3], 0);
+    // Nearly as long away as a node may be.
+    desk.now += 60 * SECOND + GRACE_NS - SECOND;
+    assert_eq!((desk.settle(), desk.tripped()), (vec![], None));
+    interrupted(&mut desk, 0);
+    assert_eq!(desk.tripped(), None);
+    // It is watched as after any cleanup, and its place is free then.
+    desk.brake.ask(ask(1, NEW), desk.now);
+    assert_eq!(desk.settle(), []);
+    desk.now += 120 * SECOND;
+    desk.brake.ask(ask(1, NEW), desk.now);
+    assert_eq!((desk.settle(), desk.tripped()), (vec![node(1)], None));
+    assert_eq!(desk.brake.proven(), Vec::<Hash>::new());
+
+    // What goes wrong on such a node while it is watched stops everything all the same.
+    desk.act(1, ActionState::Started, &[ObjectOutcome::Pending; 3], 0);
+    interrupted(&mut desk, 1);
+    let ill = finding("crash-loop", Severity::High, desk.now as i64);
+    let out = desk.brake.observe_finding(&node(1), &ill, Some(cite(&node(1))));
+    desk.decide(out);
+    assert!(desk.tripped().unwrap().contains("crash-loop"), "{:?}", desk.tripped());
+}
+
+#[test]
+fn an_agent_that_was_killed_and_says_nothing_or_too_late_stops_everything_once() {
+    let mut desk = Desk::new(settings(3));
+    desk.brake.ask(ask(0, NEW), 0);
+    desk.settle();
+    desk.act(0, ActionState::Started, &[ObjectOutcome::Pending], 0);
+    desk.now += 60 * SECOND + GRACE_NS;
+    desk.settle();
+    assert!(desk.tripped().unwrap().contains("has not said how its cleanup a-0 ended"));
+    desk.decide(vec![What::BrakeReleased { reason: "it was rebooted".to_owned(), past: Vec::new() }]);
+    interrupted(&mut desk, 0);
+    assert_eq!(desk.tripped(), None, "that was what was waited for");
+}
