@@ -165,7 +165,8 @@ impl Keeper {
             // Before what waits is taken: then nothing that was told by now is still to be seen after it.
             let seen = self.mark.as_ref().filter(|(mark, _)| self.store.told(mark)).map(|(_, at)| *at);
             self.drain(&mut committed).await;
-            if self.missed && ticked {
+            // A turn waits for no index that is being built: orders and asks do not either.
+            if self.missed && ticked && self.store.answers() {
                 self.look_up().await;
             }
             let seen = seen.filter(|_| !self.missed);
@@ -173,6 +174,10 @@ impl Keeper {
                 self.mark = None;
             }
             self.settle(ticked, seen).await;
+            if ticked {
+                // However long that took, others have a turn before the next one.
+                tick.reset();
+            }
         }
     }
 

@@ -11,7 +11,8 @@ use dogwatch_collector::store::Store;
 use dogwatch_collector::store::decision::{Past, What};
 
 use crate::brake::{
-    Desk, FREE, HARMED, HELD, HOLD, PATIENCE, append, copy, damage, enrol, flip, holding, keeper, put_back,
+    BROKEN, Desk, FREE, HARMED, HELD, HOLD, PATIENCE, append, copy, damage, enrol, flip, holding, keeper,
+    put_back,
 };
 use crate::kit::{self, Node, T0};
 
@@ -306,5 +307,34 @@ async fn a_stop_is_told_while_everything_else_waits() {
     for job in queued {
         assert!(job.await.unwrap());
     }
+    desk.end().await.close().await;
+}
+
+#[tokio::test]
+async fn a_node_whose_word_cannot_be_looked_up_yet_keeps_nobody_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, held) = holding(dir.path());
+    let desk = Desk::start(kit::open(config)).await;
+    desk.granted().await;
+    held.store(BROKEN, Ordering::SeqCst);
+    desk.store.decide(kit::decision(T0, note("it is met by this"))).await.unwrap();
+    kit::until("the index to be built anew", async || !desk.store.answers()).await;
+    for n in 0..100 {
+        desk.brake.unknown(Some(&unknown(&format!("n{n}"), 5, n))).await;
+    }
+    // What is under way ends unless it hears of its permit in time.
+    let soon = Duration::from_secs(8);
+    for turn in 0..3 {
+        let renewed = async {
+            desk.asks(true).await;
+            desk.look().await
+        };
+        let stands = tokio::time::timeout(soon, renewed).await;
+        let notes = stands.unwrap_or_else(|_| panic!("{turn}: nobody is served")).notes.concat();
+        assert!(turn == 0 || notes.contains("still looked up"), "{notes}");
+    }
+    assert!(!desk.tripped());
+    held.store(FREE, Ordering::SeqCst);
+    kit::until("what nobody knows to stop everything", async || desk.tripped()).await;
     desk.end().await.close().await;
 }
