@@ -430,7 +430,7 @@ impl Brake {
         let mut out =
             vec![What::PermitReturned { node: node.clone(), action: action.id.clone(), state, freed_bytes }];
         if let Some(why) = wrong_action(action).filter(|_| action.state != ActionState::Refused)
-            && self.ledger.tripped.is_none()
+            && self.may_trip(node, &action.id)
         {
             out.push(trip(format!("node {node}: {why}"), Some(&permit), vec![cite]));
         }
@@ -443,10 +443,15 @@ impl Brake {
         let Some(recent) = self.recent.iter_mut().find(is_it) else { return Vec::new() };
         recent.begun |= action.state == ActionState::Started;
         let why = wrong_action(action).filter(|_| action.state != ActionState::Refused);
-        let why = why.filter(|_| self.ledger.tripped.is_none());
+        let why = why.filter(|_| self.may_trip(node, &action.id));
         why.map(|why| blame(format!("node {node}: {why}"), node, &action.id, vec![cite]))
             .into_iter()
             .collect()
+    }
+
+    /// Whether what a node says of its cleanup may stop everything: neither while it is stopped nor once that was judged.
+    fn may_trip(&self, node: &NodeName, action: &str) -> bool {
+        self.ledger.tripped.is_none() && !self.grave.is_judged(node, action)
     }
 
     /// A finding about a node in a new state, in the order in which they were received; `cite`: where its record stands,
@@ -461,20 +466,20 @@ impl Brake {
             self.grave.forget(node, &finding.id);
             return Vec::new();
         };
-        if !self.know(node, &finding.id) || self.ledger.tripped.is_some() {
+        if !self.know(node, &finding.id) {
             return Vec::new();
         }
         let begun = |p: &&Permit| {
-            p.node == *node && self.live.get(&(p.node.clone(), p.action.clone())).is_some_and(|l| l.begun)
+            p.node == *node
+                && self.live.get(&(p.node.clone(), p.action.clone())).is_some_and(|l| l.begun)
+                && self.may_trip(node, &p.action)
         };
         let permit = self.ledger.permits.iter().rev().find(begun);
-        let late = self.recent.iter().rev().find(|r| r.node == *node && r.begun);
+        let ended = |r: &&Recent| r.node == *node && r.begun && self.may_trip(node, &r.action);
+        let late = self.recent.iter().rev().find(ended);
         let Some(action) = permit.map(|p| &p.action).or(late.map(|r| &r.action)).cloned() else {
             return Vec::new();
         };
-        if !self.grave.judge(node, &action, &finding.id) {
-            return Vec::new();
-        }
         let cites: Vec<RecordRef> = cite.into_iter().collect();
         vec![blame(format!("node {node}: {why}"), node, &action, cites)]
     }
@@ -515,6 +520,9 @@ impl Brake {
                     let (node, action, until_ns) = (node.clone(), action.clone(), now_ns + LATE_NS);
                     self.recent.push_back(Recent { node, action, begun, until_ns });
                 }
+            }
+            What::BrakeTripped { node: Some(node), action: Some(action), .. } => {
+                self.grave.judge(node, action)
             }
             _ => {}
         }

@@ -74,8 +74,8 @@ pub(super) fn remedy(stopped: &Stopped) -> Option<String> {
     let out = take_out(node);
     Some(if stopped.action.is_some() {
         format!(
-            "if what {node} says of itself cannot be true, {out}, before `dogwatch brake release`; what was judged here does not \
-             stop cleanups a second time"
+            "if what {node} says of itself cannot be true, {out}, before `dogwatch brake release`; what it says of this cleanup \
+             does not stop the others a second time"
         )
     } else {
         format!(
