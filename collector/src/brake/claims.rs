@@ -80,9 +80,10 @@ impl Claims {
             return Some(claim);
         }
         if self.alone.len() < MAX_ALONE || self.alone.contains_key(&claim.node) {
-            let before = self.alone.insert(claim.node.clone(), claim.clone());
-            if before.as_ref() != Some(&claim) {
-                tracing::warn!(node = %claim.node, revision = claim.state.revision, "a node stays stopped alone: nobody else knows what it was told");
+            let (node, revision) = (claim.node.clone(), claim.state.revision);
+            // Once for each release: whoever says something else each time fills no log.
+            if self.alone.insert(node.clone(), claim).is_none() {
+                tracing::warn!(%node, revision, "a node stays stopped alone: nobody else knows what it was told");
             }
         }
         None

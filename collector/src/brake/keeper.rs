@@ -23,7 +23,7 @@ use tokio::sync::{broadcast, mpsc};
 use super::asks::Asks;
 use super::board::{Board, View};
 use super::claims::Claims;
-use super::handle::{Figures, FleetBrake, Handle, Inbox, Order, Refusal, StopOrder};
+use super::handle::{Figures, FleetBrake, Handle, Inbox, Order, REPORTS, Refusal, StopOrder, Unknown};
 use super::ledger::{MAX_REASON_CHARS, Stopped, stopped_words};
 use super::machine::{Brake, Waiting};
 use super::surplus::Surplus;
@@ -154,13 +154,11 @@ impl Keeper {
                     Err(RecvError::Lagged(_)) => self.missed = true,
                     Err(RecvError::Closed) => return Ok(()),
                 },
-                Some(claim) = self.inbox.reports.recv() => {
-                    let now = self.now_ns();
-                    self.claims.put(claim, now);
-                }
                 () = asks.come() => for (ask, to) in self.asks.take(TOGETHER) {
                     self.asked(ask, to);
                 },
+                // Last, so that nodes that make them up keep no others from a permit; each turn takes what waits all the same.
+                Some(claim) = self.inbox.reports.recv() => self.reported(claim),
             }
             // Before what waits is taken: then nothing that was told by now is still to be seen after it.
             let seen = self.mark.as_ref().filter(|(mark, _)| self.store.told(mark)).map(|(_, at)| *at);
@@ -181,8 +179,17 @@ impl Keeper {
         }
     }
 
-    /// Notices that wait already may say that something went wrong.
+    fn reported(&mut self, claim: Unknown) {
+        let now = self.now_ns();
+        self.claims.put(claim, now);
+    }
+
+    /// What nodes report and notices that wait already may say that something went wrong.
     async fn drain(&mut self, committed: &mut broadcast::Receiver<Notice>) {
+        for _ in 0..REPORTS {
+            let Ok(claim) = self.inbox.reports.try_recv() else { break };
+            self.reported(claim);
+        }
         loop {
             match committed.try_recv() {
                 Ok(notice) => self.observe(notice).await,

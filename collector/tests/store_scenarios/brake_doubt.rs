@@ -338,3 +338,25 @@ async fn a_node_whose_word_cannot_be_looked_up_yet_keeps_nobody_waiting() {
     kit::until("what nobody knows to stop everything", async || desk.tripped()).await;
     desk.end().await.close().await;
 }
+
+#[tokio::test]
+async fn a_node_that_makes_stops_up_without_end_keeps_nobody_from_a_permit() {
+    let dir = tempfile::tempdir().unwrap();
+    let desk = Desk::start(kit::open(kit::config(dir.path()))).await;
+    desk.brake.unknown(Some(&unknown("liar", 5, 1))).await;
+    kit::until("its word to be taken once", async || desk.tripped()).await;
+    desk.release().await;
+    let flood = {
+        let brake = desk.brake.clone();
+        tokio::spawn(async move {
+            for lineage in 2.. {
+                brake.unknown(Some(&unknown("liar", 9, lineage))).await;
+            }
+        })
+    };
+    kit::until("it to be heard", async || !desk.look().await.notes.is_empty()).await;
+    desk.granted().await;
+    assert!(!desk.tripped() && !flood.is_finished());
+    flood.abort();
+    desk.end().await.close().await;
+}
