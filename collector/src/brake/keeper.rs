@@ -8,6 +8,7 @@
 //! What follows from silence (a lapse, the end of a watch) is decided only for a moment of which everything that was
 //! acknowledged then has been seen here: an index that lags, and notices that were missed, hold it up.
 
+mod astray;
 mod doubts;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -28,12 +29,13 @@ use super::ledger::{MAX_REASON_CHARS, Stopped, stopped_words};
 use super::machine::{Brake, Waiting};
 use super::surplus::Surplus;
 use super::{Answer, Ask, Fleet, Settings, missed, tell};
+use astray::Astray;
 use doubts::Doubts;
 
 use crate::incident::COLLECTOR;
 use crate::nodes::Nodes;
 use crate::say::Say;
-use crate::store::decision::{Decision, Past, What};
+use crate::store::decision::{Decision, What};
 use crate::store::{DecideError, Mark, Notice, QueryError, Store};
 
 /// Asks that are taken under one sync.
@@ -78,8 +80,8 @@ pub struct Keeper {
     doubts: Doubts,
     /// A moment of which what was acknowledged then is not all seen yet.
     mark: Option<(Mark, u64)>,
-    /// A write did not say whether it stands; what was durable then.
-    astray: Option<Mark>,
+    /// Writes did not say whether they stand.
+    astray: Option<Astray>,
     began: Instant,
 }
 
@@ -123,7 +125,7 @@ impl Keeper {
             began: Instant::now(),
         };
         // Before anybody connects: nobody is told that nothing is stopped.
-        keeper.doubt_store();
+        let _ = keeper.doubt_store();
         keeper.begin_to_settle();
         keeper.publish();
         Ok((keeper, handle))
@@ -257,8 +259,14 @@ impl Keeper {
                     .to_owned(),
             ));
         }
+        // What was ordered before and had no place in the ledger yet has one now, and is later than what was seen.
+        self.flush().await;
+        self.publish();
+        if let Some(why) = self.not_kept() {
+            return Err(Refusal::Store(why));
+        }
         let ledger = self.brake.ledger();
-        let past: Vec<Past> = self.claims.alone().map(|claim| claim.state).collect();
+        let past = self.claims.releasable(ledger);
         match ledger.stopped() {
             None if past.is_empty() => return Err(Refusal::Open),
             Some(stopped) if ledger.revision > seen => {
@@ -338,7 +346,7 @@ impl Keeper {
             match self.store.decide_all(self.unwritten.iter().cloned().collect()).await {
                 Ok(()) => {
                     self.unwritten.clear();
-                    self.failing = None;
+                    self.durable();
                     if let Some((what, actor)) = self.surplus.take() {
                         self.force(what, &actor);
                     }
@@ -370,37 +378,19 @@ impl Keeper {
         let now = self.now_ns();
         match self.store.decide_all(decisions.clone()).await {
             Ok(()) => {
-                self.failing = None;
+                self.durable();
                 decisions.iter().for_each(|d| self.brake.apply(d, now));
                 self.publish();
                 Ok(())
             }
             Err(error) => {
-                if matches!(error, DecideError::Uncertain { .. }) {
-                    self.astray = Some(self.store.mark());
-                }
                 self.fail(&error);
+                if matches!(error, DecideError::Uncertain { .. }) {
+                    self.uncertain(decisions);
+                }
                 Err(error.to_string())
             }
         }
-    }
-
-    /// After a write of which nobody knows whether it stands, only the store does: its fold is taken up once it has come
-    /// so far, and never one that is behind what is in force here.
-    async fn take_up(&mut self) {
-        let has_come = |mark: &Mark| self.unwritten.is_empty() && self.store.told(mark);
-        if !self.astray.as_ref().is_some_and(has_come) {
-            return;
-        }
-        let Ok(ledger) = self.store.brake().await else { return };
-        if ledger.revision < self.brake.ledger().revision {
-            self.astray = Some(self.store.mark());
-            return;
-        }
-        let now = self.now_ns();
-        self.brake.take_up(ledger, now);
-        self.astray = None;
-        self.agreed().await;
     }
 
     async fn observe(&mut self, notice: Notice) {
@@ -469,8 +459,12 @@ impl Keeper {
         let now = self.now_ns();
         if ticked {
             self.brake.set_fleet(Fleet::of(self.nodes.policies()));
-            self.doubt_store();
-            self.flush().await;
+            if self.doubt_store() {
+                self.publish();
+                self.keep_and_tell(COLLECTOR).await;
+            } else {
+                self.flush().await;
+            }
             self.settle_store().await;
             if self.mark.is_none() {
                 self.mark = Some((self.store.mark(), now));
@@ -478,7 +472,7 @@ impl Keeper {
         }
         self.weigh(ticked).await;
         self.compare(ticked).await;
-        self.take_up().await;
+        self.take_up(ticked).await;
         if let Some(seen) = seen {
             let due = self.brake.due(seen);
             self.decide(due).await;

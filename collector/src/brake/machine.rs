@@ -130,7 +130,7 @@ impl Brake {
 
     /// Forgets what it knew of permits, for what the store holds.
     pub fn take_up(&mut self, ledger: Ledger, now_ns: u64) {
-        let before = std::mem::take(&mut self.live);
+        let mut before = std::mem::take(&mut self.live);
         for permit in &ledger.permits {
             let key = (permit.node.clone(), permit.action.clone());
             let fresh = Live {
@@ -140,8 +140,11 @@ impl Brake {
                 begun: true,
                 ended: None,
             };
-            let live = before.get(&key).copied().unwrap_or(fresh);
+            let live = before.remove(&key).unwrap_or(fresh);
             self.live.insert(key, live);
+        }
+        for ((node, action), live) in before {
+            self.remember(node, action, live.begun, now_ns);
         }
         self.ledger = ledger;
     }
@@ -512,13 +515,8 @@ impl Brake {
                 }
             }
             What::PermitEnded { node, action, .. } => {
-                if let Some(live) = self.live.get(&(node.clone(), action.clone())) {
-                    if self.recent.len() >= MAX_RECENT {
-                        self.recent.pop_front();
-                    }
-                    let begun = live.begun;
-                    let (node, action, until_ns) = (node.clone(), action.clone(), now_ns + LATE_NS);
-                    self.recent.push_back(Recent { node, action, begun, until_ns });
+                if let Some(begun) = self.live.get(&(node.clone(), action.clone())).map(|l| l.begun) {
+                    self.remember(node.clone(), action.clone(), begun, now_ns);
                 }
             }
             What::BrakeTripped { node: Some(node), action: Some(action), .. } => {
@@ -528,6 +526,14 @@ impl Brake {
         }
         let ledger = &self.ledger;
         self.live.retain(|(node, action), _| ledger.permit(node, action).is_some());
+    }
+
+    /// What goes wrong late on a node stops the rest all the same.
+    fn remember(&mut self, node: NodeName, action: String, begun: bool, now_ns: u64) {
+        if self.recent.len() >= MAX_RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(Recent { node, action, begun, until_ns: now_ns + LATE_NS });
     }
 
     /// What those are told who asked since they were told last: their places in the queue.

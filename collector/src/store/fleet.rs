@@ -38,6 +38,12 @@ impl Store {
         self.inner.doubt.why(in_force)
     }
 
+    /// As if the journal had shown that decisions are missing.
+    #[cfg(test)]
+    pub(crate) fn raise_doubt(&self, why: &str) {
+        self.inner.doubt.raise(why);
+    }
+
     /// That doubt was dealt with: what [`Store::truth_doubt`] said is a durable decision by now, or it said nothing. Until
     /// then each start finds it again.
     ///
