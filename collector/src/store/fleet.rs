@@ -38,6 +38,12 @@ impl Store {
         self.inner.doubt.why(in_force)
     }
 
+    /// Whether damage was left out of the journal that is no doubt as long as no stop is in force and the index is not built
+    /// anew: where that is so it is to be settled.
+    pub fn truth_left_out(&self) -> bool {
+        self.inner.doubt.has_left_out()
+    }
+
     /// As if the journal had shown that decisions are missing.
     #[cfg(test)]
     pub(crate) fn raise_doubt(&self, why: &str) {

@@ -254,7 +254,8 @@ async fn a_stop_overtakes_whatever_waits_and_a_release_that_it_overtook_does_not
             if i % 2 == 0 {
                 drop(brake.look().await);
             } else {
-                brake.unknown(Some(&unknown(&format!("n{i}"), 1, 1))).await;
+                // It is known, and stops nobody.
+                brake.unknown(Some(&unknown(&format!("n{i}"), 1, 0))).await;
             }
         }));
     }

@@ -71,6 +71,9 @@ impl Keeper {
         if let Some(why) = &why {
             self.force(tell::lost(why), COLLECTOR);
             self.doubts.store = Some(Some(why.clone()));
+        } else if self.store.truth_left_out() && self.astray.is_none() && self.store.answers() {
+            // Nothing is in force that it could have been, and what was released since is known: a later stop is no doubt.
+            self.doubts.store.get_or_insert(None);
         }
         why.is_some()
     }
