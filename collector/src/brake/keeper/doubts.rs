@@ -249,6 +249,13 @@ impl Keeper {
                  `dogwatch status` says how the index does"
             ));
         }
+        if self.astray.is_some() {
+            notes.push(
+                "the journal failed under a decision, which is being settled; until it is nobody is given a permit, and a release \
+                 that reported the failure does not count"
+                    .to_owned(),
+            );
+        }
         if self.claims.waiting() > 0 {
             notes.push(format!(
                 "{} nodes tell of stops that are still looked up; nobody is given a permit until they are",

@@ -193,3 +193,22 @@ fn what_stopped_everything_once_does_not_after_the_release_and_names_its_node_an
         desk.settle();
     }
 }
+
+#[test]
+fn a_permit_that_ended_in_a_fold_that_was_taken_up_is_judged_late_all_the_same() {
+    let mut desk = Desk::new(settings(3));
+    desk.brake.ask(ask(0, NEW), 0);
+    desk.settle();
+    desk.act(0, ActionState::Started, &[ObjectOutcome::Pending], 0);
+    let mut ledger = desk.brake.ledger().clone();
+    let what = What::PermitEnded {
+        node: node(0),
+        action: "a-0".to_owned(),
+        how: crate::store::decision::PermitEnd::Well,
+    };
+    ledger.apply(&Decision { wall_ns: 9, actor: "collector".to_owned(), what });
+    desk.brake.take_up(ledger, desk.now);
+    assert_eq!(desk.brake.places().len(), 0);
+    let bad = finding("crash-loop", Severity::High, 9);
+    assert_eq!(desk.brake.observe_finding(&node(0), &bad, None).len(), 1);
+}
