@@ -5,7 +5,8 @@
 //! - A node's word stops everything once; from then on it stops that node alone, until another node says the same. So
 //!   one node that lies, or that is put back from a snapshot over and over, cannot stop the fleet after each release; and
 //!   a stop that was really lost is known to more nodes than one.
-//! - Whoever is stopped alone stays so until a person releases: the release deals with what it said.
+//! - Whoever is stopped alone stays so until a person releases: the release deals with what it said. A state so far ahead
+//!   that nobody can have been told it is dealt with by enrolling the node anew.
 //!
 //! Bounds: [`MAX_WAITING`] nodes' words wait to be looked up, [`MAX_ALONE`] are remembered to be stopped alone,
 //! [`MAX_KNOWN`] states to be known. A node that finds no room stays stopped and says it again when it connects.
@@ -15,7 +16,7 @@ use std::collections::BTreeMap;
 use dogwatch::record::NodeName;
 
 use super::Unknown;
-use super::ledger::{Ledger, MAX_AHEAD};
+use super::ledger::Ledger;
 use crate::store::decision::Past;
 
 /// Words that wait to be looked up, one of each node: each takes one question to the index.
@@ -73,24 +74,34 @@ impl Claims {
 
     /// The journal does not hold it: `Some` where it stops everything, `None` where it stops its node.
     pub(super) fn judge(&mut self, claim: Unknown, ledger: &Ledger) -> Option<Unknown> {
-        let may_follow = claim.state.revision <= ledger.revision.saturating_add(MAX_AHEAD);
         let seconded = self.alone.values().any(|o| o.node != claim.node && o.state == claim.state);
-        if may_follow && (seconded || !ledger.claimed.contains(&claim.node)) {
+        if ledger.may_follow(claim.state) && (seconded || !ledger.claimed.contains(&claim.node)) {
             self.alone.retain(|node, other| *node != claim.node && other.state != claim.state);
             return Some(claim);
         }
+        self.keep(claim);
+        None
+    }
+
+    /// Its node is stopped by it alone, until a release deals with it.
+    pub(super) fn keep(&mut self, claim: Unknown) {
         if self.alone.len() < MAX_ALONE || self.alone.contains_key(&claim.node) {
-            let before = self.alone.insert(claim.node.clone(), claim.clone());
-            if before.as_ref() != Some(&claim) {
-                tracing::warn!(node = %claim.node, revision = claim.state.revision, "a node stays stopped alone: nobody else knows what it was told");
+            let (node, revision) = (claim.node.clone(), claim.state.revision);
+            // Once for each release: whoever says something else each time fills no log.
+            if self.alone.insert(node.clone(), claim).is_none() {
+                tracing::warn!(%node, revision, "a node stays stopped alone: nobody else knows what it was told");
             }
         }
-        None
     }
 
     /// Who is stopped alone.
     pub(super) fn alone(&self) -> impl Iterator<Item = &Unknown> {
         self.alone.values()
+    }
+
+    /// What a release deals with: all of them but what nobody can have been told.
+    pub(super) fn releasable(&self, ledger: &Ledger) -> Vec<Past> {
+        self.alone().map(|claim| claim.state).filter(|state| ledger.may_follow(*state)).collect()
     }
 
     /// A release dealt with them.
@@ -150,8 +161,12 @@ mod tests {
         assert_eq!(claims.judge(claim("n2", 40, 7), &ledger), None);
         assert_eq!(claims.judge(claim("n2", 40, 6), &ledger), Some(claim("n2", 40, 6)));
         assert_eq!(claims.alone().count(), 0);
-        // Numbers that nobody can have been told are nobody's.
+        // Numbers that nobody can have been told are nobody's, and no release deals with them.
         assert_eq!(claims.judge(claim("n3", u64::MAX, 6), &ledger), None);
+        assert_eq!((claims.alone().count(), claims.releasable(&ledger)), (1, Vec::new()));
+        let note = crate::brake::tell::alone(&claim("n3", u64::MAX, 6), &ledger);
+        assert!(note.contains("no release deals with that") && note.contains("enrol anew"), "{note}");
+        assert!(!crate::brake::tell::alone(&claim("n3", 40, 7), &ledger).contains("no release"));
     }
 
     #[test]

@@ -1,4 +1,8 @@
-//! Findings that speak against a cleanup: which hold already, and which stopped everything and were judged. Pure.
+//! What speaks against cleanups: findings that hold already, and cleanups that stopped everything and were judged. Pure.
+//!
+//! A cleanup that stopped everything was looked at by whoever released that. Nothing more that its node says of it stops
+//! all others again, however often and under whatever id: otherwise one node that lies could after each release. A
+//! restart forgets which were judged; then each may stop once more, as long as its permit is out.
 //!
 //! Bounds: [`MAX_GRAVE`] findings hold, [`MAX_GRAVE_OF_NODE`] of one node, [`MAX_JUDGED`] are remembered as judged. What holds
 //! beyond them is news each time that it is said: that stops more than it should, not less.
@@ -13,7 +17,7 @@ const MAX_GRAVE: usize = 50_000;
 const MAX_GRAVE_OF_NODE: usize = 64;
 /// Longest id of a finding that is remembered; agents' are digests.
 const MAX_FINDING_ID: usize = 128;
-/// Findings that stopped everything and are remembered for it, the newest: each was released by a person.
+/// Cleanups that stopped everything and are remembered for it, the newest: each was released by a person.
 const MAX_JUDGED: usize = 128;
 
 /// All of them.
@@ -21,8 +25,8 @@ const MAX_JUDGED: usize = 128;
 pub(super) struct Grave {
     /// By node and id.
     hold: BTreeSet<(NodeName, String)>,
-    /// By node, cleanup and id, the newest last. Some ids last: another cleanup is another matter.
-    judged: VecDeque<(NodeName, String, String)>,
+    /// By node and cleanup, the newest last.
+    judged: VecDeque<(NodeName, String)>,
 }
 
 impl Grave {
@@ -41,16 +45,16 @@ impl Grave {
         self.hold.remove(&(node.clone(), finding.to_owned()));
     }
 
-    /// A finding is to stop everything for what a cleanup did; `false`: it did so before, and somebody released that.
-    pub(super) fn judge(&mut self, node: &NodeName, action: &str, finding: &str) -> bool {
-        let key = (node.clone(), action.to_owned(), finding.to_owned());
-        if self.judged.contains(&key) {
-            return false;
-        }
-        if finding.len() <= MAX_FINDING_ID {
-            self.judged.push_back(key);
+    /// A cleanup stopped everything: from the release on it does not again.
+    pub(super) fn judge(&mut self, node: &NodeName, action: &str) {
+        if !self.is_judged(node, action) {
+            self.judged.push_back((node.clone(), action.to_owned()));
             self.judged.drain(..self.judged.len().saturating_sub(MAX_JUDGED));
         }
-        true
+    }
+
+    /// Whether a cleanup stopped everything before.
+    pub(super) fn is_judged(&self, node: &NodeName, action: &str) -> bool {
+        self.judged.iter().any(|(of, id)| of == node && id == action)
     }
 }

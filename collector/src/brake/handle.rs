@@ -19,7 +19,7 @@ use crate::store::decision::{Past, What};
 /// Looks and releases that wait at most; whoever finds no room waits.
 const ORDERS: usize = 256;
 /// What nodes report that waits at most; likewise.
-const REPORTS: usize = 256;
+pub(super) const REPORTS: usize = 256;
 /// Stops that wait to be kept at most. They are told before they wait, and none waits for room.
 const STOPS: usize = 64;
 

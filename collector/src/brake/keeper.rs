@@ -8,6 +8,7 @@
 //! What follows from silence (a lapse, the end of a watch) is decided only for a moment of which everything that was
 //! acknowledged then has been seen here: an index that lags, and notices that were missed, hold it up.
 
+mod astray;
 mod doubts;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -23,17 +24,18 @@ use tokio::sync::{broadcast, mpsc};
 use super::asks::Asks;
 use super::board::{Board, View};
 use super::claims::Claims;
-use super::handle::{Figures, FleetBrake, Handle, Inbox, Order, Refusal, StopOrder};
+use super::handle::{Figures, FleetBrake, Handle, Inbox, Order, REPORTS, Refusal, StopOrder, Unknown};
 use super::ledger::{MAX_REASON_CHARS, Stopped, stopped_words};
 use super::machine::{Brake, Waiting};
 use super::surplus::Surplus;
 use super::{Answer, Ask, Fleet, Settings, missed, tell};
+use astray::Astray;
 use doubts::Doubts;
 
 use crate::incident::COLLECTOR;
 use crate::nodes::Nodes;
 use crate::say::Say;
-use crate::store::decision::{Decision, Past, What};
+use crate::store::decision::{Decision, What};
 use crate::store::{DecideError, Mark, Notice, QueryError, Store};
 
 /// Asks that are taken under one sync.
@@ -78,8 +80,8 @@ pub struct Keeper {
     doubts: Doubts,
     /// A moment of which what was acknowledged then is not all seen yet.
     mark: Option<(Mark, u64)>,
-    /// A write did not say whether it stands; what was durable then.
-    astray: Option<Mark>,
+    /// Writes did not say whether they stand.
+    astray: Option<Astray>,
     began: Instant,
 }
 
@@ -123,7 +125,7 @@ impl Keeper {
             began: Instant::now(),
         };
         // Before anybody connects: nobody is told that nothing is stopped.
-        keeper.doubt_store();
+        let _ = keeper.doubt_store();
         keeper.begin_to_settle();
         keeper.publish();
         Ok((keeper, handle))
@@ -154,18 +156,17 @@ impl Keeper {
                     Err(RecvError::Lagged(_)) => self.missed = true,
                     Err(RecvError::Closed) => return Ok(()),
                 },
-                Some(claim) = self.inbox.reports.recv() => {
-                    let now = self.now_ns();
-                    self.claims.put(claim, now);
-                }
                 () = asks.come() => for (ask, to) in self.asks.take(TOGETHER) {
                     self.asked(ask, to);
                 },
+                // Last, so that nodes that make them up keep no others from a permit; each turn takes what waits all the same.
+                Some(claim) = self.inbox.reports.recv() => self.reported(claim),
             }
             // Before what waits is taken: then nothing that was told by now is still to be seen after it.
             let seen = self.mark.as_ref().filter(|(mark, _)| self.store.told(mark)).map(|(_, at)| *at);
             self.drain(&mut committed).await;
-            if self.missed && ticked {
+            // A turn waits for no index that is being built: orders and asks do not either.
+            if self.missed && ticked && self.store.answers() {
                 self.look_up().await;
             }
             let seen = seen.filter(|_| !self.missed);
@@ -173,11 +174,24 @@ impl Keeper {
                 self.mark = None;
             }
             self.settle(ticked, seen).await;
+            if ticked {
+                // However long that took, others have a turn before the next one.
+                tick.reset();
+            }
         }
     }
 
-    /// Notices that wait already may say that something went wrong.
+    fn reported(&mut self, claim: Unknown) {
+        let now = self.now_ns();
+        self.claims.put(claim, now);
+    }
+
+    /// What nodes report and notices that wait already may say that something went wrong.
     async fn drain(&mut self, committed: &mut broadcast::Receiver<Notice>) {
+        for _ in 0..REPORTS {
+            let Ok(claim) = self.inbox.reports.try_recv() else { break };
+            self.reported(claim);
+        }
         loop {
             match committed.try_recv() {
                 Ok(notice) => self.observe(notice).await,
@@ -245,8 +259,14 @@ impl Keeper {
                     .to_owned(),
             ));
         }
+        // What was ordered before and had no place in the ledger yet has one now, and is later than what was seen.
+        self.flush().await;
+        self.publish();
+        if let Some(why) = self.not_kept() {
+            return Err(Refusal::Store(why));
+        }
         let ledger = self.brake.ledger();
-        let past: Vec<Past> = self.claims.alone().map(|claim| claim.state).collect();
+        let past = self.claims.releasable(ledger);
         match ledger.stopped() {
             None if past.is_empty() => return Err(Refusal::Open),
             Some(stopped) if ledger.revision > seen => {
@@ -326,7 +346,7 @@ impl Keeper {
             match self.store.decide_all(self.unwritten.iter().cloned().collect()).await {
                 Ok(()) => {
                     self.unwritten.clear();
-                    self.failing = None;
+                    self.durable();
                     if let Some((what, actor)) = self.surplus.take() {
                         self.force(what, &actor);
                     }
@@ -358,37 +378,19 @@ impl Keeper {
         let now = self.now_ns();
         match self.store.decide_all(decisions.clone()).await {
             Ok(()) => {
-                self.failing = None;
+                self.durable();
                 decisions.iter().for_each(|d| self.brake.apply(d, now));
                 self.publish();
                 Ok(())
             }
             Err(error) => {
-                if matches!(error, DecideError::Uncertain { .. }) {
-                    self.astray = Some(self.store.mark());
-                }
                 self.fail(&error);
+                if matches!(error, DecideError::Uncertain { .. }) {
+                    self.uncertain(decisions);
+                }
                 Err(error.to_string())
             }
         }
-    }
-
-    /// After a write of which nobody knows whether it stands, only the store does: its fold is taken up once it has come
-    /// so far, and never one that is behind what is in force here.
-    async fn take_up(&mut self) {
-        let has_come = |mark: &Mark| self.unwritten.is_empty() && self.store.told(mark);
-        if !self.astray.as_ref().is_some_and(has_come) {
-            return;
-        }
-        let Ok(ledger) = self.store.brake().await else { return };
-        if ledger.revision < self.brake.ledger().revision {
-            self.astray = Some(self.store.mark());
-            return;
-        }
-        let now = self.now_ns();
-        self.brake.take_up(ledger, now);
-        self.astray = None;
-        self.agreed().await;
     }
 
     async fn observe(&mut self, notice: Notice) {
@@ -457,8 +459,12 @@ impl Keeper {
         let now = self.now_ns();
         if ticked {
             self.brake.set_fleet(Fleet::of(self.nodes.policies()));
-            self.doubt_store();
-            self.flush().await;
+            if self.doubt_store() {
+                self.publish();
+                self.keep_and_tell(COLLECTOR).await;
+            } else {
+                self.flush().await;
+            }
             self.settle_store().await;
             if self.mark.is_none() {
                 self.mark = Some((self.store.mark(), now));
@@ -466,7 +472,7 @@ impl Keeper {
         }
         self.weigh(ticked).await;
         self.compare(ticked).await;
-        self.take_up().await;
+        self.take_up(ticked).await;
         if let Some(seen) = seen {
             let due = self.brake.due(seen);
             self.decide(due).await;

@@ -147,6 +147,11 @@ impl Ledger {
         knows(self.revision, &self.told, state)
     }
 
+    /// Whether a decision can deal with a state that is not known: what is further ahead nobody can have been told.
+    pub(super) fn may_follow(&self, state: Past) -> bool {
+        state.revision <= self.revision.saturating_add(MAX_AHEAD)
+    }
+
     /// The permit of an action.
     pub fn permit(&self, node: &NodeName, action: &str) -> Option<&Permit> {
         self.permits.iter().find(|p| p.node == *node && p.action == action)
@@ -278,9 +283,9 @@ impl Ledger {
         }
         self.steps.push(this);
         self.steps.drain(..self.steps.len().saturating_sub(MAX_STEPS));
-        let most = self.revision.saturating_add(MAX_AHEAD);
-        for state in past.iter().filter(|p| p.revision <= most) {
-            self.told.push(*state);
+        let follow: Vec<Past> = past.iter().copied().filter(|p| self.may_follow(*p)).collect();
+        for state in follow {
+            self.told.push(state);
             self.revision = self.revision.max(state.revision);
         }
         self.revision += 1;

@@ -130,7 +130,7 @@ impl Brake {
 
     /// Forgets what it knew of permits, for what the store holds.
     pub fn take_up(&mut self, ledger: Ledger, now_ns: u64) {
-        let before = std::mem::take(&mut self.live);
+        let mut before = std::mem::take(&mut self.live);
         for permit in &ledger.permits {
             let key = (permit.node.clone(), permit.action.clone());
             let fresh = Live {
@@ -140,8 +140,11 @@ impl Brake {
                 begun: true,
                 ended: None,
             };
-            let live = before.get(&key).copied().unwrap_or(fresh);
+            let live = before.remove(&key).unwrap_or(fresh);
             self.live.insert(key, live);
+        }
+        for ((node, action), live) in before {
+            self.remember(node, action, live.begun, now_ns);
         }
         self.ledger = ledger;
     }
@@ -432,7 +435,7 @@ impl Brake {
         let mut out =
             vec![What::PermitReturned { node: node.clone(), action: action.id.clone(), state, freed_bytes }];
         if let Some(why) = wrong_action(action).filter(|_| action.state != ActionState::Refused)
-            && self.ledger.tripped.is_none()
+            && self.may_trip(node, &action.id)
         {
             out.push(trip(format!("node {node}: {why}"), Some(&permit), vec![cite]));
         }
@@ -445,10 +448,15 @@ impl Brake {
         let Some(recent) = self.recent.iter_mut().find(is_it) else { return Vec::new() };
         recent.begun |= action.state == ActionState::Started;
         let why = wrong_action(action).filter(|_| action.state != ActionState::Refused);
-        let why = why.filter(|_| self.ledger.tripped.is_none());
+        let why = why.filter(|_| self.may_trip(node, &action.id));
         why.map(|why| blame(format!("node {node}: {why}"), node, &action.id, vec![cite]))
             .into_iter()
             .collect()
+    }
+
+    /// Whether what a node says of its cleanup may stop everything: neither while it is stopped nor once that was judged.
+    fn may_trip(&self, node: &NodeName, action: &str) -> bool {
+        self.ledger.tripped.is_none() && !self.grave.is_judged(node, action)
     }
 
     /// A finding about a node in a new state, in the order in which they were received; `cite`: where its record stands,
@@ -463,20 +471,20 @@ impl Brake {
             self.grave.forget(node, &finding.id);
             return Vec::new();
         };
-        if !self.know(node, &finding.id) || self.ledger.tripped.is_some() {
+        if !self.know(node, &finding.id) {
             return Vec::new();
         }
         let begun = |p: &&Permit| {
-            p.node == *node && self.live.get(&(p.node.clone(), p.action.clone())).is_some_and(|l| l.begun)
+            p.node == *node
+                && self.live.get(&(p.node.clone(), p.action.clone())).is_some_and(|l| l.begun)
+                && self.may_trip(node, &p.action)
         };
         let permit = self.ledger.permits.iter().rev().find(begun);
-        let late = self.recent.iter().rev().find(|r| r.node == *node && r.begun);
+        let ended = |r: &&Recent| r.node == *node && r.begun && self.may_trip(node, &r.action);
+        let late = self.recent.iter().rev().find(ended);
         let Some(action) = permit.map(|p| &p.action).or(late.map(|r| &r.action)).cloned() else {
             return Vec::new();
         };
-        if !self.grave.judge(node, &action, &finding.id) {
-            return Vec::new();
-        }
         let cites: Vec<RecordRef> = cite.into_iter().collect();
         vec![blame(format!("node {node}: {why}"), node, &action, cites)]
     }
@@ -509,19 +517,25 @@ impl Brake {
                 }
             }
             What::PermitEnded { node, action, .. } => {
-                if let Some(live) = self.live.get(&(node.clone(), action.clone())) {
-                    if self.recent.len() >= MAX_RECENT {
-                        self.recent.pop_front();
-                    }
-                    let begun = live.begun;
-                    let (node, action, until_ns) = (node.clone(), action.clone(), now_ns + LATE_NS);
-                    self.recent.push_back(Recent { node, action, begun, until_ns });
+                if let Some(begun) = self.live.get(&(node.clone(), action.clone())).map(|l| l.begun) {
+                    self.remember(node.clone(), action.clone(), begun, now_ns);
                 }
+            }
+            What::BrakeTripped { node: Some(node), action: Some(action), .. } => {
+                self.grave.judge(node, action)
             }
             _ => {}
         }
         let ledger = &self.ledger;
         self.live.retain(|(node, action), _| ledger.permit(node, action).is_some());
+    }
+
+    /// What goes wrong late on a node stops the rest all the same.
+    fn remember(&mut self, node: NodeName, action: String, begun: bool, now_ns: u64) {
+        if self.recent.len() >= MAX_RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(Recent { node, action, begun, until_ns: now_ns + LATE_NS });
     }
 
     /// What those are told who asked since they were told last: their places in the queue.

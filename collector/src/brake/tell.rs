@@ -2,7 +2,7 @@
 
 use dogwatch::record::{Fact, Finding, FindingState, NodeName, Severity, Subject};
 
-use super::ledger::Stopped;
+use super::ledger::{Ledger, Stopped};
 use super::{STOPPED_RULE, Unknown};
 use crate::incident::COLLECTOR;
 use crate::say::make;
@@ -55,10 +55,19 @@ fn take_out(node: &NodeName) -> String {
     )
 }
 
-/// What a node is told by that is stopped alone.
-pub(super) fn alone(claim: &Unknown) -> String {
+/// What people are told of a node that is stopped alone.
+pub(super) fn alone(claim: &Unknown, ledger: &Ledger) -> String {
     let Unknown { node, state, reason } = claim;
     let reason: String = reason.chars().take(MAX_TOLD_CHARS).collect();
+    if !ledger.may_follow(*state) {
+        return format!(
+            "node {node} alone stays stopped: it says that it was told of a stop ({}, \"{reason}\") that is so far beyond this \
+             collector's ({}) that it cannot have been, and no release deals with that; {}",
+            state.revision,
+            ledger.revision,
+            take_out(node)
+        );
+    }
     format!(
         "node {node} alone stays stopped: it says again that it was told of a stop ({}, \"{reason}\") that this collector does \
          not know, and had stopped all nodes by such a word before; it would again if another node said the same. `dogwatch \
@@ -74,8 +83,8 @@ pub(super) fn remedy(stopped: &Stopped) -> Option<String> {
     let out = take_out(node);
     Some(if stopped.action.is_some() {
         format!(
-            "if what {node} says of itself cannot be true, {out}, before `dogwatch brake release`; what was judged here does not \
-             stop cleanups a second time"
+            "if what {node} says of itself cannot be true, {out}, before `dogwatch brake release`; what it says of this cleanup \
+             does not stop the others a second time"
         )
     } else {
         format!(

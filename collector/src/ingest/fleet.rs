@@ -1,10 +1,13 @@
 //! The fleet brake on a node's urgent stream: what the node asks, and what it is told.
 
+use std::time::Duration;
+
 use dogwatch::convert::severity;
 use dogwatch::record::{Hash, NodeName};
 use dogwatch::wire;
 use dogwatch::wire::collector_message::Message as Down;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tonic::Status;
 
 use crate::brake::{ANSWERS, Answer, Ask, Handle, Unknown, View};
@@ -18,6 +21,9 @@ const MAX_NAME: usize = 128;
 const MAX_WHY_CHARS: usize = 300;
 /// Most cleaners that an ask names.
 const MAX_CLEANERS: usize = 32;
+/// The brake's owner is told of a stop that is not known once in so long, however often a node says another one: each is
+/// looked up. The node itself stays stopped at once.
+const REPORT_EVERY: Duration = Duration::from_secs(5);
 
 /// One stream's end of the brake.
 #[derive(Debug)]
@@ -32,6 +38,8 @@ pub(super) struct Link {
     held: Option<Unknown>,
     /// Whether the brake's owner is still to be told of it.
     untold: bool,
+    /// When that is due.
+    report_at: Instant,
 }
 
 impl Link {
@@ -41,7 +49,8 @@ impl Link {
         let lease_ms = u32::try_from(brake.lease().as_millis()).unwrap_or(u32::MAX);
         let held = stop_of(node, held);
         let view = brake.view();
-        Self { node: node.clone(), brake: brake.clone(), lease_ms, view, to, answers, held, untold: false }
+        let (node, brake, report_at) = (node.clone(), brake.clone(), Instant::now());
+        Self { node, brake, lease_ms, view, to, answers, held, untold: false, report_at }
     }
 
     /// What is told in Welcome.
@@ -84,7 +93,9 @@ impl Link {
                     // Its owner ended, since the collector does.
                     Err(_) => std::future::pending().await,
                 },
-                () = self.brake.unknown(self.held.as_ref()), if self.untold => self.untold = false,
+                () = report(&self.brake, self.held.as_ref(), self.report_at), if self.untold => {
+                    (self.untold, self.report_at) = (false, Instant::now() + REPORT_EVERY);
+                }
                 Some((ask, answer)) = self.answers.recv() => return Down::Permit(self.permit(ask, answer)),
             }
         }
@@ -153,6 +164,12 @@ impl Link {
         }
         out
     }
+}
+
+/// Tells the brake's owner what a node has in force, once it is time.
+async fn report(brake: &Handle, held: Option<&Unknown>, at: Instant) {
+    tokio::time::sleep_until(at).await;
+    brake.unknown(held).await;
 }
 
 /// The stop that a node says it has in force.

@@ -275,8 +275,17 @@ impl Store {
         &self,
         question: impl Fn(&Inner, &dyn Index) -> Result<T, IndexError> + Send + 'static,
     ) -> Result<T, QueryError> {
+        self.ask_within(PATIENCE, question).await
+    }
+
+    /// [`Store::ask`] of an index that is being built for at most `patience`.
+    pub(super) async fn ask_within<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        question: impl Fn(&Inner, &dyn Index) -> Result<T, IndexError> + Send + 'static,
+    ) -> Result<T, QueryError> {
         let store = self.clone();
-        tokio::task::spawn_blocking(move || store.inner.answer(&question))
+        tokio::task::spawn_blocking(move || store.inner.answer(patience, &question))
             .await
             .map_err(|_| QueryError::Closed)?
     }
@@ -307,11 +316,13 @@ impl Inner {
 
     fn answer<T>(
         &self,
+        patience: Duration,
         question: &dyn Fn(&Self, &dyn Index) -> Result<T, IndexError>,
     ) -> Result<T, QueryError> {
         let mut failed = None;
         for _ in 0..ATTEMPTS {
-            let Some((index, generation)) = current(&self.slot, failed.as_ref().map(|(g, _)| *g)) else {
+            let Some((index, generation)) = current(&self.slot, patience, failed.as_ref().map(|(g, _)| *g))
+            else {
                 return Err(QueryError::Building);
             };
             match question(self, &*index) {
@@ -371,15 +382,15 @@ impl Inner {
 }
 
 /// The index, of another generation than the one that `failed`.
-fn current(slot: &Slot, failed: Option<u64>) -> Option<(std::sync::Arc<dyn Index>, u64)> {
+fn current(slot: &Slot, patience: Duration, failed: Option<u64>) -> Option<(std::sync::Arc<dyn Index>, u64)> {
     const STEP: Duration = Duration::from_millis(20);
     let begun = Instant::now();
     loop {
-        let (index, generation) = slot.current(PATIENCE)?;
+        let (index, generation) = slot.current(patience)?;
         if failed != Some(generation) {
             return Some((index, generation));
         }
-        if begun.elapsed() >= PATIENCE {
+        if begun.elapsed() >= patience {
             return None;
         }
         // The indexer has been told and takes the failed one away in a moment.

@@ -8,7 +8,7 @@
 //! The file is one block of fixed size, made once and written in place: no room is needed for a doubt on a full disk. It
 //! holds a line of JSON with a version; what cannot be read is a doubt itself. Where there is none yet (a new store, one of
 //! an earlier version) there is nothing in doubt. A start that ends while the journal is being opened leaves the mark
-//! `opening`: that counts as damage that may have been left out, which says something only where the index is new too, or a
+//! `opening`, and so does a run that ends while it opens a journal anew that failed: that counts as damage that may have been left out, which says something only where the index is new too, or a
 //! stop is in force.
 
 use std::fs::{self, File, OpenOptions};
@@ -70,6 +70,15 @@ impl Doubt {
         doubt
     }
 
+    /// The journal is being opened anew at work.
+    pub(super) fn opening(&self) {
+        let mut line = self.lock();
+        if !line.opening {
+            line.opening = true;
+            self.keep(&line);
+        }
+    }
+
     /// The journal is open: how many damaged stretches were left out.
     pub(super) fn opened(&self, left_out: u64) {
         let mut line = self.lock();
@@ -100,6 +109,11 @@ impl Doubt {
     pub(super) fn why(&self, in_force: bool) -> Option<String> {
         let line = self.lock();
         line.why.clone().or_else(|| (in_force && line.left_out > 0).then(|| left_out_words(line.left_out)))
+    }
+
+    /// Whether something was left out that nobody settled.
+    pub(super) fn has_left_out(&self) -> bool {
+        self.lock().left_out > 0
     }
 
     /// It was dealt with, `dealt` being what [`Doubt::why`] said: a decision says so from now on, or there was none.

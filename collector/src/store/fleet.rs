@@ -1,6 +1,7 @@
 //! What the fleet brake stands on, as the index holds it, and what it has to know of the index: how far that has come.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dogwatch::record::Severity;
 
@@ -37,6 +38,18 @@ impl Store {
         self.inner.doubt.why(in_force)
     }
 
+    /// Whether damage was left out of the journal that is no doubt as long as no stop is in force and the index is not built
+    /// anew: where that is so it is to be settled.
+    pub fn truth_left_out(&self) -> bool {
+        self.inner.doubt.has_left_out()
+    }
+
+    /// As if the journal had shown that decisions are missing.
+    #[cfg(test)]
+    pub(crate) fn raise_doubt(&self, why: &str) {
+        self.inner.doubt.raise(why);
+    }
+
     /// That doubt was dealt with: what [`Store::truth_doubt`] said is a durable decision by now, or it said nothing. Until
     /// then each start finds it again.
     ///
@@ -50,12 +63,17 @@ impl Store {
     }
 
     /// Whether nodes were ever told this state of the fleet brake, or it was dealt with: all that the journal holds is
-    /// known, however long ago.
+    /// known, however long ago. Waits for no index that is being built: whoever asks has more to do.
     ///
     /// # Errors
     /// [`QueryError`].
     pub async fn brake_told(&self, state: Past) -> Result<bool, QueryError> {
-        self.ask(move |_, index| Ok(index.get(&told_key(state))?.is_some())).await
+        self.ask_within(Duration::ZERO, move |_, index| Ok(index.get(&told_key(state))?.is_some())).await
+    }
+
+    /// Whether the index answers questions at once; it does not while it is being built.
+    pub fn answers(&self) -> bool {
+        self.inner.slot.current(Duration::ZERO).is_some()
     }
 
     /// What is durable now.

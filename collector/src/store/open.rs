@@ -200,6 +200,7 @@ impl Store {
         let (mut truth_seat, recovered) =
             seat(&truth_dir, &config.truth, most, &config).map_err(truth_journal)?;
         doubt.opened(recovered.left_out);
+        truth_seat.keep_doubt(Arc::clone(&doubt));
         report.journals.push(("truth", recovered));
         for (name, r) in &report.journals {
             for remark in &r.remarks {

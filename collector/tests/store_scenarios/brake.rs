@@ -75,6 +75,11 @@ impl Desk {
 
     /// A permit for `a-1` of n1, and the start of its cleanup if `begun`.
     pub(crate) async fn granted(&self) {
+        self.asks(false).await;
+    }
+
+    /// It is asked for, or for more time, and granted.
+    pub(crate) async fn asks(&self, acting: bool) {
         let (to, mut answers) = mpsc::channel(8);
         let ask = Ask {
             node: "n1".parse().unwrap(),
@@ -86,7 +91,7 @@ impl Desk {
             severity: Severity::High,
             seconds_to_full: None,
             cleaners: Vec::new(),
-            acting: false,
+            acting,
             asked_boot_ns: 0,
         };
         self.brake.ask(ask, &to);
@@ -291,6 +296,8 @@ pub(crate) fn copy(from: &Path, to: &Path) {
 pub(crate) const FREE: u8 = 0;
 pub(crate) const HOLD: u8 = 1;
 pub(crate) const HELD: u8 = 2;
+/// It fails, and none is opened in its place until it is free.
+pub(crate) const BROKEN: u8 = 3;
 
 /// An index that takes nothing in while it is held.
 struct Held {
@@ -313,6 +320,9 @@ impl Index for Held {
     }
     fn apply(&self, batch: Batch) -> Result<(), IndexError> {
         let _ = self.held.compare_exchange(HOLD, HELD, Ordering::SeqCst, Ordering::SeqCst);
+        if self.held.load(Ordering::SeqCst) == BROKEN {
+            return Err(IndexError::Failed { what: "apply", detail: "it is broken".to_owned() });
+        }
         while self.held.load(Ordering::SeqCst) != FREE {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -331,6 +341,9 @@ pub(crate) fn holding(dir: &Path) -> (StoreConfig, Arc<AtomicU8>) {
     let given = Arc::clone(&held);
     let config = StoreConfig {
         index_opener: Some(Arc::new(move |_: &Path| {
+            while given.load(Ordering::SeqCst) == BROKEN {
+                std::thread::sleep(Duration::from_millis(5));
+            }
             Ok(Box::new(Held { inner: MemoryIndex::default(), held: Arc::clone(&given) }) as Box<dyn Index>)
         })),
         index_deadlines: Deadlines { open: PATIENCE, request: PATIENCE },

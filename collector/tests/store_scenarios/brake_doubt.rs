@@ -11,7 +11,8 @@ use dogwatch_collector::store::Store;
 use dogwatch_collector::store::decision::{Past, What};
 
 use crate::brake::{
-    Desk, FREE, HARMED, HELD, HOLD, PATIENCE, append, copy, damage, enrol, flip, holding, keeper, put_back,
+    BROKEN, Desk, FREE, HARMED, HELD, HOLD, PATIENCE, append, copy, damage, enrol, flip, holding, keeper,
+    put_back,
 };
 use crate::kit::{self, Node, T0};
 
@@ -253,7 +254,8 @@ async fn a_stop_overtakes_whatever_waits_and_a_release_that_it_overtook_does_not
             if i % 2 == 0 {
                 drop(brake.look().await);
             } else {
-                brake.unknown(Some(&unknown(&format!("n{i}"), 1, 1))).await;
+                // It is known, and stops nobody.
+                brake.unknown(Some(&unknown(&format!("n{i}"), 1, 0))).await;
             }
         }));
     }
@@ -306,5 +308,56 @@ async fn a_stop_is_told_while_everything_else_waits() {
     for job in queued {
         assert!(job.await.unwrap());
     }
+    desk.end().await.close().await;
+}
+
+#[tokio::test]
+async fn a_node_whose_word_cannot_be_looked_up_yet_keeps_nobody_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, held) = holding(dir.path());
+    let desk = Desk::start(kit::open(config)).await;
+    desk.granted().await;
+    held.store(BROKEN, Ordering::SeqCst);
+    desk.store.decide(kit::decision(T0, note("it is met by this"))).await.unwrap();
+    kit::until("the index to be built anew", async || !desk.store.answers()).await;
+    for n in 0..100 {
+        desk.brake.unknown(Some(&unknown(&format!("n{n}"), 5, n))).await;
+    }
+    // What is under way ends unless it hears of its permit in time.
+    let soon = Duration::from_secs(8);
+    for turn in 0..3 {
+        let renewed = async {
+            desk.asks(true).await;
+            desk.look().await
+        };
+        let stands = tokio::time::timeout(soon, renewed).await;
+        let notes = stands.unwrap_or_else(|_| panic!("{turn}: nobody is served")).notes.concat();
+        assert!(turn == 0 || notes.contains("still looked up"), "{notes}");
+    }
+    assert!(!desk.tripped());
+    held.store(FREE, Ordering::SeqCst);
+    kit::until("what nobody knows to stop everything", async || desk.tripped()).await;
+    desk.end().await.close().await;
+}
+
+#[tokio::test]
+async fn a_node_that_makes_stops_up_without_end_keeps_nobody_from_a_permit() {
+    let dir = tempfile::tempdir().unwrap();
+    let desk = Desk::start(kit::open(kit::config(dir.path()))).await;
+    desk.brake.unknown(Some(&unknown("liar", 5, 1))).await;
+    kit::until("its word to be taken once", async || desk.tripped()).await;
+    desk.release().await;
+    let flood = {
+        let brake = desk.brake.clone();
+        tokio::spawn(async move {
+            for lineage in 2.. {
+                brake.unknown(Some(&unknown("liar", 9, lineage))).await;
+            }
+        })
+    };
+    kit::until("it to be heard", async || !desk.look().await.notes.is_empty()).await;
+    desk.granted().await;
+    assert!(!desk.tripped() && !flood.is_finished());
+    flood.abort();
     desk.end().await.close().await;
 }

@@ -50,7 +50,10 @@ struct Differs {
 impl Keeper {
     /// Whether something is looked at that may be a stop.
     pub(super) fn in_doubt(&self) -> bool {
-        self.astray.is_some() || self.doubts.differs.is_some() || self.claims.waiting() > 0
+        self.astray.is_some()
+            || self.doubts.differs.is_some()
+            || self.doubts.compare.is_some()
+            || self.claims.waiting() > 0
     }
 
     /// Whether the index's fold is about to take the place of what is in force here.
@@ -58,16 +61,21 @@ impl Keeper {
         self.doubts.differs.is_some()
     }
 
-    /// Looks what the store is in doubt about; cleanups stop before this returns.
-    pub(super) fn doubt_store(&mut self) {
+    /// Looks what the store is in doubt about; if there is something new, cleanups are stopped when this returns, which is
+    /// still to be told and kept.
+    pub(super) fn doubt_store(&mut self) -> bool {
         if self.doubts.store.as_ref().is_some_and(Option::is_some) {
-            return;
+            return false;
         }
         let why = self.store.truth_doubt(self.brake.ledger().stopped().is_some());
         if let Some(why) = &why {
             self.force(tell::lost(why), COLLECTOR);
             self.doubts.store = Some(Some(why.clone()));
+        } else if self.store.truth_left_out() && self.astray.is_none() && self.store.answers() {
+            // Nothing is in force that it could have been, and what was released since is known: a later stop is no doubt.
+            self.doubts.store.get_or_insert(None);
         }
+        why.is_some()
     }
 
     /// Says to the store that its doubt is a decision by now, or that there is none.
@@ -135,6 +143,8 @@ impl Keeper {
         let Some(claim) = self.claims.judge(claim, self.brake.ledger()) else { return };
         self.unknown = if self.brake.ledger().tripped.is_some() { self.unknown + 1 } else { 0 };
         if self.unknown >= super::MAX_UNKNOWN {
+            // All are stopped; the release deals with it among those that are stopped alone.
+            self.claims.keep(claim);
             return;
         }
         self.stop(tell::forgotten(&claim, self.brake.ledger().revision), COLLECTOR).await;
@@ -146,7 +156,8 @@ impl Keeper {
             let index = self.store.status().index;
             self.doubts.behind_ns = u64::try_from(index.lag.as_nanos()).unwrap_or(u64::MAX);
             let now = (index.odd_frames, index.rebuilds);
-            if now != self.doubts.looked {
+            // Only of a moment at which the index can have all that is in force here.
+            if now != self.doubts.looked && self.unwritten.is_empty() {
                 self.doubts.looked = now;
                 self.doubts.compare = Some((self.store.mark(), self.brake.ledger().lineage));
             }
@@ -165,6 +176,9 @@ impl Keeper {
             return;
         }
         // While the index does not answer it is asked again.
+        if !self.store.answers() {
+            return;
+        }
         let Ok(ledger) = self.store.brake().await else { return };
         self.doubts.compare = None;
         let own = self.brake.ledger();
@@ -174,7 +188,7 @@ impl Keeper {
         }
     }
 
-    async fn differ(&mut self, why: &str) {
+    pub(super) async fn differ(&mut self, why: &str) {
         let ledger = self.brake.ledger();
         let state = Past { revision: ledger.revision, lineage: ledger.lineage };
         let what = tell::unreadable(why, state);
@@ -191,8 +205,7 @@ impl Keeper {
         let Some(decision) = self.doubts.differs.as_ref().and_then(|d| d.unwritten.clone()) else { return };
         match self.store.decide_all(vec![decision]).await {
             Ok(()) => {
-                self.failing = None;
-                self.astray = Some(self.store.mark());
+                self.astray_since();
                 if let Some(differs) = &mut self.doubts.differs {
                     differs.unwritten = None;
                 }
@@ -228,13 +241,20 @@ impl Keeper {
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         notes.extend(self.brake.ledger().tripped.as_ref().and_then(tell::remedy));
-        notes.extend(self.claims.alone().map(tell::alone));
+        notes.extend(self.claims.alone().map(|claim| tell::alone(claim, self.brake.ledger())));
         let (overdue, why) = self.overdue();
         if overdue > 0 {
             notes.push(format!(
                 "{overdue} nodes keep their places although their time is over: {why}, and that may speak against them; \
                  `dogwatch status` says how the index does"
             ));
+        }
+        if self.astray.is_some() {
+            notes.push(
+                "the journal failed under a decision, which is being settled; until it is nobody is given a permit, and a release \
+                 that reported the failure does not count"
+                    .to_owned(),
+            );
         }
         if self.claims.waiting() > 0 {
             notes.push(format!(

@@ -44,3 +44,164 @@ async fn a_stop_beyond_those_that_wait_for_the_journal_is_kept_with_its_reason()
     drop(keeper);
     store.close().await;
 }
+
+async fn opened(store: &Store) -> Keeper {
+    store.indexed(Duration::from_secs(30)).await.unwrap();
+    let (asks, mut asked) = mpsc::channel(8);
+    // Nobody makes cases of it.
+    tokio::spawn(async move { while asked.recv().await.is_some() {} });
+    let opening = Keeper::open(store.clone(), Nodes::default(), Say::new(asks), Settings::default());
+    opening.await.unwrap().0
+}
+
+/// Turns until nothing is in doubt.
+async fn settled(keeper: &mut Keeper) {
+    let since = Instant::now();
+    loop {
+        keeper.settle(true, None).await;
+        if !keeper.in_doubt() {
+            return;
+        }
+        assert!(since.elapsed() < Duration::from_secs(60), "{:?}", keeper.astray);
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn what_did_not_say_whether_it_stands_is_not_in_force_in_the_end_whether_it_stands_or_not() {
+    let granted = What::PermitGranted {
+        node: "n1".parse().unwrap(),
+        action: "a-1".to_owned(),
+        mount: "/var".to_owned(),
+        policy: dogwatch::record::Hash([1; 32]),
+        planned_bytes: 5,
+        planned_objects: 1,
+        cleaners: Vec::new(),
+        canary: false,
+    };
+    let released = What::BrakeReleased { reason: "well".to_owned(), past: Vec::new() };
+    for (what, stops) in [(granted, 0), (released.clone(), 1), (released, 2)] {
+        for stands in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = open(dir.path());
+            let mut keeper = opened(&store).await;
+            if stops > 0 {
+                keeper.stop(What::BrakePaused { reason: "look".to_owned() }, "ada").await;
+            }
+            if stops > 1 {
+                keeper.stop(tell::lost("it burned"), COLLECTOR).await;
+            }
+            let stops = |ledger: &super::super::Ledger| {
+                let reason = |s: &Option<Stopped>| s.as_ref().map(|s| (s.by.clone(), s.reason.clone()));
+                (reason(&ledger.paused), reason(&ledger.tripped))
+            };
+            let told = stops(keeper.brake.ledger());
+            let decision =
+                Decision { wall_ns: clock::wall_ns(), actor: "bob".to_owned(), what: what.clone() };
+            if stands {
+                store.decide(decision.clone()).await.unwrap();
+            }
+            keeper.uncertain(vec![decision]);
+            assert!(keeper.in_doubt(), "and no permit is given meanwhile");
+            settled(&mut keeper).await;
+            assert_eq!(stops(keeper.brake.ledger()), told, "{what:?} {stands}");
+            assert!(keeper.brake.ledger().permits.is_empty());
+            assert_eq!(&store.brake().await.unwrap(), keeper.brake.ledger(), "{what:?} {stands}");
+            drop(keeper);
+            let again = opened(&store).await;
+            assert_eq!(stops(again.brake.ledger()), told, "a restart knows the same");
+            drop(again);
+            store.close().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_open_fold_is_never_taken_up_in_the_place_of_a_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut keeper = opened(&store).await;
+    keeper.stop(What::BrakePaused { reason: "look".to_owned() }, "ada").await;
+    let what = What::BrakeReleased { reason: "well".to_owned(), past: Vec::new() };
+    store.decide(Decision { wall_ns: clock::wall_ns(), actor: "eve".to_owned(), what }).await.unwrap();
+    keeper.astray_since();
+    settled(&mut keeper).await;
+    let stopped = keeper.brake.ledger().tripped.clone().unwrap();
+    assert!(stopped.reason.contains("changed while the collector ran"), "{}", stopped.reason);
+    assert_eq!(&store.brake().await.unwrap(), keeper.brake.ledger());
+    drop(keeper);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_release_does_not_end_a_stop_that_had_no_room_yet() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.indexed(Duration::from_secs(30)).await.unwrap();
+    let (asks, _asked) = mpsc::channel(8);
+    let opening = Keeper::open(store.clone(), Nodes::default(), Say::new(asks), Settings::default());
+    let (mut keeper, _handle) = opening.await.unwrap();
+    for n in 0..=MAX_UNWRITTEN {
+        keeper.force(What::BrakePaused { reason: format!("reason {n}") }, "ada");
+    }
+    keeper.publish();
+    let mut release = async || {
+        let seen = keeper.board.revision();
+        let done = keeper.release("well".to_owned(), "bob".to_owned(), seen).await;
+        (done, keeper.brake.ledger().paused.clone().map(|s| s.reason))
+    };
+    let (refused, stands) = release().await;
+    assert!(matches!(refused, Err(Refusal::Overtaken(why)) if why.contains("reason 64")));
+    assert_eq!(stands.as_deref(), Some("reason 64"));
+    // Whoever has seen it can.
+    let (done, stands) = release().await;
+    assert_eq!((done.unwrap().ledger.stopped(), stands), (None, None));
+    drop(keeper);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn all_that_nodes_said_while_everything_was_stopped_is_dealt_with_by_one_release() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut keeper = opened(&store).await;
+    let said: Vec<Unknown> = (0..2 * u64::from(MAX_UNKNOWN))
+        .map(|n| {
+            let state = crate::store::decision::Past { revision: 3, lineage: n + 1 };
+            Unknown { node: format!("n{n}").parse().unwrap(), state, reason: "look".to_owned() }
+        })
+        .collect();
+    for again in [false, true] {
+        said.iter().for_each(|claim| keeper.reported(claim.clone()));
+        settled(&mut keeper).await;
+        assert_eq!(keeper.brake.ledger().tripped.is_some(), !again, "nobody says anything new");
+        if !again {
+            let seen = keeper.board.revision();
+            keeper.release("well".to_owned(), "ada".to_owned(), seen).await.unwrap();
+        }
+    }
+    assert!(said.iter().all(|claim| keeper.brake.ledger().knows(claim.state)));
+    assert_eq!(keeper.claims.alone().count(), 0);
+    drop(keeper);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_doubt_that_arises_at_work_is_told_and_raises_a_finding() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.indexed(Duration::from_secs(30)).await.unwrap();
+    let (asks, mut asked) = mpsc::channel(8);
+    let opening = Keeper::open(store.clone(), Nodes::default(), Say::new(asks), Settings::default());
+    let (mut keeper, handle) = opening.await.unwrap();
+    keeper.catch_up().await;
+    keeper.settle(true, None).await;
+    assert!(asked.try_recv().is_err() && !handle.view().borrow().is_stopped());
+    store.raise_doubt("it burned");
+    keeper.settle(true, None).await;
+    assert!(handle.view().borrow().tripped && keeper.not_kept().is_none());
+    let said = asked.try_recv().map(|ask| format!("{ask:?}")).unwrap_or_default();
+    assert!(said.contains("it burned"), "{said}");
+    drop(keeper);
+    store.close().await;
+}

@@ -162,8 +162,55 @@ fn what_stopped_everything_once_does_not_after_the_release_and_names_its_node_an
         ill(&mut desk, state, "f-1");
         assert_eq!(desk.tripped(), None, "{state:?}");
     }
+    // Nor does anything else that its node says of that cleanup, however it calls it: somebody looked at it.
     ill(&mut desk, FindingState::Raised, "f-2");
-    assert!(desk.tripped().is_some(), "another one is news");
+    for _ in 0..3 {
+        desk.act(0, ActionState::Failed, &[ObjectOutcome::Failed], 0);
+        assert_eq!(desk.tripped(), None);
+        desk.now += 130 * SECOND;
+        desk.settle();
+    }
+    assert_eq!(desk.brake.ledger().permits.len(), 0, "and late");
+    ill(&mut desk, FindingState::Raised, "f-3");
+    assert_eq!(desk.tripped(), None);
+    // Another cleanup is another matter, and so is another node's.
+    for i in 1..3 {
+        let next = Ask { action: format!("a-{i}"), node: node(i - 1), ..ask(0, NEW) };
+        desk.brake.ask(next, desk.now);
+        assert_eq!(desk.settle(), [node(i - 1)]);
+        let said = |desk: &mut Desk, state, outcome| {
+            let action = action(&format!("a-{i}"), state, &[outcome], 0);
+            let out = desk.brake.observe_action(&node(i - 1), &action, cite(&node(i - 1)));
+            desk.decide(out);
+        };
+        said(&mut desk, ActionState::Started, ObjectOutcome::Pending);
+        said(&mut desk, ActionState::Failed, ObjectOutcome::Failed);
+        assert!(desk.tripped().unwrap().contains(&format!("a-{i} failed")), "{:?}", desk.tripped());
+        desk.decide(vec![What::BrakeReleased { reason: "looked".to_owned(), past: Vec::new() }]);
+        said(&mut desk, ActionState::Failed, ObjectOutcome::Failed);
+        assert_eq!(desk.tripped(), None);
+        desk.now += 130 * SECOND;
+        desk.settle();
+    }
+}
+
+#[test]
+fn a_permit_that_ended_in_a_fold_that_was_taken_up_is_judged_late_all_the_same() {
+    let mut desk = Desk::new(settings(3));
+    desk.brake.ask(ask(0, NEW), 0);
+    desk.settle();
+    desk.act(0, ActionState::Started, &[ObjectOutcome::Pending], 0);
+    let mut ledger = desk.brake.ledger().clone();
+    let what = What::PermitEnded {
+        node: node(0),
+        action: "a-0".to_owned(),
+        how: crate::store::decision::PermitEnd::Well,
+    };
+    ledger.apply(&Decision { wall_ns: 9, actor: "collector".to_owned(), what });
+    desk.brake.take_up(ledger, desk.now);
+    assert_eq!(desk.brake.places().len(), 0);
+    let bad = finding("crash-loop", Severity::High, 9);
+    assert_eq!(desk.brake.observe_finding(&node(0), &bad, None).len(), 1);
 }
 
 /// The end that a restarted agent says of the cleanup in whose midst it was killed.
