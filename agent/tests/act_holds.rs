@@ -203,7 +203,7 @@ fn a_hold_on_a_server_that_is_gone_stops_nothing_else() {
 }
 
 fn beside_a_dead_server() {
-    use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+    use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
     // SAFETY: only the mount namespace (and with it the working directory) of this thread is unshared; file descriptors
     // stay shared.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
@@ -219,13 +219,23 @@ fn beside_a_dead_server() {
         fs::write(app.join(log), "a line").unwrap();
     }
     fs::write(base.join("logs/free.log.1"), "a line").unwrap();
+    // Mounted while the executor runs, which is confined to the root.
+    let (twice, bound) = (base.join("logs/twice"), base.join("bound"));
+    fs::create_dir(&twice).unwrap();
+    fs::create_dir(&bound).unwrap();
+    fs::write(twice.join("c.log.1"), "a line").unwrap();
+    mount_bind(&twice, &bound).unwrap();
     let server = mount_dead(&share);
     let hold = |id: &str, path: &Path| NodeHold {
         id: id.to_owned(),
         what: HeldThing::Path(path.to_owned()),
         reason: "court".to_owned(),
     };
-    works.hold(vec![hold("hold-00000001", &share.join("logs")), hold("hold-00000002", &link)]);
+    works.hold(vec![
+        hold("hold-00000001", &share.join("logs")),
+        hold("hold-00000002", &link),
+        hold("hold-00000003", &bound.join("c.log.1")),
+    ]);
     works.survey();
     let (mut swept, mut found) = (false, None);
     while !swept || found.is_none() {
@@ -235,13 +245,15 @@ fn beside_a_dead_server() {
             _ => {}
         }
     }
-    assert_eq!(found.unwrap().candidates.len(), 3, "held or not, they are found");
+    assert_eq!(found.unwrap().candidates.len(), 4, "held or not, they are found");
     let names = |path: &Path| fs::metadata(path).unwrap().nlink();
     assert_eq!(
         (names(&app.join("a.log.1")), names(&app.join("b.log.1")), names(&base.join("logs/free.log.1"))),
         (2, 2, 1),
         "what is held by way of a link is known inside the confinement too"
     );
+    assert_eq!(names(&twice.join("c.log.1")), 2, "and by way of a bind mount");
+    unmount(&bound, UnmountFlags::DETACH).unwrap();
     // The kernel then fails what waits, if anything does.
     drop(server);
     unmount(&share, UnmountFlags::DETACH).unwrap();
