@@ -234,7 +234,7 @@ fn two_hundred_times_from_full_to_free_and_nothing_grows() {
             sizes[0].push(resident_bytes(*pid).unwrap() as f64);
             sizes[1].push(anonymous_bytes(*pid).unwrap() as f64);
         }
-        if cycle % 50 == 0 {
+        if cycle.is_multiple_of(50) {
             let kib =
                 |values: &[Vec<f64>; 2]| values.each_ref().map(|v| v.last().map_or(0.0, |b| b / 1_024.0));
             let now: Vec<String> = processes
@@ -249,7 +249,7 @@ fn two_hundred_times_from_full_to_free_and_nothing_grows() {
         if cycle == asked.min(10) {
             early = Some([pid, executor].map(Holdings::at_rest));
         }
-        if cycle >= asked && (cycle - asked) % LAST == 0 {
+        if cycle >= asked && (cycle - asked).is_multiple_of(LAST) {
             let growing = growing(processes.map(|(name, _)| name), most, &sizes);
             if growing.is_empty() || cycle >= 2 * asked {
                 break growing;
