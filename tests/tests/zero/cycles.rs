@@ -219,7 +219,7 @@ fn two_hundred_times_from_full_to_free_and_nothing_grows() {
     let processes = [("agent", pid), ("executor", executor), ("collector", house.process().id())];
     let most = [AGENT_MAX_BYTES, EXECUTOR_MAX_BYTES, f64::INFINITY];
     let mut sizes = processes.map(|_| [Vec::new(), Vec::new()]);
-    let mut cycle = 0;
+    let mut cycle: usize = 0;
     let growing = loop {
         cycle += 1;
         let victims = make_victims(&log);

@@ -42,8 +42,8 @@ impl Fall {
     pub(super) fn bytes_per_second(&self) -> u64 {
         let (Some((from, had)), Some((to, has))) = (self.seen.front(), self.seen.back()) else { return 0 };
         let span = to.saturating_sub(*from);
-        let pairs = self.seen.iter().zip(self.seen.iter().skip(1));
-        let fell = pairs.filter(|((_, before), (_, after))| after < before).map(|(_, (at, _))| *at).last();
+        let mut pairs = self.seen.iter().zip(self.seen.iter().skip(1));
+        let fell = pairs.rfind(|((_, before), (_, after))| after < before).map(|(_, (at, _))| *at);
         if span < MIN_SPAN_NS || fell.is_none_or(|at| to.saturating_sub(at) > CALM_NS) {
             return 0;
         }
