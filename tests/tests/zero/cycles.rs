@@ -223,7 +223,7 @@ fn two_hundred_times_from_full_to_free_and_nothing_grows() {
     let growing = loop {
         cycle += 1;
         let victims = make_victims(&log);
-        fill(&fillers, cycle % 3 == 0);
+        fill(&fillers, cycle.is_multiple_of(3));
         until("the victims to go", PATIENCE, || {
             assert!(post.process().is_running(), "the agent ended in cycle {cycle}");
             victims.iter().all(|v| !v.exists()).then_some(())
