@@ -1,5 +1,6 @@
 //! What fills a disk is named by the finding that says so: the file, the process, and what is deleted and still open.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -41,10 +42,14 @@ fn agent_on(stage: &Stage) -> (dogwatch_e2e::stage::Post, Person) {
 #[test]
 fn the_file_and_the_process_that_fill_a_disk_are_named() {
     let disk = LoopFs::create(192 << 20, "ext4", &["-m", "0"]).expect("a filesystem of its own");
+    // Nearly as full as the mark, and before the agent looks: else the end of this would be part of what it sees growing.
+    let old = std::fs::File::create(disk.path().join("old")).expect("a file");
+    (&old).write_all(&vec![b'x'; 138 << 20]).expect("there is room");
+    old.sync_all().expect("it is written");
     let stage = Stage::new(programs!());
     let (_post, journal) = agent_on(&stage);
-    // A bystander writes too, far less; and the disk is nearly full when it begins.
-    let script = "import sys,time\nd=sys.argv[1]\nopen(d+'/old','wb').write(b'x'*(150<<20))\n\
+    // A bystander writes too, far less.
+    let script = "import sys,time\nd=sys.argv[1]\n\
                   spam=open(d+'/spam.log','wb',0); calm=open(d+'/calm.log','wb',0)\n\
                   while spam.tell() < (30<<20): spam.write(b'x'*65536); calm.write(b'x'*512); time.sleep(0.06)\n\
                   time.sleep(600)\n";
