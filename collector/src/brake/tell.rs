@@ -108,6 +108,8 @@ fn doubt(reason: String, told: Option<(&NodeName, Past)>) -> What {
 const WENT_WRONG: &str = "A cleanup that a node made by itself was followed by something that went wrong, so that no node cleans \
                           by itself any more and those under way ended at their next object. Look at the action and at what is \
                           cited; mend the rule or the node.";
+const BY_HAND: &str = "Somebody ordered it (stopped_by), so that no node cleans by itself any more and cleanups that were under way ended \
+                       at their next object. Ask whether it is over.";
 const IN_DOUBT: &str = "The collector does not know for certain that cleanups were not stopped: what was decided before is lost or \
                         cannot be read. So no node cleans by itself any more. Find out whether somebody or something had stopped \
                         them (`dogwatch get incidents`, the note on the nodes), and whether that is dealt with.";
@@ -127,7 +129,11 @@ pub(super) fn raised(stopped: &Stopped) -> Finding {
             "{}{remedy} Then let cleanups go on with `dogwatch brake release`. Disks that fill meanwhile need a person: `dogwatch get \
              findings --active`.",
             // Of its own accord the collector stops for a cleanup, which it names, or in doubt.
-            if stopped.by == COLLECTOR && stopped.action.is_none() { IN_DOUBT } else { WENT_WRONG }
+            match (&stopped.action, stopped.by == COLLECTOR) {
+                (Some(_), _) => WENT_WRONG,
+                (None, true) => IN_DOUBT,
+                (None, false) => BY_HAND,
+            }
         ),
         facts,
     );

@@ -1,14 +1,11 @@
 //! Casework over a real store: silence, refusals, people.
 
-use std::sync::Arc;
-
 use dogwatch::wire;
-use ed25519_dalek::SigningKey;
 
 use super::*;
 use crate::say::Say;
 use crate::store::row::FindingRow;
-use crate::store::{JournalConfig, StoreConfig};
+use crate::store::specimen::open;
 
 struct Desk {
     store: Store,
@@ -16,20 +13,6 @@ struct Desk {
     asks: mpsc::Sender<Ask>,
     stop: Stop,
     task: tokio::task::JoinHandle<()>,
-}
-
-fn open(dir: &std::path::Path) -> Store {
-    let journal = JournalConfig { segment_bytes: 1 << 20, max_bytes: 64 << 20, max_age: None };
-    let config = StoreConfig {
-        urgent: journal,
-        evidence: journal,
-        recorder: journal,
-        truth: journal,
-        preallocate_segments: 1,
-        reserve_free_bytes: 0,
-        ..StoreConfig::new(dir)
-    };
-    Store::open(config, SigningKey::from_bytes(&[1; 32]), Arc::new(clock::wall_ns)).unwrap().0
 }
 
 async fn start(dir: &std::path::Path) -> Desk {

@@ -1,25 +1,7 @@
 //! The owner of holds over a real store.
 
-use std::sync::Arc;
-
-use ed25519_dalek::SigningKey;
-
 use super::*;
-use crate::store::{JournalConfig, StoreConfig};
-
-fn open(dir: &std::path::Path) -> Store {
-    let journal = JournalConfig { segment_bytes: 1 << 20, max_bytes: 64 << 20, max_age: None };
-    let config = StoreConfig {
-        urgent: journal,
-        evidence: journal,
-        recorder: journal,
-        truth: journal,
-        preallocate_segments: 1,
-        reserve_free_bytes: 0,
-        ..StoreConfig::new(dir)
-    };
-    Store::open(config, SigningKey::from_bytes(&[1; 32]), Arc::new(clock::wall_ns)).unwrap().0
-}
+use crate::store::specimen::open;
 
 #[tokio::test]
 async fn a_node_that_kept_a_hold_and_cannot_any_more_is_not_holding() {

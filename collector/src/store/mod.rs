@@ -45,6 +45,8 @@ mod search;
 mod seat;
 pub mod sled_index;
 pub mod space;
+#[cfg(test)]
+pub(crate) mod specimen;
 mod truth;
 mod unfolded;
 mod view;

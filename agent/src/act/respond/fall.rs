@@ -12,8 +12,8 @@ use super::super::words;
 const WINDOW_NS: u64 = 10_000_000_000;
 /// Shorter spans say nothing: one write-back would look like a flood.
 const MIN_SPAN_NS: u64 = 1_000_000_000;
-/// After so long without a fall whoever wrote has ended: a burst is no flood. (XFS takes room in steps, which at 100 MB/s are a
-/// second or two apart while a disk of some GiB fills.)
+/// After so long without a fall whoever wrote has ended: a burst is no flood. (XFS takes room in steps that double: at 100 MB/s
+/// 0.6, 1.3 and 2.6 s apart up to a file of half a GiB. Before a larger one a flood passes for calm, until the step comes.)
 const CALM_NS: u64 = 2_500_000_000;
 /// About how many figures are kept: one each quarter of a second.
 const FIGURES: usize = 40;

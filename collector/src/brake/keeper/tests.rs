@@ -1,32 +1,11 @@
-use std::sync::Arc;
-
-use ed25519_dalek::SigningKey;
-
 use super::*;
-use crate::store::{JournalConfig, StoreConfig};
-
-fn open(dir: &std::path::Path) -> Store {
-    let journal = JournalConfig { segment_bytes: 1 << 20, max_bytes: 16 << 20, max_age: None };
-    let config = StoreConfig {
-        urgent: journal,
-        evidence: journal,
-        recorder: journal,
-        truth: journal,
-        preallocate_segments: 1,
-        reserve_free_bytes: 0,
-        ..StoreConfig::new(dir)
-    };
-    Store::open(config, SigningKey::from_bytes(&[1; 32]), Arc::new(clock::wall_ns)).unwrap().0
-}
+use crate::store::specimen::open;
 
 #[tokio::test]
 async fn a_stop_beyond_those_that_wait_for_the_journal_is_kept_with_its_reason() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    store.indexed(Duration::from_secs(30)).await.unwrap();
-    let (asks, _asked) = mpsc::channel(8);
-    let opening = Keeper::open(store.clone(), Nodes::default(), Say::new(asks), Settings::default());
-    let (mut keeper, _handle) = opening.await.unwrap();
+    let mut keeper = opened(&store).await;
     // While the journal takes nothing.
     for n in 0..MAX_UNWRITTEN + 5 {
         keeper.force(What::BrakePaused { reason: format!("reason {n}") }, "ada");
@@ -137,10 +116,7 @@ async fn an_open_fold_is_never_taken_up_in_the_place_of_a_stop() {
 async fn a_release_does_not_end_a_stop_that_had_no_room_yet() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    store.indexed(Duration::from_secs(30)).await.unwrap();
-    let (asks, _asked) = mpsc::channel(8);
-    let opening = Keeper::open(store.clone(), Nodes::default(), Say::new(asks), Settings::default());
-    let (mut keeper, _handle) = opening.await.unwrap();
+    let mut keeper = opened(&store).await;
     for n in 0..=MAX_UNWRITTEN {
         keeper.force(What::BrakePaused { reason: format!("reason {n}") }, "ada");
     }

@@ -1,0 +1,24 @@
+//! A real store for tests: small journals, and a key that is no secret.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use dogwatch::clock;
+use ed25519_dalek::SigningKey;
+
+use super::{JournalConfig, Store, StoreConfig};
+
+/// Opens a store in `dir` by the wall clock.
+pub(crate) fn open(dir: &Path) -> Store {
+    let journal = JournalConfig { segment_bytes: 1 << 20, max_bytes: 64 << 20, max_age: None };
+    let config = StoreConfig {
+        urgent: journal,
+        evidence: journal,
+        recorder: journal,
+        truth: journal,
+        preallocate_segments: 1,
+        reserve_free_bytes: 0,
+        ..StoreConfig::new(dir)
+    };
+    Store::open(config, SigningKey::from_bytes(&[1; 32]), Arc::new(clock::wall_ns)).unwrap().0
+}
