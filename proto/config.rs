@@ -145,8 +145,9 @@ fn load(file: &Path, noted: &Noted) -> Option<Map<String, Value>> {
 }
 
 /// YAML 1.2: only `true` and `false` are booleans. By the rules of 1.1 `mode: off` would be `false`.
-fn yaml(text: &str) -> Result<Value, serde_saphyr::Error> {
+fn yaml(text: &str) -> Result<Value, String> {
     serde_saphyr::from_str_with_options(text, serde_saphyr::options! { strict_booleans: true })
+        .map_err(|e: serde_saphyr::Error| e.render_with_formatter(&serde_saphyr::UserMessageFormatter))
 }
 
 /// `DOGWATCH_CLEANUP__MODE` → `["cleanup", "mode"]`; names without `__` belong to nobody here.
@@ -555,6 +556,9 @@ mod tests {
     fn broken_yaml_and_missing_files_are_mistakes() {
         assert!(parse("a: [", &[], |_| ()).is_err());
         assert!(parse("- 1\n", &[], |_| ()).is_err());
+        let twice = parse("a:\n  k: 1\n  k: 2\n", &[], |_| ()).unwrap_err().list[0].to_string();
+        assert!(twice.contains("duplicate mapping key: k") && twice.contains("line 3"), "{twice}");
+        assert!(!twice.contains("Options"), "a programmer's remedy: {twice}");
         assert!(parse("# nothing\n", &[], |_| ()).is_ok());
         assert!(read(Some(Path::new("/nonexistent/x.yaml")), [], |_| ()).is_err());
     }

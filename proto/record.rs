@@ -7,6 +7,7 @@ mod action;
 mod file;
 mod finding;
 mod gap;
+mod owner;
 mod sample;
 mod vitals;
 
@@ -22,6 +23,7 @@ pub use action::{
 pub use file::{FileContent, FileSeen, MAX_PIECE_BYTES};
 pub use finding::{Fact, Finding, FindingState, Severity, Subject};
 pub use gap::{GAP_CLASSES, several_of};
+pub use owner::named_after;
 pub use sample::{Cpu, Memory, Mount, Pressure, Process, Sample, SelfCost};
 pub use vitals::{
     Cgroup, ClockState, CoreCpu, DescriptorUse, Disk, Interface, Limits, NetStack, Pod, Spawner, StuckTask,

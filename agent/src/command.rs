@@ -31,7 +31,8 @@ struct Cli {
     /// YAML file; without one, defaults and DOGWATCH_SECTION__KEY.
     #[arg(long, global = true, env = "DOGWATCH_AGENT_CONFIG")]
     config: Option<PathBuf>,
-    /// Only check the configuration: exit code 0 or 2.
+    /// Only check the configuration: exit code 0, or 2 for a mistake. Cleanup roots that cannot be used on this machine are
+    /// named, and are no mistake.
     #[arg(long)]
     check_config: bool,
     #[command(subcommand)]
@@ -76,9 +77,18 @@ pub fn main(args: impl IntoIterator<Item = OsString>, prefix: &[&str]) -> ExitCo
         return usage::main(args);
     }
     let origin = Origin::of(cli.config.as_deref());
-    let (config, keys) = match Config::load_keys(cli.config.as_deref(), std::env::vars()) {
-        Ok(loaded) => loaded,
-        Err(problems) => {
+    let read = Config::read(cli.config.as_deref(), std::env::vars());
+    if cli.check_config {
+        let unusable = read.config.policy.unusable(&read.config.state_dir);
+        for problem in unusable {
+            telemetry::say(&format!(
+                "dogwatch-agent: on this machine a root is left alone: cleanup.{problem}"
+            ));
+        }
+    }
+    let (config, keys) = match read.problems {
+        None => (read.config, read.keys),
+        Some(problems) => {
             if cli.command.is_none() && !cli.check_config {
                 termination::tell(&format!("dogwatch-agent: {problems}"));
             }
@@ -112,7 +122,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>, prefix: &[&str]) -> ExitCo
         args: led_to("executor"),
         policy: config.policy.clone(),
         state_dir: config.state_dir.clone(),
-        holds: HoldLine::open(&config.state_dir, &config.host_root),
+        holds: match config.collector {
+            Some(_) => HoldLine::open_told(&config.state_dir, &config.host_root),
+            None => HoldLine::open(&config.state_dir, &config.host_root),
+        },
         masks: config.tail.as_ref().map(|tail| tail.rules.masks().to_vec()).unwrap_or_default(),
         images: (config.images.mode != CleanupMode::Off).then(|| ImageLaunch {
             args: led_to("image-keeper"),

@@ -135,6 +135,17 @@ pub struct CertificateFiles {
     pub ca: PathBuf,
 }
 
+/// A configuration as it was read, with its mistakes.
+#[derive(Debug, Clone)]
+pub struct Read {
+    /// It, with the default of each key that has a mistake. Not to be started with where there are problems.
+    pub config: Config,
+    /// Every key that is given.
+    pub keys: Keys,
+    /// Every mistake.
+    pub problems: Option<Problems>,
+}
+
 impl Config {
     /// Reads `file` and the environment.
     ///
@@ -155,6 +166,12 @@ impl Config {
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<(Self, Keys), Problems> {
+        let read = Self::read(file, environment);
+        read.problems.map_or(Ok((read.config, read.keys)), Err)
+    }
+
+    /// The same, and what it would be without its mistakes.
+    pub fn read(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Read {
         let environment: BTreeMap<String, String> = environment.into_iter().collect();
         let around = Around {
             state_dir: environment
@@ -166,7 +183,14 @@ impl Config {
                 .cloned()
                 .or_else(|| rustix::system::uname().nodename().to_str().ok().map(str::to_ascii_lowercase)),
         };
-        read(file, environment, |root| (walk(root, around), root.keys()))
+        let mut walked = None;
+        let problems = read(file, environment, |root| {
+            let config = walk(root, around);
+            walked = Some((config, root.keys()));
+        });
+        #[expect(clippy::expect_used, reason = "reading always walks, whatever the file says")]
+        let (config, keys) = walked.expect("the keys were walked");
+        Read { config, keys, problems: problems.err() }
     }
 }
 
@@ -465,6 +489,43 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_on_the_nodes_disk_is_no_mistake_and_makes_that_root_unusable() {
+        let dir = tempfile::tempdir().unwrap();
+        let app = dir.path().join("app");
+        std::fs::create_dir_all(app.join("out")).unwrap();
+        let roots = format!(
+            "[{{path: {0}/out}}, {{path: /var/log}}, \
+             {{path: {0}/own, cleaner: custom, patterns: ['*.core.*'], min_age: 1h, owner: no-such-user}}]",
+            app.display()
+        );
+        let environment = [("NODE_NAME", "n1"), ("DOGWATCH_CLEANUP__ROOTS", &roots)];
+        let unusable = || {
+            let config = Config::load(None, environment.map(|(k, v)| (k.to_owned(), v.to_owned()))).unwrap();
+            let problems = config.policy.unusable(&config.state_dir);
+            problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let [owner] = &unusable()[..] else { unreachable!("{:?}", unusable()) };
+        assert!(owner.starts_with("roots[2].owner") && owner.contains("no user of that name"), "{owner}");
+        type Lay<'l> = &'l dyn Fn(&Path) -> std::io::Result<()>;
+        let laid: [(&str, &str, Lay<'_>); 4] = [
+            ("out", "symbolic link", &|at| std::os::unix::fs::symlink("/nowhere", at)),
+            ("out", "is not a folder", &|at| std::fs::write(at, "")),
+            ("dump.rdb", "dump.rdb marks", &|at| std::fs::write(at, "")),
+            ("PG_VERSION", "PG_VERSION marks", &|at| std::fs::write(at, "")),
+        ];
+        for (name, words, lay) in laid {
+            let at = app.join(name);
+            let _ = std::fs::remove_dir(&at);
+            lay(&at).unwrap();
+            let said = unusable();
+            let path = |p: &&String| p.contains(words) && (p.starts_with("roots[0].path") || name != "out");
+            let found = said.iter().find(path);
+            assert!(found.is_some_and(|p| p.contains("].path")), "{words}: {said:?}");
+            std::fs::remove_file(&at).unwrap();
+        }
+    }
+
+    #[test]
     fn every_mistake_is_told_at_once() {
         let environment = [
             ("NODE_NAME", "Not_A_Name"),
@@ -495,7 +556,6 @@ mod tests {
             "cleanup.roots[0].path = /etc",
             "cleanup.roots[1].path = relative",
             "cleanup.roots[2].patterns = *: it takes any name; say what only a leftover is called",
-            "cleanup.roots[2].owner = no-such-user",
             "cleanup.roots[2].min_age",
             "cleanup.roots[3].cleaner = images: images lie in no folder that is cleaned",
             "cleanup.roots[4].cleaner = cores",

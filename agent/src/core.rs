@@ -240,8 +240,9 @@ impl Core {
     }
 
     /// Takes up findings of the last run; those that no detector owns any more are cleared.
-    pub fn seed(&mut self, active: Vec<Finding>) {
+    pub fn seed(&mut self, mut active: Vec<Finding>) {
         let now = clock::now();
+        active.iter_mut().for_each(causes::accuse_nobody);
         for mut orphan in self.detectors.seed(active) {
             if not_holding::RULES.contains(&orphan.rule.as_str()) {
                 self.responder.seed(&orphan);
@@ -341,8 +342,8 @@ impl Core {
             self.follow(cited);
         }
         finding.citations.dedup();
-        self.tell_cause(&mut finding);
-        self.tell_growth(&mut finding);
+        self.tell_cause(at, &mut finding);
+        self.tell_growth(at, &mut finding);
         self.wires.figures.findings.fetch_add(1, Ordering::Relaxed);
         tracing::info!(rule = finding.rule, state = finding.state.as_str(), severity = %finding.severity, summary = finding.summary, "finding");
         let recorder = &self.wires.recorder;

@@ -21,6 +21,8 @@ pub mod forecast;
 pub mod health;
 pub mod kmsg;
 pub mod kubelet;
+#[cfg(test)]
+mod own_mounts;
 pub mod pod;
 pub mod record;
 pub mod run;

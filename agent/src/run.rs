@@ -1,6 +1,6 @@
 //! The agent put together: the executor first, then the record, then everything that reads, then the uplink.
 //!
-//! Order matters. The executor is started before a byte of a log is parsed. The record is open before anything is
+//! Order matters. The executor is started before a byte of a log is parsed; nobody but its keeper waits until it is ready. The record is open before anything is
 //! sampled. Nothing waits for the collector: enrolment is tried again and again beside the work.
 //!
 //! ```text
@@ -12,6 +12,7 @@
 
 mod aside;
 mod external;
+mod holds;
 mod reload;
 mod rights;
 mod spent;
@@ -19,7 +20,7 @@ mod spent;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, channel, sync_channel};
 use std::time::Duration;
 
 use dogwatch::clock;
@@ -31,17 +32,14 @@ use dogwatch::supervise::{Ended, Parts, Stop};
 use tokio::sync::{mpsc, watch};
 
 use self::aside::{start_ballast, start_lookouts};
-use crate::act::aside::Aside;
+use self::holds::start_holds;
 use crate::act::brake_line;
-use crate::act::hold::{HoldSet, NodeHold};
-use crate::act::hold_line::HoldLine;
 use crate::act::permit::{Gate, policy_hash};
 use crate::act::policy::Rules;
-use crate::act::real_path::CleanupRoots;
 use crate::act::respond::Respond;
 use crate::act::work::{self, Job, Launch};
 use crate::config::{Config, EnrolBy};
-use crate::core::{BrakeWires, Core, CoreConfig, Held, INBOX, Message, Wires, follow_brake};
+use crate::core::{BrakeWires, Core, CoreConfig, INBOX, Message, Wires, follow_brake};
 use crate::detect::Detectors;
 use crate::enrol::{EnrolOptions, NodeIdentity, Renewal, TokenSource, ensure_enrolled};
 use crate::health::{Figures, Sources};
@@ -94,8 +92,6 @@ fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> RunError {
 /// What still runs on the runtime's threads when all parts have ended or were left behind gets this long; a read of a
 /// disk that does not answer must not keep the process.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
-/// How long a held path may take to say where it lies: the start waits for it, and then holds everything.
-const HELD_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Tells the record's writer to end when the core does, also by a panic.
 struct EndRecord(Recorder);
@@ -111,7 +107,7 @@ impl Drop for EndRecord {
 /// # Errors
 /// [`RunError`] says what could not be built or which part ended.
 pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunError> {
-    let children = launch.start_all();
+    let begun = launch.begin();
     rights::raise_descriptor_limit();
     let state = &config.state_dir;
     std::fs::create_dir_all(state).map_err(|e| RunError::Start {
@@ -145,6 +141,10 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
             None
         }
     };
+    // Likewise: from the next start on, no file of holds is a file that was lost.
+    if let Err(why) = launch.holds.reserve() {
+        tracing::warn!(why, "on a full disk what is held may not outlast a restart");
+    }
     let (recorder, writer, opened) = record::open(&record_config, key, boot_id, random_16)?;
     for remark in &opened.remarks {
         tracing::warn!("{remark}");
@@ -167,17 +167,10 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         let (pulse_tx, pulse) = watch::channel(None);
         let figures = Arc::new(Figures::default());
         let holds_line = launch.holds.clone();
-        let cleanup_roots = match &children.executor {
-            Ok(executor) => CleanupRoots::of(&executor.ready().roots),
-            Err(_) => CleanupRoots {
-                unusable: config.policy.roots.iter().map(|r| r.path.clone()).collect(),
-                ..CleanupRoots::default()
-            },
-        };
-        let holds = start_holds(holds_line.clone(), cleanup_roots, &inbox_tx, jobs_tx.clone())?;
+        let (holds, held_first) = start_holds(holds_line.clone(), &inbox_tx, jobs_tx.clone())?;
 
         let ballast = start_ballast(&config, &inbox_tx)?;
-        let executor_pid = children.executor.as_ref().ok().map(|e| e.ready().pid);
+        let executor_pid = begun.executor_pid();
         let (done, unable) = (inbox_tx.clone(), inbox_tx.clone());
         let witness = spent::witness(&recorder, &inbox_tx, config.preserve)?;
         let rules = Rules::new(config.policy.clone()).map_err(failed("the cleanup's patterns"))?;
@@ -186,6 +179,8 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         // Before anything that this run asks for: the inbox tells the core in the same order.
         unfinished.into_iter().for_each(|u| drop(jobs_tx.send(Job::Close(Box::new(u)))));
         let worker = std::thread::Builder::new().name("act".to_owned()).spawn(move || {
+            // Nobody else waits for what the executor opens: that may lie on a disk that does not answer.
+            let children = begun.ready(&launch, |roots| held_first.tell(roots));
             // The core ends only when the agent does.
             let done = |d| drop(done.send(Message::Done(d)));
             work::run(&launch, children, spent_before, &jobs, witness, done, |u| drop(unable.send(Message::Unable(u))));
@@ -283,47 +278,6 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
     });
     runtime.shutdown_timeout(LEAVE_WITHIN);
     result
-}
-
-/// The thread that keeps what is held: it alone waits for the disk and the executor. The first that it says is what the
-/// last run kept, so that no plan is made without it.
-fn start_holds(
-    line: HoldLine,
-    roots: CleanupRoots,
-    inbox: &SyncSender<Message>,
-    jobs: Sender<Job>,
-) -> Result<Sender<Vec<NodeHold>>, RunError> {
-    let (sets_tx, sets) = channel::<Vec<NodeHold>>();
-    let inbox = inbox.clone();
-    let aside = Aside::new(HELD_ANSWERS_WITHIN);
-    let held = move |line: &HoldLine, kept| {
-        let now = line.now();
-        let (count, unknown) = match &now.set {
-            HoldSet::Known(holds) => (holds.len(), None),
-            HoldSet::Unknown(why) => (0, Some(why.clone())),
-        };
-        let (places, absent) = (now.resolved_apart(&roots, &aside), now.absent(&roots, &aside));
-        Message::Held(Held { count, places, absent, kept, unknown })
-    };
-    // The core ends only when the agent does. The inbox is empty yet: this is the first message of all.
-    let _ = inbox.send(held(&line, Ok(())));
-    std::thread::Builder::new().name("holds".to_owned()).spawn(move || {
-        if let Err(why) = line.reserve() {
-            tracing::warn!(why, "on a full disk what is held may not outlast a restart");
-        }
-        while let Ok(set) = sets.recv() {
-            let before = line.now().set;
-            let kept = line.keep(set);
-            // The thread that takes jobs lives as long as the agent.
-            if line.now().set != before {
-                let _ = jobs.send(Job::Aside);
-            }
-            if inbox.send(held(&line, kept)).is_err() {
-                break;
-            }
-        }
-    })?;
-    Ok(sets_tx)
 }
 
 fn start_tail(

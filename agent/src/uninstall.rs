@@ -24,6 +24,7 @@ use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use crate::act::brake_line::{BRAKE_FILE, NEW_FILE};
+use crate::act::clock_file::CLOCK_FILE;
 use crate::act::hold_file::HOLDS_FILE;
 use crate::act::images::SEEN_FILE;
 use crate::act::images::child::IMAGES_FOLDER;
@@ -95,7 +96,15 @@ fn uninstall(state: &Path, roots: &[&Path], dry_run: bool) -> Result<Report, Str
         sweep.folder(&state.join(IMAGES_FOLDER), |n| is_one_of(n, &[SEEN_FILE]));
         sweep.folder(&state.join("aside"), |n| n.ends_with(".block"));
         sweep.folder(&ballast::folder(state), ballast::is_ours);
-        let own = ["starts", tail::CHECKPOINT_FILE, kmsg::CHECKPOINT_FILE, HOLDS_FILE, BRAKE_FILE, NEW_FILE];
+        let own = [
+            "starts",
+            tail::CHECKPOINT_FILE,
+            kmsg::CHECKPOINT_FILE,
+            HOLDS_FILE,
+            BRAKE_FILE,
+            NEW_FILE,
+            CLOCK_FILE,
+        ];
         sweep.folder(state, |n| is_one_of(n, &own));
     }
     for root in roots {

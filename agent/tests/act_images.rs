@@ -19,7 +19,7 @@ use containerd::{Containerd, PAUSE, until};
 use dogwatch::identity::{create_private_dir, write_private_file};
 use dogwatch::record::{Action, ActionState, CleanupMode, ObjectOutcome};
 use dogwatch_agent::act::executor::Enforcement;
-use dogwatch_agent::act::handle::{Executor, ExecutorError};
+use dogwatch_agent::act::handle::{Executor, ExecutorError, Starting};
 use dogwatch_agent::act::hold::{HeldThing, NodeHold};
 use dogwatch_agent::act::hold_line::HoldLine;
 use dogwatch_agent::act::images::IMAGE_PLACE;
@@ -46,7 +46,8 @@ fn policy(socket: &Path) -> ImagePolicy {
 fn keeper(policy: ImagePolicy, state: &Path) -> (Executor, HoldLine) {
     let program = Path::new(env!("CARGO_BIN_EXE_dogwatch-agent"));
     let args = ["image-keeper".into()];
-    let keeper = Executor::spawn_image_keeper(program, &args, policy, state, Path::new("/")).unwrap();
+    let keeper = Starting::begin_image_keeper(program, &args, policy, state, Path::new("/")).unwrap();
+    let keeper = keeper.ready().unwrap();
     let holds = HoldLine::open(state, Path::new("/"));
     keeper.hold(&holds);
     (keeper, holds)

@@ -6,30 +6,35 @@
 //! observing the same thing twice decides nothing new. The correlator runs ahead of the disk by one batch; where a batch
 //! may not have become durable, or notices were missed, everything is taken up again from the store before anything else
 //! is decided.
+//!
+//! What was committed is looked at a few records at a time ([`backlog`]), and people's orders take turns with it. What a
+//! node says beyond its allowance ([`Allowance`]) is put to no incident, and a finding says so.
+
+mod backlog;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use dogwatch::clock;
-use dogwatch::record::{Body, Fact, Finding, FindingState, NodeName, Record, Severity, Subject};
+use dogwatch::record::{Fact, Finding, FindingState, NodeName, Severity, Subject};
 use dogwatch::supervise::Stop;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::brake::STOPPED_RULE;
+use crate::correlate::allowance::Allowance;
 use crate::correlate::{Correlator, Policy};
 use crate::incident::Incident;
 use crate::nodes::Nodes;
 use crate::say::{EQUIVOCATION_RULE, make};
 use crate::store::decision::{Decision, What};
 use crate::store::row::Spoke;
-use crate::store::{DecideError, FindingFilter, IncidentFilter, Loose, Notice, QueryError, Store};
+use crate::store::{DecideError, FindingFilter, IncidentFilter, Notice, QueryError, Store};
+use backlog::Backlog;
 
 /// Asks that wait for casework at most.
 pub const ASK_QUEUE: usize = 1024;
 /// How long the start waits for the index: a rebuild takes about a second a GB of urgent journal.
 const INDEX_PATIENCE: Duration = Duration::from_secs(120);
-/// Pieces without an incident that are looked at again after a crash.
-const MAX_LOOSE: usize = 10_000;
 /// Nodes whose silence changes are told together, under one sync.
 const TOLD_TOGETHER: usize = 256;
 /// A finding of the collector's own that was not said for so long is over: what it folds is said at least every
@@ -135,6 +140,9 @@ pub struct Casework {
     nodes: Nodes,
     policy: Policy,
     correlator: Correlator,
+    allowance: Allowance,
+    /// What was committed and is not looked at yet.
+    backlog: Option<Backlog>,
     asks: mpsc::Receiver<Ask>,
     silent_after: Duration,
     /// What the configuration says of both now; looked at each tick.
@@ -190,6 +198,8 @@ impl Casework {
             nodes,
             policy,
             correlator,
+            allowance: Allowance::default(),
+            backlog: None,
             asks,
             silent_after,
             tuning: None,
@@ -237,6 +247,8 @@ impl Casework {
         let mut result = self.reconsider().await;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        // An ask was answered since the backlog was looked at: neither waits for more than one of the other.
+        let mut answered = false;
         loop {
             if let Err(error) = result {
                 if stop.is_set() {
@@ -257,8 +269,11 @@ impl Casework {
             }
             result = tokio::select! {
                 () = stop.wait() => return Ok(()),
-                notice = committed.recv() => match notice {
-                    Ok(Notice::Records { chain, records }) => self.observe(&chain.node, &records).await,
+                notice = committed.recv(), if self.backlog.is_none() => match notice {
+                    Ok(Notice::Records { chain, records }) => {
+                        self.backlog = Some(Backlog::block(chain.node, records));
+                        Ok(())
+                    }
                     Ok(Notice::Decided(_)) => Ok(()),
                     Err(broadcast::error::RecvError::Lagged(missed)) => {
                         tracing::warn!(missed, "casework fell behind; taking up again what is kept");
@@ -267,10 +282,18 @@ impl Casework {
                     }
                     Err(broadcast::error::RecvError::Closed) => return Ok(()),
                 },
-                ask = self.asks.recv() => match ask {
-                    Some(ask) => self.answer(ask).await,
+                ask = self.asks.recv(), if !answered || self.backlog.is_none() => match ask {
+                    Some(ask) => {
+                        answered = true;
+                        self.answer(ask).await
+                    }
                     None => return Ok(()),
                 },
+                // Whoever is ready comes first, and other tasks run in between.
+                () = tokio::task::yield_now(), if self.backlog.is_some() => {
+                    answered = false;
+                    self.work_off().await
+                }
                 _ = tick.tick() => self.tick().await,
             };
         }
@@ -289,6 +312,7 @@ impl Casework {
             self.correlator.set_policy(policy);
         }
         self.watch_silence().await?;
+        self.say_left_out().await?;
         self.clear_unsaid().await?;
         let decisions = self.correlator.tick(clock::wall_ns());
         self.keep(decisions).await
@@ -299,38 +323,6 @@ impl Casework {
             return Ok(());
         }
         Ok(self.store.decide_all(decisions).await?)
-    }
-
-    async fn observe(&mut self, node: &NodeName, records: &[Record]) -> Result<(), CaseworkError> {
-        let now = clock::wall_ns();
-        let mut decisions = Vec::new();
-        for record in records {
-            decisions.extend(match &record.body {
-                Body::Finding(f) => self.correlator.observe_finding(node, f, now),
-                Body::Action(a) => self.correlator.observe_action(node, a, now),
-                _ => continue,
-            });
-        }
-        // One sync for a block, however many findings a node puts into it.
-        self.keep(decisions).await
-    }
-
-    /// Looks at every finding and action that belongs to no incident.
-    async fn reconsider(&mut self) -> Result<(), CaseworkError> {
-        let now = clock::wall_ns();
-        let loose = self.store.loose(i64::MIN, MAX_LOOSE).await?;
-        let mut decisions = Vec::new();
-        // In the order in which they came to be, as if nothing had happened.
-        for piece in loose.into_iter().rev() {
-            decisions.extend(match piece {
-                Loose::Finding(row) => match &row.node {
-                    Some(node) => self.correlator.observe_finding(node, &row.finding, now),
-                    None => continue,
-                },
-                Loose::Action(row) => self.correlator.observe_action(&row.node, &row.action, now),
-            });
-        }
-        self.keep(decisions).await
     }
 
     async fn answer(&mut self, ask: Ask) -> Result<(), CaseworkError> {

@@ -5,11 +5,15 @@
 //!
 //! Deliberately absent: measuring (`query` gathers the figures) and the incidents of the nodes themselves.
 
+mod decisions;
+
 use std::collections::BTreeMap;
 
 use dogwatch::record::Severity;
 
 use crate::wording::{bytes, span};
+
+pub use decisions::Decisions;
 
 const SECOND_NS: i64 = 1_000_000_000;
 const DAY_S: i64 = 86_400;
@@ -60,8 +64,8 @@ pub struct Facts {
     pub version: String,
     /// Each journal of blocks.
     pub journals: Vec<Journal>,
-    /// Why the collector's own journal takes nothing, if it does not.
-    pub truth_failing: Option<String>,
+    /// The collector's own journal.
+    pub truth: Decisions,
     /// The index.
     pub index: Index,
     /// End of the certificate that is shown, wall ns.
@@ -214,15 +218,7 @@ fn store(facts: &Facts, out: &mut Vec<Check>) {
         .iter()
         .map(|j| format!("{} {} of {}", j.stream, bytes(j.used_bytes), bytes(j.max_bytes)))
         .collect();
-    match &facts.truth_failing {
-        Some(why) => out.push(own(
-            "journal",
-            Severity::Critical,
-            format!("the journal of decisions takes nothing: {why}"),
-            "nothing can be decided, acknowledged or ordered until it does; look at the disk and the collector's log",
-        )),
-        None => out.push(own("journal", Severity::Info, format!("holding {}", held.join(", ")), "")),
-    }
+    out.push(decisions::judge(&facts.truth, &held.join(", ")));
     let turned_away: u64 = facts.journals.iter().map(|j| j.turned_away).sum();
     if turned_away > 0 {
         out.push(own(

@@ -16,6 +16,7 @@ use crate::brake;
 
 const MIB: u64 = 1024 * 1024;
 const GIB: u64 = 1024 * MIB;
+const TIB: u64 = 1024 * GIB;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Everything that the collector is told.
@@ -43,6 +44,8 @@ pub struct Config {
     pub reserve_bytes: u64,
     /// What is kept, for urgent, evidence and recorder.
     pub retention: [Keep; 3],
+    /// Most bytes of the journal of decisions, of which nothing expires.
+    pub truth_max_bytes: u64,
     /// How long everything in an incident must be over before it resolves itself.
     pub quiet: Duration,
     /// How long after its end an incident takes a finding of its topic back.
@@ -159,7 +162,7 @@ fn walk(root: &mut Section, state: PathBuf) -> Config {
         }
         (segment, reserve)
     });
-    let retention = root.section("retention", |s| {
+    let (retention, truth_max_bytes) = root.section("retention", |s| {
         let least = 2 * segment_bytes;
         let mut keep = |key: &str, bytes: u64, days: u32| {
             s.section(key, |s| Keep {
@@ -167,7 +170,10 @@ fn walk(root: &mut Section, state: PathBuf) -> Config {
                 max_age: s.duration("max_age", DAY * days, Duration::from_secs(1)..=DAY * 36_500),
             })
         };
-        [keep("urgent", 4 * GIB, 400), keep("evidence", 64 * GIB, 30), keep("recorder", 16 * GIB, 30)]
+        let kept =
+            [keep("urgent", 4 * GIB, 400), keep("evidence", 64 * GIB, 30), keep("recorder", 16 * GIB, 30)];
+        // At least so much that what is kept of it for stops and holds is a part.
+        (kept, s.section("truth", |s| s.bytes("max_bytes", GIB, 64 * MIB..=TIB)))
     });
     let (quiet, rejoin, silent_after, hold_security) = root.section("incidents", |s| {
         let range = Duration::from_secs(1)..=DAY;
@@ -192,6 +198,7 @@ fn walk(root: &mut Section, state: PathBuf) -> Config {
         segment_bytes,
         reserve_bytes,
         retention,
+        truth_max_bytes,
         quiet,
         rejoin,
         silent_after,

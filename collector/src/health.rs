@@ -136,8 +136,19 @@ impl Sources {
         let reserve = status.streams.iter().map(|s| s.reserve_free_bytes).max().unwrap_or(0);
         page.gauge("store_free_bytes", "Bytes that are free where the store is", free as f64)?;
         page.gauge("store_reserve_bytes", "Free bytes below which no block is accepted", reserve as f64)?;
-        let failing = f64::from(u8::from(status.truth_failing.is_some()));
+        let failing = f64::from(u8::from(status.truth.failing.is_some()));
         page.gauge("decisions_failing", "1 while the journal of decisions takes nothing", failing)?;
+        let (used, most) = (status.truth.used_bytes as f64, status.truth.max_bytes as f64);
+        page.gauge(
+            "decisions_used_bytes",
+            "Bytes in the journal of decisions, of which nothing expires",
+            used,
+        )?;
+        page.gauge(
+            "decisions_limit_bytes",
+            "Bytes beyond which the journal of decisions takes nothing",
+            most,
+        )?;
         page.counters("blocks_stored", "Blocks stored", by_stream(|s| s.stored_blocks))?;
         page.counters("ingested_bytes", "Bytes of the blocks stored", by_stream(|s| s.stored_bytes))?;
         page.counters("blocks_known", "Blocks acknowledged again", by_stream(|s| s.known_blocks))?;

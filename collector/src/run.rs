@@ -112,6 +112,7 @@ pub fn store_config(config: &Config) -> StoreConfig {
         urgent: journal(urgent),
         evidence: journal(evidence),
         recorder: journal(recorder),
+        truth: JournalConfig { max_bytes: config.truth_max_bytes, ..base.truth },
         reserve_free_bytes: config.reserve_bytes,
         expires_once_told: true,
         ..base

@@ -15,6 +15,7 @@ impl From<&FileSeen> for wire::FileSeen {
             cause: f.cause.clone(),
             objects: f.objects.iter().map(Into::into).collect(),
             content: f.content.as_ref().map(Into::into),
+            node: String::new(),
         }
     }
 }

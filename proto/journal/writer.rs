@@ -174,6 +174,11 @@ impl Journal {
         self.old.iter().map(|o| o.info.clone()).chain(active).collect()
     }
 
+    /// How many segments are in use, of [`Options::max_segments`](super::Options::max_segments).
+    pub fn used_segments(&self) -> usize {
+        self.old.len() + usize::from(self.active.is_some())
+    }
+
     /// Newest head of every chain, in order of chains; of what was appended, synced or not.
     pub fn heads(&self) -> Vec<(ChainId, Head)> {
         self.heads.sorted()
@@ -403,7 +408,7 @@ impl Journal {
     fn full(&self) -> JournalError {
         JournalError::Full {
             path: self.folder.path().display().to_string(),
-            segments: (self.old.len() + usize::from(self.active.is_some())) as u32,
+            segments: self.used_segments() as u32,
         }
     }
 

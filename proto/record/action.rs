@@ -86,7 +86,8 @@ pub enum ObjectOutcome {
     Pending,
     /// Its name is gone.
     Removed,
-    /// Left as it was, because a check failed; the refusal says which.
+    /// Left as it was, because a check failed; the refusal says which. Where somebody took its old name or folder meanwhile, it
+    /// is whole and lies in quarantine, and the refusal says where.
     Skipped,
     /// Tried, and the system call failed; the refusal says how.
     Failed,

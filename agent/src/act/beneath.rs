@@ -108,6 +108,13 @@ pub(super) fn open_root(path: &Path) -> Result<OwnedFd, Errno> {
     resolve(rustix::fs::CWD, path, OFlags::RDONLY | OFlags::DIRECTORY, resolve_flags)
 }
 
+/// What lies at the path of a root now, without links on the way. Nothing is opened for reading, so that a confined process may
+/// ask too.
+pub(super) fn facts_of_root(path: &Path) -> Result<Facts, Errno> {
+    let resolve_flags = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    facts_of(&resolve(rustix::fs::CWD, path, OFlags::PATH | OFlags::DIRECTORY, resolve_flags)?)
+}
+
 /// Opens a folder beneath `root`; an empty path is the root itself.
 pub(super) fn open_folder(root: impl AsFd, relative: &Path) -> Result<OwnedFd, Errno> {
     let path = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };

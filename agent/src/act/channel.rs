@@ -108,6 +108,11 @@ impl Channel {
         Ok(message)
     }
 
+    /// Waits until a message begins to come, or the peer is gone; [`ChannelError::Late`] after `deadline`.
+    pub(super) fn wait_for_message(&self, deadline: Instant) -> Result<(), ChannelError> {
+        self.wait(PollFlags::IN, Some(deadline))
+    }
+
     /// Whether the peer has closed its end; never waits.
     pub(super) fn is_closed(&self) -> bool {
         let mut fds = [PollFd::new(&self.socket, PollFlags::empty())];

@@ -25,21 +25,25 @@ use self::batch::{Batch, Ready, Waiting};
 pub(super) use self::batch::{DESCRIPTORS, MAX_BATCH};
 use self::held::{Held, Surroundings, last_word};
 use self::settle::{Settled, Settling};
+use super::age_clock::Present;
 use super::beneath;
 use super::confine::Reach;
 use super::cut::cut;
 use super::executor::RootStatus;
 use super::held_links::{Step, Sweeps};
-use super::hold::HoldSet;
+use super::hold::{Hold, HoldSet};
 use super::hold_line::HeldNow;
 use super::ledger::{Ledger, Source, Spending};
+#[cfg(test)]
+use super::leftovers::Leftover;
+use super::leftovers::{Leftovers, Restored};
 use super::plan::{Survey, bounded};
 use super::pods_here::Pods;
 use super::policy::{MAX_OBJECTS, MAX_ROOTS, NODE_ACTOR, Policy, ROOT_OFF, Rules};
-use super::quarantine::{Leftover, Root};
+use super::quarantine::Root;
 use super::real_path::{CleanupRoots, Mounts};
 use super::remove::{Hooks, Left, Place, Removed, Sibling, Tend, prepare, take, wanted};
-use super::survey::survey;
+use super::survey::{Ends, Limits, survey};
 use super::vet::Neighbours;
 use super::witness::Verdict;
 
@@ -57,7 +61,12 @@ pub(super) struct Cleaner {
     ledger: Ledger,
     held: RefCell<Held>,
     sweeps: Sweeps,
+    /// Where surveys ended.
+    ends: RefCell<Ends>,
+    leftovers: Leftovers,
     pub(super) hooks: Hooks,
+    /// The bounds of a survey, but for tests of them.
+    pub(super) limits: Limits,
     /// [`MAX_APPLY`], but for tests of it.
     pub(super) max_apply: Duration,
 }
@@ -108,7 +117,13 @@ impl Cleaner {
                 Some(format!("openat2 is refused here ({error}), and without it nothing is opened safely"))
             }
         };
-        let budgets_wrong = policy.validate(state_dir).into_iter().find(|p| !p.key.starts_with("roots["));
+        // A root of this kind is tried again in a while.
+        let untold = Mounts::open(CleanupRoots::default()).read().untold().map(|why| {
+            format!(
+                "{why}, so that nobody can tell what it is called elsewhere; unmount what was left mounted"
+            )
+        });
+        let budgets_wrong = policy.mistakes(state_dir).into_iter().find(|p| !p.key.starts_with("roots["));
         if let Some(problem) = budgets_wrong {
             unable.get_or_insert_with(|| problem.to_string());
         }
@@ -123,14 +138,14 @@ impl Cleaner {
         let mut roots = Vec::new();
         let mut told = Vec::new();
         for (index, policy) in rules.policy.roots.iter().enumerate() {
-            let opened = match (&unable, policy.problems(index, false, state_dir).first()) {
+            let opened = match (&unable, policy.problems(index, state_dir).first()) {
                 (Some(why), _) => Err(why.clone()),
                 (None, Some(problem)) => Err(problem.to_string()),
                 (None, None) if policy.mode_under(rules.policy.mode) == CleanupMode::Off => {
                     Err(ROOT_OFF.to_owned())
                 }
                 (None, None) if index >= MAX_ROOTS => Err(format!("only {MAX_ROOTS} roots are used")),
-                (None, None) => Root::open(policy),
+                (None, None) => untold.clone().map_or_else(|| Root::open(policy), Err),
             };
             told.push(RootStatus {
                 path: policy.path.clone(),
@@ -139,6 +154,7 @@ impl Cleaner {
             });
             roots.push(opened.ok());
         }
+        let leftovers = Leftovers::new(&roots, &rules.policy);
         let ledger = Ledger::default();
         let set = HoldSet::Unknown("the executor was not told yet".to_owned());
         let held = HeldNow { set, host_root: "/".into() };
@@ -153,7 +169,10 @@ impl Cleaner {
                 ledger,
                 held,
                 sweeps: Sweeps::default(),
+                ends: RefCell::default(),
+                leftovers,
                 hooks: Hooks::default(),
+                limits: Limits::default(),
                 max_apply: MAX_APPLY,
             },
             told,
@@ -185,28 +204,33 @@ impl Cleaner {
         spent.iter().for_each(|s| self.ledger.note(*s));
     }
 
-    /// Puts back what earlier runs left in quarantine. Roots that are one folder (for several cleaners, or by a bind mount)
-    /// have one quarantine: it is looked through once, as deep as any of them goes.
+    /// One step of putting back what earlier runs left in quarantine.
+    pub(super) fn restore_leftovers_step(&mut self) -> Restored {
+        self.leftovers.step(&self.roots)
+    }
+
+    /// Every step of it, as a new executor would take them.
+    #[cfg(test)]
     pub(super) fn restore_leftovers(&self) -> Vec<Leftover> {
-        let mut each: Vec<(&Root, u32)> = Vec::new();
-        for (root, policy) in self.roots.iter().zip(&self.rules.policy.roots) {
-            let Some(root) = root else { continue };
-            let same = |r: &Root| (r.facts.device, r.facts.inode) == (root.facts.device, root.facts.inode);
-            match each.iter_mut().find(|(r, _)| same(r)) {
-                Some((_, depth)) => *depth = policy.max_depth.max(*depth),
-                None => each.push((root, policy.max_depth)),
+        let mut leftovers = Leftovers::new(&self.roots, &self.rules.policy);
+        let mut told = Vec::new();
+        loop {
+            let step = leftovers.step(&self.roots);
+            told.extend(step.leftovers);
+            if !step.more {
+                return told;
             }
         }
-        each.into_iter().flat_map(|(root, depth)| root.restore_leftovers(depth)).collect()
     }
 
     /// Lists what lies beneath the roots on `device`.
-    pub(super) fn survey(&self, device: u64, now_wall_ns: i64) -> Result<Survey, String> {
+    pub(super) fn survey(&self, device: u64, now: impl Into<Present>) -> Result<Survey, String> {
         match &self.unable {
             Some(why) => Err(format!("no survey: {why}")),
             None => {
                 let renamed = self.held.borrow().renamed_now();
-                Ok(survey(&self.rules, (&self.roots, &renamed), device, now_wall_ns))
+                let within = (self.limits, &mut *self.ends.borrow_mut());
+                Ok(survey(&self.rules, (&self.roots, &renamed), device, now.into(), within))
             }
         }
     }
@@ -218,18 +242,21 @@ impl Cleaner {
         self.held.replace(fresh);
         let held = self.held.borrow();
         let HoldSet::Known(holds) = &held.now.set else { return Step::default() };
+        if held.places.iter().any(Hold::is_unknown) {
+            return Step::default();
+        }
         self.sweeps.step(&self.roots, (holds, &held.places), may_release, parent)
     }
 
-    /// Carries out `action` as far as the policy lets it, and says what became of each object. `clock` is the node's
-    /// wall clock; `parent` is asked before each object, and once more before it is moved.
-    pub(super) fn apply(
+    /// Carries out `action` as far as the policy lets it, and says what became of each object. `clock` is what
+    /// time it is; `parent` is asked before each object, and once more before it is moved.
+    pub(super) fn apply<P: Into<Present>>(
         &mut self,
         mut action: Action,
-        clock: &dyn Fn() -> i64,
+        clock: &dyn Fn() -> P,
         parent: &dyn Parent,
     ) -> Action {
-        let root = match self.admit(&action, clock()) {
+        let root = match self.admit(&action, clock().into().wall_ns()) {
             Ok(root) => root,
             Err(why) => {
                 action.state = ActionState::Refused;
@@ -255,7 +282,7 @@ impl Cleaner {
             };
             let prepared = meanwhile()
                 .map_err(Left::Skipped)
-                .and_then(|()| self.look_at(&action, at, clock(), parent, &mut run, &mut meanwhile));
+                .and_then(|()| self.look_at(&action, at, clock().into(), parent, &mut run, &mut meanwhile));
             match prepared {
                 Ok(Ready::Waits(waiting)) => batch.push(*waiting),
                 Ok(Ready::Cut(bytes)) => run.note(&mut action, at, Ok(Gone::Cut(bytes))),
@@ -299,7 +326,7 @@ impl Cleaner {
         &mut self,
         action: &Action,
         at: usize,
-        now_wall_ns: i64,
+        now: Present,
         parent: &dyn Parent,
         run: &mut Run,
         meanwhile: &mut dyn FnMut() -> Result<(), String>,
@@ -321,6 +348,10 @@ impl Cleaner {
         if object.device != root.facts.device || object.device != action.objects[0].device {
             return Err(Left::Skipped("it lies on another filesystem".to_owned()));
         }
+        if let Some(why) = root.why_astray() {
+            return Err(Left::Skipped(why));
+        }
+        let last_word = || root.why_astray().map_or_else(last_word, Err);
         let (ledger, budgets, spent) = (&mut self.ledger, &self.rules, run.spent(index));
         let mut within = |bytes: u64| ledger.allows(budgets, spent, index, bytes, clock::now().boot_ns);
         if !rules.kind().cuts() {
@@ -345,7 +376,7 @@ impl Cleaner {
         };
         // What a cut takes is in the plan, digest and tail: that record is durable.
         if rules.kind().cuts() {
-            let bytes = cut(&place, object, now_wall_ns, &mut neighbours, &mut within, &mut self.hooks)?;
+            let bytes = cut(&place, object, now, &mut neighbours, &mut within, &mut self.hooks)?;
             self.spend(run, index, bytes);
             return Ok(Ready::Cut(bytes));
         }
@@ -359,7 +390,7 @@ impl Cleaner {
         // With another name of it, its content stays.
         let keeps = rules.policy.preserve && expected.links <= 1;
         let tend = Tend { keep: if keeps { Some(&mut keep) } else { None }, meanwhile };
-        let prepared = prepare(&place, &expected, now_wall_ns, &mut neighbours, tend, &mut self.hooks)?;
+        let prepared = prepare(&place, &expected, now, &mut neighbours, tend, &mut self.hooks)?;
         Ok(Ready::Waits(Box::new(Waiting { at, index, expected, sibling, prepared })))
     }
 
@@ -392,12 +423,12 @@ impl Cleaner {
         if let Err(why) = self.ledger.allows(&self.rules, run.spent(index), index, bytes, now_boot_ns) {
             return Err(Left::Skipped(why));
         }
-        let held = &self.held;
-        let last_word = || last_word(held, parent, &object.path);
         let relative = self.rules.root_for(&object.path, &object.cleaner).map(|(_, relative)| relative);
         let (Some(root), Some(relative)) = (&self.roots[index], relative) else {
             return Err(Left::Skipped("its root cannot be used".to_owned()));
         };
+        let held = &self.held;
+        let last_word = || root.why_astray().map_or_else(|| last_word(held, parent, &object.path), Err);
         let rules = &self.rules.roots()[index];
         let place = Place { rules, root, relative, sibling, last_word: &last_word };
         let removal = take(&place, &object, prepared, &mut self.hooks);

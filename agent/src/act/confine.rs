@@ -40,7 +40,8 @@ const MAX_DESCRIPTORS: u64 = (MAX_ROOTS * DESCRIPTORS_A_ROOT
     + (MAX_DEPTH as usize + 1) * DESCRIPTORS_A_LEVEL
     + MAX_WATCHED
     + OTHER_DESCRIPTORS) as u64;
-/// Address space: a survey of 20,000 candidates takes under 32 MiB.
+/// Address space, against what runs away. What a survey takes has its own bound (`finds`), far tighter than one here could
+/// be: mappings of the program, its stack and what is only reserved count too.
 const MAX_ADDRESS_SPACE: u64 = 1 << 30;
 /// Address space of the image keeper: an answer of the runtime's may be 8 MiB, and some dozen times that once it is
 /// decoded. One that would take more ends the keeper, not the agent.

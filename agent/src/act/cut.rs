@@ -21,6 +21,7 @@ use dogwatch::record::PlannedObject;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
+use super::age_clock::Present;
 use super::beneath::{self, Facts, Opened};
 use super::cleaners::Look;
 use super::live::{self, Range};
@@ -35,7 +36,7 @@ const DIGEST_TIME: Duration = Duration::from_secs(30);
 pub(super) fn cut(
     place: &Place<'_>,
     object: &PlannedObject,
-    now_wall_ns: i64,
+    now: Present,
     neighbours: &mut dyn FnMut(&Path, &OwnedFd) -> Rc<Neighbours>,
     within: &mut dyn FnMut(u64) -> Result<(), String>,
     hooks: &mut Hooks,
@@ -64,7 +65,7 @@ pub(super) fn cut(
         folder: &folder,
         facts: &seen,
     };
-    vet(&look, &neighbours, &file, now_wall_ns).map_err(Left::Skipped)?;
+    vet(&look, &neighbours, &file, now).map_err(Left::Skipped)?;
     still_the_log(&seen, object)?;
     let file = File::from(file);
     let range = agreed(&file, &seen, place, object)?;

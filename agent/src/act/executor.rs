@@ -4,10 +4,12 @@
 //! obeys that policy and nothing else: every object of every plan is judged again (`cleaner`, `vet`, `remove`), so that a parent
 //! that was taken over can name only what the policy would let go anyway.
 //!
-//! Life: take the setup, close every other descriptor, open the roots and their quarantines, confine, put back what a
-//! crash left, say [`Ready`], then answer requests one at a time until the parent is gone.
+//! Life: take the setup, close every other descriptor, open the roots and their quarantines, confine, say [`Ready`], then
+//! answer requests one at a time until the parent is gone; to put back what a crash left is one of them, in steps.
 //!
 //! What is held it is told ([`HeldNow`]), also in the midst of an action; until the first time everything is.
+//!
+//! Ages are reckoned by a clock of its own ([`AgeClock`]), so that one that is ahead makes no file older.
 //!
 //! Invariants: one thread; no tokio; no network; no file written (a live log is cut by a hole, where a root says so). It looks whether its parent lives before each object.
 
@@ -16,25 +18,28 @@ use std::collections::VecDeque;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use dogwatch::clock;
 use dogwatch::record::{FileSeen, Refusal};
 use dogwatch::wire;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
+use super::age_clock::{AgeClock, Before, Present};
 use super::channel::{Channel, ChannelError};
 use super::child::{self, Begun};
 use super::cleaner::{Cleaner, News, Parent};
+use super::clock_file::{self, LOOK_EVERY};
 pub use super::confine::{Confinement, Enforcement};
 use super::confine::{confine, die_with_parent};
 use super::hold_line::HeldNow;
+pub use super::leftovers::{Leftover, Restored};
 use super::plan::Survey;
 use super::policy::Policy;
-pub use super::quarantine::Leftover;
 use super::wire::{
     action_from_wire, action_to_wire, aside_to_wire, candidate_to_wire, held_from_wire, refusals_to_wire,
-    spent_from_wire,
+    restored_to_wire, spent_from_wire,
 };
 use super::witness::Verdict;
 
@@ -44,8 +49,8 @@ pub(super) const VERSION: u32 = 1;
 const MAX_HALTED: usize = 32;
 /// Between two words on how far an action is; nobody looks more often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
-/// Candidates in one part of a survey.
-const CANDIDATES_A_PART: usize = 256;
+/// Candidates in one part of a survey: with the longest paths a quarter of a MiB.
+const CANDIDATES_A_PART: usize = 64;
 
 /// What the executor is started with; its first message, as JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -55,11 +60,13 @@ pub(super) struct Setup {
     pub(super) parent: u32,
     pub(super) policy: Policy,
     pub(super) state_dir: PathBuf,
+    clock: Before,
 }
 
 impl Setup {
     pub(super) fn new(policy: Policy, state_dir: PathBuf) -> Self {
-        Self { version: VERSION, parent: std::process::id(), policy, state_dir }
+        let clock = clock_file::read(&state_dir);
+        Self { version: VERSION, parent: std::process::id(), policy, state_dir, clock }
     }
 }
 
@@ -75,21 +82,19 @@ pub struct Ready {
     pub unable: Option<String>,
     /// Every root of the policy.
     pub roots: Vec<RootStatus>,
-    /// What earlier runs left in quarantine.
-    pub leftovers: Vec<Leftover>,
 }
 
 impl Ready {
     /// What a child without roots says.
     pub(super) fn of_child(confinement: Confinement, unable: Option<String>) -> Self {
-        Self { pid: std::process::id(), confinement, unable, ..Self::unknown() }
+        Self { confinement, unable, ..Self::unknown(std::process::id()) }
     }
 
-    /// Before the executor has spoken.
-    pub(super) fn unknown() -> Self {
+    /// Of the process `pid`, before it has spoken.
+    pub(super) fn unknown(pid: u32) -> Self {
         Self {
             version: VERSION,
-            pid: 0,
+            pid,
             confinement: Confinement {
                 landlock: Enforcement::NotEnforced,
                 no_new_privileges: false,
@@ -98,7 +103,6 @@ impl Ready {
             },
             unable: Some("the executor has not spoken yet".to_owned()),
             roots: Vec::new(),
-            leftovers: Vec::new(),
         }
     }
 }
@@ -135,19 +139,24 @@ fn serve(socket: OwnedFd) -> Result<(), String> {
     confinement.lacks.extend(lacks);
     // A kernel clears the signal when credentials change.
     die_with_parent(setup.parent)?;
-    let leftovers = cleaner.restore_leftovers();
     let ready = Ready {
         version: VERSION,
         pid: std::process::id(),
         confinement,
         unable: cleaner.unable.clone(),
         roots,
-        leftovers,
     };
     child::say_ready(&channel, &ready)?;
 
     let halted = Halted::default();
+    let ages = RefCell::new(AgeClock::begin(setup.clock, clock::now()));
+    let present = || ages.borrow_mut().look(clock::now());
     loop {
+        if let Err(ChannelError::Late) = channel.wait_for_message(Instant::now() + LOOK_EVERY) {
+            // A clock that was set right a while ago is to be believed by the time that something is asked.
+            present();
+            continue;
+        }
         let request = match channel.receive(None) {
             Ok(request) => request,
             Err(ChannelError::Closed) => return Ok(()),
@@ -155,7 +164,7 @@ fn serve(socket: OwnedFd) -> Result<(), String> {
         };
         let request =
             wire::ExecutorRequest::decode(request.as_slice()).map_err(|e| format!("request: {e}"))?;
-        match answer(&mut cleaner, &channel, &halted, request) {
+        match answer(&mut cleaner, &channel, &halted, &present, request) {
             Ok(()) => {}
             Err(ChannelError::Closed) => return Ok(()),
             Err(error) => return Err(format!("reply: {error}")),
@@ -167,6 +176,7 @@ fn answer(
     cleaner: &mut Cleaner,
     channel: &Channel,
     halted: &Halted,
+    present: &dyn Fn() -> Present,
     request: wire::ExecutorRequest,
 ) -> Result<(), ChannelError> {
     use wire::executor_reply::Reply;
@@ -177,7 +187,7 @@ fn answer(
         channel.send(&reply.encode_to_vec(), None)
     };
     match request.request {
-        Some(Request::Survey(wire::Survey { device })) => match cleaner.survey(device, now_wall_ns()) {
+        Some(Request::Survey(wire::Survey { device })) => match cleaner.survey(device, present()) {
             Err(why) => send(Reply::Error(why)),
             Ok(found) => send_survey(&found, &send),
         },
@@ -185,7 +195,7 @@ fn answer(
             Err(why) => send(Reply::Error(format!("the plan does not make sense: {why}"))),
             Ok(plan) => {
                 let office = Office::new(channel, id, halted, plan.id.clone());
-                let applied = cleaner.apply(plan, &now_wall_ns, &office);
+                let applied = cleaner.apply(plan, present, &office);
                 // A hold may have come with the last answer.
                 if let Some(now) = office.held.take() {
                     cleaner.hold(now);
@@ -204,6 +214,9 @@ fn answer(
                 cleaner.hold(now);
             }
             send(Reply::Aside(wire::AsideDone { holds: aside_to_wire(&step.holds), more: step.more }))
+        }
+        Some(Request::Restore(wire::Restore {})) => {
+            send(Reply::Restored(restored_to_wire(cleaner.restore_leftovers_step())))
         }
         Some(Request::Witnessed(_)) => send(Reply::Error("an answer to what was not asked".to_owned())),
         Some(Request::Stop(stop)) => {
@@ -352,11 +365,6 @@ impl Parent for Office<'_> {
 
 /// What a survey's part says in front of the reason for which it is partial.
 pub(super) const PARTIAL: &str = "partial: ";
-
-fn now_wall_ns() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-}
 
 #[cfg(test)]
 mod tests {

@@ -1,24 +1,28 @@
 //! What no configuration can bring into reach: the system, people's homes, volumes, databases, the runtime's own
 //! directories and dogwatch's state.
 //!
-//! Invariant: a root is refused when it is, lies beneath, or contains any of these, by name; and when it is the very
-//! directory by device and inode (a bind mount under another name). Names are compared as written: whoever opens a
-//! root refuses symbolic links on the way, so a name cannot lead elsewhere. What mounts show under other names is
-//! [`Renamed`].
+//! Invariant: a root is refused when it is, lies beneath, or contains any of these, by name, as it is seen here and as the
+//! host calls it; and when it is the very directory by device and inode (a bind mount under another name). Names are
+//! compared as written: whoever opens a root refuses symbolic links on the way, so a name cannot lead elsewhere. What mounts
+//! show under other names is [`Renamed`], what marks an engine's folder or a volume wherever it is, `storage`.
 
 mod renamed;
+mod storage;
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 pub(super) use self::renamed::Renamed;
+pub(super) use self::storage::storage_marker_in;
+use self::storage::{storage_part, why_in_storage};
 use super::beneath;
 use super::cleaners::Cleaner;
+use super::policy::RootPolicy;
+use super::real_path::{CleanupRoots, Mounts};
 
 /// Trees that are out of reach, and what they are.
 const NEVER: &[(&str, &str)] = &[
@@ -92,9 +96,6 @@ const NEVER_VAR_LIB: &[(&str, &str)] = &[
 /// Exactly these folders beneath a `var/lib/<name>` of the table above are within reach, of the one cleaner that is named.
 const EXCEPTED: &[(Cleaner, &[&str])] = &[(Cleaner::CoreDumps, &["systemd", "coredump"])];
 
-/// A pod's UID, as it stands in the kubelet's folders, has at least as many bytes (a static pod's is a hash of 32).
-const POD_UID_BYTES: usize = 32;
-
 /// Files that mark the directory they lie in as a database's, wherever it is. `mysql.ibd` and `auto.cnf` are MySQL's where
 /// `innodb_data_home_dir` put its `ibdata1` elsewhere.
 const DATABASE_MARKERS: &[&str] = &[
@@ -115,52 +116,81 @@ const DATABASE_MARKERS: &[&str] = &[
 const ETCD: &str = "member";
 
 /// Why `root` may not be a cleanup root, or `None`. `state_dir` is the agent's own state folder.
-pub(super) fn why_out_of_reach(root: &Path, cleaner: Cleaner, state_dir: &Path) -> Option<String> {
-    if root == Path::new("/") {
+pub(super) fn why_out_of_reach(root: &RootPolicy, state_dir: &Path) -> Option<String> {
+    let (path, host) = (&root.path, &root.host_root);
+    if path == Path::new("/") {
+        return Some("it is the whole system".to_owned());
+    }
+    if host != path && host.starts_with(path) {
+        return Some(format!("it contains {} (the host's root)", host.display()));
+    }
+    on_host(path, host).iter().find_map(|name| {
+        let why = why_place_is_out(name, root, state_dir)?;
+        Some(if name == path { why } else { format!("it is {} on the host: {why}", name.display()) })
+    })
+}
+
+/// The same for one of the names of `root`.
+fn why_place_is_out(name: &Path, root: &RootPolicy, state_dir: &Path) -> Option<String> {
+    if name == Path::new("/") {
         return Some("it is the whole system".to_owned());
     }
     for (tree, what) in NEVER {
         let tree = Path::new(tree);
-        if let Some(how) = overlap(root, tree) {
+        if let Some(how) = overlap(name, tree) {
             return Some(format!("it {how} {} ({what})", tree.display()));
         }
     }
-    let var_lib = Path::new("/var/lib");
-    if var_lib.starts_with(root) {
+    if Path::new("/var/lib").starts_with(name) {
         return Some("it contains /var/lib (databases, volumes, the runtime's own directories)".to_owned());
     }
-    if let Some((name, what)) = beneath_var_lib(root, cleaner) {
-        return Some(match name {
-            Some(name) => format!("it lies in a var/lib/{name} ({what})"),
-            None => format!("it is a {what}"),
-        });
+    if let Some((None, what)) = beneath_var_lib(name, root.cleaner) {
+        return Some(format!("it is a {what}"));
     }
-    if let Some(part) = volume_part(root) {
-        return Some(format!("it lies in {part} (a pod's volume)"));
-    }
-    overlap(root, state_dir)
-        .map(|how| format!("it {how} dogwatch's own state folder {}", state_dir.display()))
+    why_name(name, root.cleaner, &root.kubelet_dir).map(|said| format!("it {said}")).or_else(|| {
+        overlap(name, state_dir)
+            .map(|how| format!("it {how} dogwatch's own state folder {}", state_dir.display()))
+    })
 }
 
-/// Why nothing in `folder`, which lies beneath a root, may be touched, or `None`: what a root's own place does not show,
+/// Why nothing in `folder`, which lies beneath `root`, may be touched, or `None`: what a root's own place does not show,
 /// such as another system's `var/lib/etcd` beneath it, or a kubelet's folder that was put elsewhere.
-pub(super) fn why_folder_is_out(folder: &Path, cleaner: Cleaner) -> Option<String> {
-    if let Some((name, what)) = beneath_var_lib(folder, cleaner) {
-        return name.map(|name| format!("it lies in a var/lib/{name} ({what})"));
-    }
-    volume_part(folder).map(|part| format!("it lies in {part} (a pod's volume)"))
+pub(super) fn why_folder_is_out(folder: &Path, root: &RootPolicy) -> Option<String> {
+    let names = on_host(folder, &root.host_root);
+    names
+        .iter()
+        .find_map(|name| why_name(name, root.cleaner, &root.kubelet_dir))
+        .map(|said| format!("it {said}"))
 }
 
-/// Why the directory that `root` names is one of the above under another name (a bind mount), or `None`.
-pub(super) fn why_same_directory(device: u64, inode: u64, state_dir: &Path) -> Option<String> {
+/// What a path's own names tell of it, whether a root or a folder is there.
+fn why_name(path: &Path, cleaner: Cleaner, kubelet_dir: &Path) -> Option<String> {
+    if let Some((Some(name), what)) = beneath_var_lib(path, cleaner) {
+        return Some(format!("lies in a var/lib/{name} ({what})"));
+    }
+    if kubelet_dir.is_absolute() && path.starts_with(kubelet_dir) {
+        return Some(format!("lies in {} (the kubelet's own directory)", kubelet_dir.display()));
+    }
+    storage_part(path).map(|part| format!("lies in {part}"))
+}
+
+/// `path` as it is seen here, and as the host calls it whose root is seen at `host_root`.
+fn on_host(path: &Path, host_root: &Path) -> Vec<PathBuf> {
+    let host = path.strip_prefix(host_root).ok().map(|rest| Path::new("/").join(rest));
+    let host = host.filter(|host| host != path);
+    std::iter::once(path.to_owned()).chain(host).collect()
+}
+
+/// Why the directory that `root` names, which has this device and inode, is one of the above under another name (a bind
+/// mount), or `None`. What lies on a server is left alone: what of that is mounted twice, [`Renamed`] tells.
+pub(super) fn why_same_directory(id: (u64, u64), root: &RootPolicy, state_dir: &Path) -> Option<String> {
+    let (here, host) = (Path::new("/"), root.host_root.as_path());
     let trees = NEVER.iter().map(|(tree, _)| Path::new(tree));
-    [Path::new("/"), Path::new("/var"), Path::new("/var/lib"), state_dir].into_iter().chain(trees).find_map(
-        |tree| {
-            let there = std::fs::metadata(tree).ok()?;
-            (there.dev() == device && there.ino() == inode)
-                .then(|| format!("it is {} under another name", tree.display()))
-        },
-    )
+    let whole = [here, Path::new("/var"), Path::new("/var/lib"), &root.kubelet_dir];
+    let places = whole.into_iter().chain(trees).flat_map(|tree| [(here, tree), (host, tree)]);
+    let sight = Mounts::open(CleanupRoots::default()).read();
+    let same = sight.same_file(id, places.chain([(here, state_dir)]))?;
+    Some(format!("it is {} under another name", same.display()))
 }
 
 /// What marks `folder` as a database's, if its entry `name` does: a file that only databases have, or the folder that etcd
@@ -195,14 +225,22 @@ fn kind_at(folder: &OwnedFd, path: &Path) -> Option<FileType> {
     }
 }
 
-/// Why a root at `path` lies in a database's folder: a marker in a folder above it, which a walk from there would not see.
-pub(super) fn why_in_database(path: &Path) -> Option<String> {
+/// Why a root at `path` is or lies in an engine's or the kubelet's folder, or where it is to keep away from `databases`, lies
+/// in one of those: a marker in a folder above it, which a walk from there would not see.
+pub(super) fn why_marked_above(path: &Path, databases: bool) -> Option<String> {
+    why_in_storage(path).or_else(|| if databases { why_in_database(path) } else { None })
+}
+
+fn why_in_database(path: &Path) -> Option<String> {
     path.ancestors().skip(1).find_map(|folder| {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(folder, flags, Mode::empty()).ok()?;
-        let marker = database_marker_in(&opened)?;
+        let marker = database_marker_in(&opened(folder)?)?;
         Some(format!("{marker} marks {} above it as a database's", folder.display()))
     })
+}
+
+fn opened(folder: &Path) -> Option<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(folder, flags, Mode::empty()).ok()
 }
 
 /// The first of a database's markers that lies in `folder`.
@@ -224,20 +262,6 @@ fn overlap(root: &Path, tree: &Path) -> Option<&'static str> {
     } else {
         None
     }
-}
-
-/// The part of `path` that only the folder of a pod's volumes has, wherever the kubelet's own folder is.
-fn volume_part(path: &Path) -> Option<String> {
-    const PARTS: [&str; 4] = ["volumes", "volume-subpaths", "volumeDevices", "plugins"];
-    let parts: Vec<_> = path.components().map(|c| c.as_os_str().to_string_lossy()).collect();
-    let plugin = parts.iter().find(|p| p.starts_with("kubernetes.io~"));
-    let below_pod = || {
-        parts.windows(3).find_map(|w| {
-            let of_pod = w[0] == "pods" && w[1].len() >= POD_UID_BYTES && PARTS.contains(&&*w[2]);
-            of_pod.then(|| format!("pods/{}/{}", w[1], w[2]))
-        })
-    };
-    plugin.map(ToString::to_string).or_else(below_pod)
 }
 
 /// The forbidden `var/lib/<name>` that `root` lies in, wherever that `var/lib` is; `None` as name for `var/lib` itself.
@@ -272,98 +296,5 @@ fn judge_var_lib(within: &[&[u8]], cleaner: Cleaner) -> Option<(Option<&'static 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_system_cannot_be_reached() {
-        let state = Path::new("/var/spool/dogwatch");
-        for root in [
-            "/",
-            "/etc",
-            "/etc/app",
-            "/usr",
-            "/usr/local/logs",
-            "/var",
-            "/var/lib",
-            "/var/lib/kubelet",
-            "/var/lib/kubelet/pods",
-            "/var/lib/etcd/member",
-            "/host/var/lib/docker",
-            "/host/var/lib",
-            "/proc",
-            "/sys",
-            "/dev",
-            "/boot",
-            "/run/log",
-            "/root/x",
-            "/home/me",
-            "/lib64",
-            "/var/spool",
-            "/var/spool/dogwatch",
-            "/var/spool/dogwatch/urgent",
-        ] {
-            assert!(
-                why_out_of_reach(Path::new(root), Cleaner::RotatedLogs, state).is_some(),
-                "{root} must be out of reach"
-            );
-        }
-        for root in ["/var/lib/lxc/c1/rootfs/var/lib/mysql", "/srv/var/lib/x/var/lib/etcd/member"] {
-            assert!(why_out_of_reach(Path::new(root), Cleaner::Custom, state).is_some(), "{root}");
-        }
-        for root in ["/var/log", "/var/log/pods", "/srv/logs", "/opt/app/logs", "/tmp/x", "/var/lib/app/logs"]
-        {
-            assert_eq!(why_out_of_reach(Path::new(root), Cleaner::RotatedLogs, state), None, "{root}");
-        }
-    }
-
-    #[test]
-    fn a_directory_under_another_name_is_recognised() {
-        let etc = std::fs::metadata("/etc").unwrap();
-        assert!(why_same_directory(etc.dev(), etc.ino(), Path::new("/nowhere")).unwrap().contains("/etc"));
-        let temp = tempfile::tempdir().unwrap();
-        let here = std::fs::metadata(temp.path()).unwrap();
-        assert_eq!(why_same_directory(here.dev(), here.ino(), Path::new("/nowhere")), None);
-    }
-
-    #[test]
-    fn etcds_folder_is_known_from_all_sides() {
-        use std::fs::{create_dir_all, write};
-        use std::os::unix::fs::symlink;
-        type Lay = fn(&Path);
-        let layouts: [(&str, bool, Lay); 8] = [
-            ("whole", true, |f| {
-                ["snap", "wal"].iter().for_each(|n| create_dir_all(f.join("member").join(n)).unwrap())
-            }),
-            ("its log elsewhere", true, |f| {
-                create_dir_all(f.join("member/snap")).unwrap();
-                write(f.join("member/snap/db"), "data").unwrap();
-            }),
-            ("a link to its log", true, |f| {
-                create_dir_all(f.join("member/snap")).unwrap();
-                symlink("/nowhere/wal", f.join("member/wal")).unwrap();
-            }),
-            ("a link to its snapshots", true, |f| {
-                create_dir_all(f.join("member")).unwrap();
-                symlink("/nowhere/snap", f.join("member/snap")).unwrap();
-            }),
-            ("a link to all", true, |f| symlink("/nowhere/member", f.join("member")).unwrap()),
-            ("no etcd's", false, |f| create_dir_all(f.join("member/wal")).unwrap()),
-            ("snapshots of something", false, |f| create_dir_all(f.join("member/snap")).unwrap()),
-            ("files", false, |f| {
-                create_dir_all(f.join("member/wal")).unwrap();
-                write(f.join("member/snap"), "x").unwrap();
-            }),
-        ];
-        let temp = tempfile::tempdir().unwrap();
-        for (name, etcds, lay) in layouts {
-            let folder = temp.path().join(name);
-            create_dir_all(folder.join("logs")).unwrap();
-            lay(&folder);
-            let opened = beneath::open_folder(std::fs::File::open(&folder).unwrap(), Path::new("")).unwrap();
-            assert_eq!(database_marker_in(&opened).is_some(), etcds, "{name}");
-            let why = why_in_database(&folder.join("logs"));
-            assert_eq!(why.is_some(), etcds, "{name}: {why:?}");
-        }
-    }
-}
+#[path = "forbidden/tests.rs"]
+mod tests;

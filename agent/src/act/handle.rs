@@ -11,15 +11,19 @@
 //!
 //! Deliberately absent: any trust in what the parent says — the executor judges for itself.
 
+mod starting;
+
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+#[cfg(test)]
+use std::process::Command;
+use std::process::ExitStatus;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use dogwatch::record::{Action, ActionState, FileSeen, ObjectOutcome, PlannedObject, Refusal};
@@ -27,34 +31,33 @@ use dogwatch::wire;
 use dogwatch::wire::executor_reply::Reply;
 use dogwatch::wire::executor_request::Request;
 use prost::Message;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use serde::Serialize;
+use rustix::process::{Signal, pidfd_send_signal};
 
 use super::channel::{Channel, ChannelError};
-use super::executor::{PARTIAL, Ready, Setup};
+use super::executor::{PARTIAL, Ready, Restored};
 use super::held_links::Step;
 use super::hold_line::HoldLine;
 use super::holder::Holders;
-use super::images::ImageSetup;
-use super::images::policy::ImagePolicy;
 use super::ledger::Spending;
 use super::plan::Survey;
 use super::policy::{Policy, ROOT_OFF};
 use super::wire::{
-    action_from_wire, action_to_wire, aside_from_wire, candidate_from_wire, refusals_from_wire, spent_request,
+    action_from_wire, action_to_wire, aside_from_wire, candidate_from_wire, refusals_from_wire,
+    restored_from_wire, spent_request,
 };
 use super::witness::{Verdict, Witness};
+use starting::Process;
+pub use starting::Starting;
 
 /// The descriptor at which a child that [`Executor::spawn`] starts finds its socket: standard input.
 pub const CHILD_SOCKET: i32 = 0;
-/// Longest from start to ready: opening roots and putting back leftovers.
-const MAX_START: Duration = Duration::from_secs(30);
 /// Longest until it takes what it is told right after its start: it has nothing else to do.
 const MAX_TELL: Duration = Duration::from_secs(10);
 /// Longest wait for a killed child; one that hangs in the kernel is left to its thread.
 const MAX_END: Duration = Duration::from_secs(2);
-/// Most candidates and refusals taken from one survey, far above what an honest executor sends.
-const MAX_SURVEYED: usize = 100_000;
+/// Most bytes taken of the messages of one survey, far above what an honest executor sends: it has a bound on what it finds,
+/// which is less in a message, and tails of live logs and images come besides.
+const MAX_SURVEYED_BYTES: usize = 16 << 20;
 
 /// Why the executor did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +107,13 @@ pub struct Executor {
 }
 
 impl Executor {
+    fn new(channel: Channel, process: Process, ended: Receiver<ExitStatus>) -> Self {
+        let Process { pid, pidfd } = process;
+        let ready = Ready::unknown(pid);
+        let (channel, witness, seen) = (Arc::new(channel), None, Vec::new());
+        Self { channel, ready, pidfd, ended, status: None, next_id: 1, witness, seen, begun: false }
+    }
+
     /// Starts `program` with `args` (which must lead to [`super::executor::child_main`] on [`CHILD_SOCKET`]), hands it
     /// `policy` and waits until it is ready. `state_dir` is the agent's own state folder, which is out of its reach.
     pub fn spawn(
@@ -112,44 +122,7 @@ impl Executor {
         policy: Policy,
         state_dir: &Path,
     ) -> Result<Self, ExecutorError> {
-        let setup = Setup::new(policy, state_dir.to_owned());
-        Self::spawn_with(program, args, &setup)
-    }
-
-    /// The same for the image keeper (`args` lead to [`super::images::child::child_main`]), which sees the host through
-    /// `host_root`.
-    ///
-    /// # Errors
-    /// [`ExecutorError`].
-    pub fn spawn_image_keeper(
-        program: &Path,
-        args: &[OsString],
-        policy: ImagePolicy,
-        state_dir: &Path,
-        host_root: &Path,
-    ) -> Result<Self, ExecutorError> {
-        let setup = ImageSetup::new(policy, state_dir.to_owned(), host_root.to_owned());
-        Self::spawn_with(program, args, &setup)
-    }
-
-    fn spawn_with(program: &Path, args: &[OsString], setup: &impl Serialize) -> Result<Self, ExecutorError> {
-        let failed = |source: io::Error| ExecutorError::Start { program: program.to_owned(), source };
-        let (channel, theirs) = Channel::pair().map_err(failed)?;
-        let mut command = Command::new(program);
-        command.args(args).env_clear().stdin(Stdio::from(theirs)).stdout(Stdio::null());
-        let (pidfd, ended) = start(command).map_err(failed)?;
-        let channel = Arc::new(channel);
-        let ready = Ready::unknown();
-        let (witness, seen) = (None, Vec::new());
-        let (status, next_id, begun) = (None, 1, false);
-        let mut executor = Self { channel, ready, pidfd, ended, status, next_id, witness, seen, begun };
-        let setup = serde_json::to_vec(setup).map_err(|e| failed(io::Error::other(e)))?;
-        let deadline = Instant::now() + MAX_START;
-        executor.channel.send(&setup, Some(deadline)).map_err(|e| executor.fail(e, MAX_START))?;
-        let ready = executor.channel.receive(Some(deadline)).map_err(|e| executor.fail(e, MAX_START))?;
-        executor.ready =
-            serde_json::from_slice(&ready).map_err(|e| executor.nonsense(format!("status: {e}")))?;
-        Ok(executor)
+        Starting::begin(program, args, policy, state_dir)?.ready()
     }
 
     /// Tells it what `holds` says is held, now and at every change; until then it removes nothing.
@@ -171,7 +144,7 @@ impl Executor {
         self.channel.send(&spent_request(spent), Some(deadline)).map_err(|e| self.fail(e, MAX_TELL))
     }
 
-    /// How it stands: process, confinement, roots, leftovers.
+    /// How it stands: process, confinement, roots.
     pub fn ready(&self) -> &Ready {
         &self.ready
     }
@@ -204,13 +177,17 @@ impl Executor {
     pub fn survey(&mut self, device: u64, deadline: Duration) -> Result<Survey, ExecutorError> {
         let id = self.ask(Request::Survey(wire::Survey { device }), deadline)?;
         let until = Instant::now() + deadline;
-        let mut survey = Survey::default();
+        let (mut survey, mut bytes) = (Survey::default(), 0);
         loop {
             let part = match self.hear(id, until, deadline)? {
                 Reply::Part(part) => part,
                 Reply::Error(why) => return Err(ExecutorError::Refused(why)),
                 _ => return Err(self.nonsense("something else in answer to a survey".to_owned())),
             };
+            bytes += part.encoded_len();
+            if bytes > MAX_SURVEYED_BYTES {
+                return Err(self.nonsense(format!("a survey of more than {MAX_SURVEYED_BYTES} bytes")));
+            }
             for candidate in part.candidates {
                 let candidate = candidate_from_wire(candidate).map_err(|e| self.nonsense(e.to_string()))?;
                 survey.candidates.push(candidate);
@@ -222,9 +199,6 @@ impl Executor {
                     (None, Some(why)) => survey.partial = Some(why.to_owned()),
                     _ => survey.passed_over.push(refusal),
                 }
-            }
-            if survey.candidates.len() + survey.passed_over.len() > MAX_SURVEYED {
-                return Err(self.nonsense(format!("a survey of more than {MAX_SURVEYED} files")));
             }
             if part.last {
                 return Ok(survey);
@@ -294,6 +268,19 @@ impl Executor {
                 Reply::Error(why) => return Err(ExecutorError::Refused(why)),
                 _ => return Err(self.nonsense("something else in answer to what is held".to_owned())),
             }
+        }
+    }
+
+    /// Has it go a step on with putting back what earlier executors left in quarantine.
+    ///
+    /// # Errors
+    /// [`ExecutorError`].
+    pub fn restore(&mut self, deadline: Duration) -> Result<Restored, ExecutorError> {
+        let id = self.ask(Request::Restore(wire::Restore {}), deadline)?;
+        match self.hear(id, Instant::now() + deadline, deadline)? {
+            Reply::Restored(step) => Ok(restored_from_wire(step)),
+            Reply::Error(why) => Err(ExecutorError::Refused(why)),
+            _ => Err(self.nonsense("something else in answer to what was left in quarantine".to_owned())),
         }
     }
 
@@ -415,9 +402,8 @@ impl Executor {
     pub(super) fn spoken_for(channel: Channel) -> Self {
         let mut command = Command::new("sleep");
         command.arg("600");
-        let (pidfd, ended) = start(command).unwrap();
-        let (channel, ready, seen) = (Arc::new(channel), Ready::unknown(), Vec::new());
-        Self { channel, ready, pidfd, ended, status: None, next_id: 1, witness: None, seen, begun: false }
+        let (process, ended) = starting::start(command).unwrap();
+        Self::new(channel, process, ended)
     }
 }
 
@@ -425,40 +411,6 @@ impl Drop for Executor {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// Starts a child from a thread that lives as long as the child and reaps it.
-fn start(mut command: Command) -> io::Result<(OwnedFd, Receiver<ExitStatus>)> {
-    let (started_tx, started) = sync_channel(1);
-    let (ended_tx, ended) = sync_channel(1);
-    std::thread::Builder::new().name("executor-keeper".to_owned()).stack_size(128 << 10).spawn(
-        move || {
-            let child = command.spawn();
-            // The command holds our copy of the child's socket; as long as it is open, the child's end never shows.
-            drop(command);
-            let mut child = match child {
-                Ok(child) => child,
-                Err(error) => {
-                    let _ = started_tx.send(Err(error));
-                    return;
-                }
-            };
-            // Not reaped yet: the number still names this child.
-            let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-            let pidfd = pid
-                .ok_or(io::ErrorKind::InvalidData.into())
-                .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from));
-            if pidfd.is_err() {
-                let _ = child.kill();
-            }
-            let _ = started_tx.send(pidfd);
-            if let Ok(status) = child.wait() {
-                let _ = ended_tx.send(status);
-            }
-        },
-    )?;
-    let pidfd = started.recv().map_err(|_| io::Error::other("its thread ended"))??;
-    Ok((pidfd, ended))
 }
 
 /// Writes into `action` the digests of what was recorded before it would go, where no outcome brought them.
@@ -534,19 +486,5 @@ mod tests {
         let waits: Vec<u64> = (1..=8).map(|n| backoff.delay(n * second).as_secs()).collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(backoff.delay(1_000 * second).as_secs(), 1);
-    }
-
-    #[test]
-    fn a_program_that_is_not_there_is_an_error_with_its_name() {
-        let error =
-            Executor::spawn(Path::new("/nowhere/x"), &[], Policy::off(), Path::new("/s")).unwrap_err();
-        assert!(error.to_string().contains("/nowhere/x"), "{error}");
-        assert!(error.is_fatal());
-    }
-
-    #[test]
-    fn a_program_that_is_no_executor_is_noticed() {
-        let error = Executor::spawn(Path::new("/bin/true"), &[], Policy::off(), Path::new("/s")).unwrap_err();
-        assert!(matches!(error, ExecutorError::Died(_)), "{error}");
     }
 }

@@ -41,10 +41,11 @@ use self::content::{Contents, Said};
 use self::entry::{Entry, entry_name, kept_by_all, kept_bytes, list};
 use super::beneath::{self, Facts, Opened};
 use super::cleaner::Parent;
+use super::folders::{Folders, Way};
 use super::hold::{HeldPlace, Hold, NodeHold};
 use super::policy::{HELD, MAX_DEPTH};
 use super::quarantine::Root;
-use super::survey::{Folders, Way};
+
 use super::words;
 
 /// Most links in one root's folder.

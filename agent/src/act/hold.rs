@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 pub const MAX_HOLDS: usize = 256;
 /// Most of a reason that a refusal repeats, in characters: a plan may have hundreds of them.
 const MAX_REASON_CHARS: usize = 120;
+/// The id of what stands in for holds that nobody can tell; no hold's own.
+const UNKNOWN: &str = "unknown";
 /// Where the kubelet has every pod's logs, in a folder `<namespace>_<pod>_<uid>`.
 const POD_LOGS: &str = "/var/log/pods";
 
@@ -88,10 +90,15 @@ impl Hold {
     /// What stands in for holds that nobody can tell.
     pub fn unknown(why: &str) -> Self {
         Self {
-            id: "unknown".to_owned(),
+            id: UNKNOWN.to_owned(),
             place: HeldPlace::Everywhere,
             reason: format!("what is held here is not known: {why}"),
         }
+    }
+
+    /// Whether this stands in for holds that nobody can tell.
+    pub fn is_unknown(&self) -> bool {
+        self.id == UNKNOWN && self.place == HeldPlace::Everywhere
     }
 
     /// Whether `path` is held by this.

@@ -7,7 +7,9 @@
 //! ([`write_reserved_private_file`]), so that what is held is kept with nothing free as well.
 //!
 //! Invariants: it appears whole or not at all. A file that is there and is not
-//! what was written makes the holds unknown, never empty; no file at all means that nobody ever held anything here.
+//! what was written makes the holds unknown, never empty. Each start makes it before it is counted, so that in a state folder
+//! that was in use its absence is a loss: the holds are unknown, and no file comes in its place before the collector has
+//! said what is held. Where nobody could ever hold anything, or the folder is new, no file means that nothing is held.
 //!
 //! Limits: [`super::hold::MAX_HOLDS`], and 256 KiB, the most that is read of a private file.
 
@@ -15,7 +17,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use dogwatch::identity::{
-    MAX_KEY_FILE_BYTES, read_private_file, reserve_private_file, write_reserved_private_file,
+    MAX_KEY_FILE_BYTES, read_private_file, reserve_private_file, write_private_file,
+    write_reserved_private_file,
 };
 use dogwatch::record::Hash;
 use serde::{Deserialize, Serialize};
@@ -43,11 +46,18 @@ enum RowThing {
     Node,
 }
 
-/// What the file in `state_dir` says.
-pub(super) fn read(state_dir: &Path) -> HoldSet {
+/// What the file in `state_dir` says; `expected`: an earlier run was to have made it.
+pub(super) fn read(state_dir: &Path, expected: bool) -> HoldSet {
     let path = state_dir.join(HOLDS_FILE);
     let bytes = match read_private_file(&path) {
         Ok(bytes) => bytes,
+        Err(e) if e.is_not_found() && expected => {
+            return HoldSet::Unknown(format!(
+                "{} is gone, and the state folder is not new; the collector says anew what is held as soon as it is reached, \
+                 and where it never will, take `collector` out of this node's configuration",
+                path.display()
+            ));
+        }
         Err(e) if e.is_not_found() => return HoldSet::Known(Vec::new()),
         Err(e) => return unknown(&path, &e.to_string()),
     };
@@ -81,7 +91,12 @@ pub(super) fn reserve(state_dir: &Path, now: &HoldSet) -> Result<(), String> {
     let size = MAX_KEY_FILE_BYTES;
     match now {
         HoldSet::Known(holds) if std::fs::metadata(&path).map_or(0, |m| m.len()) != size => {
-            write(state_dir, holds)
+            let kept = write(state_dir, holds);
+            if kept.is_err() && !path.exists() {
+                // No room to come back to, but a file: that there is none would be taken for a loss by the next run.
+                write_private_file(&path, &encode(holds)?).map_err(|e| e.to_string())?;
+            }
+            kept
         }
         // One that is not believed is left for people to look at.
         _ => reserve_private_file(&path, size as usize).map_err(|e| e.to_string()),
@@ -163,11 +178,11 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_nothing_is_held_where_nothing_was_ever_said() {
         let temp = tempfile::tempdir().unwrap();
-        assert_eq!(read(temp.path()), HoldSet::Known(Vec::new()));
+        assert_eq!(read(temp.path(), false), HoldSet::Known(Vec::new()));
         write(temp.path(), &some()).unwrap();
-        assert_eq!(read(temp.path()), HoldSet::Known(some()));
+        assert_eq!(read(temp.path(), false), HoldSet::Known(some()));
         write(temp.path(), &[]).unwrap();
-        assert_eq!(read(temp.path()), HoldSet::Known(Vec::new()));
+        assert_eq!(read(temp.path(), false), HoldSet::Known(Vec::new()));
     }
 
     #[test]
@@ -184,26 +199,41 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         write_private_file(&temp.path().join(HOLDS_FILE), b"garbage").unwrap();
         assert!(
-            matches!(read(temp.path()), HoldSet::Unknown(why) if why.contains("holds cannot be believed"))
+            matches!(read(temp.path(), false), HoldSet::Unknown(why) if why.contains("holds cannot be believed"))
         );
         std::fs::remove_file(temp.path().join(HOLDS_FILE)).unwrap();
         std::fs::create_dir(temp.path().join(HOLDS_FILE)).unwrap();
-        assert!(matches!(read(temp.path()), HoldSet::Unknown(_)));
+        assert!(matches!(read(temp.path(), false), HoldSet::Unknown(_)));
     }
 
     #[test]
     fn room_is_taken_beforehand_and_a_file_that_is_not_believed_stays() {
         let temp = tempfile::tempdir().unwrap();
-        reserve(temp.path(), &read(temp.path())).unwrap();
-        assert_eq!(read(temp.path()), HoldSet::Known(Vec::new()));
+        reserve(temp.path(), &read(temp.path(), false)).unwrap();
+        assert_eq!(read(temp.path(), false), HoldSet::Known(Vec::new()));
         let inodes = || std::fs::read_dir(temp.path()).unwrap().count();
         assert_eq!(inodes(), 2);
         write(temp.path(), &some()).unwrap();
-        reserve(temp.path(), &read(temp.path())).unwrap();
-        assert_eq!((read(temp.path()), inodes()), (HoldSet::Known(some()), 2));
+        reserve(temp.path(), &read(temp.path(), false)).unwrap();
+        assert_eq!((read(temp.path(), false), inodes()), (HoldSet::Known(some()), 2));
         write_private_file(&temp.path().join(HOLDS_FILE), b"garbage").unwrap();
-        reserve(temp.path(), &read(temp.path())).unwrap();
+        reserve(temp.path(), &read(temp.path(), false)).unwrap();
         assert_eq!(std::fs::read(temp.path().join(HOLDS_FILE)).unwrap(), b"garbage");
+    }
+
+    #[test]
+    fn a_file_that_is_gone_from_a_folder_in_use_is_unknown_until_somebody_says_what_is_held() {
+        let temp = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            let lost = read(temp.path(), true);
+            assert!(matches!(&lost, HoldSet::Unknown(why) if why.contains("holds is gone")), "{lost:?}");
+            // Room is taken all the same, and the next start is in doubt too.
+            reserve(temp.path(), &lost).unwrap();
+        }
+        write(temp.path(), &some()).unwrap();
+        assert_eq!(read(temp.path(), true), HoldSet::Known(some()));
+        std::fs::remove_file(temp.path().join(HOLDS_FILE)).unwrap();
+        assert!(matches!(read(temp.path(), true), HoldSet::Unknown(_)));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::hold_file;
 use super::images::IMAGE_PLACE;
 use super::real_path::{CleanupRoots, Mounts, Sight, is_absent, real_paths};
 use super::wire::{halt_request, held_request};
+use crate::record::was_started;
 
 /// How long an executor that is busy may take to have room for the news: it looks between two objects, and the digest of
 /// one takes a second on a slow disk.
@@ -37,9 +38,13 @@ pub struct HeldNow {
 
 impl HeldNow {
     /// As places that are held, by a look at the filesystem of now. The executor may start no thread that could be left
-    /// behind; nothing of what a server stands behind is touched, but where it cleans.
+    /// behind; nothing of what a server stands behind is touched, but where it cleans. While nobody can tell what is mounted,
+    /// everything is held.
     pub(super) fn resolved(&self, mounts: &Mounts) -> Vec<Hold> {
         let sight = mounts.read();
+        if let Some(why) = sight.untold() {
+            return vec![Hold::unknown(why)];
+        }
         sight.spread(resolve(&self.set, |path| Ok(real_paths(&self.host_root, path, &sight))))
     }
 
@@ -47,6 +52,9 @@ impl HeldNow {
     /// everything, for a link may lead from there to anywhere.
     pub fn resolved_apart(&self, roots: &CleanupRoots, aside: &Aside) -> Vec<Hold> {
         let sight: Arc<Sight> = Mounts::open(roots.clone()).read().into();
+        if let Some(why) = sight.untold() {
+            return vec![Hold::unknown(why)];
+        }
         let holds = resolve(&self.set, |path| {
             let (root, path, sight) = (self.host_root.clone(), path.to_owned(), Arc::clone(&sight));
             aside.look(&path.clone(), move || real_paths(&root, &path, &sight))
@@ -58,6 +66,9 @@ impl HeldNow {
     pub fn absent(&self, roots: &CleanupRoots, aside: &Aside) -> Vec<String> {
         let HoldSet::Known(holds) = &self.set else { return Vec::new() };
         let sight: Arc<Sight> = Mounts::open(roots.clone()).read().into();
+        if sight.untold().is_some() {
+            return Vec::new();
+        }
         let is_gone = |path: &Path| {
             let (root, path, sight) = (self.host_root.clone(), path.to_owned(), Arc::clone(&sight));
             aside.look(&path.clone(), move || is_absent(&root, &path, &sight)) == Ok(true)
@@ -88,7 +99,17 @@ struct Inner {
 impl HoldLine {
     /// What the last run kept in `state_dir`; `host_root` is the host's root as this process sees it.
     pub fn open(state_dir: &Path, host_root: &Path) -> Self {
-        let now = HeldNow { set: hold_file::read(state_dir), host_root: host_root.to_owned() };
+        Self::of(hold_file::read(state_dir, false), state_dir, host_root)
+    }
+
+    /// The same of a node that a collector tells what is held: in a state folder that was in use a file that is gone was
+    /// lost, and nobody knows what is held.
+    pub fn open_told(state_dir: &Path, host_root: &Path) -> Self {
+        Self::of(hold_file::read(state_dir, was_started(state_dir)), state_dir, host_root)
+    }
+
+    fn of(set: HoldSet, state_dir: &Path, host_root: &Path) -> Self {
+        let now = HeldNow { set, host_root: host_root.to_owned() };
         Self {
             state_dir: state_dir.to_owned(),
             inner: Arc::new(Mutex::new(Inner {
@@ -192,6 +213,26 @@ fn told(child: &Channel, request: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_of_holds_that_was_lost_holds_everything_and_the_first_start_makes_one() {
+        let state = tempfile::tempdir().unwrap();
+        let (dir, root) = (state.path(), Path::new("/"));
+        let known = |line: &HoldLine| matches!(&line.now().set, HoldSet::Known(holds) if holds.is_empty());
+        let first = HoldLine::open_told(dir, root);
+        assert!(known(&first), "a new folder has nothing to be in doubt about");
+        first.reserve().unwrap();
+        crate::record::Slots::open(&dir.join("starts")).unwrap().0.write(&1_u64.to_le_bytes()).unwrap();
+        assert!(known(&HoldLine::open_told(dir, root)), "nothing was held, and that was kept");
+        std::fs::remove_file(dir.join(hold_file::HOLDS_FILE)).unwrap();
+        assert!(known(&HoldLine::open(dir, root)), "nobody could have held anything");
+        let lost = HoldLine::open_told(dir, root);
+        assert!(!known(&lost), "{lost:?}");
+        lost.reserve().unwrap();
+        assert!(!known(&HoldLine::open_told(dir, root)), "and the start after that is in doubt too");
+        lost.keep(Vec::new()).unwrap();
+        assert!(known(&HoldLine::open_told(dir, root)));
+    }
 
     #[test]
     fn what_is_held_and_not_there_is_named() {

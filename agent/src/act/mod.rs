@@ -8,8 +8,8 @@
 //! was started with, has [`witness`] keep what it is about to remove, and removes one object at a time ([`remove`]), or cuts
 //! it where only that was allowed ([`cut`]). What an agent left in its midst that ended then, the next one tells ([`unfinished`]).
 //!
-//! Invariants: `plan` and `respond` are pure. Only `executor` and what it calls (`survey`, `remove`, `quarantine`,
-//! `cut`, `lease`, `confine`) ever open a file beneath a root, only `remove`, `quarantine` and `held_links` (its own links)
+//! Invariants: `plan` and `respond` are pure. Only `executor` and what it calls (`survey`, `remove`, `leftovers`,
+//! `cut`, `lease`, `confine`) ever open a file beneath a root, only `remove`, `leftovers` and `held_links` (its own links)
 //! rename or unlink, and only `cut` opens one for writing.
 //!
 //! Container images are candidates too; they go through the runtime's own interface, by a child that alone has its socket
@@ -17,6 +17,7 @@
 //!
 //! Deliberately absent: truncating (a live log is cut by a hole), restarting or pruning anything; any removal in the process that parses logs.
 
+mod age_clock;
 pub mod aside;
 mod beneath;
 pub mod brake_line;
@@ -24,10 +25,13 @@ mod channel;
 mod child;
 mod cleaner;
 pub mod cleaners;
+pub mod clock_file;
 mod confine;
 mod container_logs;
 mod cut;
 pub mod executor;
+mod finds;
+mod folders;
 mod forbidden;
 mod gaps;
 pub mod handle;
@@ -40,6 +44,7 @@ pub mod images;
 mod journald;
 mod lease;
 pub mod ledger;
+mod leftovers;
 mod live;
 mod other_names;
 pub mod permit;

@@ -10,6 +10,7 @@
 //!   makes room for the next that may go, and is named. One that falls short says how far it gets.
 
 mod limit;
+mod refused;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
@@ -21,6 +22,8 @@ use super::hold::{Hold, holder_of};
 use super::images::holder_of_image;
 pub use limit::{Allowance, Left, PreserveLeft};
 use limit::{Limit, Over, Spent};
+pub(super) use refused::bounded;
+use refused::{MAX_REFUSALS, Refused};
 
 use super::policy::{NODE_ACTOR, RootRules, Rules, Times};
 use super::rotation::newest_of_each_family;
@@ -32,10 +35,6 @@ const BUDGETS: &str = "budgets: ";
 pub const PLAN_LIFETIME_NS: i64 = 600 * 1_000_000_000;
 /// Most bytes that the objects of one action may take in its record, so that it fits a block with its refusals.
 const MAX_OBJECT_RECORD_BYTES: u64 = 272 * 1024;
-/// Most bytes for the refusals.
-const MAX_REFUSAL_RECORD_BYTES: usize = 64 * 1024;
-/// Most refusals by name; the rest is counted.
-const MAX_REFUSALS: usize = 200;
 /// Most objects that are named for staying over a budget: what else stays is to be named too.
 const MAX_OVER_BUDGET: usize = MAX_REFUSALS / 4;
 /// What an object takes in a record besides its path and its reason, with its digest: measured at 110 to 150, and 30 for
@@ -69,6 +68,11 @@ pub struct Survey {
 }
 
 impl Survey {
+    /// Whether images are among it.
+    pub(super) fn has_images(&self) -> bool {
+        self.candidates.iter().any(|c| c.object.image.is_some())
+    }
+
     /// It without the images, for an action that nobody asked for while images go in `mode`, which is less than `auto`.
     pub(super) fn without_images(&self, mode: CleanupMode) -> Self {
         let mut rest = self.clone();
@@ -122,7 +126,8 @@ pub fn plan(
         bytes: trigger.target_available_bytes.saturating_sub(trigger.available_bytes),
         inodes: trigger.target_inodes_free.saturating_sub(trigger.inodes_free),
     };
-    let mut refused: Vec<Refusal> = survey.passed_over.clone();
+    let mut refused = Refused::default();
+    survey.passed_over.iter().for_each(|passed| refused.again(passed));
     let mut eligible = eligible(survey, rules, holds, trigger.device, now_wall_ns, &mut refused);
     let by_hand = leave_to_people(&mut eligible, rules, &trigger.actor, &mut refused);
     let units = units(eligible, rules, &mut refused);
@@ -142,18 +147,20 @@ pub fn plan(
             named.extend(names.map(|o| Refusal { path: Some(o.path.clone()), reason: limit.why(by) }));
         }
         // Before what could never go.
-        refused.splice(0..0, named);
+        refused.first(named);
         over.sort_unstable();
         over.dedup();
         if !need.is_met(&sum) {
             let reason = limit.said(&Sum::of(&units, &unbounded), &sum, &over);
-            refused.push(Refusal { path: None, reason });
+            refused.general(reason);
         }
     }
     if let Some(partial) = &survey.partial {
-        refused.push(Refusal { path: None, reason: partial.clone() });
+        refused.general(partial.clone());
     }
-    refused.extend(by_hand.map(|reason| Refusal { path: None, reason }));
+    if let Some(reason) = by_hand {
+        refused.general(reason);
+    }
     let objects: Vec<PlannedObject> = chosen.iter().flat_map(|i| units[*i].objects.iter().cloned()).collect();
     let state = if objects.is_empty() { ActionState::Refused } else { ActionState::Planned };
     Action {
@@ -172,7 +179,7 @@ pub fn plan(
         target_available_bytes: trigger.target_available_bytes,
         detail: detail(trigger, need, &sum, units.len(), &limit.all_words(&over)),
         objects,
-        refused: bounded(refused),
+        refused: refused.bounded(),
         expires_wall_ns: now_wall_ns.saturating_add(PLAN_LIFETIME_NS),
         image_store: None,
     }
@@ -301,7 +308,7 @@ fn eligible(
     holds: &[Hold],
     device: u64,
     now_wall_ns: i64,
-    refused: &mut Vec<Refusal>,
+    refused: &mut Refused,
 ) -> Vec<PlannedObject> {
     let newest = newest(survey, rules);
     let mut eligible = Vec::new();
@@ -312,7 +319,7 @@ fn eligible(
         if let Some(image) = object.image.as_deref() {
             match image_may_go(object, image, holds, device) {
                 Ok(()) => eligible.push(object.clone()),
-                Err(reason) => refused.push(Refusal { path: Some(object.path.clone()), reason }),
+                Err(reason) => refused.stays(&object.path, &reason),
             }
             continue;
         }
@@ -328,7 +335,7 @@ fn eligible(
                 let why_safe = format!("{}; {why}", object.why_safe);
                 eligible.push(PlannedObject { why_safe, ..object.clone() });
             }
-            Err(reason) => refused.push(Refusal { path: Some(object.path.clone()), reason }),
+            Err(reason) => refused.stays(&object.path, &reason),
         }
     }
     eligible
@@ -403,7 +410,7 @@ fn leave_to_people(
     eligible: &mut Vec<PlannedObject>,
     rules: &Rules,
     actor: &str,
-    refused: &mut Vec<Refusal>,
+    refused: &mut Refused,
 ) -> Option<String> {
     // In mode plan the node removes nothing by itself, and its plans are for people to apply.
     let by_itself = rules.policy.mode == CleanupMode::Auto && actor == NODE_ACTOR;
@@ -416,7 +423,7 @@ fn leave_to_people(
         objects += 1;
         bytes = bytes.saturating_add(object.allocated_bytes);
         let reason = format!("{why}; {}", object.why_safe);
-        refused.push(Refusal { path: Some(object.path.clone()), reason });
+        refused.stays(&object.path, &reason);
         false
     });
     (objects > 0).then(|| {
@@ -459,7 +466,7 @@ fn newest<'s>(survey: &'s Survey, rules: &Rules) -> HashSet<(&'s Path, &'s str)>
 }
 
 /// Groups links of one inode, in the order in which units go. An inode with a link elsewhere is refused.
-fn units(eligible: Vec<PlannedObject>, rules: &Rules, refused: &mut Vec<Refusal>) -> Vec<Unit> {
+fn units(eligible: Vec<PlannedObject>, rules: &Rules, refused: &mut Refused) -> Vec<Unit> {
     let mut inodes: BTreeMap<(u64, u64), Vec<PlannedObject>> = BTreeMap::new();
     let (images, files): (Vec<_>, Vec<_>) = eligible.into_iter().partition(|o| o.image.is_some());
     for object in files {
@@ -474,8 +481,7 @@ fn units(eligible: Vec<PlannedObject>, rules: &Rules, refused: &mut Vec<Refusal>
                 "it has {links} links, {} of them out of this plan's reach: nothing would come free",
                 { links.saturating_sub(here) }
             );
-            refused
-                .extend(objects.into_iter().map(|o| Refusal { path: Some(o.path), reason: reason.clone() }));
+            objects.iter().for_each(|o| refused.stays(&o.path, &reason));
             continue;
         }
         let record = |o: &PlannedObject| {
@@ -537,27 +543,6 @@ fn choose(units: &[Unit], need: Need, limit: Option<&Limit<'_>>) -> (Vec<usize>,
         }
     }
     (chosen, kept_out)
-}
-
-/// As many refusals as fit a record; the rest counted.
-pub(super) fn bounded(refused: Vec<Refusal>) -> Vec<Refusal> {
-    let (general, named): (Vec<_>, Vec<_>) = refused.into_iter().partition(|r| r.path.is_none());
-    let all = named.len();
-    let mut bytes = 0;
-    let mut kept: Vec<Refusal> = named
-        .into_iter()
-        .take(MAX_REFUSALS)
-        .take_while(|r| {
-            bytes += r.reason.len() + r.path.as_ref().map_or(0, |p| p.as_os_str().len());
-            bytes <= MAX_REFUSAL_RECORD_BYTES
-        })
-        .collect();
-    let left = all - kept.len();
-    kept.extend(general.into_iter().take(MAX_REFUSALS));
-    if left > 0 {
-        kept.push(Refusal { path: None, reason: format!("{left} more stay, for reasons like these") });
-    }
-    kept
 }
 
 #[cfg(test)]

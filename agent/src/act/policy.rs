@@ -19,6 +19,7 @@ use dogwatch::record::CleanupMode;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
+use super::age_clock::Present;
 use super::beneath::Facts;
 pub use super::cleaners::Cleaner;
 use super::cleaners::{Ground, Kind, Taken, root_of_kind};
@@ -36,6 +37,9 @@ pub const MAX_ROOTS: usize = 32;
 pub const MAX_PATTERNS: usize = 64;
 /// Most objects in one action: its record must fit a block.
 pub const MAX_OBJECTS: u32 = 1_000;
+
+/// Nobody's id (chown(2)): the owner of a root whose owner's name no user has.
+pub const NO_USER: u32 = u32::MAX;
 
 /// Who acts when no person does.
 pub const NODE_ACTOR: &str = "node";
@@ -83,7 +87,7 @@ pub struct RootPolicy {
     pub min_age_seconds: u64,
     /// Nor may it have been read for that long, where the mount keeps access times.
     pub by_access: bool,
-    /// Only this user's files.
+    /// Only this user's files; of [`NO_USER`] the root is unusable.
     pub owner: Option<u32>,
     /// So many of the newest of each family stay: rotated logs of one log, cores of one program.
     pub keep_newest: u32,
@@ -190,6 +194,11 @@ pub struct Problem {
     pub reason: String,
     /// What to do.
     pub remedy: String,
+}
+
+/// The table of users of the host whose files are at `host_root`.
+pub fn users_of(host_root: &Path) -> PathBuf {
+    host_root.join("etc/passwd")
 }
 
 impl Policy {
@@ -365,14 +374,22 @@ impl RootRules {
     }
 
     /// Age in seconds by the latest of the times that count, or why it is too young. A time in the future is young.
-    pub(super) fn judge_age(&self, times: &Times, now_wall_ns: i64) -> Result<u64, String> {
+    pub(super) fn judge_age(&self, times: &Times, now: impl Into<Present>) -> Result<u64, String> {
+        let now = now.into();
+        self.age_at(times, now).map_err(|why| match now.doubt() {
+            Some(doubt) => format!("{why} ({doubt})"),
+            None => why,
+        })
+    }
+
+    fn age_at(&self, times: &Times, now: Present) -> Result<u64, String> {
         if self.kind().cuts() {
             // What is written to has no age.
             return Ok(0);
         }
         let changed = times.modified_ns.max(times.changed_ns);
         let read = times.accessed_ns.filter(|_| self.policy.by_access).unwrap_or(i64::MIN);
-        let age_ns = now_wall_ns.saturating_sub(changed.max(read));
+        let age_ns = now.age_ns(changed.max(read));
         let min = self.policy.min_age_seconds;
         let how = if read > changed { "was read" } else { "changed" };
         if age_ns < 0 {

@@ -7,29 +7,25 @@
 //! - The folder is ours: a real directory, mode 0700, our own, on the root's mount; otherwise the root is not used.
 //! - An entry's *name* is its record: parent folder (inode, and a digest of its path), inode, original name. The rename
 //!   that moves an object therefore also writes where it came from, in one step, on a full disk too.
-//! - What a crash left there goes back to its old name when that is free; what cannot go back stays, and is reported at
-//!   every start. Nothing in the folder is ever unlinked but by the removal that brought it there.
+//! - Nothing in the folder is ever unlinked but by the removal that brought it there. What a crash left there goes back
+//!   (`leftovers`).
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, RenameFlags};
+use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::beneath::{self, Facts};
 use super::cleaners::Ground;
 use super::gaps::{self, Gap};
 use super::policy::{HELD, QUARANTINE, RootPolicy};
-use super::survey::{Folders, Way};
 
 /// Longest file name that Linux's filesystems take, bytes.
 const MAX_NAME_BYTES: usize = 255;
-/// Most leftovers looked at when the executor starts.
-const MAX_LEFTOVERS: usize = 1_000;
 
 /// A cleanup root, open.
 #[derive(Debug)]
@@ -44,20 +40,23 @@ pub(super) struct Root {
     pub(super) ground: Ground,
 }
 
-/// Something that an earlier run left in quarantine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Leftover {
-    /// Where it lies, or lay; lossy where not UTF-8.
-    pub quarantined: String,
-    /// Where it came from, where that is known; lossy where not UTF-8.
-    pub original: Option<String>,
-    /// Whether it is back under its old name.
-    pub restored: bool,
-    /// What happened, in words.
-    pub detail: String,
-}
+/// How the reason begins where another folder, or none, has the name of a root that is open.
+pub(super) const ROOT_ASTRAY: &str = "its root is another folder than the one that was opened";
 
 impl Root {
+    /// Why the folder that is open is not the one that the root names any more: it was moved away, or something was put or
+    /// mounted in its place. What is held, and what may never be reached, is told by names, so nothing goes from it.
+    pub(super) fn why_astray(&self) -> Option<String> {
+        let path = self.path.display();
+        match beneath::facts_of_root(&self.path) {
+            Ok(now) if (now.device, now.inode) == (self.facts.device, self.facts.inode) => None,
+            Ok(_) => Some(format!("{ROOT_ASTRAY}: something else was put at {path}")),
+            Err(Errno::NOENT) => Some(format!("{ROOT_ASTRAY}: nothing is at {path} now")),
+            Err(Errno::LOOP) => Some(format!("{ROOT_ASTRAY}: a symbolic link lies on the way to {path}")),
+            Err(error) => Some(format!("{ROOT_ASTRAY}: {path} cannot be looked at ({error})")),
+        }
+    }
+
     /// Opens the root and makes or checks its quarantine; the error says why it cannot be used.
     pub(super) fn open(policy: &RootPolicy) -> Result<Self, String> {
         let folder = beneath::open_root(&policy.path).map_err(|e| match e {
@@ -75,76 +74,6 @@ impl Root {
     /// Where a quarantined entry lies, for people.
     pub(super) fn quarantined(&self, entry: &OsStr) -> PathBuf {
         self.path.join(QUARANTINE).join(entry)
-    }
-
-    /// Puts back what an earlier run left in quarantine, and tells.
-    pub(super) fn restore_leftovers(&self, max_depth: u32) -> Vec<Leftover> {
-        let names = match entry_names(&self.quarantine) {
-            Ok(names) => names,
-            Err(error) => {
-                return vec![Leftover {
-                    quarantined: self.path.join(QUARANTINE).display().to_string(),
-                    original: None,
-                    restored: false,
-                    detail: format!("the quarantine cannot be listed: {error}"),
-                }];
-            }
-        };
-        names.into_iter().map(|name| self.restore(&name, max_depth)).collect()
-    }
-
-    fn restore(&self, entry: &OsStr, max_depth: u32) -> Leftover {
-        let (original, outcome) = self.try_restore(entry, max_depth);
-        let quarantined = self.quarantined(entry);
-        let detail = match &outcome {
-            Ok(back) => format!("an earlier run was stopped between moving and removing it; {back}"),
-            Err(reason) => format!("{reason}; it stays here: move or delete it by hand"),
-        };
-        Leftover {
-            quarantined: quarantined.display().to_string(),
-            original: original.map(|p| self.path.join(p).display().to_string()),
-            restored: outcome.is_ok(),
-            detail,
-        }
-    }
-
-    fn try_restore(&self, entry: &OsStr, max_depth: u32) -> (Option<PathBuf>, Result<&'static str, String>) {
-        let Some(origin) = Origin::parse(entry.as_bytes()) else {
-            return (None, Err("its name does not say where it came from".to_owned()));
-        };
-        let base = PathBuf::from(OsStr::from_bytes(origin.name));
-        // Another inode: it was put in the object's place before the move, and goes back as it would have without the crash.
-        let said = match beneath::facts_at(&self.quarantine, entry) {
-            Ok(facts) if facts.inode == origin.inode => "it is back",
-            Ok(_) => "another file than the plan's had its name by then, and is back",
-            Err(error) => return (Some(base), Err(format!("it cannot be looked at: {error}"))),
-        };
-        gaps::reach(Gap::LeftoverSeen, Path::new(entry));
-        let Some((relative, folder)) = self.find_folder(&origin, max_depth) else {
-            return (Some(base), Err("the folder that it came from is gone or was moved".to_owned()));
-        };
-        let original = relative.join(&base);
-        gaps::reach(Gap::LeftoverPlaced, Path::new(entry));
-        let back = rustix::fs::renameat_with(&self.quarantine, entry, &folder, &base, RenameFlags::NOREPLACE);
-        let outcome = match back {
-            Ok(()) => Ok(said),
-            Err(Errno::EXIST) => Err("its old name is taken".to_owned()),
-            Err(error) => Err(format!("it cannot be moved back: {error}")),
-        };
-        (Some(original), outcome)
-    }
-
-    fn find_folder(&self, origin: &Origin<'_>, max_depth: u32) -> Option<(PathBuf, OwnedFd)> {
-        let mut found = None;
-        Folders::new(max_depth).visit(&self.folder, &mut |relative, folder| {
-            let here = beneath::facts_of(folder).is_ok_and(|f| f.inode == origin.folder_inode)
-                && path_digest(relative) == origin.folder_digest;
-            if here {
-                found = folder.try_clone_to_owned().ok().map(|folder| (relative.to_owned(), folder));
-            }
-            if here { Way::Stop } else { Way::On }
-        });
-        found
     }
 }
 
@@ -174,28 +103,17 @@ fn open_private(root: &OwnedFd, root_facts: &Facts, name: &str) -> Result<OwnedF
     }
 }
 
-fn entry_names(folder: &OwnedFd) -> Result<Vec<OsString>, Errno> {
-    let mut names = Vec::new();
-    for entry in rustix::fs::Dir::read_from(folder)?.take(MAX_LEFTOVERS + 2) {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if name != b"." && name != b".." {
-            names.push(OsString::from_vec(name));
-        }
-    }
-    Ok(names)
-}
-
-/// Where a quarantined entry came from.
+/// Where a quarantined entry came from, by its name.
 #[derive(Debug, PartialEq, Eq)]
-struct Origin<'n> {
-    folder_inode: u64,
-    folder_digest: u32,
-    inode: u64,
-    name: &'n [u8],
+pub(super) struct Origin<'n> {
+    pub(super) folder_inode: u64,
+    pub(super) folder_digest: u32,
+    pub(super) inode: u64,
+    pub(super) name: &'n [u8],
 }
 
 impl<'n> Origin<'n> {
-    fn parse(entry: &'n [u8]) -> Option<Self> {
+    pub(super) fn parse(entry: &'n [u8]) -> Option<Self> {
         let mut parts = entry.splitn(4, |b| *b == b'-');
         let mut hex = || u64::from_str_radix(std::str::from_utf8(parts.next()?).ok()?, 16).ok();
         let (folder_inode, folder_digest, inode) = (hex()?, u32::try_from(hex()?).ok()?, hex()?);
@@ -218,25 +136,14 @@ pub(super) fn entry_name(folder_inode: u64, folder: &Path, inode: u64, name: &Os
     (entry.len() <= MAX_NAME_BYTES).then(|| OsString::from_vec(entry))
 }
 
-fn path_digest(folder: &Path) -> u32 {
+pub(super) fn path_digest(folder: &Path) -> u32 {
     let digest = Sha256::digest(folder.as_os_str().as_bytes());
     u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]])
 }
 
-/// Clones a borrowed folder.
-trait TryClone {
-    fn try_clone_to_owned(&self) -> std::io::Result<OwnedFd>;
-}
-
-impl TryClone for OwnedFd {
-    fn try_clone_to_owned(&self) -> std::io::Result<OwnedFd> {
-        self.as_fd().try_clone_to_owned()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -280,35 +187,5 @@ mod tests {
         assert!(Root::open(&owned).unwrap_err().contains("somebody else"));
         assert!(Root::open(&RootPolicy::new(temp.path().join("none"))).unwrap_err().contains("not exist"));
         assert!(Root::open(&root("good")).is_ok());
-    }
-
-    #[test]
-    fn leftovers_go_back_or_stay_and_are_told() {
-        let temp = tempfile::tempdir().unwrap();
-        let root = Root::open(&RootPolicy::new(temp.path())).unwrap();
-        let folder = temp.path().join("a/b");
-        std::fs::create_dir_all(&folder).unwrap();
-        let folder_inode = std::fs::metadata(&folder).unwrap().ino();
-        let put = |name: &str| {
-            let path = temp.path().join(QUARANTINE).join("making");
-            std::fs::write(&path, name).unwrap();
-            let inode = std::fs::metadata(&path).unwrap().ino();
-            let entry = entry_name(folder_inode, Path::new("a/b"), inode, OsStr::new(name)).unwrap();
-            std::fs::rename(&path, path.with_file_name(entry)).unwrap();
-        };
-        put("free.log.1");
-        put("taken.log.1");
-        std::fs::write(folder.join("taken.log.1"), "newer").unwrap();
-        std::fs::write(temp.path().join(QUARANTINE).join("stranger"), "").unwrap();
-        let told = root.restore_leftovers(8);
-        assert_eq!(told.len(), 3);
-        assert_eq!(told.iter().filter(|l| l.restored).count(), 1, "{told:#?}");
-        assert_eq!(std::fs::read_to_string(folder.join("free.log.1")).unwrap(), "free.log.1");
-        assert_eq!(std::fs::read_to_string(folder.join("taken.log.1")).unwrap(), "newer");
-        assert!(
-            told.iter().any(|l| l.detail.contains("taken"))
-                && told.iter().any(|l| l.detail.contains("name does"))
-        );
-        assert_eq!(root.restore_leftovers(8).len(), 2, "what stays is told at every start");
     }
 }

@@ -174,7 +174,8 @@ fn what_cannot_go_back_stays_in_quarantine_and_is_told_at_every_start() {
         _ => {}
     }));
     let applied = cleaner.apply(action, &|| NOW, &|| Ok(None));
-    assert_eq!(applied.objects[0].outcome, ObjectOutcome::Failed);
+    // By whoever may write in that folder: it must not look as if the cleanup did not work.
+    assert_eq!(applied.objects[0].outcome, ObjectOutcome::Skipped);
     let lies = scene.quarantined();
     assert_eq!(lies.len(), 1);
     assert!(applied.refused[0].reason.contains(&lies[0].display().to_string()), "{:?}", applied.refused);

@@ -11,15 +11,16 @@
 //!
 //! What a path means under other names, by a bind mount, is told by [`Sight::spread`].
 //!
-//! Limits: a mount that comes between the look at the table and the lookup is met unawares, and so is a server where there
-//! is no table. An executor whose own root is on a server that falls silent waits with it.
+//! A table that does not tell of every mount ([`Sight::untold`]) tells of none: whoever asks holds everything.
+//!
+//! Limits: a mount that comes between the look at the table and the lookup is met unawares. An executor whose own root is on a server that falls silent waits with it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,8 +34,8 @@ use super::hold::Hold;
 use super::other_names::{Footing, OtherNames, spread};
 use crate::sample::mountinfo;
 
-/// The table of mounts is read to here; what lies beyond is looked at all the same, with a bound of time.
-const MAX_TABLE_BYTES: u64 = 4 << 20;
+/// The table of mounts is read to here: a container's line takes up to 4 KiB.
+const MAX_TABLE_BYTES: u64 = 16 << 20;
 /// Attempts at a lookup that lost a race with a rename elsewhere.
 const TRIES: u32 = 8;
 
@@ -63,6 +64,8 @@ impl CleanupRoots {
 #[derive(Debug, Default)]
 pub(super) struct Mounts {
     table: Option<File>,
+    /// Why there is none.
+    unopened: Option<String>,
     roots: Arc<CleanupRoots>,
     /// Where the roots lay when they were opened: what is mounted over one later does not move it.
     footings: Arc<Vec<Footing>>,
@@ -72,11 +75,40 @@ pub(super) struct Mounts {
 #[derive(Debug)]
 pub(super) struct Sight {
     table: Vec<u8>,
+    untold: Option<String>,
     roots: Arc<CleanupRoots>,
     footings: Arc<Vec<Footing>>,
 }
 
 impl Sight {
+    /// Why this does not tell of every mount, or `None`: then a name may mean anything.
+    pub(super) fn untold(&self) -> Option<&str> {
+        self.untold.as_deref()
+    }
+
+    /// The mounts that it tells of.
+    pub(super) fn mounts(&self) -> mountinfo::Table<'_> {
+        mountinfo::parse(&self.table)
+    }
+
+    /// The first of `places` (a root, and a path in it) that is the file with this device and inode, every link followed. No
+    /// server is touched, so that what lies on one is not known by this.
+    pub(super) fn same_file<'p>(
+        &self,
+        (device, inode): (u64, u64),
+        places: impl IntoIterator<Item = (&'p Path, &'p Path)>,
+    ) -> Option<PathBuf> {
+        if self.untold.is_some() {
+            return None;
+        }
+        let walker = Walker::new(self);
+        places.into_iter().find_map(|(root, path)| {
+            let end = walker.within(root, path).filter(|end| end.how == How::There)?;
+            let there = std::fs::symlink_metadata(&end.path).ok()?;
+            (there.dev() == device && there.ino() == inode).then_some(end.path)
+        })
+    }
+
     /// `holds`, and what they mean beneath the roots under other names.
     pub(super) fn spread(&self, holds: Vec<Hold>) -> Vec<Hold> {
         let table = mountinfo::parse(&self.table);
@@ -106,10 +138,13 @@ impl Sight {
 }
 
 impl Mounts {
-    /// Opens it; without one nothing is known to be served from elsewhere.
+    /// Opens it.
     pub(super) fn open(roots: CleanupRoots) -> Self {
-        let table = File::open("/proc/thread-self/mountinfo").ok();
-        let mut mounts = Self { table, roots: Arc::new(roots), footings: Arc::default() };
+        let (table, unopened) = match File::open("/proc/thread-self/mountinfo") {
+            Ok(table) => (Some(table), None),
+            Err(e) => (None, Some(format!("the table of mounts cannot be opened: {e}"))),
+        };
+        let mut mounts = Self { table, unopened, roots: Arc::new(roots), footings: Arc::default() };
         let sight = mounts.read();
         let table = mountinfo::parse(&sight.table);
         let footings = sight.roots.usable.iter().filter_map(|root| Footing::of(&table, root));
@@ -130,21 +165,32 @@ impl Mounts {
     /// The same roots by another table.
     #[cfg(test)]
     pub(super) fn told_by(&self, table: File) -> Self {
-        Self { table: Some(table), roots: Arc::clone(&self.roots), footings: Arc::default() }
+        Self { table: Some(table), roots: Arc::clone(&self.roots), ..Self::default() }
     }
 
     /// The table of this moment, bounded by [`MAX_TABLE_BYTES`].
     pub(super) fn read(&self) -> Sight {
         let mut text = Vec::new();
+        let mut untold = self.unopened.clone();
         let mut piece = vec![0; 64 << 10];
-        while let Some(file) = self.table.as_ref().filter(|_| text.len() < MAX_TABLE_BYTES as usize) {
+        while let Some(file) = &self.table {
+            if text.len() >= MAX_TABLE_BYTES as usize {
+                let read = MAX_TABLE_BYTES >> 20;
+                untold = Some(format!("the table of mounts is longer than is read of it ({read} MiB)"));
+                break;
+            }
             match file.read_at(&mut piece, text.len() as u64) {
-                Ok(n) if n > 0 => text.extend_from_slice(&piece[..n]),
+                Ok(0) => break,
+                Ok(n) => text.extend_from_slice(&piece[..n]),
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                _ => break,
+                Err(e) => {
+                    untold = Some(format!("the table of mounts cannot be read: {e}"));
+                    break;
+                }
             }
         }
-        Sight { table: text, roots: Arc::clone(&self.roots), footings: Arc::clone(&self.footings) }
+        let untold = untold.or_else(|| mountinfo::parse(&text).lacks());
+        Sight { table: text, untold, roots: Arc::clone(&self.roots), footings: Arc::clone(&self.footings) }
     }
 }
 
@@ -327,7 +373,7 @@ fn device(mount: &mountinfo::Entry<'_>) -> Device {
 }
 
 /// Whether a server stands behind the mount, or a touch would mount it.
-fn is_elsewhere(mount: &mountinfo::Entry<'_>) -> bool {
+pub(super) fn is_elsewhere(mount: &mountinfo::Entry<'_>) -> bool {
     mount.is_remote() || &*mount.fs == b"autofs"
 }
 
@@ -395,7 +441,7 @@ pub(super) fn find_apart(host_root: &Path, path: &Path, aside: &Aside) -> Result
 /// it. A link may lead there all the same.
 fn served_from_elsewhere(table: &Path, path: &Path) -> Option<(String, String)> {
     let mut text = Vec::new();
-    // Without a table, the time is the only bound.
+    // Without a table, and of what it does not tell, the time is the only bound.
     std::fs::File::open(table).ok()?.take(MAX_TABLE_BYTES).read_to_end(&mut text).ok()?;
     let parsed = mountinfo::parse(&text);
     let holds = |mount: &[u8]| path.starts_with(OsStr::from_bytes(mount));
@@ -418,4 +464,4 @@ fn open_in(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
 
 #[cfg(test)]
 #[path = "real_path_tests.rs"]
-pub(in crate::act) mod tests;
+mod tests;

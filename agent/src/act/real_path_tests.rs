@@ -3,46 +3,20 @@
 use std::os::unix::fs::symlink;
 
 use super::*;
+use crate::own_mounts::{in_own_mounts, mount_dead};
 
 fn none() -> CleanupRoots {
     CleanupRoots::default()
 }
 
-/// Runs `scene` in a mount namespace of its own, so that nothing is left behind and nobody else meets what hangs.
-pub(in crate::act) fn in_own_namespace(scene: impl FnOnce() + Send + 'static) {
-    use rustix::mount::{MountPropagationFlags, mount_change};
-    let thread = std::thread::spawn(move || {
-        // SAFETY: only the mount namespace (and with it the working directory) of this thread is unshared; file
-        // descriptors stay shared.
-        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
-            .expect("a mount namespace needs root (CAP_SYS_ADMIN): run the tests as root");
-        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
-        scene();
-    });
-    thread.join().unwrap();
-}
-
-/// Mounts a filesystem whose server never answers; what waits for it waits until that is dropped.
-fn mount_dead(at: &Path) -> std::fs::File {
-    use rustix::mount::{MountFlags, mount};
-    let server = std::fs::File::options().read(true).write(true).open("/dev/fuse");
-    let server = server.expect("needs /dev/fuse and root");
-    let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
-    let options = std::ffi::CString::new(options).unwrap();
-    mount("dead", at, "fuse", MountFlags::empty(), Some(options.as_c_str())).unwrap();
-    server
-}
-
 #[test]
 fn a_server_that_does_not_answer_costs_one_answer() {
-    in_own_namespace(beside_a_dead_server);
+    in_own_mounts(beside_a_dead_server);
 }
 
-fn beside_a_dead_server() {
+fn beside_a_dead_server(base: &Path) {
     use crate::act::hold::{HeldThing, HoldSet, NodeHold};
     use crate::act::hold_line::HeldNow;
-    let temp = tempfile::tempdir().unwrap();
-    let base = temp.path().canonicalize().unwrap();
     let (share, link, there) = (base.join("share"), base.join("link"), base.join("there"));
     std::fs::create_dir(&share).unwrap();
     std::fs::write(&there, "").unwrap();
@@ -123,7 +97,7 @@ fn a_mount_that_another_hides_is_none() {
         3 1 8:2 / /data rw - xfs /dev/b rw\n\
         4 3 0:41 / /data/share rw - nfs4 server:/y rw\n\
         5 3 8:3 / /data rw - xfs /dev/c rw\n";
-    let sight = Sight { table: table.into(), roots: Arc::default(), footings: Arc::default() };
+    let sight = Sight { table: table.into(), untold: None, roots: Arc::default(), footings: Arc::default() };
     let walker = Walker::new(&sight);
     let is_served =
         |path: &str, own| matches!(walker.behind(Path::new(path), Some(own)), Behind::Server { .. });
@@ -155,8 +129,12 @@ fn links_on_a_server_that_is_cleaned_are_followed_and_what_cannot_be_holds_all_t
     symlink(&log, gone.join("x")).unwrap();
     symlink(log.join("app"), base.join("from-here")).unwrap();
     let real = |roots: &CleanupRoots, path: &Path| {
-        let sight =
-            Sight { table: served_at(&log, &gone), roots: Arc::new(roots.clone()), footings: Arc::default() };
+        let sight = Sight {
+            table: served_at(&log, &gone),
+            untold: None,
+            roots: Arc::new(roots.clone()),
+            footings: Arc::default(),
+        };
         (real_paths(Path::new("/"), path, &sight), is_absent(Path::new("/"), path, &sight))
     };
     let held = |(paths, _): &(Vec<PathBuf>, bool), path: &Path| paths.iter().any(|p| path.starts_with(p));
@@ -186,9 +164,8 @@ fn links_on_a_server_that_is_cleaned_are_followed_and_what_cannot_be_holds_all_t
 
 #[test]
 fn a_cleaned_server_that_cannot_be_looked_at_holds_all_that_is_cleaned_there() {
-    in_own_namespace(|| {
-        let temp = tempfile::tempdir().unwrap();
-        let share = temp.path().canonicalize().unwrap().join("share");
+    in_own_mounts(|base| {
+        let share = base.join("share");
         std::fs::create_dir(&share).unwrap();
         // Without its server, each lookup fails with ENOTCONN.
         drop(mount_dead(&share));

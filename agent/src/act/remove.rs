@@ -26,6 +26,7 @@ use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
+use super::age_clock::Present;
 use super::beneath::{self, Facts, Opened};
 use super::cleaners::Look;
 use super::gaps;
@@ -78,7 +79,8 @@ impl Hooks {
 /// Why an object was not removed.
 #[derive(Debug)]
 pub(super) enum Left {
-    /// It is as it was, because of this.
+    /// It is as it was, because of this; or in quarantine, because its old name or folder was taken from it, and the text
+    /// says so.
     Skipped(String),
     /// A system call failed; it is as it was, or where the text says.
     Failed(String),
@@ -157,12 +159,12 @@ impl Prepared {
     }
 }
 
-/// Looks at `object` and claims it; nothing is changed. `neighbours` gives what stays in its folder, `now_wall_ns` is the
+/// Looks at `object` and claims it; nothing is changed. `neighbours` gives what stays in its folder, `now` is the
 /// node's clock, `tend` is attended to while it is read.
 pub(super) fn prepare(
     place: &Place<'_>,
     object: &PlannedObject,
-    now_wall_ns: i64,
+    now: Present,
     neighbours: &mut dyn FnMut(&Path, &OwnedFd) -> Rc<Neighbours>,
     tend: Tend<'_>,
     hooks: &mut Hooks,
@@ -199,7 +201,7 @@ pub(super) fn prepare(
         folder: &folder,
         facts: &judged,
     };
-    vet(&look, &neighbours, &file, now_wall_ns).map_err(Left::Skipped)?;
+    vet(&look, &neighbours, &file, now).map_err(Left::Skipped)?;
     hooks.reach(Gap::Vetted, object);
     let hold = Hold::claim(&file, &seen).map_err(Left::Skipped)?;
     hooks.reach(Gap::Leased, object);
@@ -410,18 +412,28 @@ fn same(facts: Result<Facts, Errno>, object: &PlannedObject, renamed: bool) -> R
     }
 }
 
-/// Undoes the move. Where the old name is taken, the object stays in quarantine, and the text says so.
+/// Undoes the move. Where the old name is taken, the object stays in quarantine, and the text says so. That is no failure
+/// of ours: whoever may write in the folder can do it, and must not make a cleanup look broken.
 fn put_back(place: &Place<'_>, entry: &OsStr, origin: (&OwnedFd, &Path), why: Left) -> Left {
     let back =
         rustix::fs::renameat_with(&place.root.quarantine, entry, origin.0, origin.1, RenameFlags::NOREPLACE);
     let Err(error) = back else { return why };
-    let (Left::Skipped(reason) | Left::Failed(reason)) = why;
-    if error == Errno::NOENT && beneath::facts_at(&place.root.quarantine, entry).is_err() {
+    let is_there = beneath::facts_at(&place.root.quarantine, entry).is_ok();
+    let (Left::Skipped(reason) | Left::Failed(reason)) = &why;
+    if error == Errno::NOENT && !is_there {
         return Left::Failed(format!("{reason}; it vanished from {QUARANTINE} before it could be put back"));
     }
-    let taken = if error == Errno::EXIST { "its old name is taken".to_owned() } else { error.to_string() };
+    let how = match error {
+        Errno::EXIST => "its old name is taken".to_owned(),
+        Errno::NOENT => "its folder is gone".to_owned(),
+        other => other.to_string(),
+    };
     let lies: PathBuf = place.root.quarantined(entry);
-    Left::Failed(format!("{reason}; it could not be put back ({taken}) and lies in {}", lies.display()))
+    let said = format!("{reason}; it could not be put back ({how}) and lies in {}", lies.display());
+    match (error, why) {
+        (Errno::EXIST | Errno::NOENT, Left::Skipped(_)) => Left::Skipped(said),
+        _ => Left::Failed(said),
+    }
 }
 
 /// SHA-256 of the file of `object`, whole or of its ends; stops when somebody wants the file. Where it is digested whole,

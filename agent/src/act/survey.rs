@@ -3,14 +3,17 @@
 //! A walk by descriptors that follows nothing, crosses no mount, and looks only at regular files whose names a root's
 //! cleaner takes; whatever else bears such a name is passed over with a reason. Runs in the executor.
 //!
-//! Bounds: folders deep ([`super::policy::MAX_DEPTH`]), entries, candidates, reasons and time; where one bites, the
-//! survey is partial and says so.
+//! Bounds: folders deep ([`super::policy::MAX_DEPTH`]), entries and time, of which each root has its share before any gets
+//! what another left; bytes of what is found ([`super::finds`]), and reasons. A root whose share ends is gone on with
+//! behind the place where it ended, in the same survey where something is left, else in the next one: nobody hides the
+//! rest behind a folder of his own. Where a bound bites, the survey is partial and says so.
 //!
 //! Deliberately absent: judging age and kinship (`plan` does, and the executor again before it acts).
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,60 +21,117 @@ use dogwatch::record::{ObjectOutcome, PlannedObject, Refusal};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use super::age_clock::Present;
 use super::beneath::{self, Facts, Opened};
 use super::cleaners::{Cleaner, Look};
+use super::finds::{self, Finds};
+use super::folders::{Folders, Way};
 use super::forbidden::{self, Renamed};
 use super::gaps::{self, Gap};
 use super::holder::Holders;
 use super::lease::{self, Claim};
 use super::live::{Live, Watched};
 use super::plan::{Candidate, Survey};
-use super::policy::{HELD, NameVerdict, QUARANTINE, RootRules, Rules, Times};
+use super::policy::{NameVerdict, RootRules, Rules, Times};
 use super::quarantine::Root;
+use super::vet::MAX_FOLDER_ENTRIES;
 
-/// Most folder entries read in one survey: a million took half a second.
-const MAX_ENTRIES: u64 = 4_000_000;
-/// Most candidates in one survey; each costs the parent about 400 bytes.
-const MAX_CANDIDATES: usize = 20_000;
+/// What one survey may take. A million entries took half a second.
+const LIMITS: Limits = Limits { entries: 4_000_000, time: Duration::from_secs(60), bytes: finds::MAX_BYTES };
+/// Least entries and time for which roots are gone on with.
+const LEAST_ENTRIES: u64 = 1_000;
+const LEAST_TIME: Duration = Duration::from_millis(200);
+/// Entries between two looks at the time.
+const ENTRIES_A_LOOK: u64 = 256;
 /// Most objects passed over by name; the rest is counted.
 const MAX_PASSED_OVER: usize = 200;
-/// Longest survey.
-const MAX_TIME: Duration = Duration::from_secs(60);
 
-/// Lists the candidates beneath those of `roots`, which have other names too, that lie on `device`.
+/// What one survey may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Entries of folders.
+    pub(super) entries: u64,
+    pub(super) time: Duration,
+    /// Of what is found.
+    pub(super) bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        LIMITS
+    }
+}
+
+/// Where surveys ended that did not come to the end of a root, by its place in the policy.
+pub(super) type Ends = BTreeMap<usize, End>;
+
+/// Where a walk ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct End {
+    /// In this folder, relative to the root.
+    folder: PathBuf,
+    /// In its midst. It is gone on with behind it: one that nobody comes to the end of must not hide what follows.
+    is_begun: bool,
+}
+
+impl End {
+    /// Whether a walk that went on here was at `folder`, or behind it, and listed it whole.
+    fn is_behind(&self, folder: &Path) -> bool {
+        folder > self.folder.as_path() || folder == self.folder && !self.is_begun
+    }
+}
+
+/// Lists the candidates beneath those of `roots`, which have other names too, that lie on `device`, within `limits`. `ends`
+/// is where the last survey ended, and then where this one did.
 pub(super) fn survey(
     rules: &Rules,
     (roots, renamed): (&[Option<Root>], &[Renamed]),
     device: u64,
-    now_wall_ns: i64,
+    now: Present,
+    (limits, ends): (Limits, &mut Ends),
 ) -> Survey {
-    let mut surveyor = Surveyor {
+    let began = Instant::now();
+    let surveyor = Surveyor {
         rules,
         renamed,
         device,
-        now_wall_ns,
-        began: Instant::now(),
+        now,
+        limits,
+        until: began + limits.time,
         entries: 0,
+        share: (0, began),
         holders: None,
         unnamed: 0,
         live: Live::default(),
+        finds: Finds::new(rules.roots(), limits.bytes),
         survey: Survey::default(),
     };
-    let mut order: Vec<(usize, &Root)> =
-        roots.iter().enumerate().filter_map(|(i, r)| r.as_ref().map(|r| (i, r))).collect();
+    let usable = roots.iter().enumerate().filter_map(|(index, root)| Some((index, root.as_ref()?)));
+    let mut order: Vec<(usize, &Root)> = usable.filter(|(_, root)| root.facts.device == device).collect();
     // Where a bound ends the survey, the costlier tiers are what is missing.
     order.sort_by_key(|(index, _)| rules.roots()[*index].policy.tier);
-    for (index, root) in order.into_iter().filter(|(_, root)| root.facts.device == device) {
-        surveyor.root(index, root);
-    }
-    surveyor.finish()
+    let walks = order.into_iter().map(|(index, root)| {
+        let rules = &rules.roots()[index];
+        let from = ends.remove(&index);
+        let began = from.clone();
+        Walk { index, rules, root, from, began, before: None }
+    });
+    let (survey, left) = surveyor.run(walks.collect());
+    ends.extend(left);
+    survey
 }
 
-/// Where a walk is.
-struct Place<'p> {
+/// One walk through a root.
+struct Walk<'w> {
     index: usize,
-    rules: &'p RootRules,
-    root: &'p Root,
+    rules: &'w RootRules,
+    root: &'w Root,
+    /// Where it begins, or goes on.
+    from: Option<End>,
+    /// Where it began in this survey, if that was where the last one ended.
+    began: Option<End>,
+    /// It is over there: from there on the root was walked before. A folder that was listed in part is listed again.
+    before: Option<End>,
 }
 
 struct Surveyor<'r> {
@@ -79,40 +139,103 @@ struct Surveyor<'r> {
     /// The roots, by index.
     renamed: &'r [Renamed],
     device: u64,
-    now_wall_ns: i64,
-    began: Instant,
+    now: Present,
+    limits: Limits,
+    until: Instant,
     entries: u64,
+    /// The entry and the moment at which a walk's share ends.
+    share: (u64, Instant),
     holders: Option<Holders>,
     unnamed: u64,
     live: Live,
+    finds: Finds<'r>,
     survey: Survey,
 }
 
 impl Surveyor<'_> {
-    fn root(&mut self, index: usize, root: &Root) {
-        let rules = &self.rules.roots()[index];
+    /// Each walk within its share, then again those that did not come to their end within what the others left. What was
+    /// found, and where the walks ended that are not at their end.
+    fn run(mut self, mut walks: Vec<Walk<'_>>) -> (Survey, Ends) {
+        loop {
+            let (count, mut again) = (walks.len(), Vec::new());
+            for (nth, walk) in walks.into_iter().enumerate() {
+                self.begin_share(count - nth);
+                again.extend(match (self.root(&walk), walk.began.clone()) {
+                    (Some(end), _) => Some(Walk { from: Some(end), ..walk }),
+                    // It began in the midst of the root: what lies before that is still to be walked.
+                    (None, Some(began)) => {
+                        Some(Walk { from: None, began: None, before: Some(began), ..walk })
+                    }
+                    (None, None) => None,
+                });
+            }
+            walks = again;
+            let entries = self.limits.entries.saturating_sub(self.entries);
+            let time = self.until.saturating_duration_since(Instant::now());
+            if walks.is_empty() || entries < LEAST_ENTRIES || time < LEAST_TIME {
+                break;
+            }
+        }
+        self.finish(walks)
+    }
+
+    /// Gives the next walk its share, where so many are still to come.
+    fn begin_share(&mut self, walks: usize) {
+        let walks = u32::try_from(walks).unwrap_or(u32::MAX).max(1);
+        let entries = self.limits.entries.saturating_sub(self.entries) / u64::from(walks);
+        let now = Instant::now();
+        self.share = (self.entries + entries, now + self.until.saturating_duration_since(now) / walks);
+    }
+
+    fn is_over(&self) -> bool {
+        self.entries >= self.share.0 || Instant::now() >= self.share.1
+    }
+
+    /// Walks through a root; where that ended, if not at its end.
+    fn root(&mut self, walk: &Walk<'_>) -> Option<End> {
+        let Walk { rules, root, .. } = walk;
+        if let Some(reason) = root.why_astray() {
+            self.pass_over(root.path.clone(), reason);
+            return None;
+        }
         let others: Vec<&Path> = self.rules.policy.roots.iter().map(|r| r.path.as_path()).collect();
         let mut folders = Folders::new(rules.policy.max_depth);
         // A root within a root speaks for itself.
         folders.leave_out =
             others.iter().filter_map(|p| p.strip_prefix(&root.path).ok()).map(Path::to_owned).collect();
+        folders.from = walk.from.as_ref().map(|end| end.folder.clone());
         let mut skipped = Vec::new();
         folders.skipped = Some(&mut skipped);
-        let place = Place { index, rules, root };
-        folders.visit(&root.folder, &mut |relative, folder| self.folder(&place, relative, folder));
+        let mut end = None;
+        folders.visit(&root.folder, &mut |relative, folder| {
+            if walk.before.as_ref().is_some_and(|end| end.is_behind(relative)) {
+                return Way::Stop;
+            }
+            if walk.from.as_ref().is_some_and(|from| from.is_begun && from.folder == relative) {
+                return Way::On;
+            }
+            if self.is_over() {
+                end = Some(End { folder: relative.to_owned(), is_begun: false });
+                return Way::Stop;
+            }
+            let way = self.folder(walk, relative, folder);
+            if way == Way::Stop {
+                end = Some(End { folder: relative.to_owned(), is_begun: true });
+            }
+            way
+        });
         for (relative, reason) in skipped {
             self.pass_over(root.path.join(relative), reason);
         }
+        end
     }
 
-    /// Lists one folder.
-    fn folder(&mut self, place: &Place<'_>, relative: &Path, folder: &OwnedFd) -> Way {
-        let Place { index, rules, root } = *place;
-        if self.survey.partial.is_some() {
-            return Way::Stop;
-        }
-        let out = forbidden::why_folder_is_out(&root.path.join(relative), rules.policy.cleaner)
+    /// Lists one folder; stops where the share ends in its midst.
+    fn folder(&mut self, walk: &Walk<'_>, relative: &Path, folder: &OwnedFd) -> Way {
+        let Walk { index, rules, root, .. } = *walk;
+        let out = forbidden::why_folder_is_out(&root.path.join(relative), &rules.policy)
             .or_else(|| self.renamed.get(index)?.why_out(relative))
+            .or_else(|| Some(forbidden::storage_marker_in(folder)?.said("the folder")))
             .or_else(|| rules.kind().shuns(&root.ground, folder, relative));
         if let Some(reason) = out {
             self.pass_over(root.path.join(relative), reason);
@@ -125,12 +248,19 @@ impl Surveyor<'_> {
                 return Way::On;
             }
         };
-        let (from_candidates, from_passed) = (self.survey.candidates.len(), self.survey.passed_over.len());
-        let from_live = self.live.mark();
-        for entry in entries {
+        self.finds.begin_folder();
+        let (from_passed, from_live) = (self.survey.passed_over.len(), self.live.mark());
+        let forget = |surveyor: &mut Self| {
+            surveyor.finds.forget_folder();
+            surveyor.survey.passed_over.truncate(from_passed);
+            surveyor.live.back_to(from_live);
+        };
+        for (count, entry) in entries.enumerate() {
             self.entries += 1;
-            if let Some(bound) = self.bound() {
-                self.survey.partial = Some(bound);
+            if self.entries.is_multiple_of(ENTRIES_A_LOOK) && self.is_over() || self.entries > self.share.0 {
+                let reason =
+                    format!("its share of the survey ended after {count} entries: the rest is not looked at");
+                self.pass_over(root.path.join(relative), reason);
                 return Way::Stop;
             }
             let Ok(entry) = entry else {
@@ -142,9 +272,7 @@ impl Surveyor<'_> {
             };
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if let Some(marker) = forbidden::marker(folder, name, entry.file_type()) {
-                self.survey.candidates.truncate(from_candidates);
-                self.survey.passed_over.truncate(from_passed);
-                self.live.back_to(from_live);
+                forget(self);
                 let reason = format!("{marker} marks the folder as a database's");
                 self.pass_over(root.path.join(relative), reason);
                 return if rules.kind().keeps_away_from_databases(&rules.policy) {
@@ -153,13 +281,21 @@ impl Surveyor<'_> {
                     Way::On
                 };
             }
-            self.entry(place, relative, folder, name);
+            // Nothing in such a folder goes. It is read on, since a marker keeps what lies beneath as well.
+            if count == MAX_FOLDER_ENTRIES {
+                forget(self);
+                let reason = format!("it has more than {MAX_FOLDER_ENTRIES} entries");
+                self.pass_over(root.path.join(relative), reason);
+            }
+            if count < MAX_FOLDER_ENTRIES {
+                self.entry(walk, relative, folder, name);
+            }
         }
         Way::On
     }
 
-    fn entry(&mut self, place: &Place<'_>, relative: &Path, folder: &OwnedFd, name: &OsStr) {
-        let Place { index, rules, root } = *place;
+    fn entry(&mut self, walk: &Walk<'_>, relative: &Path, folder: &OwnedFd, name: &OsStr) {
+        let Walk { index, rules, root, .. } = *walk;
         let path = relative.join(name);
         let absolute = root.path.join(&path);
         let taken = match rules.judge_name(&path) {
@@ -189,28 +325,33 @@ impl Surveyor<'_> {
             return self.pass_over(absolute, reason);
         }
         if rules.kind().cuts() {
-            return self.watch(place, &look, absolute, &taken.pattern);
+            return self.watch(walk, &look, absolute, &taken.pattern);
         }
-        let mut open_elsewhere = false;
-        match rules.judge_age(&Times::of(&facts, &root.ground), self.now_wall_ns) {
+        let (mut open_elsewhere, mut is_young) = (false, false);
+        match rules.judge_age(&Times::of(&facts, &root.ground), self.now) {
+            Ok(_) if !self.finds.has_room_for(index, facts.allocated_bytes) => return,
             Ok(_) => match self.is_open(&look, Path::new(name)) {
                 Ok(open) => open_elsewhere = open,
                 Err(reason) => return self.pass_over(absolute, reason),
             },
             // Young rotated logs count among the newest of their log; a folder of young temp files would crowd out all else.
-            Err(reason) if rules.policy.keep_newest == 0 && rules.policy.cleaner != Cleaner::RotatedLogs => {
+            // Whoever plans judges by the wall clock: where that is in doubt, what is young by this one is not shown to it.
+            Err(reason)
+                if self.now.doubt().is_some()
+                    || rules.policy.keep_newest == 0 && rules.policy.cleaner != Cleaner::RotatedLogs =>
+            {
                 return self.pass_over(absolute, reason);
             }
-            Err(_) => {}
+            Err(_) => is_young = true,
         }
         let object = planned(absolute, &facts, rules, &taken.pattern);
         let accessed_ns = root.ground.accessed_ns(&facts);
         let candidate = Candidate { object, root: root.path.clone(), open_elsewhere, accessed_ns };
-        self.survey.candidates.push(candidate);
+        self.finds.take(index, candidate, !is_young && !open_elsewhere);
     }
 
     /// Keeps a live log open until the walk is over, to see whether it grows.
-    fn watch(&mut self, place: &Place<'_>, look: &Look<'_>, path: PathBuf, pattern: &str) {
+    fn watch(&mut self, walk: &Walk<'_>, look: &Look<'_>, path: PathBuf, pattern: &str) {
         let name = Path::new(look.relative.file_name().unwrap_or_default());
         let (file, facts) = match beneath::open_regular(look.folder, name) {
             Ok(Opened::Regular(file, facts)) => (file, facts),
@@ -219,8 +360,8 @@ impl Surveyor<'_> {
         };
         self.live.watch(Watched {
             object: planned(path, &facts, look.rules, pattern),
-            root: place.root.path.clone(),
-            accessed_ns: place.root.ground.accessed_ns(&facts),
+            root: walk.root.path.clone(),
+            accessed_ns: walk.root.ground.accessed_ns(&facts),
             keep_bytes: look.rules.policy.keep_bytes,
             file,
         });
@@ -255,18 +396,6 @@ impl Surveyor<'_> {
         }
     }
 
-    fn bound(&self) -> Option<String> {
-        if self.survey.candidates.len() >= MAX_CANDIDATES {
-            Some(format!("the survey stopped at {MAX_CANDIDATES} candidates"))
-        } else if self.entries > MAX_ENTRIES {
-            Some(format!("the survey stopped after {MAX_ENTRIES} entries"))
-        } else if self.entries.is_multiple_of(256) && self.began.elapsed() > MAX_TIME {
-            Some(format!("the survey stopped after {} s", MAX_TIME.as_secs()))
-        } else {
-            None
-        }
-    }
-
     fn pass_over(&mut self, path: PathBuf, reason: String) {
         if self.survey.passed_over.len() < MAX_PASSED_OVER {
             self.survey.passed_over.push(Refusal { path: Some(path), reason });
@@ -275,15 +404,32 @@ impl Surveyor<'_> {
         }
     }
 
-    fn finish(mut self) -> Survey {
-        let (cuttable, refused) = std::mem::take(&mut self.live).settle();
-        self.survey.candidates.extend(cuttable);
-        self.survey.passed_over.extend(refused);
+    fn finish(self, not_at_their_end: Vec<Walk<'_>>) -> (Survey, Ends) {
+        let (found, left_out, kin) = self.finds.finish();
+        let (cuttable, refused) = self.live.settle();
+        let mut survey = self.survey;
+        survey.candidates = found;
+        survey.candidates.extend(cuttable);
+        survey.passed_over.extend(refused);
         if self.unnamed > 0 {
             let reason = format!("{} more were passed over", self.unnamed);
-            self.survey.passed_over.push(Refusal { path: None, reason });
+            survey.passed_over.push(Refusal { path: None, reason });
         }
-        self.survey
+        survey.passed_over.extend(kin.map(|reason| Refusal { path: None, reason }));
+        let ended = not_at_their_end.iter().map(|walk| {
+            let at = walk.from.as_ref().map_or(Path::new(""), |end| &end.folder);
+            let until = walk.before.as_ref().map_or(String::new(), |b| format!(" (until {})", b.folder.display()));
+            format!(
+                "beneath {} the survey stopped at {:?}{until} after {} entries in all; the next one goes on there",
+                walk.root.path.display(),
+                at,
+                self.entries
+            )
+        });
+        let partial: Vec<String> = ended.chain(left_out).collect();
+        survey.partial = (!partial.is_empty()).then(|| partial.join("; "));
+        let ends = not_at_their_end.into_iter().filter_map(|walk| Some((walk.index, walk.from?)));
+        (survey, ends.collect())
     }
 }
 
@@ -344,102 +490,5 @@ fn planned(path: PathBuf, facts: &Facts, rules: &RootRules, pattern: &str) -> Pl
     }
 }
 
-/// How a walk goes on after a folder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    /// Into its folders.
-    On,
-    /// To the next folder that is not beneath it.
-    NotBelow,
-    /// Not at all.
-    Stop,
-}
-
-/// A walk over folders, parents first, that follows nothing and crosses no mount.
-pub(super) struct Folders<'s> {
-    max_depth: u32,
-    /// Folders, relative to the root, that are left out.
-    pub(super) leave_out: Vec<PathBuf>,
-    /// The folder, relative to the root, with which the walk begins: those before it are passed by, those above it gone
-    /// through without a call. One that is gone stands for the next one.
-    pub(super) from: Option<PathBuf>,
-    /// Where folders go that could not be entered, and why.
-    pub(super) skipped: Option<&'s mut Vec<(PathBuf, String)>>,
-}
-
-impl Folders<'_> {
-    /// Down to `max_depth` folders beneath the root; 0 is the root alone.
-    pub(super) fn new(max_depth: u32) -> Self {
-        Self { max_depth, leave_out: Vec::new(), from: None, skipped: None }
-    }
-
-    /// Calls `see` with each folder's path relative to `root` and a descriptor, and goes on as it says.
-    pub(super) fn visit(&mut self, root: &OwnedFd, see: &mut dyn FnMut(&Path, &OwnedFd) -> Way) {
-        self.enter(root, Path::new(""), 0, see);
-    }
-
-    fn enter(
-        &mut self,
-        folder: &OwnedFd,
-        relative: &Path,
-        depth: u32,
-        see: &mut dyn FnMut(&Path, &OwnedFd) -> Way,
-    ) -> bool {
-        // Paths compare by their parts, and so does the order of the walk.
-        let is_above = self.from.as_ref().is_some_and(|from| relative < from.as_path());
-        let way = if is_above { Way::On } else { see(relative, folder) };
-        if way == Way::Stop {
-            return false;
-        }
-        if way == Way::NotBelow || depth >= self.max_depth {
-            return true;
-        }
-        for name in subfolders(folder) {
-            let path = relative.join(&name);
-            let ours = depth == 0 && (name == QUARANTINE || name == HELD);
-            let before = self.from.as_ref().is_some_and(|from| path < *from && !from.starts_with(&path));
-            if ours || before || self.leave_out.contains(&path) {
-                continue;
-            }
-            gaps::reach(Gap::FolderListed, &path);
-            match beneath::open_folder(folder, Path::new(&name)) {
-                Ok(inner) => {
-                    if !self.enter(&inner, &path, depth + 1, see) {
-                        return false;
-                    }
-                }
-                // Gone, or no folder any more.
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                Err(error) => {
-                    let reason = match error {
-                        Errno::XDEV => "another filesystem is mounted there".to_owned(),
-                        other => format!("the folder cannot be entered: {other}"),
-                    };
-                    if let Some(skipped) = self.skipped.as_deref_mut().filter(|s| s.len() < MAX_PASSED_OVER) {
-                        skipped.push((path, reason));
-                    }
-                }
-            }
-        }
-        true
-    }
-}
-
-/// The names of the folders in `folder`; a folder that cannot be read has none.
-fn subfolders(folder: &OwnedFd) -> Vec<std::ffi::OsString> {
-    let Ok(entries) = rustix::fs::Dir::read_from(folder) else { return Vec::new() };
-    let is_folder = |entry: &rustix::fs::DirEntry| match entry.file_type() {
-        FileType::Directory => true,
-        FileType::Unknown => {
-            beneath::facts_at(folder, entry.file_name()).is_ok_and(|f| f.kind == FileType::Directory)
-        }
-        _ => false,
-    };
-    let names = entries.flatten().take(usize::try_from(MAX_ENTRIES).unwrap_or(usize::MAX));
-    let mut names: Vec<_> = names
-        .filter(|e| e.file_name() != c"." && e.file_name() != c".." && is_folder(e))
-        .map(|e| std::ffi::OsString::from_vec(e.file_name().to_bytes().to_vec()))
-        .collect();
-    names.sort_unstable();
-    names
-}
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use rustix::fs::FileType;
 
+use super::age_clock::Present;
 use super::beneath;
 use super::cleaners::Look;
 use super::forbidden;
@@ -19,8 +20,9 @@ use super::quarantine::Root;
 use super::rotation::newest_of_each_family;
 use super::survey::may_be_judged;
 
-/// Most entries of one folder that are looked at to find out which of its files are the newest.
-const MAX_FOLDER_ENTRIES: usize = 200_000;
+/// Most entries of one folder that are looked at to find out which of its files are the newest; of one with more,
+/// nothing goes.
+pub(super) const MAX_FOLDER_ENTRIES: usize = 200_000;
 
 /// What stays in one folder whatever a plan says; read once an action, before anything in it is removed.
 #[derive(Debug)]
@@ -73,12 +75,10 @@ impl Neighbours {
 
 /// Why nothing in the folder at `relative` may go, whatever lies in it.
 fn why_shunned(rules: &RootRules, root: &Root, relative: &Path) -> Option<String> {
-    if let Some(why) = forbidden::why_folder_is_out(&root.path.join(relative), rules.policy.cleaner) {
+    if let Some(why) = forbidden::why_folder_is_out(&root.path.join(relative), &rules.policy) {
         return Some(why);
     }
-    if !rules.kind().keeps_away_from_databases(&rules.policy) {
-        return None;
-    }
+    let shuns_databases = rules.kind().keeps_away_from_databases(&rules.policy);
     let mut above: Vec<&Path> = relative.ancestors().collect();
     above.reverse();
     above.into_iter().find_map(|relative| {
@@ -86,6 +86,12 @@ fn why_shunned(rules: &RootRules, root: &Root, relative: &Path) -> Option<String
             Ok(folder) => folder,
             Err(error) => return Some(format!("a folder above it cannot be looked at: {error}")),
         };
+        if let Some(marker) = forbidden::storage_marker_in(&folder) {
+            return Some(marker.said("a folder above it"));
+        }
+        if !shuns_databases {
+            return None;
+        }
         rules.kind().shuns(&root.ground, &folder, relative).or_else(|| {
             let marker = forbidden::database_marker_in(&folder)?;
             Some(format!("{marker} marks a folder above it as a database's"))
@@ -98,7 +104,7 @@ pub(super) fn vet(
     look: &Look<'_>,
     neighbours: &Neighbours,
     file: &OwnedFd,
-    now_wall_ns: i64,
+    now: Present,
 ) -> Result<(), String> {
     let (rules, relative, facts) = (look.rules, look.relative, look.facts);
     if let Some(why) = &neighbours.refused {
@@ -114,7 +120,7 @@ pub(super) fn vet(
         NameVerdict::Taken(_) => rules.kind().demand(look)?,
     }
     rules.judge_owner(facts.uid)?;
-    rules.judge_age(&Times::of(facts, look.ground), now_wall_ns)?;
+    rules.judge_age(&Times::of(facts, look.ground), now)?;
     let name = relative.file_name().unwrap_or_default().as_bytes();
     if neighbours.newest.contains(name) {
         return Err(format!("it is among the newest of {}, which stay", rules.kind().family_word()));

@@ -15,6 +15,7 @@ use super::held_links::HeldAside;
 use super::hold::{HeldThing, HoldSet, MAX_HOLDS, NodeHold};
 use super::hold_line::HeldNow;
 use super::ledger::{Source, Spending};
+use super::leftovers::{Leftover, Restored};
 use super::plan::Candidate;
 
 pub(super) fn refusals_to_wire(refusals: &[Refusal]) -> Vec<wire::Refusal> {
@@ -103,6 +104,28 @@ pub(super) fn held_from_wire(held: wire::HeldNow) -> HeldNow {
         HoldSet::Unknown(held.unknown)
     };
     HeldNow { set, host_root }
+}
+
+/// What a step did with what was left in quarantine.
+pub(super) fn restored_to_wire(step: Restored) -> wire::Restored {
+    let one = |l: Leftover| wire::Leftover {
+        quarantined: l.quarantined,
+        original: l.original,
+        restored: l.restored,
+        detail: l.detail,
+    };
+    wire::Restored { leftovers: step.leftovers.into_iter().map(one).collect(), more: step.more }
+}
+
+/// What an executor says that it did.
+pub(super) fn restored_from_wire(step: wire::Restored) -> Restored {
+    let one = |l: wire::Leftover| Leftover {
+        quarantined: l.quarantined,
+        original: l.original,
+        restored: l.restored,
+        detail: l.detail,
+    };
+    Restored { leftovers: step.leftovers.into_iter().map(one).collect(), more: step.more }
 }
 
 /// What is kept aside, for the agent and for the collector.

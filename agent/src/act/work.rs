@@ -2,8 +2,9 @@
 //!
 //! The core never waits for the executor; a job that cannot be done comes back as a result that says why.
 
+mod launch;
+
 use std::cell::RefCell;
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
@@ -13,15 +14,15 @@ use dogwatch::clock;
 use dogwatch::record::{Action, ActionState, Body, ObjectOutcome, Refusal, Seq};
 
 use super::aside::Aside;
+use super::clock_file;
 use super::handle::{Backoff, Executor, ExecutorError, look_after, recall};
 use super::held_links::Step;
 use super::hold::HoldSet;
-use super::hold_line::HoldLine;
-use super::images::policy::ImagePolicy;
 use super::ledger::{Ledger, Source, Spending};
 use super::live::mask_tail;
 use super::plan::Survey;
-use super::policy::{Policy, ROOT_OFF, Rules};
+use super::policy::{ROOT_OFF, Rules};
+use super::quarantine::ROOT_ASTRAY;
 use super::real_path::{Place, find_apart};
 use super::remove::QUARANTINE_GONE;
 use super::shares;
@@ -29,11 +30,18 @@ use super::turn::Turn;
 use super::unfinished::Unfinished;
 use super::witness::Witness;
 use crate::tail::mask::Masker;
+pub use launch::{Begun, Children, ImageLaunch, Launch};
 
 /// A survey of a large log folder on a slow disk may take this long.
 const SURVEY_WAIT: Duration = Duration::from_secs(120);
 /// A step of a sweep for what is held may take this long: it ends after half a second, or with the file that it reads.
 const ASIDE_WAIT: Duration = Duration::from_secs(60);
+/// A step of putting back what was left in quarantine may take this long: it ends after half a second.
+const RESTORE_WAIT: Duration = Duration::from_secs(60);
+/// Between two of those steps while nothing else is to be done.
+const RESTORE_PAUSE: Duration = Duration::from_millis(250);
+/// Before it is said what became of an earlier run's cleanup, quarantines are emptied for this long.
+const RESTORE_FIRST: Duration = Duration::from_secs(10);
 /// A cleanup may take this long before its child counts as hung. Far longer than it gives itself (120 s, images 300 s, and
 /// what it began by then): only a disk or a runtime that does not answer gets there.
 const APPLY_WAIT: Duration = Duration::from_secs(540);
@@ -41,6 +49,8 @@ const APPLY_WAIT: Duration = Duration::from_secs(540);
 /// Roots that could not be used are tried again this long after the last time, when a survey wants them: one that was not
 /// there may be, one without an inode for its quarantine may have got it. The executor opens roots at its start alone.
 const ROOTS_AGAIN: Duration = Duration::from_secs(60);
+/// The same while a survey is to go on where the last one ended.
+const ROOTS_AGAIN_AMID: Duration = Duration::from_secs(3_600);
 
 /// A path that a person named may take this long to be found: surveys and cleanups wait behind it.
 const FIND_WAIT: Duration = Duration::from_secs(2);
@@ -72,7 +82,8 @@ pub enum Job {
     Aside,
     /// Carry an action out. Its record is durable.
     Apply(Box<Action>),
-    /// Look what became of an action of an earlier run. What quarantines hold is put back by then, where there is an executor.
+    /// Look what became of an action of an earlier run. What quarantines hold is put back by then, where there is an executor
+    /// and that does not take long.
     Close(Box<Unfinished>),
     /// Look where a path really lies. It touches a disk, and may wait for it for a moment, so it is done here.
     Find {
@@ -117,80 +128,6 @@ pub enum Done {
     },
 }
 
-/// How the executor is started.
-#[derive(Debug, Clone)]
-pub struct Launch {
-    /// Its program: the agent's own.
-    pub program: PathBuf,
-    /// Arguments that lead to [`super::executor::child_main`].
-    pub args: Vec<OsString>,
-    /// What it obeys.
-    pub policy: Policy,
-    /// The agent's state folder.
-    pub state_dir: PathBuf,
-    /// What it may not touch.
-    pub holds: HoldLine,
-    /// Kinds of secrets besides the built-in ones, and their patterns: what a record keeps of a log is masked.
-    pub masks: Vec<(String, String)>,
-    /// The other child, where images may go.
-    pub images: Option<ImageLaunch>,
-}
-
-/// How the image keeper is started: by the same program.
-#[derive(Debug, Clone)]
-pub struct ImageLaunch {
-    /// Arguments that lead to [`super::images::child::child_main`].
-    pub args: Vec<OsString>,
-    /// What it obeys.
-    pub policy: ImagePolicy,
-    /// The host's root as it sees it.
-    pub host_root: PathBuf,
-}
-
-/// The children, started before anything was parsed.
-#[derive(Debug)]
-pub struct Children {
-    /// The executor.
-    pub executor: Result<Executor, ExecutorError>,
-    /// The image keeper, where there is to be one.
-    pub images: Option<Result<Executor, ExecutorError>>,
-}
-
-impl Launch {
-    /// Starts an image keeper and tells it what is held.
-    ///
-    /// # Errors
-    /// [`ExecutorError`].
-    pub fn start_image_keeper(&self, images: &ImageLaunch) -> Result<Executor, ExecutorError> {
-        let policy = images.policy.clone();
-        let keeper = Executor::spawn_image_keeper(
-            &self.program,
-            &images.args,
-            policy,
-            &self.state_dir,
-            &images.host_root,
-        )?;
-        keeper.hold(&self.holds);
-        Ok(keeper)
-    }
-
-    /// Starts both children.
-    pub fn start_all(&self) -> Children {
-        let images = self.images.as_ref().map(|i| self.start_image_keeper(i));
-        Children { executor: self.start(), images }
-    }
-
-    /// Starts an executor and tells it what is held.
-    ///
-    /// # Errors
-    /// [`ExecutorError`].
-    pub fn start(&self) -> Result<Executor, ExecutorError> {
-        let executor = Executor::spawn(&self.program, &self.args, self.policy.clone(), &self.state_dir)?;
-        executor.hold(&self.holds);
-        Ok(executor)
-    }
-}
-
 /// Works until the sender of the jobs is gone. `first` are the children that were started before anything was parsed;
 /// `witness` keeps what files are about to go; `spent` is what earlier runs spent of the hourly budgets.
 pub fn run(
@@ -202,15 +139,19 @@ pub fn run(
     done: impl Fn(Done),
     unable: impl Fn(Vec<String>),
 ) {
+    let clock_kept = clock_file::start(&launch.state_dir);
+    if let Err(error) = &clock_kept {
+        tracing::warn!(%error, "how the clock stands cannot be kept over a restart");
+    }
     // The executor, which has the same one, says what is wrong with it.
     let rules = Rules::new(launch.policy.clone()).unwrap_or_else(|_| Rules::nothing());
     let spent = RefCell::new(spent);
-    let start = Box::new(|| told(launch.start()?, &spent, Source::is_of_files));
+    let start = Box::new(|| told(launch.ready(launch.begin_executor())?, &spent, Source::is_of_files));
     let first_told = first.executor.and_then(|e| told(e, &spent, Source::is_of_files));
     let mut files = Keeper::new("clean up", start, first_told, Some(Arc::clone(&witness)));
     let mut images = launch.images.as_ref().zip(first.images).map(|(how, first)| {
         let images = |keeper| told(keeper, &spent, |source| source == Source::Images);
-        let start = Box::new(move || images(launch.start_image_keeper(how)?));
+        let start = Box::new(move || images(launch.ready(launch.begin_image_keeper(how))?));
         Keeper::new("remove images", start, first.and_then(images), None)
     });
     let tell = |files: &Keeper<'_>, images: &Option<Keeper<'_>>| {
@@ -221,7 +162,8 @@ pub fn run(
     let aside = Aside::new(FIND_WAIT);
     let mut turn = Turn::new(Instant::now());
     loop {
-        let job = match jobs.recv_timeout(turn.wait(Instant::now())) {
+        let now = Instant::now();
+        let job = match jobs.recv_timeout(turn.wait(now).min(files.restores_in(now))) {
             Ok(Job::Find { command, path }) => {
                 let result = find_apart(&launch.holds.now().host_root, &path, &aside);
                 done(Done::Found { command, result });
@@ -237,7 +179,8 @@ pub fn run(
         };
         let held = || matches!(&launch.holds.now().set, HoldSet::Known(holds) if !holds.is_empty());
         let sweeps = turn.is_due(Instant::now(), held());
-        if job.is_none() && !sweeps {
+        let restores = files.restores_in(Instant::now()).is_zero();
+        if job.is_none() && !sweeps && !restores {
             continue;
         }
         let again = files.revive() | images.as_mut().is_some_and(Keeper::revive);
@@ -278,11 +221,15 @@ pub fn run(
                 done(Done::Applied(Box::new(applied)));
             }
             Some(Job::Close(unfinished)) => {
+                files.restore(RESTORE_FIRST);
                 let closed = unfinished.close();
                 tracing::warn!(action = closed.id, mount = closed.mount, "{}", closed.detail);
                 done(Done::Closed(Box::new(closed)));
             }
             Some(Job::Aside | Job::Find { .. }) | None => {}
+        }
+        if restores {
+            files.restore(Duration::ZERO);
         }
         if sweeps {
             let may_release = launch.holds.is_durable();
@@ -349,8 +296,12 @@ struct Keeper<'a> {
     not_before: Option<Instant>,
     /// When roots were opened last.
     roots_at: Instant,
-    /// Whether a root's quarantine was taken away.
-    lost_a_quarantine: bool,
+    /// Whether a root's quarantine was taken away, or its folder moved.
+    lost_a_root: bool,
+    /// Whether the last survey came to no end, so that the next one goes on there.
+    unfinished: bool,
+    /// When the next step of putting back what was left in quarantine is due, where there may be more.
+    restores_at: Option<Instant>,
 }
 
 impl<'a> Keeper<'a> {
@@ -370,23 +321,24 @@ impl<'a> Keeper<'a> {
             backoff,
             not_before: None,
             roots_at: Instant::now(),
-            lost_a_quarantine: false,
+            lost_a_root: false,
+            unfinished: false,
+            restores_at: None,
         };
         keeper.unable = keeper.take(first);
         keeper
     }
 
     fn take(&mut self, started: Result<Executor, ExecutorError>) -> Vec<String> {
-        (self.roots_at, self.lost_a_quarantine) = (Instant::now(), false);
+        (self.roots_at, self.lost_a_root) = (Instant::now(), false);
         match started {
             Ok(mut executor) => {
                 if let Some(witness) = &self.witness {
                     executor.witnessed_by(Arc::clone(witness));
                 }
                 let unable = executor.unable();
-                for leftover in &executor.ready().leftovers {
-                    tracing::warn!(?leftover, "an earlier cleanup was cut short");
-                }
+                // The image keeper has no quarantine.
+                self.restores_at = self.witness.is_some().then(Instant::now);
                 self.executor = Some(executor);
                 unable
             }
@@ -394,6 +346,40 @@ impl<'a> Keeper<'a> {
                 self.failed();
                 tracing::error!(error = %e, what = self.what, "this is not done until the child starts");
                 vec![format!("{}: {e}", self.what)]
+            }
+        }
+    }
+
+    /// How long until the next step of putting back what was left in quarantine; very long, where there is none.
+    fn restores_in(&self, now: Instant) -> Duration {
+        let running = self.restores_at.filter(|_| self.executor.is_some());
+        running.map_or(Duration::MAX, |at| at.saturating_duration_since(now))
+    }
+
+    /// Has what was left in quarantine put back: one step of it, and more for up to `so_long`.
+    fn restore(&mut self, so_long: Duration) {
+        let until = Instant::now() + so_long;
+        while self.restores_at.is_some() {
+            let Some(executor) = self.executor.as_mut() else { break };
+            let step = executor.restore(RESTORE_WAIT);
+            let now = Instant::now();
+            match step {
+                Ok(step) => {
+                    for leftover in &step.leftovers {
+                        tracing::warn!(?leftover, "an earlier cleanup was cut short");
+                    }
+                    self.restores_at = step.more.then_some(now + RESTORE_PAUSE);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "what was left in quarantine could not be put back");
+                    self.restores_at = None;
+                    if error.is_fatal() {
+                        self.failed();
+                    }
+                }
+            }
+            if now >= until {
+                break;
             }
         }
     }
@@ -406,7 +392,9 @@ impl<'a> Keeper<'a> {
                 // A root that the configuration switched off is not to be opened.
                 r.unusable.as_ref().is_some_and(|why| why != ROOT_OFF)
             });
-        self.lost_a_quarantine || lacks && self.roots_at.elapsed() >= ROOTS_AGAIN
+        // Where a survey goes on is forgotten with the executor.
+        let wait = if self.unfinished { ROOTS_AGAIN_AMID } else { ROOTS_AGAIN };
+        self.lost_a_root || lacks && self.roots_at.elapsed() >= wait
     }
 
     /// Starts it again, to open roots that it could not use.
@@ -440,12 +428,19 @@ impl<'a> Keeper<'a> {
         let Some(executor) = self.executor.as_mut() else {
             return Err("the child that would know is not running".to_owned());
         };
-        executor.survey(device, SURVEY_WAIT).map_err(|e| {
-            if e.is_fatal() {
-                self.failed();
+        match executor.survey(device, SURVEY_WAIT) {
+            Ok(survey) => {
+                self.unfinished = survey.partial.is_some();
+                self.lost_a_root |= survey.passed_over.iter().any(|r| r.reason.starts_with(ROOT_ASTRAY));
+                Ok(survey)
             }
-            e.to_string()
-        })
+            Err(e) => {
+                if e.is_fatal() {
+                    self.failed();
+                }
+                Err(e.to_string())
+            }
+        }
     }
 
     fn aside(&mut self, may_release: bool) -> Option<Step> {
@@ -502,7 +497,9 @@ impl<'a> Keeper<'a> {
         let result = executor.apply_told(action, APPLY_WAIT, told);
         match &result {
             Ok(applied) => {
-                self.lost_a_quarantine |= applied.refused.iter().any(|r| r.reason.contains(QUARANTINE_GONE));
+                let tells =
+                    |r: &Refusal| [QUARANTINE_GONE, ROOT_ASTRAY].iter().any(|why| r.reason.contains(why));
+                self.lost_a_root |= applied.refused.iter().any(tells);
             }
             Err(_) => recall(action, executor.seen()),
         }

@@ -1,7 +1,8 @@
 //! Cleanup's configuration: the mode, the budgets, and a root for each folder in which a cleaner may work.
 //!
 //! What is not given a root has as its cleaner ships it. Every mistake is told with its key and what to write instead;
-//! what a whole root means is judged by [`Policy::validate`], of which the executor asks the same questions again.
+//! what a whole root means is judged by [`Policy::mistakes`], of which the executor asks the same questions again. What a
+//! look at the node says of a root is no mistake here ([`Policy::unusable`]): the executor leaves such a root alone and says so.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use std::time::Duration;
 use dogwatch::config::Section;
 use dogwatch::record::CleanupMode;
 
-use crate::act::policy::{Budgets, Cleaner, MAX_DEPTH, MAX_OBJECTS, Policy, RootPolicy};
+use crate::act::policy::{Budgets, Cleaner, MAX_DEPTH, MAX_OBJECTS, NO_USER, Policy, RootPolicy, users_of};
 
 /// The host's table of users is read to here.
 const MAX_USERS_BYTES: u64 = 4 << 20;
@@ -24,7 +25,7 @@ pub(super) fn policy(s: &mut Section, state_dir: &Path, host_root: &Path) -> Pol
     let roots = s.each("roots", |r| root(r, host_root)).unwrap_or_else(shipped);
     let budgets = budgets(s, Budgets::default());
     let policy = Policy { mode, roots, budgets };
-    for p in policy.validate(state_dir) {
+    for p in policy.mistakes(state_dir) {
         s.problem(&p.key, &p.value, p.reason, p.remedy);
     }
     policy
@@ -61,19 +62,13 @@ fn root(r: &mut Section, host_root: &Path) -> RootPolicy {
     root
 }
 
-/// The user whose files alone may go: an id, or a name in the host's table of users.
+/// The user whose files alone may go: an id, or a name in the host's table of users. A name that is not there means nobody.
 fn owner(r: &mut Section, host_root: &Path) -> Option<u32> {
     let text = r.text("owner")?;
     if let Ok(uid) = text.parse() {
         return Some(uid);
     }
-    let users = host_root.join("etc/passwd");
-    let known = uid_of(&users, &text);
-    if known.is_none() {
-        let reason = format!("no user of that name stands in {}", users.display());
-        r.problem("owner", &text, reason, "write the user's id");
-    }
-    known
+    Some(uid_of(&users_of(host_root), &text).unwrap_or(NO_USER))
 }
 
 /// The id of the user `name` in a table of passwd(5).

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dogwatch::clock;
-use dogwatch::record::{Fact, Finding, FindingState};
+use dogwatch::record::{Fact, Finding, FindingState, Moment};
 
 use super::Core;
 use super::causes::{bounded, is_about_filling};
@@ -22,11 +22,21 @@ const MAX_NAMED: usize = 3;
 const FIRST: &str = "growing_folder_1";
 /// Mounts of which it is kept: as many as are walked.
 const MAX_MOUNTS: usize = 64;
+/// A walk that ended longer ago accuses no pod: others may have written since.
+const FRESH_NS: u64 = 10 * 60 * 1_000_000_000;
 /// A folder with this part of the mount's growth is the cause as far as folders go.
 const MOST: f64 = 0.8;
 
 /// The newest of each mount.
-pub(super) type Grows = BTreeMap<String, Arc<Grown>>;
+pub(super) type Grows = BTreeMap<String, Walked>;
+
+/// A walk that came to its end.
+#[derive(Debug, Clone)]
+pub(super) struct Walked {
+    /// CLOCK_BOOTTIME then.
+    boot_ns: u64,
+    grown: Arc<Grown>,
+}
 
 impl Core {
     /// Has the mount of a finding walked that was raised or said again.
@@ -44,36 +54,28 @@ impl Core {
     pub(super) fn on_grown(&mut self, grown: Arc<Grown>) {
         let mount = grown.mount.clone();
         let lead = |g: &Grown| first(g).map(|(growth, _)| growth.path.clone());
-        let before = self.grows.get(&mount).and_then(|g| lead(g));
+        let before = self.grows.get(&mount).and_then(|w| lead(&w.grown));
         let now_leads = lead(&grown);
         if self.grows.len() >= MAX_MOUNTS && !self.grows.contains_key(&mount) {
             return;
         }
-        self.grows.insert(mount.clone(), grown);
+        self.grows.insert(mount.clone(), Walked { boot_ns: clock::now().boot_ns, grown });
         if now_leads.is_none() || now_leads == before {
             return;
         }
-        let now = clock::now();
-        let of_mount = |f: &&Finding| {
-            f.subject.kind == "mount" && f.subject.name == mount && TRIGGERS.contains(&f.rule.as_str())
-        };
-        let again: Vec<Finding> = self.detectors.active().into_iter().filter(of_mount).cloned().collect();
-        for mut finding in again {
-            finding.state = FindingState::Updated;
-            self.say(now, finding);
-        }
+        self.tell_again(&mount);
     }
 
     /// Adds to a mount's finding which of its folders grow.
-    pub(super) fn tell_growth(&self, finding: &mut Finding) {
+    pub(super) fn tell_growth(&self, at: Moment, finding: &mut Finding) {
         if !is_about_filling(finding)
             || finding.state == FindingState::Cleared
             || finding.facts.iter().any(|f| f.key == FIRST)
         {
             return;
         }
-        let Some(grown) = self.grows.get(&finding.subject.name) else { return };
-        tell(grown, finding);
+        let Some(Walked { boot_ns, grown }) = self.grows.get(&finding.subject.name) else { return };
+        tell(grown, at.boot_ns.saturating_sub(*boot_ns) <= FRESH_NS, finding);
     }
 }
 
@@ -81,7 +83,7 @@ fn first(grown: &Grown) -> Option<&(Growth, Option<Owner>)> {
     grown.folders.as_ref().and_then(|f| f.first())
 }
 
-fn tell(grown: &Grown, finding: &mut Finding) {
+fn tell(grown: &Grown, is_fresh: bool, finding: &mut Finding) {
     let Some((growth, owner)) = first(grown) else { return };
     let named = grown.folders.iter().flatten().take(MAX_NAMED).enumerate();
     let facts = named.map(|(n, (g, o))| Fact::new(format!("growing_folder_{}", n + 1), said(g, o.as_ref())));
@@ -100,9 +102,11 @@ fn tell(grown: &Grown, finding: &mut Finding) {
         finding.summary =
             format!("{}; {}", finding.summary.trim_end_matches('.'), said(growth, owner.as_ref()));
     }
-    // A folder that is one pod's by the node's own layout, with most of the growth, is that pod's doing: nobody else is given it.
-    if finding.pod.is_none() && nobody_is_named && of_all.is_some_and(|share| share >= MOST) {
-        finding.pod = owner.as_ref().map(|o| o.pod.clone());
+    // A folder that is one pod's by the node's own layout, with most of the growth, is that pod's doing as long as it grows:
+    // nobody else is given it.
+    let grows = is_fresh && growth.bytes_per_second >= 1.0;
+    if grows && finding.pod.is_none() && nobody_is_named && of_all.is_some_and(|share| share >= MOST) {
+        finding.pod = owner.as_ref().filter(|o| o.is_alone).map(|o| o.pod.clone());
     }
 }
 
@@ -176,7 +180,7 @@ mod tests {
     #[test]
     fn a_folder_is_told_where_no_writer_is_seen() {
         let mut told = finding();
-        tell(&grown(3 * GIB, None), &mut told);
+        tell(&grown(3 * GIB, None), true, &mut told);
         assert_eq!(
             told.summary,
             "/ is 86 % full; /srv/app/tmp +3.0 GiB since 2026-11-21 02:04 UTC, 42.0 MiB/s of late"
@@ -185,16 +189,16 @@ mod tests {
         assert_eq!((told.facts[0].key.as_str(), told.pod), (FIRST, None));
         let mut with_writer = finding();
         with_writer.facts.push(Fact::new("writer_1", "x"));
-        tell(&grown(3 * GIB, None), &mut with_writer);
+        tell(&grown(3 * GIB, None), true, &mut with_writer);
         assert_eq!(with_writer.summary, "/ is 86 % full.", "the writer is what the summary names");
     }
 
     #[test]
     fn a_pod_is_named_only_by_its_own_folder_with_most_of_the_growth() {
         let pod = Pod { namespace: "shop".into(), name: "web-1".into(), uid: "u".into(), ..Pod::default() };
-        let owner = || Some(Owner { pod: pod.clone(), part: "emptyDir cache".into() });
+        let owner = || Some(Owner { pod: pod.clone(), part: "emptyDir cache".into(), is_alone: true });
         let mut told = finding();
-        tell(&grown(3 * GIB, owner()), &mut told);
+        tell(&grown(3 * GIB, owner()), true, &mut told);
         assert_eq!(told.pod.as_ref(), Some(&pod));
         assert!(
             told.summary.contains("/srv/app/tmp (emptyDir cache of pod shop/web-1) +3.0 GiB"),
@@ -202,10 +206,21 @@ mod tests {
             told.summary
         );
         let mut part = finding();
-        tell(&grown(8 * GIB, owner()), &mut part);
+        tell(&grown(8 * GIB, owner()), true, &mut part);
         assert_eq!(part.pod, None, "three of eight is not most");
+        // Others may write there too, or have written since.
+        let mut stale = finding();
+        tell(&grown(3 * GIB, owner()), false, &mut stale);
+        let shared = owner().map(|o| Owner { is_alone: false, ..o });
+        let mut volume = finding();
+        tell(&grown(3 * GIB, shared), true, &mut volume);
+        let mut over = grown(3 * GIB, owner());
+        over.folders.iter_mut().flatten().for_each(|(g, _)| g.bytes_per_second = 0.0);
+        let mut calm = finding();
+        tell(&over, true, &mut calm);
+        assert_eq!((stale.pod, volume.pod, calm.pod), (None, None, None));
         let mut nothing = finding();
-        tell(&Grown { folders: Some(Vec::new()), ..grown(0, None) }, &mut nothing);
+        tell(&Grown { folders: Some(Vec::new()), ..grown(0, None) }, true, &mut nothing);
         assert_eq!(nothing, finding());
     }
 }

@@ -34,8 +34,8 @@ pub struct Held {
     pub places: Vec<Hold>,
     /// Ids of those on paths at which nothing is now.
     pub absent: Vec<String>,
-    /// Whether it is durable; if not, why.
-    pub kept: Result<(), String>,
+    /// Whether it is durable; if not, why. `None`: it is what the last run kept, and answers nobody.
+    pub kept: Option<Result<(), String>>,
     /// Why what is held is not known, if it is not.
     pub unknown: Option<String>,
 }
@@ -145,12 +145,13 @@ impl Core {
         self.wires.figures.holds.store(held.count as u64, Ordering::Relaxed);
         self.holds.unable = match (&held.unknown, &held.kept) {
             (Some(why), _) => Some(format!("clean up: what is held is not known: {why}")),
-            (None, Err(why)) => Some(format!("keep what is held over a restart: {why}")),
-            (None, Ok(())) => None,
+            (None, Some(Err(why))) => Some(format!("keep what is held over a restart: {why}")),
+            (None, _) => None,
         };
-        // The first one tells what the last run kept, and answers nobody.
+        // A set may have come before that was told.
+        let Some(kept) = held.kept else { return };
         let Some(call) = self.holds.waiting.pop_front() else { return };
-        match held.kept {
+        match kept {
             Ok(()) => {
                 let id = call.command.id.clone();
                 // Whoever asked may have gone away; it asks again when it is back.
@@ -262,7 +263,7 @@ pub(super) mod tests {
                 count: paths.len(),
                 places: Vec::new(),
                 absent: Vec::new(),
-                kept: Ok(()),
+                kept: Some(Ok(())),
                 unknown: None,
             });
             core.wires.recorder.next_seq(Stream::Urgent) - before
@@ -275,5 +276,18 @@ pub(super) mod tests {
         assert_eq!(notes(&["/a", "/b"]), 1);
         assert_eq!(notes(&[]), 1, "that it is over is news");
         assert_eq!(notes(&[]), 0);
+    }
+
+    #[test]
+    fn a_set_that_waits_is_not_answered_by_what_the_last_run_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut core, _kept) = core(dir.path());
+        let (reply, mut answer) = oneshot::channel();
+        core.on_holds(set(&["/a"]), CommandCall { command: wire::Command::default(), reply });
+        let held = |kept| Held { count: 0, places: Vec::new(), absent: Vec::new(), kept, unknown: None };
+        core.on_held(held(None));
+        assert!(answer.try_recv().is_err(), "it is not kept yet");
+        core.on_held(held(Some(Ok(()))));
+        assert!(answer.try_recv().unwrap().ok);
     }
 }

@@ -7,6 +7,7 @@ use dogwatch::record::{Fact, Finding, Severity, Subject};
 
 use super::case::Tick;
 use super::config::{DetectConfig, DiskErrorConfig, Hold};
+use super::kernel::is_of_a_process;
 use super::known::{Known, Scene};
 use super::watch::{Detector, Verdict, Watch, Words, one_watch};
 use super::window::Windows;
@@ -64,6 +65,9 @@ impl DiskErrorDetector {
 
 /// The device that a kernel line says has failed, and how bad it is.
 pub(super) fn failed_device(text: &str) -> Option<(&str, Severity)> {
+    if is_of_a_process(text) {
+        return None;
+    }
     let (device, severity) = block_error(text).or_else(|| filesystem_error(text))?;
     // Optical drives and floppies fail whenever they are empty.
     let absent_medium = |kind: &str| {
@@ -274,6 +278,7 @@ mod tests {
             "a program writes: I/O error, dev sda, sector 1",
             "I/O error, dev ",
             "I/O error, dev \u{1b}[2J, sector 1",
+            "XFS (sda): x[7]: segfault at 0 ip 1 sp 2 error 4 in Shutting down filesystem[400000+1000]",
             "",
         ] {
             assert_eq!(failed_device(nothing), None, "{nothing}");

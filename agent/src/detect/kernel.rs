@@ -31,9 +31,28 @@ impl KernelDetector {
     }
 }
 
+/// Whether the line begins with the name and number of a process, as `name[123]: segfault at …` (`show_signal_msg`) and
+/// `name (123): …` do. Whoever runs a process names it, and the file that the rest of such a line names: a pod can make it read
+/// like anything, and it says nothing of the kernel.
+pub(super) fn is_of_a_process(text: &str) -> bool {
+    // A name has 15 bytes at most (`TASK_COMM_LEN`).
+    text.char_indices().take(18).any(|(at, c)| {
+        let closed = match c {
+            '[' => ']',
+            '(' => ')',
+            _ => return false,
+        };
+        let number = text[at + 1..].split(closed).next().unwrap_or_default();
+        !number.is_empty() && number.len() <= 10 && number.bytes().all(|b| b.is_ascii_digit())
+    })
+}
+
 /// What the line says happened: kind, meaning, severity.
 pub(super) fn trouble(text: &str) -> Option<(&'static str, &'static str, Severity)> {
     use Severity::{Critical, High, Low, Medium};
+    if is_of_a_process(text) {
+        return None;
+    }
     let mut line = text;
     for prefix in ["watchdog: ", "NMI watchdog: ", "Watchdog ", "rcu: ", "rcu:\t"] {
         line = line.strip_prefix(prefix).unwrap_or(line);
@@ -145,6 +164,12 @@ mod tests {
             "WARNING: CPU: 1 PID: 2 at kernel/x.c:3",
             "audit: BUG: soft lockup",
             "x[1]: segfault at 0 ip 1 sp 2 error 4",
+            // Processes and files that were given such names.
+            "Oops: [4711]: segfault at 0 ip 1 sp 2 error 4 in x[400000+1000]",
+            "kernel BUG at [[7]: segfault at 0 ip 1 sp 2 error 4 in x[400000+1000]",
+            "INFO: rcu[7]: segfault at 0 ip 1 sp 2 error 4 in self-detected stall on CPU[400000+1000]",
+            "EDAC a: 1 UE [7]: segfault at 0 ip 1 sp 2 error 4",
+            "Oops:  (4711): Using mlock ulimits for SHM_HUGETLB is deprecated",
             "",
         ] {
             assert_eq!(trouble(nothing), None, "{nothing}");

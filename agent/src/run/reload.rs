@@ -3,6 +3,9 @@
 //! Applied at once: the log's level, thresholds, how often a sample is sent that nothing cites, and the cleanup mode for
 //! what the node does by itself. Roots and budgets are the executor's, which was given them before anything untrusted was
 //! read and takes no others; like every other key they are named with "restart to apply".
+//!
+//! A configuration with mistakes changes nothing, but for one: a cleanup mode that is written there and is tighter than the
+//! one in force applies at once, whatever else is wrong. Nobody who takes the node out of `auto` has to mend a rule first.
 
 use std::sync::mpsc::SyncSender;
 
@@ -13,7 +16,7 @@ use dogwatch::supervise::Stop;
 use dogwatch::telemetry;
 use tokio::sync::watch;
 
-use crate::config::Config;
+use crate::config::{Config, Read};
 use crate::core::{Live, Message, Reload};
 
 /// Keys and sections that are applied while the agent runs.
@@ -51,9 +54,9 @@ pub(super) async fn follow(
             () = stop.wait() => return Ok(()),
             path = watcher.next() => path,
         };
-        let load = move || Config::load_keys(path.as_deref(), std::env::vars());
-        let loaded = tokio::task::spawn_blocking(load).await.map_err(|e| e.to_string())?;
-        let reload = state.take(loaded, &told);
+        let read = move || Config::read(path.as_deref(), std::env::vars());
+        let read = tokio::task::spawn_blocking(read).await.map_err(|e| e.to_string())?;
+        let reload = state.take(read, &told);
         let inbox = told.inbox.clone();
         // The core may be busy for a moment; where it is gone the agent is ending.
         let _ = tokio::task::spawn_blocking(move || inbox.send(Message::Reload(Box::new(reload)))).await;
@@ -69,16 +72,23 @@ struct State {
 }
 
 impl State {
-    fn take(&mut self, loaded: Result<(Config, Keys), Problems>, told: &Told) -> Reload {
-        let (new, keys) = match loaded {
-            Ok(loaded) => loaded,
-            Err(problems) => {
-                told.outcome.bad();
-                let text = rejected(&problems);
-                tracing::error!("{text}");
-                return Reload { told: cut(text), live: None };
+    fn take(&mut self, read: Read, told: &Told) -> Reload {
+        let (new, keys) = (read.config, read.keys);
+        if let Some(problems) = read.problems {
+            told.outcome.bad();
+            let mut text = rejected(&problems);
+            let tighter = tighter_mode(&new, &keys, &problems, self.config.policy.mode);
+            if let Some((mode, written)) = tighter {
+                self.config.policy.mode = mode;
+                self.keys.insert(MODE.to_owned(), written.clone());
+                told.mode.send_replace(mode);
+                text = format!(
+                    "{MODE} is {written} from now on, since that is tighter than before; of the rest: {text}"
+                );
             }
-        };
+            tracing::error!("{text}");
+            return Reload { told: cut(text), live: tighter.is_some().then(|| self.live(None)) };
+        }
         let live: Vec<&str> = LIVE.into_iter().filter(|k| *k != MODE || self.may_switch_on).collect();
         let mut changes = Changes::between(&self.keys, &keys, &live);
         changes.apply(&mut self.keys, &keys);
@@ -89,12 +99,15 @@ impl State {
         });
         let text = changes.told();
         tracing::info!("{text}");
-        let live = Live {
+        Reload { told: cut(text), live: Some(self.live(detect)) }
+    }
+
+    fn live(&self, detect: Option<crate::detect::DetectConfig>) -> Live {
+        Live {
             detect: detect.map(Box::new),
             evidence_every: self.config.evidence_every,
             mode: self.config.policy.mode,
-        };
-        Reload { told: cut(text), live: Some(live) }
+        }
     }
 
     /// Takes over what applies at once. Gives back the thresholds if they changed.
@@ -126,20 +139,86 @@ impl State {
     }
 }
 
+/// The mode of `new`, and how it is written there, if it is and is tighter than the one `in_force`.
+fn tighter_mode<'k>(
+    new: &Config,
+    keys: &'k Keys,
+    problems: &Problems,
+    in_force: CleanupMode,
+) -> Option<(CleanupMode, &'k String)> {
+    use CleanupMode::{Auto, Off, Plan};
+    // What does not parse stands there as its default.
+    let written = keys.get(MODE).filter(|_| problems.list.iter().all(|p| p.key != MODE))?;
+    let mode = new.policy.mode;
+    matches!((mode, in_force), (Off, Plan | Auto) | (Plan, Auto)).then_some((mode, written))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn load(file: &std::path::Path, text: &str) -> Result<(Config, Keys), Problems> {
+    fn load(file: &std::path::Path, text: &str) -> Read {
         std::fs::write(file, text).unwrap();
-        Config::load_keys(Some(file), [("NODE_NAME".to_owned(), "n".to_owned())])
+        Config::read(Some(file), [("NODE_NAME".to_owned(), "n".to_owned())])
+    }
+
+    #[test]
+    fn a_tighter_mode_applies_whatever_else_is_wrong() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("agent.yaml");
+        let Read { config, keys, .. } = load(&file, "cleanup: { mode: auto }\n");
+        let mut state = State { may_switch_on: true, config, keys };
+        let (inbox, _held) = std::sync::mpsc::sync_channel(1);
+        let told = Told { inbox, mode: watch::Sender::new(CleanupMode::Auto), outcome: Outcome::default() };
+        let mut take = |text: &str| {
+            let reload = state.take(load(&file, text), &told);
+            (reload.told, reload.live.map(|live| live.mode), *told.mode.borrow())
+        };
+        let wrong = "sample: { every: never }\n";
+        for text in ["cleanup: { mode: palm }\n", "cleanup: [\n", &format!("cleanup: {{}}\n{wrong}")] {
+            let (said, live, mode) = take(text);
+            assert!(said.starts_with("the new configuration is not used"), "{said}");
+            assert_eq!((live, mode), (None, CleanupMode::Auto), "{text}");
+        }
+        let (said, live, mode) = take(&format!("cleanup: {{ mode: plan, rooots: [] }}\n{wrong}"));
+        assert!(said.starts_with("cleanup.mode is plan from now on"), "{said}");
+        assert!(said.contains("sample.every") && said.contains("cleanup.rooots"), "{said}");
+        assert_eq!((live, mode), (Some(CleanupMode::Plan), CleanupMode::Plan));
+        let (said, live, mode) = take(&format!("cleanup: {{ mode: auto }}\n{wrong}"));
+        assert_eq!((live, mode), (None, CleanupMode::Plan), "looser waits until all is right: {said}");
+        let (said, _, mode) = take("cleanup: { mode: auto }\n");
+        assert!(said.ends_with("applied: cleanup.mode"), "{said}");
+        assert_eq!(mode, CleanupMode::Auto);
+        let (_, live, mode) = take(&format!("cleanup: {{ mode: off }}\n{wrong}"));
+        assert_eq!((live, mode), (Some(CleanupMode::Off), CleanupMode::Off));
+    }
+
+    #[test]
+    fn what_lies_at_a_root_keeps_nobody_from_a_tighter_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("agent.yaml");
+        let out = dir.path().join("app/out");
+        std::fs::create_dir_all(&out).unwrap();
+        let text = |mode: &str| {
+            format!("cleanup: {{ mode: {mode}, roots: [{{ path: {}, min_age: 1h }}] }}\n", out.display())
+        };
+        let Read { config, keys, .. } = load(&file, &text("auto"));
+        let mut state = State { may_switch_on: true, config, keys };
+        let (inbox, _held) = std::sync::mpsc::sync_channel(1);
+        let told = Told { inbox, mode: watch::Sender::new(CleanupMode::Auto), outcome: Outcome::default() };
+        std::fs::remove_dir(&out).unwrap();
+        std::os::unix::fs::symlink("/nowhere", &out).unwrap();
+        std::fs::write(dir.path().join("app/dump.rdb"), "").unwrap();
+        let reload = state.take(load(&file, &text("plan")), &told);
+        assert!(reload.told.ends_with("applied: cleanup.mode"), "{}", reload.told);
+        assert_eq!(*told.mode.borrow(), CleanupMode::Plan);
     }
 
     #[test]
     fn what_applies_is_told_apart_from_what_needs_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("agent.yaml");
-        let (config, keys) = load(&file, "cleanup: { mode: plan }\n").unwrap();
+        let Read { config, keys, .. } = load(&file, "cleanup: { mode: plan }\n");
         let mut state = State { may_switch_on: true, config, keys };
         let (inbox, _held) = std::sync::mpsc::sync_channel(1);
         let told = Told { inbox, mode: watch::Sender::new(CleanupMode::Plan), outcome: Outcome::default() };
@@ -169,7 +248,7 @@ mod tests {
     fn an_executor_that_is_off_is_not_switched_on() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("agent.yaml");
-        let (config, keys) = load(&file, "cleanup: { mode: off }\n").unwrap();
+        let Read { config, keys, .. } = load(&file, "cleanup: { mode: off }\n");
         let mut state = State { may_switch_on: false, config, keys };
         let (inbox, _held) = std::sync::mpsc::sync_channel(1);
         let told = Told { inbox, mode: watch::Sender::new(CleanupMode::Off), outcome: Outcome::default() };

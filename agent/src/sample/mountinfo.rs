@@ -118,6 +118,28 @@ impl<'a> Entry<'a> {
         (&*self.fs == b"overlay" && !upper.contains(&b'\\')).then_some(upper)
     }
 
+    /// Where an overlay's layers and its working folder lie, as whoever mounted it named them; none of what is no overlay.
+    /// Those that were named from a folder (Docker's, where the line would be too long) are left out.
+    pub(crate) fn layers(&self) -> Vec<Vec<u8>> {
+        let mut all = Vec::new();
+        if &*self.fs != b"overlay" {
+            return all;
+        }
+        for option in self.super_options.split(|&b| b == b',') {
+            let mut parts = option.splitn(2, |&b| b == b'=');
+            let (Some(name), Some(value)) = (parts.next(), parts.next()) else { continue };
+            match name {
+                b"lowerdir" => all.extend(overlay_paths(&unescape(value), true)),
+                b"upperdir" | b"workdir" => all.extend(overlay_paths(&unescape(value), false)),
+                // One each, as it is (Linux 6.8).
+                b"lowerdir+" | b"datadir+" => all.push(unescape(value).into_owned()),
+                _ => {}
+            }
+        }
+        all.retain(|path| path.starts_with(b"/"));
+        all
+    }
+
     /// Whether its figures may be long in coming.
     pub(crate) fn is_remote(&self) -> bool {
         self.fs.starts_with(b"fuse.") || REMOTE.contains(&&*self.fs)
@@ -170,6 +192,15 @@ pub(crate) struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
+    /// Why it does not tell of every mount, or `None`.
+    pub(crate) fn lacks(&self) -> Option<String> {
+        match (self.beyond, self.malformed) {
+            (0, 0) => None,
+            (0, lines) => Some(format!("{lines} lines of the table of mounts are not understood")),
+            _ => Some(format!("the table of mounts is longer than is read of it ({MAX_MOUNTS} lines)")),
+        }
+    }
+
     /// The mount that `path` (absolute, without links) is on, as the kernel comes to it: from the process's root mount
     /// to what is mounted on it, and so on, so that a mount that a later one hides is none. `None` where the table does
     /// not tell.
@@ -240,6 +271,21 @@ fn parse_line(line: &[u8]) -> Option<Entry<'_>> {
         mount_options,
         super_options,
     })
+}
+
+/// The paths in an overlay's option, in which it escapes `:` and `\` by a `\` before them (its documentation, "Multiple lower
+/// layers"); several of them where it is a list.
+fn overlay_paths(text: &[u8], is_list: bool) -> Vec<Vec<u8>> {
+    let (mut all, mut path, mut bytes) = (Vec::new(), Vec::new(), text.iter());
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => path.extend(bytes.next()),
+            b':' if is_list => all.push(std::mem::take(&mut path)),
+            other => path.push(*other),
+        }
+    }
+    all.push(path);
+    all
 }
 
 fn number32(text: &[u8]) -> Option<u32> {

@@ -166,3 +166,34 @@ proptest! {
         prop_assert!(devices.len() <= chosen.len());
     }
 }
+
+#[test]
+fn an_overlay_names_its_layers() {
+    let layers = |fs: &str, options: &str| {
+        let line = format!("1 0 0:50 / / rw - {fs} x rw,{options}\n");
+        let table = parse(line.as_bytes());
+        let all: Vec<String> =
+            table.entries[0].layers().into_iter().map(|l| String::from_utf8(l).unwrap()).collect();
+        all
+    };
+    let plain = layers("overlay", "lowerdir=/a:/b::/c,upperdir=/up,workdir=/work,index=off");
+    assert_eq!(plain, ["/a", "/b", "/c", "/up", "/work"]);
+    // The kernel escapes a comma and a backslash, overlay a colon.
+    assert_eq!(
+        layers("overlay", r"lowerdir=/a\134:b:/c\054d,upperdir=/e\134\134f"),
+        ["/a:b", "/c,d", r"/e\f"]
+    );
+    assert_eq!(layers("overlay", "lowerdir+=/a:b,lowerdir+=/c,datadir+=/d"), ["/a:b", "/c", "/d"]);
+    assert_eq!(layers("overlay", "lowerdir=l/AB:/c"), ["/c"], "from a folder that nobody knows");
+    assert_eq!(layers("fuse.thing", "lowerdir=/a"), [""; 0]);
+}
+
+#[test]
+fn a_table_says_what_it_lacks() {
+    let line = "1 0 8:1 / / rw - ext4 /dev/a rw\n";
+    assert_eq!(parse(line.as_bytes()).lacks(), None);
+    assert!(parse(format!("{line}x\n").as_bytes()).lacks().unwrap().starts_with("1 lines"));
+    for long in [line.repeat(MAX_MOUNTS + 1), format!("{line}{}", line.trim_end())] {
+        assert!(parse(long.as_bytes()).lacks().unwrap().contains("longer than is read"));
+    }
+}

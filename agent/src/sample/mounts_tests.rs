@@ -5,32 +5,15 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_remount, unmount,
-};
-use rustix::thread::UnshareFlags;
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 
 use super::super::mount_is_unknown;
 use super::super::remote::statvfs;
 use super::*;
+use crate::own_mounts::in_own_mounts;
 
 fn probe(roots: &Roots) -> MountProbe {
     MountProbe::new(roots, Arc::new(statvfs), Duration::from_secs(5))
-}
-
-/// Runs `scene` on a thread with a mount namespace of its own; nothing that it mounts is seen outside or left behind.
-fn in_own_namespace<T: Send + 'static>(scene: impl FnOnce(&Path) -> T + Send + 'static) -> T {
-    let dir = tempfile::tempdir().unwrap();
-    let at = dir.path().canonicalize().unwrap();
-    let thread = std::thread::spawn(move || {
-        // SAFETY: only the mount namespace (and with it the working directory) of this thread is unshared; file
-        // descriptors stay shared.
-        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }
-            .expect("a mount namespace needs root (CAP_SYS_ADMIN): run the tests as root");
-        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
-        scene(&at)
-    });
-    thread.join().unwrap()
 }
 
 fn own_roots() -> Roots {
@@ -126,7 +109,7 @@ fn this_machine_agrees_with_df() {
 
 #[test]
 fn a_new_mount_is_seen_at_once_with_dfs_own_figures() {
-    in_own_namespace(|dir| {
+    in_own_mounts(|dir| {
         let mut probe = probe(&own_roots());
         assert!(at(&read(&mut probe).0, dir).is_none());
         let odd = dir.join("a b\tc\nd\\e");
@@ -156,7 +139,7 @@ fn a_new_mount_is_seen_at_once_with_dfs_own_figures() {
 
 #[test]
 fn an_unchanged_table_is_not_read_again() {
-    in_own_namespace(|dir| {
+    in_own_mounts(|dir| {
         let mut probe = probe(&own_roots());
         read(&mut probe);
         assert!(probe.polls, "the kernel's table tells of changes");
@@ -176,7 +159,7 @@ fn an_unchanged_table_is_not_read_again() {
 
 #[test]
 fn binds_and_hidden_mounts_are_left_out() {
-    in_own_namespace(|dir| {
+    in_own_mounts(|dir| {
         let (whole, bind, over) = (dir.join("w"), dir.join("bound"), dir.join("w-over"));
         mount_tmpfs(&whole, "size=2m");
         std::fs::create_dir_all(&bind).unwrap();
@@ -193,7 +176,7 @@ fn binds_and_hidden_mounts_are_left_out() {
 
 #[test]
 fn read_only_is_seen_whether_of_the_mount_or_of_its_superblock() {
-    in_own_namespace(|dir| {
+    in_own_mounts(|dir| {
         let m = dir.join("m");
         mount_tmpfs(&m, "size=1m");
         let mut probe = probe(&own_roots());
@@ -209,7 +192,7 @@ fn read_only_is_seen_whether_of_the_mount_or_of_its_superblock() {
 
 #[test]
 fn a_fuse_server_that_never_answers_does_not_stall_the_others() {
-    in_own_namespace(|dir| {
+    in_own_mounts(|dir| {
         use std::os::fd::AsRawFd;
         let m = dir.join("dead");
         std::fs::create_dir_all(&m).unwrap();
@@ -271,7 +254,7 @@ fn a_fake_host_is_read_by_content_and_through_its_root() {
 
 #[test]
 fn what_the_root_does_not_lead_to_is_not_reported_with_false_figures() {
-    in_own_namespace(|dir| {
+    in_own_mounts(|dir| {
         let m = dir.join("m");
         mount_tmpfs(&m, "size=1m");
         // A root that is the same tree without its mounts, as a hostPath volume without propagation gives.
@@ -291,7 +274,7 @@ fn what_the_root_does_not_lead_to_is_not_reported_with_false_figures() {
 
 #[test]
 fn a_root_that_is_mounted_read_only_does_not_make_the_host_read_only() {
-    in_own_namespace(|dir| {
+    in_own_mounts(|dir| {
         let m = dir.join("m");
         mount_tmpfs(&m, "size=1m");
         let root = dir.join("host");

@@ -128,7 +128,10 @@ impl RuleSet {
         let mut reading = Reading::default();
         match serde_saphyr::from_str::<Value>(text) {
             Ok(value) => reading.file(&value),
-            Err(e) => reading.mistake("the file", "", &format!("not YAML: {e}"), "correct it there"),
+            Err(e) => {
+                let why = e.render_with_formatter(&serde_saphyr::UserMessageFormatter);
+                reading.mistake("the file", "", &format!("not YAML: {why}"), "correct it there");
+            }
         }
         if reading.mistakes.is_empty()
             && let Err(e) = matcher(&reading.rules, |_| true)

@@ -74,6 +74,21 @@ fn the_shipped_rules_know_what_the_kernel_and_the_daemons_print() {
 }
 
 #[test]
+fn the_kernels_words_are_the_kernels_only_where_it_or_its_host_wrote_them() {
+    let set = RuleSet::shipped();
+    let looked_at = |source: &str| -> Vec<&str> {
+        set.selection(source).iter().map(|i| set.rules()[usize::from(*i)].name.as_str()).collect()
+    };
+    for source in ["kmsg", "/var/log/syslog", "/var/log/kern.log"] {
+        assert_eq!(looked_at(source).len(), set.rules().len(), "{source}");
+    }
+    // What is left is what any program may say of itself.
+    for source in ["/var/log/pods/shop_api-0_0c1d/app/0.log", "/var/log/containers/api-0_shop_app-1.log"] {
+        assert_eq!(looked_at(source), ["failed-login", "segfault", "disk-full"], "{source}");
+    }
+}
+
+#[test]
 fn the_shipped_rules_leave_ordinary_lines_alone() {
     let set = RuleSet::shipped();
     for line in [

@@ -12,7 +12,9 @@ fn laid_out() -> (tempfile::TempDir, PathBuf, PathBuf) {
     }
     fs::create_dir_all(state.join("identity")).unwrap();
     fs::write(state.join("identity/signing.key"), "x").unwrap();
-    for name in ["starts", tail::CHECKPOINT_FILE, kmsg::CHECKPOINT_FILE, HOLDS_FILE, BRAKE_FILE, NEW_FILE] {
+    for name in
+        ["starts", tail::CHECKPOINT_FILE, kmsg::CHECKPOINT_FILE, HOLDS_FILE, BRAKE_FILE, NEW_FILE, CLOCK_FILE]
+    {
         fs::write(state.join(name), "x").unwrap();
     }
     fs::create_dir_all(root.join(QUARANTINE)).unwrap();
@@ -27,8 +29,8 @@ fn everything_of_the_agents_goes_and_a_dry_run_removes_nothing() {
     assert!(state.join("journal/urgent/lock").exists() && root.join(QUARANTINE).exists());
     let did = uninstall(&state, &[&root], false).unwrap();
     assert_eq!(did, would);
-    // 3 files in each of 3 journals, the key, 6 files; folders: 3 journals, theirs, identity, state, quarantine.
-    assert_eq!(did.removed.len(), 9 + 1 + 6 + 3 + 1 + 1 + 1 + 1);
+    // 3 files in each of 3 journals, the key, 7 files; folders: 3 journals, theirs, identity, state, quarantine.
+    assert_eq!(did.removed.len(), 9 + 1 + 7 + 3 + 1 + 1 + 1 + 1);
     assert!(!state.exists() && !root.join(QUARANTINE).exists() && root.exists());
     assert_eq!(uninstall(&state, &[&root], false), Ok(Report::default()));
 }

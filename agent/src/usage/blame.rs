@@ -5,7 +5,8 @@
 //! mounts, does the folder that it lies in tell: what a pod calls a folder of its own accuses nobody. Nothing is guessed: what
 //! cannot be told stays untold, and the part of the filesystem's growth that no open file explains is said to be unknown.
 //!
-//! A process is named as a file's writer only where it was caught at it ([`super::traces`]): to have a file open is not enough.
+//! A process is named as a file's writer only where it was caught at it ([`super::writers`]): to have a file open is not enough.
+//! Where several may be the one, none is named; their pod is, if it is one.
 //!
 //! Limits: a writer that opens, appends and closes between two looks is not seen; what it writes is part of the unknown,
 //! unless a [`super::census`] tells which file or folder it is in.
@@ -17,11 +18,13 @@ use dogwatch::record::Pod;
 
 use super::census::Grown;
 use super::open_files::{Holder, OpenFile};
-use super::traces::{self, Trace, Written};
+use super::writers::Writers;
 use crate::pod;
 
 /// Where the kubelet keeps pods' logs.
 const LOG_FOLDER: &str = "/var/log/pods/";
+/// Where, within a pod's folder, its volumes of that kind are.
+const EMPTY_DIRS: &str = "volumes/kubernetes.io~empty-dir/";
 /// Growth that is worth a question: less is what any node does.
 const MIN_BYTES_PER_SECOND: f64 = 16.0 * 1024.0;
 /// A file that grew by this share of what the filesystem did is the cause.
@@ -51,6 +54,8 @@ pub struct Look {
     pub used_inodes: u64,
     /// Whether files may share what is allocated for them.
     pub shares_extents: bool,
+    /// Whether it is in memory, so that no page of it counts as made dirty.
+    pub in_memory: bool,
     /// Open for writing, or deleted and open.
     pub files: Vec<OpenFile>,
 }
@@ -75,7 +80,7 @@ pub struct Culprit {
     pub is_node_path: bool,
     /// Whose it is; `None`: nobody's or unknown.
     pub pod: Option<Pod>,
-    /// Who writes it, or, where it does not grow, has it open; some of them. Empty: unknown.
+    /// Who writes it, or, where it does not grow, has it open; some of them. Empty: unknown, or one of several.
     pub openers: Vec<Opener>,
     /// Whether no name leads to it any more: it takes room until it is closed.
     pub is_deleted: bool,
@@ -165,7 +170,6 @@ pub fn blame(before: &Look, after: &Look, names: &Names<'_>) -> Blame {
     let seconds = after.boot_ns.saturating_sub(before.boot_ns) as f64 / 1e9;
     let rate = |bytes: f64| if seconds > 0.0 { bytes / seconds } else { 0.0 };
     let old: HashMap<(u64, u64), u64> = before.files.iter().map(|f| (id(f), f.bytes)).collect();
-    let earlier = Earlier::of(before);
     let mut inodes: BTreeMap<(u64, u64), Vec<&OpenFile>> = BTreeMap::new();
     for file in &after.files {
         inodes.entry(id(file)).or_default().push(file);
@@ -177,7 +181,8 @@ pub fn blame(before: &Look, after: &Look, names: &Names<'_>) -> Blame {
         let was = match old.get(&id(file)) {
             Some(bytes) => *bytes,
             // Made meanwhile: all of it is growth. An old file that was only opened meanwhile may not have grown at all.
-            None if file.born_ns.is_some_and(|born| born >= before.wall_ns) => 0,
+            // What a clock that was ahead gave its time to was not.
+            None if file.born_ns.is_some_and(|born| (before.wall_ns..=after.wall_ns).contains(&born)) => 0,
             None => file.bytes,
         };
         let grew = file.bytes.saturating_sub(was);
@@ -190,12 +195,14 @@ pub fn blame(before: &Look, after: &Look, names: &Names<'_>) -> Blame {
             growing.push((grew, grew, files, *file));
         }
     }
+    let grown = growing.iter().map(|(grew, _, _, file): &Found<'_>| (id(file), *grew)).collect();
+    let writers = Writers::of(&before.files, &after.files, &grown, after.in_memory);
     type Found<'f> = (u64, u64, &'f Vec<&'f OpenFile>, &'f OpenFile);
     let told = |mut of: Vec<Found<'_>>| {
         of.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.3.path.cmp(&b.3.path)));
         of.truncate(MAX_TOLD);
         let told =
-            of.into_iter().map(|(_, grew, files, file)| culprit(files, file, grew, seconds, &earlier, names));
+            of.into_iter().map(|(_, grew, files, file)| culprit(files, file, grew, seconds, &writers, names));
         told.collect::<Vec<Culprit>>()
     };
     let (growing, deleted) = (told(growing), told(deleted));
@@ -233,38 +240,12 @@ fn id(file: &OpenFile) -> (u64, u64) {
     (file.device, file.inode)
 }
 
-/// What was known of descriptors and processes at the first look.
-struct Earlier<'l> {
-    traces: HashMap<(u32, u32, (u64, u64)), &'l Trace>,
-    written: HashMap<u32, Written>,
-}
-
-impl<'l> Earlier<'l> {
-    fn of(look: &'l Look) -> Self {
-        let traces = look.files.iter().map(|f| ((f.pid, f.trace.descriptor, id(f)), &f.trace)).collect();
-        let written = look.files.iter().filter_map(|f| Some((f.pid, f.trace.written?))).collect();
-        Self { traces, written }
-    }
-
-    /// Processes that wrote a file that grew, of those that have it open for writing.
-    fn writers(&self, files: &[&OpenFile], grew: u64) -> BTreeSet<u32> {
-        let mut parts: BTreeMap<u32, u64> = BTreeMap::new();
-        for file in files.iter().filter(|f| f.is_written) {
-            let before = self.traces.get(&(file.pid, file.trace.descriptor, id(file))).copied();
-            let part = traces::part(before, self.written.get(&file.pid).copied(), &file.trace, grew);
-            let most = parts.entry(file.pid).or_default();
-            *most = part.max(*most);
-        }
-        traces::writers(parts.into_iter().collect(), grew).into_iter().collect()
-    }
-}
-
 fn culprit(
     files: &[&OpenFile],
     file: &OpenFile,
     grew: u64,
     seconds: f64,
-    earlier: &Earlier<'_>,
+    writers: &Writers,
     names: &Names<'_>,
 ) -> Culprit {
     let holders = names.holders;
@@ -279,7 +260,7 @@ fn culprit(
     // Whoever merely inherited or reads a file does not fill it, unless nobody writes it.
     let written = files.iter().any(|f| f.is_written);
     let having: BTreeSet<u32> = files.iter().filter(|f| f.is_written || !written).map(|f| f.pid).collect();
-    let named = if grew > 0 { earlier.writers(files, grew) } else { having.clone() };
+    let named = if grew > 0 { writers.among(id(file), &having, grew) } else { having.clone() };
     let theirs = pods(&named);
     let of_the_node = is_node_path
         && file.upper.is_none()
@@ -297,7 +278,14 @@ fn culprit(
     } else {
         None
     };
-    let openers = named.into_iter().take(MAX_HOLDERS).map(|pid| opener(pid, holders.get(&pid))).collect();
+    // Which of several it was, is not known; that all who hold what is deleted keep it, is.
+    let is_known = grew == 0 || named.len() == 1;
+    let openers = named
+        .into_iter()
+        .filter(|_| is_known)
+        .take(MAX_HOLDERS)
+        .map(|pid| opener(pid, holders.get(&pid)))
+        .collect();
     let bytes_per_second = if seconds > 0.0 { grew as f64 / seconds } else { 0.0 };
     Culprit {
         path,
@@ -324,7 +312,11 @@ fn of_folder(path: &Path) -> Option<Pod> {
     if text.starts_with(LOG_FOLDER) {
         return pod::from_log_path(text);
     }
-    let uid = text.strip_prefix("/var/lib/kubelet/pods/")?.split('/').next()?;
+    // Of its volumes an emptyDir is its alone; others may be mounted by several pods, or be anybody's folder.
+    let (uid, within) = text.strip_prefix("/var/lib/kubelet/pods/")?.split_once('/')?;
+    if within.starts_with("volume") && !within.starts_with(EMPTY_DIRS) {
+        return None;
+    }
     // As a group of that uid would be called, so that one place knows what a uid is.
     pod::from_cgroup_path(&format!("/kubepods/pod{uid}"))
 }

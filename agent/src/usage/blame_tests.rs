@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::usage::traces::{Trace, Written};
 
 const MIB: u64 = 1 << 20;
 const UID: &str = "0f3a2b1c-0000-4000-8000-00000000000a";
@@ -21,9 +22,15 @@ fn file(inode: u64, pid: u32, path: &str, bytes: u64) -> OpenFile {
             descriptor: 3,
             position: Some(bytes),
             appends: true,
-            written: Some(Written { called: bytes, dirtied: bytes }),
+            reads: false,
+            size: bytes,
+            written: Some(wrote(bytes)),
         },
     }
+}
+
+fn wrote(bytes: u64) -> Written {
+    Written { called: bytes, dirtied: bytes, ..Written::default() }
 }
 
 fn judge(
@@ -108,6 +115,16 @@ fn writers_of_two_pods_name_none_and_a_folder_tells_only_what_the_node_itself_wr
             },
         ]
     };
+    // What each wrote altogether.
+    let files = |bytes: u64| {
+        let mut files: Vec<OpenFile> = files(bytes);
+        let all: Vec<u32> = files.iter().map(|f| f.pid).collect();
+        for file in &mut files {
+            file.trace.written =
+                Some(wrote(bytes * all.iter().filter(|pid| **pid == file.pid).count() as u64));
+        }
+        files
+    };
     let of = holders(&[
         (7, "a", &format!("/kubepods/pod{other}")),
         (8, "b", &format!("/kubepods/pod{UID}")),
@@ -126,6 +143,35 @@ fn writers_of_two_pods_name_none_and_a_folder_tells_only_what_the_node_itself_wr
     assert_eq!(said.confidence, Confidence::Likely);
     assert_eq!(of_folder(Path::new("/var/lib/kubelet/pods/../../etc")), None);
     assert_eq!(of_folder(Path::new("/var/lib/kubelet/plugins/x")), None);
+    // Several pods may have mounted it.
+    for shared in ["volumes/kubernetes.io~csi/pv/mount/x", "volume-subpaths/pv/web/0/x"] {
+        assert_eq!(of_folder(Path::new(&format!("/var/lib/kubelet/pods/{UID}/{shared}"))), None);
+    }
+}
+
+#[test]
+fn of_several_who_may_have_written_it_their_one_pod_is_named_and_none_of_them() {
+    let share = |pid, bytes: u64| {
+        let trace = Trace { written: Some(wrote(bytes / 2)), ..file(1, pid, "", bytes).trace };
+        OpenFile { trace, ..file(1, pid, "/data/a", bytes) }
+    };
+    let workers = |bytes| vec![share(7, bytes), share(8, bytes)];
+    let pod = format!("/kubepods/pod{UID}");
+    let (before, after) = (look(0, 0, workers(0)), look(10, 50 * MIB, workers(50 * MIB)));
+    let said = judge(&before, &after, &holders(&[(7, "one", &pod), (8, "two", &pod)]), &named);
+    let first = &said.growing[0];
+    assert_eq!((said.confidence, first.openers.len()), (Confidence::Certain, 0), "{first:?}");
+    assert_eq!(first.pod.as_ref().map(|p| p.uid.as_str()), Some(UID));
+    let said = judge(&before, &after, &holders(&[(7, "one", &pod), (8, "two", "/other")]), &named);
+    assert!(said.growing[0].pod.is_none() && said.growing[0].openers.is_empty(), "{said:?}");
+}
+
+#[test]
+fn an_old_file_that_a_wrong_clock_dated_ahead_is_no_growth() {
+    let before = look(10, 100 * MIB, vec![]);
+    let ahead = OpenFile { born_ns: Some(i64::MAX), ..file(9, 9, "/data/old", 90 * MIB) };
+    let said = judge(&before, &look(20, 105 * MIB, vec![ahead]), &HashMap::new(), &named);
+    assert_eq!((said.confidence, said.growing.len()), (Confidence::Unknown, 0), "{said:?}");
 }
 
 #[test]
@@ -167,7 +213,7 @@ fn who_only_has_it_open_is_not_named() {
 
 #[test]
 fn copies_that_share_what_they_copy_are_no_growth() {
-    let copy = OpenFile { born_ns: Some(i64::MAX), ..file(9, 9, "/data/copy", 60 * MIB) };
+    let copy = OpenFile { born_ns: Some(5_000_000_000), ..file(9, 9, "/data/copy", 60 * MIB) };
     let before = Look { shares_extents: true, ..look(0, 0, vec![]) };
     let after = Look { shares_extents: true, ..look(10, 5 * MIB, vec![copy]) };
     assert_eq!(judge(&before, &after, &HashMap::new(), &named).confidence, Confidence::Unknown);

@@ -28,6 +28,8 @@ pub struct Owner {
     pub pod: Pod,
     /// Which part of it: `emptyDir cache`, `container logs`, `writable layer`.
     pub part: String,
+    /// Whether only that pod and the node itself write there: a volume may be mounted by several.
+    pub is_alone: bool,
 }
 
 /// What is known of the node's pods.
@@ -47,7 +49,7 @@ impl Layout {
 
     fn of_layer(&self, path: &Path) -> Option<Owner> {
         let pod = path.ancestors().find_map(|folder| self.layers.get(folder))?;
-        Some(Owner { pod: pod.clone(), part: "writable layer".to_owned() })
+        Some(Owner { pod: pod.clone(), part: "writable layer".to_owned(), is_alone: true })
     }
 
     fn of_volume(&self, path: &Path) -> Option<Owner> {
@@ -64,7 +66,8 @@ impl Layout {
             (Some("volumes"), ..) => "volumes".to_owned(),
             _ => "kubelet's folder".to_owned(),
         };
-        Some(Owner { pod, part })
+        let is_alone = !part.starts_with("volume ");
+        Some(Owner { pod, part, is_alone })
     }
 }
 
@@ -73,7 +76,7 @@ fn of_logs(path: &Path) -> Option<Owner> {
     let pod = pod::from_log_folder(parts.next()?)?;
     let container = parts.next().unwrap_or_default();
     let part = if container.is_empty() { "logs".to_owned() } else { format!("logs of {container}") };
-    Some(Owner { pod, part })
+    Some(Owner { pod, part, is_alone: true })
 }
 
 /// The parts of a relative path, all of them names.

@@ -1,7 +1,7 @@
 //! What fills a filesystem: how much lies in which folder, which files are the largest, who writes, and which folders grow.
 //!
 //! [`walk`] reads folders at once, [`crawl`] in its own time; [`rounds`] does the latter for all of the node's disks and keeps in
-//! [`growth`] what grew. [`open_files`] and [`traces`] see who writes, [`blame`] judges by that, [`census`] sees what nobody was
+//! [`growth`] what grew. [`open_files`] and [`traces`] see who writes, [`blame`] judges by that (of processes: [`writers`]), [`census`] sees what nobody was
 //! caught at; [`scout`] asks them when a disk fills. [`layout`] says whose a folder is. [`report`] puts all of it together for a
 //! person; [`show`] draws that, [`verb`] does both on a command line.
 //!
@@ -33,5 +33,6 @@ pub mod tally;
 pub mod traces;
 pub mod verb;
 pub mod walk;
+mod writers;
 
 pub use pace::Budget;

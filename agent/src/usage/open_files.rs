@@ -70,7 +70,8 @@ pub struct OpenFiles {
 /// (`st_dev`).
 pub fn scan(roots: &Roots, device: u64) -> OpenFiles {
     let overlays = overlays(roots, device);
-    let mut scan = Scan { device, overlays, budget: MAX_LOOKED_AT, found: OpenFiles::default() };
+    let mut scan =
+        Scan { device, overlays, budget: MAX_LOOKED_AT, elsewhere: 0, found: OpenFiles::default() };
     let proc = &roots.proc;
     let entries = match std::fs::read_dir(proc) {
         Ok(entries) => entries,
@@ -95,6 +96,8 @@ struct Scan {
     /// By an overlay's device: where on the filesystem in question it keeps what is written.
     overlays: HashMap<u64, PathBuf>,
     budget: usize,
+    /// Allocated for files of other filesystems that the process at hand has open for writing.
+    elsewhere: u64,
     found: OpenFiles,
 }
 
@@ -111,12 +114,13 @@ impl Scan {
             Err(error) => return self.miss(format!("process {pid} cannot be looked at: {error}")),
         };
         let first = self.found.files.len();
+        self.elsewhere = 0;
         for descriptor in descriptors.flatten().take(self.budget) {
             self.budget -= 1;
             self.descriptor(process, pid, &descriptor.path());
         }
-        let written: Option<Written> =
-            if self.found.files.len() > first { traces::of_process(process) } else { None };
+        let written = if self.found.files.len() > first { traces::of_process(process) } else { None };
+        let written = written.map(|w| Written { elsewhere: self.elsewhere, ..w });
         for file in self.found.files.iter_mut().skip(first) {
             file.trace.written = written;
         }
@@ -136,7 +140,9 @@ impl Scan {
         }
         let on = rustix::fs::makedev(facts.stx_dev_major, facts.stx_dev_minor);
         let upper = self.overlays.get(&on).cloned();
+        let bytes = facts.stx_blocks.saturating_mul(512);
         if upper.is_none() && on != self.device {
+            self.elsewhere = self.elsewhere.saturating_add(if is_written { bytes } else { 0 });
             return;
         }
         if self.found.files.len() >= MAX_KEPT {
@@ -146,7 +152,7 @@ impl Scan {
         let name = name.to_bytes();
         let name = if is_deleted { name.strip_suffix(b" (deleted)").unwrap_or(name) } else { name };
         let number = link.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok());
-        let trace = number.map(|number| traces::of_descriptor(process, number)).unwrap_or_default();
+        let trace = number.map(|n| traces::of_descriptor(process, n, facts.stx_size)).unwrap_or_default();
         self.found.files.push(OpenFile {
             device: on,
             inode: facts.stx_ino,
@@ -155,7 +161,7 @@ impl Scan {
             upper,
             is_deleted,
             is_written,
-            bytes: facts.stx_blocks.saturating_mul(512),
+            bytes,
             born_ns: (facts.stx_mask & StatxFlags::BTIME.bits() != 0).then(|| {
                 let at = &facts.stx_btime;
                 at.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(at.tv_nsec))
@@ -188,8 +194,12 @@ pub(super) fn overlays(roots: &Roots, device: u64) -> HashMap<u64, PathBuf> {
 }
 
 fn look(link: &Path) -> Result<Statx, Errno> {
-    let mask =
-        StatxFlags::TYPE | StatxFlags::NLINK | StatxFlags::INO | StatxFlags::BLOCKS | StatxFlags::BTIME;
+    let mask = StatxFlags::TYPE
+        | StatxFlags::NLINK
+        | StatxFlags::INO
+        | StatxFlags::SIZE
+        | StatxFlags::BLOCKS
+        | StatxFlags::BTIME;
     rustix::fs::statx(CWD, link, AtFlags::STATX_DONT_SYNC, mask)
 }
 

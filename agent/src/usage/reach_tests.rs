@@ -88,23 +88,9 @@ fn what_a_process_sees_is_not_taken_for_the_nodes() {
     assert!(path_of(&roots, "/proc/self").is_ok_and(|p| p.starts_with("/proc")));
 }
 
-/// Runs `scene` in a mount namespace of its own, so that nothing is left behind and nobody else meets what hangs.
-fn in_own_namespace(scene: impl FnOnce() + Send + 'static) {
-    use rustix::mount::{MountPropagationFlags, mount_change};
-    let thread = std::thread::spawn(move || {
-        // SAFETY: only the mount namespace (and with it the working directory) of this thread is unshared; file
-        // descriptors stay shared.
-        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
-            .expect("a mount namespace needs root (CAP_SYS_ADMIN): run the tests as root");
-        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
-        scene();
-    });
-    thread.join().unwrap();
-}
-
 #[test]
 fn a_question_that_leads_to_a_dead_server_is_answered_and_so_is_the_next() {
-    in_own_namespace(|| {
+    crate::own_mounts::in_own_mounts(|temp| {
         use std::sync::mpsc::channel;
         use std::time::Duration;
 
@@ -112,9 +98,7 @@ fn a_question_that_leads_to_a_dead_server_is_answered_and_so_is_the_next() {
         use crate::usage::rounds::Newest;
 
         const PATIENCE: Duration = Duration::from_secs(60);
-        let temp = TempDir::new().unwrap();
-        let (share, link, there) =
-            (temp.path().join("share"), temp.path().join("link"), temp.path().join("there"));
+        let (share, link, there) = (temp.join("share"), temp.join("link"), temp.join("there"));
         fs::create_dir(&share).unwrap();
         fs::create_dir(&there).unwrap();
         symlink(share.join("logs"), &link).unwrap();

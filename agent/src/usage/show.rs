@@ -171,7 +171,7 @@ fn by(culprit: &Culprit) -> String {
     let openers: Vec<String> = openers.collect();
     // What a process in a container calls its file is another file on the node.
     let named_by = if culprit.is_node_path { "" } else { " (as its process calls it)" };
-    let openers = if openers.is_empty() { vec!["nobody who was seen".to_owned()] } else { openers };
+    let openers = if openers.is_empty() { vec!["a process unknown".to_owned()] } else { openers };
     let pod = culprit.pod.as_ref().map(|pod| format!(" of {}", named(pod))).unwrap_or_default();
     format!("{}{named_by} by {}{pod}", shown(culprit.path.as_os_str()), openers.join(", "))
 }

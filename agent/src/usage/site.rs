@@ -20,6 +20,9 @@ const SHARING: [&[u8]; 5] = [b"btrfs", b"xfs", b"bcachefs", b"zfs", b"ocfs2"];
 /// What a btrfs has promised: bytes of data not yet placed, and placed but not yet written.
 const PROMISED: [&str; 2] = ["bytes_may_use", "bytes_reserved"];
 
+/// Filesystems in memory, by `statfs.f_type` (statfs(2)): tmpfs and ramfs.
+const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58F6];
+
 /// A filesystem that is looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Site {
@@ -69,6 +72,7 @@ impl Site {
     pub(super) fn figures(&self) -> Result<Look, String> {
         let at = clock::now();
         let fs = rustix::fs::statvfs(&self.path).map_err(|e| self.cannot(e))?;
+        let kind = rustix::fs::statfs(&self.path).map_err(|e| self.cannot(e))?.f_type & 0xFFFF_FFFF;
         let used = fs.f_blocks.saturating_sub(fs.f_bfree).saturating_mul(fs.f_frsize);
         // A btrfs counts what is written as used only once it is written back; its files are told with it at once.
         let promised = self.space.iter().flat_map(|at| PROMISED.iter().map(|name| at.join(name)));
@@ -81,6 +85,7 @@ impl Site {
             used_bytes: used.saturating_add(promised),
             used_inodes: fs.f_files.saturating_sub(fs.f_ffree),
             shares_extents: self.shares_extents,
+            in_memory: IN_MEMORY.contains(&kind),
             files: Vec::new(),
         })
     }
@@ -119,3 +124,7 @@ pub(super) fn compare(
     };
     blame(before, after, &names)
 }
+
+#[cfg(test)]
+#[path = "site_tests.rs"]
+mod tests;

@@ -82,8 +82,10 @@ fn a_restarted_executor_puts_back_what_a_crash_left() {
     let (parent, inode) = (fs::metadata(&folder).unwrap().ino(), fs::metadata(&file).unwrap().ino());
     let entry = fs.path().join(QUARANTINE).join(format!("{parent:x}-{digest:08x}-{inode:x}-0.log.1"));
     fs::rename(&file, &entry).unwrap();
-    let executor = spawn(policy(fs.path()));
-    let leftovers = &executor.ready().leftovers;
+    let mut executor = spawn(policy(fs.path()));
+    let step = executor.restore(DEADLINE).unwrap();
+    assert!(!step.more, "{step:?}");
+    let leftovers = step.leftovers;
     assert_eq!(leftovers.len(), 1);
     assert!(leftovers[0].restored, "{leftovers:?}");
     assert_eq!(leftovers[0].original.as_deref(), file.to_str());

@@ -40,6 +40,7 @@ pub(crate) fn incidents(
     which: &Selectors,
     within: Range,
     states: Vec<String>,
+    ids: Vec<String>,
     limit: u32,
 ) -> wire::GetIncidentsRequest {
     wire::GetIncidentsRequest {
@@ -48,6 +49,7 @@ pub(crate) fn incidents(
         node: one_node(which),
         limit,
         selector: Some(selector(which)),
+        ids,
     }
 }
 
@@ -55,6 +57,7 @@ pub(crate) fn findings(
     which: &Selectors,
     within: Range,
     active_only: bool,
+    ids: Vec<String>,
     limit: u32,
 ) -> wire::GetFindingsRequest {
     wire::GetFindingsRequest {
@@ -63,15 +66,22 @@ pub(crate) fn findings(
         active_only,
         limit,
         selector: Some(selector(which)),
+        ids,
     }
 }
 
-pub(crate) fn actions(which: &Selectors, within: Range, limit: u32) -> wire::GetActionsRequest {
+pub(crate) fn actions(
+    which: &Selectors,
+    within: Range,
+    ids: Vec<String>,
+    limit: u32,
+) -> wire::GetActionsRequest {
     wire::GetActionsRequest {
         range: Some(range(within)),
         node: one_node(which),
         limit,
         selector: Some(selector(which)),
+        ids,
     }
 }
 
@@ -125,15 +135,22 @@ pub(crate) fn hold(args: &HoldAddArgs, pod: Option<(&str, &str)>) -> wire::AddHo
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Brake {
     Pause,
-    Release,
-    Trip { node: Option<String>, action: Option<String> },
+    /// What stands at this revision.
+    Release(u64),
+    Trip {
+        node: Option<String>,
+        action: Option<String>,
+    },
 }
 
 pub(crate) fn brake(order: Brake, reason: &str) -> wire::SetBrakeRequest {
     let mut ask = wire::SetBrakeRequest { reason: reason.to_owned(), ..wire::SetBrakeRequest::default() };
     let order = match order {
         Brake::Pause => wire::BrakeOrder::Pause,
-        Brake::Release => wire::BrakeOrder::Release,
+        Brake::Release(revision) => {
+            ask.revision = revision;
+            wire::BrakeOrder::Release
+        }
         Brake::Trip { node, action } => {
             (ask.node, ask.action_id) = (node.unwrap_or_default(), action.unwrap_or_default());
             wire::BrakeOrder::Trip

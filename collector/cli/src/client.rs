@@ -243,9 +243,11 @@ impl Desk {
         &mut self,
         action: &str,
         path: Vec<u8>,
+        node: Option<&str>,
     ) -> Result<Answers<wire::FileSeen>, CliError> {
         let wait = self.wait(ANSWER);
-        let ask = wire::GetPreservedRequest { action: action.to_owned(), path: path.into() };
+        let node = node.unwrap_or_default().to_owned();
+        let ask = wire::GetPreservedRequest { action: action.to_owned(), path: path.into(), node };
         let stream = answer(&self.asked, wait, self.client.get_preserved(ask)).await?;
         Ok(self.answers(stream, wait))
     }

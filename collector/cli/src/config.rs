@@ -133,7 +133,8 @@ fn read(path: &Path) -> Result<File, Unread> {
     if text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) {
         return Ok(File::default());
     }
-    serde_saphyr::from_str(&text).map_err(|e| Unread::Wrong(e.to_string()))
+    let said = |e: serde_saphyr::Error| e.render_with_formatter(&serde_saphyr::UserMessageFormatter);
+    serde_saphyr::from_str(&text).map_err(|e| Unread::Wrong(said(e)))
 }
 
 fn settled(file: File, path: PathBuf) -> Result<Settings, CliError> {

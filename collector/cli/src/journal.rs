@@ -86,14 +86,14 @@ impl Folder {
         &self,
         action: &str,
         remarks: &mut Vec<String>,
-        mut take: impl FnMut(FileSeen),
+        mut take: impl FnMut(&str, FileSeen),
     ) -> Result<(), CliError> {
         for stream in [Stream::Urgent, Stream::Evidence] {
-            self.each(stream, Kinds::default().with(Kind::File), remarks, |_, record| {
+            self.each(stream, Kinds::default().with(Kind::File), remarks, |node, record| {
                 if let Body::File(seen) = &record.body
                     && seen.cause == action
                 {
-                    take((**seen).clone());
+                    take(node.as_str(), (**seen).clone());
                 }
             })?;
         }

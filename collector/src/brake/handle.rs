@@ -1,7 +1,7 @@
 //! The way to the owner of the brake: what nodes ask, what people order, and what both are told.
 //!
 //! Invariants: a stop is told before it waits for anything, and waits behind nothing but other stops; a release ends
-//! only what was told when it was ordered, so that no stop that overtook it is lost.
+//! only what whoever ordered it had looked at, so that no stop that overtook it is lost.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -103,7 +103,7 @@ pub(super) struct StopOrder {
 /// What waits for its turn.
 #[derive(Debug)]
 pub(super) enum Order {
-    /// `seen`: the revision that was told when it was ordered; what stopped cleanups since stays.
+    /// `seen`: the revision that was looked at, or that was told when it was ordered; what stopped cleanups since stays.
     Release {
         reason: String,
         actor: String,
@@ -198,13 +198,21 @@ impl Handle {
         self.stop(What::BrakeTripped { reason, finding, node, action, cites, past: None }, actor).await
     }
 
-    /// `actor` lets cleanups go on.
+    /// `actor` lets cleanups go on. `revision`: of the state that was looked at, if that is known; what stopped cleanups
+    /// since stays.
     ///
     /// # Errors
     /// [`Refusal`].
-    pub async fn release(&self, reason: String, actor: String) -> Result<FleetBrake, Refusal> {
+    pub async fn release(
+        &self,
+        reason: String,
+        actor: String,
+        revision: Option<u64>,
+    ) -> Result<FleetBrake, Refusal> {
         let reason = checked(&reason)?;
-        let seen = self.board.revision();
+        // One that was never told here is of a history that is lost.
+        let told = self.board.revision();
+        let seen = revision.map_or(told, |seen| seen.min(told));
         let (reply, answer) = oneshot::channel();
         self.orders.send(Order::Release { reason, actor, seen, reply }).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?

@@ -10,6 +10,7 @@
 
 mod astray;
 mod doubts;
+mod telling;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -82,6 +83,8 @@ pub struct Keeper {
     mark: Option<(Mark, u64)>,
     /// Writes did not say whether they stand.
     astray: Option<Astray>,
+    /// When it is looked at whether the finding of the stop in force is kept, by [`Keeper::now_ns`]; `None`: it is, or there is none.
+    look_at_ns: Option<u64>,
     began: Instant,
 }
 
@@ -98,6 +101,7 @@ impl Keeper {
     ) -> Result<(Self, Handle), QueryError> {
         let ledger = store.brake().await?;
         let mut brake = Brake::new(settings, ledger, 0);
+        brake.recall(clock::wall_ns(), 0);
         brake.set_fleet(Fleet::of(nodes.policies()));
         let board = Board::new(View::of(&brake, &[], None, &View::default()));
         let (handle, inbox) = Handle::new(board.clone(), settings.lease);
@@ -122,6 +126,8 @@ impl Keeper {
             doubts: Doubts::default(),
             mark: None,
             astray: None,
+            // An earlier run may have had no time to say it.
+            look_at_ns: Some(0),
             began: Instant::now(),
         };
         // Before anybody connects: nobody is told that nothing is stopped.
@@ -206,10 +212,7 @@ impl Keeper {
         self.flush().await;
         self.settle_store().await;
         self.look_up().await;
-        let Some(stopped) = self.brake.ledger().tripped.clone() else { return };
-        if !matches!(self.store.finding(&stopped.finding).await, Ok(Some(_))) {
-            self.say.finding(stopped.node.clone(), tell::raised(&stopped), 1).await;
-        }
+        self.look_whether_said().await;
     }
 
     fn now_ns(&self) -> u64 {
@@ -326,18 +329,6 @@ impl Keeper {
             };
         }
         decision
-    }
-
-    /// Writes the stop that is in force, and raises its finding.
-    async fn keep_and_tell(&mut self, actor: &str) {
-        self.flush().await;
-        self.publish();
-        if let Some(stopped) = self.brake.ledger().tripped.clone() {
-            tracing::error!(actor, reason = stopped.reason, "cleanups are stopped on every node");
-            self.say.finding(stopped.node.clone(), tell::raised(&stopped), 1).await;
-        } else {
-            tracing::warn!(actor, "cleanups are paused on every node");
-        }
     }
 
     /// Writes stops that are in force already.
@@ -466,6 +457,7 @@ impl Keeper {
                 self.flush().await;
             }
             self.settle_store().await;
+            self.tell_again().await;
             if self.mark.is_none() {
                 self.mark = Some((self.store.mark(), now));
             }

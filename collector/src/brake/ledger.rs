@@ -8,8 +8,9 @@
 //! there. So each stop and release also makes a *lineage*, a digest of all before it; nodes give back what they were
 //! told, and a pair that is not among [`Ledger::told`] was said by a history that is lost here.
 //!
-//! Bounds: [`MAX_PLACES`](super::MAX_PLACES) nodes have places, [`MAX_PERMITS`] permits are out, [`MAX_POLICIES`] policies are remembered (the one
-//! unused for longest goes, and begins anew as a new one), [`MAX_TOLD`] states are.
+//! Bounds: [`MAX_PLACES`](super::MAX_PLACES) nodes have places, [`MAX_PERMITS`] permits are out, [`MAX_PERMITS_OF_NODE`] of one node ([`MAX_AT_WORK_OF_NODE`] at work), [`MAX_ENDED`]
+//! are remembered for a while after, [`MAX_POLICIES`] policies are (the one unused for longest goes, and begins anew as a new one), [`MAX_TOLD`]
+//! states are.
 
 use std::collections::BTreeSet;
 
@@ -24,6 +25,16 @@ use crate::store::decision::{Decision, Past, PermitEnd, What};
 
 /// Most permits that are out: some for each place, since a node may have several mounts.
 pub const MAX_PERMITS: usize = 1_000;
+/// Most permits of one node that are out, those included whose cleanup is over and watched: a disk that is full again
+/// within seconds is cleaned as often.
+pub const MAX_PERMITS_OF_NODE: usize = 256;
+/// Most of them whose cleanup is not over: a node has fewer mounts with roots of cleaners, and one that makes mounts up
+/// takes no room from others.
+pub const MAX_AT_WORK_OF_NODE: usize = 8;
+/// A permit that ended is remembered for so long: what goes wrong late on its node stops the rest all the same.
+pub const LATE_NS: u64 = 600 * 1_000_000_000;
+/// Permits that are remembered so at most; the newest.
+pub const MAX_ENDED: usize = 1_000;
 /// Most policies that are remembered: pools of nodes have some each, and each roll-out brings another.
 pub const MAX_POLICIES: usize = 64;
 /// Longest reason that is kept, in characters: it is repeated to every node.
@@ -69,6 +80,9 @@ pub struct Ledger {
     pub claimed: Vec<NodeName>,
     /// Digests of the newest stops and releases, so that one that stands twice counts once.
     steps: Vec<u64>,
+    /// Permits that ended within [`LATE_NS`] before the last one did and since cleanups were stopped last, the oldest first.
+    #[serde(default)]
+    pub ended: Vec<Ended>,
 }
 
 /// A stop.
@@ -115,6 +129,19 @@ pub struct Permit {
     pub doubted: bool,
 }
 
+/// A permit that ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Whose it was.
+    pub node: NodeName,
+    /// For which action.
+    pub action: String,
+    /// Since when, wall ns of the collector.
+    pub granted_wall_ns: i64,
+    /// Until when, likewise.
+    pub wall_ns: i64,
+}
+
 /// How a policy did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
@@ -157,6 +184,12 @@ impl Ledger {
         self.permits.iter().find(|p| p.node == *node && p.action == action)
     }
 
+    /// How many permits of a node are out, and for how many of those the cleanup is not over.
+    pub fn permits_of(&self, node: &NodeName) -> (usize, usize) {
+        let its = self.permits.iter().filter(|p| p.node == *node);
+        its.fold((0, 0), |(out, at_work), p| (out + 1, at_work + usize::from(!p.returned)))
+    }
+
     /// Folds one decision; those of others change nothing.
     pub fn apply(&mut self, decision: &Decision) {
         let before = std::mem::replace(&mut self.newest_wall_ns, decision.wall_ns);
@@ -193,7 +226,10 @@ impl Ledger {
                 self.step(decision.wall_ns, &decision.actor, "release", reason, past);
             }
             What::PermitGranted { node, action, mount, policy, planned_bytes, canary, .. } => {
-                if self.permit(node, action).is_some() || self.permits.len() >= MAX_PERMITS {
+                if self.permit(node, action).is_some()
+                    || self.permits.len() >= MAX_PERMITS
+                    || self.permits_of(node).0 >= MAX_PERMITS_OF_NODE
+                {
                     return;
                 }
                 self.permits.push(Permit {
@@ -222,6 +258,9 @@ impl Ledger {
             What::PermitEnded { node, action, how } => {
                 let at = self.permits.iter().position(|p| p.node == *node && p.action == *action);
                 let Some(permit) = at.map(|at| self.permits.remove(at)) else { return };
+                if !permit.doubted {
+                    self.remember(&permit, decision.wall_ns);
+                }
                 if *how == PermitEnd::Well && permit.freed_bytes > 0 && !permit.doubted {
                     self.prove(permit.policy, permit.node);
                 }
@@ -260,6 +299,19 @@ impl Ledger {
         // Whatever was proven: something is not as it was when it was.
         self.policies.clear();
         self.permits.iter_mut().for_each(|p| p.doubted = true);
+        // Whoever releases has looked.
+        self.ended.clear();
+    }
+
+    fn remember(&mut self, permit: &Permit, wall_ns: i64) {
+        self.ended.retain(|e| wall_ns.saturating_sub(e.wall_ns) < LATE_NS as i64);
+        self.ended.push(Ended {
+            node: permit.node.clone(),
+            action: permit.action.clone(),
+            granted_wall_ns: permit.granted_wall_ns,
+            wall_ns,
+        });
+        self.ended.drain(..self.ended.len().saturating_sub(MAX_ENDED));
     }
 
     fn claim(&mut self, node: &NodeName) {

@@ -8,28 +8,33 @@
 //! - Nothing is granted while cleanups are stopped.
 //! - A policy that is not proven has at most one place.
 //! - Who waits for [`STARVED_NS`] is overtaken only by those who have waited for longer; before that the most urgent is first.
-//! - A node that has a place gets another permit only while no other node could have the turn.
+//! - A node that has a place gets another permit only while no other node could have the turn, and never more than
+//!   [`MAX_AT_WORK_OF_NODE`](super::ledger::MAX_AT_WORK_OF_NODE) at work; whoever has no place yet finds room for one.
+//! - A node whose permits come to nothing rests before the next one, and keeps nobody waiting meanwhile ([`super::pace`]).
 //! - What a node was ill with before its cleanup began is not the cleanup's doing: order is that of receipt here, and no clock
 //!   of a node's counts.
 //! - A cleanup whose end was seen does not lapse because the end could not be kept: it is decided again.
 //!
 //! Time is a monotonic clock's; a restart gives every permit that is out a whole new lease or watch.
 
+mod late;
+mod turn;
 mod what;
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use dogwatch::record::{Action, ActionState, Finding, Hash, NodeName, RecordRef, Severity};
+use dogwatch::record::{Action, ActionState, Finding, Hash, NodeName, RecordRef};
 
 use super::fleet::Fleet;
 use super::grave::Grave;
 use super::judge::{wrong_action, wrong_finding};
-use super::ledger::{Ledger, MAX_PERMITS, Permit, Proof, stopped_words};
+use super::ledger::{Ledger, Permit, Proof, stopped_words};
+use super::pace::Paces;
 use super::{Answer, Ask, MAX_PLACES, Settings};
 use crate::store::decision::{Decision, PermitEnd, What};
 use crate::wording::span;
-use what::{blame, grant, is_trip, trip};
+use late::Recent;
+use what::{blame, is_trip, trip};
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// Asks that wait at most: each mount of the largest fleet that fills at once is far below.
@@ -49,10 +54,7 @@ pub const TURN_KEPT_NS: u64 = 300 * SECOND_NS;
 /// A node ends by itself when its lease does, after the object that it is just at. The longest is an image, of which the
 /// runtime is waited for 90 s and its room for 15 more; what remains is its record's way here.
 pub const GRACE_NS: u64 = 120 * SECOND_NS;
-/// A node that was watched is remembered for so long: what goes wrong late stops the rest all the same.
-pub const LATE_NS: u64 = 600 * SECOND_NS;
-/// Nodes that are remembered so at most; the newest.
-const MAX_RECENT: usize = 1_000;
+
 /// An ask that waits.
 #[derive(Debug, Clone)]
 pub struct Waiting {
@@ -75,14 +77,6 @@ struct Live {
     begun: bool,
     /// How it said that it ended, as long as that is not kept: the state, and what it freed.
     ended: Option<(ActionState, u64)>,
-}
-
-#[derive(Debug, Clone)]
-struct Recent {
-    node: NodeName,
-    action: String,
-    begun: bool,
-    until_ns: u64,
 }
 
 /// The turn of an ask that lapsed.
@@ -108,7 +102,9 @@ pub struct Brake {
     grave: Grave,
     /// Of the ledger's permits, by node and action.
     live: BTreeMap<Key, Live>,
+    /// Those that ended a while ago.
     recent: VecDeque<Recent>,
+    paces: Paces,
 }
 
 impl Brake {
@@ -123,6 +119,7 @@ impl Brake {
             grave: Grave::default(),
             live: BTreeMap::new(),
             recent: VecDeque::new(),
+            paces: Paces::default(),
         };
         brake.take_up(ledger, now_ns);
         brake
@@ -143,10 +140,15 @@ impl Brake {
             let live = before.remove(&key).unwrap_or(fresh);
             self.live.insert(key, live);
         }
+        let gone = std::mem::replace(&mut self.ledger, ledger);
         for ((node, action), live) in before {
-            self.remember(node, action, live.begun, now_ns);
+            if let Some(permit) = gone.permit(&node, &action) {
+                self.remember(permit, live.begun, now_ns);
+            }
         }
-        self.ledger = ledger;
+        if self.ledger.tripped.is_some() {
+            self.doubt_recent();
+        }
     }
 
     /// Says of a permit that an earlier run gave whether its node had begun.
@@ -154,6 +156,8 @@ impl Brake {
         if let Some(live) = self.live.get_mut(&(node.clone(), action.to_owned())) {
             live.begun = begun;
         }
+        let is_it = |r: &&mut Recent| r.node == *node && r.action == action;
+        self.recent.iter_mut().filter(is_it).for_each(|r| r.begun |= begun);
     }
 
     /// What it stands on.
@@ -271,6 +275,11 @@ impl Brake {
         None
     }
 
+    /// Forgets what a node waits for that can use no place.
+    pub fn withdraw(&mut self, node: &NodeName) {
+        self.waiting.retain(|(of, _), _| of != node);
+    }
+
     fn wait(&mut self, ask: Ask, now_ns: u64) -> bool {
         let key = (ask.node.clone(), ask.mount.clone());
         if let Some(waiting) = self.waiting.get_mut(&key) {
@@ -316,72 +325,12 @@ impl Brake {
         self.ledger.permits.iter().filter(over).map(|p| &p.node).collect::<BTreeSet<_>>().len()
     }
 
-    /// Who waits, the next first.
-    pub fn queue(&self, now_ns: u64) -> Vec<&Waiting> {
-        let mut queue: Vec<&Waiting> = self.waiting.values().collect();
-        queue.sort_by(|a, b| rank(a, now_ns).cmp(&rank(b, now_ns)).then_with(|| a.ask.node.cmp(&b.ask.node)));
-        queue
-    }
-
-    /// Permits that would be given now, in order.
-    pub fn grants(&self, now_ns: u64) -> Vec<What> {
-        if self.ledger.stopped().is_some() {
-            return Vec::new();
-        }
-        let mut placed = self.places();
-        let mut used: BTreeMap<Hash, BTreeSet<&NodeName>> = BTreeMap::new();
-        for permit in &self.ledger.permits {
-            used.entry(permit.policy).or_default().insert(&permit.node);
-        }
-        let room = MAX_PERMITS.saturating_sub(self.ledger.permits.len());
-        let mut granted = Vec::new();
-        let mut again = Vec::new();
-        let mut others_wait = false;
-        let queue = self.queue(now_ns);
-        let unproven: BTreeSet<Hash> =
-            queue.iter().filter(|w| self.wants_other(w, false)).map(|w| w.ask.policy).collect();
-        for waiting in queue {
-            let (node, policy) = (&waiting.ask.node, waiting.ask.policy);
-            let canary = !self.is_proven(&policy);
-            if placed.contains(node) {
-                again.push(waiting);
-            } else if granted.len() >= room
-                || placed.len() >= self.limit()
-                || canary && used.get(&policy).is_some_and(|nodes| !nodes.is_empty())
-                // Its cleanups prove no more; a node that they did not go well on yet takes the one place.
-                || canary && unproven.contains(&policy) && self.wants_other(waiting, true)
-            {
-                others_wait = true;
-            } else {
-                placed.insert(node);
-                used.entry(policy).or_default().insert(node);
-                granted.push(grant(&waiting.ask, canary));
-            }
-        }
-        if !others_wait {
-            let left = room.saturating_sub(granted.len());
-            let alone = |w: &&Waiting| {
-                self.is_proven(&w.ask.policy)
-                    || used.get(&w.ask.policy).is_none_or(|nodes| nodes.iter().all(|n| **n == w.ask.node))
-            };
-            let again = again.into_iter().filter(alone).take(left);
-            granted.extend(again.map(|w| grant(&w.ask, !self.is_proven(&w.ask.policy))));
-        }
-        granted
-    }
-
-    /// Whether a policy lacks nodes to be proven by, and the one that waits is (`has`) or is not among those that it has.
-    fn wants_other(&self, waiting: &Waiting, has: bool) -> bool {
-        let proof = self.ledger.proof(&waiting.ask.policy);
-        let lacks = proof.is_none_or(|p| p.nodes.len() < self.provers_needed(&waiting.ask.policy));
-        lacks && proof.is_some_and(|p| p.nodes.contains(&waiting.ask.node)) == has
-    }
-
     /// What follows from time alone: places that are free again, and permits that ended without their outcome. To be
     /// asked for a moment of which everything that was acknowledged then has been observed.
     pub fn due(&mut self, now_ns: u64) -> Vec<What> {
         self.lapse(now_ns);
         self.recent.retain(|r| now_ns < r.until_ns);
+        self.paces.forget(now_ns);
         let mut out = Vec::new();
         for permit in &self.ledger.permits {
             let key = (permit.node.clone(), permit.action.clone());
@@ -442,18 +391,6 @@ impl Brake {
         out
     }
 
-    /// The end of an action whose permit lapsed before its record came.
-    fn observe_late(&mut self, node: &NodeName, action: &Action, cite: RecordRef) -> Vec<What> {
-        let is_it = |r: &&mut Recent| r.node == *node && r.action == action.id;
-        let Some(recent) = self.recent.iter_mut().find(is_it) else { return Vec::new() };
-        recent.begun |= action.state == ActionState::Started;
-        let why = wrong_action(action).filter(|_| action.state != ActionState::Refused);
-        let why = why.filter(|_| self.may_trip(node, &action.id));
-        why.map(|why| blame(format!("node {node}: {why}"), node, &action.id, vec![cite]))
-            .into_iter()
-            .collect()
-    }
-
     /// Whether what a node says of its cleanup may stop everything: neither while it is stopped nor once that was judged.
     fn may_trip(&self, node: &NodeName, action: &str) -> bool {
         self.ledger.tripped.is_none() && !self.grave.is_judged(node, action)
@@ -501,6 +438,10 @@ impl Brake {
 
     /// Takes a decision that is durable, or one that stops and must not wait for that.
     pub fn apply(&mut self, decision: &Decision, now_ns: u64) {
+        let ended = match &decision.what {
+            What::PermitEnded { node, action, .. } => self.ledger.permit(node, action).cloned(),
+            _ => None,
+        };
         self.ledger.apply(decision);
         match &decision.what {
             What::PermitGranted { node, action, mount, .. } => {
@@ -509,79 +450,37 @@ impl Brake {
                 let until_ns = now_ns + self.lease_ns() + GRACE_NS;
                 let live = Live { until_ns, since_ns: now_ns, begun: false, ended: None };
                 self.live.entry((node.clone(), action.clone())).or_insert(live);
+                self.paces.granted(node, now_ns);
             }
-            What::PermitReturned { node, action, .. } => {
+            What::PermitReturned { node, action, state, .. } => {
                 let until_ns = now_ns + self.watch_ns();
                 if let Some(live) = self.live.get_mut(&(node.clone(), action.clone())) {
                     live.until_ns = until_ns;
+                    if *state == ActionState::Refused {
+                        self.paces.came_to_nothing(node, now_ns);
+                    }
                 }
             }
-            What::PermitEnded { node, action, .. } => {
-                if let Some(begun) = self.live.get(&(node.clone(), action.clone())).map(|l| l.begun) {
-                    self.remember(node.clone(), action.clone(), begun, now_ns);
+            What::PermitEnded { node, action, how } => {
+                let begun = self.live.get(&(node.clone(), action.clone())).map(|l| l.begun);
+                if let (Some(begun), Some(permit)) = (begun, &ended) {
+                    self.remember(permit, begun, now_ns);
+                    match how {
+                        PermitEnd::Well => self.paces.went_well(node),
+                        PermitEnd::Lapsed if !begun => self.paces.came_to_nothing(node, now_ns),
+                        PermitEnd::Lapsed => {}
+                    }
                 }
             }
-            What::BrakeTripped { node: Some(node), action: Some(action), .. } => {
-                self.grave.judge(node, action)
+            What::BrakeTripped { node, action, .. } => {
+                self.doubt_recent();
+                if let (Some(node), Some(action)) = (node, action) {
+                    self.grave.judge(node, action);
+                }
             }
             _ => {}
         }
         let ledger = &self.ledger;
         self.live.retain(|(node, action), _| ledger.permit(node, action).is_some());
-    }
-
-    /// What goes wrong late on a node stops the rest all the same.
-    fn remember(&mut self, node: NodeName, action: String, begun: bool, now_ns: u64) {
-        if self.recent.len() >= MAX_RECENT {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(Recent { node, action, begun, until_ns: now_ns + LATE_NS });
-    }
-
-    /// What those are told who asked since they were told last: their places in the queue.
-    /// `overdue`: why some places are kept beyond their time, if so.
-    pub fn news(&mut self, overdue: Option<&str>, now_ns: u64) -> Vec<(Ask, Answer)> {
-        let needed = self.settings.canary_successes;
-        let places = self.places().len();
-        let overdue = overdue.map_or_else(String::new, |why| format!("; {why}"));
-        let crowd = format!(
-            "{places} of {} nodes that may clean at a time are at it, or watched after it{overdue}",
-            self.limit()
-        );
-        let used: BTreeSet<Hash> = self.ledger.permits.iter().map(|p| p.policy).collect();
-        let queue = self.queue(now_ns);
-        let of = queue.len();
-        let told = queue.iter().enumerate().filter(|(_, w)| w.untold).map(|(at, w)| {
-            let policy = &w.ask.policy;
-            let why = if !self.is_proven(policy) && used.contains(policy) {
-                let well = self.ledger.successes(policy);
-                let (on, of) = (self.ledger.proof(policy).map_or(0, |p| p.nodes.len()), self.provers_needed(policy));
-                format!(
-                    "its policy is new: one node at a time until {needed} cleanups went well on {of} nodes; {well} did so far, \
-                     on {}",
-                    on.min(of)
-                )
-            } else {
-                crowd.clone()
-            };
-            (w.ask.clone(), Answer::Waiting { place: at + 1, of, why })
-        });
-        let told: Vec<_> = told.collect();
-        for waiting in self.waiting.values_mut() {
-            waiting.untold = false;
-        }
-        told
-    }
-}
-
-/// Order in the queue, the least first.
-fn rank(w: &Waiting, now_ns: u64) -> (bool, u64, Reverse<Severity>, u64, u64) {
-    let starved = now_ns.saturating_sub(w.since_ns) >= STARVED_NS;
-    // Seconds to full as whole milliseconds: floats have no order, and nobody fills in less.
-    let full_ms = w.ask.seconds_to_full.map_or(u64::MAX, |s| (s.max(0.0) * 1e3) as u64);
-    if starved {
-        (false, w.since_ns, Reverse(Severity::Critical), 0, 0)
-    } else {
-        (true, 0, Reverse(w.ask.severity), full_ms, w.since_ns)
     }
 }

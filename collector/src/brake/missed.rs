@@ -1,5 +1,5 @@
-//! What the owner of the brake did not hear: how permits that are out ended, and what was found on their nodes. Asked of
-//! the store after a start, and after notices were missed.
+//! What the owner of the brake did not hear: how permits that are out ended, what came late of those that ended a while ago,
+//! and what was found on their nodes. Asked of the store after a start, and after notices were missed.
 //!
 //! Whether a finding came before a cleanup is told by where the records stand in the node's stream; clocks are compared only
 //! where one run of the agent raised it and another began.
@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use dogwatch::record::{ActionState, FindingState, NodeName, RecordRef, Severity};
 
+use super::ledger::Permit;
 use super::machine::Brake;
 use crate::store::decision::What;
 use crate::store::row::{FindingRow, Step};
@@ -22,27 +23,50 @@ struct Began {
     granted_wall_ns: i64,
 }
 
+/// A permit that is out, or ended a while ago.
+struct Out {
+    node: NodeName,
+    action: String,
+    granted_wall_ns: i64,
+    returned: bool,
+    doubted: bool,
+}
+
+impl From<&Permit> for Out {
+    fn from(p: &Permit) -> Self {
+        let (node, action) = (p.node.clone(), p.action.clone());
+        let Permit { granted_wall_ns, returned, doubted, .. } = *p;
+        Self { node, action, granted_wall_ns, returned, doubted }
+    }
+}
+
 /// Observes all of it, and returns what is to be decided.
 pub(super) async fn look_up(store: &Store, brake: &mut Brake) -> Result<Vec<What>, QueryError> {
-    let out: Vec<_> = brake.ledger().permits.clone();
+    let mut out: Vec<Out> = brake.ledger().permits.iter().map(Out::from).collect();
+    out.extend(brake.ended().map(|(node, action, granted_wall_ns)| Out {
+        node: node.clone(),
+        action: action.to_owned(),
+        granted_wall_ns,
+        returned: false,
+        doubted: false,
+    }));
     let mut since = i64::MAX;
     let mut decided = Vec::new();
     let mut began: BTreeMap<NodeName, Vec<Began>> = BTreeMap::new();
-    for permit in out {
-        let Some(row) = store.action_of(&permit.node, &permit.action).await? else { continue };
+    for Out { node, action, granted_wall_ns, returned, doubted } in out {
+        let Some(row) = store.action_of(&node, &action).await? else { continue };
         let start = row.steps.iter().find(|s| s.state == ActionState::Started.as_str());
-        if !permit.returned {
-            brake.set_begun(&permit.node, &permit.action, start.is_some());
+        if !returned {
+            brake.set_begun(&node, &action, start.is_some());
         }
         // What it was doubted for, a person has looked at or will.
-        if let Some(step) = start.filter(|_| !permit.doubted) {
-            let granted_wall_ns = permit.granted_wall_ns;
+        if let Some(step) = start.filter(|_| !doubted) {
             // Each by the clock of whoever may have found something since.
             since = since.min(granted_wall_ns).min(step.wall_ns);
-            began.entry(permit.node.clone()).or_default().push(Began { step: step.clone(), granted_wall_ns });
+            began.entry(node.clone()).or_default().push(Began { step: step.clone(), granted_wall_ns });
         }
         if let Some(cite) = row.steps.last().and_then(own) {
-            decided.extend(brake.observe_action(&permit.node, &row.action, cite));
+            decided.extend(brake.observe_action(&node, &row.action, cite));
         }
     }
     let rows = store.grave(since.saturating_sub(BEFORE_NS)).await?;

@@ -29,6 +29,7 @@ mod keeper;
 pub mod ledger;
 pub mod machine;
 mod missed;
+mod pace;
 mod surplus;
 mod tell;
 #[cfg(test)]

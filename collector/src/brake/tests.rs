@@ -1,5 +1,6 @@
 //! The machine as scenarios, and what must hold whatever happens in whatever order.
 
+mod bounds;
 mod doubt;
 mod turns;
 
@@ -11,6 +12,7 @@ use dogwatch::record::{
 };
 use proptest::prelude::*;
 
+use super::ledger::{MAX_AT_WORK_OF_NODE, MAX_PERMITS_OF_NODE};
 use super::machine::{Brake, GRACE_NS, MAX_ACTING_NS, MAX_BEGIN_NS};
 use super::{Answer, Ask, Fleet, Ledger, Settings};
 use crate::store::decision::{Decision, What};
@@ -269,6 +271,37 @@ fn a_bad_finding_counts_while_its_node_has_a_place_and_late() {
 }
 
 #[test]
+fn what_a_pod_can_say_or_do_to_itself_stops_nothing() {
+    for (rule, kind, name, of_pod, trips) in [
+        ("kernel-panic", "log", "/var/log/pods/shop_evil-0_0c1d/app/0.log", true, false),
+        // So many sources that they are folded; and what a host's log or the kernel's quotes of it.
+        ("kernel-panic", "log", "(other sources)", false, false),
+        ("kernel-panic", "log", "/var/log/syslog", false, false),
+        ("container-oom", "log", "kmsg", false, false),
+        ("oom-kill", "pod", "shop/evil-0/app", true, false),
+        ("oom-kill", "cgroup", "/system.slice/x.service", false, false),
+        ("process-hung", "process", "evil (4711)", true, false),
+        // The node's own.
+        ("oom-kill", "memory", "node-0", true, true),
+        ("kernel-trouble", "kernel", "panic", false, true),
+        ("disk-errors", "disk", "sda", false, true),
+        ("node-silent", "node", "node-0", false, true),
+    ] {
+        let mut desk = Desk::new(settings(3));
+        desk.brake.ask(ask(0, NEW), 0);
+        desk.settle();
+        desk.act(0, ActionState::Started, &[ObjectOutcome::Pending], 0);
+        let bad = Finding {
+            subject: Subject::new(kind, name),
+            pod: of_pod.then(dogwatch::record::Pod::default),
+            ..finding(rule, Severity::Critical, 9)
+        };
+        let out = desk.brake.observe_finding(&node(0), &bad, None);
+        assert_eq!(!out.is_empty(), trips, "{rule} {kind} {name}");
+    }
+}
+
+#[test]
 fn what_a_node_was_ill_with_before_its_cleanup_began_stops_nothing_until_it_is_worse_or_comes_again() {
     let of = |id: &str, severity, state| Finding {
         id: id.to_owned(),
@@ -400,6 +433,8 @@ fn what_was_out_when_cleanups_were_stopped_proves_nothing_however_it_ends() {
 #[derive(Debug, Clone)]
 enum Event {
     Ask(usize, bool),
+    /// Of many mounts at once.
+    Many(usize),
     Renew(usize),
     Started(usize),
     Done(usize),
@@ -417,6 +452,7 @@ fn event() -> impl Strategy<Value = Event> {
     let i = 0..12usize;
     prop_oneof![
         6 => (i.clone(), any::<bool>()).prop_map(|(i, new)| Event::Ask(i, new)),
+        1 => i.clone().prop_map(Event::Many),
         2 => i.clone().prop_map(Event::Renew),
         3 => i.clone().prop_map(Event::Started),
         4 => i.clone().prop_map(Event::Done),
@@ -444,6 +480,12 @@ proptest! {
             let reason = || "because".to_owned();
             match event {
                 Event::Ask(i, new) => drop(desk.brake.ask(ask(i, if new { NEW } else { OLD }), desk.now)),
+                Event::Many(i) => {
+                    for n in 0..2 * MAX_AT_WORK_OF_NODE {
+                        let (action, mount) = (format!("a-{i}-{n}-{}", desk.now), format!("/data/{n}"));
+                        desk.brake.ask(Ask { action, mount, ..ask(i, OLD) }, desk.now);
+                    }
+                }
                 Event::Renew(i) => {
                     let answer = desk.brake.ask(Ask { acting: true, ..ask(i, OLD) }, desk.now);
                     if desk.brake.ledger().stopped().is_some() {
@@ -481,6 +523,10 @@ proptest! {
             let granted = desk.settle();
             prop_assert!(!stopped || granted.is_empty(), "granted while stopped");
             prop_assert!(desk.brake.places().len() <= max as usize);
+            for of in desk.brake.places() {
+                let (out, at_work) = desk.brake.ledger().permits_of(of);
+                prop_assert!(out <= MAX_PERMITS_OF_NODE && at_work <= MAX_AT_WORK_OF_NODE, "{of}");
+            }
             let proven = desk.brake.proven();
             for policy in [OLD, NEW] {
                 let of_it = desk.brake.ledger().permits.iter().filter(|p| p.policy == policy && p.canary);

@@ -59,6 +59,10 @@ fn where_all_is_well_every_subject_says_so() {
     );
 }
 
+fn failing() -> Decisions {
+    Decisions { failing: Some("EIO".into()), ..Decisions::default() }
+}
+
 #[test]
 fn each_fault_is_one_line_with_its_figure_and_remedy() {
     let full = |j: Journal| Journal { refusing: Some("1024 bytes are free".into()), ..j };
@@ -74,13 +78,10 @@ fn each_fault_is_one_line_with_its_figure_and_remedy() {
     let near = |j: Journal| Journal { free_bytes: 3 << 29, ..j };
     let near = Facts { journals: f.journals.into_iter().map(near).collect(), ..well() };
     only(&near, "collector", "store", Severity::High, "1.5 GiB are free, the reserve is 1.0 GiB");
-    only(
-        &Facts { truth_failing: Some("EIO".into()), ..well() },
-        "collector",
-        "journal",
-        Severity::Critical,
-        "EIO",
-    );
+    only(&Facts { truth: failing(), ..well() }, "collector", "journal", Severity::Critical, "EIO");
+    let filled = Decisions { failing: None, used_bytes: 768 << 20, max_bytes: 1 << 30 };
+    let filled = Facts { truth: filled, ..well() };
+    only(&filled, "collector", "journal", Severity::High, "has 768.0 MiB of 1.0 GiB in use");
     let index = |index| Facts { index, ..well() };
     only(&index(Index::default()), "collector", "index", Severity::High, "being built");
     let lags = Index { ready: true, lag_s: 12, ..Index::default() };
@@ -140,7 +141,7 @@ fn what_many_nodes_share_is_one_line_and_the_worst_comes_first() {
         last_seen_wall_ns: NOW - 600 * SECOND_NS,
         ..node(&format!("n{i}"))
     };
-    let f = Facts { nodes: (0..500).map(silent).collect(), truth_failing: Some("EIO".into()), ..well() };
+    let f = Facts { nodes: (0..500).map(silent).collect(), truth: failing(), ..well() };
     let checks = judge(&f);
     assert_eq!(checks[0].name, "journal");
     assert_eq!(checks[1].words, "500 nodes are silent: n0, n1, n2 and 497 more");

@@ -24,28 +24,37 @@
 //! - Every piece has its reason in words.
 //!
 //! Bounds: [`MAX_PIECES`](crate::incident::MAX_PIECES) an incident (then another continues it), [`MAX_LIVE_PER_NODE`]
-//! incidents a node (then the newest takes what comes, and says so), [`MAX_LOOSE`] findings and actions that wait for
-//! an incident (the oldest is forgotten; it stays in the store). A node can thus flood its own incidents only.
+//! incidents a node (then the newest takes what comes, and says so), [`MAX_LOOSE_PER_NODE`] findings and actions that
+//! wait for an incident (the oldest is forgotten; it stays in the store). What a finding costs does not grow with what is
+//! remembered ([`known`]), and how much of a node is taken in an hour is bounded by whoever tells ([`allowance`]). So a
+//! node can flood its own incidents only.
 //!
 //! Deliberately absent: findings about no known node. An incident is about nodes; a stranger that was refused is told by
 //! `get findings`, and cannot make incidents at all. Correlation across nodes is absent as well.
 
+pub mod allowance;
+mod known;
 mod placing;
 mod topic;
+mod waiting;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use dogwatch::record::{Action, Finding, FindingState, NodeName, Severity};
 
 use crate::incident::{COLLECTOR, Incident, IncidentState};
 use crate::store::decision::{Decision, Piece, What};
 use crate::store::row::FindingRow;
+use known::Known;
 use topic::shown;
+use waiting::{LooseAction, Waiting};
 
 /// Most incidents of one node that are not resolved, before further findings are put to the newest of them.
 pub const MAX_LIVE_PER_NODE: usize = 50;
 /// Most findings, and most actions, that are remembered while they belong to no incident.
 pub const MAX_LOOSE: usize = 10_000;
+/// Most of one node among them: so many as one incident can take.
+pub const MAX_LOOSE_PER_NODE: usize = 1_000;
 
 const SECOND_NS: i64 = 1_000_000_000;
 
@@ -88,16 +97,8 @@ struct Seen {
     /// By the collector's clock; `None` while active, or when nobody saw it clear.
     cleared_ns: Option<i64>,
     incident: Option<String>,
-}
-
-#[derive(Debug, Clone)]
-struct LooseAction {
-    node: NodeName,
-    id: String,
-    mount: String,
-    finding_id: Option<String>,
-    actor: String,
-    seen_ns: i64,
+    /// In order of coming; given by [`Known::put`].
+    number: u64,
 }
 
 /// The state machine. One owner; told everything in the order in which the store took it in.
@@ -106,9 +107,12 @@ pub struct Correlator {
     policy: Policy,
     /// Live ones, and those resolved so lately that they may be rejoined.
     incidents: BTreeMap<String, Incident>,
-    findings: BTreeMap<Key, Seen>,
-    loose_findings: VecDeque<Key>,
-    loose_actions: VecDeque<LooseAction>,
+    /// Which of them are of a node.
+    of_node: BTreeMap<NodeName, BTreeSet<String>>,
+    /// Nodes and ids of the actions in them.
+    actions: BTreeSet<Key>,
+    findings: Known,
+    loose_actions: Waiting,
     /// Highest number given out on each UTC day.
     numbers: BTreeMap<String, u32>,
 }
@@ -129,24 +133,49 @@ impl Correlator {
         let mut this = Self {
             policy,
             incidents: BTreeMap::new(),
-            findings: BTreeMap::new(),
-            loose_findings: VecDeque::new(),
-            loose_actions: VecDeque::new(),
+            of_node: BTreeMap::new(),
+            actions: BTreeSet::new(),
+            findings: Known::default(),
+            loose_actions: Waiting::default(),
             numbers: BTreeMap::new(),
         };
         for incident in incidents {
             this.adopt(incident);
         }
-        for row in findings {
+        // They come newest first.
+        let rows: Vec<&FindingRow> = findings.into_iter().collect();
+        for row in rows.into_iter().rev() {
             let Some(node) = &row.node else { continue };
             let key = (node.clone(), row.finding.id.clone());
             let incident = this.findings.get(&key).and_then(|s| s.incident.clone());
             let active = row.finding.state != FindingState::Cleared;
             if incident.is_some() || active {
                 this.remember(key, &row.finding, incident);
+                this.findings.trim(node);
             }
         }
         this
+    }
+
+    /// Whether `finding` of `node` may lead to more than that its time is noted: it is new, or back, or worse, and its
+    /// incident is not live already.
+    pub fn is_news(&self, node: &NodeName, finding: &Finding) -> bool {
+        if finding.state == FindingState::Cleared {
+            return false;
+        }
+        let Some(seen) = self.findings.get(&(node.clone(), finding.id.clone())) else { return true };
+        let home = seen.incident.as_ref().and_then(|id| self.incidents.get(id));
+        match home {
+            Some(incident) if incident.state != IncidentState::Resolved => false,
+            // What could have opened one and belongs to none was left out, or its incident is over.
+            _ => !seen.active || finding.severity > seen.severity || finding.severity >= self.policy.opens_at,
+        }
+    }
+
+    /// Whether `action` of `node` was not told before.
+    pub fn is_new_action(&self, node: &NodeName, action: &Action) -> bool {
+        !self.actions.contains(&(node.clone(), action.id.clone()))
+            && !self.loose_actions.holds(node, &action.id)
     }
 
     /// Whether it still looks after an incident; it lets go of what is over and cannot be rejoined.
@@ -172,10 +201,18 @@ impl Correlator {
         };
         let Some(incident) = self.incidents.get_mut(id) else { return };
         if incident.apply(decision)
-            && let What::IncidentJoined { id, piece: Piece::Finding(finding), node, .. } = &decision.what
-            && let Some(seen) = self.findings.get_mut(&(node.clone(), finding.clone()))
+            && let What::IncidentJoined { id, piece, node, .. } = &decision.what
         {
-            seen.incident = Some(id.clone());
+            self.of_node.entry(node.clone()).or_default().insert(id.clone());
+            match piece {
+                Piece::Finding(finding) => {
+                    let key = (node.clone(), finding.clone());
+                    self.findings.change(&key, |seen| seen.incident = Some(id.clone()));
+                }
+                Piece::Action(action) => {
+                    self.actions.insert((node.clone(), action.clone()));
+                }
+            }
         }
     }
 
@@ -185,11 +222,11 @@ impl Correlator {
         let before = self.findings.get(&key).cloned();
         let active = finding.state != FindingState::Cleared;
         if !active {
-            if let Some(seen) = self.findings.get_mut(&key)
-                && seen.active
-            {
-                seen.active = false;
-                seen.cleared_ns = Some(now_ns);
+            if before.is_some_and(|b| b.active) {
+                self.findings.change(&key, |seen| {
+                    seen.active = false;
+                    seen.cleared_ns = Some(now_ns);
+                });
             }
             return Vec::new();
         }
@@ -210,8 +247,7 @@ impl Correlator {
 
     /// What follows from an action of `node`, in any of its states.
     pub fn observe_action(&mut self, node: &NodeName, action: &Action, now_ns: i64) -> Vec<Decision> {
-        let piece = Piece::Action(action.id.clone());
-        if self.incidents.values().any(|i| i.holds(&piece, node)) {
+        if self.actions.contains(&(node.clone(), action.id.clone())) {
             return Vec::new();
         }
         let action = LooseAction {
@@ -224,11 +260,7 @@ impl Correlator {
         };
         let mut out = Vec::new();
         if !self.place_action(&action, now_ns, &mut out) {
-            self.loose_actions.retain(|a| a.node != action.node || a.id != action.id);
-            if self.loose_actions.len() >= MAX_LOOSE {
-                self.loose_actions.pop_front();
-            }
-            self.loose_actions.push_back(action);
+            self.loose_actions.put(action);
         }
         out
     }
@@ -236,7 +268,7 @@ impl Correlator {
     /// What follows from time going by. Call it about once a second, or as often as `quiet` needs.
     pub fn tick(&mut self, now_ns: i64) -> Vec<Decision> {
         let mut lives: BTreeMap<&str, Life> = BTreeMap::new();
-        for seen in self.findings.values_mut() {
+        for seen in self.findings.times_mut() {
             let Some(id) = &seen.incident else { continue };
             let life = lives.entry(id).or_default();
             life.findings += 1;
@@ -284,8 +316,17 @@ impl Correlator {
             let highest = self.numbers.entry(day.to_owned()).or_insert(0);
             *highest = number.max(*highest);
         }
+        for node in &incident.nodes {
+            self.of_node.entry(node.clone()).or_default().insert(incident.id.clone());
+        }
         for joined in &incident.pieces {
-            let Piece::Finding(id) = &joined.piece else { continue };
+            let id = match &joined.piece {
+                Piece::Finding(id) => id,
+                Piece::Action(id) => {
+                    self.actions.insert((joined.node.clone(), id.clone()));
+                    continue;
+                }
+            };
             // Until its row tells more: over, at a time that nobody saw.
             let unknown = Seen {
                 rule: "an earlier finding".to_owned(),
@@ -299,8 +340,9 @@ impl Correlator {
                 raised_wall_ns: i64::MIN,
                 cleared_ns: None,
                 incident: Some(incident.id.clone()),
+                number: 0,
             };
-            self.findings.insert((joined.node.clone(), id.clone()), unknown);
+            self.findings.put((joined.node.clone(), id.clone()), unknown);
         }
         self.incidents.insert(incident.id.clone(), incident);
     }
@@ -319,8 +361,14 @@ impl Correlator {
             raised_wall_ns: finding.raised_wall_ns,
             cleared_ns: None,
             incident,
+            number: 0,
         };
-        self.findings.insert(key, seen);
+        self.findings.put(key, seen);
+    }
+
+    /// The incidents of `node` that are looked after.
+    fn of(&self, node: &NodeName) -> impl Iterator<Item = &Incident> {
+        self.of_node.get(node).into_iter().flatten().filter_map(|id| self.incidents.get(id))
     }
 
     /// Lets go of what can no longer matter.
@@ -332,17 +380,27 @@ impl Correlator {
             .map(|i| i.id.clone())
             .collect();
         for id in &gone {
-            self.incidents.remove(id);
+            let Some(incident) = self.incidents.remove(id) else { continue };
+            for node in &incident.nodes {
+                if let Some(ids) = self.of_node.get_mut(node) {
+                    ids.remove(id);
+                    if ids.is_empty() {
+                        self.of_node.remove(node);
+                    }
+                }
+            }
+            for joined in &incident.pieces {
+                if let Piece::Action(action) = &joined.piece {
+                    self.actions.remove(&(joined.node.clone(), action.clone()));
+                }
+            }
         }
         let incidents = &self.incidents;
-        self.findings.retain(|_, s| match &s.incident {
+        self.findings.retain(|s| match &s.incident {
             Some(id) => incidents.contains_key(id),
             None => s.active,
         });
-        let findings = &self.findings;
-        self.loose_findings.retain(|k| findings.get(k).is_some_and(|s| s.incident.is_none()));
-        let rejoin_ns = self.policy.rejoin_ns;
-        self.loose_actions.retain(|a| now_ns.saturating_sub(a.seen_ns) <= rejoin_ns);
+        self.loose_actions.forget(now_ns.saturating_sub(self.policy.rejoin_ns));
     }
 }
 
@@ -370,5 +428,7 @@ fn numbered(id: &str) -> Option<(&str, u32)> {
     Some((day, number.parse().ok()?))
 }
 
+#[cfg(test)]
+mod flood_tests;
 #[cfg(test)]
 mod tests;

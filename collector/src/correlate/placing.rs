@@ -1,11 +1,13 @@
 //! Placing: to which incident a finding or an action belongs, and why; which one opens, reopens or gets worse.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dogwatch::record::{Finding, NodeName};
 
-use super::topic::{self, disk, is_nameless, link_of, meets, shared, shown, title, whole_title};
-use super::{Correlator, Key, LooseAction, MAX_LIVE_PER_NODE, MAX_LOOSE, SECOND_NS, Seen, span};
+use super::known::{Said, meeting};
+use super::topic::{self, disk, is_nameless, link_of, meets, shared, shown, title, told, whole_title};
+use super::waiting::LooseAction;
+use super::{Correlator, Key, MAX_LIVE_PER_NODE, SECOND_NS, Seen, span};
 use crate::incident::{Incident, IncidentState, MAX_PIECES};
 use crate::store::decision::{Decision, Piece, What};
 
@@ -50,7 +52,7 @@ impl Correlator {
             if worse && finding.severity >= self.policy.opens_at {
                 self.reopen(
                     id,
-                    format!("{} got worse: {}", finding.rule, shown(&finding.summary)),
+                    format!("{} got worse: {}", finding.rule, told(&finding.summary)),
                     now_ns,
                     out,
                 );
@@ -83,16 +85,7 @@ impl Correlator {
         } else if opens && !crowded {
             self.open(node, finding, topic, now_ns, out);
         } else {
-            let key = (node.clone(), finding.id.clone());
-            if !self.loose_findings.contains(&key) {
-                self.loose_findings.push_back(key);
-            }
-            if self.loose_findings.len() > MAX_LOOSE
-                && let Some(key) = self.loose_findings.pop_front()
-                && self.findings.get(&key).is_some_and(|s| s.incident.is_none())
-            {
-                self.findings.remove(&key);
-            }
+            self.findings.trim(node);
         }
     }
 
@@ -109,30 +102,25 @@ impl Correlator {
         let key = (node.clone(), finding.id.clone());
         let ties = self.ties(&key, topic, &topic::links(finding));
         let (incident, tie) = self
-            .incidents
-            .values()
-            .filter(|i| i.nodes.contains(node) && i.pieces.len() < MAX_PIECES)
+            .of(node)
+            .filter(|i| i.pieces.len() < MAX_PIECES)
             .filter_map(|i| Some((i, ties.get(i.id.as_str())?)))
             .filter(|(i, _)| i.state != IncidentState::Resolved || (reopens && self.rejoinable(i, now_ns)))
             .max_by_key(|(i, tie)| {
                 (i.state != IncidentState::Resolved, tie.rank(), i.opened_wall_ns, &i.id)
             })?;
-        let other = self
-            .findings
-            .iter()
-            .filter(|(k, s)| **k != key && k.0 == *node && s.incident.as_ref() == Some(&incident.id))
-            .filter(|(_, s)| match tie {
-                Tie::Link(link) => s.links.contains(link),
-                _ => meets(&s.topic, topic),
-            })
-            .max_by_key(|(_, s)| (s.active, s.raised_wall_ns));
+        let alike = match tie {
+            Tie::Link(link) => vec![Said::Link(link.clone())],
+            _ => meeting(topic),
+        };
+        let other = self.findings.newest(node, &incident.id, &alike, &key);
         let what = match tie {
             Tie::Link(link) => format!("same node and {link}"),
             Tie::Topic => shared(topic, topic).to_owned(),
-            Tie::Kin => shared(other.map_or(&incident.topic, |(_, o)| &o.topic), topic).to_owned(),
+            Tie::Kin => shared(other.map_or(&incident.topic, |o| &o.topic), topic).to_owned(),
         };
         let reason = match other {
-            Some((_, other)) => format!("{what} as {}{}", other.rule, later(other.raised_wall_ns, finding)),
+            Some(other) => format!("{what} as {}{}", other.rule, later(other.raised_wall_ns, finding)),
             None => format!("{what} as {}", incident.topic),
         };
         Some((incident.id.clone(), reason))
@@ -147,23 +135,25 @@ impl Correlator {
                 *known = tie;
             }
         };
-        let named = |link: &String| links.contains(link);
-        for incident in self.incidents.values().filter(|i| i.nodes.contains(&key.0)) {
+        let named: BTreeSet<&String> = links.iter().collect();
+        for incident in self.of(&key.0) {
             let own = link_of(&incident.topic);
             if incident.topic == topic {
                 tied(incident.id.as_str(), Tie::Topic);
-            } else if let Some(link) = incident.about.iter().chain(&own).find(|l| named(l)) {
+            } else if let Some(link) = incident.about.iter().chain(&own).find(|l| named.contains(l)) {
                 tied(incident.id.as_str(), Tie::Link(link.clone()));
             } else if meets(&incident.topic, topic) {
                 tied(incident.id.as_str(), Tie::Kin);
             }
         }
-        for (_, seen) in self.findings.iter().filter(|(k, _)| k.0 == key.0 && *k != key) {
-            let Some(id) = seen.incident.as_deref() else { continue };
-            if let Some(link) = seen.links.iter().find(|l| named(l)) {
+        for link in links {
+            for id in self.findings.incidents_where(&key.0, &Said::Link(link.clone()), key) {
                 tied(id, Tie::Link(link.clone()));
-            } else if seen.topic == topic::MEMORY && seen.of_node && meets(&seen.topic, topic) {
-                // The node's own want of memory is what makes the kernel kill in any of its pods.
+            }
+        }
+        if meets(topic::MEMORY, topic) {
+            // The node's own want of memory is what makes the kernel kill in any of its pods.
+            for id in self.findings.incidents_where(&key.0, &Said::NodeMemory, key) {
                 tied(id, Tie::Kin);
             }
         }
@@ -194,7 +184,7 @@ impl Correlator {
             self.retitle(id, (node.clone(), finding.id.clone()), now_ns, out);
         }
         if resolved {
-            let reason = format!("{} raised: {}", finding.rule, shown(&finding.summary));
+            let reason = format!("{} raised: {}", finding.rule, told(&finding.summary));
             self.reopen(id, reason, now_ns, out);
         }
         if worse {
@@ -215,9 +205,8 @@ impl Correlator {
         *number += 1;
         let id = format!("inc-{day}-{number:03}");
         let full = self
-            .incidents
-            .values()
-            .filter(|i| i.topic == topic && i.nodes.contains(node) && i.pieces.len() >= MAX_PIECES)
+            .of(node)
+            .filter(|i| i.topic == topic && i.pieces.len() >= MAX_PIECES)
             .max_by_key(|i| i.opened_wall_ns);
         let continues = full.map_or_else(String::new, |i| format!("; continues {}, which is full", i.id));
         let reason = format!(
@@ -225,7 +214,7 @@ impl Correlator {
             shown(&finding.rule),
             shown(&finding.subject.name),
             finding.severity,
-            shown(&finding.summary)
+            told(&finding.summary)
         );
         let opened = What::IncidentOpened {
             id: id.clone(),
@@ -252,12 +241,12 @@ impl Correlator {
         out: &mut Vec<Decision>,
     ) {
         let links = topic::links(opener);
+        let mut alike = meeting(topic);
+        alike.extend(links.iter().cloned().map(Said::Link));
         let earlier: Vec<(Key, String)> = self
-            .loose_findings
-            .iter()
-            .filter(|k| k.0 == *node)
-            .filter_map(|k| self.findings.get(k).map(|s| (k, s)))
-            .filter(|(_, s)| s.incident.is_none() && s.active)
+            .findings
+            .loose_where(node, &alike)
+            .into_iter()
             .filter_map(|(k, s)| Some((k.clone(), common(s, topic, &links)?)))
             .map(|(k, what)| (k, format!("{what} as {}, held before it", opener.rule)))
             .collect();
@@ -271,11 +260,9 @@ impl Correlator {
                 self.retitle(id, key, now_ns, out);
             }
         }
-        self.loose_findings.retain(|k| self.findings.get(k).is_some_and(|s| s.incident.is_none()));
-        let actions = std::mem::take(&mut self.loose_actions);
-        for action in actions {
+        for action in self.loose_actions.take(node) {
             if !self.place_action(&action, now_ns, out) {
-                self.loose_actions.push_back(action);
+                self.loose_actions.put(action);
             }
         }
     }
@@ -297,9 +284,8 @@ impl Correlator {
         let found = by_finding.or_else(|| {
             let recent = now_ns.saturating_sub(action.seen_ns) <= self.policy.rejoin_ns;
             let incident = self
-                .incidents
-                .values()
-                .filter(|i| recent && i.nodes.contains(&action.node))
+                .of(&action.node)
+                .filter(|i| recent && i.pieces.len() < MAX_PIECES)
                 .filter(|i| named(i) || meets(&i.topic, &topic))
                 .filter(|i| i.state != IncidentState::Resolved || self.rejoinable(i, now_ns))
                 .max_by_key(|i| (i.state != IncidentState::Resolved, named(i), i.opened_wall_ns))?;
@@ -339,18 +325,19 @@ impl Correlator {
         else {
             return;
         };
-        let of_another = |(k, s): (&Key, &Seen)| {
-            *k != key && s.incident.as_deref() == Some(id) && s.subject.as_ref() == Some(&subject)
-        };
+        let same = [Said::Subject(subject.clone())];
         if link_of(&incident.topic).as_ref() == Some(&subject)
             || incident.about.contains(&subject)
-            || self.findings.iter().any(of_another)
+            || self.findings.newest(&key.0, id, &same, &key).is_some()
         {
             return;
         }
         let names_it = is_nameless(&incident.topic)
             && incident.topic != seen.topic
             && meets(&incident.topic, &seen.topic);
+        if !names_it && incident.about.len() >= topic::MAX_ABOUT {
+            return;
+        }
         let what = if names_it {
             What::IncidentRetitled {
                 id: id.to_owned(),
@@ -380,7 +367,7 @@ impl Correlator {
     }
 
     fn raise_severity(&mut self, id: &str, finding: &Finding, now_ns: i64, out: &mut Vec<Decision>) {
-        let reason = format!("{} is {}: {}", finding.rule, finding.severity, shown(&finding.summary));
+        let reason = format!("{} is {}: {}", finding.rule, finding.severity, told(&finding.summary));
         let raised = What::IncidentSeverity { id: id.to_owned(), severity: finding.severity, reason };
         self.decide(now_ns, raised, out);
     }
@@ -388,27 +375,22 @@ impl Correlator {
     /// Whether a resolved incident may still take a finding: one of its own holds on, or it ended lately.
     pub(super) fn rejoinable(&self, incident: &Incident, now_ns: i64) -> bool {
         let ended = incident.resolved_wall_ns.unwrap_or(now_ns);
-        now_ns.saturating_sub(ended) <= self.policy.rejoin_ns
-            || self.findings.values().any(|s| s.active && s.incident.as_ref() == Some(&incident.id))
+        now_ns.saturating_sub(ended) <= self.policy.rejoin_ns || self.findings.active_of(&incident.id) > 0
     }
 
     fn has_active_but(&self, id: &str, node: &NodeName, finding: &str) -> bool {
-        self.findings
-            .iter()
-            .any(|(k, s)| s.active && s.incident.as_deref() == Some(id) && !(k.0 == *node && k.1 == finding))
+        let own = self.findings.get(&(node.clone(), finding.to_owned()));
+        let own = own.is_some_and(|s| s.active && s.incident.as_deref() == Some(id));
+        self.findings.active_of(id) > usize::from(own)
     }
 
     fn live_of(&self, node: &NodeName) -> usize {
-        self.incidents
-            .values()
-            .filter(|i| i.state != IncidentState::Resolved && i.nodes.contains(node))
-            .count()
+        self.of(node).filter(|i| i.state != IncidentState::Resolved).count()
     }
 
     fn newest_live(&self, node: &NodeName) -> Option<String> {
-        self.incidents
-            .values()
-            .filter(|i| i.state != IncidentState::Resolved && i.nodes.contains(node))
+        self.of(node)
+            .filter(|i| i.state != IncidentState::Resolved)
             .filter(|i| i.pieces.len() < MAX_PIECES)
             .max_by_key(|i| (i.opened_wall_ns, &i.id))
             .map(|i| i.id.clone())

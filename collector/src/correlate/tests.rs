@@ -53,7 +53,7 @@ fn action(id: &str, mount: &str, finding_id: Option<&str>, actor: &str) -> Actio
     }
 }
 
-fn node() -> NodeName {
+pub(super) fn node() -> NodeName {
     "node-1".parse().unwrap()
 }
 
@@ -484,6 +484,20 @@ fn a_node_that_says_everything_floods_only_its_own_incidents() {
     assert_eq!(opened, MAX_LIVE_PER_NODE);
     let two: NodeName = "node-2".parse().unwrap();
     assert_eq!(c.observe_finding(&two, &on_var("f-1", "disk-high-water", Severity::High, T0), T0).len(), 2);
+}
+
+#[test]
+fn why_it_was_opened_is_told_whole_and_within_bounds() {
+    let summary = |chars: usize| format!("/var\x1b is full: {}!", "x".repeat(chars));
+    let reason = |chars: usize| {
+        let mut c = fresh();
+        let f = Finding { summary: summary(chars), ..on_var("f-1", "disk-high-water", Severity::High, T0) };
+        c.observe_finding(&node(), &f, T0);
+        c.incidents.values().next().unwrap().reason.clone()
+    };
+    assert!(reason(400).contains(&summary(400).replace('\x1b', " ")), "{}", reason(400));
+    let cut = reason(100_000);
+    assert!(cut.ends_with('…') && cut.len() < 2_000, "{} bytes", cut.len());
 }
 
 #[test]

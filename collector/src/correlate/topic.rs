@@ -21,10 +21,14 @@ pub(super) const SOME_IO: &str = "io";
 pub(super) const MEMORY: &str = "memory";
 /// Longest name within a topic or title, in characters: names come from nodes.
 const MAX_NAME_CHARS: usize = 120;
+/// Longest summary of a finding that is repeated whole: it may name a path, a process and a pod.
+const MAX_WORDS_CHARS: usize = 1_024;
 /// Mounts of one device that make links: a node of hundreds of pods mounts one disk hundreds of times.
 const MAX_MOUNTS: usize = 64;
 /// Further subjects that a title names; how many there are besides is said.
 const MAX_NAMED: usize = 3;
+/// Further subjects that an incident is told to be about, each of which is a decision; beyond it the title says so.
+pub(super) const MAX_ABOUT: usize = 64;
 
 const DISK_WORDS: [&str; 12] = [
     "disk",
@@ -171,7 +175,7 @@ pub(super) fn meets(a: &str, b: &str) -> bool {
 }
 
 /// Whether `open`, which names nothing, may be about what `named` names.
-fn kin(open: &str, named: &str) -> bool {
+pub(super) fn kin(open: &str, named: &str) -> bool {
     match open {
         SOME_DISK => named.starts_with("disk:") || named.starts_with("device:"),
         SOME_IO => named.starts_with("device:"),
@@ -212,6 +216,9 @@ pub(super) fn whole_title(lead: &str, further: &[String]) -> String {
         (None, _) => lead.to_owned(),
         (Some((only, [])), 0) => format!("{lead}; also {only}"),
         (Some((last, others)), 0) => format!("{lead}; also {} and {last}", others.join(", ")),
+        (_, more) if further.len() >= MAX_ABOUT => {
+            format!("{lead}; also {} and at least {more} more", named.join(", "))
+        }
         (_, more) => format!("{lead}; also {} and {more} more", named.join(", ")),
     }
 }
@@ -240,11 +247,20 @@ pub(super) fn title(node: &str, finding: &Finding) -> String {
     }
 }
 
-/// `text` on one line and of bounded length; characters that steer a terminal become a blank.
-pub(super) fn shown(text: &str) -> String {
+/// A name on one line and of bounded length; characters that steer a terminal become a blank.
+pub(super) fn shown(name: &str) -> String {
+    one_line(name, MAX_NAME_CHARS)
+}
+
+/// The same of what a node says of its finding, whole as far as any honest node says it.
+pub(super) fn told(words: &str) -> String {
+    one_line(words, MAX_WORDS_CHARS)
+}
+
+fn one_line(text: &str, max_chars: usize) -> String {
     let mut out: String =
-        text.chars().take(MAX_NAME_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if text.chars().nth(MAX_NAME_CHARS).is_some() {
+        text.chars().take(max_chars).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().nth(max_chars).is_some() {
         out.push('…');
     }
     out

@@ -6,6 +6,7 @@ use dogwatch::convert::severity;
 use dogwatch::record::{Hash, NodeName};
 use dogwatch::wire;
 use dogwatch::wire::collector_message::Message as Down;
+use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tonic::Status;
@@ -15,12 +16,17 @@ use crate::store::decision::Past;
 
 /// Longest path that is taken from an ask: the kernel's own bound.
 const MAX_PATH: usize = 4_096;
-/// Longest action's id, and name of a cleaner: theirs have some twenty bytes.
-const MAX_NAME: usize = 128;
+/// Longest action's id that is taken: agents' have some thirty bytes.
+const MAX_ID: usize = 64;
+/// So many bytes of a mount's path are kept: a volume of a pod's has some 150. Each permit keeps it in a journal of which
+/// nothing expires.
+const MAX_MOUNT: usize = 256;
+/// So many bytes of a cleaner's name are kept.
+const MAX_CLEANER: usize = 32;
 /// Longest reason of a stop that is taken from a node, in characters.
 const MAX_WHY_CHARS: usize = 300;
-/// Most cleaners that an ask names.
-const MAX_CLEANERS: usize = 32;
+/// So many cleaners of an ask are kept: as many as agents name.
+const MAX_CLEANERS: usize = 16;
 /// The brake's owner is told of a stop that is not known once in so long, however often a node says another one: each is
 /// looked up. The node itself stays stopped at once.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
@@ -112,32 +118,20 @@ impl Link {
 
     /// What a node asks.
     pub(super) fn ask(&self, ask: wire::PermitAsk) -> Result<(), Status> {
-        let bad = |why: String| Status::invalid_argument(format!("PermitAsk.{why}"));
-        let level = severity("severity", ask.severity).map_err(|e| bad(e.to_string()))?;
-        let policy = Hash::from_slice(&ask.policy).map_err(|e| bad(format!("policy: {e}")))?;
-        if ask.action_id.is_empty() || ask.action_id.len() > MAX_NAME {
-            return Err(bad(format!("action_id: is empty, or longer than {MAX_NAME} bytes")));
+        let ask = ask_of(&self.node, ask)?;
+        let held = self.held.as_ref().filter(|held| !self.view.borrow().knows(held.state));
+        match held.filter(|_| !ask.acting) {
+            // It could not use a place, and would keep others from it.
+            Some(held) => {
+                let why = format!(
+                    "the node has a stop in force that this collector does not know: {}",
+                    held.reason
+                );
+                // Where there is no room it asks again.
+                let _ = self.to.try_send((ask, Answer::Stopped { why }));
+            }
+            None => self.brake.ask(ask, &self.to),
         }
-        if ask.mount.len() > MAX_PATH {
-            return Err(bad(format!("mount: is longer than {MAX_PATH} bytes")));
-        }
-        if ask.cleaners.len() > MAX_CLEANERS || ask.cleaners.iter().any(|c| c.len() > MAX_NAME) {
-            return Err(bad(format!("cleaners: more than {MAX_CLEANERS}, or too long")));
-        }
-        let ask = Ask {
-            node: self.node.clone(),
-            action: ask.action_id,
-            mount: ask.mount,
-            planned_bytes: ask.planned_bytes,
-            planned_objects: ask.planned_objects,
-            policy,
-            severity: level,
-            seconds_to_full: ask.seconds_to_full.filter(|s| s.is_finite()),
-            cleaners: ask.cleaners,
-            acting: ask.acting,
-            asked_boot_ns: ask.asked_boot_ns,
-        };
-        self.brake.ask(ask, &self.to);
         Ok(())
     }
 
@@ -164,6 +158,62 @@ impl Link {
         }
         out
     }
+}
+
+/// An ask as the brake takes it.
+fn ask_of(node: &NodeName, ask: wire::PermitAsk) -> Result<Ask, Status> {
+    let bad = |why: String| Status::invalid_argument(format!("PermitAsk.{why}"));
+    let level = severity("severity", ask.severity).map_err(|e| bad(e.to_string()))?;
+    let policy = Hash::from_slice(&ask.policy).map_err(|e| bad(format!("policy: {e}")))?;
+    if ask.action_id.is_empty() || ask.action_id.len() > MAX_ID || ask.action_id.contains(char::is_control) {
+        return Err(bad(format!(
+            "action_id: is empty, longer than {MAX_ID} bytes, or has control characters"
+        )));
+    }
+    if ask.mount.len() > MAX_PATH {
+        return Err(bad(format!("mount: is longer than {MAX_PATH} bytes")));
+    }
+    Ok(Ask {
+        node: node.clone(),
+        action: ask.action_id,
+        mount: label(&ask.mount),
+        planned_bytes: ask.planned_bytes,
+        planned_objects: ask.planned_objects,
+        policy,
+        severity: level,
+        seconds_to_full: ask.seconds_to_full.filter(|s| s.is_finite()),
+        cleaners: ask.cleaners.iter().take(MAX_CLEANERS).map(|c| plain(c, MAX_CLEANER)).collect(),
+        acting: ask.acting,
+        asked_boot_ns: ask.asked_boot_ns,
+    })
+}
+
+/// A mount's path as the brake keeps it, by which it tells a node's mounts apart. One that is long, or has characters that a
+/// journal would have to escape, is cut, with a digest of the whole: whoever mounts it keeps no node from its permit.
+fn label(path: &str) -> String {
+    if path.len() <= MAX_MOUNT && !path.contains(is_odd) {
+        return path.to_owned();
+    }
+    let digest: [u8; 32] = Sha256::digest(path.as_bytes()).into();
+    let digest = digest[..8].iter().fold(String::new(), |hex, b| hex + &format!("{b:02x}"));
+    format!("{}…{digest}", plain(path, MAX_MOUNT))
+}
+
+/// The first of a text's characters that take `most` bytes, with nothing in it that a journal escapes.
+fn plain(text: &str, most: usize) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        let c = if is_odd(c) { '?' } else { c };
+        if out.len() + c.len_utf8() > most {
+            break;
+        }
+        out.push(c);
+    }
+    out
+}
+
+fn is_odd(c: char) -> bool {
+    c.is_control() || matches!(c, '"' | '\\')
 }
 
 /// Tells the brake's owner what a node has in force, once it is time.
@@ -196,3 +246,7 @@ fn brake(view: &View) -> wire::Brake {
     });
     out
 }
+
+#[cfg(test)]
+#[path = "fleet_tests.rs"]
+mod tests;

@@ -1,6 +1,7 @@
 //! The fleet brake: shown to everybody, stopped and released by responders.
 
 use dogwatch::identity::Role;
+use dogwatch::record::NodeName;
 use dogwatch::wire;
 use tonic::{Request, Response, Status};
 
@@ -24,14 +25,19 @@ impl Query {
         let actor = self.person(&request, Role::Responder)?;
         let ask = request.into_inner();
         let order = ask.order();
-        let wire::SetBrakeRequest { reason, node, action_id, .. } = ask;
+        let wire::SetBrakeRequest { reason, node, action_id, revision, .. } = ask;
         let of_trip = !node.is_empty() || !action_id.is_empty();
         if of_trip && order != wire::BrakeOrder::Trip {
             return Err(Status::invalid_argument("node, action_id: only of a trip"));
         }
+        if revision != 0 && order != wire::BrakeOrder::Release {
+            return Err(Status::invalid_argument("revision: only of a release"));
+        }
         let stands = match order {
             wire::BrakeOrder::Pause => self.brake.pause(reason, actor).await,
-            wire::BrakeOrder::Release => self.brake.release(reason, actor).await,
+            wire::BrakeOrder::Release => {
+                self.brake.release(reason, actor, (revision != 0).then_some(revision)).await
+            }
             wire::BrakeOrder::Trip => {
                 let (node, action) = self.blamed(node, action_id).await?;
                 self.brake.trip(reason, node, action, actor).await
@@ -50,7 +56,7 @@ impl Query {
         &self,
         node: String,
         action: String,
-    ) -> Result<(Option<dogwatch::record::NodeName>, Option<String>), Status> {
+    ) -> Result<(Option<NodeName>, Option<String>), Status> {
         let action = Some(action).filter(|a| !a.is_empty());
         if !node.is_empty() {
             let node = node.parse().map_err(|e| Status::invalid_argument(format!("node: {e}")))?;
@@ -62,18 +68,8 @@ impl Query {
             return Ok((Some(node), action));
         }
         let Some(id) = action else { return Ok((None, None)) };
-        // Ids are made by nodes, each for itself.
         match self.store.nodes_of_action(&id).await.as_deref() {
-            Ok([node]) => Ok((Some(node.clone()), Some(id))),
-            Ok([]) => {
-                Err(Status::not_found(format!("there is no action {id}; `dogwatch get actions` lists them")))
-            }
-            Ok(nodes) => {
-                let names: Vec<&str> = nodes.iter().map(dogwatch::record::NodeName::as_str).collect();
-                let why =
-                    format!("action_id: {} have an action {id}; name the node, too", names.join(" and "));
-                Err(Status::invalid_argument(why))
-            }
+            Ok(nodes) => Ok((Some(the_one(nodes, &id)?), Some(id))),
             // The index cannot answer; that must not keep a person from stopping everything.
             Err(_) => Ok((None, Some(id))),
         }
@@ -113,9 +109,15 @@ impl Query {
             tripped_total: ledger.tripped_total,
             not_kept: not_kept.unwrap_or_default(),
             notes,
+            revision: ledger.revision,
             unheard: unheard.map(|(node, _)| node.to_string()).collect(),
             ..wire::FleetBrake::default()
         };
+        out.pause = ledger.paused.as_ref().filter(|_| ledger.tripped.is_some()).map(|p| wire::FleetPause {
+            reason: p.reason.clone(),
+            actor: p.by.clone(),
+            since_wall_ns: p.wall_ns,
+        });
         if let Some(stopped) = ledger.stopped() {
             (out.reason, out.actor) = (stopped.reason.clone(), stopped.by.clone());
             (out.since_wall_ns, out.finding) = (stopped.wall_ns, stopped.finding.clone());
@@ -154,11 +156,39 @@ impl Query {
     }
 }
 
+/// The one node that has an action of this id: ids are made by nodes, each for itself, and one may make another's.
+pub(super) fn the_one(nodes: &[NodeName], id: &str) -> Result<NodeName, Status> {
+    match nodes {
+        [node] => Ok(node.clone()),
+        [] => Err(Status::not_found(format!("there is no action {id}; `dogwatch get actions` lists them"))),
+        nodes => {
+            let names: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
+            let why = format!("{} have an action {id}; name the node, too", names.join(" and "));
+            Err(Status::invalid_argument(why))
+        }
+    }
+}
+
 fn refuse(refusal: Refusal) -> Status {
     let words = refusal.to_string();
     match refusal {
         Refusal::Mistake(_) => Status::invalid_argument(words),
         Refusal::Open | Refusal::Overtaken(_) => Status::failed_precondition(words),
         Refusal::Store(_) => Status::unavailable(words),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_several_nodes_gave_is_nobodys_until_one_is_named() {
+        let nodes: Vec<NodeName> = ["node-1", "node-2"].iter().map(|n| n.parse().unwrap()).collect();
+        assert_eq!(the_one(&nodes[..1], "a-1").unwrap(), nodes[0]);
+        assert_eq!(the_one(&[], "a-1").unwrap_err().code(), tonic::Code::NotFound);
+        let refused = the_one(&nodes, "a-1").unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+        assert!(refused.message().contains("node-1 and node-2 have an action a-1"), "{refused}");
     }
 }

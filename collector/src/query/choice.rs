@@ -8,7 +8,7 @@ use super::{Query, refuse};
 use crate::select::Select;
 use crate::sieve::{Grep, Sieve};
 
-/// Most nodes and rules that one selector names.
+/// Most nodes, rules and ids that one question names.
 const MAX_NAMED: usize = 1_000;
 
 impl Query {
@@ -74,6 +74,16 @@ impl Query {
         }
         Ok(Sieve { select, source, grep })
     }
+}
+
+/// The ids that are asked for, each once.
+pub(super) fn ids(mut asked: Vec<String>) -> Result<Vec<String>, Status> {
+    if asked.len() > MAX_NAMED {
+        return Err(Status::invalid_argument(format!("more than {MAX_NAMED} ids are named; ask in parts")));
+    }
+    asked.sort_unstable();
+    asked.dedup();
+    Ok(asked)
 }
 
 /// Half-open; `None`: no bound.

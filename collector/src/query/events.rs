@@ -16,7 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::choice::{kinds, range};
+use super::brake::the_one;
+use super::choice::{kinds, node_filter, range};
 use super::messages::event_message;
 use super::{Query, Rows, refuse, stopping};
 use crate::store::events::{Event, EventQuery};
@@ -96,17 +97,19 @@ impl Query {
         &self,
         asked: wire::GetPreservedRequest,
     ) -> Result<Rows<wire::FileSeen>, Status> {
-        // Ids are made by nodes, each for itself: where several made the same one, what each kept is told.
-        let nodes = self.store.nodes_of_action(&asked.action).await.map_err(refuse)?;
-        let mut steps = Vec::new();
-        for node in &nodes {
-            let row = self.store.action_of(node, &asked.action).await.map_err(refuse)?;
-            steps.extend(row.into_iter().flat_map(|row| row.steps));
-        }
-        if steps.is_empty() {
-            let why = format!("there is no action {}; `dogwatch get actions` lists them", asked.action);
-            return Err(Status::not_found(why));
-        }
+        let node = match self.known(node_filter(&asked.node)?).await? {
+            Some(node) => node,
+            None => {
+                the_one(&self.store.nodes_of_action(&asked.action).await.map_err(refuse)?, &asked.action)?
+            }
+        };
+        let row = self.store.action_of(&node, &asked.action).await.map_err(refuse)?;
+        let Some(steps) = row.map(|row| row.steps).filter(|steps| !steps.is_empty()) else {
+            return Err(Status::not_found(format!(
+                "there is no action {} of {node}; `dogwatch get actions` lists them",
+                asked.action
+            )));
+        };
         let times = steps.iter().map(|s| s.wall_ns);
         let first = times.clone().min().unwrap_or(i64::MIN);
         // An agent that died in the midst of it says so at its next start, or never.
@@ -114,7 +117,7 @@ impl Query {
         let query = EventQuery {
             since_wall_ns: first.saturating_sub(AROUND_NS),
             until_wall_ns: last.saturating_add(AROUND_NS),
-            nodes,
+            nodes: vec![node],
             kinds: Kinds::default().with(Kind::File),
             streams: vec![RecordStream::Urgent, RecordStream::Evidence],
             ..EventQuery::default()
@@ -122,7 +125,9 @@ impl Query {
         let row = move |e: Event| match e.record.body {
             Body::File(f) if f.cause == asked.action => {
                 let wanted = |path: &std::path::Path| asked.path == path.as_os_str().as_bytes();
-                (f.content.as_ref().is_none_or(|c| wanted(&c.path))).then(|| wire::FileSeen::from(&*f))
+                let node = e.chain.node.to_string();
+                (f.content.as_ref().is_none_or(|c| wanted(&c.path)))
+                    .then(|| wire::FileSeen { node, ..wire::FileSeen::from(&*f) })
             }
             _ => None,
         };

@@ -4,7 +4,7 @@ use dogwatch::record::NodeName;
 use dogwatch::wire;
 use tonic::Status;
 
-use super::choice::{node_filter, range};
+use super::choice::{ids, node_filter, range};
 use super::messages::{action_message, entry_message, finding_message, incident_message, piece_words};
 use super::{Query, refuse};
 use crate::incident::{Incident, IncidentState};
@@ -24,6 +24,7 @@ impl Query {
         let (since_wall_ns, until_wall_ns) = range(asked.range);
         let states: Result<Vec<IncidentState>, Status> = asked.states.iter().map(|s| state(s)).collect();
         let filter = IncidentFilter {
+            ids: ids(asked.ids)?,
             since_wall_ns,
             until_wall_ns,
             states: states?,
@@ -41,6 +42,7 @@ impl Query {
     ) -> Result<Vec<wire::FindingRow>, Status> {
         let (since_wall_ns, until_wall_ns) = range(asked.range);
         let filter = FindingFilter {
+            ids: ids(asked.ids)?,
             since_wall_ns,
             until_wall_ns,
             node: self.known(node_filter(&asked.node)?).await?,
@@ -62,6 +64,7 @@ impl Query {
     ) -> Result<Vec<wire::ActionRow>, Status> {
         let (since_wall_ns, until_wall_ns) = range(asked.range);
         let filter = ActionFilter {
+            ids: ids(asked.ids)?,
             since_wall_ns,
             until_wall_ns,
             node: self.known(node_filter(&asked.node)?).await?,

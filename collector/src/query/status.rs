@@ -10,7 +10,7 @@ use tonic::Status;
 
 use super::messages::severity;
 use super::{Query, refuse};
-use crate::condition::{Facts, Index, Journal, Loss, Node, judge};
+use crate::condition::{Decisions, Facts, Index, Journal, Loss, Node, judge};
 use crate::nodes::Live;
 use crate::store::events::EventQuery;
 use crate::store::{FindingFilter, QueryError};
@@ -67,7 +67,11 @@ impl Query {
             now_wall_ns: clock::wall_ns(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             journals: Stream::ALL.into_iter().zip(&status.streams).map(journal).collect(),
-            truth_failing: status.truth_failing,
+            truth: Decisions {
+                failing: status.truth.failing,
+                used_bytes: status.truth.used_bytes,
+                max_bytes: status.truth.max_bytes,
+            },
             index: Index {
                 ready: status.index.ready,
                 rebuilds: status.index.rebuilds,

@@ -5,6 +5,8 @@
 //! left out, which is logged. A question that finds the index failing reports that, waits for the next one, and is
 //! asked again.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dogwatch::block::Block;
@@ -159,12 +161,32 @@ impl Store {
                 if at < since_wall_ns {
                     return Ok(false);
                 }
-                if own.first() == Some(&(Table::Finding as u8)) {
-                    rows.extend(inner.finding_row(life).map(|r| Loose::Finding(Box::new(r))));
-                } else {
-                    rows.extend(inner.action_row(life).map(|r| Loose::Action(Box::new(r))));
-                }
+                rows.extend(inner.loose_row(own, life));
                 Ok(rows.len() < most(limit))
+            })?;
+            Ok(rows)
+        })
+        .await
+    }
+
+    /// [`Store::loose`], at most `of_each_node` of one node, so that a node that says much does not hide what others said;
+    /// [`MAX_ROWS`] are looked at.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn loose_of_each(&self, of_each_node: usize, limit: usize) -> Result<Vec<Loose>, QueryError> {
+        self.ask(move |inner, index| {
+            let mut rows = Vec::new();
+            let mut of: HashMap<Option<NodeName>, usize> = HashMap::new();
+            let mut seen = 0;
+            by_time(index, Table::Loose, |_, own, life: Life| {
+                seen += 1;
+                let taken = of.entry(life.node.clone()).or_default();
+                if *taken < of_each_node {
+                    *taken += 1;
+                    rows.extend(inner.loose_row(own, life));
+                }
+                Ok(rows.len() < most(limit) && seen < MAX_ROWS)
             })?;
             Ok(rows)
         })
@@ -336,6 +358,14 @@ impl Inner {
         Err(failed.map_or(QueryError::Building, |(_, e)| e.into()))
     }
 
+    fn loose_row(&self, own: &[u8], life: Life) -> Option<Loose> {
+        if own.first() == Some(&(Table::Finding as u8)) {
+            self.finding_row(life).map(|r| Loose::Finding(Box::new(r)))
+        } else {
+            self.action_row(life).map(|r| Loose::Action(Box::new(r)))
+        }
+    }
+
     /// `None` where the newest record is no longer readable.
     pub(super) fn finding_row(&self, life: Life) -> Option<FindingRow> {
         let finding = if life.from_collector {
@@ -375,11 +405,26 @@ impl Inner {
 
     /// Record `seq` of the block at `at`.
     pub(super) fn record_at(&self, stream: Stream, at: Position, seq: u64) -> Option<Record> {
-        let entry = self.shared(stream).reader.read_at(at).ok().flatten()?;
-        let records = Block::decode(entry.payload).ok()?.records(Kinds(u32::MAX)).ok()?;
-        records.into_iter().find(|r| r.seq == seq)
+        let known = self.read_last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let records = match known {
+            Some((of, place, records)) if (of, place) == (stream, at) => records,
+            _ => {
+                let entry = self.shared(stream).reader.read_at(at).ok().flatten()?;
+                let records: Arc<[Record]> =
+                    Block::decode(entry.payload).ok()?.records(Kinds(u32::MAX)).ok()?.into();
+                let last = Some((stream, at, Arc::clone(&records)));
+                *self.read_last.lock().unwrap_or_else(PoisonError::into_inner) = last;
+                records
+            }
+        };
+        let i = records.binary_search_by_key(&seq, |r| r.seq).ok()?;
+        records.get(i).cloned()
     }
 }
+
+/// The block that a record was read from last: rows that follow each other are often of one block, which may hold
+/// tens of thousands.
+pub(super) type ReadLast = Mutex<Option<(Stream, Position, Arc<[Record]>)>>;
 
 /// The index, of another generation than the one that `failed`.
 fn current(slot: &Slot, patience: Duration, failed: Option<u64>) -> Option<(std::sync::Arc<dyn Index>, u64)> {

@@ -7,7 +7,8 @@
 use dogwatch::record::{ActionState, CleanupMode, Finding, Hash, NodeName, RecordRef, Severity};
 use serde::{Deserialize, Serialize};
 
-use crate::incident::IncidentState;
+use crate::brake::STOPPED_RULE;
+use crate::incident::{COLLECTOR, IncidentState};
 
 /// A decision and when it was taken, by the collector's clock.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -18,6 +19,29 @@ pub struct Decision {
     pub actor: String,
     /// What.
     pub what: What,
+}
+
+impl Decision {
+    /// Whether the last of the journal's room is kept for it: what a person decides, and what must be decided lest cleanups go
+    /// on, or never end. None of it can nodes cause without an end: permits that are out end, and a hold or a stop has a person
+    /// behind it, or an incident.
+    pub(super) fn is_kept_room_for(&self) -> bool {
+        self.actor != COLLECTOR
+            || match &self.what {
+                What::BrakePaused { .. }
+                | What::BrakeTripped { .. }
+                | What::BrakeReleased { .. }
+                | What::PermitReturned { .. }
+                | What::PermitEnded { .. }
+                | What::HoldAdded { .. }
+                | What::HoldReleased { .. }
+                | What::HoldConfirmed { .. }
+                | What::Commanded { .. }
+                | What::CommandEnded { .. } => true,
+                What::FindingSaid { finding, .. } => finding.rule == STOPPED_RULE,
+                _ => false,
+            }
+    }
 }
 
 /// What was decided or done.

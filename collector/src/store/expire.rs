@@ -15,45 +15,69 @@ use super::indexer::WorkError;
 use super::keys::{Key, Table};
 use super::view::{Again, ChainFold, Life, fold_record, remove, wanted};
 
-/// Most rows that are dealt with in place; beyond it a rebuild is cheaper than a batch of that size.
-const MAX_IN_PLACE: usize = 100_000;
+/// Most rows that are dealt with in one batch, so that no batch takes an engine near its deadline.
+const STEP_ROWS: usize = 4_096;
+/// Most rows that reach across which are folded again together, by one pass over all that the journal still has.
+const MAX_ACROSS: usize = 20_000;
 
-/// Brings the rows from the checkpoint's floor up to `floor`, in one batch.
+/// Brings the rows from the checkpoint's floor up to `floor`, in steps: a node can say so much that more rows expire at once
+/// than a batch should hold. In between, and where `stopping` says that it is left for later, the rows are those of the old
+/// floor but for some that are gone already; only the last step moves the floor.
 pub(super) fn expire(
     index: &dyn Index,
     checkpoint: &mut Checkpoint,
     urgent: &Reader,
     floor: u64,
+    stopping: impl Fn() -> bool,
 ) -> Result<(), WorkError> {
-    let mut touched: Vec<Vec<u8>> = Vec::new();
-    let span = Span {
-        from: Key::of(Table::Segment).number(0).bytes(),
-        to: Some(Key::of(Table::Segment).number(floor).bytes()),
-        reverse: false,
-    };
-    each(index, &span, |key, _| {
-        touched.push(key.get(9..).unwrap_or_default().to_vec());
-        Ok(touched.len() <= MAX_IN_PLACE)
-    })?;
-    if touched.len() > MAX_IN_PLACE {
-        let detail = format!("over {MAX_IN_PLACE} rows expire at once");
-        return Err(IndexError::Mismatch(detail).into());
+    let mut across: Vec<(Table, Life)> = Vec::new();
+    let mut from = Key::of(Table::Segment).number(0).bytes();
+    let to = Key::of(Table::Segment).number(floor).bytes();
+    loop {
+        let mut touched: Vec<Vec<u8>> = Vec::new();
+        each(index, &Span { from: from.clone(), to: Some(to.clone()), reverse: false }, |key, _| {
+            touched.push(key.to_vec());
+            Ok(touched.len() < STEP_ROWS)
+        })?;
+        let keys: Vec<Vec<u8>> = touched.iter().map(|k| k.get(9..).unwrap_or_default().to_vec()).collect();
+        let mut draft = Draft::new(index);
+        for (key, row) in keys.iter().zip(index.get_many(&keys)?) {
+            let table =
+                if key.first() == Some(&(Table::Finding as u8)) { Table::Finding } else { Table::Action };
+            let Some(row) = row else {
+                return Err(IndexError::Mismatch("a row that should expire is not there".to_owned()).into());
+            };
+            let life: Life = decode(&row)?;
+            if life.at.segment >= floor && life.node.is_some() {
+                across.push((table, life));
+            } else {
+                remove(&mut draft, table, &life);
+            }
+        }
+        if !draft.is_empty() {
+            draft.apply(checkpoint)?;
+        }
+        let more = touched.len() >= STEP_ROWS;
+        if across.len() >= MAX_ACROSS || (!more && !across.is_empty()) {
+            let mut draft = Draft::new(index);
+            fold_across(
+                &mut draft,
+                urgent,
+                std::mem::take(&mut across),
+                floor,
+                checkpoint.urgent.position(),
+            )?;
+            draft.apply(checkpoint)?;
+        }
+        match touched.pop() {
+            Some(last) if more => from = [last, vec![0]].concat(),
+            _ => break,
+        }
+        if stopping() {
+            return Err(WorkError::Stopping);
+        }
     }
     let mut draft = Draft::new(index);
-    let mut again = Again::new();
-    for key in touched {
-        let table = if key.first() == Some(&(Table::Finding as u8)) { Table::Finding } else { Table::Action };
-        let Some(row) = draft.get(&key)? else {
-            return Err(IndexError::Mismatch("a row that should expire is not there".to_owned()).into());
-        };
-        let life: Life = decode(&row)?;
-        if life.at.segment >= floor
-            && let Some(node) = life.node.clone()
-        {
-            again.insert((table as u8, node, life.id.clone()));
-        }
-        remove(&mut draft, table, &life);
-    }
     let mut ended: Vec<Vec<u8>> = Vec::new();
     each(index, &Span::prefix(&Key::of(Table::Chain).bytes()), |key, value| {
         if decode::<ChainFold>(value)?.segment < floor {
@@ -64,14 +88,26 @@ pub(super) fn expire(
     for key in ended {
         draft.set(key, None);
     }
-    if !again.is_empty() {
-        fold_again(&mut draft, urgent, &again, floor, checkpoint.urgent.position())?;
-    }
-    let mut next = checkpoint.clone();
-    next.floor = floor;
+    let mut next = Checkpoint { floor, ..checkpoint.clone() };
     draft.apply(&mut next)?;
     *checkpoint = next;
     Ok(())
+}
+
+/// Takes rows that reach across away, and folds them again from what the journal still has.
+fn fold_across(
+    draft: &mut Draft<'_>,
+    urgent: &Reader,
+    across: Vec<(Table, Life)>,
+    floor: u64,
+    upto: Position,
+) -> Result<(), WorkError> {
+    let mut again = Again::new();
+    for (table, life) in across {
+        remove(draft, table, &life);
+        again.extend(life.node.map(|node| (table as u8, node, life.id)));
+    }
+    fold_again(draft, urgent, &again, floor, upto)
 }
 
 fn fold_again(

@@ -8,6 +8,8 @@ use crate::select::Select;
 /// Which findings.
 #[derive(Debug, Clone, Default)]
 pub struct FindingFilter {
+    /// Any of these ids, looked up by themselves; empty: all.
+    pub ids: Vec<String>,
     /// Still holding at or after this, wall ns.
     pub since_wall_ns: Option<i64>,
     /// Raised before this, wall ns.
@@ -25,6 +27,8 @@ pub struct FindingFilter {
 /// Which actions.
 #[derive(Debug, Clone, Default)]
 pub struct ActionFilter {
+    /// Any of these ids, looked up by themselves; empty: all.
+    pub ids: Vec<String>,
     /// With a step at or after this, wall ns.
     pub since_wall_ns: Option<i64>,
     /// Begun before this, wall ns.
@@ -40,6 +44,8 @@ pub struct ActionFilter {
 /// Which incidents.
 #[derive(Debug, Clone, Default)]
 pub struct IncidentFilter {
+    /// Any of these ids, looked up by themselves; empty: all.
+    pub ids: Vec<String>,
     /// Opened at or after this, wall ns.
     pub since_wall_ns: Option<i64>,
     /// Opened before this, wall ns.

@@ -3,8 +3,8 @@
 //! It reads the journals themselves, up to the marks that the writers put up, so building anew, catching up after a
 //! start and following what is committed are one path, in bounded memory. Whatever goes wrong with an index (an error,
 //! a panic, a hang, a digest that does not match) has one answer: the folder is moved aside, a fresh index is built
-//! from the beginning, and ingest goes on meanwhile. After [`MAX_ON_DISK`] failures the index stays in memory, and
-//! status says so.
+//! from the beginning, and ingest goes on meanwhile. After [`MAX_ON_DISK`] failures none of which it had recovered from
+//! ([`STEADY`]) the index stays in memory, and status says so.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,8 @@ use super::watchdog::{Deadlines, Watched};
 
 /// Failures of an index on disk before it stays in memory: a third would not end better than two.
 const MAX_ON_DISK: u32 = 3;
+/// An index that did well for so long has recovered: what fails later is another story. Longer than any build.
+const STEADY: Duration = Duration::from_secs(3600);
 /// Between flushes of an index that changed; what was not flushed is folded again after a crash.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// Pause after a journal could not be read.
@@ -175,12 +177,12 @@ impl From<JournalError> for WorkError {
 impl Indexer {
     /// Runs until the store closes.
     pub(super) fn run(mut self) {
-        let mut failures = 0;
+        let mut failures = Failures::default();
         let mut why: Option<String> = None;
         while let Some(held) = self.build(&mut failures, &mut why) {
             match self.follow(held) {
                 Some(e) => {
-                    failures += 1;
+                    failures.count(Instant::now());
                     why = Some(e);
                 }
                 None => return,
@@ -220,11 +222,15 @@ impl Indexer {
     }
 
     /// Opens the index, or builds one, and makes it the current one. `None`: the store closes.
-    fn build(&mut self, failures: &mut u32, why: &mut Option<String>) -> Option<Held> {
+    fn build(&mut self, failures: &mut Failures, why: &mut Option<String>) -> Option<Held> {
         loop {
             let begun = Instant::now();
             if let Some(reason) = why.as_ref() {
-                tracing::warn!(reason, failures, "the index is built anew from the journals");
+                tracing::warn!(
+                    reason,
+                    failures = failures.count,
+                    "the index is built anew from the journals"
+                );
                 let mut s = self.slot.lock();
                 let old = s.index.take();
                 s.status.ready = false;
@@ -237,7 +243,7 @@ impl Indexer {
                 drop(old);
                 move_aside(&self.dir);
             }
-            let fallback = *failures >= MAX_ON_DISK;
+            let fallback = failures.count >= MAX_ON_DISK;
             let goal = self.board.goal();
             let outcome = self.open(fallback, &goal).and_then(|mut held| {
                 self.reach(&mut held, &goal)?;
@@ -253,12 +259,13 @@ impl Indexer {
                     s.status.engine = held.index.engine();
                     s.status.build_time = begun.elapsed();
                     s.status.ready_since = Some(Instant::now());
+                    failures.built(Instant::now());
                     self.slot.ready.notify_all();
                     return Some(held);
                 }
                 Err(WorkError::Stopping) => return None,
                 Err(WorkError::Index(e)) => {
-                    *failures += 1;
+                    failures.count(Instant::now());
                     *why = Some(e.to_string());
                 }
                 Err(WorkError::Journal(error)) => {
@@ -322,8 +329,9 @@ impl Indexer {
     /// Brings the index up to the marks.
     fn reach(&mut self, held: &mut Held, goal: &Goal) -> Result<(), WorkError> {
         if goal.floor > held.checkpoint.floor {
-            expire(&*held.index, &mut held.checkpoint, &self.urgent, goal.floor)?;
             held.dirty = true;
+            let stopping = || self.board.stopping();
+            expire(&*held.index, &mut held.checkpoint, &self.urgent, goal.floor, stopping)?;
         }
         self.advance(held, Which::Truth, goal.truth)?;
         self.folded.send_replace(held.checkpoint.truth.position());
@@ -390,6 +398,28 @@ impl Indexer {
     }
 }
 
+/// Failures of the index on disk since it was last seen to have recovered.
+#[derive(Debug, Default)]
+struct Failures {
+    count: u32,
+    built: Option<Instant>,
+}
+
+impl Failures {
+    /// It answers, from now on.
+    fn built(&mut self, now: Instant) {
+        self.built = Some(now);
+    }
+
+    /// It failed.
+    fn count(&mut self, now: Instant) {
+        if self.built.take().is_some_and(|since| now.saturating_duration_since(since) >= STEADY) {
+            self.count = 0;
+        }
+        self.count += 1;
+    }
+}
+
 impl Held {
     fn flush(&mut self, now: bool) -> Result<(), IndexError> {
         if self.dirty && (now || self.flushed.elapsed() >= FLUSH_EVERY) {
@@ -414,5 +444,28 @@ fn move_aside(dir: &Path) {
         tracing::warn!(index = %dir.display(), %error, "the failed index could not be moved aside; it is removed");
         // If even that fails, opening fails, too, and the index stays in memory.
         let _ = fs::remove_dir_all(dir);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_and_then_did_well_for_long_has_its_tries_again() {
+        let t0 = Instant::now();
+        let mut failures = Failures::default();
+        for month in 1..=10 {
+            let begun = t0 + STEADY * 700 * month;
+            failures.built(begun);
+            failures.count(begun + STEADY);
+            assert_eq!(failures.count, 1, "month {month}");
+        }
+        // Built again and again, and never well for long; nor does a failure while it is built take the count back.
+        let begun = t0 + STEADY * 8_000;
+        failures.built(begun);
+        failures.count(begun + STEADY / 2);
+        failures.count(begun + STEADY * 2);
+        assert_eq!(failures.count, MAX_ON_DISK);
     }
 }

@@ -79,6 +79,7 @@ use decision::Decision;
 use doubt::Doubt;
 use held::Spans;
 use indexer::Slot;
+pub use truth::TruthStatus;
 use truth::TruthWriter;
 use writer::{BlockWriter, Shared};
 
@@ -271,8 +272,8 @@ pub struct StoreStatus {
     pub streams: [Stats; 3],
     /// Of the index.
     pub index: IndexStatus,
-    /// Why the truth journal takes nothing, if it does not.
-    pub truth_failing: Option<String>,
+    /// Of the journal of decisions.
+    pub truth: TruthStatus,
 }
 
 /// The store. Cheap to clone; all clones are one.
@@ -293,6 +294,7 @@ pub(crate) struct Inner {
     arrivals: broadcast::Sender<Arrival>,
     aside: Arc<Mutex<Aside>>,
     spans: Spans,
+    read_last: ask::ReadLast,
     indexer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -425,7 +427,7 @@ impl Store {
         StoreStatus {
             streams: Stream::ALL.map(stats),
             index: self.inner.slot.status(&self.inner.board.goal()),
-            truth_failing: self.inner.truth.failing(),
+            truth: self.inner.truth.status(),
         }
     }
 

@@ -21,7 +21,7 @@ use super::index::Opener;
 use super::indexer::{Indexer, Slot};
 use super::retention::Retention;
 use super::seat::Seat;
-use super::truth::TruthWriter;
+use super::truth::{MERGE_SEGMENTS, TruthWriter};
 use super::watchdog::Deadlines;
 use super::writer::{BlockWriter, Parts, Shared};
 use super::{Clock, Inner, OpenError, Store, frames, sled_index};
@@ -195,6 +195,7 @@ impl Store {
         let truth_journal = |source| OpenError::Journal { journal: "truth", source };
         let truth_dir = dir.join("truth");
         let most = u32::try_from(config.truth.max_bytes / config.truth.segment_bytes).unwrap_or(u32::MAX);
+        let most = most.saturating_add(MERGE_SEGMENTS);
         // What the journal and the index show of lost decisions, opening them may take away.
         let doubt = Arc::new(Doubt::open(dir));
         let (mut truth_seat, recovered) =
@@ -292,6 +293,7 @@ impl Store {
             arrivals,
             aside,
             spans,
+            read_last: Mutex::default(),
             indexer: Mutex::new(Some(thread)),
         };
         Ok((Self { inner: Arc::new(inner) }, report))

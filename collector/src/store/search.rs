@@ -1,4 +1,4 @@
-//! Searches: findings, actions and incidents by time, of those that a [`Select`] chooses.
+//! Searches: findings, actions and incidents by time or by id, of those that a [`Select`] chooses.
 //!
 //! What a row of the index tells is looked at first; the record is read only of rows that may be chosen. A search has a
 //! time: what is seldom chosen out of very many is refused with a remedy, not looked for without end. Answers come newest
@@ -14,8 +14,8 @@ use dogwatch::record::{NodeName, Severity};
 use super::ask::{MAX_ROWS, QueryError, by_time, most};
 use super::decision::Piece;
 use super::filter::{ActionFilter, FindingFilter, IncidentFilter};
-use super::index::{Index, IndexError};
-use super::keys::Table;
+use super::index::{Index, IndexError, Span, decode, each};
+use super::keys::{Key, Table};
 use super::row::{ActionRow, FindingRow};
 use super::view::Life;
 use super::{Inner, Store};
@@ -81,6 +81,13 @@ impl Store {
                 }
                 rows.len() < most && time.is_left()
             };
+            if !filter.ids.is_empty() {
+                named(index, Table::Finding, &filter.ids, |life| {
+                    let fits = !life.over || !filter.active_only && newest(&life) >= since;
+                    Ok(!fits || take(life))
+                })?;
+                return Ok(rows);
+            }
             if filter.active_only {
                 by_time(index, Table::FindingActive, |_, _, life| Ok(take(life)))?;
                 return Ok(rows);
@@ -107,10 +114,7 @@ impl Store {
         self.search(move |inner, index, time| {
             let mut rows = Vec::new();
             let since = filter.since_wall_ns.unwrap_or(i64::MIN);
-            by_time(index, Table::ActionTime, |at, _, life: Life| {
-                if at < since {
-                    return Ok(false);
-                }
+            let mut take = |life: Life| {
                 if filter.node.as_ref().is_none_or(|n| life.node.as_ref() == Some(n))
                     && filter.select.has_node(life.node.as_ref())
                     && filter.until_wall_ns.is_none_or(|u| life.steps.first().is_none_or(|s| s.wall_ns < u))
@@ -120,7 +124,18 @@ impl Store {
                     rows.push(row);
                 }
                 Ok(rows.len() < most(filter.limit) && time.is_left())
-            })?;
+            };
+            if filter.ids.is_empty() {
+                by_time(
+                    index,
+                    Table::ActionTime,
+                    |at, _, life| if at < since { Ok(false) } else { take(life) },
+                )?;
+            } else {
+                named(index, Table::Action, &filter.ids, |life| {
+                    if newest(&life) < since { Ok(true) } else { take(life) }
+                })?;
+            }
             Ok(rows)
         })
         .await
@@ -134,11 +149,8 @@ impl Store {
         self.search(move |inner, index, time| {
             let mut rows = Vec::new();
             let since = filter.since_wall_ns.unwrap_or(i64::MIN);
-            by_time(index, Table::IncidentTime, |at, _, incident: Incident| {
-                if at < since {
-                    return Ok(false);
-                }
-                if filter.until_wall_ns.is_some_and(|u| at >= u) {
+            let mut take = |incident: Incident| {
+                if filter.until_wall_ns.is_some_and(|u| incident.opened_wall_ns >= u) {
                     return Ok(true);
                 }
                 if (filter.states.is_empty() || filter.states.contains(&incident.state))
@@ -148,7 +160,25 @@ impl Store {
                     rows.push(incident);
                 }
                 Ok(rows.len() < most(filter.limit) && time.is_left())
-            })?;
+            };
+            if filter.ids.is_empty() {
+                by_time(
+                    index,
+                    Table::IncidentTime,
+                    |at, _, incident| {
+                        if at < since { Ok(false) } else { take(incident) }
+                    },
+                )?;
+            }
+            for id in &filter.ids {
+                let known = index.get(&Key::of(Table::Incident).text(id).bytes())?;
+                let incident: Option<Incident> = known.map(|v| decode(&v)).transpose()?;
+                if let Some(incident) = incident.filter(|i| i.opened_wall_ns >= since)
+                    && !take(incident)?
+                {
+                    break;
+                }
+            }
             Ok(rows)
         })
         .await
@@ -198,6 +228,31 @@ impl Time {
         self.up.set(self.up.get() || self.begun.elapsed() > SEARCH_TIME);
         !self.up.get()
     }
+}
+
+/// Visits the lives of these ids, of every node that has one, until `visit` wants no more.
+fn named(
+    index: &dyn Index,
+    table: Table,
+    ids: &[String],
+    mut visit: impl FnMut(Life) -> Result<bool, IndexError>,
+) -> Result<(), IndexError> {
+    let mut more = true;
+    for id in ids {
+        if !more {
+            break;
+        }
+        each(index, &Span::prefix(&Key::of(table).text(id).bytes()), |_, value| {
+            more = visit(decode(value)?)?;
+            Ok(more)
+        })?;
+    }
+    Ok(())
+}
+
+/// When it was last heard of.
+fn newest(life: &Life) -> i64 {
+    life.steps.last().map_or(i64::MIN, |s| s.wall_ns)
 }
 
 /// Whether a finding may be chosen, by what its index row says: its record need not be read to know that it is not.

@@ -74,6 +74,11 @@ impl Seat {
         why
     }
 
+    /// How many segments the journal may have.
+    pub(super) fn max_segments(&self) -> u32 {
+        self.options.max_segments
+    }
+
     pub(super) fn segment_bytes(&self) -> u64 {
         self.options.segment_bytes
     }

@@ -10,12 +10,17 @@ use super::{JournalConfig, Store, StoreConfig};
 
 /// Opens a store in `dir` by the wall clock.
 pub(crate) fn open(dir: &Path) -> Store {
+    open_with(dir, 64 << 20)
+}
+
+/// The same, with room for so many bytes of decisions.
+pub(crate) fn open_with(dir: &Path, truth_max_bytes: u64) -> Store {
     let journal = JournalConfig { segment_bytes: 1 << 20, max_bytes: 64 << 20, max_age: None };
     let config = StoreConfig {
         urgent: journal,
         evidence: journal,
         recorder: journal,
-        truth: journal,
+        truth: JournalConfig { max_bytes: truth_max_bytes, ..journal },
         preallocate_segments: 1,
         reserve_free_bytes: 0,
         ..StoreConfig::new(dir)

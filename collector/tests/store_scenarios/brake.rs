@@ -108,7 +108,7 @@ impl Desk {
     }
 
     pub(crate) async fn release(&self) {
-        self.brake.release("dealt with".to_owned(), "ada".to_owned()).await.unwrap();
+        self.brake.release("dealt with".to_owned(), "ada".to_owned(), None).await.unwrap();
     }
 }
 
@@ -154,7 +154,7 @@ async fn a_stop_that_the_journal_does_not_take_is_in_force_and_a_node_brings_it_
     let view = desk.brake.view().borrow().clone();
     assert!(view.paused && view.not_kept.is_some(), "{view:?}");
     assert!(desk.look().await.not_kept.is_some());
-    assert!(desk.brake.release("go on".to_owned(), "ada".to_owned()).await.is_err(), "nor does it end");
+    assert!(desk.brake.release("go on".to_owned(), "ada".to_owned(), None).await.is_err(), "nor does it end");
     assert!(desk.brake.view().borrow().paused);
     desk.end().await.close().await;
 
@@ -412,6 +412,35 @@ async fn what_was_said_while_nobody_listened_counts_by_its_place_and_not_by_cloc
         } else {
             kit::until("what was found to stop everything", async || desk.tripped()).await;
         }
+        desk.end().await.close().await;
+    }
+}
+
+#[tokio::test]
+async fn what_shows_late_and_while_the_collector_was_away_stops_everything() {
+    for before in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let desk = Desk::start(kit::open(kit::config(dir.path()))).await;
+        let mut node = Node::new("n1", 1);
+        enrol(&desk.store, &node).await;
+        if before {
+            desk.store.commit(&bad(&mut node, FindingState::Raised, T0)).await.unwrap();
+        }
+        desk.granted().await;
+        for state in [ActionState::Started, ActionState::Done] {
+            desk.store.commit(&said(&mut node, state)).await.unwrap();
+        }
+        kit::until("the watch to be over", async || desk.look().await.ledger.permits.is_empty()).await;
+        assert!(!desk.tripped());
+        // Nobody has a permit when the collector goes away, and comes back.
+        let store = desk.end().await;
+        let state = if before { FindingState::Updated } else { FindingState::Raised };
+        store.commit(&bad(&mut node, state, T0)).await.unwrap();
+        kit::until("all to be in the index", async || store.told(&store.mark())).await;
+        let desk = Desk::start(store).await;
+        let stopped = desk.look().await.ledger.tripped.map(|s| s.reason);
+        assert_eq!(stopped.is_some(), !before, "{stopped:?}");
+        assert!(stopped.is_none_or(|why| why.contains("n1") && why.contains("crash-loop")));
         desk.end().await.close().await;
     }
 }

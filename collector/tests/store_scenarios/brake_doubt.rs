@@ -97,7 +97,10 @@ async fn one_node_that_lies_stops_the_fleet_once_and_not_after_each_release() {
     desk.release().await;
     let view = desk.brake.view().borrow().clone();
     assert!(view.knows(Past { revision: 9, lineage: 3 }) && view.revision > 9 && !view.is_stopped());
-    assert!(matches!(desk.brake.release("again".to_owned(), "ada".to_owned()).await, Err(Refusal::Open)));
+    assert!(matches!(
+        desk.brake.release("again".to_owned(), "ada".to_owned(), None).await,
+        Err(Refusal::Open)
+    ));
     // What another one says, too, is believed.
     desk.brake.unknown(Some(&unknown("liar", 30, 7))).await;
     desk.brake.unknown(Some(&unknown("n2", 30, 7))).await;
@@ -245,7 +248,7 @@ async fn a_stop_overtakes_whatever_waits_and_a_release_that_it_overtook_does_not
     // The owner waits for a disk.
     let (owner, brake, asked) = keeper(&store).await;
     let early = brake.clone();
-    let early = tokio::spawn(async move { early.release("well".to_owned(), "bob".to_owned()).await });
+    let early = tokio::spawn(async move { early.release("well".to_owned(), "bob".to_owned(), None).await });
     others().await;
     let mut queued = Vec::new();
     for i in 0..600 {

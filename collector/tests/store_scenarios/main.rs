@@ -13,6 +13,7 @@ mod brake_doubt;
 mod chosen;
 mod commit;
 mod crash;
+mod flood;
 mod index;
 mod kit;
 mod questions;

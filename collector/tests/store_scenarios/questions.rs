@@ -124,6 +124,22 @@ async fn findings_and_actions_have_their_life_and_cite_their_records() {
     let until = FindingFilter { until_wall_ns: Some(T0 + m), ..Default::default() };
     assert_eq!(ids(until).await, ["f-1"]);
 
+    let named =
+        |f: FindingFilter| ids(FindingFilter { ids: vec!["f-2".into(), "f-1".into(), "f-0".into()], ..f });
+    assert_eq!(named(FindingFilter { limit: 1, ..Default::default() }).await, ["f-2"]);
+    assert_eq!(named(FindingFilter::default()).await, ["f-2", "f-1"]);
+    assert_eq!(named(FindingFilter { active_only: true, ..Default::default() }).await, ["f-2"]);
+    assert_eq!(named(FindingFilter { since_wall_ns: Some(T0 + 3 * m), ..Default::default() }).await, ["f-2"]);
+    assert_eq!(
+        named(FindingFilter { node: Some("n2".parse().unwrap()), ..Default::default() }).await,
+        Vec::<String>::new()
+    );
+    let of_id = |id: &str| ActionFilter { ids: vec![id.to_owned()], ..Default::default() };
+    assert_eq!(store.actions(of_id("a-1")).await.unwrap().len(), 1);
+    assert_eq!(store.actions(of_id("a-2")).await.unwrap(), []);
+    let later = ActionFilter { since_wall_ns: Some(T0 + 4 * m), ..of_id("a-1") };
+    assert_eq!(store.actions(later).await.unwrap(), []);
+
     let done = store.actions(ActionFilter::default()).await.unwrap();
     assert_eq!(done.len(), 1);
     assert_eq!(done[0].action, action("a-1", ActionState::Done));
@@ -187,7 +203,11 @@ async fn incidents_tokens_keys_commands_and_loose_pieces() {
     assert_eq!(store.incident(&id).await.unwrap().unwrap().pieces.len(), 1);
     assert_eq!(store.incidents(IncidentFilter::default()).await.unwrap().len(), 1);
     let other = IncidentFilter { node: Some("n2".parse().unwrap()), ..Default::default() };
-    assert!(store.incidents(other).await.unwrap().is_empty());
+    assert!(store.incidents(other.clone()).await.unwrap().is_empty());
+    let of_id = |id: &str| IncidentFilter { ids: vec![id.to_owned()], ..Default::default() };
+    assert_eq!(store.incidents(of_id(&id)).await.unwrap().len(), 1);
+    assert!(store.incidents(of_id("inc-2026-11-21-999")).await.unwrap().is_empty());
+    assert!(store.incidents(IncidentFilter { node: other.node, ..of_id(&id) }).await.unwrap().is_empty());
     assert_eq!(store.token_uses("t1").await.unwrap().count, 1);
     assert_eq!(store.token_uses("t2").await.unwrap().count, 0);
     assert_eq!(store.signing_keys(&n).await.unwrap(), [key, "old".to_owned()]);

@@ -27,9 +27,7 @@ impl Surroundings {
 
     /// Each root by its other names, as it is now.
     pub(super) fn renamed(&self) -> Vec<Renamed> {
-        let names = self.mounts.read().other_names(self.roots.iter().map(|r| r.path.as_path()));
-        let both = self.roots.iter().zip(names);
-        both.map(|(root, names)| Renamed::of(root, names, &self.state_dir)).collect()
+        Renamed::all(&self.roots, &self.mounts.read(), &self.state_dir)
     }
 }
 

@@ -26,6 +26,7 @@ mod rotated_logs;
 mod temp_files;
 #[cfg(test)]
 mod tests;
+mod tmpfiles;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -40,7 +41,7 @@ use locks::Locks;
 pub use private::PRIVATE;
 pub(super) use private::is_private;
 pub use rotated_logs::{DEFAULT_PATTERNS, DEFAULT_SIBLING_PATTERNS};
-use temp_files::Tmpfiles;
+use tmpfiles::Tmpfiles;
 
 /// What a root's cleaner removes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]

@@ -14,6 +14,7 @@ use crate::act::hold_line::HeldNow;
 use crate::act::plan::{Allowance, Trigger, plan};
 use crate::act::policy::{Budgets, Cleaner, Policy, RootPolicy, Rules};
 
+mod ahead;
 mod databases;
 mod leftovers;
 mod reach;
@@ -45,6 +46,7 @@ impl Scene {
     fn root(&mut self, cleaner: Cleaner, relative: &str) -> &mut RootPolicy {
         let path = self.path(relative);
         fs::create_dir_all(&path).unwrap();
+        fs::create_dir_all(self.path("host")).unwrap();
         let root = RootPolicy { host_root: self.path("host"), ..RootPolicy::of(cleaner, path) };
         self.policy.roots.push(root);
         self.policy.roots.last_mut().unwrap()

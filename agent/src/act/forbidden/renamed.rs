@@ -8,13 +8,16 @@
 //! it is judged, not that it is one. A place that is to hold what goes ([`PLAIN`]) may lie on any disk; there only
 //! databases, volumes and our state are judged.
 
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{NEVER, beneath_var_lib, overlap, volume_part, why_in_database};
-use crate::act::cleaners::Cleaner;
+use super::{NEVER, beneath_var_lib, on_host, overlap, why_marked_above, why_name};
 use crate::act::other_names::OtherNames;
 use crate::act::policy::RootPolicy;
-use crate::act::real_path::{CleanupRoots, Mounts};
+use crate::act::real_path::{CleanupRoots, Mounts, Sight, is_elsewhere};
+use crate::sample::mountinfo::{Entry, Table};
 
 /// What is mounted there is what these names say, wherever its disk is mounted too: distributions keep `/var/log` on the
 /// disk of `/home` or `/usr/local`.
@@ -24,54 +27,91 @@ const PLUGGED: &[&str] = &["/run", "/usr", "/var/run"];
 /// Where the kubelet shows a container a folder of any volume's, also of the host's own `/var/log`.
 const SUBPATHS: &str = "volume-subpaths";
 
-/// A root by its other names, at one moment.
+/// A root by its other names, and the layers of overlays around it, at one moment.
 #[derive(Debug)]
 pub(in crate::act) struct Renamed {
-    cleaner: Cleaner,
+    root: RootPolicy,
     state_dir: PathBuf,
-    host_root: PathBuf,
     names: Vec<OtherNames>,
     /// What beneath the root is out of reach elsewhere, and why.
     parts: Vec<(PathBuf, String)>,
+    /// Its other names behind which no server stands that it does not lie on itself.
+    near: Vec<PathBuf>,
+    /// The layers that it, by any name, lies in or contains.
+    layers: HashSet<PathBuf>,
+    /// Why nobody can tell all of this; then nothing of it may be touched.
+    untold: Option<String>,
 }
 
 impl Renamed {
-    /// Of the root of `policy`, which has `names`.
-    pub(in crate::act) fn of(policy: &RootPolicy, names: Vec<OtherNames>, state_dir: &Path) -> Self {
+    /// Of the root of `policy`, which has `names` by `table`.
+    fn of(policy: &RootPolicy, names: Vec<OtherNames>, table: &Table<'_>, state_dir: &Path) -> Self {
         let mut all = Self {
-            cleaner: policy.cleaner,
+            root: policy.clone(),
             state_dir: state_dir.to_owned(),
-            host_root: policy.host_root.clone(),
             names,
             parts: Vec::new(),
+            near: Vec::new(),
+            layers: HashSet::new(),
+            untold: None,
         };
         let parts = all.names.iter().flat_map(|n| &n.parts);
         let out = parts.filter_map(|(below, at)| Some((below.clone(), all.why_part(at)?)));
         all.parts = out.collect();
+        let own = table.mount_of(policy.path.as_os_str().as_bytes()).map(device);
+        let whole = || all.names.iter().flat_map(|n| &n.whole).map(|name| name.path.as_path());
+        let behind = |path: &Path| {
+            let is_other = |e: &&Entry<'_>| is_elsewhere(e) && Some(device(e)) != own;
+            table.entries.iter().filter(is_other).any(|e| path.starts_with(OsStr::from_bytes(&e.path)))
+        };
+        all.near = whole().filter(|path| !behind(path)).map(Path::to_owned).collect();
+        let around = |layer: &PathBuf| {
+            std::iter::once(policy.path.as_path()).chain(whole()).any(|name| overlap(name, layer).is_some())
+        };
+        all.layers = layers(table, &policy.host_root).filter(around).collect();
         all
     }
 
+    /// Of each of `roots`, by the mounts that `sight` tells of.
+    pub(in crate::act) fn all(roots: &[RootPolicy], sight: &Sight, state_dir: &Path) -> Vec<Self> {
+        let (table, names) = (sight.mounts(), sight.other_names(roots.iter().map(|r| r.path.as_path())));
+        let each = roots.iter().zip(names).map(|(root, names)| {
+            let untold = sight.untold().map(str::to_owned);
+            Self { untold, ..Self::of(root, names, &table, state_dir) }
+        });
+        each.collect()
+    }
+
     /// Of the root of `policy`, by the mounts of now.
-    pub(in crate::act) fn now(policy: &RootPolicy, state_dir: &Path) -> Self {
+    pub(in crate::act) fn now(policy: &RootPolicy, state_dir: &Path) -> Option<Self> {
         let sight = Mounts::open(CleanupRoots::default()).read();
-        let names = sight.other_names(std::iter::once(policy.path.as_path())).pop();
-        Self::of(policy, names.unwrap_or_default(), state_dir)
+        Self::all(std::slice::from_ref(policy), &sight, state_dir).pop()
     }
 
-    /// Why the root may not be one, or `None`.
+    /// Why the root may not be one, or `None`. Where nobody can tell what is mounted, that is the executor's to say.
     pub(in crate::act) fn why_root_is_out(&self) -> Option<String> {
-        self.why(Path::new(""), true)
+        self.why_layer(&self.root.path).or_else(|| self.why(Path::new(""), true))
     }
 
-    /// Why the root lies in a database's folder by another name: a marker above it.
-    pub(in crate::act) fn why_in_database(&self) -> Option<String> {
-        self.names.iter().flat_map(|n| &n.whole).find_map(|name| why_in_database(&name.path))
+    /// Why a marker by another name keeps the root ([`why_marked_above`]).
+    pub(in crate::act) fn why_marked_above(&self, databases: bool) -> Option<String> {
+        self.near.iter().find_map(|name| why_marked_above(name, databases))
     }
 
     /// Why what lies at `relative` beneath the root may not be touched, or `None`.
     pub(in crate::act) fn why_out(&self, relative: &Path) -> Option<String> {
+        if self.untold.is_some() {
+            return self.untold.clone();
+        }
         let part = self.parts.iter().find(|(below, _)| relative.starts_with(below));
-        part.map(|(_, why)| why.clone()).or_else(|| self.why(relative, false))
+        part.map(|(_, why)| why.clone())
+            .or_else(|| self.why_layer(&self.root.path.join(relative)))
+            .or_else(|| self.why(relative, false))
+    }
+
+    fn why_layer(&self, path: &Path) -> Option<String> {
+        let layer = path.ancestors().find(|folder| self.layers.contains(*folder))?;
+        Some(format!("it lies in {} (an overlay's layer)", layer.display()))
     }
 
     fn why(&self, relative: &Path, is_root: bool) -> Option<String> {
@@ -81,6 +121,9 @@ impl Renamed {
                 self.on_host(&names.mount_point).iter().any(|at| PLAIN.iter().any(|p| at == Path::new(p)));
             let by_name = names.whole.iter().find_map(|name| {
                 let path = below(&name.path);
+                if let Some(why) = self.why_layer(&path) {
+                    return Some(why);
+                }
                 let mounts = self.on_host(&name.mount_point);
                 let on_tree = |path: &Path| {
                     let trees = NEVER.iter().map(|(tree, what)| (Path::new(tree), what));
@@ -100,7 +143,7 @@ impl Renamed {
             by_name.or_else(|| {
                 let inside = below(names.inside.as_deref()?);
                 let own = within_volume(&inside);
-                let said = why_name(&own, self.cleaner, is_root)?;
+                let said = self.why_name(&own, is_root)?;
                 let inside = inside.display();
                 Some(format!("on its filesystem, of which a folder is mounted, it is {inside}, which {said}"))
             })
@@ -132,24 +175,52 @@ impl Renamed {
             let how = overlap(path, &self.state_dir).filter(|how| is_root || *how != "contains")?;
             Some(format!("{how} dogwatch's own state folder {}", self.state_dir.display()))
         };
-        why_name(path, self.cleaner, is_root).or_else(state)
+        self.why_name(path, is_root).or_else(state)
     }
 
-    /// `path` as it is seen here, and as the host calls it.
+    /// What a path's own names tell, wherever it is mounted.
+    fn why_name(&self, path: &Path, is_root: bool) -> Option<String> {
+        let var_lib = || match beneath_var_lib(path, self.root.cleaner) {
+            Some((None, what)) if is_root => Some(format!("is a {what}")),
+            _ => None,
+        };
+        why_name(path, self.root.cleaner, &self.root.kubelet_dir).or_else(var_lib)
+    }
+
     fn on_host(&self, path: &Path) -> Vec<PathBuf> {
-        let host = path.strip_prefix(&self.host_root).ok().map(|rest| Path::new("/").join(rest));
-        let host = host.filter(|host| host != path);
-        std::iter::once(path.to_owned()).chain(host).collect()
+        on_host(path, &self.root.host_root)
     }
 }
 
-/// What a path's own names tell, wherever it is mounted.
-fn why_name(path: &Path, cleaner: Cleaner, is_root: bool) -> Option<String> {
-    let var_lib = beneath_var_lib(path, cleaner).and_then(|(name, what)| match name {
-        Some(name) => Some(format!("lies in a var/lib/{name} ({what})")),
-        None => is_root.then(|| format!("is a {what}")),
-    });
-    var_lib.or_else(|| volume_part(path).map(|part| format!("lies in {part} (a pod's volume)")))
+fn device(mount: &Entry<'_>) -> (u32, u32) {
+    (mount.dev_major, mount.dev_minor)
+}
+
+/// Where overlays' layers lie, as they are seen here: the table has them as the mounter called them. What an overlay is
+/// mounted over leads to no layer any more, and an overlay over the whole system ([`PLAIN`]) makes it none.
+fn layers(table: &Table<'_>, host_root: &Path) -> impl Iterator<Item = PathBuf> {
+    let mut overlays: HashMap<(u32, u32), Vec<&Entry<'_>>> = HashMap::new();
+    for mount in table.entries.iter().filter(|e| &*e.fs == b"overlay") {
+        overlays.entry(device(mount)).or_default().push(mount);
+    }
+    overlays.into_values().flat_map(|mounts| {
+        let merged: Vec<&Path> = mounts.iter().map(|e| Path::new(OsStr::from_bytes(&e.path))).collect();
+        // A container's own root hides nothing of its host's.
+        let hidden = |path: &Path, root: &Path| {
+            let whole = Path::new("/");
+            merged.iter().any(|at| path.starts_with(at) && (*at != whole || root == whole))
+        };
+        let all = mounts[0].layers().into_iter().map(|l| PathBuf::from(OsStr::from_bytes(&l)));
+        let mut seen = Vec::new();
+        for layer in all.filter(|layer| !PLAIN.iter().any(|p| layer == Path::new(p))) {
+            let on_host = host_root.join(layer.strip_prefix("/").unwrap_or(&layer));
+            if !hidden(&on_host, host_root) {
+                seen.extend((!hidden(&layer, Path::new("/"))).then_some(layer));
+                seen.push(on_host);
+            }
+        }
+        seen
+    })
 }
 
 /// What is left of `inside` beneath a volume that a container engine keeps in `volumes/<name>/_data`.

@@ -8,7 +8,7 @@ fn why(table: &str, root: &str, relative: Option<&str>) -> Option<String> {
     let table = parse(table.as_bytes());
     let names = OtherNames::of(&table, &Footing::of(&table, Path::new(root)).unwrap());
     let policy = RootPolicy { host_root: "/host".into(), ..RootPolicy::new(root) };
-    let renamed = Renamed::of(&policy, vec![names], Path::new("/var/spool/dogwatch"));
+    let renamed = Renamed::of(&policy, vec![names], &table, Path::new("/var/spool/dogwatch"));
     match relative {
         None => renamed.why_root_is_out(),
         Some(relative) => renamed.why_out(Path::new(relative)),
@@ -72,4 +72,41 @@ fn in_a_container_the_filesystems_own_path_tells() {
     let conf = "7 1 8:1 /etc/app /mnt/conf rw - ext4 /dev/a rw\n";
     let host = why(&format!("{with_host}{conf}"), "/mnt/conf", None);
     assert!(host.as_ref().is_some_and(|h| h.contains("which lies in /etc")), "{host:?}");
+}
+
+#[test]
+fn an_overlays_layers_are_out_of_reach_where_they_can_be_seen() {
+    let table = "1 1 8:1 / / rw - ext4 /dev/a rw\n\
+        2 1 8:2 / /data rw - xfs /dev/b rw\n\
+        3 1 0:50 / /run/c1 rw - overlay overlay rw,lowerdir=/data/l/1:/data/l/2,upperdir=/data/up,workdir=/data/work\n\
+        4 1 0:51 / /opt rw - overlay overlay ro,lowerdir=/run/ext/opt:/opt\n\
+        5 1 0:52 / /run/all rw - overlay overlay rw,lowerdir=/,upperdir=/run/x\n\
+        6 1 8:2 /up /mnt/up rw - xfs /dev/b rw\n\
+        7 1 8:1 / /host rw - ext4 /dev/a rw\n\
+        8 7 8:2 / /host/data rw - xfs /dev/b rw\n\
+        9 7 0:51 / /host/opt rw - overlay overlay ro,lowerdir=/run/ext/opt:/opt\n";
+    let layer = |at: &str| Some(format!("it lies in {at} (an overlay's layer)"));
+    for (root, relative, said) in [
+        ("/data", None, None),
+        ("/data", Some("up/var/log"), layer("/data/up")),
+        ("/data", Some("work"), layer("/data/work")),
+        ("/data", Some("l/2/x"), layer("/data/l/2")),
+        ("/data", Some("l"), None),
+        ("/data", Some("logs"), None),
+        ("/data/up/var/log", None, layer("/data/up")),
+        ("/host/data/up/var/log", None, layer("/host/data/up")),
+        ("/mnt/up/var/log", None, layer("/data/up")),
+        // The merged view, which lies over its own layer, and an overlay over the whole system.
+        ("/opt/app/logs", None, None),
+        ("/host/opt/app/logs", None, None),
+        ("/srv/logs", None, None),
+    ] {
+        assert_eq!(why(table, root, relative), said, "{root} {relative:?}");
+    }
+    // In a container, whose own root says nothing of what lies at such a path here.
+    let table = "1 1 0:50 / / rw - overlay overlay rw,upperdir=/data/up,workdir=/data/work\n\
+        2 1 8:2 / /data rw - xfs /dev/b rw\n\
+        3 1 8:2 / /host/data rw - xfs /dev/b rw\n";
+    assert_eq!(why(table, "/host/data/up/log", None), layer("/host/data/up"));
+    assert_eq!(why(table, "/srv/logs", None), None);
 }

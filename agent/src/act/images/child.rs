@@ -171,7 +171,7 @@ fn answer(
         (Some(Request::Apply(wire::Apply { plan: None })), None) => {
             send(Reply::Error("no plan to apply".to_owned()))
         }
-        (Some(Request::Witnessed(_) | Request::Aside(_)), None) => {
+        (Some(Request::Witnessed(_) | Request::Aside(_) | Request::Restore(_)), None) => {
             send(Reply::Error("that is for the executor of files".to_owned()))
         }
         (None, None) => send(Reply::Error("a request of a newer version".to_owned())),

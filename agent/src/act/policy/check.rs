@@ -1,11 +1,15 @@
 //! Mistakes in a policy: every one, with what to do.
+//!
+//! Two kinds. What the text alone says is a mistake of whoever wrote it, and refuses the whole configuration. What a look at
+//! the node says (a link in the way, a database's marker above, a mount, a user that is gone) anybody may bring about who may
+//! write there: it makes that one root unusable and nothing else.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::{
-    Budgets, HELD, MAX_DEPTH, MAX_OBJECTS, MAX_PATTERNS, MAX_ROOTS, Policy, Problem, QUARANTINE, RootPolicy,
-    matcher,
+    Budgets, HELD, MAX_DEPTH, MAX_OBJECTS, MAX_PATTERNS, MAX_ROOTS, NO_USER, Policy, Problem, QUARANTINE,
+    RootPolicy, matcher, users_of,
 };
 use crate::act::cleaners::{Cleaner, is_private};
 use crate::act::forbidden::{self, Renamed};
@@ -43,9 +47,21 @@ const REMEDY: &str = "name a folder that holds only what may go, such as /var/lo
 const MAX_NAME_BYTES: usize = 64;
 
 impl Policy {
-    /// Every mistake, none if the policy may be used. Looks at the roots on disk (symbolic links, directories under
-    /// another name); a root that does not exist is no mistake. `state_dir` is the agent's own state folder.
+    /// Every problem of both kinds, none if all of the policy may be used. `state_dir` is the agent's own state folder.
     pub fn validate(&self, state_dir: &Path) -> Vec<Problem> {
+        let mut problems = self.mistakes(state_dir);
+        problems.extend(self.unusable(state_dir));
+        problems
+    }
+
+    /// Roots that cannot be used by a look at the node: its disks, mounts and users. A root that does not exist is none.
+    pub fn unusable(&self, state_dir: &Path) -> Vec<Problem> {
+        let roots = self.roots.iter().enumerate();
+        roots.flat_map(|(index, root)| root.unusable(index, state_dir)).collect()
+    }
+
+    /// Every mistake that the text alone has; looks at nothing.
+    pub fn mistakes(&self, state_dir: &Path) -> Vec<Problem> {
         let mut problems = Vec::new();
         if self.roots.len() > MAX_ROOTS {
             problems.push(Problem {
@@ -59,7 +75,7 @@ impl Policy {
             let earlier = self.roots[..index].iter().any(|other| {
                 (&other.path, other.cleaner, &other.name) == (&root.path, root.cleaner, &root.name)
             });
-            problems.extend(root.problems(index, earlier, state_dir));
+            problems.extend(root.mistakes(index, earlier, state_dir));
         }
         problems.extend(self.budgets.problems());
         problems
@@ -67,24 +83,54 @@ impl Policy {
 }
 
 impl RootPolicy {
-    /// Mistakes in the root that stands at `index`.
-    pub(in crate::act) fn problems(
-        &self,
-        index: usize,
-        named_before: bool,
-        state_dir: &Path,
-    ) -> Vec<Problem> {
+    /// Problems of both kinds in the root that stands at `index`.
+    pub(in crate::act) fn problems(&self, index: usize, state_dir: &Path) -> Vec<Problem> {
+        let mut problems = self.mistakes(index, false, state_dir);
+        problems.extend(self.unusable(index, state_dir));
+        problems
+    }
+
+    /// Why the root that stands at `index` cannot be used by a look at the node.
+    fn unusable(&self, index: usize, state_dir: &Path) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut say = |field: &str, value: String, reason: String, remedy: &str| {
+            let key = format!("roots[{index}].{field}");
+            problems.push(Problem { key, value, reason, remedy: remedy.to_owned() });
+        };
+        if self.owner == Some(NO_USER) {
+            let reason = format!("no user of that name stands in {}", users_of(&self.host_root).display());
+            say("owner", "a name".to_owned(), reason, "write the user's id");
+        }
+        // A place that the text rules out is not looked at.
+        if check_name(self, state_dir).is_err() {
+            return problems;
+        }
+        let path = || self.path.display().to_string();
+        let renamed = Renamed::now(self, state_dir);
+        if let Err((reason, remedy)) = check_place(self, state_dir) {
+            say("path", path(), reason, remedy);
+        } else if let Some(reason) = renamed.as_ref().and_then(Renamed::why_root_is_out) {
+            say("path", path(), reason, REMEDY);
+        }
+        let shuns_databases = self.cleaner.kind().keeps_away_from_databases(self);
+        if let Some(reason) = forbidden::why_marked_above(&self.path, shuns_databases)
+            .or_else(|| renamed.as_ref().and_then(|r| r.why_marked_above(shuns_databases)))
+        {
+            say("path", path(), reason, "leave it to what keeps its data there");
+        }
+        problems
+    }
+
+    /// Mistakes that the text of the root that stands at `index` has.
+    fn mistakes(&self, index: usize, named_before: bool, state_dir: &Path) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut say = |field: &str, value: String, reason: String, remedy: &str| {
             let key = format!("roots[{index}].{field}");
             problems.push(Problem { key, value, reason, remedy: remedy.to_owned() });
         };
         let path = self.path.display().to_string();
-        let renamed = self.path.is_absolute().then(|| Renamed::now(self, state_dir));
-        if let Err((reason, remedy)) = check_place(&self.path, self.cleaner, state_dir) {
+        if let Err((reason, remedy)) = check_name(self, state_dir) {
             say("path", path.clone(), reason, remedy);
-        } else if let Some(reason) = renamed.as_ref().and_then(Renamed::why_root_is_out) {
-            say("path", path.clone(), reason, REMEDY);
         }
         if named_before {
             say("path", path, "it is named twice for one cleaner".to_owned(), "merge the two roots");
@@ -103,12 +149,6 @@ impl RootPolicy {
         if self.cleaner != Cleaner::RotatedLogs && is_private(&self.path) {
             let reason = "something that runs owns it".to_owned();
             say("path", self.path.display().to_string(), reason, "leave it to its owner");
-        }
-        if self.cleaner.kind().keeps_away_from_databases(self)
-            && let Some(reason) = forbidden::why_in_database(&self.path)
-                .or_else(|| renamed.as_ref().and_then(Renamed::why_in_database))
-        {
-            say("path", self.path.display().to_string(), reason, "leave it to the database");
         }
         let mistakes = self.cleaner.kind().mistakes(self);
         for mistake in &mistakes {
@@ -204,8 +244,9 @@ impl Budgets {
     }
 }
 
-/// Whether a root may be at `path`; if not, why and what to do.
-fn check_place(path: &Path, cleaner: Cleaner, state_dir: &Path) -> Result<(), (String, &'static str)> {
+/// Whether `root` may be at a place of that name; if not, why and what to do.
+fn check_name(root: &RootPolicy, state_dir: &Path) -> Result<(), (String, &'static str)> {
+    let path = root.path.as_path();
     if !path.is_absolute() {
         return Err(("it is not absolute".to_owned(), REMEDY));
     }
@@ -223,9 +264,15 @@ fn check_place(path: &Path, cleaner: Cleaner, state_dir: &Path) -> Result<(), (S
     if path.components().any(|c| c.as_os_str() == QUARANTINE || c.as_os_str() == HELD) {
         return Err(("it lies in dogwatch's own quarantine".to_owned(), REMEDY));
     }
-    if let Some(reason) = forbidden::why_out_of_reach(path, cleaner, state_dir) {
+    if let Some(reason) = forbidden::why_out_of_reach(root, state_dir) {
         return Err((reason, REMEDY));
     }
+    Ok(())
+}
+
+/// Whether what is at the path of `root` may be one; if not, why and what to do.
+fn check_place(root: &RootPolicy, state_dir: &Path) -> Result<(), (String, &'static str)> {
+    let path = root.path.as_path();
     let mut so_far = PathBuf::new();
     for component in path.components() {
         so_far.push(component);
@@ -238,7 +285,9 @@ fn check_place(path: &Path, cleaner: Cleaner, state_dir: &Path) -> Result<(), (S
                 return Err((format!("{} is not a folder", so_far.display()), REMEDY));
             }
             Ok(there) if so_far == path => {
-                if let Some(reason) = forbidden::why_same_directory(there.dev(), there.ino(), state_dir) {
+                if let Some(reason) =
+                    forbidden::why_same_directory((there.dev(), there.ino()), root, state_dir)
+                {
                     return Err((reason, REMEDY));
                 }
             }

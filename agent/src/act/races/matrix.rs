@@ -130,6 +130,8 @@ impl Rig {
         let most = match cell.phase {
             // Of one mount, only the first detaching is a race won.
             Phase::Survey | Phase::Restore if cell.trick == Trick::DetachRoot => 1,
+            // From then on the root is astray, and nothing else of the batch comes to its gap.
+            Phase::Removal if matches!(cell.trick, Trick::BindOverRoot | Trick::DetachRoot) => 1,
             Phase::Restore => BATCH_BACK,
             _ => BATCH,
         };

@@ -4,7 +4,7 @@ use dogwatch::wire::executor_reply::Reply;
 use prost::Message;
 
 use super::super::channel::Channel;
-use super::super::policy::RootPolicy;
+use super::super::policy::{Policy, RootPolicy};
 use super::super::specimen;
 use super::*;
 

@@ -23,8 +23,8 @@ pub struct SaturationConfig {
 
 impl Default for SaturationConfig {
     /// PSI counts any wait, however short, so that a busy and well used node has 30–50 %: only with twice the tasks that
-    /// can run is it too little. A build, or pods that start together, take all of a node for minutes and nobody is hurt: the
-    /// Kubernetes mixins wait for a quarter of an hour (NodeSystemSaturation), this for five minutes.
+    /// can run is it too little. A build, or pods that start together, take all of a node for minutes and nobody is hurt: as
+    /// the Kubernetes mixins (NodeSystemSaturation) this waits for a quarter of an hour, at one sample a second.
     fn default() -> Self {
         Self {
             some_avg60: 70.0,
@@ -32,7 +32,7 @@ impl Default for SaturationConfig {
             serious_avg60: 90.0,
             serious_run_queue: 4.0,
             clear_avg60: 40.0,
-            hold: Hold { raise_ticks: 300, clear_ticks: 60 },
+            hold: Hold { raise_ticks: 900, clear_ticks: 60 },
         }
     }
 }
@@ -53,13 +53,14 @@ pub struct StealConfig {
 }
 
 impl Default for StealConfig {
-    /// A tenth is what providers' own guides call contended; a third makes timeouts.
+    /// A tenth of five minutes is what people are told of (Awesome Prometheus Alerts, HostCpuStealNoisyNeighbor); a third
+    /// makes timeouts. A neighbour's burst of a minute is none.
     fn default() -> Self {
         Self {
             share: 0.10,
             serious_share: 0.30,
             clear_share: 0.05,
-            window: Duration::from_secs(60),
+            window: Duration::from_secs(300),
             hold: Hold { raise_ticks: 30, clear_ticks: 60 },
         }
     }

@@ -10,7 +10,7 @@ Examples:
   dogwatch brake pause -m 'a rule looks wrong'    nobody cleans until it is released
   dogwatch brake status                           who cleans, who waits, what stopped it
   dogwatch brake trip --action a-1a2b3c4d5e6f7a8b -m 'it removed what the auditors need'
-  dogwatch brake release -m 'the rule is mended'")]
+  dogwatch brake release -m 'the rule is mended'  shows what it ends, and asks where one went wrong")]
 pub(crate) struct BrakeArgs {
     #[command(subcommand)]
     pub(crate) verb: BrakeVerb,
@@ -20,8 +20,8 @@ pub(crate) struct BrakeArgs {
 pub(crate) enum BrakeVerb {
     /// Stop cleanups on all nodes until they are released
     Pause(BrakeSayArgs),
-    /// Let cleanups go on, whatever stopped them
-    Release(BrakeSayArgs),
+    /// Let cleanups go on: ends what it shows, and nothing that stopped them since
+    Release(BrakeReleaseArgs),
     /// Stop cleanups on all nodes because one went wrong
     Trip(BrakeTripArgs),
     /// Who cleans, who waits, and what stopped it
@@ -35,6 +35,15 @@ pub(crate) struct BrakeSayArgs {
     pub(crate) reason: String,
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BrakeReleaseArgs {
+    /// Do not ask; needed where a cleanup went wrong and nobody can answer
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) say: BrakeSayArgs,
 }
 
 #[derive(Debug, Args)]

@@ -12,7 +12,7 @@ mod select;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::time;
-pub(crate) use brake::{BrakeArgs, BrakeSayArgs, BrakeShowArgs, BrakeTripArgs, BrakeVerb};
+pub(crate) use brake::{BrakeArgs, BrakeReleaseArgs, BrakeSayArgs, BrakeShowArgs, BrakeTripArgs, BrakeVerb};
 pub(crate) use follow::{LogFormat, LogsArgs, TopArgs, TopView, WatchArgs};
 pub(crate) use get::{Format, GetArgs, Resource};
 pub(crate) use order::{

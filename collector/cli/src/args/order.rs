@@ -65,6 +65,9 @@ pub(crate) struct PreservedArgs {
     pub(crate) action: String,
     /// The file to write out; without it, the files are listed
     pub(crate) path: Option<PathBuf>,
+    /// The node whose cleanup it was; needed where another node gave one the same id
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Option<String>,
     /// Write it here, to a file that is not there yet; without it, to standard output
     #[arg(short = 'o', long, value_name = "FILE", requires = "path")]
     pub(crate) output: Option<PathBuf>,

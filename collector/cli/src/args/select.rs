@@ -1,7 +1,7 @@
 //! What an answer is about: nodes, pods, severities, rules, and from when to when.
 
 use clap::Args;
-use dogwatch::record::Severity;
+use dogwatch::record::{Severity, named_after};
 
 use crate::error::CliError;
 use crate::range::Range;
@@ -73,33 +73,16 @@ impl Selectors {
         self.severity.is_none_or(|least| severity.is_some_and(|s| s >= least))
     }
 
-    /// By the contract's rule: a pod's name, or the beginning of it before the hash of its ReplicaSet.
-    pub(crate) fn takes_pod(&self, namespace: &str, pod: &str, container: &str) -> bool {
+    /// By the contract's rule: a pod's name, or its owner's.
+    pub(crate) fn takes_pod(&self, node: Option<&str>, namespace: &str, pod: &str, container: &str) -> bool {
         self.namespace.as_deref().is_none_or(|n| n == namespace)
-            && self.pod.as_deref().is_none_or(|p| is_pod(p, pod))
+            && self.pod.as_deref().is_none_or(|p| named_after(p, pod, node))
             && self.container.as_deref().is_none_or(|c| c == container)
     }
 
     /// `rules` are those of a finding or a line.
     pub(crate) fn takes_rule<'r>(&self, mut rules: impl Iterator<Item = &'r str>) -> bool {
         self.rules.is_empty() || rules.any(|r| self.rules.iter().any(|w| w == r))
-    }
-}
-
-/// Whether `pod` is `asked`, or one of the pods of a controller of that name: `api-6d5f8-x2x`, `api-0`, `api-x2x7k`.
-fn is_pod(asked: &str, pod: &str) -> bool {
-    let hash = |part: &str| {
-        (3..=10).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-    };
-    let ordinal = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    match pod.strip_prefix(asked) {
-        Some("") => true,
-        Some(rest) => match rest.strip_prefix('-').map(|r| r.split('-').collect::<Vec<_>>()).as_deref() {
-            Some([one]) => ordinal(one) || hash(one),
-            Some([set, own]) => hash(set) && hash(own),
-            _ => false,
-        },
-        None => false,
     }
 }
 
@@ -139,23 +122,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pods_are_found_by_name_and_by_controller() {
-        for (asked, pod, found) in [
-            ("api", "api", true),
-            ("api", "api-6d5f8-x2x", true),
-            ("api", "api-6d5f8b7c9d-x2x7k", true),
-            ("api", "api-0", true),
-            ("api", "api-x2x7k", true),
-            ("api-6d5f8-x2x", "api-6d5f8-x2x", true),
-            ("api", "apiary", false),
-            ("api", "api-gateway-6d5f8-x2x", false),
-            ("ap", "api", false),
-        ] {
-            assert_eq!(is_pod(asked, pod), found, "{asked} {pod}");
-        }
-    }
-
-    #[test]
     fn a_pod_may_bring_its_namespace() {
         let of = |namespace: Option<&str>, pod: &str| {
             Selectors {
@@ -167,7 +133,10 @@ mod tests {
         };
         let s = of(None, "shop/api").unwrap();
         assert_eq!((s.namespace.as_deref(), s.pod.as_deref()), (Some("shop"), Some("api")));
-        assert!(s.takes_pod("shop", "api-6d5f8-x2x", "main") && !s.takes_pod("web", "api", "main"));
+        assert!(s.takes_pod(None, "shop", "api-6d5f8-x2x", "main"));
+        assert!(!s.takes_pod(None, "web", "api", "main"));
+        assert!(!s.takes_pod(None, "shop", "api-node-1", "main"), "no node of it is known");
+        assert!(s.takes_pod(Some("node-1"), "shop", "api-node-1", "main"), "a static pod");
         assert_eq!(of(Some("web"), "shop/api").unwrap_err().exit_code(), 2);
         assert_eq!(of(None, " ").unwrap_err().exit_code(), 2);
         let twice = Selectors { nodes: vec!["a".into(), "b".into(), "a".into()], ..Selectors::default() };

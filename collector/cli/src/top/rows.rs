@@ -215,7 +215,8 @@ fn mounts(w: &Watched) -> Vec<Row> {
 fn pod_rows(w: &Watched, choice: &Choice) -> Vec<Row> {
     // Containers are asked for by name, too.
     let containers = choice.containers || choice.which.container.is_some();
-    let wanted = |k: &PodKey| k.2.is_empty() != containers && choice.which.takes_pod(&k.0, &k.1, &k.2);
+    let node = Some(w.node.name.as_str());
+    let wanted = |k: &PodKey| k.2.is_empty() != containers && choice.which.takes_pod(node, &k.0, &k.1, &k.2);
     let groups = pods(&w.cgroups);
     groups
         .into_iter()
@@ -260,8 +261,9 @@ fn pod_rows(w: &Watched, choice: &Choice) -> Vec<Row> {
 }
 
 fn processes(w: &Watched, choice: &Choice) -> Vec<Row> {
+    let node = Some(w.node.name.as_str());
     let wanted = |p: &&dogwatch::record::Process| match &p.pod {
-        Some(pod) => choice.which.takes_pod(&pod.namespace, &pod.name, &pod.container),
+        Some(pod) => choice.which.takes_pod(node, &pod.namespace, &pod.name, &pod.container),
         None => !choice.which.of_pods(),
     };
     let row = |p: &dogwatch::record::Process| {

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::{Here, needs_no_name, worded};
-use crate::args::{BrakeSayArgs, BrakeShowArgs, BrakeTripArgs, BrakeVerb, Format};
+use super::{Here, confirmed, needs_no_name, worded};
+use crate::args::{BrakeReleaseArgs, BrakeSayArgs, BrakeShowArgs, BrakeTripArgs, BrakeVerb, Format};
 use crate::ask::{Brake, brake};
 use crate::client::Desk;
 use crate::error::CliError;
 use crate::output::text::{bytes, safe};
 use crate::output::{Io, json, yaml};
-use crate::time::span;
+use crate::time::{Utc, span};
 use crate::view::FleetBrake;
 
 /// How long the nodes' word is waited for: one that is connected has it in a fraction of a second.
@@ -22,7 +22,7 @@ const SHOWN: usize = 20;
 pub(super) async fn run(here: &Here<'_>, verb: BrakeVerb, io: &mut Io<'_>) -> Result<(), CliError> {
     match verb {
         BrakeVerb::Pause(args) => set(here, Brake::Pause, &args, io).await,
-        BrakeVerb::Release(args) => set(here, Brake::Release, &args, io).await,
+        BrakeVerb::Release(args) => release(here, &args, io).await,
         BrakeVerb::Trip(BrakeTripArgs { node, action, say }) => {
             set(here, Brake::Trip { node, action }, &say, io).await
         }
@@ -33,7 +33,40 @@ pub(super) async fn run(here: &Here<'_>, verb: BrakeVerb, io: &mut Io<'_>) -> Re
 async fn set(here: &Here<'_>, order: Brake, args: &BrakeSayArgs, io: &mut Io<'_>) -> Result<(), CliError> {
     worded("-m", &args.reason)?;
     needs_no_name(args.output, "brakes")?;
-    let mut desk = here.desk_for("stop cleanups or let them go on").await?;
+    order_and_tell(here.desk_for("stop cleanups").await?, order, args, io).await
+}
+
+/// Ends what stands now, once it was shown: a cleanup that went wrong after somebody paused, or after somebody last looked, is
+/// not ended by the way. A stop that comes while it is shown stays, too.
+async fn release(here: &Here<'_>, args: &BrakeReleaseArgs, io: &mut Io<'_>) -> Result<(), CliError> {
+    worded("-m", &args.say.reason)?;
+    needs_no_name(args.say.output, "brakes")?;
+    let mut desk = here.desk_for("let cleanups go on").await?;
+    let stands = FleetBrake::from(desk.brake().await?);
+    for stop in stops(&stands) {
+        io.say(&format!("this ends: {stop}"))?;
+    }
+    if stands.state == "tripped" && !args.yes {
+        if !io.terminal.can_ask {
+            return Err(CliError::Failed(
+                "cleanups stay stopped: one went wrong, and nobody can be asked here, because this is not a terminal\n  \
+                 try: `dogwatch brake status`, and `dogwatch brake release --yes` once that is dealt with"
+                    .to_owned(),
+            ));
+        }
+        if !confirmed(io, "Let nodes clean again? [y/N] ")? {
+            return Err(CliError::Failed("cleanups stay stopped; nothing was changed".to_owned()));
+        }
+    }
+    order_and_tell(desk, Brake::Release(stands.revision), &args.say, io).await
+}
+
+async fn order_and_tell(
+    mut desk: Desk,
+    order: Brake,
+    args: &BrakeSayArgs,
+    io: &mut Io<'_>,
+) -> Result<(), CliError> {
     let stands = FleetBrake::from(desk.set_brake(brake(order, &args.reason)).await?);
     let stands = heard(&mut desk, stands).await;
     if !matches!(args.output, Format::Table | Format::Wide) {
@@ -42,6 +75,18 @@ async fn set(here: &Here<'_>, order: Brake, args: &BrakeSayArgs, io: &mut Io<'_>
     head(io, &stands)?;
     io.out.flush()?;
     tell_unheard(io, &stands)
+}
+
+/// What is in force, the worst first.
+fn stops(stands: &FleetBrake) -> Vec<String> {
+    let words = |state: &str, since: Option<Utc>, by: &Option<String>, why: &Option<String>| {
+        let since = since.map_or_else(String::new, |t| format!(" since {}", t.to_the_second()));
+        let (by, why) = (by.as_deref().unwrap_or("-"), why.as_deref().unwrap_or("-"));
+        format!("{}{since} by {}: {}", safe(state), safe(by), safe(why))
+    };
+    let first = words(&stands.state, stands.since, &stands.actor, &stands.reason);
+    let beneath = stands.pause.as_ref().map(|p| words("paused", p.since, &p.actor, &p.reason));
+    Some(first).filter(|_| stands.state != "open").into_iter().chain(beneath).collect()
 }
 
 /// How it stands once all connected nodes said that they have it, if they do so within [`HEARD_WITHIN`].
@@ -123,18 +168,20 @@ fn print(io: &mut Io<'_>, format: Format, stands: &FleetBrake) -> Result<(), Cli
 fn head(io: &mut Io<'_>, stands: &FleetBrake) -> Result<(), CliError> {
     let places: std::collections::BTreeSet<&str> = stands.permits.iter().map(|p| p.node.as_str()).collect();
     let crowd = format!(
-        "{} of {} nodes that may clean at a time do or are watched after it, {} cleanups wait",
+        "{} of {} nodes that may clean at a time do or are watched after it, {} waiting",
         places.len(),
         stands.max_nodes,
         stands.waiting.len()
     );
     match stands.state.as_str() {
         "open" => writeln!(io.out, "open: {crowd}")?,
-        state => {
-            let since = stands.since.map_or_else(String::new, |t| format!(" since {}", t.to_the_second()));
-            let by = stands.actor.as_deref().unwrap_or("-");
-            let reason = stands.reason.as_deref().unwrap_or("-");
-            writeln!(io.out, "{}{since} by {}: {}", safe(state), safe(by), safe(reason))?;
+        _ => {
+            let stops = stops(stands);
+            let (first, beneath) = stops.split_first().map_or(("-", &[][..]), |(f, b)| (f.as_str(), b));
+            writeln!(io.out, "{first}")?;
+            for also in beneath {
+                writeln!(io.out, "  also {also}")?;
+            }
             writeln!(io.out, "  {crowd}")?;
             for (what, value) in
                 [("node", &stands.node), ("action", &stands.action), ("finding", &stands.finding)]

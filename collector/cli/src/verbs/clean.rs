@@ -5,8 +5,8 @@ mod progress;
 
 use std::collections::HashMap;
 
-use super::Here;
 use super::incident::heading;
+use super::{Here, confirmed};
 use crate::args::{CleanArgs, Format, PlanArgs};
 use crate::client::Desk;
 use crate::error::CliError;
@@ -197,21 +197,13 @@ fn show(io: &mut Io<'_>, plan: &Action, people: bool) -> Result<(), CliError> {
 /// Asks a person, by the mount that is cleaned; `named` is what was named where that is not the mount.
 fn agreed(io: &mut Io<'_>, plan: &Action, named: Option<&str>) -> Result<bool, CliError> {
     let (count, freed) = (plan.objects.len(), bytes(plan.planned_bytes));
-    io.out.flush()?;
-    write!(
-        io.err,
+    let question = format!(
         "Remove {count} objects ({freed}) on {} of {}{}? [y/N] ",
         safe(&plan.mount),
         safe(&plan.node),
         named.map_or_else(String::new, |n| format!(", which {} is on", safe(n)))
-    )?;
-    io.err.flush()?;
-    let mut answer = String::new();
-    // Bounded, because stdin is whatever it is.
-    let read = std::io::Read::take(&mut *io.input, 64);
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(read), &mut answer)
-        .map_err(|e| CliError::failed("cannot read the answer", &e))?;
-    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+    );
+    confirmed(io, &question)
 }
 
 fn write_plan(io: &mut Io<'_>, plan: &Action) -> Result<(), CliError> {

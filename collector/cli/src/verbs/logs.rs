@@ -6,7 +6,7 @@ use std::path::Path;
 use dogwatch::record::{Kind, Kinds, Severity};
 
 use super::follow::Feed;
-use super::get::{Pattern, instead, takes};
+use super::get::{Pattern, instead, takes, within};
 use super::{Here, id};
 use crate::args::{LogFormat, LogsArgs, Selectors};
 use crate::ask;
@@ -176,10 +176,10 @@ async fn from_collector(
     io.out.flush()?;
     loop {
         let What::Event(line) = feed.next(io).await?.what else { continue };
-        // A watch chooses by selector and pattern; the source is chosen here.
+        // A watch chooses by selector and pattern, and what the collector chose is not chosen again; the source is, here.
         if line.kind == Kind::Log.as_str()
             && !seen.has(&line)
-            && takes(&ask.which, args.source.as_deref(), ask.pattern.as_ref(), &line)
+            && args.source.as_deref().is_none_or(|s| within(s, &line.source))
         {
             lines.write(io, &line)?;
             io.out.flush()?;

@@ -128,6 +128,19 @@ fn id(text: &str) -> &str {
     text.strip_prefix("incident/").unwrap_or(text)
 }
 
+/// Asks on the terminal; anything but yes is no.
+fn confirmed(io: &mut Io<'_>, question: &str) -> Result<bool, CliError> {
+    io.out.flush()?;
+    write!(io.err, "{question}")?;
+    io.err.flush()?;
+    let mut answer = String::new();
+    // Bounded, because stdin is whatever it is.
+    let read = std::io::Read::take(&mut *io.input, 64);
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(read), &mut answer)
+        .map_err(|e| CliError::failed("cannot read the answer", &e))?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
 /// Refuses a value that says nothing.
 fn worded(flag: &str, text: &str) -> Result<(), CliError> {
     if text.trim().is_empty() {

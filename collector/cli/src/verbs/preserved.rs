@@ -20,21 +20,33 @@ use crate::output::text::safe;
 /// Largest file that is put together here: no agent keeps more of one.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
-/// What was kept, put together.
+/// What one node kept, put together.
 #[derive(Default)]
 struct Kept {
-    /// By path and inode: the newest that was seen.
-    objects: BTreeMap<(PathBuf, u64), PlannedObject>,
-    /// Pieces of the wanted file, by inode and offset.
-    pieces: BTreeMap<(u64, u64), Vec<u8>>,
+    /// Whose it is: ids of actions and files are the node's own, and another may have the same ones.
+    node: Option<String>,
+    /// By path, device and inode: the newest that was seen.
+    objects: BTreeMap<(PathBuf, u64, u64), PlannedObject>,
+    /// Pieces of the wanted file, by device, inode and offset.
+    pieces: BTreeMap<(u64, u64, u64), Vec<u8>>,
     /// Bytes of them.
     bytes: u64,
 }
 
 impl Kept {
-    fn take(&mut self, seen: FileSeen, wanted: Option<&Path>) -> Result<(), CliError> {
+    fn take(&mut self, node: &str, seen: FileSeen, wanted: Option<&Path>) -> Result<(), CliError> {
+        let whose = self.node.get_or_insert_with(|| node.to_owned());
+        if whose != node {
+            return Err(CliError::Unverified(format!(
+                "{} and {} both have an action {}, and what they kept must not be mixed\n  try: --node {}",
+                safe(whose),
+                safe(node),
+                safe(&seen.cause),
+                safe(whose)
+            )));
+        }
         for object in seen.objects {
-            self.objects.insert((object.path.clone(), object.inode), object);
+            self.objects.insert((object.path.clone(), object.device, object.inode), object);
         }
         let Some(piece) = seen.content.filter(|c| wanted == Some(c.path.as_path())) else { return Ok(()) };
         if piece.offset.saturating_add(piece.length) > MAX_FILE_BYTES {
@@ -45,7 +57,7 @@ impl Kept {
         if self.bytes > 4 * MAX_FILE_BYTES {
             return Err(broken(&piece.path, "there are more pieces than any agent keeps of a file"));
         }
-        self.pieces.insert((piece.inode, piece.offset), bytes);
+        self.pieces.insert((piece.device, piece.inode, piece.offset), bytes);
         Ok(())
     }
 
@@ -66,7 +78,8 @@ impl Kept {
             )));
         }
         let mut content = Vec::new();
-        for ((_, offset), bytes) in self.pieces.range((object.inode, 0)..=(object.inode, u64::MAX)) {
+        let of_object = |offset| (object.device, object.inode, offset);
+        for ((.., offset), bytes) in self.pieces.range(of_object(0)..=of_object(u64::MAX)) {
             if *offset != content.len() as u64 {
                 break;
             }
@@ -101,9 +114,9 @@ pub(super) async fn preserved(
     if here.settings.journal_only {
         let dir = here.settings.journal.as_deref().unwrap_or(Path::new("."));
         let (mut remarks, mut failed) = (Vec::new(), Ok(()));
-        Folder::open(dir)?.seen(&args.action, &mut remarks, |seen| {
-            if failed.is_ok() {
-                failed = kept.take(seen, wanted);
+        Folder::open(dir)?.seen(&args.action, &mut remarks, |node, seen| {
+            if failed.is_ok() && args.node.as_deref().is_none_or(|asked| asked == node) {
+                failed = kept.take(node, seen, wanted);
             }
         })?;
         failed?;
@@ -112,12 +125,23 @@ pub(super) async fn preserved(
         }
     } else {
         let path = wanted.map(|p| p.as_os_str().as_bytes().to_vec()).unwrap_or_default();
-        let mut answers = here.desk().await?.preserved(&args.action, path).await?;
-        while let Some(seen) = answers.next().await? {
+        let mut answers = here.desk().await?.preserved(&args.action, path, args.node.as_deref()).await?;
+        while let Some(mut seen) = answers.next().await? {
+            let node = std::mem::take(&mut seen.node);
+            if node.is_empty() || args.node.as_ref().is_some_and(|asked| *asked != node) {
+                return Err(CliError::Unverified(
+                    "the collector does not say that this is the node's that was asked for\n  try: a collector as new as \
+                     this command"
+                        .to_owned(),
+                ));
+            }
             let seen = FileSeen::try_from(seen)
                 .map_err(|e| CliError::Failed(format!("the collector's answer makes no sense: {e}")))?;
-            kept.take(seen, wanted)?;
+            kept.take(&node, seen, wanted)?;
         }
+    }
+    if let Some(node) = &kept.node {
+        io.say(&format!("kept by {}", safe(node)))?;
     }
     match wanted {
         Some(path) => {
@@ -165,6 +189,7 @@ mod tests {
     use super::*;
 
     const PATH: &str = "/var/crash/core.1";
+    const NODE: &str = "node-1";
 
     fn object(content: &[u8]) -> PlannedObject {
         PlannedObject {
@@ -201,9 +226,9 @@ mod tests {
         for at in offsets {
             let piece = &content[*at..content.len().min(at + 10)];
             let piece = FileContent::compress(&object, *at as u64, piece).unwrap();
-            kept.take(seen(Some(piece), Vec::new()), Some(Path::new(PATH))).unwrap();
+            kept.take(NODE, seen(Some(piece), Vec::new()), Some(Path::new(PATH))).unwrap();
         }
-        kept.take(seen(None, vec![object]), Some(Path::new(PATH))).unwrap();
+        kept.take(NODE, seen(None, vec![object]), Some(Path::new(PATH))).unwrap();
         kept
     }
 
@@ -228,15 +253,36 @@ mod tests {
         let mut forged = kept(content, &[0, 10]);
         let other = FileContent::compress(&object(content), 20, b"thing new.").unwrap();
         let seen = FileSeen { cause: "a-1".to_owned(), objects: Vec::new(), content: Some(other) };
-        forged.take(seen, Some(Path::new(PATH))).unwrap();
+        forged.take(NODE, seen, Some(Path::new(PATH))).unwrap();
         assert!(why(&forged).contains("SHA-256"), "a piece was changed");
         let beyond = FileContent::compress(&object(content), MAX_FILE_BYTES, b"x").unwrap();
         let seen = FileSeen { cause: "a-1".to_owned(), objects: Vec::new(), content: Some(beyond) };
-        assert!(Kept::default().take(seen, Some(Path::new(PATH))).is_err());
+        assert!(Kept::default().take(NODE, seen, Some(Path::new(PATH))).is_err());
 
         let mut without = kept(content, &[0, 10, 20]);
         without.objects.values_mut().for_each(|o| o.preserved_bytes = None);
         let not_kept = without.content("a-1", Path::new(PATH)).unwrap_err();
         assert!(matches!(not_kept, CliError::NotFound(why) if why.contains("was not kept")));
+    }
+    #[test]
+    fn what_another_node_kept_under_the_same_id_is_not_mixed_in() {
+        let mine = b"thirty bytes of something else";
+        let theirs = b"thirty bytes of what is forged";
+        let mut whole = kept(mine, &[0, 10, 20]);
+        let seen = |o| FileSeen { cause: "a-1".to_owned(), objects: vec![o], content: None };
+        let refused = whole.take("node-2", seen(object(theirs)), Some(Path::new(PATH))).unwrap_err();
+        assert!(
+            matches!(&refused, CliError::Unverified(why) if why.contains("node-1 and node-2")),
+            "{refused}"
+        );
+        assert_eq!(whole.content("a-1", Path::new(PATH)).unwrap(), mine);
+        // Nor is what had the same inode on another disk.
+        let elsewhere = PlannedObject { device: 2, path: "/srv/core.1".into(), ..object(theirs) };
+        whole.take(NODE, seen(elsewhere.clone()), Some(Path::new(PATH))).unwrap();
+        let piece =
+            FileContent { path: PATH.into(), ..FileContent::compress(&elsewhere, 0, theirs).unwrap() };
+        let seen = FileSeen { cause: "a-1".to_owned(), objects: Vec::new(), content: Some(piece) };
+        whole.take(NODE, seen, Some(Path::new(PATH))).unwrap();
+        assert_eq!(whole.content("a-1", Path::new(PATH)).unwrap(), mine);
     }
 }

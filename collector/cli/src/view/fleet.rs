@@ -30,6 +30,18 @@ pub(crate) struct FleetBrake {
     pub(crate) not_kept: Option<String>,
     /// What to know beside that, and what to do.
     pub(crate) notes: Vec<String>,
+    /// Grows with every stop and release.
+    pub(crate) revision: u64,
+    /// Of what is tripped: the pause that is in force as well.
+    pub(crate) pause: Option<Pause>,
+}
+
+/// A person's pause.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Pause {
+    pub(crate) reason: Option<String>,
+    pub(crate) actor: Option<String>,
+    pub(crate) since: Option<Utc>,
 }
 
 /// A permit that is out.
@@ -109,6 +121,12 @@ impl From<wire::FleetBrake> for FleetBrake {
             unheard: b.unheard,
             not_kept: known(b.not_kept),
             notes: b.notes,
+            revision: b.revision,
+            pause: b.pause.map(|p| Pause {
+                reason: known(p.reason),
+                actor: known(p.actor),
+                since: Utc::known(p.since_wall_ns),
+            }),
         }
     }
 }

@@ -46,6 +46,8 @@ struct Canned {
     looks: Arc<AtomicU64>,
     /// Whether dogwatch itself is well.
     well: Arc<AtomicBool>,
+    /// How the brake stands, once it was set.
+    brake: Arc<Mutex<Option<wire::FleetBrake>>>,
 }
 
 fn brake() -> wire::FleetBrake {
@@ -453,7 +455,7 @@ impl Desk for Canned {
         &self,
         _: Request<wire::GetBrakeRequest>,
     ) -> Result<Response<wire::FleetBrake>, Status> {
-        Ok(Response::new(brake()))
+        Ok(Response::new(self.brake.lock().unwrap().clone().unwrap_or_else(brake)))
     }
 
     async fn set_brake(
@@ -461,17 +463,31 @@ impl Desk for Canned {
         r: Request<wire::SetBrakeRequest>,
     ) -> Result<Response<wire::FleetBrake>, Status> {
         let ask = r.into_inner();
+        let mut stands = self.brake.lock().unwrap();
+        let before = stands.clone().unwrap_or_default();
         let mut brake = brake();
         match ask.order() {
+            wire::BrakeOrder::Release if ask.revision != before.revision => {
+                return Err(Status::failed_precondition(format!(
+                    "stopped again meanwhile: {}",
+                    before.reason
+                )));
+            }
             wire::BrakeOrder::Release => {
                 brake = wire::FleetBrake { state: "open".into(), max_nodes: 3, ..Default::default() }
             }
             order => {
+                if before.state == "paused" {
+                    let (reason, actor) = (before.reason, before.actor);
+                    brake.pause = Some(wire::FleetPause { reason, actor, since_wall_ns: T0 });
+                }
                 brake.state = if order == wire::BrakeOrder::Trip { "tripped" } else { "paused" }.into();
                 (brake.reason, brake.actor) = (ask.reason, "ada".into());
                 (brake.node, brake.action_id) = (ask.node, ask.action_id);
             }
         }
+        brake.revision = before.revision + 1;
+        *stands = Some(brake.clone());
         Ok(Response::new(brake))
     }
 

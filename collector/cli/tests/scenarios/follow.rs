@@ -110,6 +110,19 @@ async fn followed_lines_come_once() {
 }
 
 #[tokio::test]
+async fn what_the_collector_chose_is_shown_when_it_is_followed_too() {
+    // The canned desk chooses nothing: whatever it gives must be shown, listed or followed.
+    for chosen in
+        [&["--pod", "kube-apiserver"][..], &["-n", "kube-system"], &["--rule", "x"], &["--grep", "nothing"]]
+    {
+        let desk = desk().await;
+        let args = [&["logs", "-f"][..], chosen].concat();
+        let ran = desk.run_until(How::default(), &args, |out, _| out.contains("line 9")).await;
+        assert_eq!(ran.out.lines().count(), 5, "{chosen:?}: {}", ran.out);
+    }
+}
+
+#[tokio::test]
 async fn a_journal_has_lines_too() {
     let dir = folder();
     let at = dir.path().to_str().unwrap();

@@ -242,6 +242,21 @@ async fn yaml_short_names_and_order() {
         .await;
     assert!(ran.err.contains("of the newest 10000 incidents only"), "{}", ran.err);
     assert_eq!(ran.out.lines().count(), 1);
+    // What is cut is said whoever cut it; whoever wants so many has them.
+    let many = ["get", "incidents", "--node", "many", "-o", "name"];
+    for (limit, given, cut) in [(None, 10_000, true), (Some("5"), 5, false), (Some("20000"), 20_000, false)] {
+        let ran = desk.run(&[&many[..], &limit.map_or(vec![], |n| vec!["--limit", n])].concat()).await;
+        assert_eq!((ran.code, ran.out.lines().count()), (0, given), "{limit:?}");
+        assert_eq!(ran.err.contains("of the newest 10000 incidents only"), cut, "{limit:?}: {}", ran.err);
+    }
+    // Names are looked up, not looked for among the newest.
+    for (what, id) in
+        [("findings", "f-0123456789abcdef"), ("actions", "a-0"), ("incidents", "inc-2026-11-21-001")]
+    {
+        desk.run(&["get", what, id]).await;
+        let asked = desk.asked.all().pop().unwrap();
+        assert!(asked.contains(&format!("ids: [\"{id}\"]")), "{asked}");
+    }
     let ran = desk.run(&["get", "ev", "--sort-by", "message", "--limit", "2", "-o", "jsonl"]).await;
     let said: Vec<_> = ran.out.lines().map(|l| json(l)["message"].clone()).collect();
     assert_eq!((said.len(), &said[1]), (2, &"line 0".into()), "not the newest two, but the first: {said:?}");

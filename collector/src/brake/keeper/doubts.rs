@@ -140,7 +140,11 @@ impl Keeper {
 
     /// A node was told of a stop that this collector does not know: it, and others like it, are lost here.
     async fn unknown(&mut self, claim: Unknown) {
-        let Some(claim) = self.claims.judge(claim, self.brake.ledger()) else { return };
+        let node = claim.node.clone();
+        let Some(claim) = self.claims.judge(claim, self.brake.ledger()) else {
+            // It takes no place that it cannot use.
+            return self.brake.withdraw(&node);
+        };
         self.unknown = if self.brake.ledger().tripped.is_some() { self.unknown + 1 } else { 0 };
         if self.unknown >= super::MAX_UNKNOWN {
             // All are stopped; the release deals with it among those that are stopped alone.

@@ -137,6 +137,44 @@ async fn a_release_does_not_end_a_stop_that_had_no_room_yet() {
 }
 
 #[tokio::test]
+async fn a_release_ends_no_trip_that_came_after_what_was_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.indexed(Duration::from_secs(30)).await.unwrap();
+    let (asks, mut asked) = mpsc::channel(8);
+    tokio::spawn(async move { while asked.recv().await.is_some() {} });
+    let opening = Keeper::open(store.clone(), Nodes::default(), Say::new(asks), Settings::default());
+    let (mut keeper, handle) = opening.await.unwrap();
+    keeper.stop(What::BrakePaused { reason: "maintenance".to_owned() }, "ada").await;
+    let looked_at = keeper.brake.ledger().revision;
+    let trip = What::BrakeTripped {
+        reason: "mount-read-only".to_owned(),
+        finding: String::new(),
+        node: None,
+        action: None,
+        cites: Vec::new(),
+        past: None,
+    };
+    keeper.stop(trip, "collector").await;
+    let mut release = async |why: &str, revision| {
+        let done = handle.release(why.to_owned(), "bob".to_owned(), Some(revision));
+        let obeyed = async {
+            let order = keeper.inbox.orders.recv().await.unwrap();
+            keeper.obey(order).await;
+        };
+        let (done, ()) = tokio::join!(done, obeyed);
+        (done, keeper.brake.ledger().clone())
+    };
+    let (refused, stands) = release("maintenance over", looked_at).await;
+    assert!(matches!(refused, Err(Refusal::Overtaken(why)) if why.contains("mount-read-only")));
+    assert!(stands.tripped.is_some() && stands.paused.is_some());
+    let (done, stands) = release("mended", stands.revision).await;
+    assert_eq!((done.unwrap().ledger.stopped(), stands.stopped()), (None, None));
+    drop(keeper);
+    store.close().await;
+}
+
+#[tokio::test]
 async fn all_that_nodes_said_while_everything_was_stopped_is_dealt_with_by_one_release() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
@@ -180,4 +218,111 @@ async fn a_doubt_that_arises_at_work_is_told_and_raises_a_finding() {
     assert!(said.contains("it burned"), "{said}");
     drop(keeper);
     store.close().await;
+}
+
+fn ask_of(node: &NodeName) -> Ask {
+    Ask {
+        node: node.clone(),
+        action: "a-1".to_owned(),
+        mount: "/var".to_owned(),
+        planned_bytes: 5,
+        planned_objects: 1,
+        policy: dogwatch::record::Hash([1; 32]),
+        severity: dogwatch::record::Severity::Critical,
+        seconds_to_full: None,
+        cleaners: Vec::new(),
+        acting: false,
+        asked_boot_ns: 0,
+    }
+}
+
+#[tokio::test]
+async fn what_a_node_waits_for_is_dropped_when_it_is_stopped_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut keeper = opened(&store).await;
+    let node: NodeName = "n1".parse().unwrap();
+    let says = |lineage| {
+        let state = crate::store::decision::Past { revision: 3, lineage };
+        Unknown { node: "n1".parse().unwrap(), state, reason: "look".to_owned() }
+    };
+    keeper.reported(says(1));
+    settled(&mut keeper).await;
+    let seen = keeper.board.revision();
+    keeper.release("well".to_owned(), "ada".to_owned(), seen).await.unwrap();
+    // It was put back once more, and asks before that is looked up.
+    let (to, _answers) = mpsc::channel(8);
+    keeper.reported(says(2));
+    keeper.asked(ask_of(&node), to.clone());
+    assert_eq!(keeper.brake.waiting(), 1);
+    settled(&mut keeper).await;
+    assert_eq!(keeper.claims.alone().count(), 1);
+    assert_eq!((keeper.brake.waiting(), keeper.brake.places().len()), (0, 0), "what waits is dropped");
+    // It has one once a person let it go on.
+    let seen = keeper.board.revision();
+    keeper.release("well".to_owned(), "ada".to_owned(), seen).await.unwrap();
+    keeper.asked(ask_of(&node), to);
+    keeper.settle(true, None).await;
+    assert_eq!(keeper.brake.places().len(), 1);
+    drop(keeper);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_stop_that_the_journal_refused_has_its_finding_once_the_journal_takes_it() {
+    let (full, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (small, store) = (crate::store::specimen::open_with(full.path(), 2 << 20), open(dir.path()));
+    store.indexed(Duration::from_secs(30)).await.unwrap();
+    let (asks, mut asked) = mpsc::channel(8);
+    small.indexed(Duration::from_secs(30)).await.unwrap();
+    let opening = Keeper::open(small.clone(), Nodes::default(), Say::new(asks), Settings::default());
+    let mut keeper = opening.await.unwrap().0;
+    let note = |n| {
+        let what = What::NoteAdded { id: format!("inc-{n}"), text: "x".repeat(60_000) };
+        Decision { wall_ns: 5, actor: "ada".to_owned(), what }
+    };
+    for n in 0.. {
+        if small.decide(note(n)).await.is_err() {
+            break;
+        }
+        assert!(n < 100, "it takes more than it may");
+    }
+    let said = |asked: &mut mpsc::Receiver<crate::casework::Ask>| match asked.try_recv().ok()? {
+        crate::casework::Ask::Say { finding, .. } => Some(finding),
+        other => panic!("{other:?}"),
+    };
+    let long = "x".repeat(60_000);
+    let stop = What::BrakeTripped {
+        reason: "it burned".to_owned(),
+        finding: String::new(),
+        node: None,
+        // It finds no room, whatever is left of the last segment.
+        action: Some(long),
+        cites: Vec::new(),
+        past: None,
+    };
+    keeper.stop(stop, COLLECTOR).await;
+    assert!(keeper.not_kept().is_some() && keeper.brake.ledger().tripped.is_some());
+    // Whoever keeps findings finds the same journal, and forgets it.
+    let first = said(&mut asked).unwrap();
+    keeper.settle(true, None).await;
+    assert!(said(&mut asked).is_none(), "not before the stop itself is kept");
+    // The journal takes decisions again.
+    keeper.store = store.clone();
+    keeper.settle(true, None).await;
+    assert!(keeper.not_kept().is_none());
+    let again = said(&mut asked).unwrap();
+    assert_eq!((again.id.as_str(), again.rule.as_str()), (first.id.as_str(), super::super::STOPPED_RULE));
+    // Until it is kept.
+    keeper.look_at_ns = Some(0);
+    keeper.settle(true, None).await;
+    assert!(said(&mut asked).is_some());
+    let what = What::FindingSaid { node: None, finding: again, count: 1 };
+    store.decide(Decision { wall_ns: clock::wall_ns(), actor: COLLECTOR.to_owned(), what }).await.unwrap();
+    keeper.look_at_ns = Some(0);
+    keeper.settle(true, None).await;
+    assert!(said(&mut asked).is_none() && keeper.look_at_ns.is_none());
+    drop(keeper);
+    store.close().await;
+    small.close().await;
 }

@@ -2,10 +2,10 @@
 
 use std::os::unix::fs::symlink;
 
-use rustix::mount::{UnmountFlags, mount_bind, unmount};
+use rustix::mount::{UnmountFlags, mount_bind, mount_bind_recursive, unmount};
 
 use super::*;
-use crate::act::real_path::tests::in_own_namespace;
+use crate::own_mounts::in_own_mounts;
 
 /// A bind mount, gone at the end.
 struct Bound(PathBuf);
@@ -52,7 +52,7 @@ fn logs_in(folder: &Path) -> Vec<String> {
 
 #[test]
 fn a_hold_covers_the_same_file_by_every_path() {
-    in_own_namespace(|| {
+    in_own_mounts(|_| {
         // (the root, what is bound where, what is held, what stays); paths beneath the scene's folder.
         type Case = (&'static str, (&'static str, &'static str), &'static str, &'static [&'static str]);
         let cases: [Case; 9] = [
@@ -89,7 +89,7 @@ fn a_hold_covers_the_same_file_by_every_path() {
 
 #[test]
 fn a_pods_hold_covers_its_folder_by_every_path_and_no_neighbours() {
-    in_own_namespace(|| {
+    in_own_mounts(|_| {
         for whole in [true, false] {
             let mut scene = Scene::new();
             let host = scene.base.path().canonicalize().unwrap();
@@ -130,7 +130,7 @@ impl<F: Fn()> Parent for Meanwhile<F> {
 
 #[test]
 fn what_is_mounted_amid_a_cleanup_counts_for_the_next_object() {
-    in_own_namespace(|| {
+    in_own_mounts(|_| {
         for (named, why) in [("held/app.log.1", "held: hold-1"), ("var/lib/etcd", "the cluster's database")] {
             let mut scene = Scene::new();
             let base = scene.base.path().canonicalize().unwrap();
@@ -154,7 +154,7 @@ fn what_is_mounted_amid_a_cleanup_counts_for_the_next_object() {
 
 #[test]
 fn a_bind_mount_brings_nothing_into_reach() {
-    in_own_namespace(|| {
+    in_own_mounts(|_| {
         let cases = [
             ("var/lib/etcd/member", ""),
             ("var/lib/etcd", "/member"),
@@ -209,7 +209,7 @@ fn a_bind_mount_brings_nothing_into_reach() {
 
 #[test]
 fn what_a_mount_makes_a_databases_stays_when_it_comes_after_the_start() {
-    in_own_namespace(|| {
+    in_own_mounts(|_| {
         let mut scene = Scene::new();
         let base = scene.base.path().canonicalize().unwrap();
         fs::create_dir_all(base.join("data/etcd")).unwrap();
@@ -229,4 +229,137 @@ fn what_a_mount_makes_a_databases_stays_when_it_comes_after_the_start() {
         assert_eq!(logs_in(&base.join("data/etcd")), ["app.log.1"]);
         assert_eq!(logs_in(&base.join("data")), ["etcd"], "the other one went");
     });
+}
+
+#[test]
+fn a_disk_of_the_hosts_is_no_root_by_the_name_that_it_has_here() {
+    in_own_mounts(|base| {
+        let host = base.join("host");
+        fs::create_dir_all(host.join("home/ci")).unwrap();
+        // Its own filesystem, as where such a node's agent may write.
+        rustix::mount::mount(
+            "home",
+            host.join("home"),
+            "tmpfs",
+            rustix::mount::MountFlags::empty(),
+            None::<&std::ffi::CStr>,
+        )
+        .unwrap();
+        fs::create_dir_all(host.join("home/ci")).unwrap();
+        fs::create_dir_all(host.join("data/logs")).unwrap();
+        let refused = |path: &Path| {
+            let patterns = vec!["z.*.old".to_owned()];
+            let root = RootPolicy { patterns, host_root: host.clone(), ..RootPolicy::of(Kind::Custom, path) };
+            let policy = Policy { mode: CleanupMode::Auto, roots: vec![root], budgets: Budgets::default() };
+            let said = policy.validate(Path::new("/var/spool/dogwatch-test"));
+            let (_, roots) = Cleaner::open(policy, Path::new("/var/spool/dogwatch-test"));
+            assert_eq!(said.is_empty(), roots[0].unusable.is_none(), "{said:?} {roots:?}");
+            said.iter().map(ToString::to_string).collect::<String>()
+        };
+        for (path, why) in [("home/ci", "lies in /home (people's files)"), ("", "the whole system")] {
+            let said = refused(&host.join(path).components().collect::<PathBuf>());
+            assert!(said.contains(why), "{path}: {said}");
+        }
+        // The very folder at another place.
+        let _bound = Bound::new(&host.join("home"), &base.join("bound"));
+        assert!(refused(&base.join("bound")).contains("under another name"));
+        assert_eq!(refused(&host.join("data/logs")), "");
+    });
+}
+
+/// So many mounts that the next one is not read any more.
+fn fill_the_table(at: &Path) {
+    fs::create_dir(at).unwrap();
+    mount_bind(at, at).unwrap();
+    // Each time as many again.
+    for doubling in 0..14 {
+        let copy = at.join(doubling.to_string());
+        fs::create_dir(&copy).unwrap();
+        mount_bind_recursive(at, copy).unwrap();
+    }
+}
+
+#[test]
+fn while_the_table_of_mounts_is_cut_short_nothing_goes() {
+    in_own_mounts(|_| {
+        let mut scene = Scene::new();
+        let base = scene.base.path().canonicalize().unwrap();
+        fs::create_dir(base.join("real")).unwrap();
+        let log = scene.file("real/app.log.1", 4_096);
+        root_at(&mut scene, "real");
+        let mut cleaner = scene.cleaner();
+        cleaner.hold(held(HeldThing::Path(base.join("held/app.log.1"))));
+        let plan = scene.plan(&cleaner);
+        assert_eq!(plan.objects.len(), 1, "{:?}", plan.refused);
+        fill_the_table(&base.join("full"));
+        let _bound = Bound::new(&base.join("real"), &base.join("held"));
+        let done = scene.apply(&mut cleaner, plan, &Agent::default());
+        let said = reasons(&done);
+        assert!(log.exists() && said.contains("not known: the table of mounts is longer"), "{said}");
+        let survey = scene.plan(&cleaner);
+        assert!(survey.objects.is_empty() && reasons(&survey).contains("longer than is read"), "{survey:?}");
+        assert_eq!(cleaner.keep_aside(true, &Agent::default()), Step::default(), "nothing is let go of");
+        // A new executor has no root until the table is whole; the configuration is none the worse.
+        assert_eq!(scene.policy.validate(Path::new("/var/spool/dogwatch-test")), []);
+        let (_, roots) = Cleaner::open(scene.policy.clone(), Path::new("/var/spool/dogwatch-test"));
+        let why = roots[0].unusable.as_ref().unwrap();
+        assert!(why.contains("the table of mounts is longer"), "{why}");
+    });
+}
+
+#[test]
+fn a_line_that_nobody_understands_holds_everything() {
+    let mut scene = Scene::new();
+    let root = scene.root(Kind::RotatedLogs, "logs");
+    let path = root.path.clone();
+    scene.file("logs/app.log.1", 4_096);
+    let cleaner = scene.cleaner();
+    let told = |text: &str| {
+        let mut table = tempfile::tempfile().unwrap();
+        table.write_all(text.as_bytes()).unwrap();
+        let held = HeldNow { set: HoldSet::Known(Vec::new()), host_root: "/".into() };
+        cleaner.held.borrow().told_by(table, held)
+    };
+    let whole = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    let (fine, torn) = (told(&whole), told(&format!("{whole}what is this\n")));
+    let object = path.join("app.log.1");
+    let last_word = |held| last_word(&RefCell::new(held), &Agent::default(), &object);
+    assert_eq!(last_word(fine), Ok(()));
+    let why = last_word(torn).unwrap_err();
+    assert!(why.starts_with("held: unknown") && why.contains("1 lines of the table of mounts"), "{why}");
+}
+
+#[test]
+fn a_folder_that_was_moved_away_is_no_root() {
+    for instead in ["nothing", "link", "folder"] {
+        for amid in [false, true] {
+            let mut scene = Scene::new();
+            let base = scene.base.path().canonicalize().unwrap();
+            fs::create_dir(base.join("real")).unwrap();
+            scene.file("real/app.log.1", 4_096);
+            root_at(&mut scene, "real");
+            let mut cleaner = scene.cleaner();
+            let plan = scene.plan(&cleaner);
+            assert_eq!(plan.objects.len(), 1);
+            let moved = || {
+                fs::rename(base.join("real"), base.join("kept")).unwrap();
+                match instead {
+                    "link" => symlink("kept", base.join("real")).unwrap(),
+                    "folder" => fs::create_dir(base.join("real")).unwrap(),
+                    _ => {}
+                }
+            };
+            let done = if amid {
+                cleaner.apply(plan, &|| scene.now, &Meanwhile(Cell::new(0), 2, moved))
+            } else {
+                moved();
+                scene.apply(&mut cleaner, plan, &Agent::default())
+            };
+            let why = "its root is another folder than the one that was opened";
+            assert!(reasons(&done).contains(why), "{instead} {amid}: {}", reasons(&done));
+            assert!(base.join("kept/app.log.1").exists(), "{instead} {amid}");
+            let next = scene.plan(&cleaner);
+            assert!(next.objects.is_empty() && reasons(&next).contains(why), "{instead}: {}", reasons(&next));
+        }
+    }
 }

@@ -41,7 +41,7 @@ pub(super) fn question(ask: &Ask) -> ask::Events {
 }
 
 pub(super) async fn nodes(desk: &mut Desk, ask: &Ask) -> Result<Vec<Node>, CliError> {
-    let mut names: Vec<String> = ask.args.names.iter().map(|n| super::id(n).to_owned()).collect();
+    let mut names = ask.ids();
     if names.is_empty() {
         names.clone_from(&ask.which.nodes);
     }
@@ -61,7 +61,7 @@ pub(super) async fn nodes(desk: &mut Desk, ask: &Ask) -> Result<Vec<Node>, CliEr
 }
 
 pub(super) async fn incidents(desk: &mut Desk, ask: &Ask) -> Result<Vec<Incident>, CliError> {
-    let request = ask::incidents(&ask.which, ask.range, ask.incident_states(), ask.wire_limit());
+    let request = ask::incidents(&ask.which, ask.range, ask.incident_states(), ask.ids(), ask.wire_limit());
     let mut answers = desk.incidents(request).await?;
     let (mut found, mut given) = (Vec::new(), 0u32);
     while let Some(i) = answers.next().await? {
@@ -77,7 +77,7 @@ pub(super) async fn incidents(desk: &mut Desk, ask: &Ask) -> Result<Vec<Incident
 }
 
 pub(super) async fn findings(desk: &mut Desk, ask: &Ask) -> Result<Vec<Finding>, CliError> {
-    let request = ask::findings(&ask.which, ask.range, ask.args.active, ask.wire_limit());
+    let request = ask::findings(&ask.which, ask.range, ask.args.active, ask.ids(), ask.wire_limit());
     let mut answers = desk.findings(request).await?;
     let (mut found, mut given) = (Vec::new(), 0u32);
     while let Some(f) = answers.next().await? {
@@ -97,7 +97,7 @@ pub(super) async fn findings(desk: &mut Desk, ask: &Ask) -> Result<Vec<Finding>,
 }
 
 pub(super) async fn actions(desk: &mut Desk, ask: &Ask) -> Result<Vec<Action>, CliError> {
-    let mut answers = desk.actions(ask::actions(&ask.which, ask.range, ask.wire_limit())).await?;
+    let mut answers = desk.actions(ask::actions(&ask.which, ask.range, ask.ids(), ask.wire_limit())).await?;
     let (mut found, mut given) = (Vec::new(), 0u32);
     while let Some(a) = answers.next().await? {
         given += 1;
@@ -121,7 +121,7 @@ pub(super) async fn holds(desk: &mut Desk, ask: &Ask) -> Result<Vec<Hold>, CliEr
         let namespace = h.namespace.as_deref().unwrap_or_default();
         // One that holds everywhere holds on each node.
         (h.node.is_none() || ask.of_node(h.node.as_deref()))
-            && (!ask.which.of_pods() || ask.which.takes_pod(namespace, pod, ""))
+            && (!ask.which.of_pods() || ask.which.takes_pod(h.node.as_deref(), namespace, pod, ""))
             && ask.named(&h.id)
             && ask.in_state(Some(&h.state))
     });

@@ -103,28 +103,29 @@ fn of(which: &Selectors, f: &Finding) -> bool {
     which.takes_node(f.node.as_deref())
         && which.takes_severity(f.severity)
         && which.takes_rule(std::iter::once(f.rule.as_str()))
-        && (!which.of_pods() || which.takes_pod(&pod.namespace, &pod.name, &pod.container))
+        && (!which.of_pods() || which.takes_pod(f.node.as_deref(), &pod.namespace, &pod.name, &pod.container))
 }
 
-/// Whether a collector would give `event` to whoever asks this.
+/// Whether a collector would give `event` to whoever asks this: for records that no collector chose.
 pub(in crate::verbs) fn takes(
     which: &Selectors,
     source: Option<&str>,
     pattern: Option<&Pattern>,
     event: &Event,
 ) -> bool {
+    let node = event.node.as_deref();
     let field = |key: &str| event.fields.get(key).map_or("", String::as_str);
     let rules = field("rules").split(',').chain(std::iter::once(field("rule")));
-    which.takes_node(event.node.as_deref())
+    which.takes_node(node)
         && which.takes_severity(event.severity)
         && which.takes_rule(rules)
-        && (!which.of_pods() || which.takes_pod(field("namespace"), field("pod"), field("container")))
+        && (!which.of_pods() || which.takes_pod(node, field("namespace"), field("pod"), field("container")))
         && source.is_none_or(|s| within(s, &event.source))
         && pattern.is_none_or(|p| p.matches(&event.message))
 }
 
 /// Whether `source` is `asked`, or lies beneath it.
-fn within(asked: &str, source: &str) -> bool {
+pub(in crate::verbs) fn within(asked: &str, source: &str) -> bool {
     source
         .strip_prefix(asked)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || asked.ends_with('/'))

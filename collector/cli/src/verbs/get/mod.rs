@@ -7,7 +7,7 @@ mod sorted;
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use dogwatch::record::Severity;
 
@@ -17,13 +17,15 @@ use crate::error::CliError;
 use crate::output::{Io, List, Listed};
 use crate::range::Range;
 use crate::view::Event;
-pub(super) use journal::{Pattern, takes};
+pub(super) use journal::{Pattern, takes, within};
 
 /// Events that a table shows when neither a time nor a number was asked for.
 const EVENTS_SHOWN: u32 = 500;
 
-/// Rows that the collector is asked for where they are sorted or narrowed here: what it gives anyway without a limit.
+/// Rows that the collector is asked for where nobody says how many, and at least where they are sorted or narrowed here.
 const ROWS_AT_ONCE: u32 = 10_000;
+/// Rows that a collector gives at most, whatever is asked.
+const MOST_ROWS: u32 = 100_000;
 
 /// What was asked, checked.
 struct Ask {
@@ -33,20 +35,31 @@ struct Ask {
     range: Range,
     /// Only the newest so many events are sorted, where nothing else bounds them.
     sorted_of: Option<u32>,
-    /// The collector gave as many rows as it gives at once: there may be more.
-    cut: AtomicBool,
+    /// So many rows came, and there may be more that nobody left out on purpose; 0: all came.
+    cut: AtomicU32,
 }
 
 impl Ask {
-    /// What the collector may cut to, where nothing is left out after it.
-    fn wire_limit(&self) -> u32 {
+    /// Whether rows are left out here that the collector gave.
+    fn narrows(&self) -> bool {
         let states = !self.args.state.is_empty() && self.resource != Resource::Incidents;
-        let narrowed = states || !self.args.names.is_empty() || self.args.sort_by.is_some();
+        states || !self.args.names.is_empty() || self.args.sort_by.is_some()
+    }
+
+    /// What the collector may cut to.
+    fn wire_limit(&self) -> u32 {
+        let limit = self.args.limit;
         match self.resource {
             Resource::Events if self.args.sort_by.is_some() => self.sorted_of.unwrap_or(0),
-            _ if narrowed => ROWS_AT_ONCE,
-            _ => self.args.limit.unwrap_or(0),
+            Resource::Events => limit.unwrap_or(0),
+            _ if self.narrows() => limit.unwrap_or(0).max(ROWS_AT_ONCE),
+            _ => limit.unwrap_or(ROWS_AT_ONCE),
         }
+    }
+
+    /// The names that are asked for, as the collector knows them.
+    fn ids(&self) -> Vec<String> {
+        self.args.names.iter().map(|n| id(n).to_owned()).collect()
     }
 
     /// How many of the newest events are kept back, if any are: what is sorted must be there first, and that has a bound.
@@ -59,14 +72,20 @@ impl Ask {
 
     /// Takes note of how many rows the collector gave.
     fn given(&self, rows: u32) {
-        self.cut.fetch_or(rows == ROWS_AT_ONCE && self.wire_limit() == ROWS_AT_ONCE, Ordering::Relaxed);
+        let most = self.wire_limit().min(MOST_ROWS);
+        // Whoever wants no more than the newest so many has them.
+        let meant = !self.narrows() && self.args.limit.is_some_and(|limit| limit <= MOST_ROWS);
+        if rows >= most && !meant {
+            self.cut.store(rows, Ordering::Relaxed);
+        }
     }
 
     /// Sorts and bounds what is shown, and says where it is not of all there is.
     fn shown<T: Listed>(&self, io: &mut Io<'_>, rows: &mut Vec<T>) -> Result<(), CliError> {
-        if self.cut.load(Ordering::Relaxed) {
+        let cut = self.cut.load(Ordering::Relaxed);
+        if cut > 0 {
             io.say(&format!(
-                "of the newest {ROWS_AT_ONCE} {} only; --since, --until, --node and the like ask for others",
+                "of the newest {cut} {} only; --since, --until, --node and the like ask for others, --limit for more",
                 T::PLURAL
             ))?;
         }
@@ -186,7 +205,7 @@ fn checked(args: GetArgs, now_ns: i64) -> Result<Ask, CliError> {
     // Said here, so that a mistake in it costs no question.
     args.grep.as_deref().map(Pattern::new).transpose()?;
     let range = args.when.range(now_ns)?;
-    Ok(Ask { resource, args, which, range, sorted_of: None, cut: AtomicBool::new(false) })
+    Ok(Ask { resource, args, which, range, sorted_of: None, cut: AtomicU32::new(0) })
 }
 
 /// A state that nothing can be in would match nothing for ever.

@@ -1,0 +1,205 @@
+//! By which clock ages are reckoned, where the wall clock went ahead of the time that passed.
+//!
+//! A file's times are the wall clock's of when it was written. A clock that is a year ahead for some minutes (a clock chip
+//! after a power loss, a restored snapshot, a wrong server) makes all that was written before a year old. So the wall clock
+//! is held against CLOCK_BOOTTIME, which nobody sets: where it gained more than [`STEP_NS`], what was written before that is as old
+//! as by the clock before, and what was written since as by the clock of now, never older than the step. What lies between the
+//! two is young. A clock that stood so for [`SETTLE_NS`] is believed: it was behind before, and was set right. Until then a
+//! node whose clock was set right takes what was written before for younger than it is, by as much as it was behind, and
+//! nothing else is different. A clock that went back is taken as it is: what is younger then is at worst too young.
+//!
+//! CLOCK_BOOTTIME counts a suspended machine's time, so that waking up is no step. It does not count for a machine that its
+//! hypervisor stopped: setting its clock is one.
+//!
+//! Over restarts the clock is kept (`clock_file`). Of another boot it is a floor: a machine whose clock is more than
+//! [`DOWN_NS`] later than when it was looked at last was either down for so long or is ahead, and is in doubt as after a step. How long
+//! a clock stood counts over boots, where it only went on from what it showed: one that is switched off at night is believed, too.
+//!
+//! Deliberately absent: clocks themselves; time comes in as an argument. Nobody asks whether the clock is synchronised: a wrong
+//! server's is.
+
+use dogwatch::record::Moment;
+use serde::{Deserialize, Serialize};
+
+/// What the wall clock may gain between two looks, ns: no server steps a clock that runs well by as much.
+pub(super) const STEP_NS: i64 = 120 * NS;
+/// So long a clock that went ahead has to stand before ages are reckoned by it, ns of CLOCK_BOOTTIME. Long enough for people to
+/// see the finding `clock-jump` and to act.
+pub(super) const SETTLE_NS: u64 = 86_400 * NS as u64;
+/// A machine that was down for less is believed its clock, ns: a long weekend and some. A clock that is wrong by less over a
+/// boot makes files that much older.
+pub(super) const DOWN_NS: i64 = 7 * 86_400 * NS;
+const NS: i64 = 1_000_000_000;
+
+/// The wall clock against CLOCK_BOOTTIME.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct AgeClock {
+    /// What ages are reckoned by: wall clock less CLOCK_BOOTTIME, ns.
+    believed_ns: i64,
+    /// What it is by now, where that is another.
+    moved: Option<Moved>,
+    /// For how long it had stood so on earlier boots, ns.
+    #[serde(default, skip_serializing_if = "is_none")]
+    carried_ns: u64,
+}
+
+fn is_none(ns: &u64) -> bool {
+    *ns == 0
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Moved {
+    /// Wall clock less CLOCK_BOOTTIME, ns.
+    to_ns: i64,
+    /// CLOCK_BOOTTIME of when that was seen first.
+    since_boot_ns: u64,
+}
+
+/// What is known of the clock from before a process was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Before {
+    /// Nothing: it is believed.
+    Nothing,
+    /// How it stood on this boot.
+    ThisBoot(AgeClock),
+    /// What time it was when it was looked at last, on an earlier boot.
+    EarlierBoot {
+        /// What was believed, nanoseconds since the epoch.
+        wall_ns: i64,
+        /// What it showed.
+        shown_ns: i64,
+        /// For how long it had stood there, ns; 0 where that is what was believed.
+        stood_ns: u64,
+    },
+}
+
+/// What time it is for whoever reckons ages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Present {
+    wall_ns: i64,
+    ahead: Option<Ahead>,
+}
+
+/// A wall clock that is ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ahead {
+    /// By how much.
+    by_ns: i64,
+    /// What it showed when that was seen.
+    from_wall_ns: i64,
+}
+
+impl AgeClock {
+    /// From `now` on.
+    pub(super) fn begin(before: Before, now: Moment) -> Self {
+        let offset = offset(now);
+        let mut clock = match before {
+            Before::Nothing => Self::believing(offset),
+            Before::ThisBoot(clock) => clock,
+            Before::EarlierBoot { wall_ns, shown_ns, stood_ns } => {
+                // CLOCK_BOOTTIME began when the machine did, which was after it was looked at last.
+                let was_down = |at_ns: i64| (0..=DOWN_NS).contains(&offset.saturating_sub(at_ns));
+                match (was_down(wall_ns), was_down(shown_ns)) {
+                    (true, _) => Self::believing(offset),
+                    (false, true) => Self { carried_ns: stood_ns, ..Self::believing(wall_ns) },
+                    (false, false) => Self::believing(wall_ns),
+                }
+            }
+        };
+        clock.look(now);
+        clock
+    }
+
+    /// Takes in what time it is; to be done every minute or so.
+    pub(super) fn look(&mut self, now: Moment) -> Present {
+        let offset = offset(now);
+        let near = |other: i64| offset.saturating_sub(other).saturating_abs() <= STEP_NS;
+        if near(self.believed_ns) {
+            *self = Self::believing(offset);
+        } else {
+            match self.moved {
+                Some(moved) if near(moved.to_ns) && moved.since_boot_ns <= now.boot_ns => {}
+                another => {
+                    // What stood on earlier boots was not where it went now.
+                    self.carried_ns = if another.is_some() { 0 } else { self.carried_ns };
+                    self.moved = Some(Moved { to_ns: offset, since_boot_ns: now.boot_ns });
+                }
+            }
+            if self.stood_ns(now) >= SETTLE_NS {
+                *self = Self::believing(offset);
+            }
+        }
+        let ahead = self.moved.and_then(|moved| {
+            let by_ns = offset.saturating_sub(self.believed_ns);
+            let from_wall_ns = offset.saturating_add_unsigned(moved.since_boot_ns);
+            (by_ns > 0).then_some(Ahead { by_ns, from_wall_ns })
+        });
+        Present { wall_ns: now.wall_ns, ahead }
+    }
+
+    fn believing(offset_ns: i64) -> Self {
+        Self { believed_ns: offset_ns, moved: None, carried_ns: 0 }
+    }
+
+    /// For how long it has stood where it is not believed to be, ns; over boots.
+    pub(super) fn stood_ns(&self, now: Moment) -> u64 {
+        let stood = |moved: Moved| now.boot_ns.saturating_sub(moved.since_boot_ns);
+        self.moved.map_or(0, |moved| self.carried_ns.saturating_add(stood(moved)))
+    }
+
+    /// What the wall clock would show if it were where it is believed to be, and not later than it shows.
+    pub(super) fn believed_wall_ns(&self, now: Moment) -> i64 {
+        self.believed_ns.saturating_add_unsigned(now.boot_ns).min(now.wall_ns)
+    }
+
+    /// Whether the wall clock is not where it is believed to be.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.moved.is_some()
+    }
+}
+
+impl Present {
+    /// What the wall clock shows, ns since the epoch.
+    pub(super) fn wall_ns(&self) -> i64 {
+        self.wall_ns
+    }
+
+    /// Age of what happened at `at_ns`, ns; less than 0 is the future.
+    pub(super) fn age_ns(&self, at_ns: i64) -> i64 {
+        let by_wall = self.wall_ns.saturating_sub(at_ns);
+        match self.ahead {
+            Some(ahead) if at_ns <= self.wall_ns.saturating_sub(ahead.by_ns) => {
+                by_wall.saturating_sub(ahead.by_ns)
+            }
+            Some(ahead) if at_ns < ahead.from_wall_ns => by_wall.min(0),
+            _ => by_wall,
+        }
+    }
+
+    /// Why ages are not what the wall clock would say, where they are not.
+    pub(super) fn doubt(&self) -> Option<String> {
+        let ahead = self.ahead?;
+        let words = |ns: i64| super::words::seconds(u64::try_from(ns / NS).unwrap_or(0));
+        Some(format!(
+            "this node's clock went ahead by {} {} ago, and is believed after {}",
+            words(ahead.by_ns),
+            words(self.wall_ns.saturating_sub(ahead.from_wall_ns)),
+            super::words::seconds(SETTLE_NS / NS as u64),
+        ))
+    }
+}
+
+/// A wall clock that is believed.
+impl From<i64> for Present {
+    fn from(wall_ns: i64) -> Self {
+        Self { wall_ns, ahead: None }
+    }
+}
+
+fn offset(now: Moment) -> i64 {
+    now.wall_ns.saturating_sub_unsigned(now.boot_ns)
+}
+
+#[cfg(test)]
+#[path = "age_clock_tests.rs"]
+mod tests;

@@ -1,0 +1,48 @@
+//! A wall clock that is ahead of the time that passed.
+
+use dogwatch::clock;
+use dogwatch::record::Moment;
+
+use super::*;
+use crate::act::age_clock::{AgeClock, Before, Present};
+
+#[test]
+fn a_clock_that_is_ahead_brings_nothing_within_reach_until_it_stood_so_for_a_day() {
+    let mut scene = Scene::new(CleanupMode::Auto);
+    scene.root(Cleaner::TempFiles, "tmp");
+    let logs = scene.root(Cleaner::RotatedLogs, "logs");
+    (logs.min_age_seconds, logs.keep_newest) = (86_400, 0);
+    scene.file("logs/app.log", b"x");
+    let all = ["logs/app.log.1", "tmp/old"];
+    all.iter().for_each(|path| drop(scene.file(path, b"x")));
+
+    let started = clock::now();
+    let mut ages = AgeClock::begin(Before::Nothing, started);
+    let mut at = |wall_ns: i64, passed_ns: i64| -> Present {
+        ages.look(Moment { wall_ns, boot_ns: started.boot_ns + passed_ns as u64 })
+    };
+    let ahead = at(scene.now, 60_000_000_000);
+    let mut executor = scene.executor();
+    let device = fs::metadata(scene.base.path()).unwrap().dev();
+    let survey = executor.survey(device, ahead).unwrap();
+    assert!(survey.candidates.is_empty(), "{survey:#?}");
+    for path in all {
+        let path = scene.path(path);
+        let said = survey.passed_over.iter().find(|r| r.path.as_ref() == Some(&path)).unwrap();
+        assert!(said.reason.contains("younger than") && said.reason.contains("went ahead by"), "{said:?}");
+    }
+    // Whoever plans by the wall clock all the same is refused.
+    let action = scene.plan(&executor, "node");
+    assert_eq!(scene.names(&action), all);
+    let done = executor.apply(action, &|| ahead, &|| Ok(None));
+    assert_eq!(done.freed_bytes, Some(0), "{done:#?}");
+    assert!(done.objects.iter().all(|o| o.outcome == ObjectOutcome::Skipped), "{done:#?}");
+    assert!(all.iter().all(|path| scene.path(path).exists()));
+
+    scene.now += DAY_NS;
+    let believed = at(scene.now, 60_000_000_000 + DAY_NS);
+    let action = scene.plan(&executor, "node");
+    assert_eq!(executor.survey(device, believed).unwrap().candidates.len(), all.len());
+    let done = executor.apply(action, &|| believed, &|| Ok(None));
+    assert!(!all.iter().any(|path| scene.path(path).exists()), "{done:#?}");
+}

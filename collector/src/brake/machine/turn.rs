@@ -1,0 +1,143 @@
+//! Whose turn it is: the queue, the permits that would be given now, and what those who wait are told.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use dogwatch::record::{Hash, NodeName, Severity};
+
+use super::super::ledger::{MAX_AT_WORK_OF_NODE, MAX_PERMITS, MAX_PERMITS_OF_NODE};
+use super::super::{Answer, Ask};
+use super::what::grant;
+use super::{Brake, STARVED_NS, Waiting};
+use crate::store::decision::What;
+
+impl Brake {
+    /// Who waits, the next first.
+    pub fn queue(&self, now_ns: u64) -> Vec<&Waiting> {
+        let mut queue: Vec<&Waiting> = self.waiting.values().collect();
+        queue.sort_by(|a, b| rank(a, now_ns).cmp(&rank(b, now_ns)).then_with(|| a.ask.node.cmp(&b.ask.node)));
+        queue
+    }
+
+    /// Permits that would be given now, in order.
+    pub fn grants(&self, now_ns: u64) -> Vec<What> {
+        if self.ledger.stopped().is_some() {
+            return Vec::new();
+        }
+        let mut placed = self.places();
+        let mut used: BTreeMap<Hash, BTreeSet<&NodeName>> = BTreeMap::new();
+        // Out, and at work.
+        let mut out: BTreeMap<&NodeName, (usize, usize)> = BTreeMap::new();
+        for permit in &self.ledger.permits {
+            used.entry(permit.policy).or_default().insert(&permit.node);
+            let its = out.entry(&permit.node).or_default();
+            *its = (its.0 + 1, its.1 + usize::from(!permit.returned));
+        }
+        let room = MAX_PERMITS.saturating_sub(self.ledger.permits.len());
+        let mut granted = Vec::new();
+        let mut again = Vec::new();
+        let mut others_wait = false;
+        let mut queue = self.queue(now_ns);
+        // Whoever rests keeps no others waiting.
+        queue.retain(|w| self.paces.why_not(&w.ask.node, now_ns).is_none());
+        let unproven: BTreeSet<Hash> =
+            queue.iter().filter(|w| self.wants_other(w, false)).map(|w| w.ask.policy).collect();
+        for waiting in queue {
+            let (node, policy) = (&waiting.ask.node, waiting.ask.policy);
+            let canary = !self.is_proven(&policy);
+            if placed.contains(node) {
+                again.push(waiting);
+            } else if granted.len() >= room
+                || placed.len() >= self.limit()
+                || canary && used.get(&policy).is_some_and(|nodes| !nodes.is_empty())
+                // Its cleanups prove no more; a node that they did not go well on yet takes the one place.
+                || canary && unproven.contains(&policy) && self.wants_other(waiting, true)
+            {
+                others_wait = true;
+            } else {
+                placed.insert(node);
+                used.entry(policy).or_default().insert(node);
+                let its = out.entry(node).or_default();
+                *its = (its.0 + 1, its.1 + 1);
+                granted.push(grant(&waiting.ask, canary));
+            }
+        }
+        if !others_wait {
+            // Whoever has no place yet finds room all the same.
+            let free = self.limit().saturating_sub(placed.len());
+            let most = room.saturating_sub(free);
+            let alone = |w: &&Waiting| {
+                self.is_proven(&w.ask.policy)
+                    || used.get(&w.ask.policy).is_none_or(|nodes| nodes.iter().all(|n| **n == w.ask.node))
+            };
+            for waiting in again.into_iter().filter(alone) {
+                let its = out.entry(&waiting.ask.node).or_default();
+                if granted.len() < most && its.0 < MAX_PERMITS_OF_NODE && its.1 < MAX_AT_WORK_OF_NODE {
+                    *its = (its.0 + 1, its.1 + 1);
+                    granted.push(grant(&waiting.ask, !self.is_proven(&waiting.ask.policy)));
+                }
+            }
+        }
+        granted
+    }
+
+    /// Whether a policy lacks nodes to be proven by, and the one that waits is (`has`) or is not among those that it has.
+    fn wants_other(&self, waiting: &Waiting, has: bool) -> bool {
+        let proof = self.ledger.proof(&waiting.ask.policy);
+        let lacks = proof.is_none_or(|p| p.nodes.len() < self.provers_needed(&waiting.ask.policy));
+        lacks && proof.is_some_and(|p| p.nodes.contains(&waiting.ask.node)) == has
+    }
+
+    /// What those are told who asked since they were told last: their places in the queue.
+    /// `overdue`: why some places are kept beyond their time, if so.
+    pub fn news(&mut self, overdue: Option<&str>, now_ns: u64) -> Vec<(Ask, Answer)> {
+        let needed = self.settings.canary_successes;
+        let places = self.places().len();
+        let overdue = overdue.map_or_else(String::new, |why| format!("; {why}"));
+        let crowd = format!(
+            "{places} of {} nodes that may clean at a time are at it, or watched after it{overdue}",
+            self.limit()
+        );
+        let used: BTreeSet<Hash> = self.ledger.permits.iter().map(|p| p.policy).collect();
+        let queue = self.queue(now_ns);
+        let of = queue.len();
+        let told = queue.iter().enumerate().filter(|(_, w)| w.untold).map(|(at, w)| {
+            let policy = &w.ask.policy;
+            let (its, at_work) = self.ledger.permits_of(&w.ask.node);
+            let why = if let Some(why) = self.paces.why_not(&w.ask.node, now_ns) {
+                why
+            } else if its >= MAX_PERMITS_OF_NODE || at_work >= MAX_AT_WORK_OF_NODE {
+                let watched = its - at_work;
+                format!("{at_work} permits of this node are out and {watched} watched, and none has more")
+            } else if !self.is_proven(policy) && used.contains(policy) {
+                let well = self.ledger.successes(policy);
+                let (on, of) = (self.ledger.proof(policy).map_or(0, |p| p.nodes.len()), self.provers_needed(policy));
+                format!(
+                    "its policy is new: one node at a time until {needed} cleanups went well on {of} nodes; {well} did so far, \
+                     on {}",
+                    on.min(of)
+                )
+            } else {
+                crowd.clone()
+            };
+            (w.ask.clone(), Answer::Waiting { place: at + 1, of, why })
+        });
+        let told: Vec<_> = told.collect();
+        for waiting in self.waiting.values_mut() {
+            waiting.untold = false;
+        }
+        told
+    }
+}
+
+/// Order in the queue, the least first.
+fn rank(w: &Waiting, now_ns: u64) -> (bool, u64, Reverse<Severity>, u64, u64) {
+    let starved = now_ns.saturating_sub(w.since_ns) >= STARVED_NS;
+    // Seconds to full as whole milliseconds: floats have no order, and nobody fills in less.
+    let full_ms = w.ask.seconds_to_full.map_or(u64::MAX, |s| (s.max(0.0) * 1e3) as u64);
+    if starved {
+        (false, w.since_ns, Reverse(Severity::Critical), 0, 0)
+    } else {
+        (true, 0, Reverse(w.ask.severity), full_ms, w.since_ns)
+    }
+}

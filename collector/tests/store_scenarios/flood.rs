@@ -1,0 +1,180 @@
+//! A node that says everything: what casework takes of it, who waits for it, and what becomes of its rows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dogwatch::record::{Body, FindingState, NodeName, Severity, Stream, Subject};
+use dogwatch::supervise::Stop;
+use dogwatch_collector::casework::{ASK_QUEUE, Ask, Casework, Deed};
+use dogwatch_collector::correlate::Policy;
+use dogwatch_collector::correlate::allowance::PER_HOUR;
+use dogwatch_collector::nodes::Nodes;
+use dogwatch_collector::store::decision::{Decision, Piece, What};
+use dogwatch_collector::store::index::Index;
+use dogwatch_collector::store::memory_index::MemoryIndex;
+use dogwatch_collector::store::{FindingFilter, JournalConfig, Notice, Store};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::kit::{self, Node, SECOND, T0};
+
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Findings of the flood: four times what casework takes.
+const FLOOD: usize = 4_000;
+
+/// Findings on mounts of their own, raised at once.
+fn findings(numbers: std::ops::Range<usize>, severity: Severity, state: FindingState) -> Vec<Body> {
+    numbers
+        .map(|n| {
+            let mut f = kit::plain_finding(&format!("f-{n}"), state, T0);
+            (f.severity, f.subject) = (severity, Subject::new("mount", format!("/m{n}")));
+            f.rule = "container-crash-loop".to_owned();
+            Body::Finding(Box::new(f))
+        })
+        .collect()
+}
+
+async fn next(notices: &mut broadcast::Receiver<Notice>) -> Arc<Decision> {
+    loop {
+        let notice = tokio::time::timeout(PATIENCE, notices.recv()).await.expect("nothing more is decided");
+        if let Notice::Decided(decision) = notice.unwrap() {
+            return decision;
+        }
+    }
+}
+
+/// The finding of `node` that a decision puts to an incident.
+fn joins(decision: &Decision, of: &NodeName) -> Option<(String, String)> {
+    match &decision.what {
+        What::IncidentJoined { id, piece: Piece::Finding(f), node, .. } if node == of => {
+            Some((id.clone(), f.clone()))
+        }
+        _ => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_findings_keeps_nobody_waiting_and_is_bounded_and_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = kit::open(kit::config(dir.path()));
+    let (asks, asked) = mpsc::channel(ASK_QUEUE);
+    let silent_after = Duration::from_secs(3600);
+    let casework = Casework::open(store.clone(), Nodes::default(), Policy::default(), silent_after, asked)
+        .await
+        .unwrap();
+    let stop = Stop::default();
+    let told = stop.clone();
+    let casework = tokio::spawn(async move { casework.run(told).await.unwrap() });
+    let mut notices = store.committed();
+    let (mut loud, mut other) = (Node::new("loud", 1), Node::new("other", 2));
+    store
+        .commit(&loud.seal(Stream::Urgent, T0, findings(0..FLOOD, Severity::High, FindingState::Raised)))
+        .await
+        .unwrap();
+
+    // A person speaks when the first of it is in an incident.
+    let mut joined = Vec::new();
+    let mut bytes = 0;
+    let mut count = |d: &Decision| bytes += serde_json::to_vec(d).unwrap().len();
+    let incident = loop {
+        let decision = next(&mut notices).await;
+        count(&decision);
+        if let Some((id, finding)) = joins(&decision, &loud.name) {
+            joined.push(finding);
+            break id;
+        }
+    };
+    let (reply, answered) = oneshot::channel();
+    let (actor, text) = ("rita".to_owned(), "on it".to_owned());
+    asks.send(Ask::Person { id: incident, deed: Deed::Acknowledge, actor, text, reply }).await.unwrap();
+    // And another node, and another rule of the same.
+    store.commit(&other.finding(T0, "f-other", FindingState::Raised)).await.unwrap();
+    let mut disk = kit::plain_finding("f-disk", FindingState::Raised, T0);
+    disk.subject = Subject::new("mount", "/var");
+    store
+        .commit(&loud.seal(Stream::Urgent, T0 + 9 * SECOND, vec![Body::Finding(Box::new(disk))]))
+        .await
+        .unwrap();
+
+    let (mut acknowledged_after, mut heard_other, mut heard_disk) = (None, false, false);
+    let left_out = loop {
+        let decision = next(&mut notices).await;
+        count(&decision);
+        heard_other |= joins(&decision, &other.name).is_some();
+        if let Some((_, finding)) = joins(&decision, &loud.name) {
+            heard_disk |= finding == "f-disk";
+            joined.push(finding);
+        }
+        match &decision.what {
+            What::IncidentMoved { .. } if decision.actor == "rita" => acknowledged_after = Some(joined.len()),
+            What::FindingSaid { finding, .. } if finding.rule == "findings-not-correlated" => {
+                let fact = finding.facts.iter().find(|f| f.key == "findings").unwrap();
+                let left_out: usize = fact.value.parse().unwrap();
+                break left_out;
+            }
+            _ => {}
+        }
+        assert!(joined.len() <= FLOOD, "nothing was left out");
+    };
+    assert!(heard_other && heard_disk, "another node {heard_other}, another rule {heard_disk}");
+    answered.await.unwrap().unwrap();
+    let before = acknowledged_after.expect("the person was not heard while it was worked off");
+    let flooded = joined.iter().filter(|id| *id != "f-disk").count();
+    assert!(before < flooded, "heard after {before} of {flooded}");
+    assert!(flooded as u64 <= PER_HOUR, "{flooded} are in incidents");
+    assert_eq!(flooded + left_out, FLOOD, "each is in an incident, or told of");
+    println!("{flooded} of {FLOOD} are in incidents, heard after {before}; {bytes} bytes of decisions");
+    let filter = FindingFilter { node: Some(loud.name.clone()), ..FindingFilter::default() };
+    let rows = store.findings(filter).await.unwrap();
+    assert_eq!(rows.iter().filter(|r| !r.from_collector).count(), FLOOD + 1, "all of them are stored");
+    stop.set();
+    casework.await.unwrap();
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_many_rows_as_a_segment_can_hold_expire_in_place_and_leave_what_a_rebuild_gives() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = kit::config(dir.path());
+    config.urgent = JournalConfig { segment_bytes: 4 << 20, max_bytes: 8 << 20, max_age: None };
+    config.index_opener = Some(Arc::new(|_| Ok(Box::new(MemoryIndex::default()) as Box<dyn Index>)));
+    // Not the subject here: a slow machine is no failure of the index.
+    config.index_deadlines.request = Duration::from_secs(60);
+    let store = kit::open(config.clone());
+    let mut node = Node::new("n1", 1);
+    let mut commit = async |store: &Store, bodies: Vec<Body>| {
+        store.commit(&node.seal(Stream::Urgent, T0, bodies)).await.unwrap();
+    };
+    for first in [0, 30_000, 60_000, 90_000] {
+        let bodies = findings(first..first + 30_000, Severity::Low, FindingState::Raised);
+        commit(&store, bodies).await;
+        kit::until("they are in the index", || async { store.status().index.lag.is_zero() }).await;
+    }
+    assert!(store.dump().await.unwrap().len() > 120_000 * 4, "what is to expire is there");
+    // Some of them reach across: they are said again once their first segment is full.
+    let mut lines = 0;
+    while store.status().streams[0].expired_segments == 0 {
+        commit(&store, findings(0..100, Severity::Low, FindingState::Updated)).await;
+        commit(&store, (0..40).map(|i| kit::log(lines + i, 6_000)).collect()).await;
+        lines += 40;
+        assert!(lines < 40_000, "nothing expires");
+    }
+    let caught_up = || store.status().index.lag.is_zero();
+    kit::until("the rows of the first segment go", || async {
+        caught_up() && store.dump().await.unwrap().len() < 1_000
+    })
+    .await;
+    assert_eq!(
+        store.findings(FindingFilter::default()).await.unwrap().len(),
+        100,
+        "those that reach across stay"
+    );
+    let status = store.status().index;
+    assert_eq!((status.rebuilds, status.fallback), (0, false), "{status:?}");
+    let rows = store.dump().await.unwrap();
+    store.close().await;
+    // An index in memory is built anew at each start.
+    let store = kit::open(config);
+    store.indexed(PATIENCE).await.unwrap();
+    assert!(store.dump().await.unwrap() == rows, "a rebuild gives other rows");
+    store.close().await;
+}
