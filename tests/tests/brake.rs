@@ -163,7 +163,7 @@ fn serve(
     while !world.end.load(Ordering::Relaxed) {
         for set in holds.try_iter() {
             let (places, absent) = (Vec::new(), Vec::new());
-            let held = Held { count: set.len(), places, absent, kept: Ok(()), unknown: None };
+            let held = Held { count: set.len(), places, absent, kept: Some(Ok(())), unknown: None };
             let _ = inbox.send(Message::Held(held));
         }
         let halted = |line: &Receiver<BrakeJob>, id: &str| {
@@ -454,7 +454,7 @@ fn a_bad_rule_harms_at_most_as_many_of_50_nodes_as_may_clean_at_a_time() {
     fleet.world.bad.store(false, Ordering::SeqCst);
     assert!(!vic.dogwatch(&["brake", "release", "-m", "x"]).status.success(), "a viewer may not");
     fleet.world.cleaned.lock().unwrap().clear();
-    ada.ask(&["brake", "release", "-m", "the rule is mended"]);
+    ada.ask(&["brake", "release", "--yes", "-m", "the rule is mended"]);
     until("cleanups to go on", PATIENCE, || (fleet.cleaned() >= 1).then_some(()));
     let stands = status(&vic);
     assert_eq!(places(&stands), 1, "one node at a time again: {stands:#}");
@@ -475,10 +475,11 @@ fn a_bad_rule_harms_at_most_as_many_of_50_nodes_as_may_clean_at_a_time() {
         (0..NODES).filter(|i| fleet.disks[*i].available.load(Ordering::Relaxed) == FULL).find(full).unwrap();
     let name = format!("node-{node:02}");
     let clean = ["clean", &name, "--mount", "/data", "--yes"];
-    let refused = ada.dogwatch(&clean);
-    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("let me look"));
-    let refused = ada.dogwatch(&[&clean[..], &["--override"]].concat());
-    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("role admin"));
+    for (more, why) in [(&[][..], "let me look"), (&["--override"], "role admin")] {
+        let refused = ada.dogwatch(&[&clean[..], more].concat());
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && said.contains(why), "{why:?} is not what it says: {said}");
+    }
     assert!(full(&node), "nothing was touched");
     let done = house.person("eve", "admin").dogwatch(&[&clean[..], &["--override"]].concat());
     assert!(done.status.success() && !full(&node), "{done:?}");

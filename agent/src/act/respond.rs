@@ -337,7 +337,7 @@ impl Respond {
         let images = self.images;
         let kept;
         let found = match found {
-            Ok(survey) if busy.applies && images != CleanupMode::Auto => {
+            Ok(survey) if busy.applies && images != CleanupMode::Auto && survey.has_images() => {
                 kept = survey.without_images(images);
                 Ok(&kept)
             }
@@ -416,9 +416,7 @@ impl Respond {
         match ours.state {
             // The mode may have changed since the survey began.
             ActionState::Planned if busy.applies && mode == CleanupMode::Auto => {
-                busy.leave = Leave::wait(now);
-                site.waits_since_boot_ns.get_or_insert(now.boot_ns);
-                self.proceed(&action.mount, now)
+                self.wait_for_leave(&action.mount, now)
             }
             ActionState::Started if mode == CleanupMode::Off => {
                 ours.state = ActionState::Refused;

@@ -155,6 +155,21 @@ impl Respond {
         }
     }
 
+    /// What is planned on `mount` begins, or waits. A person whose order came during its survey is not made to wait for
+    /// that leave.
+    pub(super) fn wait_for_leave(&mut self, mount: &str, now: Moment) -> Vec<Step> {
+        let Some(site) = self.mounts.get_mut(mount) else { return Vec::new() };
+        let Some(busy) = site.busy.as_mut() else { return Vec::new() };
+        busy.leave = Leave::Waiting(Waiting { since_boot_ns: now.boot_ns, heard: None });
+        site.waits_since_boot_ns.get_or_insert(now.boot_ns);
+        let person_waits = !site.waiting.is_empty();
+        let mut steps = self.proceed(mount, now);
+        if person_waits {
+            steps.extend(self.withdraw(mount, now));
+        }
+        steps
+    }
+
     /// Begins what waits on `mount`, if the time has come.
     pub(super) fn proceed(&mut self, mount: &str, now: Moment) -> Vec<Step> {
         let Some(site) = self.mounts.get_mut(mount) else { return Vec::new() };
@@ -223,12 +238,5 @@ impl Respond {
     pub fn proceed_all(&mut self, now: Moment) -> Vec<Step> {
         let mounts: Vec<String> = self.mounts.keys().cloned().collect();
         mounts.iter().flat_map(|mount| self.proceed(mount, now)).collect()
-    }
-}
-
-impl Leave {
-    /// Waits from now on.
-    pub(super) fn wait(now: Moment) -> Self {
-        Self::Waiting(Waiting { since_boot_ns: now.boot_ns, heard: None })
     }
 }

@@ -467,7 +467,8 @@ fn a_mount_that_is_left_alone_is_counted_as_long_as_it_is() {
 }
 
 /// A machine with a collector, connected; and its plan, durable, that waits.
-fn asking() -> (Respond, Action) {
+/// One that asks a collector, and is surveying what is full.
+fn surveying() -> Respond {
     let mut machine = machine(CleanupMode::Auto);
     let node = "n1".parse().unwrap();
     *machine.gate_mut() = Gate::new(
@@ -479,6 +480,11 @@ fn asking() -> (Respond, Action) {
     );
     machine.gate_mut().set_link(Link::Up { brake: true, since_boot_ns: at(0).boot_ns });
     machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
+    machine
+}
+
+fn asking() -> (Respond, Action) {
+    let mut machine = surveying();
     let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(1))), ActionState::Planned);
     assert_eq!(machine.on_recorded(&planned, Ok(()), at(1)), [], "nothing is begun without leave");
     (machine, planned)
@@ -555,7 +561,11 @@ fn a_plan_that_waits_too_long_or_for_nothing_is_given_up_and_stands_in_nobodys_w
     let (mut person, _) = asking();
     let order = Order::PlanMount("/data".to_owned());
     let command = Command { id: "c".to_owned(), actor: "ann".to_owned(), order, over_brake: false };
-    assert!(matches!(one(person.on_command(command, at(3))), Step::Survey { .. }), "{}", planned.id);
+    assert!(matches!(one(person.on_command(command.clone(), at(3))), Step::Survey { .. }), "{}", planned.id);
+    let mut early = surveying();
+    assert_eq!(early.on_command(command, at(1)), [], "the node's own survey comes first");
+    let planned = recorded(one(early.on_survey("/data", Ok(&survey(4)), at(1))), ActionState::Planned);
+    assert!(matches!(one(early.on_recorded(&planned, Ok(()), at(1))), Step::Survey { .. }), "then theirs");
 }
 
 #[test]
