@@ -85,6 +85,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>, prefix: &[&str]) -> ExitCo
                 "dogwatch-agent: on this machine a root is left alone: cleanup.{problem}"
             ));
         }
+        for (index, path) in read.config.policy.absent() {
+            telemetry::say(&format!(
+                "dogwatch-agent: on this machine there is no {}: nothing is cleaned there until there is (cleanup.roots[{index}].path)",
+                path.display()
+            ));
+        }
     }
     let (config, keys) = match read.problems {
         None => (read.config, read.keys),

@@ -100,6 +100,13 @@ fn what_is_shipped_is_valid_and_what_is_not_yaml_is_said_so() {
         assert_eq!(out.status.code(), Some(0), "{file}: {out:?}");
         assert_eq!(String::from_utf8_lossy(&out.stdout), "the configuration is valid\n");
     }
+    // Where there is nothing to clean yet is no mistake, and no silence either.
+    let roots =
+        "cleanup: { mode: plan, roots: [{ path: /nowhere/logs }, { path: /nowhere/off, mode: off }] }";
+    let out = run(&programs.agent, folder.path(), roots, &["--check-config"], &[]);
+    assert_eq!(out.status.code(), Some(0), "{out:?}");
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(said.contains("there is no /nowhere/logs") && !said.contains("/nowhere/off"), "{said}");
     for program in [&programs.collector, &programs.agent] {
         let out = run(program, folder.path(), "a: [unclosed", &["--check-config"], &[]);
         assert_eq!(out.status.code(), Some(2), "{out:?}");

@@ -2,7 +2,8 @@
 //! no mount.
 //!
 //! Bounds: levels, and the names that are kept on each of them; what more there is a folder is read for again, so that a
-//! million folders in one cost time and no memory. Whoever walks ends it by [`Way::Stop`].
+//! million folders in one cost time and no memory. What lies in a folder of more than [`MAX_ENTRIES`] is left out, since no
+//! reading of it would end in time. Whoever walks ends it by [`Way::Stop`].
 //!
 //! Deliberately absent: files, and what a folder is looked at for.
 
@@ -25,6 +26,8 @@ use super::policy::{HELD, QUARANTINE};
 const MAX_NAMES_BYTES: usize = 128 << 10;
 /// What a name takes besides its bytes.
 const NAME_BYTES: usize = 48;
+/// Most entries of a folder that is read for the folders in it: a second's work, for as many of them as fit a list.
+const MAX_ENTRIES: usize = 2_000_000;
 /// Most folders that are told for not being entered; who asks for them keeps no more either.
 const MAX_SKIPPED: usize = 200;
 
@@ -49,12 +52,14 @@ pub(super) struct Folders<'s> {
     pub(super) from: Option<PathBuf>,
     /// Where folders go that could not be entered, and why.
     pub(super) skipped: Option<&'s mut Vec<(PathBuf, String)>>,
+    /// What lies in a folder of more entries is left out and told: [`MAX_ENTRIES`], unless all must be seen, however long it takes.
+    pub(super) max_entries: usize,
 }
 
 impl Folders<'_> {
     /// Down to `max_depth` folders beneath the root; 0 is the root alone.
     pub(super) fn new(max_depth: u32) -> Self {
-        Self { max_depth, leave_out: Vec::new(), from: None, skipped: None }
+        Self { max_depth, leave_out: Vec::new(), from: None, skipped: None, max_entries: MAX_ENTRIES }
     }
 
     /// Calls `see` with each folder's path relative to `root` and a descriptor, and goes on as it says.
@@ -80,7 +85,14 @@ impl Folders<'_> {
         }
         let mut after = self.first_below(relative);
         loop {
-            let (names, more) = subfolders(folder, &after);
+            let Some((names, more)) = subfolders(folder, &after, self.max_entries) else {
+                let reason = format!(
+                    "it has more than {} entries: what lies in its folders is not looked at",
+                    self.max_entries
+                );
+                self.skip(relative.to_owned(), reason);
+                return true;
+            };
             for name in &names {
                 if !self.enter_next(folder, relative, depth, name, see) {
                     return false;
@@ -116,12 +128,16 @@ impl Folders<'_> {
                     Errno::XDEV => "another filesystem is mounted there".to_owned(),
                     other => format!("the folder cannot be entered: {other}"),
                 };
-                if let Some(skipped) = self.skipped.as_deref_mut().filter(|s| s.len() < MAX_SKIPPED) {
-                    skipped.push((path, reason));
-                }
+                self.skip(path, reason);
             }
         }
         true
+    }
+
+    fn skip(&mut self, path: PathBuf, reason: String) {
+        if let Some(skipped) = self.skipped.as_deref_mut().filter(|s| s.len() < MAX_SKIPPED) {
+            skipped.push((path, reason));
+        }
     }
 
     /// With which of the folders in `relative` the walk begins.
@@ -135,10 +151,14 @@ impl Folders<'_> {
 }
 
 /// The names of the first folders in `folder` behind `after`, in order, and whether there are more; a folder that cannot be
-/// read has none.
-fn subfolders(folder: &OwnedFd, after: &Bound<OsString>) -> (BTreeSet<OsString>, bool) {
+/// read has none. `None` where it has more than `max_entries`.
+fn subfolders(
+    folder: &OwnedFd,
+    after: &Bound<OsString>,
+    max_entries: usize,
+) -> Option<(BTreeSet<OsString>, bool)> {
     let (mut names, mut bytes, mut more) = (BTreeSet::<OsString>::new(), 0, false);
-    let Ok(entries) = rustix::fs::Dir::read_from(folder) else { return (names, more) };
+    let Ok(entries) = rustix::fs::Dir::read_from(folder) else { return Some((names, more)) };
     let is_folder = |entry: &rustix::fs::DirEntry| match entry.file_type() {
         FileType::Directory => true,
         FileType::Unknown => {
@@ -146,7 +166,10 @@ fn subfolders(folder: &OwnedFd, after: &Bound<OsString>) -> (BTreeSet<OsString>,
         }
         _ => false,
     };
-    for entry in entries.flatten() {
+    for (count, entry) in entries.flatten().enumerate() {
+        if count >= max_entries {
+            return None;
+        }
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
         let is_before = match after {
             Bound::Included(first) => name < first.as_os_str(),
@@ -167,7 +190,7 @@ fn subfolders(folder: &OwnedFd, after: &Bound<OsString>) -> (BTreeSet<OsString>,
             more = true;
         }
     }
-    (names, more)
+    Some((names, more))
 }
 
 #[cfg(test)]
@@ -199,7 +222,7 @@ mod tests {
         fs::create_dir(temp.path().join("~last")).unwrap();
         fs::create_dir(temp.path().join("~last/inner")).unwrap();
         let folder = beneath::open_root(temp.path()).unwrap();
-        let (kept, more) = subfolders(&folder, &Bound::Unbounded);
+        let (kept, more) = subfolders(&folder, &Bound::Unbounded, usize::MAX).unwrap();
         let bytes: usize = kept.iter().map(|n| n.len() + NAME_BYTES).sum();
         assert!(more && bytes <= MAX_NAMES_BYTES, "{bytes} bytes of {} names", kept.len());
         let all = walked(temp.path(), None);
@@ -208,5 +231,25 @@ mod tests {
         assert_eq!(walked(temp.path(), all[count / 2].to_str()), all[count / 2..]);
         assert_eq!(walked(temp.path(), Some("~last/inner")), [PathBuf::from("~last/inner")]);
         assert_eq!(walked(temp.path(), Some("~a")), all[count + 1..], "one that is gone stands for the next");
+    }
+
+    #[test]
+    fn a_folder_with_too_many_entries_ends_no_walk_and_is_told() {
+        let temp = tempfile::tempdir().unwrap();
+        for n in 0..40 {
+            fs::create_dir_all(temp.path().join(format!("large/{n}"))).unwrap();
+        }
+        fs::create_dir_all(temp.path().join("small/inner")).unwrap();
+        let (mut seen, mut skipped) = (Vec::new(), Vec::new());
+        let mut folders = Folders::new(8);
+        folders.max_entries = 30;
+        folders.skipped = Some(&mut skipped);
+        folders.visit(&beneath::open_root(temp.path()).unwrap(), &mut |relative, _| {
+            seen.push(relative.to_owned());
+            Way::On
+        });
+        assert_eq!(seen, ["", "large", "small", "small/inner"].map(PathBuf::from));
+        let [(path, reason)] = &skipped[..] else { unreachable!("{skipped:?}") };
+        assert!(path == Path::new("large") && reason.contains("more than 30 entries"), "{reason}");
     }
 }

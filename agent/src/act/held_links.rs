@@ -316,6 +316,8 @@ impl Sweep<'_> {
         folders.leave_out = inner.filter(|p| !p.as_os_str().is_empty()).map(Path::to_owned).collect();
         let mut begin = self.pass.at.take();
         folders.from = begin.as_ref().map(|c| c.folder.clone());
+        // What is held must be kept wherever it lies.
+        folders.max_entries = usize::MAX;
         folders.visit(&root.folder, &mut |relative, folder| {
             let Ok(mut names) = rustix::fs::Dir::read_from(folder) else { return Way::On };
             // Where that folder is gone, what follows it is looked at from its beginning.

@@ -34,8 +34,9 @@ const MAX_ENTRIES: usize = 1_024;
 const MAX_FOLDERS: u64 = 4_000_000;
 /// How long a step walks: a survey or a cleanup that comes meanwhile waits as long.
 const STEP: Duration = Duration::from_millis(500);
-/// Folders that a step walks in any case: to find the place where the last one ended may take as long as a step has.
-const LEAST_FOLDERS: u64 = 256;
+/// Folders that a step walks in any case: to find the place where the last one ended may take as long as a step has, and each
+/// listing of a large folder gives some two thousand.
+const LEAST_FOLDERS: u64 = 2_048;
 /// Most that one step tells, so that it fits a message.
 const MAX_TOLD: usize = 64;
 
@@ -125,7 +126,7 @@ impl Leftovers {
             }
             let gone = pass.lost.into_values().flatten();
             let why = if pass.folders < MAX_FOLDERS {
-                "the folder that it came from is gone or was moved".to_owned()
+                "the folder that it came from is gone, was moved, or cannot be come to".to_owned()
             } else {
                 format!("the folder that it came from is not among the first {MAX_FOLDERS} of its root")
             };
@@ -330,7 +331,7 @@ mod tests {
         assert_eq!(told.iter().filter(|l| l.restored).count(), 1, "{told:#?}");
         assert_eq!(fs::read_to_string(folder.join("free.log.1")).unwrap(), "free.log.1");
         assert_eq!(fs::read_to_string(folder.join("taken.log.1")).unwrap(), "newer");
-        for why in ["name is taken", "its name does", "is gone or was moved"] {
+        for why in ["name is taken", "its name does", "is gone, was moved"] {
             assert!(told.iter().any(|l| l.detail.contains(why)), "{why}: {told:#?}");
         }
         assert_eq!(scene.whole().len(), 3, "what stays is told at every start");

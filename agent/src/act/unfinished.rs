@@ -11,7 +11,8 @@
 //! - What has the end spends no budget a second time: [`super::ledger`] counts by the same records.
 //!
 //! The executor of the killed agent is told to die by the kernel; a call that it is still in holds the lock of the folder
-//! that it changes, for which the executor of this run waited when it listed the quarantine, before anything is looked at here.
+//! that it changes, for which whoever lists or looks into that folder waits. What it left in quarantine is put back for some
+//! time before anything is looked at here; what still lies there then may go back later.
 //!
 //! Limits: of the room before and after nobody knows; images may have gone or not; what somebody else removed in the moment
 //! between a record and the kill counts as ours.
@@ -95,7 +96,7 @@ enum Fate {
     Cut,
     /// It is not there any more.
     Gone,
-    /// It lies in quarantine, from where it could not be put back.
+    /// It lies in quarantine, from where it was not put back so far.
     Aside(PathBuf),
     /// Nobody can tell, for this reason.
     Unknown(String),
@@ -150,7 +151,11 @@ fn settle(action: &mut Action, fates: &[(Fate, bool)]) {
             Fate::There => say(&mut there, Skipped, "still there after the agent ended".to_owned()),
             Fate::Aside(at) => {
                 let at = at.display();
-                say(&mut unknown, Failed, format!("lies in quarantine, as {at}: move it back or delete it by hand"))
+                let why = format!(
+                    "lies in quarantine, as {at}: it goes back by itself where its folder is found and its name is free; else the \
+                     agent's log says that it stays, to be moved or deleted by hand"
+                );
+                say(&mut unknown, Failed, why)
             }
             Fate::Unknown(why) => say(&mut unknown, Failed, why.clone()),
         };

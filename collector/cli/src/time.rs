@@ -1,7 +1,8 @@
 //! Times as people type them, and as dogwatch prints them.
 //!
 //! Arguments follow journalctl: `1h`, `-1h`, `1h ago`, `+5min`, `2026-11-21 02:10`, `02:10`, RFC 3339, `@1795227000`,
-//! `now`, `today`, `yesterday`, `tomorrow`. A time without a zone is UTC, because everything that dogwatch prints is.
+//! `now`, `today`, `yesterday`, `tomorrow`. A time without a zone is UTC, because everything that dogwatch prints is. Other than
+//! with journalctl, a time of day is the last one that was: soon after midnight, 23:50 is yesterday's.
 //!
 //! Deliberately absent: time zone names and calendar arithmetic (months have no length).
 
@@ -47,7 +48,7 @@ impl Serialize for Utc {
     }
 }
 
-/// The moment that `text` names, as ns since the epoch. A bare span (`1h`) lies in the past.
+/// The moment that `text` names, as ns since the epoch. A bare span (`1h`) lies in the past, and so does a time of day.
 pub(crate) fn parse(text: &str, now_ns: i64) -> Result<i64, String> {
     let t = text.trim();
     let midnight = now_ns.div_euclid(DAY_NS).saturating_mul(DAY_NS);
@@ -58,7 +59,7 @@ pub(crate) fn parse(text: &str, now_ns: i64) -> Result<i64, String> {
         "tomorrow" => return Ok(midnight.saturating_add(DAY_NS)),
         _ => {}
     }
-    absolute(t, midnight)
+    absolute(t, now_ns, midnight)
         .or_else(|| relative(t, now_ns))
         .ok_or_else(|| format!("time {text:?} is not understood: {FORMS}"))
 }
@@ -93,7 +94,7 @@ fn two(a: u64, unit: &str, b: u64, lesser: &str) -> String {
     if b == 0 { format!("{a} {unit}") } else { format!("{a} {unit} {b} {lesser}") }
 }
 
-fn absolute(t: &str, midnight_ns: i64) -> Option<i64> {
+fn absolute(t: &str, now_ns: i64, midnight_ns: i64) -> Option<i64> {
     if let Some(seconds) = t.strip_prefix('@') {
         return seconds.parse::<i64>().ok()?.checked_mul(SECOND_NS);
     }
@@ -116,7 +117,8 @@ fn absolute(t: &str, midnight_ns: i64) -> Option<i64> {
         && let Ok(time) = t.parse::<Time>()
     {
         let since_midnight = time.duration_since(Time::midnight()).as_nanos();
-        return midnight_ns.checked_add(i64::try_from(since_midnight).ok()?);
+        let today = midnight_ns.checked_add(i64::try_from(since_midnight).ok()?)?;
+        return if today > now_ns { today.checked_sub(DAY_NS) } else { Some(today) };
     }
     None
 }
@@ -207,6 +209,9 @@ mod tests {
             ("2026-11-20", "2026-11-20T00:00:00Z"),
             ("01:05", "2026-11-21T01:05:00Z"),
             ("01:05:06", "2026-11-21T01:05:06Z"),
+            ("02:10", "2026-11-21T02:10:00Z"),
+            ("02:10:01", "2026-11-20T02:10:01Z"),
+            ("23:50", "2026-11-20T23:50:00Z"),
             ("2026-11-21T03:10:00+01:00", "2026-11-21T02:10:00Z"),
             ("2026-11-21T02:10:00.25Z", "2026-11-21T02:10:00.25Z"),
             ("@1795227000", "2026-11-21T02:10:00Z"),

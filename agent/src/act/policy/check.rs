@@ -7,6 +7,8 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+use dogwatch::record::CleanupMode;
+
 use super::{
     Budgets, HELD, MAX_DEPTH, MAX_OBJECTS, MAX_PATTERNS, MAX_ROOTS, NO_USER, Policy, Problem, QUARANTINE,
     RootPolicy, matcher, users_of,
@@ -58,6 +60,18 @@ impl Policy {
     pub fn unusable(&self, state_dir: &Path) -> Vec<Problem> {
         let roots = self.roots.iter().enumerate();
         roots.flat_map(|(index, root)| root.unusable(index, state_dir)).collect()
+    }
+
+    /// Roots that are in use and do not exist on this machine, with their places.
+    pub fn absent(&self) -> impl Iterator<Item = (usize, &Path)> {
+        let used = move |(_, root): &(usize, &RootPolicy)| {
+            self.mode != CleanupMode::Off && root.mode != Some(CleanupMode::Off)
+        };
+        let is_absent = |path: &Path| {
+            std::fs::symlink_metadata(path).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+        };
+        let roots = self.roots.iter().enumerate().filter(used);
+        roots.filter_map(move |(index, root)| Some((index, root.path.as_path())).filter(|r| is_absent(r.1)))
     }
 
     /// Every mistake that the text alone has; looks at nothing.

@@ -5,7 +5,7 @@ use dogwatch::record::{Severity, named_after};
 
 use crate::error::CliError;
 use crate::range::Range;
-use crate::time;
+use crate::time::{self, Utc};
 
 /// Everything that is given must match.
 #[derive(Debug, Clone, Default, Args)]
@@ -90,7 +90,7 @@ impl Selectors {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "When")]
 pub(crate) struct When {
-    /// Not before: 1h, "1h ago", "2026-11-21 02:10", today, …
+    /// Not before: 1h, "1h ago", 02:10 (the last one), "2026-11-21 02:10", today, …; UTC without a zone
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub(crate) since: Option<String>,
     /// Before
@@ -109,9 +109,10 @@ impl When {
         if let (Some(since), Some(until)) = (range.since, range.until)
             && since >= until
         {
-            return Err(CliError::Usage(
-                "--since is not before --until, so nothing can be between them".to_owned(),
-            ));
+            let [since, until] = [since, until].map(|t| Utc(t).to_the_second());
+            return Err(CliError::Usage(format!(
+                "--since ({since}) is not before --until ({until}), so nothing can be between them"
+            )));
         }
         Ok(range)
     }
