@@ -5,11 +5,12 @@
 //! After a crash between a commit and its decision, the pieces that belong to no incident are looked at once more;
 //! observing the same thing twice decides nothing new. The correlator runs ahead of the disk by one batch; where a batch
 //! may not have become durable, or notices were missed, everything is taken up again from the store before anything else
-//! is decided.
+//! is decided ([`again`]). People are answered meanwhile: what they order follows from what is durable alone.
 //!
 //! What was committed is looked at a few records at a time ([`backlog`]), and people's orders take turns with it. What a
 //! node says beyond its allowance ([`Allowance`]) is put to no incident, and a finding says so.
 
+mod again;
 mod backlog;
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,6 +20,7 @@ use dogwatch::clock;
 use dogwatch::record::{Fact, Finding, FindingState, NodeName, Severity, Subject};
 use dogwatch::supervise::Stop;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 
 use crate::brake::STOPPED_RULE;
 use crate::correlate::allowance::Allowance;
@@ -28,7 +30,8 @@ use crate::nodes::Nodes;
 use crate::say::{EQUIVOCATION_RULE, make};
 use crate::store::decision::{Decision, What};
 use crate::store::row::Spoke;
-use crate::store::{DecideError, FindingFilter, IncidentFilter, Notice, QueryError, Store};
+use crate::store::{DecideError, Notice, QueryError, Store};
+use again::{Meanwhile, Taken};
 use backlog::Backlog;
 
 /// Asks that wait for casework at most.
@@ -59,6 +62,11 @@ pub enum CaseworkError {
 }
 
 impl CaseworkError {
+    /// Whether what was not kept may come to be in effect all the same.
+    fn is_uncertain(&self) -> bool {
+        matches!(self, Self::Decide(DecideError::Uncertain { .. }))
+    }
+
     fn is_end(&self) -> bool {
         matches!(self, Self::Query(QueryError::Closed) | Self::Decide(DecideError::Closed))
     }
@@ -143,6 +151,14 @@ pub struct Casework {
     allowance: Allowance,
     /// What was committed and is not looked at yet.
     backlog: Option<Backlog>,
+    /// What tells of commits, from before the store was asked how things stand.
+    committed: broadcast::Receiver<Notice>,
+    /// What the store holds, while it is being asked; until then nothing is decided on what is remembered.
+    taking: JoinSet<Result<Taken, QueryError>>,
+    /// Whether it must be asked once more.
+    stale: bool,
+    /// What was decided while the store was asked.
+    meanwhile: Meanwhile,
     asks: mpsc::Receiver<Ask>,
     silent_after: Duration,
     /// What the configuration says of both now; looked at each tick.
@@ -193,6 +209,7 @@ impl Casework {
             }
         }
         let correlator = Correlator::new(policy, Vec::new(), []);
+        let committed = store.committed();
         let mut casework = Self {
             store,
             nodes,
@@ -200,6 +217,10 @@ impl Casework {
             correlator,
             allowance: Allowance::default(),
             backlog: None,
+            committed,
+            taking: JoinSet::new(),
+            stale: false,
+            meanwhile: Meanwhile::default(),
             asks,
             silent_after,
             tuning: None,
@@ -216,60 +237,21 @@ impl Casework {
         self
     }
 
-    /// Forgets what was decided in memory and takes up what the store holds.
-    async fn take_up(&mut self) -> Result<(), CaseworkError> {
-        let incidents = self.store.incidents(IncidentFilter::default()).await?;
-        let filter = FindingFilter { active_only: true, ..FindingFilter::default() };
-        let active = self.store.findings(filter).await?;
-        self.silent.clear();
-        let before = std::mem::take(&mut self.own);
-        for row in active.iter().filter(|r| r.from_collector) {
-            if row.finding.rule != SILENT_RULE {
-                self.note_own(row.node.as_ref(), &row.finding, row.count);
-            } else if let Some(node) = &row.node {
-                self.silent.insert(node.clone(), row.finding.clone());
-            }
-        }
-        for (id, own) in &mut self.own {
-            own.said = before.get(id).map_or(own.said, |b| b.said);
-        }
-        self.correlator = Correlator::new(self.policy, incidents, active.iter());
-        Ok(())
-    }
-
     /// Works until stop is set. A store that fails for a while is tried again: nothing is decided in memory alone.
     ///
     /// # Errors
     /// When the store is closed under it.
     pub async fn run(mut self, stop: Stop) -> Result<(), CaseworkError> {
-        let mut committed = self.store.committed();
-        // What was loose when the last run ended is looked at first.
-        let mut result = self.reconsider().await;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         // An ask was answered since the backlog was looked at: neither waits for more than one of the other.
         let mut answered = false;
         loop {
-            if let Err(error) = result {
-                if stop.is_set() {
-                    return Ok(());
-                }
-                if error.is_end() {
-                    return Err(error);
-                }
-                tracing::error!(%error, "a decision could not be kept; taking up again what is kept");
-                tokio::select! {
-                    () = stop.wait() => return Ok(()),
-                    () = tokio::time::sleep(TICK) => {}
-                }
-                // Old notices would tell again what the store is about to tell whole.
-                committed = self.store.committed();
-                result = self.begin_again().await;
-                continue;
-            }
-            result = tokio::select! {
+            let sure = self.is_sure();
+            let result = tokio::select! {
                 () = stop.wait() => return Ok(()),
-                notice = committed.recv(), if self.backlog.is_none() => match notice {
+                Some(taken) = self.taking.join_next() => self.settle(taken).await,
+                notice = self.committed.recv(), if sure && self.backlog.is_none() => match notice {
                     Ok(Notice::Records { chain, records }) => {
                         self.backlog = Some(Backlog::block(chain.node, records));
                         Ok(())
@@ -277,8 +259,8 @@ impl Casework {
                     Ok(Notice::Decided(_)) => Ok(()),
                     Err(broadcast::error::RecvError::Lagged(missed)) => {
                         tracing::warn!(missed, "casework fell behind; taking up again what is kept");
-                        committed = self.store.committed();
-                        self.begin_again().await
+                        self.begin_again(Duration::ZERO);
+                        Ok(())
                     }
                     Err(broadcast::error::RecvError::Closed) => return Ok(()),
                 },
@@ -294,15 +276,22 @@ impl Casework {
                     answered = false;
                     self.work_off().await
                 }
-                _ = tick.tick() => self.tick().await,
+                _ = tick.tick(), if sure => self.tick().await,
             };
+            if let Err(error) = result {
+                if stop.is_set() {
+                    return Ok(());
+                }
+                if error.is_end() {
+                    return Err(error);
+                }
+                tracing::error!(%error, "a decision could not be kept, or the store not be asked; taking up again what is kept");
+                // While the store is asked nothing is remembered of what surely has no effect.
+                if self.is_sure() || error.is_uncertain() {
+                    self.begin_again(TICK);
+                }
+            }
         }
-    }
-
-    /// Nothing is decided on a memory that may hold what was never kept.
-    async fn begin_again(&mut self) -> Result<(), CaseworkError> {
-        self.take_up().await?;
-        self.reconsider().await
     }
 
     async fn tick(&mut self) -> Result<(), CaseworkError> {
@@ -373,8 +362,17 @@ impl Casework {
         finding: Finding,
         count: u64,
     ) -> Result<(), CaseworkError> {
-        let decisions = self.said(node, finding, count, clock::wall_ns());
-        self.keep(decisions).await
+        let now = clock::wall_ns();
+        if self.is_sure() {
+            let decisions = self.said(node, finding, count, now);
+            return self.keep(decisions).await;
+        }
+        // To which incident it belongs is decided once it is known which there are.
+        let what = What::FindingSaid { node, finding: Box::new(finding), count };
+        let decision = Decision { wall_ns: now, actor: "collector".to_owned(), what };
+        self.keep(vec![decision.clone()]).await?;
+        self.meanwhile.note(decision);
+        Ok(())
     }
 
     /// What is decided when the collector says a finding of its own.
@@ -425,9 +423,13 @@ impl Casework {
         };
         self.keep(vec![decision.clone()]).await?;
         self.correlator.apply(&decision);
-        if deed == Deed::Reopen && !self.correlator.knows(id) {
-            // It was over for so long that the correlator had let go of it, and of its findings.
-            self.take_up().await?;
+        if !self.is_sure() {
+            self.meanwhile.note(decision);
+        } else if deed == Deed::Reopen
+            && let Err(error) = self.take_back(id).await
+        {
+            tracing::error!(%error, "an incident is reopened, and its findings are not known; taking up again what is kept");
+            self.begin_again(TICK);
         }
         self.store.incident(id).await?.ok_or_else(|| Refusal::Unknown(id.to_owned()))
     }

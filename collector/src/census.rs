@@ -2,8 +2,8 @@
 //! few numbers from memory.
 //!
 //! Limits: it is taken at most every [`EVERY`], and only after something was committed; a finding's record is read once,
-//! its rule remembered while it is active. Rules beyond [`MAX_RULES`] are counted as `other`: a label's values are
-//! bounded, whatever agents call their rules.
+//! its rule remembered while it is active. Rules beyond [`MAX_RULES`], and such as were not read yet, are counted as
+//! `other`: a label's values are bounded, whatever agents call their rules.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -99,18 +99,19 @@ impl Census {
         let mut findings: BTreeMap<(String, Severity), u64> = BTreeMap::new();
         let mut known: Vec<&str> = Vec::new();
         for finding in &active {
-            let told = known.contains(&finding.rule.as_str()) || known.len() < MAX_RULES;
-            if told && !known.contains(&finding.rule.as_str()) {
-                known.push(&finding.rule);
+            let rule = finding.rule.as_deref().unwrap_or(OTHER);
+            let told = known.contains(&rule) || known.len() < MAX_RULES;
+            if told && !known.contains(&rule) {
+                known.push(rule);
             }
-            let rule = if told { &finding.rule } else { OTHER };
+            let rule = if told { rule } else { OTHER };
             *findings.entry((rule.to_owned(), finding.severity)).or_default() += 1;
         }
         let mut incidents = BTreeMap::new();
         for incident in open {
             *incidents.entry((incident.state, incident.severity)).or_default() += 1;
         }
-        *rules = Arc::new(active.into_iter().map(|f| (f.key, f.rule)).collect());
+        *rules = Arc::new(active.into_iter().filter_map(|f| Some((f.key, f.rule?))).collect());
         self.change(|n| {
             n.findings = findings;
             n.incidents = incidents;

@@ -10,7 +10,6 @@ use dogwatch::clock;
 use dogwatch::record::{Action, Body, Fact, Finding, FindingState, NodeName, Record, Severity, Subject};
 
 use super::{Casework, CaseworkError, TOLD_TOGETHER};
-use crate::correlate::MAX_LOOSE_PER_NODE;
 use crate::correlate::allowance::{LeftOut, MAX_NAME_BYTES, OF_EACH_RULE, PER_HOUR};
 use crate::say::{finding_id, make};
 use crate::store::Loose;
@@ -19,7 +18,7 @@ use crate::store::decision::Decision;
 /// Records that are looked at before somebody else's turn: a few milliseconds, and one sync.
 const SLICE: usize = 64;
 /// Pieces without an incident that are looked at again after a crash.
-const MAX_LOOSE: usize = 10_000;
+pub(super) const MAX_LOOSE: usize = 10_000;
 /// The rule of the finding that says that a node said more than is put to incidents.
 pub(super) const LEFT_OUT_RULE: &str = "findings-not-correlated";
 
@@ -47,15 +46,6 @@ impl Backlog {
 }
 
 impl Casework {
-    /// Takes up every finding and action that belongs to no incident; they are looked at as the backlog is worked off.
-    pub(super) async fn reconsider(&mut self) -> Result<(), CaseworkError> {
-        let mut loose = self.store.loose_of_each(MAX_LOOSE_PER_NODE, MAX_LOOSE).await?;
-        // In the order in which they came to be, as if nothing had happened.
-        loose.reverse();
-        self.backlog = Some(Backlog::Loose(loose.into_iter()));
-        Ok(())
-    }
-
     /// Looks at the next few of the backlog.
     pub(super) async fn work_off(&mut self) -> Result<(), CaseworkError> {
         let Some(mut backlog) = self.backlog.take() else { return Ok(()) };

@@ -6,6 +6,7 @@ use super::*;
 use crate::say::Say;
 use crate::store::row::FindingRow;
 use crate::store::specimen::open;
+use crate::store::{FindingFilter, IncidentFilter};
 
 struct Desk {
     store: Store,
@@ -202,4 +203,117 @@ async fn what_an_agent_says_of_itself_is_kept_once_and_known_after_a_restart() {
     assert_eq!(known(&desk), Some(first));
     assert_eq!(desk.store.nodes().await.unwrap()[0].enrolments.len(), 2, "and the enrolments stay");
     desk.end().await;
+}
+
+fn hole(stream: &str) -> Finding {
+    make("stream-hole", Severity::High, Subject::new("stream", stream), "s".into(), "e".into(), Vec::new())
+}
+
+/// The store does not answer until the returned half is dropped; then it cannot, and is asked again.
+fn unanswered(casework: &mut Casework) -> oneshot::Sender<()> {
+    let (hold, held) = oneshot::channel::<()>();
+    casework.taking.spawn(async move {
+        let _ = held.await;
+        Err(QueryError::Building)
+    });
+    hold
+}
+
+#[tokio::test]
+async fn people_are_answered_while_the_store_is_asked_in_vain_and_what_was_said_is_put_to_an_incident_after()
+{
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (asks, asked) = mpsc::channel(ASK_QUEUE);
+    let (nodes, silent_after) = (Nodes::default(), Duration::from_secs(3600));
+    let mut casework =
+        Casework::open(store.clone(), nodes.clone(), Policy::default(), silent_after, asked).await.unwrap();
+    let node: NodeName = "a".parse().unwrap();
+    casework.say(Some(node.clone()), hole("first"), 1).await.unwrap();
+    let id = store.incidents(IncidentFilter::default()).await.unwrap().remove(0).id;
+    let hold = unanswered(&mut casework);
+    let stop = Stop::default();
+    let told = stop.clone();
+    let task = tokio::spawn(async move { casework.run(told).await.unwrap() });
+    let desk = Desk { store, nodes, asks, stop, task };
+
+    let (reply, done) = oneshot::channel();
+    let (actor, text) = ("rita".to_owned(), "mine".to_owned());
+    desk.asks.send(Ask::Person { id, deed: Deed::Acknowledge, actor, text, reply }).await.unwrap();
+    assert_eq!(done.await.unwrap().unwrap().state, crate::incident::IncidentState::Acknowledged);
+    let other: NodeName = "b".parse().unwrap();
+    Say::new(desk.asks.clone()).finding(Some(other.clone()), hole("second"), 1).await;
+    desk.keep(enrolled(&node)).await;
+    assert!(!hold.is_closed(), "all of them were answered while the store was not");
+    assert_eq!(desk.store.incidents(IncidentFilter::default()).await.unwrap().len(), 1, "not decided yet");
+    drop(hold);
+    let begun = Instant::now();
+    loop {
+        let incidents = desk.store.incidents(IncidentFilter::default()).await.unwrap();
+        if incidents.iter().any(|i| i.nodes.contains(&other)) {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "what was said meanwhile is in no incident");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    desk.end().await;
+}
+
+#[tokio::test]
+async fn what_people_did_while_the_store_was_asked_counts_though_it_answers_what_was_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (_asks, asked) = mpsc::channel(1);
+    // What is over is let go of at once.
+    let policy = Policy { rejoin_ns: -1, ..Policy::default() };
+    let mut casework =
+        Casework::open(store.clone(), Nodes::default(), policy, Duration::from_secs(3600), asked)
+            .await
+            .unwrap();
+    let (a, b): (NodeName, NodeName) = ("a".parse().unwrap(), "b".parse().unwrap());
+    casework.say(Some(a.clone()), hole("first"), 1).await.unwrap();
+    let old = store.incidents(IncidentFilter::default()).await.unwrap().remove(0).id;
+    let over = Finding { state: FindingState::Cleared, ..hole("first") };
+    let over =
+        Finding { id: store.findings(FindingFilter::default()).await.unwrap().remove(0).finding.id, ..over };
+    casework.say(Some(a), over, 2).await.unwrap();
+    casework.person(&old, Deed::Resolve, "rita", "").await.unwrap();
+
+    let before = again::ask(store.clone(), casework.ended_since_ns()).await.unwrap();
+    let hold = unanswered(&mut casework);
+    casework.person(&old, Deed::Reopen, "rita", "not over").await.unwrap();
+    casework.say(Some(b.clone()), hole("second"), 1).await.unwrap();
+    casework.settle(Ok(Ok(before))).await.unwrap();
+    assert!(casework.correlator.knows(&old), "what was reopened meanwhile is looked after");
+    assert_eq!(store.incidents(IncidentFilter::default()).await.unwrap().len(), 1);
+    while casework.backlog.is_some() {
+        casework.work_off().await.unwrap();
+    }
+    let incidents = store.incidents(IncidentFilter::default()).await.unwrap();
+    assert!(incidents.iter().any(|i| i.nodes == [b.clone()]), "{incidents:?}");
+    drop((hold, casework));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_being_asked_is_asked_once_more_and_not_twice_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (_asks, asked) = mpsc::channel(1);
+    let mut casework =
+        Casework::open(store.clone(), Nodes::default(), Policy::default(), Duration::from_secs(60), asked)
+            .await
+            .unwrap();
+    let hold = unanswered(&mut casework);
+    casework.begin_again(Duration::ZERO);
+    casework.begin_again(Duration::ZERO);
+    assert_eq!(casework.taking.len(), 1);
+    drop(hold);
+    for sure in [false, true] {
+        let taken = casework.taking.join_next().await.unwrap();
+        casework.settle(taken).await.unwrap();
+        assert_eq!(casework.is_sure(), sure);
+    }
+    drop(casework);
+    store.close().await;
 }

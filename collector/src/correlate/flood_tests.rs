@@ -91,3 +91,40 @@ fn what_is_remembered_is_found_again_until_it_is_forgotten() {
     assert!(c.incidents.is_empty() && c.of_node.is_empty() && c.actions.is_empty());
     assert_eq!(format!("{:?}", c.findings), format!("{:?}", Known::counted(300)), "nothing is left of it");
 }
+
+#[test]
+fn a_finding_whose_record_is_not_read_keeps_its_incident_until_it_clears() {
+    let mut c = fresh();
+    let out = say(&mut c, 1..2);
+    let mut incident = Incident::open(&out[0]).unwrap();
+    out[1..].iter().for_each(|d| assert!(incident.apply(d)));
+    let mut c = Correlator::new(Policy::default(), vec![incident], []);
+    c.never_again(["inc-2026-11-21-041", "inc-2026-11-21-007", "no incident"]);
+    c.holding(&[Unread { node: node(), id: "f-1".into(), severity: Severity::High }]);
+    let (day, minute) = (86_400 * SECOND_NS, 60 * SECOND_NS);
+    assert!(c.tick(T0).is_empty() && c.tick(T0 + day).is_empty(), "it goes on");
+    let Some(Decision { what: What::IncidentOpened { id, .. }, .. }) = say(&mut c, 2..3).into_iter().next()
+    else {
+        panic!("it opens none");
+    };
+    assert_eq!(id, "inc-2026-11-21-042");
+    let over = Finding { state: FindingState::Cleared, ..on_mount(1, Severity::High) };
+    c.observe_finding(&node(), &over, T0 + day);
+    assert_eq!(c.tick(T0 + day + 6 * minute).len(), 1);
+}
+
+#[test]
+fn a_finding_that_went_from_an_old_incident_to_a_new_one_belongs_to_the_new_one_after_a_restart() {
+    let mut c = fresh();
+    let out = say(&mut c, 1..2);
+    let mut old = Incident::open(&out[0]).unwrap();
+    out[1..].iter().for_each(|d| assert!(old.apply(d)));
+    let mut new = Incident { id: "inc-2026-11-21-002".into(), ..old.clone() };
+    new.opened_wall_ns += SECOND_NS;
+    old.state = IncidentState::Resolved;
+    old.resolved_wall_ns = Some(T0);
+    let mut c = Correlator::new(Policy::default(), vec![new, old], []);
+    c.tick(T0);
+    let out = c.tick(T0 + Policy::default().quiet_ns);
+    assert_eq!(out.len(), 1, "{out:?}");
+}

@@ -44,7 +44,7 @@ use dogwatch::record::{Action, Finding, FindingState, NodeName, Severity};
 
 use crate::incident::{COLLECTOR, Incident, IncidentState};
 use crate::store::decision::{Decision, Piece, What};
-use crate::store::row::FindingRow;
+use crate::store::row::{FindingRow, Unread};
 use known::Known;
 use topic::shown;
 use waiting::{LooseAction, Waiting};
@@ -123,8 +123,8 @@ impl Correlator {
         self.policy = policy;
     }
 
-    /// Continues from what the store holds: every incident (their numbers are not given out again), and the newest
-    /// state of the findings that are active or belong to an incident that is not resolved.
+    /// Continues from what the store holds: the incidents that are not resolved or may be rejoined, and the newest state of
+    /// the findings that are active, both newest first. All others of an incident are taken for over.
     pub fn new<'f>(
         policy: Policy,
         incidents: Vec<Incident>,
@@ -139,22 +139,52 @@ impl Correlator {
             loose_actions: Waiting::default(),
             numbers: BTreeMap::new(),
         };
-        for incident in incidents {
+        // The oldest first: a finding belongs to the incident that it joined last.
+        for incident in incidents.into_iter().rev() {
             this.adopt(incident);
         }
-        // They come newest first.
+        this.learn(findings);
+        this
+    }
+
+    /// Numbers of these incidents are not given out again.
+    pub fn never_again<'i>(&mut self, ids: impl IntoIterator<Item = &'i str>) {
+        for (day, number) in ids.into_iter().filter_map(numbered) {
+            match self.numbers.get_mut(day) {
+                Some(highest) => *highest = number.max(*highest),
+                None => drop(self.numbers.insert(day.to_owned(), number)),
+            }
+        }
+    }
+
+    /// Looks after an incident again that it had let go of; `active`: those of its findings that are, newest first.
+    pub fn take_back<'f>(&mut self, incident: Incident, active: impl IntoIterator<Item = &'f FindingRow>) {
+        self.adopt(incident);
+        self.learn(active);
+    }
+
+    /// Findings of incidents that are active, of which nothing else is known.
+    pub fn holding<'u>(&mut self, unread: impl IntoIterator<Item = &'u Unread>) {
+        for Unread { node, id, severity } in unread {
+            self.findings.change(&(node.clone(), id.clone()), |seen| {
+                (seen.active, seen.severity) = (true, *severity);
+            });
+        }
+    }
+
+    /// Takes in how findings stand, newest first.
+    fn learn<'f>(&mut self, findings: impl IntoIterator<Item = &'f FindingRow>) {
         let rows: Vec<&FindingRow> = findings.into_iter().collect();
         for row in rows.into_iter().rev() {
             let Some(node) = &row.node else { continue };
             let key = (node.clone(), row.finding.id.clone());
-            let incident = this.findings.get(&key).and_then(|s| s.incident.clone());
+            let incident = self.findings.get(&key).and_then(|s| s.incident.clone());
             let active = row.finding.state != FindingState::Cleared;
             if incident.is_some() || active {
-                this.remember(key, &row.finding, incident);
-                this.findings.trim(node);
+                self.remember(key, &row.finding, incident);
+                self.findings.trim(node);
             }
         }
-        this
     }
 
     /// Whether `finding` of `node` may lead to more than that its time is noted: it is new, or back, or worse, and its
@@ -312,10 +342,7 @@ impl Correlator {
     }
 
     fn adopt(&mut self, incident: Incident) {
-        if let Some((day, number)) = numbered(&incident.id) {
-            let highest = self.numbers.entry(day.to_owned()).or_insert(0);
-            *highest = number.max(*highest);
-        }
+        self.never_again([incident.id.as_str()]);
         for node in &incident.nodes {
             self.of_node.entry(node.clone()).or_default().insert(incident.id.clone());
         }

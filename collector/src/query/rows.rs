@@ -47,6 +47,7 @@ impl Query {
             until_wall_ns,
             node: self.known(node_filter(&asked.node)?).await?,
             active_only: asked.active_only,
+            from_collector: false,
             select: self.select(asked.selector).await?,
             limit: limit(asked.limit),
         };

@@ -19,8 +19,6 @@ use crate::store::{FindingFilter, QueryError};
 const GAPS_BACK_NS: i64 = 3_600 * 1_000_000_000;
 /// Gaps that are counted at most.
 const MAX_GAPS: usize = 20_000;
-/// Active findings of the collector that are looked through for refusals.
-const MAX_FINDINGS: usize = 10_000;
 /// Pieces without an incident that are counted at most.
 const MAX_LOOSE: usize = 1_000;
 /// How long gaps are searched for.
@@ -94,7 +92,7 @@ impl Query {
             return Ok(facts);
         }
         self.gather_refusals(&mut facts).await?;
-        facts.loose = self.store.loose(i64::MIN, MAX_LOOSE).await.map_err(refuse)?.len();
+        facts.loose = self.store.loose_count(MAX_LOOSE).await.map_err(refuse)?;
         for row in
             self.nodes_answer(wire::GetNodesRequest { cached: true, ..Default::default() }).await?.nodes
         {
@@ -107,10 +105,10 @@ impl Query {
     }
 
     async fn gather_refusals(&self, facts: &mut Facts) -> Result<(), Status> {
-        let filter = FindingFilter { active_only: true, limit: MAX_FINDINGS, ..FindingFilter::default() };
+        let filter = FindingFilter { active_only: true, from_collector: true, ..FindingFilter::default() };
         let mut by_rule: BTreeMap<String, (u64, u64)> = BTreeMap::new();
         let rows = self.store.findings(filter).await.map_err(refuse)?;
-        for row in rows.into_iter().filter(|r| r.from_collector && r.finding.rule.starts_with("refused-")) {
+        for row in rows.into_iter().filter(|r| r.finding.rule.starts_with("refused-")) {
             let (callers, times) = by_rule.entry(row.finding.rule).or_default();
             *callers += 1;
             *times += row.count;

@@ -1,17 +1,16 @@
 //! Questions that the index answers: one finding, action or incident, nodes, tokens, commands. Lists that somebody chose
-//! from are [`super::search`]'s.
+//! from are [`super::search`]'s, what casework takes up is [`super::standing`]'s.
 //!
 //! Answers come newest first. A row's newest record is read from its journal; where that is gone or damaged the row is
 //! left out, which is logged. A question that finds the index failing reports that, waits for the next one, and is
 //! asked again.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dogwatch::block::Block;
 use dogwatch::journal::Position;
-use dogwatch::record::{Body, Kinds, NodeName, Record, RecordRef, Stream};
+use dogwatch::record::{Body, Finding, Kinds, NodeName, Record, RecordRef, Stream};
 
 use super::decision::{Piece, What};
 use super::filter::CommandFilter;
@@ -59,15 +58,6 @@ pub enum QueryError {
     /// The store is closing.
     #[error("the store is closing")]
     Closed,
-}
-
-/// A piece that belongs to no incident (yet).
-#[derive(Debug, Clone, PartialEq)]
-pub enum Loose {
-    /// A finding.
-    Finding(Box<FindingRow>),
-    /// An action.
-    Action(Box<ActionRow>),
 }
 
 impl Store {
@@ -147,50 +137,6 @@ impl Store {
     pub async fn incident_of(&self, piece: &Piece, node: &NodeName) -> Result<Option<String>, QueryError> {
         let key = joined_key(piece, node);
         self.ask(move |_, index| Ok(index.get(&key)?.map(|v| String::from_utf8_lossy(&v).into_owned()))).await
-    }
-
-    /// Findings and actions that belong to no incident, newest first, back to `since_wall_ns` (of their first step): what
-    /// must be reconsidered after a start or after [`Store::committed`] lagged. Findings about no node are not among them.
-    ///
-    /// # Errors
-    /// [`QueryError`].
-    pub async fn loose(&self, since_wall_ns: i64, limit: usize) -> Result<Vec<Loose>, QueryError> {
-        self.ask(move |inner, index| {
-            let mut rows = Vec::new();
-            by_time(index, Table::Loose, |at, own, life| {
-                if at < since_wall_ns {
-                    return Ok(false);
-                }
-                rows.extend(inner.loose_row(own, life));
-                Ok(rows.len() < most(limit))
-            })?;
-            Ok(rows)
-        })
-        .await
-    }
-
-    /// [`Store::loose`], at most `of_each_node` of one node, so that a node that says much does not hide what others said;
-    /// [`MAX_ROWS`] are looked at.
-    ///
-    /// # Errors
-    /// [`QueryError`].
-    pub async fn loose_of_each(&self, of_each_node: usize, limit: usize) -> Result<Vec<Loose>, QueryError> {
-        self.ask(move |inner, index| {
-            let mut rows = Vec::new();
-            let mut of: HashMap<Option<NodeName>, usize> = HashMap::new();
-            let mut seen = 0;
-            by_time(index, Table::Loose, |_, own, life: Life| {
-                seen += 1;
-                let taken = of.entry(life.node.clone()).or_default();
-                if *taken < of_each_node {
-                    *taken += 1;
-                    rows.extend(inner.loose_row(own, life));
-                }
-                Ok(rows.len() < most(limit) && seen < MAX_ROWS)
-            })?;
-            Ok(rows)
-        })
-        .await
     }
 
     /// Every node that was ever let in, by name.
@@ -329,7 +275,7 @@ impl Inner {
     }
 
     /// The finding that asked for an action of `node`, where the index answers at once.
-    pub(super) fn finding_of_action(&self, node: &NodeName, id: &str) -> Option<dogwatch::record::Finding> {
+    pub(super) fn finding_of_action(&self, node: &NodeName, id: &str) -> Option<Finding> {
         let (index, _) = self.slot.current(Duration::ZERO)?;
         // An index that fails is found out by the questions that need it.
         let life = self.finding_life(&*index, node, id).ok().flatten()?;
@@ -358,44 +304,27 @@ impl Inner {
         Err(failed.map_or(QueryError::Building, |(_, e)| e.into()))
     }
 
-    fn loose_row(&self, own: &[u8], life: Life) -> Option<Loose> {
-        if own.first() == Some(&(Table::Finding as u8)) {
-            self.finding_row(life).map(|r| Loose::Finding(Box::new(r)))
-        } else {
-            self.action_row(life).map(|r| Loose::Action(Box::new(r)))
-        }
-    }
-
     /// `None` where the newest record is no longer readable.
     pub(super) fn finding_row(&self, life: Life) -> Option<FindingRow> {
-        let finding = if life.from_collector {
-            let entry = self.truth_reader.read_at(life.at.position()).ok().flatten();
-            match entry.and_then(|e| truth::decode(&e.payload).ok()).map(|d| d.what) {
-                Some(What::FindingSaid { finding, .. }) => Some(*finding),
-                _ => None,
-            }
+        let body = if life.from_collector {
+            self.said(&life).map(Body::Finding)
         } else {
-            match self.newest(&life).map(|r| r.body) {
-                Some(Body::Finding(f)) => Some(*f),
-                _ => None,
-            }
+            self.newest(&life).map(|r| r.body)
         };
-        let Life { id, node, from_collector, count, steps, .. } = life;
-        if finding.is_none() {
-            tracing::warn!(finding = id, "the newest record of a finding is not readable");
-        }
-        finding.map(|finding| FindingRow { node, finding, from_collector, count, steps })
+        finding_row(life, body)
     }
 
     pub(super) fn action_row(&self, life: Life) -> Option<ActionRow> {
         let record = self.newest(&life);
-        let Life { id, node, steps, .. } = life;
-        match (record.map(|r| r.body), node) {
-            (Some(Body::Action(action)), Some(node)) => Some(ActionRow { node, action: *action, steps }),
-            _ => {
-                tracing::warn!(action = id, "the newest record of an action is not readable");
-                None
-            }
+        action_row(life, record.map(|r| r.body))
+    }
+
+    /// What the collector said newest of a finding of its own.
+    pub(super) fn said(&self, life: &Life) -> Option<Box<Finding>> {
+        let entry = self.truth_reader.read_at(life.at.position()).ok().flatten()?;
+        match truth::decode(&entry.payload).ok()?.what {
+            What::FindingSaid { finding, .. } => Some(finding),
+            _ => None,
         }
     }
 
@@ -422,8 +351,28 @@ impl Inner {
     }
 }
 
-/// The block that a record was read from last: rows that follow each other are often of one block, which may hold
-/// tens of thousands.
+/// A finding as it stands; `None` where its newest record, which says `body`, could not be read.
+pub(super) fn finding_row(life: Life, body: Option<Body>) -> Option<FindingRow> {
+    let Life { id, node, from_collector, count, steps, .. } = life;
+    let Some(Body::Finding(finding)) = body else {
+        tracing::warn!(finding = id, "the newest record of a finding is not readable");
+        return None;
+    };
+    Some(FindingRow { node, finding: *finding, from_collector, count, steps })
+}
+
+/// The same of an action.
+pub(super) fn action_row(life: Life, body: Option<Body>) -> Option<ActionRow> {
+    let Life { id, node, steps, .. } = life;
+    let (Some(Body::Action(action)), Some(node)) = (body, node) else {
+        tracing::warn!(action = id, "the newest record of an action is not readable");
+        return None;
+    };
+    Some(ActionRow { node, action: *action, steps })
+}
+
+/// The block that a record was read from last: questions about single rows of one block follow each other, and it may hold
+/// tens of thousands. Lists are read by [`super::reading`].
 pub(super) type ReadLast = Mutex<Option<(Stream, Position, Arc<[Record]>)>>;
 
 /// The index, of another generation than the one that `failed`.
@@ -447,7 +396,10 @@ pub(super) fn most(limit: usize) -> usize {
     if limit == 0 { MAX_ROWS } else { limit.min(MAX_ROWS) }
 }
 
-fn get<T: for<'de> serde::Deserialize<'de>>(index: &dyn Index, key: &[u8]) -> Result<Option<T>, IndexError> {
+pub(super) fn get<T: for<'de> serde::Deserialize<'de>>(
+    index: &dyn Index,
+    key: &[u8],
+) -> Result<Option<T>, IndexError> {
     index.get(key)?.map(|v| decode(&v)).transpose()
 }
 

@@ -18,6 +18,8 @@ pub struct FindingFilter {
     pub node: Option<NodeName>,
     /// Not cleared.
     pub active_only: bool,
+    /// Said by the collector itself.
+    pub from_collector: bool,
     /// About what.
     pub select: Select,
     /// At most so many, the newest; 0: 100,000.

@@ -66,6 +66,11 @@ pub(super) enum Origin {
     Node(NodeName),
 }
 
+impl Origin {
+    /// How the collector stands in a key.
+    pub(super) const OF_COLLECTOR: &'static [u8] = &[0];
+}
+
 /// Builds one key.
 #[derive(Debug, Clone)]
 pub(super) struct Key(Vec<u8>);
@@ -140,6 +145,16 @@ pub(super) fn split_time(key: &[u8]) -> Option<(i64, &[u8])> {
     Some(((!u64::from_be_bytes(time) ^ (1 << 63)) as i64, &key[9..]))
 }
 
+/// Who said the finding or action that a key of a table by time points at, as it stands there: bytes that differ where the
+/// origins do.
+pub(super) fn origin_in(table: Table, key: &[u8]) -> Option<&[u8]> {
+    let (_, rest) = split_time(key)?;
+    let rest = if table == Table::Loose { rest.get(1..)? } else { rest };
+    let (len, rest) = rest.split_first()?;
+    let len = if *len == HASHED { Sha256::output_size() } else { usize::from(*len) };
+    rest.get(len..).filter(|origin| !origin.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +167,23 @@ mod tests {
         assert!(keys.windows(2).all(|w| w[0] > w[1]));
         for (t, k) in times.iter().zip(&keys) {
             assert_eq!(split_time(k), Some((*t, &b"x"[..])));
+        }
+    }
+
+    #[test]
+    fn a_key_tells_whose_row_it_points_at() {
+        let nodes =
+            ["a".to_owned(), vec!["b".repeat(60); 4].join(".")].map(|n| Origin::Node(n.parse().unwrap()));
+        for origin in nodes.into_iter().chain([Origin::Collector]) {
+            let alone = Key(Vec::new()).origin(&origin).bytes();
+            assert_eq!(origin == Origin::Collector, alone == Origin::OF_COLLECTOR);
+            for id in ["f-1".to_owned(), "x".repeat(MAX_PART), "x".repeat(5000)] {
+                let active = Key::of(Table::FindingActive).newest_first(7).text(&id).origin(&origin).bytes();
+                assert_eq!(origin_in(Table::FindingActive, &active), Some(&*alone));
+                let loose = Key::of(Table::Loose).newest_first(7).byte(2).text(&id).origin(&origin).bytes();
+                assert_eq!(origin_in(Table::Loose, &loose), Some(&*alone));
+                assert_eq!(origin_in(Table::Loose, &loose[..12]), None);
+            }
         }
     }
 

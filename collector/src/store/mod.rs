@@ -39,6 +39,7 @@ mod indexer;
 mod keys;
 pub mod memory_index;
 mod open;
+mod reading;
 pub mod retention;
 pub mod row;
 mod search;
@@ -47,6 +48,7 @@ pub mod sled_index;
 pub mod space;
 #[cfg(test)]
 pub(crate) mod specimen;
+mod standing;
 mod truth;
 mod unfolded;
 mod view;
@@ -65,12 +67,13 @@ use dogwatch::journal::{JournalError, Position, Reader};
 use dogwatch::record::{Hash, Incarnation, Kinds, NodeName, Record, Seq, Stream};
 use tokio::sync::{broadcast, oneshot, watch};
 
-pub use ask::{Loose, QueryError};
+pub use ask::QueryError;
 pub use filter::{ActionFilter, CommandFilter, FindingFilter, IncidentFilter};
 pub use fleet::Mark;
 pub use indexer::IndexStatus;
 pub use open::{JournalConfig, OpenReport, StoreConfig};
 pub use search::{Active, FindingKey};
+pub use standing::{Loose, Standing};
 pub use writer::{Arrival, Stats};
 
 use aside::Aside;
@@ -381,7 +384,7 @@ impl Store {
     }
 
     /// What is committed from now on, once it is in the index. A receiver that lags has missed something and must
-    /// reconsider ([`Store::loose`]).
+    /// reconsider ([`Store::loose_of_each`]).
     pub fn committed(&self) -> broadcast::Receiver<Notice> {
         self.inner.notices.subscribe()
     }

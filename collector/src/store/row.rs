@@ -49,6 +49,17 @@ pub struct ActionRow {
     pub steps: Vec<Step>,
 }
 
+/// A finding of an incident that is active, and of which nothing else is known: its record was not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// Of which node.
+    pub node: NodeName,
+    /// Its id.
+    pub id: String,
+    /// How bad it is.
+    pub severity: Severity,
+}
+
 /// A node that was let in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeEnrolled {

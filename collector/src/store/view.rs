@@ -465,14 +465,16 @@ fn unlink(draft: &mut Draft<'_>, table: Table, life: &Life) {
 }
 
 fn time_keys(table: Table, life: &Life) -> Vec<Vec<u8>> {
-    let key = |t: Table| {
-        Key::of(t).newest_first(life.updated_wall_ns()).text(&life.id).origin(&life.origin()).bytes()
-    };
     match table {
-        Table::Finding if life.over => vec![key(Table::FindingTime)],
-        Table::Finding => vec![key(Table::FindingTime), key(Table::FindingActive)],
-        _ => vec![key(Table::ActionTime)],
+        Table::Finding if life.over => vec![time_key(Table::FindingTime, life)],
+        Table::Finding => vec![time_key(Table::FindingTime, life), time_key(Table::FindingActive, life)],
+        _ => vec![time_key(Table::ActionTime, life)],
     }
+}
+
+/// Where a table by time of newest steps points at a finding or action.
+pub(super) fn time_key(table: Table, life: &Life) -> Vec<u8> {
+    Key::of(table).newest_first(life.updated_wall_ns()).text(&life.id).origin(&life.origin()).bytes()
 }
 
 /// Where a finding's or action's row stands.

@@ -8,11 +8,12 @@ use dogwatch::supervise::Stop;
 use dogwatch_collector::casework::{ASK_QUEUE, Ask, Casework, Deed};
 use dogwatch_collector::correlate::Policy;
 use dogwatch_collector::correlate::allowance::PER_HOUR;
+use dogwatch_collector::incident::IncidentState;
 use dogwatch_collector::nodes::Nodes;
 use dogwatch_collector::store::decision::{Decision, Piece, What};
 use dogwatch_collector::store::index::Index;
 use dogwatch_collector::store::memory_index::MemoryIndex;
-use dogwatch_collector::store::{FindingFilter, JournalConfig, Notice, Store};
+use dogwatch_collector::store::{FindingFilter, IncidentFilter, JournalConfig, Loose, Notice, Store};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::kit::{self, Node, SECOND, T0};
@@ -176,5 +177,108 @@ async fn as_many_rows_as_a_segment_can_hold_expire_in_place_and_leave_what_a_reb
     let store = kit::open(config);
     store.indexed(PATIENCE).await.unwrap();
     assert!(store.dump().await.unwrap() == rows, "a rebuild gives other rows");
+    store.close().await;
+}
+
+/// Findings of two blocks that take turns: whoever reads them in order of time needs the other block each time.
+async fn store_taking_turns(store: &Store, node: &mut Node, of_each: usize) {
+    for parity in [0, 1] {
+        let bodies = findings(0..2 * of_each, Severity::High, FindingState::Raised);
+        let bodies = bodies.into_iter().skip(parity).step_by(2).collect();
+        store.commit(&node.seal(Stream::Urgent, T0, bodies)).await.unwrap();
+    }
+    kit::until("they are in the index", || async { store.status().index.lag.is_zero() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn findings_that_take_turns_between_blocks_keep_no_collector_from_starting_and_no_list_from_whoever_asks()
+ {
+    let dir = tempfile::tempdir().unwrap();
+    let store = kit::open(kit::config(dir.path()));
+    let (mut loud, mut other) = (Node::new("loud", 1), Node::new("other", 2));
+    store.commit(&other.finding(T0 - SECOND, "f-other", FindingState::Raised)).await.unwrap();
+    store_taking_turns(&store, &mut loud, 2_500).await;
+    let (_asks, asked) = mpsc::channel(1);
+    let silent_after = Duration::from_secs(3600);
+    let casework = Casework::open(store.clone(), Nodes::default(), Policy::default(), silent_after, asked);
+    drop(casework.await.unwrap());
+    let active = FindingFilter { active_only: true, ..FindingFilter::default() };
+    assert_eq!(store.findings(active).await.unwrap().len(), 5_001);
+    assert_eq!(store.active(Arc::default()).await.unwrap().len(), 5_001);
+    store.close().await;
+}
+
+/// Decisions that open an incident of a finding.
+fn opened(number: u32, of: &NodeName, finding: &str) -> Vec<Decision> {
+    let (id, node, reason) = (format!("inc-2026-01-01-{number:03}"), of.clone(), "r".to_owned());
+    let (title, topic) = ("t".to_owned(), format!("t{number}"));
+    let piece = Piece::Finding(finding.to_owned());
+    let joined = What::IncidentJoined { id: id.clone(), piece, node: node.clone(), reason: reason.clone() };
+    let opened = What::IncidentOpened { id, title, severity: Severity::High, node, topic, reason };
+    [opened, joined].map(|what| kit::decision(T0 + i64::from(number), what)).into()
+}
+
+#[tokio::test]
+async fn what_others_say_is_taken_up_whatever_one_node_says_newer() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = kit::open(kit::config(dir.path()));
+    let (mut loud, mut other) = (Node::new("loud", 1), Node::new("other", 2));
+    let long_ago = T0 - 9 * SECOND;
+    let bodies = ["f-live", "f-ended", "f-over", "f-loose"];
+    let bodies = bodies.map(|id| kit::finding(id, FindingState::Raised, long_ago)).into();
+    store.commit(&other.seal(Stream::Urgent, long_ago, bodies)).await.unwrap();
+    store.commit(&other.finding(long_ago + 5 * SECOND, "f-over", FindingState::Cleared)).await.unwrap();
+    let mut decisions: Vec<Decision> = [(1, "f-live"), (2, "f-ended"), (3, "f-over")]
+        .into_iter()
+        .flat_map(|(number, finding)| opened(number, &other.name, finding))
+        .collect();
+    for number in [2, 3] {
+        let id = format!("inc-2026-01-01-{number:03}");
+        let moved = What::IncidentMoved { id, state: IncidentState::Resolved, reason: String::new() };
+        decisions.push(kit::decision(T0 + 9, moved));
+    }
+    let mut refused = kit::plain_finding("f-refused", FindingState::Raised, long_ago);
+    refused.rule = "refused-not-tls".to_owned();
+    let said = What::FindingSaid { node: None, finding: Box::new(refused), count: 3 };
+    decisions.push(kit::decision(long_ago, said));
+    store.decide_all(decisions).await.unwrap();
+    store_taking_turns(&store, &mut loud, 50).await;
+
+    let standing = store.standing(i64::MAX, 10).await.unwrap();
+    let ids: Vec<&str> = standing.incidents.iter().map(|i| &i.id[15..]).collect();
+    assert_eq!(ids, ["002", "001"], "one is live, and of one that a person ended a finding goes on");
+    assert_eq!(standing.past, ["inc-2026-01-01-003"]);
+    let of = |node: Option<&NodeName>| -> Vec<&str> {
+        let rows = standing.active.iter().filter(|r| r.node.as_ref() == node);
+        rows.map(|r| r.finding.id.as_str()).collect()
+    };
+    assert_eq!(of(None), ["f-refused"]);
+    assert_eq!(of(Some(&other.name)), ["f-loose", "f-ended", "f-live"]);
+    assert_eq!(of(Some(&loud.name)).len(), 10);
+    assert_eq!(of(Some(&loud.name))[..3], ["f-98", "f-99", "f-96"], "its newest");
+    assert_eq!((standing.unread.len(), standing.blocks), (0, 3), "each block is opened once");
+    // Where nothing of a node has a place in the list, what belongs to an incident has one.
+    let members = store.standing(i64::MIN, 0).await.unwrap();
+    let ids: Vec<&str> = members.active.iter().map(|r| r.finding.id.as_str()).collect();
+    assert_eq!(ids, ["f-ended", "f-live", "f-refused"]);
+    let live = standing.incidents.iter().find(|i| i.id.ends_with("001")).unwrap();
+    assert_eq!(store.members(live).await.unwrap().0.len(), 1);
+
+    let loose = async |of_each, limit| -> Vec<String> {
+        let rows = store.loose_of_each(of_each, limit).await.unwrap();
+        rows.into_iter()
+            .map(|l| match l {
+                Loose::Finding(row) => row.finding.id,
+                Loose::Action(row) => row.action.id,
+            })
+            .collect()
+    };
+    assert_eq!(loose(3, 100).await, ["f-98", "f-99", "f-96", "f-loose"]);
+    assert_eq!(loose(30, 3).await, ["f-98", "f-99", "f-loose"], "who has most gives way");
+    assert_eq!((store.loose_count(50).await.unwrap(), store.loose_count(1_000).await.unwrap()), (50, 101));
+    let own = FindingFilter { active_only: true, from_collector: true, limit: 1, ..FindingFilter::default() };
+    let own = store.findings(own).await.unwrap();
+    assert_eq!(own.iter().map(|r| r.finding.id.as_str()).collect::<Vec<_>>(), ["f-refused"]);
+    assert_eq!(store.incidents(IncidentFilter::default()).await.unwrap().len(), 3);
     store.close().await;
 }

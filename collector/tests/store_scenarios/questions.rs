@@ -9,6 +9,7 @@ use dogwatch::record::{
 };
 use dogwatch_collector::store::decision::{Piece, What};
 use dogwatch_collector::store::events::EventQuery;
+use dogwatch_collector::store::row::ActionRow;
 use dogwatch_collector::store::{ActionFilter, CommandFilter, FindingFilter, IncidentFilter, Loose, Store};
 
 use crate::kit::{self, Node, SECOND, T0};
@@ -126,21 +127,30 @@ async fn findings_and_actions_have_their_life_and_cite_their_records() {
 
     let named =
         |f: FindingFilter| ids(FindingFilter { ids: vec!["f-2".into(), "f-1".into(), "f-0".into()], ..f });
-    assert_eq!(named(FindingFilter { limit: 1, ..Default::default() }).await, ["f-2"]);
-    assert_eq!(named(FindingFilter::default()).await, ["f-2", "f-1"]);
+    // Newest first, in whatever order they are named.
+    assert_eq!(named(FindingFilter { limit: 1, ..Default::default() }).await, ["f-1"]);
+    assert_eq!(named(FindingFilter::default()).await, ["f-1", "f-2"]);
     assert_eq!(named(FindingFilter { active_only: true, ..Default::default() }).await, ["f-2"]);
     assert_eq!(named(FindingFilter { since_wall_ns: Some(T0 + 3 * m), ..Default::default() }).await, ["f-2"]);
     assert_eq!(
         named(FindingFilter { node: Some("n2".parse().unwrap()), ..Default::default() }).await,
         Vec::<String>::new()
     );
+    let later =
+        node.seal(Stream::Urgent, T0 + 9 * m, vec![Body::Action(Box::new(action("a-2", ActionState::Done)))]);
+    store.commit(&later).await.unwrap();
+    folded(&store, "a-2").await;
+    let two = |limit| ActionFilter { ids: vec!["a-1".into(), "a-2".into()], limit, ..Default::default() };
+    let ids = |rows: Vec<ActionRow>| rows.into_iter().map(|r| r.action.id).collect::<Vec<_>>();
+    assert_eq!(ids(store.actions(two(0)).await.unwrap()), ["a-2", "a-1"]);
+    assert_eq!(ids(store.actions(two(1)).await.unwrap()), ["a-2"]);
     let of_id = |id: &str| ActionFilter { ids: vec![id.to_owned()], ..Default::default() };
     assert_eq!(store.actions(of_id("a-1")).await.unwrap().len(), 1);
-    assert_eq!(store.actions(of_id("a-2")).await.unwrap(), []);
+    assert_eq!(store.actions(of_id("a-3")).await.unwrap(), []);
     let later = ActionFilter { since_wall_ns: Some(T0 + 4 * m), ..of_id("a-1") };
     assert_eq!(store.actions(later).await.unwrap(), []);
 
-    let done = store.actions(ActionFilter::default()).await.unwrap();
+    let done = store.actions(of_id("a-1")).await.unwrap();
     assert_eq!(done.len(), 1);
     assert_eq!(done[0].action, action("a-1", ActionState::Done));
     assert_eq!(done[0].steps.len(), 3);
@@ -157,7 +167,7 @@ async fn incidents_tokens_keys_commands_and_loose_pieces() {
     let act = Body::Action(Box::new(action("a-1", ActionState::Done)));
     store.commit(&node.seal(Stream::Urgent, T0 + SECOND, vec![act])).await.unwrap();
     folded(&store, "a-1").await;
-    let loose = store.loose(0, 0).await.unwrap();
+    let loose = store.loose_of_each(10, 10).await.unwrap();
     assert!(
         matches!(&loose[..], [Loose::Action(a), Loose::Finding(f)] if a.action.id == "a-1" && f.finding.id == "f-1")
     );
@@ -198,7 +208,7 @@ async fn incidents_tokens_keys_commands_and_loose_pieces() {
         .await
         .unwrap();
     // Read your own writes.
-    assert!(matches!(&store.loose(0, 0).await.unwrap()[..], [Loose::Action(_)]));
+    assert!(matches!(&store.loose_of_each(10, 10).await.unwrap()[..], [Loose::Action(_)]));
     assert_eq!(store.incident_of(&piece, &n).await.unwrap().as_deref(), Some(id.as_str()));
     assert_eq!(store.incident(&id).await.unwrap().unwrap().pieces.len(), 1);
     assert_eq!(store.incidents(IncidentFilter::default()).await.unwrap().len(), 1);
@@ -207,6 +217,20 @@ async fn incidents_tokens_keys_commands_and_loose_pieces() {
     let of_id = |id: &str| IncidentFilter { ids: vec![id.to_owned()], ..Default::default() };
     assert_eq!(store.incidents(of_id(&id)).await.unwrap().len(), 1);
     assert!(store.incidents(of_id("inc-2026-11-21-999")).await.unwrap().is_empty());
+    let later = What::IncidentOpened {
+        id: "inc-2026-01-01-002".to_owned(),
+        title: "disk".into(),
+        severity: Severity::High,
+        node: n.clone(),
+        topic: "disk:/data".into(),
+        reason: "r".into(),
+    };
+    store.decide(decide(T0 + SECOND, later)).await.unwrap();
+    for (limit, wanted) in [(0, &["002", "001"][..]), (1, &["002"])] {
+        let ids = vec!["inc-2026-01-01-001".to_owned(), "inc-2026-01-01-002".to_owned()];
+        let rows = store.incidents(IncidentFilter { ids, limit, ..Default::default() }).await.unwrap();
+        assert_eq!(rows.iter().map(|i| &i.id[15..]).collect::<Vec<_>>(), wanted);
+    }
     assert!(store.incidents(IncidentFilter { node: other.node, ..of_id(&id) }).await.unwrap().is_empty());
     assert_eq!(store.token_uses("t1").await.unwrap().count, 1);
     assert_eq!(store.token_uses("t2").await.unwrap().count, 0);
