@@ -2,6 +2,7 @@
 //!
 //! The core never waits for the executor; a job that cannot be done comes back as a result that says why.
 
+mod closing;
 mod launch;
 mod roots_again;
 
@@ -29,6 +30,7 @@ use super::turn::Turn;
 use super::unfinished::Unfinished;
 use super::witness::Witness;
 use crate::tail::mask::Masker;
+use closing::Closing;
 pub use launch::{Begun, Children, ImageLaunch, Launch};
 use roots_again::RootsAgain;
 
@@ -40,8 +42,8 @@ const ASIDE_WAIT: Duration = Duration::from_secs(60);
 const RESTORE_WAIT: Duration = Duration::from_secs(60);
 /// Between two of those steps while nothing else is to be done.
 const RESTORE_PAUSE: Duration = Duration::from_millis(250);
-/// Before it is said what became of an earlier run's cleanup, quarantines are emptied for this long.
-const RESTORE_FIRST: Duration = Duration::from_secs(10);
+/// Before anything else is done, quarantines are emptied for this long where an earlier run's cleanup is to get its end.
+const RESTORE_FIRST: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 10 });
 /// A cleanup may take this long before its child counts as hung. Far longer than it gives itself (120 s, images 300 s, and
 /// what it began by then): only a disk or a runtime that does not answer gets there.
 const APPLY_WAIT: Duration = Duration::from_secs(540);
@@ -76,8 +78,8 @@ pub enum Job {
     Aside,
     /// Carry an action out. Its record is durable.
     Apply(Box<Action>),
-    /// Look what became of an action of an earlier run. What quarantines hold is put back by then, where there is an executor
-    /// and that does not take long.
+    /// Look what became of an action of an earlier run. What quarantines hold is put back by then, where there is an executor,
+    /// that does not take some minutes, and no other action is to be carried out first.
     Close(Box<Unfinished>),
     /// Look where a path really lies. It touches a disk, and may wait for it for a moment, so it is done here.
     Find {
@@ -155,9 +157,17 @@ pub fn run(
     tell(&files, &images);
     let aside = Aside::new(FIND_WAIT);
     let mut turn = Turn::new(Instant::now());
+    let mut closing = Closing::default();
+    let close = |closing: &mut Closing| {
+        for unfinished in closing.all() {
+            let closed = unfinished.close();
+            tracing::warn!(action = closed.id, mount = closed.mount, "{}", closed.detail);
+            done(Done::Closed(Box::new(closed)));
+        }
+    };
     loop {
         let now = Instant::now();
-        let job = match jobs.recv_timeout(turn.wait(now).min(files.restores_in(now))) {
+        let job = match jobs.recv_timeout(turn.wait(now).min(files.restores_in(now)).min(closing.wait(now))) {
             Ok(Job::Find { command, path }) => {
                 let result = find_apart(&launch.holds.now().host_root, &path, &aside);
                 done(Done::Found { command, result });
@@ -174,7 +184,8 @@ pub fn run(
         let held = || matches!(&launch.holds.now().set, HoldSet::Known(holds) if !holds.is_empty());
         let sweeps = turn.is_due(Instant::now(), held());
         let restores = files.restores_in(Instant::now()).is_zero();
-        if job.is_none() && !sweeps && !restores {
+        let closes = closing.wait(Instant::now()).is_zero();
+        if job.is_none() && !sweeps && !restores && !closes {
             continue;
         }
         let starts = files.starts;
@@ -200,6 +211,7 @@ pub fn run(
                 done(Done::Surveyed { mount, result });
             }
             Some(Job::Apply(action)) => {
+                close(&mut closing);
                 let mut shared = Vec::new();
                 if let Some(share) = shares::files(&action) {
                     let (action_id, objects) = (&action.id, action.objects.len() as u64);
@@ -221,10 +233,9 @@ pub fn run(
                 done(Done::Applied(Box::new(applied)));
             }
             Some(Job::Close(unfinished)) => {
-                files.restore(RESTORE_FIRST);
-                let closed = unfinished.close();
-                tracing::warn!(action = closed.id, mount = closed.mount, "{}", closed.detail);
-                done(Done::Closed(Box::new(closed)));
+                if closing.take(*unfinished, Instant::now()) {
+                    files.restore(RESTORE_FIRST);
+                }
             }
             Some(Job::Aside | Job::Find { .. }) | None => {}
         }
@@ -233,6 +244,9 @@ pub fn run(
         }
         if restores {
             files.restore(Duration::ZERO);
+        }
+        if closes || files.restores_at.is_none() {
+            close(&mut closing);
         }
         if sweeps {
             let may_release = launch.holds.is_durable();
