@@ -3,7 +3,9 @@
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change,
+};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Runs `scene` on a thread with a mount namespace of its own, with a folder for it to mount things in: nothing of that
@@ -31,4 +33,16 @@ pub(crate) fn mount_dead(at: &Path) -> std::fs::File {
     let options = std::ffi::CString::new(options).unwrap();
     mount("dead", at, "fuse", MountFlags::empty(), Some(options.as_c_str())).unwrap();
     server
+}
+
+/// So many mounts at `at` that the next one is not read any more.
+pub(crate) fn fill_the_table(at: &Path) {
+    std::fs::create_dir(at).unwrap();
+    mount_bind(at, at).unwrap();
+    // Each time as many again.
+    for doubling in 0..14 {
+        let copy = at.join(doubling.to_string());
+        std::fs::create_dir(&copy).unwrap();
+        mount_bind_recursive(at, copy).unwrap();
+    }
 }

@@ -35,7 +35,7 @@ impl Witness for Slow {
     }
 }
 
-/// The thread that takes jobs, over one root.
+/// The thread that takes jobs, over the root `logs`, and others.
 struct Works {
     base: tempfile::TempDir,
     policy: Policy,
@@ -47,12 +47,20 @@ struct Works {
 
 impl Works {
     fn start(each_record: Duration) -> Self {
+        Self::over(&["logs"], each_record)
+    }
+
+    fn over(roots: &[&str], each_record: Duration) -> Self {
         let base = tempfile::tempdir().unwrap();
-        let (logs, state) = (base.path().join("logs"), base.path().join("state"));
-        fs::create_dir_all(&logs).unwrap();
+        let state = base.path().join("state");
         fs::create_dir_all(&state).unwrap();
-        let root = RootPolicy { min_age_seconds: 0, keep_newest: 0, ..RootPolicy::new(&logs) };
-        let policy = Policy { mode: CleanupMode::Auto, roots: vec![root], budgets: Budgets::default() };
+        let root = |name: &&str| {
+            let path = base.path().join(name);
+            fs::create_dir_all(&path).unwrap();
+            RootPolicy { min_age_seconds: 0, keep_newest: 0, ..RootPolicy::new(path) }
+        };
+        let roots = roots.iter().map(root).collect();
+        let policy = Policy { mode: CleanupMode::Auto, roots, budgets: Budgets::default() };
         let line = HoldLine::open(&state, Path::new("/"));
         let launch = Launch {
             program: env!("CARGO_BIN_EXE_dogwatch-agent").into(),
@@ -131,6 +139,44 @@ fn sweeps_have_their_turn_although_jobs_follow_each_other_without_a_pause() {
     works.without_pause("a log that came later", || names(&later) == 2);
     works.hold(Vec::new());
     works.without_pause("the release", || names(&first) == 1 && names(&later) == 1);
+}
+
+#[test]
+fn what_is_released_while_its_root_is_away_is_let_go_of_once_it_is_back() {
+    let works = Works::over(&["logs", "other"], Duration::ZERO);
+    let path = |name: &str| works.base.path().join(name);
+    // A root that is moved for the first time is looked for at once.
+    let moved = |from: &str, to: &str| fs::rename(path(from), path(to)).unwrap();
+    let surveyed = |roots: &str, usable: &dyn Fn(&str) -> bool| {
+        works.survey();
+        works.without_pause(roots, || usable(roots));
+    };
+    let has_quarantine = |name: &str| path(name).join(".dogwatch-quarantine").exists();
+    let log = path("logs").join("app.log");
+    fs::write(&log, "a line").unwrap();
+    let what = HeldThing::Path(path("logs"));
+    works.hold(vec![NodeHold { id: "hold-0badcafe".to_owned(), what, reason: "court".to_owned() }]);
+    let names = |path: &Path| fs::metadata(path).unwrap().nlink();
+    surveyed("a log that is held", &|_| names(&log) == 2);
+    moved("logs", "away");
+    fs::create_dir(path("logs")).unwrap();
+    surveyed("logs", &has_quarantine);
+    works.hold(Vec::new());
+    loop {
+        match works.done.recv_timeout(PATIENCE).unwrap() {
+            // One of every root that is there: nothing of the hold is left.
+            Done::Aside(step) if !step.more && step.holds.is_empty() => break,
+            _ => works.survey(),
+        }
+    }
+    let log = path("logs").join("app.log");
+    fs::remove_dir_all(path("logs")).unwrap();
+    moved("away", "logs");
+    assert_eq!(names(&log), 2);
+    moved("other", "other-away");
+    fs::create_dir(path("other")).unwrap();
+    surveyed("other", &has_quarantine);
+    surveyed("the release", &|_| names(&log) == 1);
 }
 
 #[test]

@@ -31,7 +31,7 @@ use super::confine::Reach;
 use super::cut::cut;
 use super::executor::RootStatus;
 use super::held_links::{Step, Sweeps};
-use super::hold::{Hold, HoldSet};
+use super::hold::HoldSet;
 use super::hold_line::HeldNow;
 use super::ledger::{Ledger, Source, Spending};
 #[cfg(test)]
@@ -228,24 +228,29 @@ impl Cleaner {
         match &self.unable {
             Some(why) => Err(format!("no survey: {why}")),
             None => {
-                let renamed = self.held.borrow().renamed_now();
+                let (renamed, astray) = self.held.borrow().seen_now(&self.roots, device);
                 let within = (self.limits, &mut *self.ends.borrow_mut());
-                Ok(survey(&self.rules, (&self.roots, &renamed), device, now.into(), within))
+                Ok(survey(&self.rules, (&self.roots, &renamed, &astray), device, now.into(), within))
             }
         }
     }
 
-    /// One step of a sweep: links aside what is held, and where `may_release`, lets go of what is not any more. Nothing
-    /// while nobody can tell what is held.
-    pub(super) fn keep_aside(&mut self, may_release: bool, parent: &dyn Parent) -> Step {
+    /// One step of a sweep: links aside what is held, and where `may_release`, lets go of what is not any more.
+    ///
+    /// # Errors
+    /// Nobody can tell what is held, so that nothing was done: it is no sweep, and is to be tried again.
+    pub(super) fn keep_aside(&mut self, may_release: bool, parent: &dyn Parent) -> Result<Step, String> {
         let fresh = self.held.borrow().again();
         self.held.replace(fresh);
         let held = self.held.borrow();
-        let HoldSet::Known(holds) = &held.now.set else { return Step::default() };
-        if held.places.iter().any(Hold::is_unknown) {
-            return Step::default();
+        if let Some(unknown) = held.places.iter().find(|hold| hold.is_unknown()) {
+            return Err(unknown.reason.clone());
         }
-        self.sweeps.step(&self.roots, (holds, &held.places), may_release, parent)
+        let holds = match &held.now.set {
+            HoldSet::Known(holds) => holds,
+            HoldSet::Unknown(why) => return Err(why.clone()),
+        };
+        Ok(self.sweeps.step(&self.roots, (holds, &held.places), may_release, parent))
     }
 
     /// Carries out `action` as far as the policy lets it, and says what became of each object. `clock` is what

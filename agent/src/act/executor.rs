@@ -213,7 +213,12 @@ fn answer(
             if let Some(now) = office.held.take() {
                 cleaner.hold(now);
             }
-            send(Reply::Aside(wire::AsideDone { holds: aside_to_wire(&step.holds), more: step.more }))
+            send(match step {
+                Ok(step) => {
+                    Reply::Aside(wire::AsideDone { holds: aside_to_wire(&step.holds), more: step.more })
+                }
+                Err(why) => Reply::Error(why),
+            })
         }
         Some(Request::Restore(wire::Restore {})) => {
             send(Reply::Restored(restored_to_wire(cleaner.restore_leftovers_step())))

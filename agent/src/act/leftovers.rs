@@ -4,7 +4,7 @@
 //! the folders of its root tells, one for all entries. It goes in steps, between which surveys and cleanups are done: a
 //! million folders, or somebody who makes as many, must not keep an executor from its work.
 //!
-//! Bounds: folders and time of a step, folders of a walk, entries of a quarantine; of what is beyond them it is said that
+//! Bounds: folders and time of a step, which walks one folder at least, folders of a walk, entries of a quarantine; of what is beyond them it is said that
 //! nobody looked.
 //!
 //! Invariants
@@ -34,9 +34,12 @@ const MAX_ENTRIES: usize = 1_024;
 const MAX_FOLDERS: u64 = 4_000_000;
 /// How long a step walks: a survey or a cleanup that comes meanwhile waits as long.
 const STEP: Duration = Duration::from_millis(500);
-/// Folders that a step walks in any case: to find the place where the last one ended may take as long as a step has, and each
-/// listing of a large folder gives some two thousand.
+/// Folders that a step walks though its time is over: to find the place where the last one ended may take as long as a step
+/// has, and each listing of a large folder gives some two thousand.
 const LEAST_FOLDERS: u64 = 2_048;
+/// The end of a step however few folders it walked (one at least), since its first one: on a slow disk each may take long, and a
+/// step that comes to no end costs the executor, and with it the place where the walk is.
+const LATEST: Duration = Duration::from_secs(2);
 /// Most that one step tells, so that it fits a message.
 const MAX_TOLD: usize = 64;
 
@@ -70,6 +73,7 @@ pub(super) struct Leftovers {
     at: Option<Pass>,
     untold: VecDeque<Leftover>,
     step: Duration,
+    latest: Duration,
 }
 
 /// One quarantine.
@@ -80,6 +84,23 @@ struct Pass {
     /// Where the last step ended, relative to the root.
     from: Option<PathBuf>,
     folders: u64,
+}
+
+/// What a step has walked.
+#[derive(Debug)]
+struct Walked {
+    until: Instant,
+    /// How long after its first folder it ends.
+    latest: Duration,
+    began: Option<Instant>,
+    folders: u64,
+}
+
+impl Walked {
+    fn is_over(&self) -> bool {
+        let very_late = self.began.is_some_and(|at| at.elapsed() >= self.latest);
+        very_late || self.folders >= LEAST_FOLDERS && Instant::now() >= self.until
+    }
 }
 
 /// An entry whose folder is looked for.
@@ -105,13 +126,13 @@ impl Leftovers {
             }
         }
         let roots = each.into_iter().map(|(index, _, depth)| (index, depth)).collect();
-        Self { roots, at: None, untold: VecDeque::new(), step: STEP }
+        Self { roots, at: None, untold: VecDeque::new(), step: STEP, latest: LATEST }
     }
 
     /// Goes on with it for a while.
     pub(super) fn step(&mut self, roots: &[Option<Root>]) -> Restored {
-        let until = Instant::now() + self.step;
-        let mut walked = 0;
+        let mut walked =
+            Walked { until: Instant::now() + self.step, latest: self.latest, began: None, folders: 0 };
         while self.untold.len() < MAX_TOLD
             && let Some(&(index, depth)) = self.roots.front()
         {
@@ -120,7 +141,7 @@ impl Leftovers {
                 continue;
             };
             let mut pass = self.at.take().unwrap_or_else(|| self.look_into(root));
-            if !pass.lost.is_empty() && !self.walk(root, depth, &mut pass, (until, &mut walked)) {
+            if !pass.lost.is_empty() && !self.walk(root, depth, &mut pass, &mut walked) {
                 self.at = Some(pass);
                 break;
             }
@@ -165,24 +186,19 @@ impl Leftovers {
         pass
     }
 
-    /// Walks on over the folders of `root`, `until` then; whether it is at its end.
-    fn walk(
-        &mut self,
-        root: &Root,
-        depth: u32,
-        pass: &mut Pass,
-        (until, walked): (Instant, &mut u64),
-    ) -> bool {
+    /// Walks on over the folders of `root`, as far as the step goes; whether it is at its end.
+    fn walk(&mut self, root: &Root, depth: u32, pass: &mut Pass, walked: &mut Walked) -> bool {
         let mut folders = Folders::new(depth);
         folders.from = pass.from.take();
         let (untold, mut end) = (&mut self.untold, None);
         folders.visit(&root.folder, &mut |relative, folder| {
             // At the latest before a folder is looked at: what a step began with is not its beginning.
-            if *walked >= LEAST_FOLDERS && Instant::now() >= until || untold.len() >= MAX_TOLD {
+            if walked.is_over() || untold.len() >= MAX_TOLD {
                 end = Some(relative.to_owned());
                 return Way::Stop;
             }
-            (*walked, pass.folders) = (*walked + 1, pass.folders + 1);
+            walked.began.get_or_insert_with(Instant::now);
+            (walked.folders, pass.folders) = (walked.folders + 1, pass.folders + 1);
             if pass.folders >= MAX_FOLDERS {
                 return Way::Stop;
             }
@@ -350,7 +366,7 @@ mod tests {
         }
         fs::remove_dir(scene.temp.path().join("gone")).unwrap();
         let mut leftovers = scene.leftovers();
-        leftovers.step = Duration::ZERO;
+        (leftovers.step, leftovers.latest) = (Duration::ZERO, Duration::MAX);
         let (mut steps, mut told) = (0, Vec::new());
         loop {
             let step = leftovers.step(&scene.roots);
@@ -362,6 +378,31 @@ mod tests {
         // The folders, the seven above them and the root; the least of them in each step, of which one was looked at before.
         let folders = count + 8;
         assert_eq!(steps, folders.div_ceil(LEAST_FOLDERS), "one walk for all of them");
+        let back: Vec<bool> = told.iter().map(|l| l.restored).collect();
+        assert_eq!(back, [true, true, true, false], "{told:#?}");
+    }
+
+    #[test]
+    fn a_step_among_folders_that_take_long_ends_after_one_and_the_walk_comes_to_its_end() {
+        let scene = Scene::new();
+        for n in 0..40 {
+            fs::create_dir_all(scene.temp.path().join(format!("{:02}/{n:02}", n % 4))).unwrap();
+        }
+        for at in ["00/00", "01/37", "03/39", "gone"] {
+            scene.leave(at, "app.log.1");
+        }
+        fs::remove_dir(scene.temp.path().join("gone")).unwrap();
+        let mut leftovers = scene.leftovers();
+        leftovers.latest = Duration::ZERO;
+        let (mut steps, mut told) = (0, Vec::new());
+        loop {
+            let step = leftovers.step(&scene.roots);
+            (steps, told) = (steps + 1, [told, step.leftovers].concat());
+            if !step.more {
+                break;
+            }
+        }
+        assert_eq!(steps, 40 + 4 + 1, "a folder each, and none of them twice");
         let back: Vec<bool> = told.iter().map(|l| l.restored).collect();
         assert_eq!(back, [true, true, true, false], "{told:#?}");
     }

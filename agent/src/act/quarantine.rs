@@ -50,11 +50,16 @@ impl Root {
         let path = self.path.display();
         match beneath::facts_of_root(&self.path) {
             Ok(now) if (now.device, now.inode) == (self.facts.device, self.facts.inode) => None,
-            Ok(_) => Some(format!("{ROOT_ASTRAY}: something else was put at {path}")),
+            Ok(_) => Some(self.is_hidden()),
             Err(Errno::NOENT) => Some(format!("{ROOT_ASTRAY}: nothing is at {path} now")),
             Err(Errno::LOOP) => Some(format!("{ROOT_ASTRAY}: a symbolic link lies on the way to {path}")),
             Err(error) => Some(format!("{ROOT_ASTRAY}: {path} cannot be looked at ({error})")),
         }
+    }
+
+    /// The same of one at whose path something else is known to be.
+    pub(super) fn is_hidden(&self) -> String {
+        format!("{ROOT_ASTRAY}: something else was put at {}", self.path.display())
     }
 
     /// Opens the root and makes or checks its quarantine; the error says why it cannot be used.

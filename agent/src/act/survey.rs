@@ -82,15 +82,25 @@ impl End {
 }
 
 /// Lists the candidates beneath those of `roots`, which have other names too, that lie on `device`, within `limits`. `ends`
-/// is where the last survey ended, and then where this one did.
+/// is where the last survey ended, and then where this one did. Of a root that is not where it was opened (`astray`) nothing
+/// is listed, and that is told first of all, whatever disk it was on: what lies at its path now may be what was asked for.
 pub(super) fn survey(
     rules: &Rules,
-    (roots, renamed): (&[Option<Root>], &[Renamed]),
+    (roots, renamed, astray): (&[Option<Root>], &[Renamed], &[Option<String>]),
     device: u64,
     now: Present,
     (limits, ends): (Limits, &mut Ends),
 ) -> Survey {
     let began = Instant::now();
+    let is_astray = |index: usize| astray.get(index).is_some_and(Option::is_some);
+    let mut told: Vec<Refusal> = Vec::new();
+    for (root, why) in roots.iter().zip(astray) {
+        let (Some(root), Some(why)) = (root, why) else { continue };
+        // A folder may be several cleaners' root.
+        if !told.iter().any(|r| r.path.as_ref() == Some(&root.path)) {
+            told.push(Refusal { path: Some(root.path.clone()), reason: why.clone() });
+        }
+    }
     let surveyor = Surveyor {
         rules,
         renamed,
@@ -104,10 +114,11 @@ pub(super) fn survey(
         unnamed: 0,
         live: Live::default(),
         finds: Finds::new(rules.roots(), limits.bytes),
-        survey: Survey::default(),
+        survey: Survey { passed_over: told, ..Survey::default() },
     };
     let usable = roots.iter().enumerate().filter_map(|(index, root)| Some((index, root.as_ref()?)));
-    let mut order: Vec<(usize, &Root)> = usable.filter(|(_, root)| root.facts.device == device).collect();
+    let is_asked = |(index, root): &(usize, &Root)| root.facts.device == device && !is_astray(*index);
+    let mut order: Vec<(usize, &Root)> = usable.filter(is_asked).collect();
     // Where a bound ends the survey, the costlier tiers are what is missing.
     order.sort_by_key(|(index, _)| rules.roots()[*index].policy.tier);
     let walks = order.into_iter().map(|(index, root)| {

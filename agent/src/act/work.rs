@@ -2,7 +2,9 @@
 //!
 //! The core never waits for the executor; a job that cannot be done comes back as a result that says why.
 
+mod closing;
 mod launch;
+mod roots_again;
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -22,35 +24,29 @@ use super::ledger::{Ledger, Source, Spending};
 use super::live::mask_tail;
 use super::plan::Survey;
 use super::policy::{ROOT_OFF, Rules};
-use super::quarantine::ROOT_ASTRAY;
 use super::real_path::{Place, find_apart};
-use super::remove::QUARANTINE_GONE;
 use super::shares;
 use super::turn::Turn;
 use super::unfinished::Unfinished;
 use super::witness::Witness;
 use crate::tail::mask::Masker;
+use closing::Closing;
 pub use launch::{Begun, Children, ImageLaunch, Launch};
+use roots_again::RootsAgain;
 
 /// A survey of a large log folder on a slow disk may take this long.
 const SURVEY_WAIT: Duration = Duration::from_secs(120);
 /// A step of a sweep for what is held may take this long: it ends after half a second, or with the file that it reads.
 const ASIDE_WAIT: Duration = Duration::from_secs(60);
-/// A step of putting back what was left in quarantine may take this long: it ends after half a second.
+/// A step of putting back what was left in quarantine may take this long: it ends two seconds after its first folder.
 const RESTORE_WAIT: Duration = Duration::from_secs(60);
 /// Between two of those steps while nothing else is to be done.
 const RESTORE_PAUSE: Duration = Duration::from_millis(250);
-/// Before it is said what became of an earlier run's cleanup, quarantines are emptied for this long.
-const RESTORE_FIRST: Duration = Duration::from_secs(10);
+/// Before anything else is done, quarantines are emptied for this long where an earlier run's cleanup is to get its end.
+const RESTORE_FIRST: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 10 });
 /// A cleanup may take this long before its child counts as hung. Far longer than it gives itself (120 s, images 300 s, and
 /// what it began by then): only a disk or a runtime that does not answer gets there.
 const APPLY_WAIT: Duration = Duration::from_secs(540);
-
-/// Roots that could not be used are tried again this long after the last time, when a survey wants them: one that was not
-/// there may be, one without an inode for its quarantine may have got it. The executor opens roots at its start alone.
-const ROOTS_AGAIN: Duration = Duration::from_secs(60);
-/// The same while a survey is to go on where the last one ended.
-const ROOTS_AGAIN_AMID: Duration = Duration::from_secs(3_600);
 
 /// A path that a person named may take this long to be found: surveys and cleanups wait behind it.
 const FIND_WAIT: Duration = Duration::from_secs(2);
@@ -82,8 +78,8 @@ pub enum Job {
     Aside,
     /// Carry an action out. Its record is durable.
     Apply(Box<Action>),
-    /// Look what became of an action of an earlier run. What quarantines hold is put back by then, where there is an executor
-    /// and that does not take long.
+    /// Look what became of an action of an earlier run. What quarantines hold is put back by then, where there is an executor,
+    /// that does not take some minutes, and no other action is to be carried out first.
     Close(Box<Unfinished>),
     /// Look where a path really lies. It touches a disk, and may wait for it for a moment, so it is done here.
     Find {
@@ -156,14 +152,22 @@ pub fn run(
     });
     let tell = |files: &Keeper<'_>, images: &Option<Keeper<'_>>| {
         let of_images = images.iter().flat_map(|i| i.unable.iter().cloned());
-        unable(files.unable.iter().cloned().chain(of_images).collect());
+        unable(files.unable.iter().cloned().chain(files.roots.said()).chain(of_images).collect());
     };
     tell(&files, &images);
     let aside = Aside::new(FIND_WAIT);
     let mut turn = Turn::new(Instant::now());
+    let mut closing = Closing::default();
+    let close = |closing: &mut Closing| {
+        for unfinished in closing.all() {
+            let closed = unfinished.close();
+            tracing::warn!(action = closed.id, mount = closed.mount, "{}", closed.detail);
+            done(Done::Closed(Box::new(closed)));
+        }
+    };
     loop {
         let now = Instant::now();
-        let job = match jobs.recv_timeout(turn.wait(now).min(files.restores_in(now))) {
+        let job = match jobs.recv_timeout(turn.wait(now).min(files.restores_in(now)).min(closing.wait(now))) {
             Ok(Job::Find { command, path }) => {
                 let result = find_apart(&launch.holds.now().host_root, &path, &aside);
                 done(Done::Found { command, result });
@@ -180,9 +184,11 @@ pub fn run(
         let held = || matches!(&launch.holds.now().set, HoldSet::Known(holds) if !holds.is_empty());
         let sweeps = turn.is_due(Instant::now(), held());
         let restores = files.restores_in(Instant::now()).is_zero();
-        if job.is_none() && !sweeps && !restores {
+        let closes = closing.wait(Instant::now()).is_zero();
+        if job.is_none() && !sweeps && !restores && !closes {
             continue;
         }
+        let starts = files.starts;
         let again = files.revive() | images.as_mut().is_some_and(Keeper::revive);
         let roots = matches!(job, Some(Job::Survey { .. })) && files.wants_roots_again();
         if roots {
@@ -191,6 +197,11 @@ pub fn run(
         if again || roots {
             tell(&files, &images);
         }
+        if files.starts != starts {
+            // What was linked beneath a root that could not be used is still to be let go of.
+            turn.ask();
+        }
+        let lost = files.roots.said();
         match job {
             Some(Job::Survey { mount, device }) => {
                 let found = files.survey(device).and_then(|found| masked(found, &launch.masks));
@@ -200,6 +211,7 @@ pub fn run(
                 done(Done::Surveyed { mount, result });
             }
             Some(Job::Apply(action)) => {
+                close(&mut closing);
                 let mut shared = Vec::new();
                 if let Some(share) = shares::files(&action) {
                     let (action_id, objects) = (&action.id, action.objects.len() as u64);
@@ -221,15 +233,20 @@ pub fn run(
                 done(Done::Applied(Box::new(applied)));
             }
             Some(Job::Close(unfinished)) => {
-                files.restore(RESTORE_FIRST);
-                let closed = unfinished.close();
-                tracing::warn!(action = closed.id, mount = closed.mount, "{}", closed.detail);
-                done(Done::Closed(Box::new(closed)));
+                if closing.take(*unfinished, Instant::now()) {
+                    files.restore(RESTORE_FIRST);
+                }
             }
             Some(Job::Aside | Job::Find { .. }) | None => {}
         }
+        if files.roots.said() != lost {
+            tell(&files, &images);
+        }
         if restores {
             files.restore(Duration::ZERO);
+        }
+        if closes || files.restores_at.is_none() {
+            close(&mut closing);
         }
         if sweeps {
             let may_release = launch.holds.is_durable();
@@ -294,12 +311,12 @@ struct Keeper<'a> {
     unable: Vec<String>,
     backoff: Backoff,
     not_before: Option<Instant>,
-    /// When roots were opened last.
-    roots_at: Instant,
-    /// Whether a root's quarantine was taken away, or its folder moved.
-    lost_a_root: bool,
-    /// Whether the last survey came to no end, so that the next one goes on there.
-    unfinished: bool,
+    /// How often it was started.
+    starts: u64,
+    /// What became of its roots since.
+    roots: RootsAgain,
+    /// Why the last step of a sweep failed, if it did.
+    no_sweep: Option<String>,
     /// When the next step of putting back what was left in quarantine is due, where there may be more.
     restores_at: Option<Instant>,
 }
@@ -320,9 +337,9 @@ impl<'a> Keeper<'a> {
             unable: Vec::new(),
             backoff,
             not_before: None,
-            roots_at: Instant::now(),
-            lost_a_root: false,
-            unfinished: false,
+            starts: 0,
+            roots: RootsAgain::new(Instant::now()),
+            no_sweep: None,
             restores_at: None,
         };
         keeper.unable = keeper.take(first);
@@ -330,9 +347,10 @@ impl<'a> Keeper<'a> {
     }
 
     fn take(&mut self, started: Result<Executor, ExecutorError>) -> Vec<String> {
-        (self.roots_at, self.lost_a_root) = (Instant::now(), false);
+        self.roots.opened(Instant::now());
         match started {
             Ok(mut executor) => {
+                self.starts += 1;
                 if let Some(witness) = &self.witness {
                     executor.witnessed_by(Arc::clone(witness));
                 }
@@ -392,9 +410,7 @@ impl<'a> Keeper<'a> {
                 // A root that the configuration switched off is not to be opened.
                 r.unusable.as_ref().is_some_and(|why| why != ROOT_OFF)
             });
-        // Where a survey goes on is forgotten with the executor.
-        let wait = if self.unfinished { ROOTS_AGAIN_AMID } else { ROOTS_AGAIN };
-        self.lost_a_root || lacks && self.roots_at.elapsed() >= wait
+        self.roots.are_due(Instant::now(), lacks)
     }
 
     /// Starts it again, to open roots that it could not use.
@@ -430,8 +446,7 @@ impl<'a> Keeper<'a> {
         };
         match executor.survey(device, SURVEY_WAIT) {
             Ok(survey) => {
-                self.unfinished = survey.partial.is_some();
-                self.lost_a_root |= survey.passed_over.iter().any(|r| r.reason.starts_with(ROOT_ASTRAY));
+                self.roots.surveyed(device, &survey);
                 Ok(survey)
             }
             Err(e) => {
@@ -446,9 +461,17 @@ impl<'a> Keeper<'a> {
     fn aside(&mut self, may_release: bool) -> Option<Step> {
         let executor = self.executor.as_mut()?;
         match executor.aside(may_release, ASIDE_WAIT) {
-            Ok(step) => Some(step),
+            Ok(step) => {
+                self.no_sweep = None;
+                Some(step)
+            }
             Err(error) => {
-                tracing::warn!(%error, "what is held could not be linked aside; it is tried again");
+                // It may last, and is tried again every few seconds.
+                let why = Some(error.to_string());
+                if self.no_sweep != why {
+                    tracing::warn!(%error, "what is held could not be linked aside; it is tried again");
+                    self.no_sweep = why;
+                }
                 if error.is_fatal() {
                     self.failed();
                 }
@@ -497,9 +520,8 @@ impl<'a> Keeper<'a> {
         let result = executor.apply_told(action, APPLY_WAIT, told);
         match &result {
             Ok(applied) => {
-                let tells =
-                    |r: &Refusal| [QUARANTINE_GONE, ROOT_ASTRAY].iter().any(|why| r.reason.contains(why));
-                self.lost_a_root |= applied.refused.iter().any(tells);
+                let roots = executor.ready().roots.iter().map(|r| r.path.as_path());
+                self.roots.applied(applied, roots);
             }
             Err(_) => recall(action, executor.seen()),
         }

@@ -34,9 +34,10 @@ pub struct Held {
     pub places: Vec<Hold>,
     /// Ids of those on paths at which nothing is now.
     pub absent: Vec<String>,
-    /// Whether it is durable; if not, why. `None`: it is what the last run kept, and answers nobody.
+    /// Whether it is durable; if not, why. `None`: no set came, but what the last run kept is known, or where the present set
+    /// lies was looked at again. That answers nobody.
     pub kept: Option<Result<(), String>>,
-    /// Why what is held is not known, if it is not.
+    /// Why everything is held though nobody said so, if it is: what is held is not known, or where it lies.
     pub unknown: Option<String>,
 }
 
@@ -52,6 +53,8 @@ pub(super) struct HoldState {
     said_aside: Arc<[wire::HeldAside]>,
     /// When it was noted last how far a release is that goes on.
     released_boot_ns: Option<u64>,
+    /// Why the last set would not survive a restart, if so.
+    unkept: Option<String>,
     /// What the node cannot do because of them, in words.
     pub(super) unable: Option<String>,
 }
@@ -143,10 +146,13 @@ impl Core {
     pub(super) fn on_held(&mut self, held: Held) {
         self.responder.set_holds(held.places);
         self.wires.figures.holds.store(held.count as u64, Ordering::Relaxed);
-        self.holds.unable = match (&held.unknown, &held.kept) {
-            (Some(why), _) => Some(format!("clean up: what is held is not known: {why}")),
-            (None, Some(Err(why))) => Some(format!("keep what is held over a restart: {why}")),
-            (None, _) => None,
+        if let Some(kept) = &held.kept {
+            self.holds.unkept = kept.as_ref().err().cloned();
+        }
+        self.holds.unable = match (&held.unknown, &self.holds.unkept) {
+            (Some(why), _) => Some(format!("clean up: {why}")),
+            (None, Some(why)) => Some(format!("keep what is held over a restart: {why}")),
+            (None, None) => None,
         };
         // A set may have come before that was told.
         let Some(kept) = held.kept else { return };
@@ -289,5 +295,22 @@ pub(super) mod tests {
         assert!(answer.try_recv().is_err(), "it is not kept yet");
         core.on_held(held(Some(Ok(()))));
         assert!(answer.try_recv().unwrap().ok);
+    }
+
+    #[test]
+    fn another_look_says_what_is_unknown_and_forgets_nothing_of_the_set() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut core, _kept) = core(dir.path());
+        let mut unable = |unknown: Option<&str>, kept| {
+            let unknown = unknown.map(str::to_owned);
+            core.on_held(Held { count: 1, places: Vec::new(), absent: Vec::new(), kept, unknown });
+            core.holds.unable.clone().unwrap_or_default()
+        };
+        let full = || Some(Err("the disk is full".to_owned()));
+        let why = "what is held here is not known: x";
+        assert_eq!(unable(Some(why), full()), format!("clean up: {why}"));
+        assert_eq!(unable(None, None), "keep what is held over a restart: the disk is full");
+        assert_eq!(unable(Some(why), Some(Ok(()))), format!("clean up: {why}"));
+        assert_eq!(unable(None, None), "");
     }
 }

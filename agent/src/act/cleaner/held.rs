@@ -2,6 +2,8 @@
 //! something was mounted since.
 
 use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -10,7 +12,9 @@ use crate::act::forbidden::Renamed;
 use crate::act::hold::{Hold, holder_of};
 use crate::act::hold_line::HeldNow;
 use crate::act::policy::RootPolicy;
-use crate::act::real_path::Mounts;
+use crate::act::quarantine::Root;
+use crate::act::real_path::{Mounts, Sight, is_elsewhere};
+use crate::sample::mountinfo::Entry;
 
 /// The roots and the mounts around them.
 pub(super) struct Surroundings {
@@ -28,6 +32,29 @@ impl Surroundings {
     /// Each root by its other names, as it is now.
     pub(super) fn renamed(&self) -> Vec<Renamed> {
         Renamed::all(&self.roots, &self.mounts.read(), &self.state_dir)
+    }
+}
+
+/// Why the path of `root` does not lead to the folder that is open, for a survey of `device`. What a server stands behind is
+/// not touched, but where it is surveyed itself: one that is silent must keep no other disk waiting.
+fn why_astray(root: &Root, device: u64, sight: &Sight) -> Option<String> {
+    let (table, is_asked) = (sight.mounts(), root.facts.device == device);
+    if sight.untold().is_some() && !is_asked {
+        return None;
+    }
+    let is_above = |path: &[u8]| root.path.starts_with(OsStr::from_bytes(path));
+    if !table.entries.iter().any(|e| is_elsewhere(e) && is_above(&e.path)) {
+        return root.why_astray();
+    }
+    let here = table.mount_of(root.path.as_os_str().as_bytes()).filter(|e| is_elsewhere(e));
+    let is_other = |e: &Entry<'_>| {
+        let device = rustix::fs::makedev(e.dev_major, e.dev_minor);
+        device != root.facts.device && root.facts.mount_id.is_some_and(|id| id != u64::from(e.id))
+    };
+    match here {
+        Some(mount) if is_other(mount) => Some(root.is_hidden()),
+        _ if is_asked => root.why_astray(),
+        _ => None,
     }
 }
 
@@ -61,9 +88,17 @@ impl Held {
         Self::new(now, Rc::new(Surroundings::new(mounts, &self.around.roots, &self.around.state_dir)))
     }
 
-    /// Each root by its other names, as it is now.
-    pub(super) fn renamed_now(&self) -> Vec<Renamed> {
-        self.around.renamed()
+    /// Of each of `roots`, for a survey of `device`: by what other names it is out of reach, and why its path does not lead to it
+    /// any more, if so.
+    pub(super) fn seen_now(
+        &self,
+        roots: &[Option<Root>],
+        device: u64,
+    ) -> (Vec<Renamed>, Vec<Option<String>>) {
+        let sight = self.around.mounts.read();
+        let astray = |root: &Option<Root>| why_astray(root.as_ref()?, device, &sight);
+        let renamed = Renamed::all(&self.around.roots, &sight, &self.around.state_dir);
+        (renamed, roots.iter().map(astray).collect())
     }
 
     /// Why the object at `path` is out of reach by another name.

@@ -1,11 +1,22 @@
-use dogwatch::record::{CleanupMode, Cut, PlannedImage, PlannedObject};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+
+use dogwatch::record::{CleanupMode, Cut, FileSeen, PlannedImage, PlannedObject};
 use dogwatch::wire;
 use dogwatch::wire::executor_reply::Reply;
+use dogwatch::wire::executor_request::Request;
 use prost::Message;
 
 use super::super::channel::Channel;
-use super::super::policy::{Policy, RootPolicy};
+use super::super::hold_line::HoldLine;
+use super::super::policy::{Policy, QUARANTINE, RootPolicy};
+use super::super::quarantine::entry_name;
 use super::super::specimen;
+use super::super::unfinished::Open;
+use super::super::witness::Verdict;
 use super::*;
 
 /// A cut and an image: what was to become of them nobody can see afterwards.
@@ -67,6 +78,130 @@ fn an_action_that_reached_no_child_or_was_refused_has_spent_nothing() {
             assert!(said.reason.contains(why), "{}", said.reason);
         }
     }
+}
+
+/// Keeps whatever it is told.
+#[derive(Debug)]
+struct Keeps;
+
+impl Witness for Keeps {
+    fn keep(&self, _: FileSeen) -> Result<Verdict, String> {
+        Ok(Verdict::Kept)
+    }
+}
+
+/// A cleanup that was cut short while one file was in quarantine, and what puts that file back.
+fn cut_short(folder: &Path) -> (Unfinished, impl Fn() + Send + 'static) {
+    let (file, quarantine) = (folder.join("app.log.1"), folder.join(QUARANTINE));
+    fs::create_dir(&quarantine).unwrap();
+    fs::write(&file, "lines").unwrap();
+    let (own, its) = (fs::metadata(&file).unwrap(), fs::metadata(folder).unwrap());
+    let object = PlannedObject {
+        device: own.dev(),
+        inode: own.ino(),
+        size_bytes: own.size(),
+        mtime_ns: own.mtime() * 1_000_000_000 + own.mtime_nsec(),
+        btime_ns: None,
+        ..specimen::object(&file)
+    };
+    let name = file.file_name().unwrap();
+    let entry = entry_name(its.ino(), Path::new(""), own.ino(), name).unwrap();
+    let aside = quarantine.join(entry);
+    fs::rename(&file, &aside).unwrap();
+    let mut open = Open::default();
+    let started = Action { state: ActionState::Started, ..specimen::action(vec![object]) };
+    open.take(&Body::Action(Box::new(started)));
+    (open.unfinished().remove(0), move || fs::rename(&aside, &file).unwrap())
+}
+
+/// The thread that takes jobs, over a child that says there is more to put back until `is_back`.
+fn with_leftovers(scene: impl FnOnce(&dyn Fn(Job), &Receiver<Done>, &AtomicBool, Unfinished)) {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().canonicalize().unwrap();
+    let (unfinished, put_back) = cut_short(&folder);
+    let launch = Launch {
+        program: "/bin/false".into(),
+        args: Vec::new(),
+        policy: Policy::off(),
+        state_dir: folder.clone(),
+        holds: HoldLine::open(&folder, Path::new("/")),
+        masks: Vec::new(),
+        images: None,
+    };
+    let (ours, theirs) = Channel::pair().unwrap();
+    let theirs = Channel::from_socket(theirs).unwrap();
+    let is_back = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&is_back);
+    let child = std::thread::spawn(move || {
+        while let Ok(request) = theirs.receive(None) {
+            let request = wire::ExecutorRequest::decode(request.as_slice()).unwrap();
+            let reply = match request.request.unwrap() {
+                Request::Restore(_) if flag.load(Ordering::Acquire) => {
+                    put_back();
+                    Reply::Restored(wire::Restored::default())
+                }
+                Request::Restore(_) => {
+                    Reply::Restored(wire::Restored { more: true, ..wire::Restored::default() })
+                }
+                Request::Survey(_) => {
+                    Reply::Part(wire::SurveyPart { last: true, ..wire::SurveyPart::default() })
+                }
+                Request::Apply(_) => Reply::Error("not in this test".to_owned()),
+                _ => continue,
+            };
+            let reply = wire::ExecutorReply { id: request.id, reply: Some(reply) };
+            theirs.send(&reply.encode_to_vec(), None).unwrap();
+        }
+    });
+    let first = Children { executor: Ok(Executor::spoken_for(ours)), images: None };
+    let ((jobs, taken), (tell, done)) = (channel(), channel());
+    let thread = std::thread::spawn(move || {
+        let tell = move |word| drop(tell.send(word));
+        run(&launch, first, Ledger::default(), &taken, Arc::new(Keeps), tell, |_| ());
+    });
+    scene(&|job| jobs.send(job).unwrap(), &done, &is_back, unfinished);
+    drop(jobs);
+    thread.join().unwrap();
+    child.join().unwrap();
+}
+
+const SOON: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_cleanup_that_was_cut_short_gets_its_end_once_its_files_are_back_and_keeps_no_survey_waiting() {
+    with_leftovers(|send, done, is_back, unfinished| {
+        send(Job::Close(Box::new(unfinished)));
+        send(Job::Survey { mount: "/".to_owned(), device: 1 });
+        assert!(matches!(done.recv_timeout(SOON).unwrap(), Done::Surveyed { .. }));
+        is_back.store(true, Ordering::Release);
+        let Done::Closed(closed) = done.recv_timeout(SOON).unwrap() else { unreachable!("no end") };
+        assert_eq!(closed.objects[0].outcome, ObjectOutcome::Skipped, "{closed:?}");
+        assert!(closed.refused[0].reason.contains("still there"), "{:?}", closed.refused);
+    });
+}
+
+#[test]
+fn a_cleanup_that_was_cut_short_gets_its_end_before_another_is_carried_out() {
+    with_leftovers(|send, done, _, unfinished| {
+        send(Job::Close(Box::new(unfinished)));
+        send(Job::Apply(Box::new(action())));
+        let Done::Closed(closed) = done.recv_timeout(SOON).unwrap() else { unreachable!("no end") };
+        assert!(closed.refused[0].reason.contains("lies in quarantine"), "{:?}", closed.refused);
+        assert!(matches!(done.recv_timeout(SOON).unwrap(), Done::Applied(_)));
+    });
+}
+
+#[test]
+fn a_cleanup_that_was_cut_short_gets_its_end_in_some_minutes_at_the_latest() {
+    let (now, mut closing) = (Instant::now(), Closing::default());
+    assert_eq!(closing.wait(now), Duration::MAX);
+    let dir = tempfile::tempdir().unwrap();
+    let (unfinished, _put_back) = cut_short(dir.path());
+    assert!(closing.take(unfinished.clone(), now));
+    assert!(!closing.take(unfinished, now + closing::LATEST), "quarantines are emptied first but once");
+    assert_eq!(closing.wait(now), closing::LATEST);
+    assert!(closing.wait(now + closing::LATEST).is_zero());
+    assert_eq!((closing.all().len(), closing.wait(now)), (2, Duration::MAX));
 }
 
 #[test]

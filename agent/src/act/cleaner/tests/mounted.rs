@@ -2,10 +2,11 @@
 
 use std::os::unix::fs::symlink;
 
-use rustix::mount::{UnmountFlags, mount_bind, mount_bind_recursive, unmount};
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
 
 use super::*;
-use crate::own_mounts::in_own_mounts;
+use crate::act::quarantine::ROOT_ASTRAY;
+use crate::own_mounts::{fill_the_table, in_own_mounts};
 
 /// A bind mount, gone at the end.
 struct Bound(PathBuf);
@@ -267,16 +268,67 @@ fn a_disk_of_the_hosts_is_no_root_by_the_name_that_it_has_here() {
     });
 }
 
-/// So many mounts that the next one is not read any more.
-fn fill_the_table(at: &Path) {
-    fs::create_dir(at).unwrap();
-    mount_bind(at, at).unwrap();
-    // Each time as many again.
-    for doubling in 0..14 {
-        let copy = at.join(doubling.to_string());
-        fs::create_dir(&copy).unwrap();
-        mount_bind_recursive(at, copy).unwrap();
-    }
+fn mount_tmpfs(at: &Path) {
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("disk", at, "tmpfs", flags, None::<&std::ffi::CStr>).unwrap();
+}
+
+/// What a survey of the disk that `at` is on says of roots that are not what they were.
+fn astray(scene: &Scene, cleaner: &Cleaner, at: &Path) -> Vec<(PathBuf, String)> {
+    let survey = cleaner.survey(fs::metadata(at).unwrap().dev(), scene.now).unwrap();
+    let told = survey.passed_over.into_iter().filter(|r| r.reason.starts_with(ROOT_ASTRAY));
+    told.map(|r| (r.path.unwrap(), r.reason)).collect()
+}
+
+#[test]
+fn a_root_that_a_disk_is_mounted_over_is_told_by_a_survey_of_either_disk() {
+    in_own_mounts(|_| {
+        let mut scene = Scene::new();
+        let base = scene.base.path().canonicalize().unwrap();
+        for name in ["aa", "data", "more"] {
+            fs::create_dir(base.join(name)).unwrap();
+            let rotated =
+                RootPolicy { min_age_seconds: 0, keep_newest: 0, ..RootPolicy::new(base.join(name)) };
+            scene.policy.roots.push(rotated);
+        }
+        // More that is passed over in the root before them than a survey names.
+        for n in 0..300 {
+            symlink("nowhere", base.join(format!("aa/{n}.log.1"))).unwrap();
+        }
+        let cleaner = scene.cleaner();
+        assert_eq!(astray(&scene, &cleaner, &base), []);
+        mount_tmpfs(&base.join("data"));
+        scene.file("data/app.log.1", 4_096);
+        fs::rename(base.join("more"), base.join("moved")).unwrap();
+        for (asked, disk) in [("the new disk", base.join("data")), ("the old one", base.clone())] {
+            let told = astray(&scene, &cleaner, &disk);
+            let paths: Vec<&Path> = told.iter().map(|(path, _)| path.as_path()).collect();
+            assert_eq!(paths, [base.join("data"), base.join("more")], "{asked}: {told:?}");
+            assert!(told[0].1.contains("something else was put at"), "{told:?}");
+            assert!(told[1].1.contains("nothing is at"), "{told:?}");
+        }
+        // The next one opens what is there now.
+        fs::rename(base.join("moved"), base.join("more")).unwrap();
+        let next = scene.cleaner();
+        assert_eq!(astray(&scene, &next, &base.join("data")), []);
+        let found = next.survey(fs::metadata(base.join("data")).unwrap().dev(), scene.now).unwrap();
+        assert_eq!(found.candidates.len(), 1, "{found:?}");
+    });
+}
+
+#[test]
+fn a_server_that_is_mounted_over_a_root_is_told_and_not_waited_for() {
+    in_own_mounts(|_| {
+        let mut scene = Scene::new();
+        let base = scene.base.path().canonicalize().unwrap();
+        fs::create_dir(base.join("far")).unwrap();
+        root_at(&mut scene, "far");
+        let cleaner = scene.cleaner();
+        let server = crate::own_mounts::mount_dead(&base.join("far"));
+        let told = astray(&scene, &cleaner, &base);
+        assert!(told.len() == 1 && told[0].1.contains("something else was put at"), "{told:?}");
+        drop(server);
+    });
 }
 
 #[test]
@@ -298,7 +350,8 @@ fn while_the_table_of_mounts_is_cut_short_nothing_goes() {
         assert!(log.exists() && said.contains("not known: the table of mounts is longer"), "{said}");
         let survey = scene.plan(&cleaner);
         assert!(survey.objects.is_empty() && reasons(&survey).contains("longer than is read"), "{survey:?}");
-        assert_eq!(cleaner.keep_aside(true, &Agent::default()), Step::default(), "nothing is let go of");
+        let why = cleaner.keep_aside(true, &Agent::default()).unwrap_err();
+        assert!(why.contains("the table of mounts is longer"), "no sweep that let go: {why}");
         // A new executor has no root until the table is whole; the configuration is none the worse.
         assert_eq!(scene.policy.validate(Path::new("/var/spool/dogwatch-test")), []);
         let (_, roots) = Cleaner::open(scene.policy.clone(), Path::new("/var/spool/dogwatch-test"));
