@@ -328,16 +328,17 @@ impl Surveyor<'_> {
             return self.watch(walk, &look, absolute, &taken.pattern);
         }
         let (mut open_elsewhere, mut is_young) = (false, false);
-        match rules.judge_age(&Times::of(&facts, &root.ground), self.now) {
+        let times = Times::of(&facts, &root.ground);
+        match rules.judge_age(&times, self.now) {
             Ok(_) if !self.finds.has_room_for(index, facts.allocated_bytes) => return,
             Ok(_) => match self.is_open(&look, Path::new(name)) {
                 Ok(open) => open_elsewhere = open,
                 Err(reason) => return self.pass_over(absolute, reason),
             },
             // Young rotated logs count among the newest of their log; a folder of young temp files would crowd out all else.
-            // Whoever plans judges by the wall clock: where that is in doubt, what is young by this one is not shown to it.
+            // Whoever plans judges by the wall clock: what is old by that one, and is not, is not shown to it.
             Err(reason)
-                if self.now.doubt().is_some()
+                if rules.judge_age(&times, self.now.wall_ns()).is_ok()
                     || rules.policy.keep_newest == 0 && rules.policy.cleaner != Cleaner::RotatedLogs =>
             {
                 return self.pass_over(absolute, reason);
