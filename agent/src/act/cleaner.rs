@@ -228,9 +228,10 @@ impl Cleaner {
         match &self.unable {
             Some(why) => Err(format!("no survey: {why}")),
             None => {
-                let renamed = self.held.borrow().renamed_now();
+                let held = self.held.borrow();
+                let renamed = held.renamed_now();
                 let within = (self.limits, &mut *self.ends.borrow_mut());
-                Ok(survey(&self.rules, (&self.roots, &renamed), device, now.into(), within))
+                Ok(survey(&self.rules, (&self.roots, &renamed, &held.places), device, now.into(), within))
             }
         }
     }
