@@ -6,7 +6,8 @@
 //! as by the clock before, and what was written since as by the clock of now, never older than the step. What lies between the
 //! two is young. A clock that stood so for [`SETTLE_NS`] is believed: it was behind before, and was set right. Until then a
 //! node whose clock was set right takes what was written before for younger than it is, by as much as it was behind, and
-//! nothing else is different. A clock that went back is taken as it is: what is younger then is at worst too young.
+//! nothing else is different. A clock that went back is taken as it is: what is younger then is at worst too young. What it
+//! showed meanwhile is kept (`spells`): what was written then is no older once it is set right.
 //!
 //! CLOCK_BOOTTIME counts a suspended machine's time, so that waking up is no step. It does not count for a machine that its
 //! hypervisor stopped: setting its clock is one.
@@ -18,8 +19,13 @@
 //! Deliberately absent: clocks themselves; time comes in as an argument. Nobody asks whether the clock is synchronised: a wrong
 //! server's is.
 
+mod spells;
+
 use dogwatch::record::Moment;
 use serde::{Deserialize, Serialize};
+
+use spells::Spell;
+pub(super) use spells::Spells;
 
 /// What the wall clock may gain between two looks, ns: no server steps a clock that runs well by as much.
 pub(super) const STEP_NS: i64 = 120 * NS;
@@ -41,6 +47,12 @@ pub(super) struct AgeClock {
     /// For how long it had stood so on earlier boots, ns.
     #[serde(default, skip_serializing_if = "is_none")]
     carried_ns: u64,
+    /// Where it was at the last look.
+    #[serde(default)]
+    looked: Looked,
+    /// When it was behind of what was believed.
+    #[serde(default, skip_serializing_if = "Spells::is_empty")]
+    spells: Spells,
 }
 
 fn is_none(ns: &u64) -> bool {
@@ -55,6 +67,14 @@ struct Moved {
     since_boot_ns: u64,
 }
 
+/// Where the clock was at a look; by default nobody looked since the machine began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Looked {
+    /// Wall clock less CLOCK_BOOTTIME, ns.
+    offset_ns: i64,
+    boot_ns: u64,
+}
+
 /// What is known of the clock from before a process was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Before {
@@ -62,15 +82,21 @@ pub(super) enum Before {
     Nothing,
     /// How it stood on this boot.
     ThisBoot(AgeClock),
-    /// What time it was when it was looked at last, on an earlier boot.
-    EarlierBoot {
-        /// What was believed, nanoseconds since the epoch.
-        wall_ns: i64,
-        /// What it showed.
-        shown_ns: i64,
-        /// For how long it had stood there, ns; 0 where that is what was believed.
-        stood_ns: u64,
-    },
+    /// How it stood on an earlier boot.
+    EarlierBoot(Left),
+}
+
+/// What a boot leaves for those after it: how the clock stood when it was looked at last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Left {
+    /// What was believed, nanoseconds since the epoch; later than what it showed where it was behind.
+    pub(super) wall_ns: i64,
+    /// What it showed.
+    pub(super) shown_ns: i64,
+    /// For how long it had stood there, ns; 0 where that is what was believed.
+    pub(super) stood_ns: u64,
+    /// When it was behind, reckoned from then on.
+    pub(super) spells: Spells,
 }
 
 /// What time it is for whoever reckons ages.
@@ -78,6 +104,8 @@ pub(super) enum Before {
 pub(super) struct Present {
     wall_ns: i64,
     ahead: Option<Ahead>,
+    /// When it was behind, reckoned from now on.
+    spells: Spells,
 }
 
 /// A wall clock that is ahead.
@@ -95,15 +123,24 @@ impl AgeClock {
         let offset = offset(now);
         let mut clock = match before {
             Before::Nothing => Self::believing(offset),
-            Before::ThisBoot(clock) => clock,
-            Before::EarlierBoot { wall_ns, shown_ns, stood_ns } => {
+            Before::ThisBoot(mut clock) => {
+                if clock.looked == Looked::default() {
+                    clock.looked.offset_ns = clock.moved.map_or(clock.believed_ns, |moved| moved.to_ns);
+                }
+                clock
+            }
+            Before::EarlierBoot(Left { wall_ns, shown_ns, stood_ns, mut spells }) => {
+                if shown_ns < wall_ns {
+                    spells.went_on(shown_ns);
+                }
                 // CLOCK_BOOTTIME began when the machine did, which was after it was looked at last.
                 let was_down = |at_ns: i64| (0..=DOWN_NS).contains(&offset.saturating_sub(at_ns));
-                match (was_down(wall_ns), was_down(shown_ns)) {
+                let clock = match (was_down(wall_ns), was_down(shown_ns)) {
                     (true, _) => Self::believing(offset),
                     (false, true) => Self { carried_ns: stood_ns, ..Self::believing(wall_ns) },
                     (false, false) => Self::believing(wall_ns),
-                }
+                };
+                Self { spells, ..clock }
             }
         };
         clock.look(now);
@@ -114,8 +151,13 @@ impl AgeClock {
     pub(super) fn look(&mut self, now: Moment) -> Present {
         let offset = offset(now);
         let near = |other: i64| offset.saturating_sub(other).saturating_abs() <= STEP_NS;
+        let last = std::mem::replace(&mut self.looked, Looked { offset_ns: offset, boot_ns: now.boot_ns });
+        if self.is_behind(last.offset_ns) {
+            // It may have stood there until just now.
+            self.spells.note(last.spell(last.offset_ns, now));
+        }
         if near(self.believed_ns) {
-            *self = Self::believing(offset);
+            self.believe(offset);
         } else {
             match self.moved {
                 Some(moved) if near(moved.to_ns) && moved.since_boot_ns <= now.boot_ns => {}
@@ -126,19 +168,33 @@ impl AgeClock {
                 }
             }
             if self.stood_ns(now) >= SETTLE_NS {
-                *self = Self::believing(offset);
+                self.believe(offset);
             }
         }
+        if self.is_behind(offset) {
+            self.spells.note(last.spell(offset, now));
+        }
+        self.spells.forget(now.boot_ns);
         let ahead = self.moved.and_then(|moved| {
             let by_ns = offset.saturating_sub(self.believed_ns);
             let from_wall_ns = offset.saturating_add_unsigned(moved.since_boot_ns);
             (by_ns > 0).then_some(Ahead { by_ns, from_wall_ns })
         });
-        Present { wall_ns: now.wall_ns, ahead }
+        Present { wall_ns: now.wall_ns, ahead, spells: self.spells.behind(offset).from(now.boot_ns) }
     }
 
     fn believing(offset_ns: i64) -> Self {
-        Self { believed_ns: offset_ns, moved: None, carried_ns: 0 }
+        let (looked, spells) = (Looked::default(), Spells::default());
+        Self { believed_ns: offset_ns, moved: None, carried_ns: 0, looked, spells }
+    }
+
+    fn believe(&mut self, offset_ns: i64) {
+        (self.believed_ns, self.moved, self.carried_ns) = (offset_ns, None, 0);
+    }
+
+    /// Whether a clock at `offset_ns` is behind of what is believed.
+    fn is_behind(&self, offset_ns: i64) -> bool {
+        self.moved.is_some() && offset_ns < self.believed_ns
     }
 
     /// For how long it has stood where it is not believed to be, ns; over boots.
@@ -147,14 +203,35 @@ impl AgeClock {
         self.moved.map_or(0, |moved| self.carried_ns.saturating_add(stood(moved)))
     }
 
-    /// What the wall clock would show if it were where it is believed to be, and not later than it shows.
-    pub(super) fn believed_wall_ns(&self, now: Moment) -> i64 {
-        self.believed_ns.saturating_add_unsigned(now.boot_ns).min(now.wall_ns)
+    /// What is known of it on another boot, where it was looked at last at `now`.
+    pub(super) fn left_at(&self, now: Moment) -> Left {
+        Left {
+            wall_ns: self.believed_ns.saturating_add_unsigned(now.boot_ns),
+            shown_ns: now.wall_ns,
+            stood_ns: self.stood_ns(now),
+            spells: self.spells.from(now.boot_ns),
+        }
     }
 
-    /// Whether the wall clock is not where it is believed to be.
-    pub(super) fn is_in_doubt(&self) -> bool {
-        self.moved.is_some()
+    /// Whether it stands where `other` does.
+    pub(super) fn stands_as(&self, other: &Self) -> bool {
+        self.moved == other.moved
+    }
+
+    /// When it was behind, reckoned from when this boot began.
+    pub(super) fn spells(&self) -> Spells {
+        self.spells
+    }
+}
+
+impl Looked {
+    /// A clock that is at `offset_ns` `now`, and has been since this look at most.
+    fn spell(&self, offset_ns: i64, now: Moment) -> Spell {
+        Spell {
+            offset_ns,
+            from_wall_ns: offset_ns.saturating_add_unsigned(self.boot_ns),
+            until_wall_ns: offset_ns.saturating_add_unsigned(now.boot_ns),
+        }
     }
 }
 
@@ -167,19 +244,24 @@ impl Present {
     /// Age of what happened at `at_ns`, ns; less than 0 is the future.
     pub(super) fn age_ns(&self, at_ns: i64) -> i64 {
         let by_wall = self.wall_ns.saturating_sub(at_ns);
-        match self.ahead {
+        let by_clock = match self.ahead {
             Some(ahead) if at_ns <= self.wall_ns.saturating_sub(ahead.by_ns) => {
                 by_wall.saturating_sub(ahead.by_ns)
             }
             Some(ahead) if at_ns < ahead.from_wall_ns => by_wall.min(0),
             _ => by_wall,
-        }
+        };
+        self.spells.age_ns(at_ns).map_or(by_clock, |age| by_clock.min(age))
     }
 
-    /// Why ages are not what the wall clock would say, where they are not.
-    pub(super) fn doubt(&self) -> Option<String> {
-        let ahead = self.ahead?;
+    /// Why the age of what happened at `at_ns` may not be what the wall clock would say.
+    pub(super) fn doubt(&self, at_ns: i64) -> Option<String> {
         let words = |ns: i64| super::words::seconds(u64::try_from(ns / NS).unwrap_or(0));
+        let by_spell = self.spells.age_ns(at_ns).map(|age| {
+            let by_ns = self.wall_ns.saturating_sub(at_ns).saturating_sub(age);
+            format!("this node's clock was behind by {} when it showed that time", words(by_ns))
+        });
+        let Some(ahead) = self.ahead else { return by_spell };
         Some(format!(
             "this node's clock went ahead by {} {} ago, and is believed after {}",
             words(ahead.by_ns),
@@ -192,7 +274,7 @@ impl Present {
 /// A wall clock that is believed.
 impl From<i64> for Present {
     fn from(wall_ns: i64) -> Self {
-        Self { wall_ns, ahead: None }
+        Self { wall_ns, ahead: None, spells: Spells::default() }
     }
 }
 

@@ -228,9 +228,11 @@ impl Cleaner {
         match &self.unable {
             Some(why) => Err(format!("no survey: {why}")),
             None => {
-                let (renamed, astray) = self.held.borrow().seen_now(&self.roots, device);
+                let held = self.held.borrow();
+                let (renamed, astray) = held.seen_now(&self.roots, device);
                 let within = (self.limits, &mut *self.ends.borrow_mut());
-                Ok(survey(&self.rules, (&self.roots, &renamed, &astray), device, now.into(), within))
+                let ground = (&self.roots[..], &renamed[..], &astray[..], &held.places[..]);
+                Ok(survey(&self.rules, ground, device, now.into(), within))
             }
         }
     }

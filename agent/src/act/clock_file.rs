@@ -11,7 +11,7 @@ use dogwatch::clock;
 use dogwatch::record::Moment;
 use serde::{Deserialize, Serialize};
 
-use super::age_clock::{AgeClock, Before};
+use super::age_clock::{AgeClock, Before, Left, Spells};
 use crate::record::Slots;
 
 /// Its name in the state folder.
@@ -35,6 +35,9 @@ struct Written {
     shown_ns: Option<i64>,
     #[serde(default)]
     stood_ns: u64,
+    /// When it was behind, for another boot; within `clock`, for this one.
+    #[serde(default, skip_serializing_if = "Spells::is_empty")]
+    spells: Spells,
 }
 
 /// What the file in `state_dir` says of the clock.
@@ -49,8 +52,11 @@ fn read_on(state_dir: &Path, boot: &str) -> Before {
     match bytes.and_then(|bytes| serde_json::from_slice::<Written>(&bytes).ok()) {
         Some(written) if written.v != VERSION => Before::Nothing,
         Some(written) if !boot.is_empty() && written.boot == boot => Before::ThisBoot(written.clock),
-        Some(Written { wall_ns, shown_ns, stood_ns, .. }) => {
-            Before::EarlierBoot { wall_ns, shown_ns: shown_ns.unwrap_or(wall_ns), stood_ns }
+        Some(Written { wall_ns, shown_ns, stood_ns, spells, clock, .. }) => {
+            // Where nobody can tell the boot, it may be the same one: what was written in a spell is then younger.
+            let spells = if boot.is_empty() { clock.spells() } else { spells };
+            let shown_ns = shown_ns.unwrap_or(wall_ns);
+            Before::EarlierBoot(Left { wall_ns, shown_ns, stood_ns, spells })
         }
         None => Before::Nothing,
     }
@@ -73,7 +79,7 @@ pub(super) fn start(state_dir: &Path) -> std::io::Result<Sender<()>> {
         loop {
             let (now, before) = (clock::now(), ages);
             ages.look(now);
-            if left == 0 || before.is_in_doubt() != ages.is_in_doubt() {
+            if left == 0 || !ages.stands_as(&before) {
                 let kept = write(&path, &boot, now, ages);
                 if let (Err(error), false) = (&kept, failed) {
                     tracing::warn!(path = %path.display(), %error, "how the clock stands cannot be kept over a restart");
@@ -90,9 +96,9 @@ pub(super) fn start(state_dir: &Path) -> std::io::Result<Sender<()>> {
 }
 
 fn write(path: &Path, boot: &str, now: Moment, clock: AgeClock) -> std::io::Result<()> {
-    let wall_ns = clock.believed_wall_ns(now);
-    let (shown_ns, stood_ns) = (Some(now.wall_ns), clock.stood_ns(now));
-    let written = Written { v: VERSION, boot: boot.to_owned(), wall_ns, clock, shown_ns, stood_ns };
+    let Left { wall_ns, shown_ns, stood_ns, spells } = clock.left_at(now);
+    let (boot, shown_ns) = (boot.to_owned(), Some(shown_ns));
+    let written = Written { v: VERSION, boot, wall_ns, clock, shown_ns, stood_ns, spells };
     Slots::open(path)?.0.write(&serde_json::to_vec(&written).map_err(std::io::Error::other)?)
 }
 
@@ -112,15 +118,41 @@ mod tests {
         assert_eq!(read_on(dir.path(), "b"), Before::ThisBoot(clock));
         assert_eq!(
             read_on(dir.path(), "c"),
-            Before::EarlierBoot { wall_ns: 1_000, shown_ns: 1_000, stood_ns: 0 }
+            Before::EarlierBoot(Left {
+                wall_ns: 1_000,
+                shown_ns: 1_000,
+                stood_ns: 0,
+                spells: Spells::default()
+            })
         );
         assert_eq!(
             read_on(dir.path(), ""),
-            Before::EarlierBoot { wall_ns: 1_000, shown_ns: 1_000, stood_ns: 0 }
+            Before::EarlierBoot(Left {
+                wall_ns: 1_000,
+                shown_ns: 1_000,
+                stood_ns: 0,
+                spells: Spells::default()
+            })
         );
+        // Of a version that knew no spells.
         let golden = r#"{"v":1,"boot":"b","wall_ns":1000,"clock":{"believed_ns":600,"moved":null}}"#;
         Slots::open(&path).unwrap().0.write(golden.as_bytes()).unwrap();
-        assert_eq!(read_on(dir.path(), "b"), Before::ThisBoot(clock));
+        let Before::ThisBoot(found) = read_on(dir.path(), "b") else { panic!("another boot") };
+        assert_eq!(AgeClock::begin(Before::ThisBoot(found), now), clock);
+        let golden = r#"{"v":1,"boot":"b","wall_ns":1000,"clock":{"believed_ns":600,"moved":{"to_ns":100,"since_boot_ns":300},
+            "looked":{"offset_ns":100,"boot_ns":400},
+            "spells":[{"offset_ns":100,"from_wall_ns":350,"until_wall_ns":500},null,null,null]},"shown_ns":500,"stood_ns":100,
+            "spells":[{"offset_ns":500,"from_wall_ns":350,"until_wall_ns":500},null,null,null]}"#;
+        Slots::open(&path).unwrap().0.write(golden.as_bytes()).unwrap();
+        let written = |boot| match read_on(dir.path(), boot) {
+            Before::EarlierBoot(left) => serde_json::to_value(left.spells).unwrap()[0]["offset_ns"].as_i64(),
+            _ => None,
+        };
+        assert_eq!(
+            (written("c"), written("")),
+            (Some(500), Some(100)),
+            "it may be this boot where nobody knows"
+        );
         Slots::open(&path).unwrap().0.write(b"song").unwrap();
         assert_eq!(read_on(dir.path(), "b"), Before::Nothing);
     }

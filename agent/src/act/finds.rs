@@ -1,19 +1,22 @@
 //! What a survey finds, in a bounded number of bytes.
 //!
 //! Long names and many files must not cost the memory that the agent shares with its executor. Where the bound bites, what
-//! can do nothing goes first: what may not go itself (it is young, or open) is only listed because it counts among the
+//! can do nothing goes first: what may not go itself (it is young, open or held) is only listed because it counts among the
 //! newest of its family, so that of each family in a folder only as many of them stay as are kept, and none where nothing
 //! else of the family may go. Then the smallest go, of those roots that take more than their share: whoever would hide
-//! what fills the disk would have to fill it himself, and no root crowds out a more harmless one.
+//! what fills the disk would have to fill it himself, and no root crowds out a more harmless one. A file's bytes count once,
+//! spread over its names, and those stay or go together: with some of them alone nothing would come free.
 //!
 //! Invariant: what is left out only makes more stay. Of a family without some of its newest, older ones are the newest.
 //!
 //! Pure.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 
+use super::beneath::Facts;
+use super::hold::Hold;
 use super::plan::Candidate;
 use super::policy::RootRules;
 use super::words;
@@ -32,20 +35,31 @@ pub(super) struct Finds<'r> {
     bytes: usize,
     /// Which folder this is, counted.
     folder: u32,
-    /// Of a root nothing that takes no more than this on disk is taken any more.
+    /// Of a root nothing of which a name takes no more than this on disk is taken any more.
     floors: HashMap<usize, u64>,
+    /// Inodes with more names than there is room for.
+    crowds: HashSet<u64>,
     /// What might have gone, objects and bytes on disk.
     left_out: (u64, u64),
-    /// What might not.
-    kin_left_out: u64,
+    /// What might not, and why.
+    kin_left_out: BTreeMap<Kin, u64>,
+}
+
+/// Why a file may not go, so that it only counts among the newest of its family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kin {
+    /// It is too young, or somebody has it open.
+    InUse,
+    /// The hold at this place holds it.
+    Held(usize),
 }
 
 struct Found {
     candidate: Candidate,
     root: usize,
     folder: u32,
-    /// Whether it may go, as far as is known.
-    may_go: bool,
+    /// Why it may not go, as far as is known.
+    kin: Option<Kin>,
 }
 
 /// A family in a folder; one of two roots at one place has its own.
@@ -54,8 +68,17 @@ type Family<'f> = (u32, usize, &'f [u8]);
 impl<'r> Finds<'r> {
     /// Beneath `roots`, within `most` bytes.
     pub(super) fn new(roots: &'r [RootRules], most: usize) -> Self {
-        let (found, floors) = (Vec::new(), HashMap::new());
-        Self { roots, most, found, bytes: 0, folder: 0, floors, left_out: (0, 0), kin_left_out: 0 }
+        Self {
+            roots,
+            most,
+            found: Vec::new(),
+            bytes: 0,
+            folder: 0,
+            floors: HashMap::new(),
+            crowds: HashSet::new(),
+            left_out: (0, 0),
+            kin_left_out: BTreeMap::new(),
+        }
     }
 
     /// What comes next lies in another folder.
@@ -70,27 +93,29 @@ impl<'r> Finds<'r> {
         self.bytes = self.found.iter().map(|f| cost(&f.candidate)).sum();
     }
 
-    /// Whether there is room for a file of the root at `root` that may go and has so many bytes on disk; where there is
-    /// not, it is counted.
-    pub(super) fn has_room_for(&mut self, root: usize, allocated_bytes: u64) -> bool {
-        let has = self.floors.get(&root).is_none_or(|floor| allocated_bytes > *floor);
+    /// Whether there is room for a name, beneath the root at `root`, of a file that may go; where there is not, it is
+    /// counted.
+    pub(super) fn has_room_for(&mut self, root: usize, file: &Facts) -> bool {
+        let bytes = a_name(file.allocated_bytes, file.links);
+        let has = self.floors.get(&root).is_none_or(|floor| bytes > *floor)
+            && (file.links < 2 || !self.crowds.contains(&file.inode));
         if !has {
-            self.leave_out(allocated_bytes);
+            self.leave_out(bytes);
         }
         has
     }
 
     /// Takes a file of the root at `root`, in the present folder.
-    pub(super) fn take(&mut self, root: usize, candidate: Candidate, may_go: bool) {
+    pub(super) fn take(&mut self, root: usize, candidate: Candidate, kin: Option<Kin>) {
         self.bytes += cost(&candidate);
-        self.found.push(Found { candidate, root, folder: self.folder, may_go });
+        self.found.push(Found { candidate, root, folder: self.folder, kin });
         if self.bytes > self.most {
             self.thin_out();
         }
     }
 
-    /// What is left, why that is not all, and what is left out besides, of which nothing could go.
-    pub(super) fn finish(self) -> (Vec<Candidate>, Option<String>, Option<String>) {
+    /// What is left, why that is not all, and what is left out besides, of which nothing could go, by `holds` for one.
+    pub(super) fn finish(self, holds: &[Hold]) -> (Vec<Candidate>, Option<String>, Vec<String>) {
         let partial = (self.left_out.0 > 0).then(|| {
             format!(
                 "a survey keeps {} of what may go, the largest first: {} smaller files with {} are left out",
@@ -99,8 +124,11 @@ impl<'r> Finds<'r> {
                 words::bytes(self.left_out.1)
             )
         });
-        let kin = self.kin_left_out;
-        let kin = (kin > 0).then(|| format!("{kin} more stay: they are too young, or open"));
+        let why = |kin: Kin| match kin {
+            Kin::InUse => "they are too young, or open".to_owned(),
+            Kin::Held(at) => holds.get(at).map(Hold::said).unwrap_or_default(),
+        };
+        let kin = self.kin_left_out.iter().map(|(kin, n)| format!("{n} more stay: {}", why(*kin))).collect();
         (self.found.into_iter().map(|f| f.candidate).collect(), partial, kin)
     }
 
@@ -127,10 +155,10 @@ impl<'r> Finds<'r> {
     fn drop_kin(&mut self, counts: bool) {
         let mut stays = vec![true; self.found.len()];
         {
-            let may_go = self.found.iter().filter(|f| f.may_go && counts);
+            let may_go = self.found.iter().filter(|f| f.kin.is_none() && counts);
             let alive: HashSet<Family<'_>> = may_go.map(|f| f.family(self.roots)).collect();
             let mut kin: HashMap<Family<'_>, Vec<usize>> = HashMap::new();
-            for (at, f) in self.found.iter().enumerate().filter(|(_, f)| !f.may_go) {
+            for (at, f) in self.found.iter().enumerate().filter(|(_, f)| f.kin.is_some()) {
                 let of = f.family(self.roots);
                 if alive.contains(&of) {
                     kin.entry(of).or_default().push(at);
@@ -145,46 +173,62 @@ impl<'r> Finds<'r> {
                 members.into_iter().skip(keep).for_each(|at| stays[at] = false);
             }
         }
-        self.kin_left_out += self.keep(&stays);
+        self.keep(&stays);
     }
 
-    /// Drops the smallest of what may go until the rest takes `bytes`; a root that takes less than its share keeps all.
+    /// Drops the smallest of what may go until the rest takes `bytes`; a root that takes less than its share keeps all. The
+    /// names of one file stay or go together.
     fn drop_smallest(&mut self, bytes: usize) {
-        let mut by_root: HashMap<usize, (usize, Vec<usize>)> = HashMap::new();
-        for (at, f) in self.found.iter().enumerate().filter(|(_, f)| f.may_go) {
-            let (sum, members) = by_root.entry(f.root).or_default();
+        let mut by_root: HashMap<usize, (usize, BTreeMap<u64, Vec<usize>>)> = HashMap::new();
+        for (at, f) in self.found.iter().enumerate().filter(|(_, f)| f.kin.is_none()) {
+            let (sum, inodes) = by_root.entry(f.root).or_default();
             *sum += cost(&f.candidate);
-            members.push(at);
+            inodes.entry(f.candidate.object.inode).or_default().push(at);
         }
-        let mut frugal_first: Vec<(usize, (usize, Vec<usize>))> = by_root.into_iter().collect();
+        let mut frugal_first: Vec<_> = by_root.into_iter().collect();
         frugal_first.sort_unstable_by_key(|(root, (sum, _))| (*sum, *root));
         let (mut stays, mut left, roots) = (vec![true; self.found.len()], bytes, frugal_first.len());
-        for (nth, (root, (_, mut members))) in frugal_first.into_iter().enumerate() {
+        for (nth, (root, (_, inodes))) in frugal_first.into_iter().enumerate() {
             let share = left / (roots - nth);
-            members.sort_by_key(|at| Reverse(self.found[*at].allocated_bytes()));
+            let mut inodes: Vec<(u64, Vec<usize>)> = inodes.into_iter().collect();
+            inodes.sort_by_key(|(_, names)| (Reverse(self.found[names[0]].bytes_a_name()), names[0]));
             let mut sum = 0;
-            for at in members {
-                let (size, cost) = (self.found[at].allocated_bytes(), cost(&self.found[at].candidate));
+            for (inode, names) in inodes {
+                let size = self.found[names[0]].bytes_a_name();
+                let cost: usize = names.iter().map(|at| cost(&self.found[*at].candidate)).sum();
                 if sum + cost <= share {
                     sum += cost;
                     continue;
                 }
-                let floor = self.floors.entry(root).or_default();
-                *floor = size.max(*floor);
-                stays[at] = false;
-                self.leave_out(size);
+                // What there will never be room for keeps out nothing that is smaller.
+                if cost > share && names.len() > 1 {
+                    self.crowds.insert(inode);
+                } else {
+                    let floor = self.floors.entry(root).or_default();
+                    *floor = size.max(*floor);
+                }
+                for at in names {
+                    stays[at] = false;
+                    self.leave_out(size);
+                }
             }
             left -= sum;
         }
         self.keep(&stays);
     }
 
-    /// Keeps what `stays`, in its order; how many went.
-    fn keep(&mut self, stays: &[bool]) -> u64 {
-        let (before, mut stay) = (self.found.len(), stays.iter());
-        self.found.retain(|_| stay.next().is_some_and(|s| *s));
+    /// Keeps what `stays`, in its order.
+    fn keep(&mut self, stays: &[bool]) {
+        let kin_left_out = &mut self.kin_left_out;
+        let mut stay = stays.iter();
+        self.found.retain(|found| {
+            let stays = stay.next().is_some_and(|s| *s);
+            if let Some(kin) = found.kin.filter(|_| !stays) {
+                *kin_left_out.entry(kin).or_default() += 1;
+            }
+            stays
+        });
         self.bytes = self.found.iter().map(|f| cost(&f.candidate)).sum();
-        (before - self.found.len()) as u64
     }
 }
 
@@ -202,9 +246,14 @@ impl Found {
         (self.candidate.object.mtime_ns, self.name())
     }
 
-    fn allocated_bytes(&self) -> u64 {
-        self.candidate.object.allocated_bytes
+    fn bytes_a_name(&self) -> u64 {
+        a_name(self.candidate.object.allocated_bytes, self.candidate.object.links)
     }
+}
+
+/// What each of a file's names takes on disk.
+fn a_name(allocated_bytes: u64, links: u64) -> u64 {
+    allocated_bytes / links.max(1)
 }
 
 /// Bytes of memory that a candidate takes.

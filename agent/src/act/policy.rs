@@ -375,29 +375,32 @@ impl RootRules {
 
     /// Age in seconds by the latest of the times that count, or why it is too young. A time in the future is young.
     pub(super) fn judge_age(&self, times: &Times, now: impl Into<Present>) -> Result<u64, String> {
+        if self.kind().cuts() {
+            // What is written to has no age.
+            return Ok(0);
+        }
         let now = now.into();
-        self.age_at(times, now).map_err(|why| match now.doubt() {
+        let changed = times.modified_ns.max(times.changed_ns);
+        let read = times.accessed_ns.filter(|_| self.policy.by_access).unwrap_or(i64::MIN);
+        // The kernel's own times count for themselves: where the clock went back, the latest is not the last.
+        let all = [changed.max(read), times.changed_ns, read].map(|at| (now.age_ns(at), at));
+        let (age_ns, at) = all.into_iter().min().unwrap_or((now.age_ns(changed), changed));
+        let was_read = at == read && at != times.changed_ns && at != times.modified_ns;
+        self.judge_time(was_read, age_ns).map_err(|why| match now.doubt(at) {
             Some(doubt) => format!("{why} ({doubt})"),
             None => why,
         })
     }
 
-    fn age_at(&self, times: &Times, now: Present) -> Result<u64, String> {
-        if self.kind().cuts() {
-            // What is written to has no age.
-            return Ok(0);
-        }
-        let changed = times.modified_ns.max(times.changed_ns);
-        let read = times.accessed_ns.filter(|_| self.policy.by_access).unwrap_or(i64::MIN);
-        let age_ns = now.age_ns(changed.max(read));
-        let min = self.policy.min_age_seconds;
-        let how = if read > changed { "was read" } else { "changed" };
+    fn judge_time(&self, was_read: bool, age_ns: i64) -> Result<u64, String> {
         if age_ns < 0 {
-            let how = if read > changed { "read" } else { "changed" };
+            let how = if was_read { "read" } else { "changed" };
             return Err(format!("it was {how} in the future of this node's clock"));
         }
         let age = u64::try_from(age_ns / NS_PER_SECOND).unwrap_or(0);
+        let min = self.policy.min_age_seconds;
         if age < min {
+            let how = if was_read { "was read" } else { "changed" };
             let (age, min) = (super::words::seconds(age), super::words::seconds(min));
             return Err(format!("it {how} {age} ago, younger than {min}"));
         }

@@ -24,10 +24,11 @@ use rustix::io::Errno;
 use super::age_clock::Present;
 use super::beneath::{self, Facts, Opened};
 use super::cleaners::{Cleaner, Look};
-use super::finds::{self, Finds};
+use super::finds::{self, Finds, Kin};
 use super::folders::{Folders, Way};
 use super::forbidden::{self, Renamed};
 use super::gaps::{self, Gap};
+use super::hold::Hold;
 use super::holder::Holders;
 use super::lease::{self, Claim};
 use super::live::{Live, Watched};
@@ -81,12 +82,13 @@ impl End {
     }
 }
 
-/// Lists the candidates beneath those of `roots`, which have other names too, that lie on `device`, within `limits`. `ends`
-/// is where the last survey ended, and then where this one did. Of a root that is not where it was opened (`astray`) nothing
-/// is listed, and that is told first of all, whatever disk it was on: what lies at its path now may be what was asked for.
+/// Lists the candidates beneath those of `roots`, which have other names too, that lie on `device`, within `limits`. Of a root
+/// that is not where it was opened (`astray`) nothing is listed, and that is told first of all, whatever disk it was on: what
+/// lies at its path now may be what was asked for. What `holds` hold takes no room from what may go. `ends` is where the last
+/// survey ended, and then where this one did.
 pub(super) fn survey(
     rules: &Rules,
-    (roots, renamed, astray): (&[Option<Root>], &[Renamed], &[Option<String>]),
+    (roots, renamed, astray, holds): (&[Option<Root>], &[Renamed], &[Option<String>], &[Hold]),
     device: u64,
     now: Present,
     (limits, ends): (Limits, &mut Ends),
@@ -104,6 +106,7 @@ pub(super) fn survey(
     let surveyor = Surveyor {
         rules,
         renamed,
+        holds,
         device,
         now,
         limits,
@@ -149,6 +152,7 @@ struct Surveyor<'r> {
     rules: &'r Rules,
     /// The roots, by index.
     renamed: &'r [Renamed],
+    holds: &'r [Hold],
     device: u64,
     now: Present,
     limits: Limits,
@@ -339,26 +343,30 @@ impl Surveyor<'_> {
             return self.watch(walk, &look, absolute, &taken.pattern);
         }
         let (mut open_elsewhere, mut is_young) = (false, false);
-        match rules.judge_age(&Times::of(&facts, &root.ground), self.now) {
-            Ok(_) if !self.finds.has_room_for(index, facts.allocated_bytes) => return,
+        let times = Times::of(&facts, &root.ground);
+        match rules.judge_age(&times, self.now) {
+            Ok(_) if !self.finds.has_room_for(index, &facts) => return,
             Ok(_) => match self.is_open(&look, Path::new(name)) {
                 Ok(open) => open_elsewhere = open,
                 Err(reason) => return self.pass_over(absolute, reason),
             },
             // Young rotated logs count among the newest of their log; a folder of young temp files would crowd out all else.
-            // Whoever plans judges by the wall clock: where that is in doubt, what is young by this one is not shown to it.
+            // Whoever plans judges by the wall clock: what is old by that one, and is not, is not shown to it.
             Err(reason)
-                if self.now.doubt().is_some()
+                if rules.judge_age(&times, self.now.wall_ns()).is_ok()
                     || rules.policy.keep_newest == 0 && rules.policy.cleaner != Cleaner::RotatedLogs =>
             {
                 return self.pass_over(absolute, reason);
             }
             Err(_) => is_young = true,
         }
+        // While nobody can tell what is held, everything is, and a plan says so.
+        let held = self.holds.iter().position(|hold| !hold.is_unknown() && hold.covers(&absolute));
+        let kin = held.map(Kin::Held).or((is_young || open_elsewhere).then_some(Kin::InUse));
         let object = planned(absolute, &facts, rules, &taken.pattern);
         let accessed_ns = root.ground.accessed_ns(&facts);
         let candidate = Candidate { object, root: root.path.clone(), open_elsewhere, accessed_ns };
-        self.finds.take(index, candidate, !is_young && !open_elsewhere);
+        self.finds.take(index, candidate, kin);
     }
 
     /// Keeps a live log open until the walk is over, to see whether it grows.
@@ -416,7 +424,7 @@ impl Surveyor<'_> {
     }
 
     fn finish(self, not_at_their_end: Vec<Walk<'_>>) -> (Survey, Ends) {
-        let (found, left_out, kin) = self.finds.finish();
+        let (found, left_out, kin) = self.finds.finish(self.holds);
         let (cuttable, refused) = self.live.settle();
         let mut survey = self.survey;
         survey.candidates = found;
@@ -426,7 +434,7 @@ impl Surveyor<'_> {
             let reason = format!("{} more were passed over", self.unnamed);
             survey.passed_over.push(Refusal { path: None, reason });
         }
-        survey.passed_over.extend(kin.map(|reason| Refusal { path: None, reason }));
+        survey.passed_over.extend(kin.into_iter().map(|reason| Refusal { path: None, reason }));
         let ended = not_at_their_end.iter().map(|walk| {
             let at = walk.from.as_ref().map_or(Path::new(""), |end| &end.folder);
             let until = walk.before.as_ref().map_or(String::new(), |b| format!(" (until {})", b.folder.display()));

@@ -3,7 +3,8 @@
 //! What an answer names is true of the moment of its look, and is told with that moment ([`SEEN_AT`]). As what happens now it
 //! is told for [`FRESH_NS`]; after that, until a new answer comes, as what was then, and accuses no pod. What was found
 //! before goes on to be told only while the mount has not grown since, so that nobody else can have filled it: one answer
-//! that it grows, by whom is unknown, ends that.
+//! that it grows, by whom is unknown, ends that. Where nobody looked for more than [`SOON_NS`] between, others may have
+//! filled the rest: that, too, is told as what was then.
 
 mod words;
 
@@ -37,6 +38,8 @@ const FRESH_NS: u64 = PAUSE.as_nanos() as u64;
 const STALE_NS: u64 = 10 * 60 * 1_000_000_000;
 /// Who filled what has not grown since is told for so long: whoever comes in the morning asks who it was in the night.
 const EARLIER_NS: u64 = 12 * 3600 * 1_000_000_000;
+/// Within this after it was caught at writing, what filled the mount is taken for what filled the rest.
+const SOON_NS: u64 = 2 * FRESH_NS;
 /// By more than this multiple of its rate a cause has not filled the mount until it was full: others wrote, too.
 const TOO_MUCH: f64 = 1.5;
 
@@ -56,7 +59,15 @@ pub(super) struct Cause {
     newest: Seen,
     /// The newest that told what grew, where it has not grown since: a filesystem that is full grows no more, and it is
     /// then that people look.
-    earlier: Option<Seen>,
+    earlier: Option<Earlier>,
+}
+
+/// Who was seen when it grew.
+#[derive(Debug, Clone)]
+struct Earlier {
+    seen: Seen,
+    /// Whether it stood still so soon after that nobody else filled the rest.
+    is_sure: bool,
 }
 
 /// What a finding is told with at one moment.
@@ -192,9 +203,11 @@ impl Seen {
         let grew = self.used_bytes.saturating_sub(before.used_bytes) as f64;
         let rate = if seconds > 0.0 { grew / seconds } else { 0.0 };
         let by_it = if before.names() { TOO_MUCH * before.blame.bytes_per_second } else { 0.0 };
+        // However long nobody looked: what hardly shows over hours may be all that was left.
+        let least = grew / seconds.clamp(1.0, SOON_NS as f64 / 1e9);
         // While others shrink it may stand still though somebody writes.
         let written = self.blame.growing.iter().map(|c| c.bytes_per_second).sum();
-        !Blame::is_growth(written) && (rate <= by_it || !Blame::is_growth(rate))
+        !Blame::is_growth(written) && (rate <= by_it || !Blame::is_growth(least))
     }
 }
 
@@ -203,7 +216,10 @@ impl Cause {
     fn after(before: Option<Self>, newest: Seen) -> Self {
         let is_still = newest.blame.confidence == Confidence::Still;
         let before = before.filter(|b| is_still && newest.is_filled_since(&b.newest));
-        let earlier = before.and_then(|b| if b.newest.names() { Some(b.newest) } else { b.earlier });
+        let earlier = before.and_then(|b| match b.newest.names() {
+            true => Some(Earlier { is_sure: b.newest.age_ns(newest.boot_ns) <= SOON_NS, seen: b.newest }),
+            false => b.earlier,
+        });
         Self { newest, earlier }
     }
 
@@ -211,10 +227,10 @@ impl Cause {
     fn told(&self, boot_ns: u64) -> Option<Told> {
         let newest = &self.newest;
         if newest.age_ns(boot_ns) <= FRESH_NS {
-            let earlier = self.earlier.as_ref().filter(|e| e.age_ns(boot_ns) <= EARLIER_NS);
+            let earlier = self.earlier.as_ref().filter(|e| e.seen.age_ns(boot_ns) <= EARLIER_NS);
             return Some(told(newest, earlier));
         }
-        let then = if newest.names() { Some(newest) } else { self.earlier.as_ref() };
+        let then = if newest.names() { Some(newest) } else { self.earlier.as_ref().map(|e| &e.seen) };
         then.filter(|_| newest.age_ns(boot_ns) <= STALE_NS).map(told_of_then)
     }
 
@@ -224,13 +240,15 @@ impl Cause {
     }
 }
 
-fn told(newest: &Seen, earlier: Option<&Seen>) -> Told {
+fn told(newest: &Seen, earlier: Option<&Earlier>) -> Told {
     let blame = &newest.blame;
+    let is_sure = earlier.is_none_or(|e| e.is_sure);
     // What the writers are named by: now, or when it grew last.
-    let from = earlier.unwrap_or(newest);
+    let from = earlier.map_or(newest, |e| &e.seen);
+    let confidence = if is_sure { from.blame.confidence } else { Confidence::Unknown };
     let mut facts = vec![
         Fact::new("grows_bytes_per_second", format!("{:.0}", blame.bytes_per_second)),
-        Fact::new(CONFIDENCE, word(from.blame.confidence)),
+        Fact::new(CONFIDENCE, word(confidence)),
         Fact::new(SEEN_AT, time(from.wall_ns)),
         Fact::new("explained_by_open_files_percent", format!("{:.0}", from.blame.explained * 100.0)),
     ];
@@ -246,19 +264,27 @@ fn told(newest: &Seen, earlier: Option<&Seen>) -> Told {
         facts.push(Fact::new("writers_missed", why.clone()));
     }
     let mut brief = Vec::new();
-    let name = brief_name(&from.blame);
     match earlier {
-        Some(earlier) => brief.extend(name.map(|n| format!("filled by {n}, seen {}", time(earlier.wall_ns)))),
-        None => brief.extend(name.map(|n| format!("filling: {n}"))),
+        Some(earlier) if !earlier.is_sure => brief.extend(brief_of_then(&earlier.seen)),
+        Some(Earlier { seen, .. }) => brief
+            .extend(brief_name(&seen.blame).map(|n| format!("filled by {n}, seen {}", time(seen.wall_ns)))),
+        None => brief.extend(brief_name(blame).map(|n| format!("filling: {n}"))),
     }
     if let Some(largest) = blame.deleted.first().filter(|_| deleted) {
         brief.push(format!("{} deleted but open: {}", bytes(blame.deleted_bytes as f64), said(largest)));
     }
     let mut sentence = sentence(blame);
-    if let Some(earlier) = earlier {
-        sentence = format!("{sentence} {}", sentence_of_then("Before that, at", earlier));
+    match earlier {
+        Some(Earlier { seen, is_sure: true }) => {
+            sentence = format!("{sentence} {}", sentence_of_then("Before that, at", seen));
+        }
+        Some(Earlier { seen, is_sure: false }) => {
+            let then = sentence_of_then("At", seen);
+            sentence = format!("{sentence} {then} Who filled it since then is unknown.");
+        }
+        None => {}
     }
-    let is_certain = from.blame.confidence == Confidence::Certain;
+    let is_certain = confidence == Confidence::Certain;
     Told {
         brief: (!brief.is_empty()).then(|| brief.join("; ")),
         sentence,
@@ -272,13 +298,7 @@ fn told_of_then(seen: &Seen) -> Told {
     let mut facts =
         vec![Fact::new(CONFIDENCE, word(Confidence::Unknown)), Fact::new(SEEN_AT, time(seen.wall_ns))];
     facts.extend(names(seen, true));
-    Told {
-        brief: brief_name(&seen.blame)
-            .map(|name| format!("at {} it was filled by {name}", time(seen.wall_ns))),
-        sentence: sentence_of_then("At", seen),
-        facts,
-        pod: None,
-    }
+    Told { brief: brief_of_then(seen), sentence: sentence_of_then("At", seen), facts, pod: None }
 }
 
 /// The facts that name files, folders and who writes them.
@@ -298,6 +318,10 @@ fn names(seen: &Seen, is_earlier: bool) -> Vec<Fact> {
 fn brief_name(blame: &Blame) -> Option<String> {
     let place = || blame.grown.as_ref().map(|grown| format!("{}, by whom is unknown", place(grown)));
     named(blame).next().map(said).or_else(place)
+}
+
+fn brief_of_then(seen: &Seen) -> Option<String> {
+    brief_name(&seen.blame).map(|name| format!("at {} it was filled by {name}", time(seen.wall_ns)))
 }
 
 fn sentence_of_then(when: &str, seen: &Seen) -> String {

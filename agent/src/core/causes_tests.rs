@@ -132,6 +132,31 @@ fn who_filled_it_is_told_when_it_is_full_and_grows_no_more() {
 }
 
 #[test]
+fn who_was_seen_hours_before_it_was_full_is_not_who_filled_it() {
+    // The first stopped; hours later another wrote the rest between two looks, less in all than the first could have.
+    let hours = 6 * 3600;
+    let (cause, told) =
+        after(vec![seen(0, 86_000, blame(Confidence::Certain)), seen(hours, 100_000, still())]);
+    assert_eq!((told.pod.as_ref(), fact(&told, CONFIDENCE)), (None, Some("unknown")), "{told:?}");
+    assert!(
+        told.sentence.starts_with(
+            "It did not grow while its writers were looked for. At 2026-11-21 02:04:00 UTC, it grew by"
+        ) && told.sentence.ends_with("Who filled it since then is unknown."),
+        "{told:?}"
+    );
+    assert!(told.brief.unwrap().starts_with("at 2026-11-21 02:04:00 UTC it was filled by /data/spam"));
+    assert_eq!(told.facts.iter().filter(|f| f.key == "earlier_writer_1").count(), 1);
+    // Further looks make it no surer.
+    let again = Cause::after(Some(cause), seen(hours + 60, 100_000, still()));
+    assert!(again.told((hours + 60) * SECOND).unwrap().pod.is_none());
+    // Nor is a little in hours nothing: it may have been all that was left.
+    let looks =
+        vec![seen(0, 100, blame(Confidence::Certain)), seen(60, 200, still()), seen(hours, 264, still())];
+    let (_, told) = after(looks);
+    assert!(!format!("{told:?}").contains("spam") && told.pod.is_none(), "{told:?}");
+}
+
+#[test]
 fn one_that_nobody_knows_after_one_that_was_certain_is_unknown() {
     let unknown = Blame { bytes_per_second: 50.0 * MIB as f64, ..blame(Confidence::Unknown) };
     let (cause, told) = after(vec![seen(0, 100, blame(Confidence::Certain)), seen(60, 3000, unknown)]);

@@ -72,7 +72,9 @@ pub(super) fn storage_part(path: &Path) -> Option<String> {
     parts.iter().find_map(|part| by_one_name(part)).or_else(|| {
         parts.windows(3).find_map(|w| {
             const OF_POD: [&str; 4] = ["volumes", "volume-subpaths", "volumeDevices", "plugins"];
-            let of_pod = w[0] == "pods" && w[1].len() >= POD_UID_BYTES && OF_POD.contains(&&*w[2]);
+            // A folder of a pod's logs has one for each container, and those are called as whoever made the pod likes.
+            let is_pods = w[1].len() >= POD_UID_BYTES && from_log_folder(&w[1]).is_none();
+            let of_pod = w[0] == "pods" && is_pods && OF_POD.contains(&&*w[2]);
             let of_engine = w[0] == "volumes" && w[2] == "_data";
             let said = || format!("{}/{}/{}", w[0], w[1], w[2]);
             let of_pod = of_pod.then(|| format!("{} (a pod's volume)", said()));

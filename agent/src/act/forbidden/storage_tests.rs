@@ -61,6 +61,7 @@ fn a_volume_is_known_by_its_name() {
         ("/data/docker/volumes/pg/_data/log".to_owned(), "a container's volume"),
         (format!("/data/kubelet/pods/{UID}/volumes/x"), "a pod's volume"),
         (format!("/x/pods/{UID}/volumeDevices"), "a pod's volume"),
+        ("/x/pods/0123456789abcdef0123456789abcdef/volumes".to_owned(), "a pod's volume"),
         ("/x/kubernetes.io~csi/y".to_owned(), "a pod's volume"),
         ("/data/c/io.containerd.snapshotter.v1.overlayfs/snapshots/1/fs".to_owned(), "the runtime's own"),
     ] {
@@ -71,6 +72,10 @@ fn a_volume_is_known_by_its_name() {
         // The logs of pods that serve a claim.
         format!("/var/log/pods/longhorn-system_share-manager-pvc-{UID}_{UID}/share-manager"),
         format!("/var/log/pods/local-path-storage_helper-pod-create-pvc-{UID}_{UID}/helper-pod"),
+        // Those of containers that are called like a kubelet's folder.
+        format!("/var/log/pods/shop_web-0_{UID}/volumes/0.log.20251121-010203.gz"),
+        format!("/var/log/pods/shop_web-0_{UID}/plugins"),
+        format!("/var/log/pods/shop_web-0_{UID}/volume-subpaths"),
         "/srv/pvc-logs".to_owned(),
         "/srv/pvc-0b2e4a52/logs".to_owned(),
         "/data/volumes/app/logs".to_owned(),

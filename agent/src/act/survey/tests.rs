@@ -8,6 +8,8 @@ use dogwatch::record::{Action, CleanupMode};
 
 use super::*;
 use crate::act::cleaner;
+use crate::act::hold::{HeldThing, HoldSet, NodeHold};
+use crate::act::hold_line::HeldNow;
 use crate::act::plan::{Allowance, Trigger, plan};
 use crate::act::policy::{Budgets, Policy, RootPolicy};
 
@@ -160,6 +162,59 @@ fn of_what_is_thinned_out_the_newest_of_each_log_still_stay() {
     goes.sort();
     let old: Vec<PathBuf> = (4..=6).map(|n| scene.path(&format!("logs/app/app.log.{n}"))).collect();
     assert_eq!(goes, old, "the two newest are young, and all old ones may go");
+}
+
+#[test]
+fn names_of_one_file_hide_no_others() {
+    let mut scene = Scene::new(&["logs"]);
+    scene.policy.roots[0].keep_newest = 0;
+    let mut cleaner = scene.cleaner();
+    cleaner.limits.bytes = 64 << 10;
+    // The largest by far, under more names than a survey has room for, and what only so many of them have.
+    for (name, links) in [("many", 1_000), ("some", 30)] {
+        let file = scene.old(&format!("logs/app/{name}-0.log.1"), 1 << 20);
+        for n in 1..links {
+            fs::hard_link(&file, scene.path(&format!("logs/app/{name}-{n}.log.1"))).unwrap();
+        }
+    }
+    let others: Vec<PathBuf> =
+        ["app/0", "zz/1"].map(|name| scene.old(&format!("logs/{name}.log.1"), 1 << 12)).into();
+    let survey = scene.survey(&cleaner);
+    assert!(cost(&survey) <= cleaner.limits.bytes);
+    assert!(others.iter().all(|path| has(&survey, path)), "{:?}", survey.partial);
+    let goes: Vec<PathBuf> = scene.plan(&survey).objects.into_iter().map(|o| o.path).collect();
+    assert!(others.iter().all(|path| goes.contains(path)), "{goes:?}");
+    assert_eq!(goes.len(), 32, "with all names of the one of which there is room for all");
+    assert!(survey.partial.unwrap().contains("are left out"));
+}
+
+#[test]
+fn what_is_held_hides_nothing_and_says_so() {
+    let mut scene = Scene::new(&["logs"]);
+    scene.policy.roots[0].keep_newest = 0;
+    let mut cleaner = scene.cleaner();
+    cleaner.limits.bytes = 64 << 10;
+    for n in 0..200 {
+        scene.old(&format!("logs/held/{n}.log.1"), 1 << 16);
+    }
+    let free = [scene.old("logs/a.log.1", 1 << 12), scene.old("logs/zz/z.log.1", 1 << 12)];
+    let what = HeldThing::Path(scene.path("logs/held"));
+    let hold = NodeHold { id: "hold-1".to_owned(), what, reason: "the auditor asked".to_owned() };
+    let held = |holds| HeldNow { set: HoldSet::Known(holds), host_root: "/".into() };
+    cleaner.hold(held(vec![hold.clone()]));
+    let survey = scene.survey(&cleaner);
+    assert_eq!(survey.partial, None, "nothing that could go is left out");
+    assert!(free.iter().all(|path| has(&survey, path)));
+    let action = scene.plan(&survey);
+    let said: Vec<&str> = action.refused.iter().map(|r| r.reason.as_str()).collect();
+    assert!(said.iter().any(|s| s.ends_with("more stay: held: hold-1 the auditor asked")), "{said:?}");
+
+    // Where there is room for all, each is told by its name.
+    cleaner.limits.bytes = finds::MAX_BYTES;
+    let survey = scene.survey(&cleaner);
+    assert_eq!(survey.candidates.len(), 202);
+    cleaner.hold(held(Vec::new()));
+    assert_eq!(scene.survey(&cleaner).candidates.len(), 202);
 }
 
 #[test]

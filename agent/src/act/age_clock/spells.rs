@@ -1,0 +1,120 @@
+//! Spells: when the wall clock was behind of where it was believed to be, and what it showed then.
+//!
+//! What was written in a spell bears times that are behind, too, and would be as much too old once the clock is set right.
+//! By what it bears it is known: what lies within what the clock showed in a spell is no older than by the clock of that
+//! spell, had it gone on. What was written at that time long before, by the right clock, is taken for young as well: it
+//! only stays.
+//!
+//! Invariant: whatever is merged or moved on only makes ages less. Where there are more than [`MOST`], the two next to each
+//! other become one, with all that lies between them.
+
+use serde::{Deserialize, Serialize};
+
+use super::{SETTLE_NS, STEP_NS};
+
+/// Spells that are kept.
+const MOST: usize = 4;
+/// For so long after its end, ns: longer than the age that any cleaner asks for by itself.
+pub(super) const KEPT_NS: i64 = 30 * 86_400 * super::NS;
+
+/// One time that the clock was behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Spell {
+    /// Wall clock less CLOCK_BOOTTIME, ns.
+    pub(super) offset_ns: i64,
+    /// What it showed from then on.
+    pub(super) from_wall_ns: i64,
+    /// What it showed at the end.
+    pub(super) until_wall_ns: i64,
+}
+
+/// The newest of them, and what is left of others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(in crate::act) struct Spells([Option<Spell>; MOST]);
+
+impl Spells {
+    /// Whether there are none.
+    pub(in crate::act) fn is_empty(&self) -> bool {
+        self.0.iter().all(Option::is_none)
+    }
+
+    /// Adds `spell`, as one with those that it goes on with.
+    pub(super) fn note(&mut self, mut spell: Spell) {
+        for slot in &mut self.0 {
+            if let Some(other) = slot.take_if(|other| spell.is_near(other)) {
+                spell = spell.and(&other);
+            }
+        }
+        if let Some(free) = self.0.iter_mut().find(|slot| slot.is_none()) {
+            *free = Some(spell);
+            return;
+        }
+        let mut all: Vec<Spell> = self.0.iter().flatten().copied().chain([spell]).collect();
+        all.sort_unstable_by_key(|s| s.from_wall_ns);
+        let gap = |at: &usize| all[at + 1].from_wall_ns.saturating_sub(all[*at].until_wall_ns);
+        if let Some(nearest) = (0..MOST).min_by_key(gap) {
+            all[nearest] = all[nearest].and(&all[nearest + 1]);
+            all.remove(nearest + 1);
+        }
+        self.0 = std::array::from_fn(|at| all.get(at).copied());
+    }
+
+    /// Forgets those that were over for long at `boot_ns`.
+    pub(super) fn forget(&mut self, boot_ns: u64) {
+        self.drop_if(|s| s.shows(boot_ns).saturating_sub(s.until_wall_ns) >= KEPT_NS);
+    }
+
+    /// The same for what is reckoned from `boot_ns` on: the next boot, which begins no earlier.
+    pub(super) fn from(mut self, boot_ns: u64) -> Self {
+        self.0.iter_mut().flatten().for_each(|s| s.offset_ns = s.shows(boot_ns));
+        self
+    }
+
+    /// What was not over when it was looked at last, at `shown_ns`, went on until that machine went down: nobody knows for
+    /// how long, so for a day.
+    pub(super) fn went_on(&mut self, shown_ns: i64) {
+        let until = shown_ns.saturating_add_unsigned(SETTLE_NS);
+        let is_meant = |s: &&mut Spell| (s.from_wall_ns..=s.until_wall_ns).contains(&shown_ns);
+        for spell in self.0.iter_mut().flatten().filter(is_meant) {
+            spell.until_wall_ns = spell.until_wall_ns.max(until);
+        }
+    }
+
+    /// Those by which something is younger than by a clock at `offset_ns`.
+    pub(super) fn behind(mut self, offset_ns: i64) -> Self {
+        self.drop_if(|s| s.offset_ns >= offset_ns);
+        self
+    }
+
+    fn drop_if(&mut self, is_out: impl Fn(&Spell) -> bool) {
+        self.0.iter_mut().filter(|slot| slot.as_ref().is_some_and(&is_out)).for_each(|slot| *slot = None);
+    }
+
+    /// Most that may have passed since `at_ns` if it is of a spell, ns; reckoned [`Self::from`] now on.
+    pub(super) fn age_ns(&self, at_ns: i64) -> Option<i64> {
+        let of = self.0.iter().flatten().filter(|s| (s.from_wall_ns..=s.until_wall_ns).contains(&at_ns));
+        of.map(|s| s.offset_ns.saturating_sub(at_ns).max(0)).min()
+    }
+}
+
+impl Spell {
+    /// What its clock would show at `boot_ns`.
+    fn shows(&self, boot_ns: u64) -> i64 {
+        self.offset_ns.saturating_add_unsigned(boot_ns)
+    }
+
+    /// Whether there is less than a step from one to the other.
+    fn is_near(&self, other: &Self) -> bool {
+        self.from_wall_ns.saturating_sub(STEP_NS) <= other.until_wall_ns
+            && other.from_wall_ns.saturating_sub(STEP_NS) <= self.until_wall_ns
+    }
+
+    fn and(&self, other: &Self) -> Self {
+        Self {
+            offset_ns: self.offset_ns.min(other.offset_ns),
+            from_wall_ns: self.from_wall_ns.min(other.from_wall_ns),
+            until_wall_ns: self.until_wall_ns.max(other.until_wall_ns),
+        }
+    }
+}
