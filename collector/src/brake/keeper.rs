@@ -12,7 +12,7 @@ mod astray;
 mod doubts;
 mod telling;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -72,6 +72,8 @@ pub struct Keeper {
     failing: Option<String>,
     /// Whether notices were missed and what they said was not looked up yet.
     missed: bool,
+    /// Nodes of which all that was found is heard of since it was looked up.
+    looked: BTreeSet<NodeName>,
     /// Unknown states that were taken while cleanups are stopped.
     unknown: u32,
     /// What nodes say they were told.
@@ -120,6 +122,7 @@ impl Keeper {
             surplus: Surplus::default(),
             failing: None,
             missed: true,
+            looked: BTreeSet::new(),
             unknown: 0,
             claims: Claims::default(),
             index_fails: false,
@@ -422,9 +425,16 @@ impl Keeper {
     /// Notices were missed: how permits that are out ended, and what was found on their nodes, is asked of the store.
     /// Until it answers nothing is decided by silence.
     async fn look_up(&mut self) {
-        match missed::look_up(&self.store, &mut self.brake).await {
+        self.looked.clear();
+        let nodes = self.brake.judged_nodes();
+        self.look_up_of(nodes).await;
+    }
+
+    async fn look_up_of(&mut self, nodes: BTreeSet<NodeName>) {
+        match missed::look_up(&self.store, &mut self.brake, &nodes).await {
             Ok(decided) => {
                 self.missed = false;
+                self.looked.extend(nodes);
                 self.decide(decided).await;
             }
             Err(error) => {
@@ -481,7 +491,10 @@ impl Keeper {
             .collect();
         if !grants.is_empty() && self.write(grants, COLLECTOR).await.is_ok() {
             self.granted_total += asked.len() as u64;
-            for ask in asked {
+            self.look_at_new(&asked).await;
+            // Whoever had something that stops everything is told that.
+            let told = if self.board.is_stopped() { Vec::new() } else { asked };
+            for ask in told {
                 tracing::info!(node = %ask.node, action = ask.action, mount = ask.mount, "a node may clean");
                 self.tell(ask, Answer::Granted);
             }
@@ -497,6 +510,21 @@ impl Keeper {
             self.streams.retain(|_, to| !to.is_closed());
         }
         self.publish();
+    }
+
+    /// What nodes had before their first permit since the start is no doing of a cleanup.
+    async fn look_at_new(&mut self, asked: &[Ask]) {
+        let new: BTreeSet<NodeName> =
+            asked.iter().map(|ask| &ask.node).filter(|node| !self.looked.contains(*node)).cloned().collect();
+        if new.is_empty() || self.missed {
+            return;
+        }
+        if self.store.answers() {
+            self.look_up_of(new).await;
+        } else {
+            // With what else is to be looked up.
+            self.missed = true;
+        }
     }
 
     fn tell(&self, ask: Ask, answer: Answer) {
