@@ -243,8 +243,8 @@ impl Keeper {
 
     async fn obey(&mut self, order: Order) {
         match order {
-            Order::Release { reason, actor, seen, reply } => {
-                drop(reply.send(self.release(reason, actor, seen).await));
+            Order::Release { reason, actor, seen, alone, reply } => {
+                drop(reply.send(self.release(reason, actor, seen, alone).await));
             }
             Order::Look { reply } => drop(reply.send(self.standing())),
         }
@@ -258,7 +258,13 @@ impl Keeper {
         )))
     }
 
-    async fn release(&mut self, reason: String, actor: String, seen: u64) -> Result<FleetBrake, Refusal> {
+    async fn release(
+        &mut self,
+        reason: String,
+        actor: String,
+        seen: u64,
+        alone: Option<Vec<NodeName>>,
+    ) -> Result<FleetBrake, Refusal> {
         if self.differs() {
             return Err(Refusal::Store(
                 "decisions that cannot be read any more are being looked at; try again in a few seconds"
@@ -272,7 +278,9 @@ impl Keeper {
             return Err(Refusal::Store(why));
         }
         let ledger = self.brake.ledger();
-        let past = self.claims.releasable(ledger);
+        let is_meant = |node| alone.as_ref().is_none_or(|alone| alone.contains(node));
+        let past = self.claims.releasable(ledger).filter(|c| is_meant(&c.node)).map(|c| c.state);
+        let past: Vec<_> = past.collect();
         match ledger.stopped() {
             None if past.is_empty() => return Err(Refusal::Open),
             Some(stopped) if ledger.revision > seen => {
@@ -565,6 +573,7 @@ impl Keeper {
             nodes_needed: self.brake.ledger().policies.iter().map(|p| needed(&p.policy)).collect(),
             not_kept: self.not_kept(),
             notes: self.notes(),
+            alone: self.claims.releasable(self.brake.ledger()).cloned().collect(),
             waiting: self.brake.queue(now).into_iter().map(|w| (w.ask.clone(), waited(w))).collect(),
         }
     }
