@@ -135,8 +135,11 @@ pub(crate) fn hold(args: &HoldAddArgs, pod: Option<(&str, &str)>) -> wire::AddHo
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Brake {
     Pause,
-    /// What stands at this revision.
-    Release(u64),
+    /// What stands at this revision, and these nodes that are stopped alone.
+    Release {
+        revision: u64,
+        alone: Vec<String>,
+    },
     Trip {
         node: Option<String>,
         action: Option<String>,
@@ -147,8 +150,8 @@ pub(crate) fn brake(order: Brake, reason: &str) -> wire::SetBrakeRequest {
     let mut ask = wire::SetBrakeRequest { reason: reason.to_owned(), ..wire::SetBrakeRequest::default() };
     let order = match order {
         Brake::Pause => wire::BrakeOrder::Pause,
-        Brake::Release(revision) => {
-            ask.revision = revision;
+        Brake::Release { revision, alone } => {
+            (ask.revision, ask.alone) = (revision, alone);
             wire::BrakeOrder::Release
         }
         Brake::Trip { node, action } => {

@@ -78,6 +78,17 @@ pub struct FleetBrake {
     pub not_kept: Option<String>,
     /// What people should know beside that, and what to do.
     pub notes: Vec<String>,
+    /// Nodes that are stopped alone, and that a release lets go on.
+    pub alone: Vec<Unknown>,
+}
+
+/// What whoever releases had looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Looked {
+    /// The revision.
+    pub revision: u64,
+    /// The nodes that were stopped alone.
+    pub alone: Vec<NodeName>,
 }
 
 /// A state that a node has in force and that this collector did not tell.
@@ -104,10 +115,12 @@ pub(super) struct StopOrder {
 #[derive(Debug)]
 pub(super) enum Order {
     /// `seen`: the revision that was looked at, or that was told when it was ordered; what stopped cleanups since stays.
+    /// `alone`: whoever else is stopped alone stays so; `None`: nobody.
     Release {
         reason: String,
         actor: String,
         seen: u64,
+        alone: Option<Vec<NodeName>>,
         reply: oneshot::Sender<Result<FleetBrake, Refusal>>,
     },
     Look {
@@ -198,8 +211,8 @@ impl Handle {
         self.stop(What::BrakeTripped { reason, finding, node, action, cites, past: None }, actor).await
     }
 
-    /// `actor` lets cleanups go on. `revision`: of the state that was looked at, if that is known; what stopped cleanups
-    /// since stays.
+    /// `actor` lets cleanups go on. `looked`: what was looked at, if that is known; what stopped cleanups or a node since
+    /// stays.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -207,14 +220,16 @@ impl Handle {
         &self,
         reason: String,
         actor: String,
-        revision: Option<u64>,
+        looked: Option<Looked>,
     ) -> Result<FleetBrake, Refusal> {
         let reason = checked(&reason)?;
         // One that was never told here is of a history that is lost.
         let told = self.board.revision();
-        let seen = revision.map_or(told, |seen| seen.min(told));
+        let seen = looked.as_ref().map_or(told, |looked| looked.revision.min(told));
+        let alone = looked.map(|looked| looked.alone);
         let (reply, answer) = oneshot::channel();
-        self.orders.send(Order::Release { reason, actor, seen, reply }).await.map_err(|_| stopping())?;
+        let order = Order::Release { reason, actor, seen, alone, reply };
+        self.orders.send(order).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     }
 

@@ -12,7 +12,7 @@ mod astray;
 mod doubts;
 mod telling;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -72,6 +72,8 @@ pub struct Keeper {
     failing: Option<String>,
     /// Whether notices were missed and what they said was not looked up yet.
     missed: bool,
+    /// Nodes of which all that was found is heard of since it was looked up.
+    looked: BTreeSet<NodeName>,
     /// Unknown states that were taken while cleanups are stopped.
     unknown: u32,
     /// What nodes say they were told.
@@ -120,6 +122,7 @@ impl Keeper {
             surplus: Surplus::default(),
             failing: None,
             missed: true,
+            looked: BTreeSet::new(),
             unknown: 0,
             claims: Claims::default(),
             index_fails: false,
@@ -240,8 +243,8 @@ impl Keeper {
 
     async fn obey(&mut self, order: Order) {
         match order {
-            Order::Release { reason, actor, seen, reply } => {
-                drop(reply.send(self.release(reason, actor, seen).await));
+            Order::Release { reason, actor, seen, alone, reply } => {
+                drop(reply.send(self.release(reason, actor, seen, alone).await));
             }
             Order::Look { reply } => drop(reply.send(self.standing())),
         }
@@ -255,7 +258,13 @@ impl Keeper {
         )))
     }
 
-    async fn release(&mut self, reason: String, actor: String, seen: u64) -> Result<FleetBrake, Refusal> {
+    async fn release(
+        &mut self,
+        reason: String,
+        actor: String,
+        seen: u64,
+        alone: Option<Vec<NodeName>>,
+    ) -> Result<FleetBrake, Refusal> {
         if self.differs() {
             return Err(Refusal::Store(
                 "decisions that cannot be read any more are being looked at; try again in a few seconds"
@@ -269,7 +278,9 @@ impl Keeper {
             return Err(Refusal::Store(why));
         }
         let ledger = self.brake.ledger();
-        let past = self.claims.releasable(ledger);
+        let is_meant = |node| alone.as_ref().is_none_or(|alone| alone.contains(node));
+        let past = self.claims.releasable(ledger).filter(|c| is_meant(&c.node)).map(|c| c.state);
+        let past: Vec<_> = past.collect();
         match ledger.stopped() {
             None if past.is_empty() => return Err(Refusal::Open),
             Some(stopped) if ledger.revision > seen => {
@@ -422,9 +433,16 @@ impl Keeper {
     /// Notices were missed: how permits that are out ended, and what was found on their nodes, is asked of the store.
     /// Until it answers nothing is decided by silence.
     async fn look_up(&mut self) {
-        match missed::look_up(&self.store, &mut self.brake).await {
+        self.looked.clear();
+        let nodes = self.brake.judged_nodes();
+        self.look_up_of(nodes).await;
+    }
+
+    async fn look_up_of(&mut self, nodes: BTreeSet<NodeName>) {
+        match missed::look_up(&self.store, &mut self.brake, &nodes).await {
             Ok(decided) => {
                 self.missed = false;
+                self.looked.extend(nodes);
                 self.decide(decided).await;
             }
             Err(error) => {
@@ -481,7 +499,10 @@ impl Keeper {
             .collect();
         if !grants.is_empty() && self.write(grants, COLLECTOR).await.is_ok() {
             self.granted_total += asked.len() as u64;
-            for ask in asked {
+            self.look_at_new(&asked).await;
+            // Whoever had something that stops everything is told that.
+            let told = if self.board.is_stopped() { Vec::new() } else { asked };
+            for ask in told {
                 tracing::info!(node = %ask.node, action = ask.action, mount = ask.mount, "a node may clean");
                 self.tell(ask, Answer::Granted);
             }
@@ -497,6 +518,21 @@ impl Keeper {
             self.streams.retain(|_, to| !to.is_closed());
         }
         self.publish();
+    }
+
+    /// What nodes had before their first permit since the start is no doing of a cleanup.
+    async fn look_at_new(&mut self, asked: &[Ask]) {
+        let new: BTreeSet<NodeName> =
+            asked.iter().map(|ask| &ask.node).filter(|node| !self.looked.contains(*node)).cloned().collect();
+        if new.is_empty() || self.missed {
+            return;
+        }
+        if self.store.answers() {
+            self.look_up_of(new).await;
+        } else {
+            // With what else is to be looked up.
+            self.missed = true;
+        }
     }
 
     fn tell(&self, ask: Ask, answer: Answer) {
@@ -537,6 +573,7 @@ impl Keeper {
             nodes_needed: self.brake.ledger().policies.iter().map(|p| needed(&p.policy)).collect(),
             not_kept: self.not_kept(),
             notes: self.notes(),
+            alone: self.claims.releasable(self.brake.ledger()).cloned().collect(),
             waiting: self.brake.queue(now).into_iter().map(|w| (w.ask.clone(), waited(w))).collect(),
         }
     }

@@ -9,8 +9,9 @@
 //! told, and a pair that is not among [`Ledger::told`] was said by a history that is lost here.
 //!
 //! Bounds: [`MAX_PLACES`](super::MAX_PLACES) nodes have places, [`MAX_PERMITS`] permits are out, [`MAX_PERMITS_OF_NODE`] of one node ([`MAX_AT_WORK_OF_NODE`] at work), [`MAX_ENDED`]
-//! are remembered for a while after, [`MAX_POLICIES`] policies are (the one unused for longest goes, and begins anew as a new one), [`MAX_TOLD`]
-//! states are.
+//! are remembered for a while after, [`MAX_POLICIES`] policies are that went well on several nodes and as many that did on one, of
+//! those [`MAX_POLICIES_OF_NODE`] of each node (the one unused for longest goes, and begins anew as a new one; what one node says takes no
+//! room from what several proved), [`MAX_TOLD`] states are.
 
 use std::collections::BTreeSet;
 
@@ -35,8 +36,11 @@ pub const MAX_AT_WORK_OF_NODE: usize = 8;
 pub const LATE_NS: u64 = 600 * 1_000_000_000;
 /// Permits that are remembered so at most; the newest.
 pub const MAX_ENDED: usize = 1_000;
-/// Most policies that are remembered: pools of nodes have some each, and each roll-out brings another.
+/// Most policies that are remembered to have gone well on several nodes, and as many that did on one so far: pools of nodes
+/// have some each, and each roll-out brings another.
 pub const MAX_POLICIES: usize = 64;
+/// Of those that went well on one node, the most by the word of the same: it runs one at a time.
+pub const MAX_POLICIES_OF_NODE: usize = 4;
 /// Longest reason that is kept, in characters: it is repeated to every node.
 pub(super) const MAX_REASON_CHARS: usize = 300;
 /// States that are remembered here to have been told; older ones the index knows ([`Store::brake_told`]).
@@ -357,12 +361,27 @@ impl Ledger {
         };
         proof.successes = proof.successes.saturating_add(1);
         if proof.nodes.len() < MAX_PROVERS {
-            proof.nodes.insert(node);
+            proof.nodes.insert(node.clone());
         }
-        if self.policies.len() >= MAX_POLICIES {
-            self.policies.remove(0);
-        }
+        self.make_room(&proof, &node);
         self.policies.push(proof);
+    }
+
+    /// Room for what `node` proved just now: its own goes before others', and what several nodes proved only for the like.
+    fn make_room(&mut self, proof: &Proof, node: &NodeName) {
+        let is_single = |p: &Proof| p.nodes.len() < 2;
+        let alike = |p: &Proof| is_single(p) == is_single(proof);
+        let its = |p: &Proof| is_single(p) && p.nodes.contains(node);
+        let count = |is: &dyn Fn(&Proof) -> bool| self.policies.iter().filter(|p| is(p)).count();
+        let is_full = count(&alike) >= MAX_POLICIES;
+        let at = if is_single(proof) && (is_full || count(&its) >= MAX_POLICIES_OF_NODE) {
+            self.policies.iter().position(its).or_else(|| self.policies.iter().position(alike))
+        } else if is_full {
+            self.policies.iter().position(alike)
+        } else {
+            None
+        };
+        at.map(|at| self.policies.remove(at));
     }
 }
 

@@ -8,6 +8,8 @@
 //! - Nothing is granted while cleanups are stopped.
 //! - A policy that is not proven has at most one place.
 //! - Who waits for [`STARVED_NS`] is overtaken only by those who have waited for longer; before that the most urgent is first.
+//!   A node that had a place waits from the end of that on, whatever it asked for before: one that asks for many mounts has no
+//!   more turns than one that asks for one.
 //! - A node that has a place gets another permit only while no other node could have the turn, and never more than
 //!   [`MAX_AT_WORK_OF_NODE`](super::ledger::MAX_AT_WORK_OF_NODE) at work; whoever has no place yet finds room for one.
 //! - A node whose permits come to nothing rests before the next one, and keeps nobody waiting meanwhile ([`super::pace`]).
@@ -62,6 +64,8 @@ pub struct Waiting {
     pub ask: Ask,
     /// Since when.
     pub since_ns: u64,
+    /// Since when it is its turn that it waits for: from then on, or from the end of its node's last place if that is later.
+    turn_ns: u64,
     heard_ns: u64,
     /// Asked since it was told its place last.
     untold: bool,
@@ -83,6 +87,7 @@ struct Live {
 #[derive(Debug, Clone, Copy)]
 struct Turn {
     since_ns: u64,
+    turn_ns: u64,
     heard_ns: u64,
 }
 
@@ -144,6 +149,7 @@ impl Brake {
         for ((node, action), live) in before {
             if let Some(permit) = gone.permit(&node, &action) {
                 self.remember(permit, live.begun, now_ns);
+                self.turn_over(&node, now_ns);
             }
         }
         if self.ledger.tripped.is_some() {
@@ -292,8 +298,9 @@ impl Brake {
             return false;
         }
         // A plan that was made anew takes up the turn of the one before it.
-        let since_ns = self.turns.remove(&key).map_or(now_ns, |turn| turn.since_ns);
-        self.waiting.insert(key, Waiting { ask, since_ns, heard_ns: now_ns, untold: false });
+        let (since_ns, turn_ns) =
+            self.turns.remove(&key).map_or((now_ns, now_ns), |turn| (turn.since_ns, turn.turn_ns));
+        self.waiting.insert(key, Waiting { ask, since_ns, turn_ns, heard_ns: now_ns, untold: false });
         true
     }
 
@@ -305,7 +312,8 @@ impl Brake {
             let from = (node.clone(), String::new())..;
             let its = self.turns.range(from).take_while(|((of, _), _)| *of == node).count();
             if its < MAX_WAITING_OF_NODE && self.turns.len() < MAX_WAITING {
-                let turn = Turn { since_ns: waiting.since_ns, heard_ns: waiting.heard_ns };
+                let Waiting { since_ns, turn_ns, heard_ns, .. } = waiting;
+                let turn = Turn { since_ns, turn_ns, heard_ns };
                 self.turns.insert((node, mount), turn);
             }
         }
@@ -442,7 +450,16 @@ impl Brake {
             What::PermitEnded { node, action, .. } => self.ledger.permit(node, action).cloned(),
             _ => None,
         };
+        let placed = match &decision.what {
+            What::PermitEnded { node, .. } | What::PermitReturned { node, .. } => {
+                Some(node).filter(|node| self.ledger.permits_of(node).0 > 0)
+            }
+            _ => None,
+        };
         self.ledger.apply(decision);
+        if let Some(node) = placed {
+            self.turn_over(node, now_ns);
+        }
         match &decision.what {
             What::PermitGranted { node, action, mount, .. } => {
                 self.waiting.remove(&(node.clone(), mount.clone()));

@@ -1,18 +1,21 @@
 //! What the owner of the brake did not hear: how permits that are out ended, what came late of those that ended a while ago,
-//! and what was found on their nodes. Asked of the store after a start, and after notices were missed.
+//! and what was found on their nodes. Asked of the store after a start, after notices were missed, and of a node that has its
+//! first permit since. Of other nodes nothing is asked: what they say, however much, keeps nobody waiting and hides nothing.
 //!
 //! Whether a finding came before a cleanup is told by where the records stand in the node's stream; clocks are compared only
 //! where one run of the agent raised it and another began.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dogwatch::record::{ActionState, FindingState, NodeName, RecordRef, Severity};
 
+use super::STOPPED_RULE;
+use super::judge::wrong_finding;
 use super::ledger::Permit;
 use super::machine::Brake;
 use crate::store::decision::What;
 use crate::store::row::{FindingRow, Step};
-use crate::store::{QueryError, Store};
+use crate::store::{Graves, MAX_GRAVE_READ, QueryError, Store};
 
 /// By so much a node's clock may have gone back since its cleanup began, for what was found and is over to be looked at.
 const BEFORE_NS: i64 = 3_600 * 1_000_000_000;
@@ -40,8 +43,12 @@ impl From<&Permit> for Out {
     }
 }
 
-/// Observes all of it, and returns what is to be decided.
-pub(super) async fn look_up(store: &Store, brake: &mut Brake) -> Result<Vec<What>, QueryError> {
+/// Observes all of it that is about `nodes`, and returns what is to be decided.
+pub(super) async fn look_up(
+    store: &Store,
+    brake: &mut Brake,
+    nodes: &BTreeSet<NodeName>,
+) -> Result<Vec<What>, QueryError> {
     let mut out: Vec<Out> = brake.ledger().permits.iter().map(Out::from).collect();
     out.extend(brake.ended().map(|(node, action, granted_wall_ns)| Out {
         node: node.clone(),
@@ -50,7 +57,9 @@ pub(super) async fn look_up(store: &Store, brake: &mut Brake) -> Result<Vec<What
         returned: false,
         doubted: false,
     }));
-    let mut since = i64::MAX;
+    out.retain(|o| nodes.contains(&o.node));
+    // Of one that has not begun, what it has now.
+    let mut since: BTreeMap<NodeName, i64> = nodes.iter().map(|node| (node.clone(), i64::MAX)).collect();
     let mut decided = Vec::new();
     let mut began: BTreeMap<NodeName, Vec<Began>> = BTreeMap::new();
     for Out { node, action, granted_wall_ns, returned, doubted } in out {
@@ -62,16 +71,24 @@ pub(super) async fn look_up(store: &Store, brake: &mut Brake) -> Result<Vec<What
         // What it was doubted for, a person has looked at or will.
         if let Some(step) = start.filter(|_| !doubted) {
             // Each by the clock of whoever may have found something since.
-            since = since.min(granted_wall_ns).min(step.wall_ns);
+            let earliest = granted_wall_ns.min(step.wall_ns).saturating_sub(BEFORE_NS);
+            since.entry(node.clone()).and_modify(|since| *since = earliest.min(*since));
             began.entry(node.clone()).or_default().push(Began { step: step.clone(), granted_wall_ns });
         }
         if let Some(cite) = row.steps.last().and_then(own) {
             decided.extend(brake.observe_action(&node, &row.action, cite));
         }
     }
-    let rows = store.grave(since.saturating_sub(BEFORE_NS)).await?;
+    let Graves { rows, cut } = store.grave(since).await?;
+    if !cut.is_empty() {
+        let nodes = cut.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ");
+        tracing::warn!(
+            nodes,
+            "more was found on nodes that clean than the {MAX_GRAVE_READ} newest that were looked at"
+        );
+    }
     // Oldest first, as they were said.
-    for row in rows.into_iter().rev() {
+    for row in rows.into_iter().filter(|row| row.finding.rule != STOPPED_RULE) {
         let Some(node) = row.node.clone() else { continue };
         let of_node = began.get(&node).map(Vec::as_slice).unwrap_or_default();
         let Some(step) = row.steps.iter().find(|s| is_grave(s)) else { continue };
@@ -84,7 +101,8 @@ pub(super) async fn look_up(store: &Store, brake: &mut Brake) -> Result<Vec<What
             brake.forget(&node, &finding.id);
             decided.extend(brake.observe_finding(&node, &finding, own(step)));
         }
-        if row.steps.last().is_some_and(is_grave) {
+        // What speaks against no cleanup takes no place of what does.
+        if wrong_finding(&row.finding).is_some() {
             brake.know(&node, &row.finding.id);
         } else {
             brake.forget(&node, &row.finding.id);

@@ -41,7 +41,7 @@ use dogwatch::record::{Hash, NodeName, Severity};
 
 pub use board::View;
 pub use fleet::Fleet;
-pub use handle::{Figures, FleetBrake, Handle, Refusal, Unknown};
+pub use handle::{Figures, FleetBrake, Handle, Looked, Refusal, Unknown};
 pub use keeper::{ANSWERS, Keeper};
 pub use ledger::{Ledger, Permit, Stopped};
 

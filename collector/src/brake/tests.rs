@@ -2,6 +2,7 @@
 
 mod bounds;
 mod doubt;
+mod proofs;
 mod turns;
 
 use std::time::Duration;
@@ -280,10 +281,14 @@ fn what_a_pod_can_say_or_do_to_itself_stops_nothing() {
         ("container-oom", "log", "kmsg", false, false),
         ("oom-kill", "pod", "shop/evil-0/app", true, false),
         ("oom-kill", "cgroup", "/system.slice/x.service", false, false),
-        ("process-hung", "process", "evil (4711)", true, false),
+        ("hung-tasks", "process", "evil (4711)", true, false),
+        ("descriptor-exhaustion", "process", "nginx (12)", true, false),
+        // A service's own limit.
+        ("descriptor-exhaustion", "process", "sshd (801)", false, false),
         // The node's own.
         ("oom-kill", "memory", "node-0", true, true),
         ("kernel-trouble", "kernel", "panic", false, true),
+        ("hung-tasks", "process", "jbd2/sda1-8 (301)", false, true),
         ("disk-errors", "disk", "sda", false, true),
         ("node-silent", "node", "node-0", false, true),
     ] {

@@ -1,5 +1,7 @@
 //! The fleet brake: shown to everybody, stopped and released by responders.
 
+use std::time::Duration;
+
 use dogwatch::identity::Role;
 use dogwatch::record::NodeName;
 use dogwatch::wire;
@@ -7,7 +9,12 @@ use tonic::{Request, Response, Status};
 
 use super::Query;
 use super::messages::severity;
-use crate::brake::{FleetBrake, Refusal};
+use crate::brake::{FleetBrake, Looked, Refusal};
+
+/// Longest reason of a node's that is repeated, in characters.
+const MAX_TOLD_CHARS: usize = 100;
+/// How long a stop waits to learn whose cleanup it is about.
+const BLAME_WITHIN: Duration = Duration::from_secs(1);
 
 impl Query {
     pub(super) async fn brake_shown(
@@ -25,21 +32,26 @@ impl Query {
         let actor = self.person(&request, Role::Responder)?;
         let ask = request.into_inner();
         let order = ask.order();
-        let wire::SetBrakeRequest { reason, node, action_id, revision, .. } = ask;
+        let wire::SetBrakeRequest { reason, node, action_id, revision, alone, .. } = ask;
         let of_trip = !node.is_empty() || !action_id.is_empty();
         if of_trip && order != wire::BrakeOrder::Trip {
             return Err(Status::invalid_argument("node, action_id: only of a trip"));
         }
-        if revision != 0 && order != wire::BrakeOrder::Release {
-            return Err(Status::invalid_argument("revision: only of a release"));
+        if (revision != 0 || !alone.is_empty()) && order != wire::BrakeOrder::Release {
+            return Err(Status::invalid_argument("revision, alone: only of a release"));
         }
+        let mut caveat = String::new();
         let stands = match order {
             wire::BrakeOrder::Pause => self.brake.pause(reason, actor).await,
             wire::BrakeOrder::Release => {
-                self.brake.release(reason, actor, (revision != 0).then_some(revision)).await
+                let node = |n: String| n.parse().map_err(|e| Status::invalid_argument(format!("alone: {e}")));
+                let alone = alone.into_iter().map(node).collect::<Result<_, _>>()?;
+                let looked = (revision != 0).then_some(Looked { revision, alone });
+                self.brake.release(reason, actor, looked).await
             }
             wire::BrakeOrder::Trip => {
-                let (node, action) = self.blamed(node, action_id).await?;
+                let (node, action, why) = self.blamed(node, action_id).await;
+                caveat = why.unwrap_or_default();
                 self.brake.trip(reason, node, action, actor).await
             }
             wire::BrakeOrder::Unspecified => {
@@ -48,31 +60,31 @@ impl Query {
                 ));
             }
         };
-        Ok(Response::new(self.brake_message(stands.map_err(refuse)?)))
+        Ok(Response::new(wire::FleetBrake { caveat, ..self.brake_message(stands.map_err(refuse)?) }))
     }
 
-    /// Whose cleanup a person means; by the action alone where no node is named.
+    /// Whose cleanup a person means; by the action alone where no node is named. Nothing of it keeps a person from stopping
+    /// everything: where nobody can tell, the stop names no node, and the last part says why.
     async fn blamed(
         &self,
         node: String,
         action: String,
-    ) -> Result<(Option<NodeName>, Option<String>), Status> {
+    ) -> (Option<NodeName>, Option<String>, Option<String>) {
         let action = Some(action).filter(|a| !a.is_empty());
         if !node.is_empty() {
-            let node = node.parse().map_err(|e| Status::invalid_argument(format!("node: {e}")))?;
-            if self.nodes.get(&node).is_none() {
-                return Err(Status::not_found(format!(
-                    "there is no node {node}; `dogwatch get nodes` lists them"
-                )));
-            }
-            return Ok((Some(node), action));
+            let (node, why) = named(&node, |node| self.nodes.get(node).is_some());
+            return (node, action, why);
         }
-        let Some(id) = action else { return Ok((None, None)) };
-        match self.store.nodes_of_action(&id).await.as_deref() {
-            Ok(nodes) => Ok((Some(the_one(nodes, &id)?), Some(id))),
-            // The index cannot answer; that must not keep a person from stopping everything.
-            Err(_) => Ok((None, Some(id))),
-        }
+        let Some(id) = action else { return (None, None, None) };
+        let nodes = tokio::time::timeout(BLAME_WITHIN, self.store.nodes_of_action(&id)).await;
+        let (node, why) = match nodes {
+            Ok(Ok(nodes)) => match the_one(&nodes, &id) {
+                Ok(node) => (Some(node), None),
+                Err(why) => (None, Some(of_nobody(why.message()))),
+            },
+            _ => (None, Some(of_nobody("the index does not answer"))),
+        };
+        (node, Some(id), why)
     }
 
     /// Why a plan may not be applied, if cleanups are stopped.
@@ -94,7 +106,7 @@ impl Query {
     }
 
     fn brake_message(&self, stands: FleetBrake) -> wire::FleetBrake {
-        let FleetBrake { ledger, limit, needed, nodes_needed, waiting, not_kept, notes } = stands;
+        let FleetBrake { ledger, limit, needed, nodes_needed, waiting, not_kept, notes, alone } = stands;
         let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let heard = |live: &crate::nodes::Live| live.brake_heard == Some(ledger.revision);
         let unheard = self.nodes.all().into_iter().filter(|(_, live)| live.connected && !heard(live));
@@ -124,6 +136,11 @@ impl Query {
             out.node = stopped.node.as_ref().map(ToString::to_string).unwrap_or_default();
             out.action_id = stopped.action.clone().unwrap_or_default();
         }
+        let alone = alone.into_iter().map(|a| wire::FleetAlone {
+            node: a.node.to_string(),
+            reason: a.reason.chars().take(MAX_TOLD_CHARS).collect(),
+        });
+        out.alone = alone.collect();
         let permits = ledger.permits.into_iter().map(|p| wire::FleetPermit {
             node: p.node.to_string(),
             action_id: p.action,
@@ -154,6 +171,21 @@ impl Query {
         out.policies = policies.collect();
         out
     }
+}
+
+/// The node of this name, if there is one, and else why the stop names none.
+fn named(name: &str, is_there: impl Fn(&NodeName) -> bool) -> (Option<NodeName>, Option<String>) {
+    match name.parse::<NodeName>() {
+        Ok(node) if is_there(&node) => (Some(node), None),
+        Ok(node) => {
+            (None, Some(of_nobody(&format!("there is no node {node}; `dogwatch get nodes` lists them"))))
+        }
+        Err(why) => (None, Some(of_nobody(&format!("node: {why}")))),
+    }
+}
+
+fn of_nobody(why: &str) -> String {
+    format!("cleanups are stopped on every node, but the stop says of no node that it was its cleanup: {why}")
 }
 
 /// The one node that has an action of this id: ids are made by nodes, each for itself, and one may make another's.
@@ -190,5 +222,17 @@ mod tests {
         let refused = the_one(&nodes, "a-1").unwrap_err();
         assert_eq!(refused.code(), tonic::Code::InvalidArgument);
         assert!(refused.message().contains("node-1 and node-2 have an action a-1"), "{refused}");
+    }
+
+    #[test]
+    fn a_stop_whose_node_nobody_knows_names_none_and_says_so() {
+        let there: NodeName = "node-1".parse().unwrap();
+        let of = |name: &str| named(name, |node| *node == there);
+        assert_eq!(of("node-1"), (Some(there.clone()), None));
+        for (name, words) in [("node-2", "there is no node node-2"), ("no/de", "node: ")] {
+            let (node, why) = of(name);
+            let why = why.unwrap();
+            assert!(node.is_none() && why.contains(words) && why.contains("stopped on every node"), "{why}");
+        }
     }
 }

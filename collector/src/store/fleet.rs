@@ -1,19 +1,26 @@
 //! What the fleet brake stands on, as the index holds it, and what it has to know of the index: how far that has come.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dogwatch::record::Severity;
+use dogwatch::record::{NodeName, Severity};
 
-use super::ask::{MAX_ROWS, by_time};
 use super::board::Goal;
 use super::decision::Past;
-use super::index::decode;
-use super::keys::{Key, Table};
+use super::index::{Index, IndexError, Span, decode, each};
+use super::keys::{Key, Origin, Table, origin_of, origin_part, split_time};
 use super::row::FindingRow;
 use super::view::{Life, told_key};
-use super::{QueryError, Store};
+use super::{Inner, QueryError, Store};
 use crate::brake::Ledger;
+
+/// Most grave findings of one node that are read: each may take the decoding of a whole block.
+pub const MAX_GRAVE_READ: usize = 256;
+/// Most findings of one node, and of the collector's own, whose lives are looked at for them.
+const MAX_LIVES: usize = 10_000;
+/// Lives that are asked for at once.
+const LIVES_AT_ONCE: usize = 256;
 
 /// What was durable at some moment.
 #[derive(Debug, Clone)]
@@ -86,26 +93,132 @@ impl Store {
         self.inner.slot.reached(&mark.0)
     }
 
-    /// Findings that were of severity high or worse at some step and are active, or had a step since `since_wall_ns`; the
-    /// newest first.
+    /// Findings about these nodes that were of severity high or worse at some step and are active, or had a step since the time
+    /// that stands with the node. At most [`MAX_GRAVE_READ`] of each, the newest; what others said is not read.
     ///
     /// # Errors
     /// [`QueryError`].
-    pub async fn grave(&self, since_wall_ns: i64) -> Result<Vec<FindingRow>, QueryError> {
+    pub async fn grave(&self, since: BTreeMap<NodeName, i64>) -> Result<Graves, QueryError> {
+        if since.is_empty() {
+            return Ok(Graves::default());
+        }
         self.ask(move |inner, index| {
-            let mut rows = Vec::new();
-            let mut take = |life: Life| {
-                if life.steps.iter().any(|s| s.severity >= Severity::High) {
-                    rows.extend(inner.finding_row(life));
-                }
-                rows.len() < MAX_ROWS
-            };
-            by_time(index, Table::FindingActive, |_, _, life: Life| Ok(take(life)))?;
-            by_time(index, Table::FindingTime, |at, _, life: Life| {
-                Ok(at >= since_wall_ns && (!life.over || take(life)))
-            })?;
-            Ok(rows)
+            let mut pick = Pick::new(&since);
+            pick.visit(index, Table::FindingActive)?;
+            pick.visit(index, Table::FindingTime)?;
+            Ok(pick.read(inner))
         })
         .await
+    }
+}
+
+/// What [`Store::grave`] answers.
+#[derive(Debug, Clone, Default)]
+pub struct Graves {
+    /// The oldest first.
+    pub rows: Vec<FindingRow>,
+    /// Nodes that have more than were read.
+    pub cut: BTreeSet<NodeName>,
+}
+
+/// The lives that are read for one answer.
+struct Pick<'q> {
+    since: &'q BTreeMap<NodeName, i64>,
+    /// By what their keys end with.
+    nodes: HashMap<Vec<u8>, &'q NodeName>,
+    collector: Vec<u8>,
+    /// How many of each origin were looked at.
+    looked: HashMap<Vec<u8>, usize>,
+    taken: BTreeMap<&'q NodeName, Vec<Life>>,
+    /// Keys of what was looked at.
+    seen: BTreeSet<Vec<u8>>,
+    cut: BTreeSet<NodeName>,
+}
+
+impl<'q> Pick<'q> {
+    fn new(since: &'q BTreeMap<NodeName, i64>) -> Self {
+        let part = |node: &NodeName| origin_part(&Origin::Node(node.clone()));
+        Self {
+            since,
+            nodes: since.keys().map(|node| (part(node), node)).collect(),
+            collector: origin_part(&Origin::Collector),
+            looked: HashMap::new(),
+            taken: BTreeMap::new(),
+            seen: BTreeSet::new(),
+            cut: BTreeSet::new(),
+        }
+    }
+
+    /// Goes through a table by time, newest first. Of what others than these nodes and the collector said it meets the keys alone.
+    fn visit(&mut self, index: &dyn Index, table: Table) -> Result<(), IndexError> {
+        let by_since = matches!(table, Table::FindingTime);
+        let earliest = self.since.values().min().copied().filter(|_| by_since);
+        let mut waiting: Vec<(i64, Vec<u8>)> = Vec::new();
+        each(index, &Span::prefix(&Key::of(table).bytes()), |key, own| {
+            let at = split_time(key).map(|(at, _)| at);
+            let (Some(at), Some(origin)) = (at, origin_of(own)) else {
+                return Err(IndexError::Mismatch("a key without its time or origin".to_owned()));
+            };
+            if earliest.is_some_and(|earliest| at < earliest) {
+                return Ok(false);
+            }
+            let node = self.nodes.get(origin).copied();
+            let its_since = node.and_then(|node| self.since.get(node)).filter(|_| by_since);
+            let too_old = its_since.is_some_and(|since| at < *since);
+            if node.is_none() && origin != self.collector || too_old || self.seen.contains(own) {
+                return Ok(true);
+            }
+            let looked = self.looked.entry(origin.to_vec()).or_default();
+            if *looked >= MAX_LIVES {
+                self.cut.extend(node.cloned());
+                return Ok(true);
+            }
+            *looked += 1;
+            self.seen.insert(own.to_vec());
+            waiting.push((at, own.to_vec()));
+            if waiting.len() >= LIVES_AT_ONCE {
+                self.take(index, std::mem::take(&mut waiting), by_since)?;
+            }
+            Ok(true)
+        })?;
+        self.take(index, waiting, by_since)
+    }
+
+    fn take(
+        &mut self,
+        index: &dyn Index,
+        waiting: Vec<(i64, Vec<u8>)>,
+        by_since: bool,
+    ) -> Result<(), IndexError> {
+        let (times, keys): (Vec<i64>, Vec<Vec<u8>>) = waiting.into_iter().unzip();
+        for (at, row) in times.into_iter().zip(index.get_many(&keys)?) {
+            let Some(life) = row.map(|row| decode::<Life>(&row)).transpose()? else { continue };
+            let Some((node, since)) = life.node.as_ref().and_then(|n| self.since.get_key_value(n)) else {
+                continue;
+            };
+            if by_since && at < *since || !life.steps.iter().any(|s| s.severity >= Severity::High) {
+                continue;
+            }
+            let its = self.taken.entry(node).or_default();
+            if its.len() < MAX_GRAVE_READ {
+                its.push(life);
+            } else {
+                self.cut.insert(node.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads their records, those of one block after each other.
+    fn read(self, inner: &Inner) -> Graves {
+        let mut lives: Vec<Life> = self.taken.into_values().flatten().collect();
+        lives.sort_by_key(|l| (l.from_collector, l.at.segment, l.at.offset, l.at.seq));
+        let mut rows: Vec<(i64, FindingRow)> = Vec::with_capacity(lives.len());
+        for life in lives {
+            let at = life.updated_wall_ns();
+            rows.extend(inner.finding_row(life).map(|row| (at, row)));
+        }
+        rows.sort_by_key(|(at, _)| *at);
+        Graves { rows: rows.into_iter().map(|(_, row)| row).collect(), cut: self.cut }
     }
 }

@@ -134,6 +134,19 @@ impl Key {
     }
 }
 
+/// What a finding's or action's key ends with: who said it.
+pub(super) fn origin_part(origin: &Origin) -> Vec<u8> {
+    Key(Vec::new()).origin(origin).bytes()
+}
+
+/// The [`origin_part`] of a finding's or action's key, by which rows are told apart that need not be read.
+pub(super) fn origin_of(life_key: &[u8]) -> Option<&[u8]> {
+    let (_, id) = life_key.split_first()?;
+    let (length, id) = id.split_first()?;
+    let length = if *length == HASHED { 32 } else { usize::from(*length) };
+    id.get(length..).filter(|origin| !origin.is_empty())
+}
+
 /// Later times are smaller numbers.
 fn inverted(wall_ns: i64) -> u64 {
     !((wall_ns as u64) ^ (1 << 63))
@@ -185,6 +198,17 @@ mod tests {
                 assert_eq!(origin_in(Table::Loose, &loose[..12]), None);
             }
         }
+    }
+
+    #[test]
+    fn who_said_something_is_told_by_its_key() {
+        for origin in [Origin::Collector, Origin::Node("n1".parse().unwrap())] {
+            for id in ["", "f-1", &"x".repeat(MAX_PART), &"x".repeat(5000)] {
+                let key = Key::of(Table::Finding).text(id).origin(&origin).bytes();
+                assert_eq!(origin_of(&key), Some(&origin_part(&origin)[..]));
+            }
+        }
+        assert_eq!([origin_of(b""), origin_of(b"x"), origin_of(b"x\x01y")], [None; 3]);
     }
 
     #[test]

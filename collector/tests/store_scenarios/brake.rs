@@ -112,12 +112,12 @@ impl Desk {
     }
 }
 
-fn said(node: &mut Node, state: ActionState) -> dogwatch::block::Block {
+pub(crate) fn said(node: &mut Node, state: ActionState) -> dogwatch::block::Block {
     node.seal(Stream::Urgent, T0, vec![Body::Action(Box::new(action("a-1", state)))])
 }
 
 /// A bad finding; `raised` by the node's clock.
-fn bad(node: &mut Node, state: FindingState, raised: i64) -> dogwatch::block::Block {
+pub(crate) fn bad(node: &mut Node, state: FindingState, raised: i64) -> dogwatch::block::Block {
     let finding = Finding { rule: "crash-loop".to_owned(), ..kit::plain_finding("f-bad", state, raised) };
     node.seal(Stream::Urgent, raised, vec![Body::Finding(Box::new(finding))])
 }

@@ -10,6 +10,7 @@
 mod audit;
 mod brake;
 mod brake_doubt;
+mod brake_missed;
 mod chosen;
 mod commit;
 mod crash;

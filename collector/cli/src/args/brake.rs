@@ -39,7 +39,7 @@ pub(crate) struct BrakeSayArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BrakeReleaseArgs {
-    /// Do not ask; needed where a cleanup went wrong and nobody can answer
+    /// Do not ask; needed where a cleanup went wrong or a node is stopped alone, and nobody can answer
     #[arg(short, long)]
     pub(crate) yes: bool,
     #[command(flatten)]

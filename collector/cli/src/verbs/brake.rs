@@ -10,7 +10,7 @@ use crate::error::CliError;
 use crate::output::text::{bytes, safe};
 use crate::output::{Io, json, yaml};
 use crate::time::{Utc, span};
-use crate::view::FleetBrake;
+use crate::view::{Alone, FleetBrake};
 
 /// How long the nodes' word is waited for: one that is connected has it in a fraction of a second.
 const HEARD_WITHIN: Duration = Duration::from_secs(3);
@@ -37,28 +37,52 @@ async fn set(here: &Here<'_>, order: Brake, args: &BrakeSayArgs, io: &mut Io<'_>
 }
 
 /// Ends what stands now, once it was shown: a cleanup that went wrong after somebody paused, or after somebody last looked, is
-/// not ended by the way. A stop that comes while it is shown stays, too.
+/// not ended by the way, nor is a node that is stopped alone. A stop that comes while it is shown stays, too, also the first that
+/// ever was: where nothing is stopped nothing is ordered.
 async fn release(here: &Here<'_>, args: &BrakeReleaseArgs, io: &mut Io<'_>) -> Result<(), CliError> {
     worded("-m", &args.say.reason)?;
     needs_no_name(args.say.output, "brakes")?;
     let mut desk = here.desk_for("let cleanups go on").await?;
-    let stands = FleetBrake::from(desk.brake().await?);
-    for stop in stops(&stands) {
+    let mut stands = FleetBrake::from(desk.brake().await?);
+    // A pause is what scripts end, and no node keeps them from that by what it makes up.
+    if stands.state == "paused" && !args.yes && !io.terminal.can_ask {
+        for of in stands.alone.drain(..) {
+            io.say(&format!("this does not end: {}; with `--yes` it does", alone(&of)))?;
+        }
+    }
+    let ends: Vec<String> = stops(&stands).into_iter().chain(stands.alone.iter().map(alone)).collect();
+    if ends.is_empty() {
+        io.say("nothing is stopped; nothing to release")?;
+        return tell(io, args.say.output, &stands);
+    }
+    for stop in ends {
         io.say(&format!("this ends: {stop}"))?;
     }
-    if stands.state == "tripped" && !args.yes {
+    let went_wrong = stands.state == "tripped";
+    if (went_wrong || !stands.alone.is_empty()) && !args.yes {
+        let (who, why) = if went_wrong {
+            ("cleanups", "one went wrong")
+        } else {
+            ("these nodes", "each says that it was told of a stop that nobody else knows")
+        };
         if !io.terminal.can_ask {
-            return Err(CliError::Failed(
-                "cleanups stay stopped: one went wrong, and nobody can be asked here, because this is not a terminal\n  \
+            return Err(CliError::Failed(format!(
+                "{who} stay stopped: {why}, and nobody can be asked here, because this is not a terminal\n  \
                  try: `dogwatch brake status`, and `dogwatch brake release --yes` once that is dealt with"
-                    .to_owned(),
-            ));
+            )));
         }
         if !confirmed(io, "Let nodes clean again? [y/N] ")? {
-            return Err(CliError::Failed("cleanups stay stopped; nothing was changed".to_owned()));
+            return Err(CliError::Failed(format!("{who} stay stopped; nothing was changed")));
         }
     }
-    order_and_tell(desk, Brake::Release(stands.revision), &args.say, io).await
+    let alone = stands.alone.into_iter().map(|a| a.node).collect();
+    order_and_tell(desk, Brake::Release { revision: stands.revision, alone }, &args.say, io).await
+}
+
+/// A node that is stopped alone.
+fn alone(of: &Alone) -> String {
+    let why = of.reason.as_deref().unwrap_or("-");
+    format!("node {} alone, which says that it was told of a stop: {}", safe(&of.node), safe(why))
 }
 
 async fn order_and_tell(
@@ -67,14 +91,22 @@ async fn order_and_tell(
     args: &BrakeSayArgs,
     io: &mut Io<'_>,
 ) -> Result<(), CliError> {
-    let stands = FleetBrake::from(desk.set_brake(brake(order, &args.reason)).await?);
-    let stands = heard(&mut desk, stands).await;
-    if !matches!(args.output, Format::Table | Format::Wide) {
-        return print(io, args.output, &stands);
+    let answer = desk.set_brake(brake(order, &args.reason)).await?;
+    // It is done, though not word for word.
+    if !answer.caveat.is_empty() {
+        io.say(&safe(&answer.caveat))?;
     }
-    head(io, &stands)?;
+    let stands = heard(&mut desk, answer.into()).await;
+    tell(io, args.output, &stands)
+}
+
+fn tell(io: &mut Io<'_>, format: Format, stands: &FleetBrake) -> Result<(), CliError> {
+    if !matches!(format, Format::Table | Format::Wide) {
+        return print(io, format, stands);
+    }
+    head(io, stands)?;
     io.out.flush()?;
-    tell_unheard(io, &stands)
+    tell_unheard(io, stands)
 }
 
 /// What is in force, the worst first.

@@ -34,6 +34,16 @@ pub(crate) struct FleetBrake {
     pub(crate) revision: u64,
     /// Of what is tripped: the pause that is in force as well.
     pub(crate) pause: Option<Pause>,
+    /// Nodes that are stopped alone, and that a release lets go on.
+    pub(crate) alone: Vec<Alone>,
+}
+
+/// A node that is stopped alone.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Alone {
+    pub(crate) node: String,
+    /// What it says it was told.
+    pub(crate) reason: Option<String>,
 }
 
 /// A person's pause.
@@ -127,6 +137,7 @@ impl From<wire::FleetBrake> for FleetBrake {
                 actor: known(p.actor),
                 since: Utc::known(p.since_wall_ns),
             }),
+            alone: b.alone.into_iter().map(|a| Alone { node: a.node, reason: known(a.reason) }).collect(),
         }
     }
 }

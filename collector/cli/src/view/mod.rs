@@ -14,7 +14,7 @@ mod usage_from_wire;
 
 use std::collections::BTreeMap;
 
-pub(crate) use fleet::FleetBrake;
+pub(crate) use fleet::{Alone, FleetBrake};
 pub(crate) use from_wire::sampled;
 pub(crate) use rows::{full_in, state};
 

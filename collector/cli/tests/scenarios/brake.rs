@@ -73,3 +73,66 @@ async fn a_release_shows_what_it_ends_and_asks_where_a_cleanup_went_wrong() {
     assert_eq!(yes.code, 0, "{}", yes.err);
     assert!(yes.out.starts_with("open"), "{}", yes.out);
 }
+
+#[tokio::test]
+async fn a_release_shows_the_nodes_that_are_stopped_alone_and_asks_for_them() {
+    let desk = desk().await;
+    let release = ["brake", "release", "-m", "it was put back"];
+    let refused = desk.run(&release).await;
+    assert_eq!((refused.code, refused.out.as_str()), (1, ""), "{}", refused.err);
+    for told in ["this ends: node node-7 alone", "these nodes stay stopped", "--yes"] {
+        assert!(refused.err.contains(told), "{told}: {}", refused.err);
+    }
+    assert!(!refused.err.contains('\u{1b}') && !refused.err.contains('\u{202e}'), "a reason fools nobody");
+    let no = desk.run_as(How { answer: Some("\n"), ..How::default() }, &release).await;
+    assert_eq!(no.code, 1);
+    assert!(no.err.contains("nothing was changed"), "{}", no.err);
+    let yes = desk.run_as(How { answer: Some("y\n"), ..How::default() }, &release).await;
+    assert_eq!(yes.code, 0, "{}", yes.err);
+    let shown = desk.run(&["brake", "status", "-o", "json"]).await;
+    let json: Value = serde_json::from_str(&shown.out).unwrap();
+    assert_eq!(json["alone"].as_array().map(Vec::len), Some(0), "{json}");
+}
+
+#[tokio::test]
+async fn a_node_that_is_stopped_alone_keeps_no_script_from_ending_a_pause() {
+    for (args, left) in [(&[][..], 1), (&["--yes"], 0)] {
+        let desk = desk().await;
+        desk.run(&["brake", "pause", "-m", "beside one that is alone"]).await;
+        let done = desk.run(&[&["brake", "release", "-m", "over"], args].concat()).await;
+        assert_eq!(done.code, 0, "{}", done.err);
+        assert!(done.err.contains("this ends: paused by ada"), "{}", done.err);
+        let words =
+            if left == 1 { "this does not end: node node-7 alone" } else { "this ends: node node-7 alone" };
+        assert!(done.err.contains(words), "{}", done.err);
+        let shown = desk.run(&["brake", "status", "-o", "json"]).await;
+        let json: Value = serde_json::from_str(&shown.out).unwrap();
+        assert_eq!((&json["state"], json["alone"].as_array().map(Vec::len)), (&"open".into(), Some(left)));
+    }
+}
+
+#[tokio::test]
+async fn where_nothing_is_stopped_a_release_orders_nothing() {
+    let desk = desk().await;
+    let done = desk.run(&["brake", "release", "--yes", "-m", "it was put back"]).await;
+    assert_eq!(done.code, 0, "{}", done.err);
+    for args in [&["-o", "json"][..], &[]] {
+        let again = desk.run(&[&["brake", "release", "-m", "nothing stands"], args].concat()).await;
+        assert_eq!(again.code, 0, "{}", again.err);
+        assert!(again.err.contains("nothing is stopped; nothing to release"), "{}", again.err);
+        let shown = desk.run(&["brake", "status", "-o", "json"]).await;
+        let json: Value = serde_json::from_str(&shown.out).unwrap();
+        assert_eq!((&json["state"], &json["revision"]), (&"open".into(), &1.into()), "of the first alone");
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_as_ordered_is_said_beside_the_answer() {
+    let desk = desk().await;
+    let done = desk.run(&["brake", "trip", "--action", "a-both", "-m", "wrong", "-o", "json"]).await;
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert!(done.err.contains("node-1 and node-2 have an action a-both"), "{}", done.err);
+    assert!(!done.err.contains('\u{1b}') && !done.err.contains('\u{202e}'), "{}", done.err);
+    let json: Value = serde_json::from_str(&done.out).unwrap();
+    assert_eq!(json["state"], "tripped");
+}

@@ -74,6 +74,7 @@ fn brake() -> wire::FleetBrake {
         permits: vec![permit("acting"), permit("watched")],
         waiting: vec![waiting],
         notes: vec![format!("node node-7 alone stays stopped {HOSTILE}")],
+        alone: vec![wire::FleetAlone { node: "node-7".into(), reason: HOSTILE.into() }],
         ..Default::default()
     }
 }
@@ -464,8 +465,8 @@ impl Desk for Canned {
     ) -> Result<Response<wire::FleetBrake>, Status> {
         let ask = r.into_inner();
         let mut stands = self.brake.lock().unwrap();
-        let before = stands.clone().unwrap_or_default();
-        let mut brake = brake();
+        let before = stands.clone().unwrap_or_else(brake);
+        let mut brake = wire::FleetBrake { alone: Vec::new(), ..brake() };
         match ask.order() {
             wire::BrakeOrder::Release if ask.revision != before.revision => {
                 return Err(Status::failed_precondition(format!(
@@ -474,7 +475,8 @@ impl Desk for Canned {
                 )));
             }
             wire::BrakeOrder::Release => {
-                brake = wire::FleetBrake { state: "open".into(), max_nodes: 3, ..Default::default() }
+                let alone = before.alone.into_iter().filter(|a| !ask.alone.contains(&a.node)).collect();
+                brake = wire::FleetBrake { state: "open".into(), max_nodes: 3, alone, ..Default::default() }
             }
             order => {
                 if before.state == "paused" {
@@ -483,11 +485,17 @@ impl Desk for Canned {
                 }
                 brake.state = if order == wire::BrakeOrder::Trip { "tripped" } else { "paused" }.into();
                 (brake.reason, brake.actor) = (ask.reason, "ada".into());
+                if brake.reason == "beside one that is alone" {
+                    brake.alone = before.alone;
+                }
+                if ask.action_id == "a-both" {
+                    brake.caveat = format!("node-1 and node-2 have an action a-both {HOSTILE}");
+                }
                 (brake.node, brake.action_id) = (ask.node, ask.action_id);
             }
         }
         brake.revision = before.revision + 1;
-        *stands = Some(brake.clone());
+        *stands = Some(wire::FleetBrake { caveat: String::new(), ..brake.clone() });
         Ok(Response::new(brake))
     }
 

@@ -123,7 +123,7 @@ async fn a_release_does_not_end_a_stop_that_had_no_room_yet() {
     keeper.publish();
     let mut release = async || {
         let seen = keeper.board.revision();
-        let done = keeper.release("well".to_owned(), "bob".to_owned(), seen).await;
+        let done = keeper.release("well".to_owned(), "bob".to_owned(), seen, None).await;
         (done, keeper.brake.ledger().paused.clone().map(|s| s.reason))
     };
     let (refused, stands) = release().await;
@@ -157,7 +157,8 @@ async fn a_release_ends_no_trip_that_came_after_what_was_looked_at() {
     };
     keeper.stop(trip, "collector").await;
     let mut release = async |why: &str, revision| {
-        let done = handle.release(why.to_owned(), "bob".to_owned(), Some(revision));
+        let looked = super::super::Looked { revision, alone: Vec::new() };
+        let done = handle.release(why.to_owned(), "bob".to_owned(), Some(looked));
         let obeyed = async {
             let order = keeper.inbox.orders.recv().await.unwrap();
             keeper.obey(order).await;
@@ -191,7 +192,7 @@ async fn all_that_nodes_said_while_everything_was_stopped_is_dealt_with_by_one_r
         assert_eq!(keeper.brake.ledger().tripped.is_some(), !again, "nobody says anything new");
         if !again {
             let seen = keeper.board.revision();
-            keeper.release("well".to_owned(), "ada".to_owned(), seen).await.unwrap();
+            keeper.release("well".to_owned(), "ada".to_owned(), seen, None).await.unwrap();
         }
     }
     assert!(said.iter().all(|claim| keeper.brake.ledger().knows(claim.state)));
@@ -249,7 +250,7 @@ async fn what_a_node_waits_for_is_dropped_when_it_is_stopped_alone() {
     keeper.reported(says(1));
     settled(&mut keeper).await;
     let seen = keeper.board.revision();
-    keeper.release("well".to_owned(), "ada".to_owned(), seen).await.unwrap();
+    keeper.release("well".to_owned(), "ada".to_owned(), seen, None).await.unwrap();
     // It was put back once more, and asks before that is looked up.
     let (to, _answers) = mpsc::channel(8);
     keeper.reported(says(2));
@@ -260,10 +261,45 @@ async fn what_a_node_waits_for_is_dropped_when_it_is_stopped_alone() {
     assert_eq!((keeper.brake.waiting(), keeper.brake.places().len()), (0, 0), "what waits is dropped");
     // It has one once a person let it go on.
     let seen = keeper.board.revision();
-    keeper.release("well".to_owned(), "ada".to_owned(), seen).await.unwrap();
+    keeper.release("well".to_owned(), "ada".to_owned(), seen, None).await.unwrap();
     keeper.asked(ask_of(&node), to);
     keeper.settle(true, None).await;
     assert_eq!(keeper.brake.places().len(), 1);
+    drop(keeper);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_release_lets_go_only_the_nodes_that_it_means() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut keeper = opened(&store).await;
+    let nodes: Vec<NodeName> = ["n1", "n2"].iter().map(|n| n.parse().unwrap()).collect();
+    let says = |i: usize, lineage| {
+        let state = crate::store::decision::Past { revision: 3, lineage };
+        Unknown { node: nodes[i].clone(), state, reason: format!("look {lineage}") }
+    };
+    let release = async |keeper: &mut Keeper, alone: Option<&[NodeName]>| {
+        let (seen, alone) = (keeper.board.revision(), alone.map(<[NodeName]>::to_vec));
+        keeper.release("well".to_owned(), "ada".to_owned(), seen, alone).await
+    };
+    for i in 0..2 {
+        keeper.reported(says(i, i as u64));
+        settled(&mut keeper).await;
+        release(&mut keeper, None).await.unwrap();
+    }
+    // Each stopped all the others once.
+    for i in 0..2 {
+        keeper.reported(says(i, 9 + i as u64));
+        settled(&mut keeper).await;
+    }
+    let alone = |stands: &FleetBrake| stands.alone.iter().map(|c| c.node.clone()).collect::<Vec<_>>();
+    assert_eq!(alone(&keeper.standing()), nodes);
+    assert!(matches!(release(&mut keeper, Some(&[])).await, Err(Refusal::Open)), "none is meant");
+    let stands = release(&mut keeper, Some(&nodes[..1])).await.unwrap();
+    assert_eq!(alone(&stands), nodes[1..]);
+    let stands = release(&mut keeper, None).await.unwrap();
+    assert_eq!(alone(&stands), []);
     drop(keeper);
     store.close().await;
 }

@@ -1,5 +1,7 @@
 //! What ended a while ago: what goes wrong on its node late stops the rest all the same.
 
+use std::collections::BTreeSet;
+
 use dogwatch::record::{Action, ActionState, NodeName, RecordRef};
 
 use super::super::judge::wrong_action;
@@ -44,6 +46,12 @@ impl Brake {
     pub fn ended(&self) -> impl Iterator<Item = (&NodeName, &str, i64)> {
         let asked = self.recent.iter().filter(|r| !r.doubted);
         asked.map(|r| (&r.node, r.action.as_str(), r.granted_wall_ns))
+    }
+
+    /// Nodes of which a finding may stop everything: those that have a permit, or had one a while ago.
+    pub fn judged_nodes(&self) -> BTreeSet<NodeName> {
+        let recent = self.recent.iter().map(|r| &r.node);
+        self.ledger.permits.iter().map(|p| &p.node).chain(recent).cloned().collect()
     }
 
     pub(super) fn remember(&mut self, permit: &Permit, begun: bool, now_ns: u64) {

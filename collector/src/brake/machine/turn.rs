@@ -88,6 +88,18 @@ impl Brake {
         lacks && proof.is_some_and(|p| p.nodes.contains(&waiting.ask.node)) == has
     }
 
+    /// A node may have a place no more: whatever it waits for, it has had its turn.
+    pub(super) fn turn_over(&mut self, node: &NodeName, now_ns: u64) {
+        if self.ledger.permits_of(node).0 > 0 {
+            return;
+        }
+        let from = || (node.clone(), String::new())..;
+        let waiting = self.waiting.range_mut(from()).take_while(|((of, _), _)| of == node);
+        waiting.for_each(|(_, waiting)| waiting.turn_ns = waiting.turn_ns.max(now_ns));
+        let turns = self.turns.range_mut(from()).take_while(|((of, _), _)| of == node);
+        turns.for_each(|(_, turn)| turn.turn_ns = turn.turn_ns.max(now_ns));
+    }
+
     /// What those are told who asked since they were told last: their places in the queue.
     /// `overdue`: why some places are kept beyond their time, if so.
     pub fn news(&mut self, overdue: Option<&str>, now_ns: u64) -> Vec<(Ask, Answer)> {
@@ -131,13 +143,13 @@ impl Brake {
 }
 
 /// Order in the queue, the least first.
-fn rank(w: &Waiting, now_ns: u64) -> (bool, u64, Reverse<Severity>, u64, u64) {
-    let starved = now_ns.saturating_sub(w.since_ns) >= STARVED_NS;
+fn rank(w: &Waiting, now_ns: u64) -> (bool, u64, Reverse<Severity>, u64, u64, u64) {
+    let starved = now_ns.saturating_sub(w.turn_ns) >= STARVED_NS;
     // Seconds to full as whole milliseconds: floats have no order, and nobody fills in less.
     let full_ms = w.ask.seconds_to_full.map_or(u64::MAX, |s| (s.max(0.0) * 1e3) as u64);
     if starved {
-        (false, w.since_ns, Reverse(Severity::Critical), 0, 0)
+        (false, w.turn_ns, Reverse(Severity::Critical), 0, 0, w.since_ns)
     } else {
-        (true, 0, Reverse(w.ask.severity), full_ms, w.since_ns)
+        (true, 0, Reverse(w.ask.severity), full_ms, w.turn_ns, w.since_ns)
     }
 }

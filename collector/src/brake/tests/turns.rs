@@ -174,3 +174,95 @@ fn a_pool_of_one_proves_its_own_policy_and_nobody_proves_one_for_others() {
     well(&mut desk, 0, 1);
     assert!(proven(&desk), "the pool's own node did");
 }
+
+/// A cleanup of `mount`, of which the first word is that it is over.
+fn over(desk: &mut Desk, i: usize, id: &str, outcome: ObjectOutcome, freed: u64) {
+    for (state, outcome, freed) in
+        [(ActionState::Started, ObjectOutcome::Pending, 0), (ActionState::Done, outcome, freed)]
+    {
+        let said = action(id, state, &[outcome], freed);
+        let out = desk.brake.observe_action(&node(i), &said, cite(&node(i)));
+        desk.decide(out);
+    }
+}
+
+/// The cleanups that were granted in a turn.
+fn granted(desk: &mut Desk) -> Vec<(NodeName, String, String)> {
+    let from = desk.journal.len();
+    desk.settle();
+    let of = |d: &Decision| match &d.what {
+        What::PermitGranted { node, action, mount, .. } => {
+            Some((node.clone(), action.clone(), mount.clone()))
+        }
+        _ => None,
+    };
+    desk.journal[from..].iter().filter_map(of).collect()
+}
+
+#[test]
+fn a_node_that_waits_with_many_mounts_has_one_turn_and_then_whoever_had_none() {
+    let mut desk = Desk::new(settings(3));
+    let nodes = 5;
+    // The honest ask when all that the other made up has waited for a moment longer.
+    let came = 5 * SECOND;
+    let mut served = std::collections::BTreeSet::new();
+    let mut turns = 0;
+    while served.len() < nodes {
+        for n in 0..MAX_WAITING_OF_NODE {
+            let (id, mount) = (format!("a-0-{n}-{}", desk.journal.len()), format!("/made/up/{n}"));
+            let ask = Ask { action: id, mount, severity: Severity::Critical, ..ask(0, NEW) };
+            desk.brake.ask(Ask { seconds_to_full: Some(0.0), ..ask }, desk.now);
+        }
+        for i in (1..=nodes).filter(|i| desk.now >= came && !served.contains(i)) {
+            desk.brake.ask(Ask { severity: Severity::Medium, ..ask(i, NEW) }, desk.now);
+        }
+        for (of, id, _) in granted(&mut desk) {
+            let i: usize = of.as_str()[5..].parse().unwrap();
+            let (outcome, freed) =
+                if i == 0 { (ObjectOutcome::Skipped, 0) } else { (ObjectOutcome::Removed, 100) };
+            over(&mut desk, i, &id, outcome, freed);
+            turns += usize::from(i == 0);
+            if i > 0 {
+                served.insert(i);
+            }
+        }
+        desk.now += 5 * SECOND;
+        let longest = STARVED_NS + (nodes as u64 + 1) * 130 * SECOND;
+        assert!(desk.now <= came + longest, "{served:?} of {nodes} had a turn, the one {turns}");
+    }
+    assert_eq!(desk.tripped(), None);
+    assert!(turns > 1, "it had its own");
+}
+
+#[test]
+fn a_node_with_several_full_disks_has_its_turns_and_each_of_its_disks_too() {
+    let mut desk = Desk::new(settings(1));
+    desk.prove(OLD);
+    let mut had: std::collections::BTreeMap<(NodeName, String), u32> = std::collections::BTreeMap::new();
+    for n in 0..4_000 {
+        for (i, mount) in [(0, "/a"), (0, "/b"), (0, "/c"), (1, "/var")] {
+            let id = format!("a-{i}{mount}-{n}");
+            desk.brake.ask(Ask { action: id, mount: mount.to_owned(), ..ask(i, OLD) }, desk.now);
+        }
+        for (of, id, mount) in granted(&mut desk) {
+            let i: usize = of.as_str()[5..].parse().unwrap();
+            over(&mut desk, i, &id, ObjectOutcome::Removed, 100);
+            *had.entry((of, mount)).or_default() += 1;
+        }
+        desk.now += 5 * SECOND;
+    }
+    let had: Vec<u32> = had.into_values().collect();
+    let (disks, other) = (&had[..3], had[3]);
+    assert!(disks.iter().all(|turns| *turns > other / 5), "{had:?}");
+    assert!(other * 3 > disks.iter().sum(), "{had:?}");
+    // Nobody else waits: all at once.
+    let mut desk = Desk::new(settings(1));
+    desk.prove(OLD);
+    for mount in ["/a", "/b", "/c"] {
+        let id = format!("b{mount}");
+        desk.brake.ask(Ask { action: id, mount: mount.to_owned(), ..ask(0, OLD) }, desk.now);
+    }
+    desk.settle();
+    desk.settle();
+    assert_eq!(desk.brake.ledger().permits.len(), 3);
+}
