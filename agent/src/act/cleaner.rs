@@ -43,7 +43,7 @@ use super::policy::{MAX_OBJECTS, MAX_ROOTS, NODE_ACTOR, Policy, ROOT_OFF, Rules}
 use super::quarantine::Root;
 use super::real_path::{CleanupRoots, Mounts};
 use super::remove::{Hooks, Left, Place, Removed, Sibling, Tend, prepare, take, wanted};
-use super::survey::{Ends, Limits, survey};
+use super::survey::{Ends, Limits, Roots, survey};
 use super::vet::Neighbours;
 use super::witness::Verdict;
 
@@ -231,8 +231,9 @@ impl Cleaner {
                 let held = self.held.borrow();
                 let (renamed, astray) = held.seen_now(&self.roots, device);
                 let within = (self.limits, &mut *self.ends.borrow_mut());
-                let ground = (&self.roots[..], &renamed[..], &astray[..], &held.places[..]);
-                Ok(survey(&self.rules, ground, device, now.into(), within))
+                let (open, holds) = (&self.roots, &held.places);
+                let roots = Roots { open, renamed: &renamed, astray: &astray, holds };
+                Ok(survey(&self.rules, roots, device, now.into(), within))
             }
         }
     }

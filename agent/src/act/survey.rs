@@ -82,21 +82,32 @@ impl End {
     }
 }
 
-/// Lists the candidates beneath those of `roots`, which have other names too, that lie on `device`, within `limits`. Of a root
-/// that is not where it was opened (`astray`) nothing is listed, and that is told first of all, whatever disk it was on: what
-/// lies at its path now may be what was asked for. What `holds` hold takes no room from what may go. `ends` is where the last
-/// survey ended, and then where this one did.
+/// The roots as they are open, by their place in the policy, and what is known of them now.
+#[derive(Clone, Copy)]
+pub(super) struct Roots<'r> {
+    pub(super) open: &'r [Option<Root>],
+    /// What other names they have.
+    pub(super) renamed: &'r [Renamed],
+    /// Why they are not where they were opened, if they are not.
+    pub(super) astray: &'r [Option<String>],
+    pub(super) holds: &'r [Hold],
+}
+
+/// Lists the candidates beneath those of `roots` that lie on `device`, within `limits`. Of a root that is astray nothing is
+/// listed, and that is told first of all, whatever disk it was on: what lies at its path now may be what was asked for. What
+/// is held takes no room from what may go. `ends` is where the last survey ended, and then where this one did.
 pub(super) fn survey(
     rules: &Rules,
-    (roots, renamed, astray, holds): (&[Option<Root>], &[Renamed], &[Option<String>], &[Hold]),
+    roots: Roots<'_>,
     device: u64,
     now: Present,
     (limits, ends): (Limits, &mut Ends),
 ) -> Survey {
+    let Roots { open, renamed, astray, holds } = roots;
     let began = Instant::now();
     let is_astray = |index: usize| astray.get(index).is_some_and(Option::is_some);
     let mut told: Vec<Refusal> = Vec::new();
-    for (root, why) in roots.iter().zip(astray) {
+    for (root, why) in open.iter().zip(astray) {
         let (Some(root), Some(why)) = (root, why) else { continue };
         // A folder may be several cleaners' root.
         if !told.iter().any(|r| r.path.as_ref() == Some(&root.path)) {
@@ -119,7 +130,7 @@ pub(super) fn survey(
         finds: Finds::new(rules.roots(), limits.bytes),
         survey: Survey { passed_over: told, ..Survey::default() },
     };
-    let usable = roots.iter().enumerate().filter_map(|(index, root)| Some((index, root.as_ref()?)));
+    let usable = open.iter().enumerate().filter_map(|(index, root)| Some((index, root.as_ref()?)));
     let is_asked = |(index, root): &(usize, &Root)| root.facts.device == device && !is_astray(*index);
     let mut order: Vec<(usize, &Root)> = usable.filter(is_asked).collect();
     // Where a bound ends the survey, the costlier tiers are what is missing.
