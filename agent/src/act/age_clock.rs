@@ -6,7 +6,7 @@
 //! as by the clock before, and what was written since as by the clock of now, never older than the step. What lies between the
 //! two is young. A clock that stood so for [`SETTLE_NS`] is believed: it was behind before, and was set right. Until then a
 //! node whose clock was set right takes what was written before for younger than it is, by as much as it was behind, and
-//! nothing else is different. A clock that went back is taken as it is: what is younger then is at worst too young. What it
+//! nothing else is different. From then on that is so of what bears a time that the clock of before showed. A clock that went back is taken as it is: what is younger then is at worst too young. What it
 //! showed meanwhile is kept (`spells`): what was written then is no older once it is set right.
 //!
 //! CLOCK_BOOTTIME counts a suspended machine's time, so that waking up is no step. It does not count for a machine that its
@@ -24,8 +24,8 @@ mod spells;
 use dogwatch::record::Moment;
 use serde::{Deserialize, Serialize};
 
-use spells::Spell;
 pub(super) use spells::Spells;
+use spells::{KEPT_NS, Spell};
 
 /// What the wall clock may gain between two looks, ns: no server steps a clock that runs well by as much.
 pub(super) const STEP_NS: i64 = 120 * NS;
@@ -42,6 +42,9 @@ const NS: i64 = 1_000_000_000;
 pub(super) struct AgeClock {
     /// What ages are reckoned by: wall clock less CLOCK_BOOTTIME, ns.
     believed_ns: i64,
+    /// What it showed when that began to be so; not known of what was believed from the first look on.
+    #[serde(default = "not_known")]
+    since_ns: i64,
     /// What it is by now, where that is another.
     moved: Option<Moved>,
     /// For how long it had stood so on earlier boots, ns.
@@ -59,12 +62,20 @@ fn is_none(ns: &u64) -> bool {
     *ns == 0
 }
 
+/// Any time ago.
+pub(super) fn not_known() -> i64 {
+    i64::MIN
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Moved {
     /// Wall clock less CLOCK_BOOTTIME, ns.
     to_ns: i64,
     /// CLOCK_BOOTTIME of when that was seen first.
     since_boot_ns: u64,
+    /// For how long nobody had looked then, ns.
+    #[serde(default)]
+    unseen_ns: u64,
 }
 
 /// Where the clock was at a look; by default nobody looked since the machine began.
@@ -97,6 +108,8 @@ pub(super) struct Left {
     pub(super) stood_ns: u64,
     /// When it was behind, reckoned from then on.
     pub(super) spells: Spells,
+    /// What it showed when it began to be what was believed.
+    pub(super) since_ns: i64,
 }
 
 /// What time it is for whoever reckons ages.
@@ -129,18 +142,20 @@ impl AgeClock {
                 }
                 clock
             }
-            Before::EarlierBoot(Left { wall_ns, shown_ns, stood_ns, mut spells }) => {
-                if shown_ns < wall_ns {
-                    spells.went_on(shown_ns);
-                }
+            Before::EarlierBoot(Left { wall_ns, shown_ns, stood_ns, mut spells, since_ns }) => {
+                spells.went_on(shown_ns);
                 // CLOCK_BOOTTIME began when the machine did, which was after it was looked at last.
                 let was_down = |at_ns: i64| (0..=DOWN_NS).contains(&offset.saturating_sub(at_ns));
+                if !was_down(wall_ns) {
+                    // Nobody looked any more until that machine went down.
+                    spells.note(former(wall_ns, since_ns, wall_ns.saturating_add_unsigned(SETTLE_NS)));
+                }
                 let clock = match (was_down(wall_ns), was_down(shown_ns)) {
                     (true, _) => Self::believing(offset),
                     (false, true) => Self { carried_ns: stood_ns, ..Self::believing(wall_ns) },
                     (false, false) => Self::believing(wall_ns),
                 };
-                Self { spells, ..clock }
+                Self { spells, since_ns, ..clock }
             }
         };
         clock.look(now);
@@ -157,18 +172,21 @@ impl AgeClock {
             self.spells.note(last.spell(last.offset_ns, now));
         }
         if near(self.believed_ns) {
+            self.leave(now);
             self.believe(offset);
         } else {
             match self.moved {
                 Some(moved) if near(moved.to_ns) && moved.since_boot_ns <= now.boot_ns => {}
                 another => {
+                    self.leave(now);
                     // What stood on earlier boots was not where it went now.
                     self.carried_ns = if another.is_some() { 0 } else { self.carried_ns };
-                    self.moved = Some(Moved { to_ns: offset, since_boot_ns: now.boot_ns });
+                    let unseen_ns = now.boot_ns.saturating_sub(last.boot_ns);
+                    self.moved = Some(Moved { to_ns: offset, since_boot_ns: now.boot_ns, unseen_ns });
                 }
             }
             if self.stood_ns(now) >= SETTLE_NS {
-                self.believe(offset);
+                self.settle(offset);
             }
         }
         if self.is_behind(offset) {
@@ -185,11 +203,32 @@ impl AgeClock {
 
     fn believing(offset_ns: i64) -> Self {
         let (looked, spells) = (Looked::default(), Spells::default());
-        Self { believed_ns: offset_ns, moved: None, carried_ns: 0, looked, spells }
+        Self { believed_ns: offset_ns, since_ns: not_known(), moved: None, carried_ns: 0, looked, spells }
     }
 
     fn believe(&mut self, offset_ns: i64) {
         (self.believed_ns, self.moved, self.carried_ns) = (offset_ns, None, 0);
+    }
+
+    /// Keeps what the clock showed where it was without being believed: once it is later by far, that is long ago.
+    fn leave(&mut self, now: Moment) {
+        if let Some(moved) = self.moved {
+            self.spells.note(moved.spell(now));
+        }
+    }
+
+    /// Believes a clock that stood at `offset_ns` for long. What the one showed that was believed is kept as a spell is: this one
+    /// is later, or another one will be.
+    fn settle(&mut self, offset_ns: i64) {
+        if let Some(moved) = self.moved {
+            let until_wall_ns = self.believed_ns.saturating_add_unsigned(moved.since_boot_ns);
+            self.spells.note(former(self.believed_ns, self.since_ns, until_wall_ns));
+            // On an earlier boot it may have been so long before.
+            let began =
+                moved.to_ns.saturating_add_unsigned(moved.since_boot_ns.saturating_sub(moved.unseen_ns));
+            self.since_ns = if self.carried_ns > 0 { not_known() } else { began };
+        }
+        self.believe(offset_ns);
     }
 
     /// Whether a clock at `offset_ns` is behind of what is believed.
@@ -205,11 +244,14 @@ impl AgeClock {
 
     /// What is known of it on another boot, where it was looked at last at `now`.
     pub(super) fn left_at(&self, now: Moment) -> Left {
+        let mut left = *self;
+        left.leave(now);
         Left {
             wall_ns: self.believed_ns.saturating_add_unsigned(now.boot_ns),
             shown_ns: now.wall_ns,
             stood_ns: self.stood_ns(now),
-            spells: self.spells.from(now.boot_ns),
+            spells: left.spells.from(now.boot_ns),
+            since_ns: self.since_ns,
         }
     }
 
@@ -221,6 +263,19 @@ impl AgeClock {
     /// When it was behind, reckoned from when this boot began.
     pub(super) fn spells(&self) -> Spells {
         self.spells
+    }
+}
+
+/// A clock that was believed at `offset_ns`, as long as that is kept.
+fn former(offset_ns: i64, since_ns: i64, until_wall_ns: i64) -> Spell {
+    Spell { offset_ns, from_wall_ns: since_ns.max(until_wall_ns.saturating_sub(KEPT_NS)), until_wall_ns }
+}
+
+impl Moved {
+    /// What it showed there until `now`.
+    fn spell(&self, now: Moment) -> Spell {
+        let boot_ns = self.since_boot_ns.saturating_sub(self.unseen_ns);
+        Looked { offset_ns: self.to_ns, boot_ns }.spell(self.to_ns, now)
     }
 }
 

@@ -41,7 +41,13 @@ impl Machine {
 
 /// What an earlier boot left.
 fn left(wall_ns: i64, shown_ns: i64, stood_ns: u64) -> Before {
-    Before::EarlierBoot(Left { wall_ns, shown_ns, stood_ns, spells: Spells::default() })
+    Before::EarlierBoot(Left {
+        wall_ns,
+        shown_ns,
+        stood_ns,
+        spells: Spells::default(),
+        since_ns: not_known(),
+    })
 }
 
 #[test]
@@ -144,6 +150,55 @@ fn what_was_written_while_the_clock_was_behind_is_no_older_once_it_is_set_right(
         assert_eq!(present.age_ns(written[1]), 3 * DAY + 5 * MINUTE);
         let present = machine.pass(KEPT_NS - 3 * DAY, &mut clock);
         assert_eq!(present, machine.wall_ns.into(), "not for ever");
+    }
+}
+
+#[test]
+fn what_was_written_by_a_clock_that_was_believed_and_was_behind_is_no_older_once_another_is() {
+    // From the first start on, or for so long that it was believed.
+    for (right_first, behind_for) in [(false, 12 * HOUR), (true, 3 * DAY)] {
+        let mut machine = Machine::at(NOON);
+        let mut clock = AgeClock::begin(Before::Nothing, machine.now());
+        if right_first {
+            machine.pass(HOUR, &mut clock);
+        }
+        machine.wall_ns -= 40 * DAY;
+        if !right_first {
+            clock = AgeClock::begin(Before::Nothing, machine.now());
+        }
+        machine.pass(behind_for - HOUR, &mut clock);
+        let written = machine.wall_ns;
+        machine.pass(HOUR, &mut clock);
+        machine.wall_ns += 40 * DAY;
+        for day in 1..=20 {
+            let present = machine.pass(DAY, &mut clock);
+            assert_eq!(present.age_ns(written), day * DAY + HOUR, "day {day}");
+        }
+        let since = machine.wall_ns - 15 * DAY;
+        let present = machine.pass(MINUTE, &mut clock);
+        assert_eq!(present.age_ns(since), 15 * DAY + MINUTE);
+    }
+}
+
+#[test]
+fn a_machine_that_is_stopped_each_week_reckons_without_the_time_that_it_stood_still() {
+    let mut machine = Machine::at(NOON);
+    let mut clock = AgeClock::begin(Before::Nothing, machine.now());
+    let mut written = Vec::new();
+    for week in 0..20 {
+        written.push(machine.wall_ns);
+        machine.pass(5 * DAY, &mut clock);
+        // CLOCK_BOOTTIME does not count what its hypervisor stopped it for.
+        machine.wall_ns += 2 * DAY;
+        let present = machine.pass(2 * DAY, &mut clock);
+        for (nth, at) in written.iter().enumerate() {
+            let age = present.age_ns(*at);
+            assert!(age <= machine.wall_ns - at, "week {week}: no older than by any clock");
+            let weeks = week - nth as i64;
+            // What stood still long ago is forgotten with its spell.
+            let least = if weeks >= 6 { (weeks + 1) * 7 * DAY - 5 * 2 * DAY } else { weeks * 5 * DAY };
+            assert!(age >= least, "week {week}: {} d of {weeks} weeks", age / DAY);
+        }
     }
 }
 
@@ -289,6 +344,7 @@ fn event(boots: bool) -> impl Strategy<Value = Event> {
     let wrong = || prop::sample::select(WRONG.to_vec());
     prop_oneof![
         3 => (1i64..90).prop_map(Event::Pass),
+        1 => (1_400i64..1_500).prop_map(Event::Pass),
         4 => wrong().prop_map(Event::Set),
         1 => (-5 * NS..5 * NS).prop_map(Event::Slew),
         2 => (0i64..20).prop_map(Event::Restart),
@@ -385,7 +441,7 @@ impl World {
 }
 
 proptest! {
-    /// However often a clock steps within a day, and whenever the agent starts anew.
+    /// However often a clock steps, and whenever the agent starts anew.
     #[test]
     fn nothing_looks_older_than_it_is(
         first in prop::sample::select(WRONG.to_vec()),

@@ -152,9 +152,11 @@ fn serve(socket: OwnedFd) -> Result<(), String> {
     let ages = RefCell::new(AgeClock::begin(setup.clock, clock::now()));
     let present = || ages.borrow_mut().look(clock::now());
     loop {
-        if let Err(ChannelError::Late) = channel.wait_for_message(Instant::now() + LOOK_EVERY) {
-            // A clock that was set right a while ago is to be believed by the time that something is asked.
-            present();
+        let heard = channel.wait_for_message(Instant::now() + LOOK_EVERY);
+        // Whatever was asked, or nothing: a clock that was set right a while ago is to be believed by the time that a survey
+        // is, and one that was behind meanwhile is to be known.
+        present();
+        if let Err(ChannelError::Late) = heard {
             continue;
         }
         let request = match channel.receive(None) {

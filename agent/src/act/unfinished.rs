@@ -19,7 +19,7 @@
 //!
 //! Deliberately absent: carrying on with it. The need is measured anew, and what is still there is planned again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io;
@@ -96,6 +96,8 @@ enum Fate {
     Cut,
     /// It is not there any more.
     Gone,
+    /// The same, and it went back there after the agent ended.
+    GoneAgain,
     /// It lies in quarantine, from where it was not put back so far.
     Aside(PathBuf),
     /// Nobody can tell, for this reason.
@@ -103,8 +105,9 @@ enum Fate {
 }
 
 impl Unfinished {
-    /// The action with its end. Looks at each object's name, at most a plan's worth; for a thread that may wait for a disk.
-    pub fn close(self) -> Action {
+    /// The action with its end; `back` are the paths, as they are displayed, of what went back from quarantine since. Looks at
+    /// each object's name, at most a plan's worth; for a thread that may wait for a disk.
+    pub fn close(self, back: &HashSet<String>) -> Action {
         let Self { mut action, seen } = self;
         recall(&mut action, &seen);
         let by_name: HashMap<&Path, &PlannedObject> = seen.iter().map(|s| (s.path.as_path(), s)).collect();
@@ -114,7 +117,11 @@ impl Unfinished {
             .iter()
             .map(|object| {
                 let seen = by_name.get(object.path.as_path()).filter(|s| s.inode == object.inode);
-                (fate(seen.map_or(object, |s| s), &mut quarantines), seen.is_some())
+                let fate = match fate(seen.map_or(object, |s| s), &mut quarantines) {
+                    Fate::Gone if back.contains(&object.path.display().to_string()) => Fate::GoneAgain,
+                    other => other,
+                };
+                (fate, seen.is_some())
             })
             .collect();
         settle(&mut action, &fates);
@@ -147,6 +154,11 @@ fn settle(action: &mut Action, fates: &[(Fate, bool)]) {
                 "is not there any more, and this cleanup had not recorded that it would go, without which nothing goes: \
                  somebody else removed or replaced it"
                     .to_owned(),
+            ),
+            Fate::GoneAgain => say(
+                &mut others,
+                Skipped,
+                "went back from quarantine after the agent ended, and somebody else removed or replaced it since".to_owned(),
             ),
             Fate::There => say(&mut there, Skipped, "still there after the agent ended".to_owned()),
             Fate::Aside(at) => {

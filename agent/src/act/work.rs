@@ -7,6 +7,7 @@ mod launch;
 mod roots_again;
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
@@ -158,9 +159,9 @@ pub fn run(
     let aside = Aside::new(FIND_WAIT);
     let mut turn = Turn::new(Instant::now());
     let mut closing = Closing::default();
-    let close = |closing: &mut Closing| {
+    let close = |closing: &mut Closing, back: &HashSet<String>| {
         for unfinished in closing.all() {
-            let closed = unfinished.close();
+            let closed = unfinished.close(back);
             tracing::warn!(action = closed.id, mount = closed.mount, "{}", closed.detail);
             done(Done::Closed(Box::new(closed)));
         }
@@ -211,7 +212,7 @@ pub fn run(
                 done(Done::Surveyed { mount, result });
             }
             Some(Job::Apply(action)) => {
-                close(&mut closing);
+                close(&mut closing, &files.back);
                 let mut shared = Vec::new();
                 if let Some(share) = shares::files(&action) {
                     let (action_id, objects) = (&action.id, action.objects.len() as u64);
@@ -246,7 +247,7 @@ pub fn run(
             files.restore(Duration::ZERO);
         }
         if closes || files.restores_at.is_none() {
-            close(&mut closing);
+            close(&mut closing, &files.back);
         }
         if sweeps {
             let may_release = launch.holds.is_durable();
@@ -315,6 +316,8 @@ struct Keeper<'a> {
     starts: u64,
     /// What became of its roots since.
     roots: RootsAgain,
+    /// Paths, as they are displayed, of what went back from quarantine: each quarantine has a bound of entries.
+    back: HashSet<String>,
     /// Why the last step of a sweep failed, if it did.
     no_sweep: Option<String>,
     /// When the next step of putting back what was left in quarantine is due, where there may be more.
@@ -339,6 +342,7 @@ impl<'a> Keeper<'a> {
             not_before: None,
             starts: 0,
             roots: RootsAgain::new(Instant::now()),
+            back: HashSet::new(),
             no_sweep: None,
             restores_at: None,
         };
@@ -386,6 +390,8 @@ impl<'a> Keeper<'a> {
                     for leftover in &step.leftovers {
                         tracing::warn!(?leftover, "an earlier cleanup was cut short");
                     }
+                    let back = step.leftovers.into_iter().filter(|leftover| leftover.restored);
+                    self.back.extend(back.filter_map(|leftover| leftover.original));
                     self.restores_at = step.more.then_some(now + RESTORE_PAUSE);
                 }
                 Err(error) => {

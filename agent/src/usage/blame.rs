@@ -260,7 +260,7 @@ fn culprit(
     // Whoever merely inherited or reads a file does not fill it, unless nobody writes it.
     let written = files.iter().any(|f| f.is_written);
     let having: BTreeSet<u32> = files.iter().filter(|f| f.is_written || !written).map(|f| f.pid).collect();
-    let named = if grew > 0 { writers.among(id(file), &having, grew) } else { having.clone() };
+    let named = if grew > 0 { writers.among(id(file), &having) } else { having.clone() };
     let theirs = pods(&named);
     let of_the_node = is_node_path
         && file.upper.is_none()

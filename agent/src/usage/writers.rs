@@ -150,11 +150,13 @@ impl Deeds {
 pub(super) struct Writers {
     hands: HashMap<(Id, u32), Hand>,
     deeds: HashMap<u32, Deeds>,
+    /// What was written to each file that grew, in bytes.
+    grown: HashMap<Id, u64>,
     in_memory: bool,
 }
 
 impl Writers {
-    /// From what was open at both looks, and by how much each file grew.
+    /// From what was open at both looks, and by how much each file grew on disk.
     pub(super) fn of(
         before: &[OpenFile],
         after: &[OpenFile],
@@ -165,9 +167,11 @@ impl Writers {
             before.iter().map(|f| ((f.pid, f.trace.descriptor, id(f)), &f.trace)).collect();
         let written: HashMap<u32, Written> =
             before.iter().filter_map(|f| Some((f.pid, f.trace.written?))).collect();
-        let mut all = Self { hands: HashMap::new(), deeds: HashMap::new(), in_memory };
+        let grown = written_of(before, after, grown);
+        let (hands, deeds) = (HashMap::new(), HashMap::new());
+        let mut all = Self { hands, deeds, grown, in_memory };
         for file in after.iter().filter(|f| f.is_written) {
-            let Some(grew) = grown.get(&id(file)) else { continue };
+            let Some(grew) = all.grown.get(&id(file)) else { continue };
             let before = traces.get(&(file.pid, file.trace.descriptor, id(file))).copied();
             if let Some(hand) = Hand::of(before, &file.trace, *grew) {
                 let kept = all.hands.entry((id(file), file.pid)).or_insert(hand);
@@ -178,15 +182,16 @@ impl Writers {
         }
         for ((file, pid), hand) in &all.hands {
             if let Some(deeds) = all.deeds.get_mut(pid) {
-                deeds.grew = deeds.grew.saturating_add(grown.get(file).copied().unwrap_or(0));
+                deeds.grew = deeds.grew.saturating_add(all.grown.get(file).copied().unwrap_or(0));
                 deeds.moved = deeds.moved.saturating_add(hand.moved);
             }
         }
         all
     }
 
-    /// Those, of `pids`, of whom one or several wrote the file that grew by `grew`; empty: that is not known of any.
-    pub(super) fn among(&self, file: Id, pids: &BTreeSet<u32>, grew: u64) -> BTreeSet<u32> {
+    /// Those, of `pids`, of whom one or several wrote the file that grew; empty: that is not known of any.
+    pub(super) fn among(&self, file: Id, pids: &BTreeSet<u32>) -> BTreeSet<u32> {
+        let grew = self.grown.get(&file).copied().unwrap_or(0);
         let of_weight: Vec<(u32, Hand, Deeds)> = pids
             .iter()
             .filter_map(|pid| Some((*pid, *self.hands.get(&(file, *pid))?, *self.deeds.get(pid)?)))
@@ -236,6 +241,27 @@ impl Writers {
             && least(1.0 - CLOSE, grew, own.saturating_sub(beside.elsewhere))
             && most(1.0 + CLOSE, all, beside.dirtied)
     }
+}
+
+/// What was written to the files that grew. One that had no hole at either look grew by what it got longer: XFS takes room
+/// beyond the end before anybody writes there, as much as the file has, and gives it back later.
+fn written_of(before: &[OpenFile], after: &[OpenFile], grown: &HashMap<Id, u64>) -> HashMap<Id, u64> {
+    // It may have grown between two looks at its descriptors.
+    let largest = |files: &[OpenFile]| {
+        let mut of: HashMap<Id, (u64, u64)> = HashMap::new();
+        for file in files.iter().filter(|f| grown.contains_key(&id(f))) {
+            let (bytes, size) = of.entry(id(file)).or_default();
+            (*bytes, *size) = (file.bytes.max(*bytes), file.trace.size.max(*size));
+        }
+        of
+    };
+    let (old, new) = (largest(before), largest(after));
+    let lengthened = |file: &Id| {
+        let ((had, was), (has, is)) = (old.get(file).copied().unwrap_or_default(), *new.get(file)?);
+        (had >= was && has >= is).then(|| is.saturating_sub(was))
+    };
+    let written = |(file, grew): (&Id, &u64)| (*file, lengthened(file).map_or(*grew, |by| by.min(*grew)));
+    grown.iter().map(written).collect()
 }
 
 fn id(file: &OpenFile) -> Id {

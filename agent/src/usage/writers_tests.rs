@@ -57,7 +57,7 @@ fn said_of(before: &[OpenFile], after: &[OpenFile], others: &[(Id, u64)], in_mem
     grown.insert(FILE, 10 * MIB);
     let pids = after.iter().map(|f| f.pid).collect();
     let writers = Writers::of(before, after, &grown, in_memory);
-    writers.among(FILE, &pids, 10 * MIB).into_iter().collect()
+    writers.among(FILE, &pids).into_iter().collect()
 }
 
 fn among(all: &[Did]) -> Vec<u32> {
@@ -81,6 +81,21 @@ fn who_wrote_as_much_as_it_grew_is_its_writer() {
     // To sockets as well, and line by line, each brought to the disk.
     assert_eq!(among(&[moves(7, wrote(90 * MIB, 10 * MIB))]), [7]);
     assert_eq!(among(&[moves(7, wrote(10 * MIB, 90 * MIB))]), [7]);
+}
+
+#[test]
+fn room_that_is_taken_before_it_is_written_is_nobodys_and_hides_nobody() {
+    let (before, after) = files(&[moves(1, ALL)]);
+    let said = |had: u64, has: u64| {
+        let on_disk =
+            |files: &[OpenFile], bytes| files.iter().map(|f| OpenFile { bytes, ..f.clone() }).collect();
+        let (before, after): (Vec<OpenFile>, Vec<OpenFile>) = (on_disk(&before, had), on_disk(&after, has));
+        let writers = Writers::of(&before, &after, &HashMap::from([(FILE, has - had)]), false);
+        writers.among(FILE, &BTreeSet::from([1]))
+    };
+    assert_eq!(said(MIB, 64 * MIB), BTreeSet::from([1]), "53 MiB of it lie beyond the end");
+    assert_eq!(said(MIB / 2, 64 * MIB), BTreeSet::new(), "it had holes, which may have been filled");
+    assert_eq!(said(32 * MIB, 64 * MIB), BTreeSet::from([1]));
 }
 
 #[test]

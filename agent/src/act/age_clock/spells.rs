@@ -1,4 +1,4 @@
-//! Spells: when the wall clock was behind of where it was believed to be, and what it showed then.
+//! Spells: when the wall clock was behind of where it was believed to be, or is now, and what it showed then.
 //!
 //! What was written in a spell bears times that are behind, too, and would be as much too old once the clock is set right.
 //! By what it bears it is known: what lies within what the clock showed in a spell is no older than by the clock of that
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{SETTLE_NS, STEP_NS};
 
 /// Spells that are kept.
-const MOST: usize = 4;
+const MOST: usize = 8;
 /// For so long after its end, ns: longer than the age that any cleaner asks for by itself.
 pub(super) const KEPT_NS: i64 = 30 * 86_400 * super::NS;
 
@@ -30,7 +30,7 @@ pub(super) struct Spell {
 
 /// The newest of them, and what is left of others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(from = "Vec<Option<Spell>>", into = "Vec<Option<Spell>>")]
 pub(in crate::act) struct Spells([Option<Spell>; MOST]);
 
 impl Spells {
@@ -95,6 +95,21 @@ impl Spells {
     pub(super) fn age_ns(&self, at_ns: i64) -> Option<i64> {
         let of = self.0.iter().flatten().filter(|s| (s.from_wall_ns..=s.until_wall_ns).contains(&at_ns));
         of.map(|s| s.offset_ns.saturating_sub(at_ns).max(0)).min()
+    }
+}
+
+/// As many as there are, from a version that kept more or fewer of them, too.
+impl From<Vec<Option<Spell>>> for Spells {
+    fn from(kept: Vec<Option<Spell>>) -> Self {
+        let mut spells = Self::default();
+        kept.into_iter().flatten().for_each(|spell| spells.note(spell));
+        spells
+    }
+}
+
+impl From<Spells> for Vec<Option<Spell>> {
+    fn from(spells: Spells) -> Self {
+        spells.0.into_iter().filter(Option::is_some).collect()
     }
 }
 

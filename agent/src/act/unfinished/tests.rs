@@ -114,7 +114,7 @@ fn of_each_object_it_is_said_what_became_of_it() {
     let objects = [&recorded[..], &[strange.clone(), image.clone()]].concat();
     let bodies =
         [of("a-1", ActionState::Started, &objects), saw("a-1", &recorded[..5]), saw("a-1", &recorded[5..])];
-    let closed = open_of(&bodies).remove(0).close();
+    let closed = open_of(&bodies).remove(0).close(&HashSet::new());
 
     assert_eq!(closed.state, ActionState::Failed);
     assert!(closed.is_interrupted(), "{}", closed.detail);
@@ -155,6 +155,20 @@ fn of_each_object_it_is_said_what_became_of_it() {
 }
 
 #[test]
+fn what_went_back_and_is_gone_again_was_removed_by_somebody_else() {
+    let temp = tempfile::tempdir().unwrap();
+    let objects = ["a.log.1", "b.log.1"].map(|name| planned(&temp.path().join(name), 5_000));
+    let bodies = [of("a-1", ActionState::Started, &objects), saw("a-1", &objects)];
+    objects.iter().for_each(|o| fs::remove_file(&o.path).unwrap());
+    let back = HashSet::from([objects[0].path.display().to_string()]);
+    let closed = open_of(&bodies).remove(0).close(&back);
+    let outcomes: Vec<_> = closed.objects.iter().map(|o| o.outcome).collect();
+    assert_eq!(outcomes, [ObjectOutcome::Skipped, ObjectOutcome::Removed]);
+    assert_eq!(closed.freed_bytes, Some(objects[1].allocated_bytes));
+    assert!(reason(&closed, &objects[0].path).contains("went back from quarantine"), "{closed:#?}");
+}
+
+#[test]
 fn a_cut_is_told_by_the_hole_that_it_leaves() {
     let temp = tempfile::tempdir().unwrap();
     let log = |name: &str| {
@@ -174,7 +188,7 @@ fn a_cut_is_told_by_the_hole_that_it_leaves() {
     File::options().append(true).open(&whole.path).unwrap().set_len(300 << 10).unwrap();
     fs::rename(&other.path, temp.path().join("other.log.1")).unwrap();
     let objects = [cut, whole, half, other];
-    let closed = open_of(&[of("a-1", ActionState::Started, &objects)]).remove(0).close();
+    let closed = open_of(&[of("a-1", ActionState::Started, &objects)]).remove(0).close(&HashSet::new());
     use ObjectOutcome::{Cut as WasCut, Failed, Skipped};
     let outcomes: Vec<_> = closed.objects.iter().map(|o| o.outcome).collect();
     assert_eq!(outcomes, [WasCut, Skipped, Failed, Failed], "{closed:#?}");
@@ -200,7 +214,7 @@ fn budgets_count_what_went_once_before_and_after_it_is_said() {
         recovery.ledger().spent(now.boot_ns, |_| true)
     };
     assert_eq!(spent(&bodies).0, 3, "whatever may have gone");
-    let closed = open_of(&bodies).remove(0).close();
+    let closed = open_of(&bodies).remove(0).close(&HashSet::new());
     bodies.push(Body::Action(Box::new(closed)));
     assert_eq!(spent(&bodies), (2, objects[..2].iter().map(|o| o.allocated_bytes).sum()));
     assert_eq!(open_of(&bodies), [], "and it is not said again");

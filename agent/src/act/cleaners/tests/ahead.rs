@@ -7,7 +7,7 @@ use super::*;
 use crate::act::age_clock::{AgeClock, Before, Present};
 
 #[test]
-fn a_clock_that_is_ahead_brings_nothing_within_reach_until_it_stood_so_for_a_day() {
+fn a_clock_that_is_ahead_brings_nothing_within_reach_that_is_not_as_old() {
     let mut scene = Scene::new(CleanupMode::Auto);
     scene.root(Cleaner::TempFiles, "tmp");
     let logs = scene.root(Cleaner::RotatedLogs, "logs");
@@ -39,12 +39,17 @@ fn a_clock_that_is_ahead_brings_nothing_within_reach_until_it_stood_so_for_a_day
     assert!(done.objects.iter().all(|o| o.outcome == ObjectOutcome::Skipped), "{done:#?}");
     assert!(all.iter().all(|path| scene.path(path).exists()));
 
-    scene.now += DAY_NS;
-    let believed = at(scene.now, 60_000_000_000 + DAY_NS);
-    let action = scene.plan(&executor, "node");
-    assert_eq!(executor.survey(device, believed).unwrap().candidates.len(), all.len());
-    let done = executor.apply(action, &|| believed, &|| Ok(None));
-    assert!(!all.iter().any(|path| scene.path(path).exists()), "{done:#?}");
+    // Nor when it has stood so for long.
+    let ahead_ns = scene.now;
+    for (days, gone) in [(1, &all[..1]), (11, &all[..])] {
+        scene.now = ahead_ns + days * DAY_NS;
+        let believed = at(scene.now, 60_000_000_000 + days * DAY_NS);
+        let action = scene.plan(&executor, "node");
+        let done = executor.apply(action, &|| believed, &|| Ok(None));
+        let is_gone = |path: &&str| !scene.path(path).exists();
+        let left: Vec<&str> = all.into_iter().filter(is_gone).collect();
+        assert_eq!(left, gone, "{done:#?}");
+    }
 }
 
 #[test]
