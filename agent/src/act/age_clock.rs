@@ -6,8 +6,10 @@
 //! as by the clock before, and what was written since as by the clock of now, never older than the step. What lies between the
 //! two is young. A clock that stood so for [`SETTLE_NS`] is believed: it was behind before, and was set right. Until then a
 //! node whose clock was set right takes what was written before for younger than it is, by as much as it was behind, and
-//! nothing else is different. From then on that is so of what bears a time that the clock of before showed. A clock that went back is taken as it is: what is younger then is at worst too young. What it
-//! showed meanwhile is kept (`spells`): what was written then is no older once it is set right.
+//! nothing else is different. A clock that went back is taken as it is: what is younger then is at worst too young.
+//!
+//! What each clock showed that was left, by setting it or by believing another, is kept (`spells`): what bears such a time is
+//! no older than by that clock, whatever the one of now says.
 //!
 //! CLOCK_BOOTTIME counts a suspended machine's time, so that waking up is no step. It does not count for a machine that its
 //! hypervisor stopped: setting its clock is one.

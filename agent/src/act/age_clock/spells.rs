@@ -1,6 +1,6 @@
-//! Spells: when the wall clock was behind of where it was believed to be, or is now, and what it showed then.
+//! Spells: what the wall clock showed where it is no more.
 //!
-//! What was written in a spell bears times that are behind, too, and would be as much too old once the clock is set right.
+//! What was written in a spell that was behind of now bears times that are behind, too, and would be as much too old.
 //! By what it bears it is known: what lies within what the clock showed in a spell is no older than by the clock of that
 //! spell, had it gone on. What was written at that time long before, by the right clock, is taken for young as well: it
 //! only stays.
@@ -17,7 +17,7 @@ const MOST: usize = 8;
 /// For so long after its end, ns: longer than the age that any cleaner asks for by itself.
 pub(super) const KEPT_NS: i64 = 30 * 86_400 * super::NS;
 
-/// One time that the clock was behind.
+/// One time that the clock was elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Spell {
     /// Wall clock less CLOCK_BOOTTIME, ns.
