@@ -5,6 +5,7 @@ use dogwatch::wire;
 
 use crate::args::{HoldAddArgs, Selectors};
 use crate::range::Range;
+use crate::view::Alone;
 
 pub(crate) fn range(range: Range) -> wire::TimeRange {
     wire::TimeRange { since_wall_ns: range.since.unwrap_or(0), until_wall_ns: range.until.unwrap_or(0) }
@@ -135,10 +136,10 @@ pub(crate) fn hold(args: &HoldAddArgs, pod: Option<(&str, &str)>) -> wire::AddHo
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Brake {
     Pause,
-    /// What stands at this revision, and these nodes that are stopped alone.
+    /// What stands at this revision, and these nodes that are stopped alone, as they were shown.
     Release {
         revision: u64,
-        alone: Vec<String>,
+        alone: Vec<Alone>,
     },
     Trip {
         node: Option<String>,
@@ -151,7 +152,11 @@ pub(crate) fn brake(order: Brake, reason: &str) -> wire::SetBrakeRequest {
     let order = match order {
         Brake::Pause => wire::BrakeOrder::Pause,
         Brake::Release { revision, alone } => {
-            (ask.revision, ask.alone) = (revision, alone);
+            let meant = |a: Alone| {
+                let (revision, lineage) = a.state;
+                wire::FleetAlone { node: a.node, reason: String::new(), revision, lineage }
+            };
+            (ask.revision, ask.alone) = (revision, alone.into_iter().map(meant).collect());
             wire::BrakeOrder::Release
         }
         Brake::Trip { node, action } => {

@@ -104,6 +104,22 @@ impl Claims {
         self.alone().filter(|claim| ledger.may_follow(claim.state))
     }
 
+    /// The same of those that are `meant`, with the states that they had when they were looked at: what a node says since nobody
+    /// has seen. `None`: all.
+    pub(super) fn meant(&self, ledger: &Ledger, meant: Option<&[(NodeName, Past)]>) -> Vec<Past> {
+        let is_meant = |c: &&Unknown| {
+            meant.is_none_or(|meant| meant.iter().any(|(node, state)| *node == c.node && *state == c.state))
+        };
+        self.releasable(ledger).filter(is_meant).map(|c| c.state).collect()
+    }
+
+    /// Which of those that are `meant` says something else by now, in words.
+    pub(super) fn changed(&self, meant: &[(NodeName, Past)]) -> Option<String> {
+        let says_else = |c: &&Unknown| meant.iter().any(|(node, state)| *node == c.node && *state != c.state);
+        let claim = self.alone().find(says_else)?;
+        Some(format!("node {} says by now that it was told of another stop: {}", claim.node, claim.reason))
+    }
+
     /// A release dealt with them.
     pub(super) fn released(&mut self, dealt: &[Past]) {
         self.alone.retain(|_, claim| !dealt.contains(&claim.state));

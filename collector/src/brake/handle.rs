@@ -87,8 +87,8 @@ pub struct FleetBrake {
 pub struct Looked {
     /// The revision.
     pub revision: u64,
-    /// The nodes that were stopped alone.
-    pub alone: Vec<NodeName>,
+    /// The nodes that were stopped alone, and by what.
+    pub alone: Vec<(NodeName, Past)>,
 }
 
 /// A state that a node has in force and that this collector did not tell.
@@ -115,12 +115,12 @@ pub(super) struct StopOrder {
 #[derive(Debug)]
 pub(super) enum Order {
     /// `seen`: the revision that was looked at, or that was told when it was ordered; what stopped cleanups since stays.
-    /// `alone`: whoever else is stopped alone stays so; `None`: nobody.
+    /// `alone`: whoever else is stopped alone stays so, and who says something else by now; `None`: nobody.
     Release {
         reason: String,
         actor: String,
         seen: u64,
-        alone: Option<Vec<NodeName>>,
+        alone: Option<Vec<(NodeName, Past)>>,
         reply: oneshot::Sender<Result<FleetBrake, Refusal>>,
     },
     Look {

@@ -7,9 +7,9 @@
 //! - The node says that cleaning a mount does not hold.
 //! - A finding that was raised on the node while it has a place is of severity high or worse, then or by an update, other than that a disk is full:
 //!   that is why it cleans. A node that falls silent and one that sent two histories are such findings too. It must be about
-//!   the node: its mounts, disks, memory, kernel, and a process that hangs in it. What a log says, and what one pod or process meets
-//!   at its own limits, whoever runs a pod brings about as often as he likes ([`OF_ONE`], [`OWN_LIMITS`], a process of a pod); the rules
-//!   of lines count for nothing wherever they stand, since a host's logs quote what containers say.
+//!   the node: its mounts, disks, memory, kernel, and a task of none of its pods that hangs in it. What a log says, and what one pod or
+//!   process meets at its own limits, whoever runs a pod brings about as often as he likes ([`OF_ONE`], a process that may be a pod's);
+//!   the rules of lines count for nothing wherever they stand, since a host's logs quote what containers say.
 //! - A permit ends without its outcome ([`super::machine`] sees that).
 
 use dogwatch::record::{Action, ActionState, Finding, FindingState, ObjectOutcome, Severity};
@@ -20,8 +20,9 @@ use crate::wording::bytes;
 const EXPECTED: [&str; 3] = ["disk-high-water", "disk-time-to-full", "inode-high-water"];
 /// Kinds of what is not the node's: a line of any log, a pod, a group of processes.
 const OF_ONE: [&str; 3] = ["log", "pod", "cgroup"];
-/// What a process meets at limits of its own. What else is said of one is said of what it waits for: the node's disks and kernel.
-const OWN_LIMITS: [&str; 1] = ["descriptor-exhaustion"];
+/// What an agent states of each task that its scan found to hang. Only there it knows whose a task is: the kernel's own line names
+/// a thread of whomever. All else that is said of a process it meets at limits of its own.
+const SCANNED: &str = "uninterruptible_number";
 /// One failed object in so many is borne with.
 const FAILED_OF: usize = 10;
 
@@ -78,6 +79,6 @@ pub fn wrong_finding(finding: &Finding) -> Option<String> {
 /// Whether a finding is about what is not the node's.
 fn is_of_one(finding: &Finding) -> bool {
     let kind = finding.subject.kind.as_str();
-    let of_itself = || finding.pod.is_some() || OWN_LIMITS.contains(&finding.rule.as_str());
+    let of_itself = || finding.pod.is_some() || finding.facts.iter().all(|fact| fact.key != SCANNED);
     OF_ONE.contains(&kind) || kind == "process" && of_itself()
 }

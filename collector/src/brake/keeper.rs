@@ -36,7 +36,7 @@ use doubts::Doubts;
 use crate::incident::COLLECTOR;
 use crate::nodes::Nodes;
 use crate::say::Say;
-use crate::store::decision::{Decision, What};
+use crate::store::decision::{Decision, Past, What};
 use crate::store::{DecideError, Mark, Notice, QueryError, Store};
 
 /// Asks that are taken under one sync.
@@ -263,7 +263,7 @@ impl Keeper {
         reason: String,
         actor: String,
         seen: u64,
-        alone: Option<Vec<NodeName>>,
+        alone: Option<Vec<(NodeName, Past)>>,
     ) -> Result<FleetBrake, Refusal> {
         if self.differs() {
             return Err(Refusal::Store(
@@ -278,11 +278,12 @@ impl Keeper {
             return Err(Refusal::Store(why));
         }
         let ledger = self.brake.ledger();
-        let is_meant = |node| alone.as_ref().is_none_or(|alone| alone.contains(node));
-        let past = self.claims.releasable(ledger).filter(|c| is_meant(&c.node)).map(|c| c.state);
-        let past: Vec<_> = past.collect();
+        let past = self.claims.meant(ledger, alone.as_deref());
         match ledger.stopped() {
-            None if past.is_empty() => return Err(Refusal::Open),
+            None if past.is_empty() => {
+                let changed = self.claims.changed(alone.as_deref().unwrap_or_default());
+                return Err(changed.map_or(Refusal::Open, Refusal::Overtaken));
+            }
             Some(stopped) if ledger.revision > seen => {
                 return Err(Refusal::Overtaken(stopped_words(ledger, stopped)));
             }

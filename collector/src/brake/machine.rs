@@ -9,7 +9,7 @@
 //! - A policy that is not proven has at most one place.
 //! - Who waits for [`STARVED_NS`] is overtaken only by those who have waited for longer; before that the most urgent is first.
 //!   A node that had a place waits from the end of that on, whatever it asked for before: one that asks for many mounts has no
-//!   more turns than one that asks for one.
+//!   more turns than one that asks for one. Whose turn it is cleans what it has waited with for longest, if that is so long.
 //! - A node that has a place gets another permit only while no other node could have the turn, and never more than
 //!   [`MAX_AT_WORK_OF_NODE`](super::ledger::MAX_AT_WORK_OF_NODE) at work; whoever has no place yet finds room for one.
 //! - A node whose permits come to nothing rests before the next one, and keeps nobody waiting meanwhile ([`super::pace`]).
@@ -25,7 +25,7 @@ mod what;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use dogwatch::record::{Action, ActionState, Finding, Hash, NodeName, RecordRef};
+use dogwatch::record::{Action, ActionState, Finding, FindingState, Hash, NodeName, RecordRef, Severity};
 
 use super::fleet::Fleet;
 use super::grave::Grave;
@@ -413,7 +413,10 @@ impl Brake {
         cite: Option<RecordRef>,
     ) -> Vec<What> {
         let Some(why) = wrong_finding(finding) else {
-            self.grave.forget(node, &finding.id);
+            // Of a task that hangs the kernel may say again what was known better.
+            if finding.state == FindingState::Cleared || finding.severity < Severity::High {
+                self.grave.forget(node, &finding.id);
+            }
             return Vec::new();
         };
         if !self.know(node, &finding.id) {
@@ -432,6 +435,11 @@ impl Brake {
         };
         let cites: Vec<RecordRef> = cite.into_iter().collect();
         vec![blame(format!("node {node}: {why}"), node, &action, cites)]
+    }
+
+    /// What speaks against a cleanup of a node that is no finding, where it may stop everything.
+    pub fn blame(&self, node: &NodeName, action: &str, why: String) -> Option<What> {
+        self.may_trip(node, action).then(|| blame(why, node, action, Vec::new()))
     }
 
     /// Takes a finding that speaks against a cleanup as one that holds already; whether that is news.

@@ -2,12 +2,15 @@
 //! and what was found on their nodes. Asked of the store after a start, after notices were missed, and of a node that has its
 //! first permit since. Of other nodes nothing is asked: what they say, however much, keeps nobody waiting and hides nothing.
 //!
+//! What speaks against no cleanup, as what pods do to themselves, hides nothing either: only what counts is looked at. Where
+//! more was found on a node that cleans than can be read, the fleet stops: nobody knows that nothing went wrong.
+//!
 //! Whether a finding came before a cleanup is told by where the records stand in the node's stream; clocks are compared only
 //! where one run of the agent raised it and another began.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dogwatch::record::{ActionState, FindingState, NodeName, RecordRef, Severity};
+use dogwatch::record::{ActionState, Finding, FindingState, NodeName, RecordRef};
 
 use super::STOPPED_RULE;
 use super::judge::wrong_finding;
@@ -15,13 +18,14 @@ use super::ledger::Permit;
 use super::machine::Brake;
 use crate::store::decision::What;
 use crate::store::row::{FindingRow, Step};
-use crate::store::{Graves, MAX_GRAVE_READ, QueryError, Store};
+use crate::store::{Graves, QueryError, Store};
 
 /// By so much a node's clock may have gone back since its cleanup began, for what was found and is over to be looked at.
 const BEFORE_NS: i64 = 3_600 * 1_000_000_000;
 
 /// How a cleanup began, as its node said it.
 struct Began {
+    action: String,
     step: Step,
     granted_wall_ns: i64,
 }
@@ -73,46 +77,56 @@ pub(super) async fn look_up(
             // Each by the clock of whoever may have found something since.
             let earliest = granted_wall_ns.min(step.wall_ns).saturating_sub(BEFORE_NS);
             since.entry(node.clone()).and_modify(|since| *since = earliest.min(*since));
-            began.entry(node.clone()).or_default().push(Began { step: step.clone(), granted_wall_ns });
+            began.entry(node.clone()).or_default().push(Began {
+                action,
+                step: step.clone(),
+                granted_wall_ns,
+            });
         }
         if let Some(cite) = row.steps.last().and_then(own) {
             decided.extend(brake.observe_action(&node, &row.action, cite));
         }
     }
-    let Graves { rows, cut } = store.grave(since).await?;
-    if !cut.is_empty() {
-        let nodes = cut.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ");
-        tracing::warn!(
-            nodes,
-            "more was found on nodes that clean than the {MAX_GRAVE_READ} newest that were looked at"
-        );
-    }
+    let Graves { rows, cut } = store.grave(since, speaks).await?;
     // Oldest first, as they were said.
-    for row in rows.into_iter().filter(|row| row.finding.rule != STOPPED_RULE) {
+    for row in rows {
         let Some(node) = row.node.clone() else { continue };
         let of_node = began.get(&node).map(Vec::as_slice).unwrap_or_default();
-        let Some(step) = row.steps.iter().find(|s| is_grave(s)) else { continue };
+        let Some((step, finding)) = at_worst(&row) else { continue };
         if of_node.iter().any(|began| after(&row, step, began)) {
-            let mut finding = row.finding.clone();
-            // Over by now or milder, it was said all the same.
-            finding.state = FindingState::Raised;
-            finding.severity = step.severity;
             // It may have been heard of before its cleanup was.
             brake.forget(&node, &finding.id);
             decided.extend(brake.observe_finding(&node, &finding, own(step)));
         }
-        // What speaks against no cleanup takes no place of what does.
+        // What speaks against no cleanup any more takes no place of what does.
         if wrong_finding(&row.finding).is_some() {
             brake.know(&node, &row.finding.id);
         } else {
             brake.forget(&node, &row.finding.id);
         }
     }
+    for node in cut {
+        let of_node = began.get(&node).map(Vec::as_slice).unwrap_or_default();
+        let why = format!(
+            "node {node}: more was found on {node} since its cleanup began than can be looked at; `dogwatch get findings --node \
+             {node}` lists it"
+        );
+        decided.extend(of_node.iter().find_map(|began| brake.blame(&node, &began.action, why.clone())));
+    }
     Ok(decided)
 }
 
-fn is_grave(step: &Step) -> bool {
-    step.severity >= Severity::High && step.state != FindingState::Cleared.as_str()
+/// Whether a finding may speak against a cleanup by what it was when it became grave.
+fn speaks(row: &FindingRow) -> bool {
+    row.finding.rule != STOPPED_RULE
+        && at_worst(row).is_some_and(|(_, finding)| wrong_finding(&finding).is_some())
+}
+
+/// The step at which a finding became grave, and the finding as it was then: over by now or milder, it was said all the same.
+fn at_worst(row: &FindingRow) -> Option<(&Step, Finding)> {
+    let step = row.steps.iter().find(|step| step.is_grave())?;
+    let (state, severity) = (FindingState::Raised, step.severity);
+    Some((step, Finding { state, severity, ..row.finding.clone() }))
 }
 
 /// Whether a finding became grave after a cleanup began.

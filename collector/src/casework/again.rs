@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dogwatch::clock;
+use dogwatch::record::{Finding, NodeName};
 use tokio::task::JoinError;
 
 use super::backlog::{Backlog, MAX_LOOSE};
-use super::{Casework, CaseworkError, SILENT_RULE, TICK};
+use super::{Casework, CaseworkError, SILENT_RULE, TICK, TOLD_TOGETHER};
 use crate::correlate::{Correlator, MAX_LOOSE_PER_NODE};
 use crate::store::decision::{Decision, What};
-use crate::store::row::FindingRow;
 use crate::store::{Loose, QueryError, Standing, Store};
 
 /// What the store held when it was asked.
@@ -116,20 +116,36 @@ impl Casework {
         // In the order in which they came to be, as if nothing had happened.
         loose.reverse();
         let Meanwhile { deeds, said } = std::mem::take(&mut self.meanwhile);
-        for decision in said.into_values() {
-            let What::FindingSaid { node, finding, count } = decision.what else { continue };
-            if finding.rule != SILENT_RULE {
-                self.note_own(node.as_ref(), &finding, count);
-            }
-            let row = FindingRow { node, finding: *finding, from_collector: true, count, steps: Vec::new() };
-            loose.push(Loose::Finding(Box::new(row)));
-        }
-        self.backlog = (!loose.is_empty()).then(|| Backlog::Loose(loose.into_iter()));
         for decision in deeds {
             self.correlator.apply(&decision);
             if let What::IncidentMoved { id, .. } = &decision.what {
                 self.take_back(id).await?;
             }
+        }
+        // Now, and what the store told of the same before it: what is said of it from here on is put to it at once, and the
+        // backlog, which may take minutes, must not tell again what is over by then.
+        let told = |l: &Loose| matches!(l, Loose::Finding(r) if r.from_collector && said.contains_key(&r.finding.id));
+        let earlier: Vec<Loose> = loose.extract_if(.., |l| told(l)).collect();
+        self.backlog = (!loose.is_empty()).then(|| Backlog::Loose(loose.into_iter()));
+        let earlier = earlier.into_iter().filter_map(|l| match l {
+            Loose::Finding(row) => Some((row.node, row.finding)),
+            Loose::Action(_) => None,
+        });
+        let mut pieces: Vec<(Option<NodeName>, Finding)> = earlier.collect();
+        for decision in said.into_values() {
+            let What::FindingSaid { node, finding, count } = decision.what else { continue };
+            if finding.rule != SILENT_RULE {
+                self.note_own(node.as_ref(), &finding, count);
+            }
+            pieces.push((node, *finding));
+        }
+        let now = clock::wall_ns();
+        for some in pieces.chunks(TOLD_TOGETHER) {
+            let follows = some.iter().filter_map(|(node, f)| {
+                node.as_ref().map(|node| self.correlator.observe_finding(node, f, now))
+            });
+            let decisions = follows.flatten().collect();
+            self.keep(decisions).await?;
         }
         Ok(())
     }

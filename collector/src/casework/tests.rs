@@ -285,14 +285,54 @@ async fn what_people_did_while_the_store_was_asked_counts_though_it_answers_what
     casework.say(Some(b.clone()), hole("second"), 1).await.unwrap();
     casework.settle(Ok(Ok(before))).await.unwrap();
     assert!(casework.correlator.knows(&old), "what was reopened meanwhile is looked after");
-    assert_eq!(store.incidents(IncidentFilter::default()).await.unwrap().len(), 1);
-    while casework.backlog.is_some() {
-        casework.work_off().await.unwrap();
-    }
     let incidents = store.incidents(IncidentFilter::default()).await.unwrap();
     assert!(incidents.iter().any(|i| i.nodes == [b.clone()]), "{incidents:?}");
     drop((hold, casework));
     store.close().await;
+}
+
+#[tokio::test]
+async fn what_is_said_and_taken_back_while_the_store_is_asked_or_what_it_told_is_looked_at_holds_no_incident_open()
+ {
+    // Whether the store knew of it when it was asked, and whether it was over before what it told was taken in.
+    for (known, early) in [(false, false), (false, true), (true, false), (true, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let (_asks, asked) = mpsc::channel(1);
+        let policy = Policy { quiet_ns: 0, ..Policy::default() };
+        let (nodes, silent_after) = (Nodes::default(), Duration::from_secs(3600));
+        let mut casework = Casework::open(store.clone(), nodes, policy, silent_after, asked).await.unwrap();
+        let node: NodeName = "a".parse().unwrap();
+        let finding = hole("first");
+        let over = Finding { state: FindingState::Cleared, ..finding.clone() };
+        let mut before = again::ask(store.clone(), casework.ended_since_ns()).await.unwrap();
+        let hold = unanswered(&mut casework);
+        casework.say(Some(node.clone()), finding, 1).await.unwrap();
+        if known {
+            before = again::ask(store.clone(), casework.ended_since_ns()).await.unwrap();
+        }
+        if early {
+            casework.say(Some(node.clone()), over.clone(), 2).await.unwrap();
+        }
+        casework.taking = JoinSet::new();
+        casework.settle(Ok(Ok(before))).await.unwrap();
+        if !early {
+            // Orders and what is said take turns with the backlog.
+            casework.say(Some(node.clone()), over, 2).await.unwrap();
+        }
+        while casework.backlog.is_some() {
+            casework.work_off().await.unwrap();
+        }
+        casework.tick().await.unwrap();
+        let incidents = store.incidents(IncidentFilter::default()).await.unwrap();
+        let open: Vec<_> =
+            incidents.iter().filter(|i| i.state != crate::incident::IncidentState::Resolved).collect();
+        assert!(open.is_empty(), "{known} {early}: {open:?}");
+        assert!(early || incidents.len() == 1, "{known} {early}: it was told");
+        assert!(casework.own.is_empty());
+        drop((hold, casework));
+        store.close().await;
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 use super::Query;
 use super::messages::severity;
 use crate::brake::{FleetBrake, Looked, Refusal};
+use crate::store::decision::Past;
 
 /// Longest reason of a node's that is repeated, in characters.
 const MAX_TOLD_CHARS: usize = 100;
@@ -44,8 +45,11 @@ impl Query {
         let stands = match order {
             wire::BrakeOrder::Pause => self.brake.pause(reason, actor).await,
             wire::BrakeOrder::Release => {
-                let node = |n: String| n.parse().map_err(|e| Status::invalid_argument(format!("alone: {e}")));
-                let alone = alone.into_iter().map(node).collect::<Result<_, _>>()?;
+                let of = |a: wire::FleetAlone| {
+                    let node = a.node.parse().map_err(|e| Status::invalid_argument(format!("alone: {e}")))?;
+                    Ok((node, Past { revision: a.revision, lineage: a.lineage }))
+                };
+                let alone = alone.into_iter().map(of).collect::<Result<_, Status>>()?;
                 let looked = (revision != 0).then_some(Looked { revision, alone });
                 self.brake.release(reason, actor, looked).await
             }
@@ -139,6 +143,8 @@ impl Query {
         let alone = alone.into_iter().map(|a| wire::FleetAlone {
             node: a.node.to_string(),
             reason: a.reason.chars().take(MAX_TOLD_CHARS).collect(),
+            revision: a.state.revision,
+            lineage: a.state.lineage,
         });
         out.alone = alone.collect();
         let permits = ledger.permits.into_iter().map(|p| wire::FleetPermit {

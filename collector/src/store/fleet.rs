@@ -4,21 +4,25 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dogwatch::record::{NodeName, Severity};
+use dogwatch::record::NodeName;
 
+use super::ask::finding_row;
 use super::board::Goal;
 use super::decision::Past;
 use super::index::{Index, IndexError, Span, decode, each};
 use super::keys::{Key, Origin, Table, origin_of, origin_part, split_time};
-use super::row::FindingRow;
+use super::reading::Reading;
+use super::row::{FindingRow, Step};
 use super::view::{Life, told_key};
 use super::{Inner, QueryError, Store};
 use crate::brake::Ledger;
 
-/// Most grave findings of one node that are read: each may take the decoding of a whole block.
-pub const MAX_GRAVE_READ: usize = 256;
-/// Most findings of one node, and of the collector's own, whose lives are looked at for them.
-const MAX_LIVES: usize = 10_000;
+/// Most findings of one node that are answered with, of those that count.
+pub const MAX_GRAVE: usize = 256;
+/// Most findings of one node whose lives are looked at for them, whatever they are: pods bring them about, too.
+pub const MAX_LIVES: usize = 10_000;
+/// Of the collector's own, about whichever nodes: some for each node of the largest fleet.
+const MAX_OWN_LIVES: usize = 100_000;
 /// Lives that are asked for at once.
 const LIVES_AT_ONCE: usize = 256;
 
@@ -93,12 +97,18 @@ impl Store {
         self.inner.slot.reached(&mark.0)
     }
 
-    /// Findings about these nodes that were of severity high or worse at some step and are active, or had a step since the time
-    /// that stands with the node. At most [`MAX_GRAVE_READ`] of each, the newest; what others said is not read.
+    /// Findings about these nodes that were grave at some step and are active, or had a step since the time that stands with
+    /// the node, and that `count`. At most [`MAX_GRAVE`] of each, those that were said last. What others said is not read, and
+    /// of what does not count nothing hides what does, unless it is named as cut. Of the steps each row has the first that was
+    /// grave and the newest, without their words.
     ///
     /// # Errors
     /// [`QueryError`].
-    pub async fn grave(&self, since: BTreeMap<NodeName, i64>) -> Result<Graves, QueryError> {
+    pub async fn grave(
+        &self,
+        since: BTreeMap<NodeName, i64>,
+        count: fn(&FindingRow) -> bool,
+    ) -> Result<Graves, QueryError> {
         if since.is_empty() {
             return Ok(Graves::default());
         }
@@ -106,7 +116,7 @@ impl Store {
             let mut pick = Pick::new(&since);
             pick.visit(index, Table::FindingActive)?;
             pick.visit(index, Table::FindingTime)?;
-            Ok(pick.read(inner))
+            Ok(pick.read(inner, count))
         })
         .await
     }
@@ -117,7 +127,7 @@ impl Store {
 pub struct Graves {
     /// The oldest first.
     pub rows: Vec<FindingRow>,
-    /// Nodes that have more than were read.
+    /// Nodes that have more since the time that stands with them than was looked at, or than can be read.
     pub cut: BTreeSet<NodeName>,
 }
 
@@ -129,7 +139,7 @@ struct Pick<'q> {
     collector: Vec<u8>,
     /// How many of each origin were looked at.
     looked: HashMap<Vec<u8>, usize>,
-    taken: BTreeMap<&'q NodeName, Vec<Life>>,
+    taken: Vec<Life>,
     /// Keys of what was looked at.
     seen: BTreeSet<Vec<u8>>,
     cut: BTreeSet<NodeName>,
@@ -143,7 +153,7 @@ impl<'q> Pick<'q> {
             nodes: since.keys().map(|node| (part(node), node)).collect(),
             collector: origin_part(&Origin::Collector),
             looked: HashMap::new(),
-            taken: BTreeMap::new(),
+            taken: Vec::new(),
             seen: BTreeSet::new(),
             cut: BTreeSet::new(),
         }
@@ -169,8 +179,12 @@ impl<'q> Pick<'q> {
                 return Ok(true);
             }
             let looked = self.looked.entry(origin.to_vec()).or_default();
-            if *looked >= MAX_LIVES {
-                self.cut.extend(node.cloned());
+            let most = if node.is_some() { MAX_LIVES } else { MAX_OWN_LIVES };
+            if *looked >= most {
+                // What the collector said there may be about any of them.
+                let its =
+                    self.since.iter().filter(|(of, since)| node.is_none_or(|n| n == *of) && at >= **since);
+                self.cut.extend(its.map(|(of, _)| of.clone()));
                 return Ok(true);
             }
             *looked += 1;
@@ -192,33 +206,49 @@ impl<'q> Pick<'q> {
     ) -> Result<(), IndexError> {
         let (times, keys): (Vec<i64>, Vec<Vec<u8>>) = waiting.into_iter().unzip();
         for (at, row) in times.into_iter().zip(index.get_many(&keys)?) {
-            let Some(life) = row.map(|row| decode::<Life>(&row)).transpose()? else { continue };
-            let Some((node, since)) = life.node.as_ref().and_then(|n| self.since.get_key_value(n)) else {
-                continue;
-            };
-            if by_since && at < *since || !life.steps.iter().any(|s| s.severity >= Severity::High) {
+            let Some(mut life) = row.map(|row| decode::<Life>(&row)).transpose()? else { continue };
+            let Some(since) = life.node.as_ref().and_then(|n| self.since.get(n)) else { continue };
+            if by_since && at < *since {
                 continue;
             }
-            let its = self.taken.entry(node).or_default();
-            if its.len() < MAX_GRAVE_READ {
-                its.push(life);
-            } else {
-                self.cut.insert(node.clone());
-            }
+            let Some(grave) = life.steps.iter().position(Step::is_grave) else { continue };
+            // Thousands of them wait to be read.
+            let newest = life.steps.len().saturating_sub(1);
+            let steps = std::mem::take(&mut life.steps).into_iter().enumerate();
+            life.steps =
+                steps.filter(|(i, _)| *i == grave || *i == newest).map(|(_, step)| bare(step)).collect();
+            self.taken.push(life);
         }
         Ok(())
     }
 
-    /// Reads their records, those of one block after each other.
-    fn read(self, inner: &Inner) -> Graves {
-        let mut lives: Vec<Life> = self.taken.into_values().flatten().collect();
-        lives.sort_by_key(|l| (l.from_collector, l.at.segment, l.at.offset, l.at.seq));
-        let mut rows: Vec<(i64, FindingRow)> = Vec::with_capacity(lives.len());
-        for life in lives {
+    /// Reads their records, the newest block of each node first.
+    fn read(self, inner: &Inner, count: fn(&FindingRow) -> bool) -> Graves {
+        let Self { since, taken, mut cut, .. } = self;
+        let mut rows: Vec<(i64, FindingRow)> = Vec::new();
+        let mut answered: BTreeMap<NodeName, usize> = BTreeMap::new();
+        Reading::sparing(inner).each(taken, |_, life, body| {
+            let Some(node) = life.node.clone() else { return true };
             let at = life.updated_wall_ns();
-            rows.extend(inner.finding_row(life).map(|row| (at, row)));
-        }
+            let its = answered.entry(node.clone()).or_default();
+            match body.and_then(|body| finding_row(life, Some(body))) {
+                Some(row) if !count(&row) => {}
+                Some(row) if *its < MAX_GRAVE => {
+                    *its += 1;
+                    rows.push((at, row));
+                }
+                // Nobody knows what it says, or has a place for it.
+                _ => cut.extend(since.get_key_value(&node).filter(|(_, since)| at >= **since).map(|_| node)),
+            }
+            true
+        });
         rows.sort_by_key(|(at, _)| *at);
-        Graves { rows: rows.into_iter().map(|(_, row)| row).collect(), cut: self.cut }
+        Graves { rows: rows.into_iter().map(|(_, row)| row).collect(), cut }
     }
+}
+
+/// A step without what nobody asks of so many.
+fn bare(mut step: Step) -> Step {
+    step.evidence.truncate(1);
+    Step { summary: String::new(), ..step }
 }

@@ -69,7 +69,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 
 pub use ask::QueryError;
 pub use filter::{ActionFilter, CommandFilter, FindingFilter, IncidentFilter};
-pub use fleet::{Graves, MAX_GRAVE_READ, Mark};
+pub use fleet::{Graves, MAX_GRAVE, MAX_LIVES, Mark};
 pub use indexer::IndexStatus;
 pub use open::{JournalConfig, OpenReport, StoreConfig};
 pub use search::{Active, FindingKey};

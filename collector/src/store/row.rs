@@ -1,6 +1,6 @@
 //! Rows: what the index answers with. Each is a fold over records and decisions and nothing else.
 
-use dogwatch::record::{Action, CleanupMode, Finding, Hash, NodeName, RecordRef, Severity};
+use dogwatch::record::{Action, CleanupMode, Finding, FindingState, Hash, NodeName, RecordRef, Severity};
 use serde::{Deserialize, Serialize};
 
 use super::decision::HoldTarget;
@@ -21,6 +21,13 @@ pub struct Step {
     pub summary: String,
     /// The record that says it, and those that it cites; empty for the collector's own.
     pub evidence: Vec<RecordRef>,
+}
+
+impl Step {
+    /// Whether a finding was of severity high or worse then, and not over.
+    pub fn is_grave(&self) -> bool {
+        self.severity >= Severity::High && self.state != FindingState::Cleared.as_str()
+    }
 }
 
 /// A finding as it stands.

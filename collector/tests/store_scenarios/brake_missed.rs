@@ -2,7 +2,8 @@
 
 use dogwatch::record::{ActionState, Body, Finding, FindingState, Stream, Subject};
 use dogwatch_collector::store::decision::What;
-use dogwatch_collector::store::{Graves, MAX_GRAVE_READ, Store};
+use dogwatch_collector::store::row::FindingRow;
+use dogwatch_collector::store::{Graves, MAX_GRAVE, MAX_LIVES, Store};
 
 use crate::brake::{Desk, bad, enrol, said};
 use crate::kit::{self, Node, SECOND, T0};
@@ -17,11 +18,16 @@ fn raised(id: &str, rule: &str, subject: Subject, raised: i64) -> Body {
 
 /// So many findings on mounts of their own that are active, of severity high, and dated ahead.
 async fn flood(store: &Store, node: &mut Node, count: usize) {
+    said_by(store, node, count, |n| {
+        raised(&format!("f-{n}"), "crash-loop", Subject::new("mount", format!("/m{n}")), T0)
+    })
+    .await;
+}
+
+async fn said_by(store: &Store, node: &mut Node, count: usize, of: impl Fn(usize) -> Body) {
     let ids: Vec<usize> = (0..count).collect();
     for some in ids.chunks(500) {
-        let of =
-            |n: &usize| raised(&format!("f-{n}"), "crash-loop", Subject::new("mount", format!("/m{n}")), T0);
-        let bodies = some.iter().map(of).collect();
+        let bodies = some.iter().map(|n| of(*n)).collect();
         store.commit(&node.seal(Stream::Urgent, T0 + 3_600 * SECOND, bodies)).await.unwrap();
     }
 }
@@ -48,7 +54,7 @@ async fn what_was_missed_of_a_node_with_a_place_stops_everything_however_much_an
 }
 
 #[tokio::test]
-async fn of_nodes_that_are_asked_about_the_newest_findings_are_read_and_of_others_none() {
+async fn of_nodes_that_are_asked_about_what_counts_is_read_and_of_others_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = kit::open(kit::config(dir.path()));
     let (mut node, mut loud) = (Node::new("n1", 1), Node::new("loud", 2));
@@ -68,25 +74,76 @@ async fn of_nodes_that_are_asked_about_the_newest_findings_are_read_and_of_other
     let what = What::FindingSaid { node: Some(node.name.clone()), finding: Box::new(silent), count: 1 };
     store.decide(kit::decision(T0 + 1, what)).await.unwrap();
     indexed(&store).await;
-    let asked = async |nodes: &[(&Node, i64)]| {
+    let asked = async |nodes: &[(&Node, i64)], count: fn(&FindingRow) -> bool| {
         let since = nodes.iter().map(|(node, since)| (node.name.clone(), *since)).collect();
-        let Graves { rows, cut } = store.grave(since).await.unwrap();
+        let Graves { rows, cut } = store.grave(since, count).await.unwrap();
         let rows: Vec<_> = rows.into_iter().map(|row| (row.node.unwrap(), row.finding.id)).collect();
-        (rows, cut)
+        (rows, cut.into_iter().collect::<Vec<_>>())
     };
-    assert!(asked(&[]).await.0.is_empty());
-    let (rows, cut) = asked(&[(&node, i64::MAX)]).await;
+    assert!(asked(&[], |_| true).await.0.is_empty());
+    let (rows, cut) = asked(&[(&node, i64::MAX)], |_| true).await;
     let of = |id: &str| (node.name.clone(), id.to_owned());
     assert_eq!((&rows[..], cut.len()), (&[of("f-own"), of("f-silent")][..], 0));
-    let (rows, cut) = asked(&[(&node, 6)]).await;
+    let (rows, cut) = asked(&[(&node, 6)], |_| true).await;
     assert_eq!((&rows[..], cut.len()), (&[of("f-bad"), of("f-own"), of("f-silent")][..], 0));
+    let (rows, cut) = asked(&[(&node, 6)], |row| row.finding.id == "f-own").await;
+    assert_eq!((&rows[..], cut.len()), (&[of("f-own")][..], 0));
     // One that says much is cut, and hides nothing of the other.
-    let (rows, cut) = asked(&[(&node, 6), (&loud, i64::MIN)]).await;
-    assert_eq!(rows.len(), 3 + MAX_GRAVE_READ);
-    assert_eq!(cut.into_iter().collect::<Vec<_>>(), [loud.name.clone()]);
-    let newest = (loud.name.clone(), format!("f-{}", 499));
-    assert!(rows.contains(&of("f-bad")) && rows.contains(&newest));
+    let (rows, cut) = asked(&[(&node, 6), (&loud, i64::MIN)], |_| true).await;
+    assert_eq!(rows.len(), 3 + MAX_GRAVE);
+    assert_eq!(cut, [loud.name.clone()]);
+    let of_loud = |n: usize| (loud.name.clone(), format!("f-{n}"));
+    assert!(rows.contains(&of("f-bad")) && rows.contains(&of_loud(FLOOD - 1)));
+    // What it had before says nothing of a cleanup that began since.
+    let (rows, cut) = asked(&[(&loud, i64::MAX)], |_| true).await;
+    assert_eq!((rows.len(), cut.len()), (MAX_GRAVE, 0));
+    // Nor does what does not count hide what does.
+    let (rows, cut) = asked(&[(&loud, i64::MIN)], |row| row.finding.id == "f-7").await;
+    assert_eq!((&rows[..], cut.len()), (&[of_loud(7)][..], 0));
     store.close().await;
+}
+
+#[tokio::test]
+async fn what_pods_do_to_themselves_hides_nothing_of_what_a_cleanup_broke() {
+    for (broke, pods, words) in [
+        (true, 300, Some("crash-loop")),
+        (false, 300, None),
+        // Nobody can say what is among so many.
+        (false, MAX_LIVES + 50, Some("more was found on n1")),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let desk = Desk::start(kit::open(kit::config(dir.path()))).await;
+        let mut node = Node::new("n1", 1);
+        desk.granted().await;
+        desk.store.commit(&said(&mut node, ActionState::Started)).await.unwrap();
+        let store = desk.end().await;
+        if broke {
+            store.commit(&bad(&mut node, FindingState::Raised, T0)).await.unwrap();
+        }
+        said_by(&store, &mut node, pods, |n| {
+            let group = format!("/kubepods.slice/pod{n}");
+            raised(&format!("p-{n}"), "oom-kill", Subject::new("cgroup", group), T0)
+        })
+        .await;
+        indexed(&store).await;
+        let desk = Desk::start(store).await;
+        if let Some(words) = words {
+            kit::until("what may have gone wrong to stop everything", async || desk.tripped()).await;
+            let reason = desk.look().await.ledger.tripped.unwrap().reason;
+            assert!(reason.contains(words), "{reason}");
+            // Once a person has looked it stops nothing again.
+            desk.release().await;
+            let desk = Desk::start(desk.end().await).await;
+            desk.look().await;
+            assert!(!desk.tripped());
+            desk.end().await.close().await;
+        } else {
+            desk.store.commit(&said(&mut node, ActionState::Done)).await.unwrap();
+            kit::until("the watch to be over", async || desk.look().await.ledger.permits.is_empty()).await;
+            assert!(!desk.tripped());
+            desk.end().await.close().await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ async fn set(here: &Here<'_>, order: Brake, args: &BrakeSayArgs, io: &mut Io<'_>
 
 /// Ends what stands now, once it was shown: a cleanup that went wrong after somebody paused, or after somebody last looked, is
 /// not ended by the way, nor is a node that is stopped alone. A stop that comes while it is shown stays, too, also the first that
-/// ever was: where nothing is stopped nothing is ordered.
+/// ever was: where nothing is stopped nothing is ordered. Where something is noted all the same that is no success.
 async fn release(here: &Here<'_>, args: &BrakeReleaseArgs, io: &mut Io<'_>) -> Result<(), CliError> {
     worded("-m", &args.say.reason)?;
     needs_no_name(args.say.output, "brakes")?;
@@ -51,9 +51,18 @@ async fn release(here: &Here<'_>, args: &BrakeReleaseArgs, io: &mut Io<'_>) -> R
         }
     }
     let ends: Vec<String> = stops(&stands).into_iter().chain(stands.alone.iter().map(alone)).collect();
-    if ends.is_empty() {
+    if ends.is_empty() && stands.notes.is_empty() {
         io.say("nothing is stopped; nothing to release")?;
         return tell(io, args.say.output, &stands);
+    }
+    if ends.is_empty() {
+        tell(io, args.say.output, &stands)?;
+        return Err(CliError::Failed(
+            "nothing that a release ends; the notes of `dogwatch brake status` say what stays as it is\n  \
+             where one says that a release lets a node go on, the collector is older than this CLI and does not name the \
+             node: release with the collector's own CLI"
+                .to_owned(),
+        ));
     }
     for stop in ends {
         io.say(&format!("this ends: {stop}"))?;
@@ -75,8 +84,8 @@ async fn release(here: &Here<'_>, args: &BrakeReleaseArgs, io: &mut Io<'_>) -> R
             return Err(CliError::Failed(format!("{who} stay stopped; nothing was changed")));
         }
     }
-    let alone = stands.alone.into_iter().map(|a| a.node).collect();
-    order_and_tell(desk, Brake::Release { revision: stands.revision, alone }, &args.say, io).await
+    let FleetBrake { revision, alone, .. } = stands;
+    order_and_tell(desk, Brake::Release { revision, alone }, &args.say, io).await
 }
 
 /// A node that is stopped alone.

@@ -39,11 +39,14 @@ pub(crate) struct FleetBrake {
 }
 
 /// A node that is stopped alone.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Alone {
     pub(crate) node: String,
     /// What it says it was told.
     pub(crate) reason: Option<String>,
+    /// Which state that is: a release means this one.
+    #[serde(skip)]
+    pub(crate) state: (u64, u64),
 }
 
 /// A person's pause.
@@ -115,6 +118,11 @@ impl From<wire::FleetBrake> for FleetBrake {
             nodes: p.nodes,
             nodes_needed: p.nodes_needed,
         };
+        let alone = |a: wire::FleetAlone| Alone {
+            node: a.node,
+            reason: known(a.reason),
+            state: (a.revision, a.lineage),
+        };
         Self {
             state: b.state,
             reason: known(b.reason),
@@ -137,7 +145,7 @@ impl From<wire::FleetBrake> for FleetBrake {
                 actor: known(p.actor),
                 since: Utc::known(p.since_wall_ns),
             }),
-            alone: b.alone.into_iter().map(|a| Alone { node: a.node, reason: known(a.reason) }).collect(),
+            alone: b.alone.into_iter().map(alone).collect(),
         }
     }
 }

@@ -127,6 +127,22 @@ async fn where_nothing_is_stopped_a_release_orders_nothing() {
 }
 
 #[tokio::test]
+async fn a_release_that_ends_nothing_of_what_is_noted_is_no_success() {
+    let desk = desk().await;
+    desk.run(&["brake", "release", "--yes", "-m", "it notes"]).await;
+    for args in [&["-o", "json"][..], &["--yes"], &[]] {
+        let done = desk.run(&[&["brake", "release", "-m", "go on"], args].concat()).await;
+        assert_eq!(done.code, 1, "{}", done.err);
+        assert!(done.out.contains("node node-7 alone stays stopped"), "{}", done.out);
+        assert!(done.err.contains("nothing that a release ends"), "{}", done.err);
+        assert!(!done.err.contains("nothing is stopped"), "{}", done.err);
+    }
+    let shown = desk.run(&["brake", "status", "-o", "json"]).await;
+    let json: Value = serde_json::from_str(&shown.out).unwrap();
+    assert_eq!(json["revision"], 1, "nothing was ordered");
+}
+
+#[tokio::test]
 async fn what_was_not_as_ordered_is_said_beside_the_answer() {
     let desk = desk().await;
     let done = desk.run(&["brake", "trip", "--action", "a-both", "-m", "wrong", "-o", "json"]).await;

@@ -74,7 +74,12 @@ fn brake() -> wire::FleetBrake {
         permits: vec![permit("acting"), permit("watched")],
         waiting: vec![waiting],
         notes: vec![format!("node node-7 alone stays stopped {HOSTILE}")],
-        alone: vec![wire::FleetAlone { node: "node-7".into(), reason: HOSTILE.into() }],
+        alone: vec![wire::FleetAlone {
+            node: "node-7".into(),
+            reason: HOSTILE.into(),
+            revision: 5,
+            lineage: u64::MAX,
+        }],
         ..Default::default()
     }
 }
@@ -475,8 +480,19 @@ impl Desk for Canned {
                 )));
             }
             wire::BrakeOrder::Release => {
-                let alone = before.alone.into_iter().filter(|a| !ask.alone.contains(&a.node)).collect();
-                brake = wire::FleetBrake { state: "open".into(), max_nodes: 3, alone, ..Default::default() }
+                let meant = |a: &wire::FleetAlone| {
+                    ask.alone.contains(&wire::FleetAlone { reason: String::new(), ..a.clone() })
+                };
+                let alone = before.alone.into_iter().filter(|a| !meant(a)).collect();
+                // One that does not name whom it notes.
+                let notes = if ask.reason == "it notes" { before.notes } else { Vec::new() };
+                brake = wire::FleetBrake {
+                    state: "open".into(),
+                    max_nodes: 3,
+                    alone,
+                    notes,
+                    ..Default::default()
+                }
             }
             order => {
                 if before.state == "paused" {

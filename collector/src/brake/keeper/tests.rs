@@ -279,8 +279,9 @@ async fn a_release_lets_go_only_the_nodes_that_it_means() {
         let state = crate::store::decision::Past { revision: 3, lineage };
         Unknown { node: nodes[i].clone(), state, reason: format!("look {lineage}") }
     };
-    let release = async |keeper: &mut Keeper, alone: Option<&[NodeName]>| {
-        let (seen, alone) = (keeper.board.revision(), alone.map(<[NodeName]>::to_vec));
+    type Meant = Vec<(NodeName, Past)>;
+    let release = async |keeper: &mut Keeper, alone: Option<&Meant>| {
+        let (seen, alone) = (keeper.board.revision(), alone.cloned());
         keeper.release("well".to_owned(), "ada".to_owned(), seen, alone).await
     };
     for i in 0..2 {
@@ -293,11 +294,23 @@ async fn a_release_lets_go_only_the_nodes_that_it_means() {
         keeper.reported(says(i, 9 + i as u64));
         settled(&mut keeper).await;
     }
-    let alone = |stands: &FleetBrake| stands.alone.iter().map(|c| c.node.clone()).collect::<Vec<_>>();
-    assert_eq!(alone(&keeper.standing()), nodes);
-    assert!(matches!(release(&mut keeper, Some(&[])).await, Err(Refusal::Open)), "none is meant");
-    let stands = release(&mut keeper, Some(&nodes[..1])).await.unwrap();
-    assert_eq!(alone(&stands), nodes[1..]);
+    let alone =
+        |stands: &FleetBrake| -> Meant { stands.alone.iter().map(|c| (c.node.clone(), c.state)).collect() };
+    let of = |i: usize, lineage| (nodes[i].clone(), says(i, lineage).state);
+    assert_eq!(alone(&keeper.standing()), [of(0, 9), of(1, 10)]);
+    assert!(matches!(release(&mut keeper, Some(&Vec::new())).await, Err(Refusal::Open)), "none is meant");
+    // It says something else while somebody makes up his mind.
+    let seen = vec![of(0, 9)];
+    keeper.reported(says(0, 20));
+    settled(&mut keeper).await;
+    let refused = release(&mut keeper, Some(&seen)).await;
+    assert!(matches!(&refused, Err(Refusal::Overtaken(why)) if why.contains("look 20")), "{refused:?}");
+    keeper.stop(What::BrakePaused { reason: "maintenance".to_owned() }, "ada").await;
+    let stands = release(&mut keeper, Some(&seen)).await.unwrap();
+    assert_eq!((stands.ledger.stopped(), alone(&stands)), (None, vec![of(0, 20), of(1, 10)]));
+    assert!(!keeper.brake.ledger().knows(of(0, 20).1), "nobody has seen it");
+    let stands = release(&mut keeper, Some(&vec![of(0, 20)])).await.unwrap();
+    assert_eq!(alone(&stands), [of(1, 10)]);
     let stands = release(&mut keeper, None).await.unwrap();
     assert_eq!(alone(&stands), []);
     drop(keeper);

@@ -42,25 +42,39 @@ impl Brake {
         queue.retain(|w| self.paces.why_not(&w.ask.node, now_ns).is_none());
         let unproven: BTreeSet<Hash> =
             queue.iter().filter(|w| self.wants_other(w, false)).map(|w| w.ask.policy).collect();
+        let neglected = neglected(&queue, now_ns);
+        let mut had: BTreeSet<(&NodeName, &str)> = BTreeSet::new();
         for waiting in queue {
-            let (node, policy) = (&waiting.ask.node, waiting.ask.policy);
-            let canary = !self.is_proven(&policy);
+            let node = &waiting.ask.node;
             if placed.contains(node) {
-                again.push(waiting);
-            } else if granted.len() >= room
-                || placed.len() >= self.limit()
-                || canary && used.get(&policy).is_some_and(|nodes| !nodes.is_empty())
-                // Its cleanups prove no more; a node that they did not go well on yet takes the one place.
-                || canary && unproven.contains(&policy) && self.wants_other(waiting, true)
-            {
-                others_wait = true;
-            } else {
-                placed.insert(node);
-                used.entry(policy).or_default().insert(node);
-                let its = out.entry(node).or_default();
-                *its = (its.0 + 1, its.1 + 1);
-                granted.push(grant(&waiting.ask, canary));
+                if !had.contains(&(node, waiting.ask.mount.as_str())) {
+                    again.push(waiting);
+                }
+                continue;
             }
+            let may = |w: &Waiting| {
+                let policy = &w.ask.policy;
+                self.is_proven(policy)
+                    || used.get(policy).is_none_or(BTreeSet::is_empty)
+                    // Its cleanups prove no more; a node that they did not go well on yet takes the one place.
+                    && !(unproven.contains(policy) && self.wants_other(w, true))
+            };
+            let has_room = granted.len() < room && placed.len() < self.limit();
+            let its = neglected.get(node).into_iter().flatten().copied();
+            let Some(chosen) = its.chain([waiting]).find(|w| has_room && may(w)) else {
+                others_wait = true;
+                continue;
+            };
+            if chosen.ask.mount != waiting.ask.mount {
+                again.push(waiting);
+            }
+            let canary = !self.is_proven(&chosen.ask.policy);
+            had.insert((node, chosen.ask.mount.as_str()));
+            placed.insert(node);
+            used.entry(chosen.ask.policy).or_default().insert(node);
+            let its = out.entry(node).or_default();
+            *its = (its.0 + 1, its.1 + 1);
+            granted.push(grant(&chosen.ask, canary));
         }
         if !others_wait {
             // Whoever has no place yet finds room all the same.
@@ -140,6 +154,16 @@ impl Brake {
         }
         told
     }
+}
+
+/// What each node has waited for too long, the oldest first: its other disks may be more urgent each time that it has a turn.
+fn neglected<'w>(queue: &[&'w Waiting], now_ns: u64) -> BTreeMap<&'w NodeName, Vec<&'w Waiting>> {
+    let mut of: BTreeMap<&NodeName, Vec<&Waiting>> = BTreeMap::new();
+    for waiting in queue.iter().filter(|w| now_ns.saturating_sub(w.since_ns) >= STARVED_NS) {
+        of.entry(&waiting.ask.node).or_default().push(waiting);
+    }
+    of.values_mut().for_each(|its| its.sort_by_key(|w| w.since_ns));
+    of
 }
 
 /// Order in the queue, the least first.

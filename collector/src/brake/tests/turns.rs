@@ -266,3 +266,57 @@ fn a_node_with_several_full_disks_has_its_turns_and_each_of_its_disks_too() {
     desk.settle();
     assert_eq!(desk.brake.ledger().permits.len(), 3);
 }
+
+#[test]
+fn a_disk_is_cleaned_in_time_beside_a_more_urgent_one_of_its_node_while_others_wait() {
+    let mut desk = Desk::new(settings(1));
+    desk.prove(OLD);
+    let began = desk.now;
+    for n in 0.. {
+        let asks = [
+            (0, "/a", Severity::Critical),
+            (0, "/b", Severity::High),
+            (0, "/c", Severity::Medium),
+            (1, "/var", Severity::Critical),
+            (2, "/var", Severity::Critical),
+        ];
+        for (i, mount, severity) in asks {
+            let id = format!("a-{i}{mount}-{n}");
+            let ask = Ask { action: id, mount: mount.to_owned(), severity, ..ask(i, OLD) };
+            desk.brake.ask(ask, desk.now);
+        }
+        let granted = granted(&mut desk);
+        let others = granted.iter().any(|(of, _, mount)| *of == node(0) && mount == "/c");
+        for (of, id, _) in granted {
+            let i: usize = of.as_str()[5..].parse().unwrap();
+            over(&mut desk, i, &id, ObjectOutcome::Removed, 100);
+        }
+        if others {
+            break;
+        }
+        desk.now += 5 * SECOND;
+        // Its node's turns after that: three nodes take them by turns, and of its own one is the other disk's.
+        assert!(desk.now - began <= STARVED_NS + 7 * 130 * SECOND, "it starves");
+    }
+    assert!(desk.now - began >= STARVED_NS, "the urgent were before it");
+}
+
+#[test]
+fn a_disk_that_waited_for_long_is_cleaned_only_where_its_own_policy_may() {
+    let mut desk = Desk::new(settings(3));
+    desk.prove(OLD);
+    // Another node tries the new policy out, and its cleanup takes long.
+    desk.brake.ask(ask(1, NEW), desk.now);
+    assert_eq!(desk.settle(), [node(1)]);
+    let began = desk.now;
+    while desk.now - began < STARVED_NS {
+        let waits = Ask { action: "a-new".to_owned(), mount: "/new".to_owned(), ..ask(0, NEW) };
+        desk.brake.ask(waits, desk.now);
+        desk.brake.ask(Ask { acting: true, ..ask(1, NEW) }, desk.now);
+        desk.brake.due(desk.now);
+        desk.now += 5 * SECOND;
+    }
+    desk.brake.ask(Ask { severity: Severity::Critical, ..ask(0, OLD) }, desk.now);
+    let granted = granted(&mut desk);
+    assert_eq!(granted, [(node(0), "a-0".to_owned(), "/var".to_owned())]);
+}
