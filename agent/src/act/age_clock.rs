@@ -145,9 +145,13 @@ impl AgeClock {
                 clock
             }
             Before::EarlierBoot(Left { wall_ns, shown_ns, stood_ns, mut spells, since_ns }) => {
-                spells.went_on(shown_ns);
                 // CLOCK_BOOTTIME began when the machine did, which was after it was looked at last.
                 let was_down = |at_ns: i64| (0..=DOWN_NS).contains(&offset.saturating_sub(at_ns));
+                if was_down(wall_ns) {
+                    // What stood ahead is believed with it; else the nights of a machine that has no clock when it is off add up.
+                    spells.continued(shown_ns, offset, DOWN_NS);
+                }
+                spells.went_on(shown_ns);
                 if !was_down(wall_ns) {
                     // Nobody looked any more until that machine went down.
                     spells.note(former(wall_ns, since_ns, wall_ns.saturating_add_unsigned(SETTLE_NS)));

@@ -203,6 +203,44 @@ fn a_machine_that_is_stopped_each_week_reckons_without_the_time_that_it_stood_st
 }
 
 #[test]
+fn a_machine_that_has_no_clock_when_it_is_off_goes_on_to_age() {
+    let mut machine = Machine::at(NOON);
+    let mut clock = AgeClock::begin(Before::Nothing, machine.now());
+    let written = machine.wall_ns;
+    for night in 1..=60 {
+        machine.pass(14 * HOUR, &mut clock);
+        let kept = Before::EarlierBoot(clock.left_at(machine.now()));
+        // It goes on from what was saved, and is set right ten hours further.
+        machine = Machine::at(machine.wall_ns + 1_000 * NS);
+        clock = AgeClock::begin(kept, machine.now());
+        machine.pass(5 * MINUTE, &mut clock);
+        machine.wall_ns += 10 * HOUR;
+        let present = machine.pass(MINUTE, &mut clock);
+        let age = present.age_ns(written);
+        assert!(age <= machine.wall_ns - written, "night {night}");
+        assert!(age >= machine.wall_ns - written - 11 * HOUR, "night {night}: {} h", age / HOUR);
+    }
+}
+
+#[test]
+fn a_small_step_leaves_what_a_clock_that_was_far_behind_showed_to_that_clock() {
+    let mut machine = Machine::at(NOON);
+    let mut clock = AgeClock::begin(Before::Nothing, machine.now());
+    machine.pass(HOUR, &mut clock);
+    machine.wall_ns -= 20 * DAY;
+    machine.pass(10 * MINUTE, &mut clock);
+    machine.wall_ns += 20 * DAY;
+    machine.pass(2 * DAY, &mut clock);
+    // Its hypervisor stopped it.
+    machine.wall_ns += 3 * MINUTE;
+    let present = machine.pass(2 * DAY, &mut clock);
+    for days in [3, 7, 14] {
+        let off = days * DAY - present.age_ns(machine.wall_ns - days * DAY);
+        assert!((0..=3 * MINUTE).contains(&off), "{days} d: {} h less", off / HOUR);
+    }
+}
+
+#[test]
 fn what_was_written_while_a_clock_chip_had_forgotten_is_no_older_on_any_boot() {
     let mut machine = Machine::at(NOON);
     let mut clock = AgeClock::begin(Before::Nothing, machine.now());

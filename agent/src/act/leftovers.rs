@@ -56,6 +56,13 @@ pub struct Leftover {
     pub detail: String,
 }
 
+impl Leftover {
+    /// The inode of the object that it was set aside for, where its name says so.
+    pub(super) fn inode(&self) -> Option<u64> {
+        Origin::parse(Path::new(&self.quarantined).file_name()?.as_bytes()).map(|origin| origin.inode)
+    }
+}
+
 /// What one step did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Restored {

@@ -105,9 +105,9 @@ enum Fate {
 }
 
 impl Unfinished {
-    /// The action with its end; `back` are the paths, as they are displayed, of what went back from quarantine since. Looks at
-    /// each object's name, at most a plan's worth; for a thread that may wait for a disk.
-    pub fn close(self, back: &HashSet<String>) -> Action {
+    /// The action with its end; `back` is what went back from quarantine since: paths, as they are displayed, and inodes. Looks
+    /// at each object's name, at most a plan's worth; for a thread that may wait for a disk.
+    pub fn close(self, back: &HashSet<(String, u64)>) -> Action {
         let Self { mut action, seen } = self;
         recall(&mut action, &seen);
         let by_name: HashMap<&Path, &PlannedObject> = seen.iter().map(|s| (s.path.as_path(), s)).collect();
@@ -118,7 +118,9 @@ impl Unfinished {
             .map(|object| {
                 let seen = by_name.get(object.path.as_path()).filter(|s| s.inode == object.inode);
                 let fate = match fate(seen.map_or(object, |s| s), &mut quarantines) {
-                    Fate::Gone if back.contains(&object.path.display().to_string()) => Fate::GoneAgain,
+                    Fate::Gone if back.contains(&(object.path.display().to_string(), object.inode)) => {
+                        Fate::GoneAgain
+                    }
                     other => other,
                 };
                 (fate, seen.is_some())

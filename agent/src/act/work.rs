@@ -159,7 +159,7 @@ pub fn run(
     let aside = Aside::new(FIND_WAIT);
     let mut turn = Turn::new(Instant::now());
     let mut closing = Closing::default();
-    let close = |closing: &mut Closing, back: &HashSet<String>| {
+    let close = |closing: &mut Closing, back: &HashSet<(String, u64)>| {
         for unfinished in closing.all() {
             let closed = unfinished.close(back);
             tracing::warn!(action = closed.id, mount = closed.mount, "{}", closed.detail);
@@ -316,8 +316,8 @@ struct Keeper<'a> {
     starts: u64,
     /// What became of its roots since.
     roots: RootsAgain,
-    /// Paths, as they are displayed, of what went back from quarantine: each quarantine has a bound of entries.
-    back: HashSet<String>,
+    /// What went back from quarantine, by path, as it is displayed, and inode: each quarantine has a bound of entries.
+    back: HashSet<(String, u64)>,
     /// Why the last step of a sweep failed, if it did.
     no_sweep: Option<String>,
     /// When the next step of putting back what was left in quarantine is due, where there may be more.
@@ -391,7 +391,10 @@ impl<'a> Keeper<'a> {
                         tracing::warn!(?leftover, "an earlier cleanup was cut short");
                     }
                     let back = step.leftovers.into_iter().filter(|leftover| leftover.restored);
-                    self.back.extend(back.filter_map(|leftover| leftover.original));
+                    self.back.extend(
+                        back.filter_map(|leftover| Some((leftover.inode()?, leftover.original?)))
+                            .map(|(inode, path)| (path, inode)),
+                    );
                     self.restores_at = step.more.then_some(now + RESTORE_PAUSE);
                 }
                 Err(error) => {

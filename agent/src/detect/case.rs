@@ -88,12 +88,17 @@ pub(super) struct Statement {
 /// The fact that says when what led to a finding began, wall ns; it is told from raised to cleared.
 pub(super) const RISE_FACT: &str = "rise_began_wall_ns";
 
-/// `new` facts, with the beginning of the rise that the `old` ones told.
-fn with_rise(old: &[Fact], mut new: Vec<Fact>) -> Vec<Fact> {
-    if let Some(rise) = old.iter().find(|f| f.key == RISE_FACT)
-        && !new.iter().any(|f| f.key == RISE_FACT)
-    {
-        new.push(rise.clone());
+/// The fact of a process that says that the scan of processes found it, so that whose it is is known; told to the end, too:
+/// collectors go by it where they judge a cleanup.
+pub(super) const SCANNED_FACT: &str = "uninterruptible_number";
+
+/// `new` facts of what `finding` is about, with those of before that are told to the end.
+fn with_lasting(finding: &Finding, mut new: Vec<Fact>) -> Vec<Fact> {
+    let lasts = |key: &str| key == RISE_FACT || key == SCANNED_FACT && finding.subject.kind == "process";
+    for fact in finding.facts.iter().filter(|f| lasts(&f.key)) {
+        if !new.iter().any(|f| f.key == fact.key) {
+            new.push(fact.clone());
+        }
     }
     new
 }
@@ -157,7 +162,7 @@ impl Case {
         f.severity = f.severity.max(statement.severity);
         f.summary = statement.summary;
         f.explanation = statement.explanation;
-        f.facts = with_rise(&f.facts, statement.facts);
+        f.facts = with_lasting(f, statement.facts);
         if statement.pod.is_some() {
             f.pod = statement.pod;
         }
@@ -173,7 +178,7 @@ impl Case {
     pub(super) fn clear(mut self, tick: Tick<'_>, summary: String, why: String, facts: Vec<Fact>) -> Finding {
         self.cite(tick.cite);
         let f = self.finding;
-        let facts = with_rise(&f.facts, facts);
+        let facts = with_lasting(&f, facts);
         Finding { state: FindingState::Cleared, summary, explanation: why, facts, ..f }
     }
 

@@ -2,7 +2,7 @@
 
 use dogwatch::record::{Cpu, Fact, Finding, Pod, Severity, Subject, Tasks};
 
-use super::case::Tick;
+use super::case::{SCANNED_FACT, Tick};
 use super::config::{DetectConfig, ForkConfig, HungConfig, ZombieConfig};
 use super::known::{Known, Scene, place_facts};
 use super::watch::{Detector, Verdict, Watch, Words, several_watches};
@@ -119,7 +119,7 @@ impl TaskDetector {
                 let wchan = if task.wchan.is_empty() { String::new() } else { format!(" in {}", task.wchan) };
                 let mut facts = vec![
                     Fact::new("stuck_seconds", format!("{seconds:.0}")),
-                    Fact::new("uninterruptible_number", tasks.uninterruptible),
+                    Fact::new(SCANNED_FACT, tasks.uninterruptible),
                 ];
                 if !task.wchan.is_empty() {
                     facts.push(Fact::new("wait_channel_name", &task.wchan));

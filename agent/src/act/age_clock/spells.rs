@@ -5,8 +5,8 @@
 //! spell, had it gone on. What was written at that time long before, by the right clock, is taken for young as well: it
 //! only stays.
 //!
-//! Invariant: whatever is merged or moved on only makes ages less. Where there are more than [`MOST`], the two next to each
-//! other become one, with all that lies between them.
+//! Invariant: whatever is merged or moved on only makes ages less. Where there are more than [`MOST`], the two that are least
+//! unlike become one, with all that lies between them.
 
 use serde::{Deserialize, Serialize};
 
@@ -51,8 +51,8 @@ impl Spells {
             return;
         }
         let mut all: Vec<Spell> = self.0.iter().flatten().copied().chain([spell]).collect();
-        all.sort_unstable_by_key(|s| s.from_wall_ns);
-        let gap = |at: &usize| all[at + 1].from_wall_ns.saturating_sub(all[*at].until_wall_ns);
+        all.sort_unstable_by_key(|s| s.offset_ns);
+        let gap = |at: &usize| all[at + 1].offset_ns.saturating_sub(all[*at].offset_ns);
         if let Some(nearest) = (0..MOST).min_by_key(gap) {
             all[nearest] = all[nearest].and(&all[nearest + 1]);
             all.remove(nearest + 1);
@@ -75,10 +75,16 @@ impl Spells {
     /// how long, so for a day.
     pub(super) fn went_on(&mut self, shown_ns: i64) {
         let until = shown_ns.saturating_add_unsigned(SETTLE_NS);
-        let is_meant = |s: &&mut Spell| (s.from_wall_ns..=s.until_wall_ns).contains(&shown_ns);
-        for spell in self.0.iter_mut().flatten().filter(is_meant) {
+        for spell in self.0.iter_mut().flatten().filter(|s| s.ended_at(shown_ns)) {
             spell.until_wall_ns = spell.until_wall_ns.max(until);
         }
+    }
+
+    /// Forgets that of a clock which showed `shown_ns` when it was looked at last, if that is no further from `offset_ns` than so
+    /// much: it only went on.
+    pub(super) fn continued(&mut self, shown_ns: i64, offset_ns: i64, most_ns: i64) {
+        let is_alike = |s: &Spell| offset_ns.saturating_sub(s.offset_ns).saturating_abs() <= most_ns;
+        self.drop_if(|s| s.ended_at(shown_ns) && is_alike(s));
     }
 
     /// Those by which something is younger than by a clock at `offset_ns`.
@@ -119,9 +125,16 @@ impl Spell {
         self.offset_ns.saturating_add_unsigned(boot_ns)
     }
 
-    /// Whether there is less than a step from one to the other.
+    /// Whether it showed `shown_ns`, as far as two clocks can be read at once.
+    fn ended_at(&self, shown_ns: i64) -> bool {
+        let until = self.until_wall_ns.saturating_add(STEP_NS);
+        (self.from_wall_ns.saturating_sub(STEP_NS)..=until).contains(&shown_ns)
+    }
+
+    /// Whether it is the same clock, and there is less than a step from one to the other.
     fn is_near(&self, other: &Self) -> bool {
-        self.from_wall_ns.saturating_sub(STEP_NS) <= other.until_wall_ns
+        self.offset_ns.saturating_sub(other.offset_ns).saturating_abs() <= STEP_NS
+            && self.from_wall_ns.saturating_sub(STEP_NS) <= other.until_wall_ns
             && other.from_wall_ns.saturating_sub(STEP_NS) <= self.until_wall_ns
     }
 

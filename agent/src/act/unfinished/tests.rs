@@ -160,7 +160,11 @@ fn what_went_back_and_is_gone_again_was_removed_by_somebody_else() {
     let objects = ["a.log.1", "b.log.1"].map(|name| planned(&temp.path().join(name), 5_000));
     let bodies = [of("a-1", ActionState::Started, &objects), saw("a-1", &objects)];
     objects.iter().for_each(|o| fs::remove_file(&o.path).unwrap());
-    let back = HashSet::from([objects[0].path.display().to_string()]);
+    let back = HashSet::from([
+        (objects[0].path.display().to_string(), objects[0].inode),
+        // Another file of that name.
+        (objects[1].path.display().to_string(), objects[1].inode + 1),
+    ]);
     let closed = open_of(&bodies).remove(0).close(&back);
     let outcomes: Vec<_> = closed.objects.iter().map(|o| o.outcome).collect();
     assert_eq!(outcomes, [ObjectOutcome::Skipped, ObjectOutcome::Removed]);

@@ -270,6 +270,7 @@ fn what_a_line_began_and_scans_go_on_to_show_is_not_over_after_the_lines_quiet_t
     let ended: Vec<Finding> = (0..30).flat_map(|_| second(&mut rig, &mut s, false)).collect();
     assert_eq!(states(&ended), [("hung-tasks", Cleared, Medium)]);
     assert_eq!(ended[0].id, id);
+    assert_eq!(fact(&ended[0], "uninterruptible_number"), "0", "that a scan found it is told to the end");
 }
 
 #[test]
