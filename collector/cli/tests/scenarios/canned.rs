@@ -12,7 +12,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
-use crate::rows::{action, entries, event, finding, held, incident, sample};
+use crate::rows::{action, brake, entries, event, finding, held, incident, sample};
 
 pub(crate) const S: i64 = 1_000_000_000;
 /// 2026-11-21T02:10:00Z.
@@ -48,40 +48,6 @@ struct Canned {
     well: Arc<AtomicBool>,
     /// How the brake stands, once it was set.
     brake: Arc<Mutex<Option<wire::FleetBrake>>>,
-}
-
-fn brake() -> wire::FleetBrake {
-    let permit = |state: &str| wire::FleetPermit {
-        node: "node-1".into(),
-        action_id: format!("a-{state}"),
-        mount: HOSTILE.into(),
-        state: state.into(),
-        planned_bytes: 1 << 30,
-        canary: true,
-        ..Default::default()
-    };
-    let waiting = wire::FleetWaiting {
-        node: "node-2".into(),
-        action_id: "a-2".into(),
-        mount: "/var".into(),
-        severity: wire::Severity::Critical.into(),
-        seconds_to_full: Some(240.0),
-        waited_seconds: 12.0,
-    };
-    wire::FleetBrake {
-        state: "open".into(),
-        max_nodes: 3,
-        permits: vec![permit("acting"), permit("watched")],
-        waiting: vec![waiting],
-        notes: vec![format!("node node-7 alone stays stopped {HOSTILE}")],
-        alone: vec![wire::FleetAlone {
-            node: "node-7".into(),
-            reason: HOSTILE.into(),
-            revision: 5,
-            lineage: u64::MAX,
-        }],
-        ..Default::default()
-    }
 }
 
 type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

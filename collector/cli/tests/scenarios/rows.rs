@@ -243,3 +243,37 @@ pub(crate) fn sample(n: i64) -> wire::Sample {
         ..wire::Sample::default()
     }
 }
+
+pub(crate) fn brake() -> wire::FleetBrake {
+    let permit = |state: &str| wire::FleetPermit {
+        node: "node-1".into(),
+        action_id: format!("a-{state}"),
+        mount: HOSTILE.into(),
+        state: state.into(),
+        planned_bytes: 1 << 30,
+        canary: true,
+        ..Default::default()
+    };
+    let waiting = wire::FleetWaiting {
+        node: "node-2".into(),
+        action_id: "a-2".into(),
+        mount: "/var".into(),
+        severity: wire::Severity::Critical.into(),
+        seconds_to_full: Some(240.0),
+        waited_seconds: 12.0,
+    };
+    wire::FleetBrake {
+        state: "open".into(),
+        max_nodes: 3,
+        permits: vec![permit("acting"), permit("watched")],
+        waiting: vec![waiting],
+        notes: vec![format!("node node-7 alone stays stopped {HOSTILE}")],
+        alone: vec![wire::FleetAlone {
+            node: "node-7".into(),
+            reason: HOSTILE.into(),
+            revision: 5,
+            lineage: u64::MAX,
+        }],
+        ..Default::default()
+    }
+}
