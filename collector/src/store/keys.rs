@@ -141,10 +141,14 @@ pub(super) fn origin_part(origin: &Origin) -> Vec<u8> {
 
 /// The [`origin_part`] of a finding's or action's key, by which rows are told apart that need not be read.
 pub(super) fn origin_of(life_key: &[u8]) -> Option<&[u8]> {
-    let (_, id) = life_key.split_first()?;
-    let (length, id) = id.split_first()?;
-    let length = if *length == HASHED { 32 } else { usize::from(*length) };
-    id.get(length..).filter(|origin| !origin.is_empty())
+    behind_text(life_key.get(1..)?)
+}
+
+/// What stands behind a text that a part of a key begins with, if anything.
+fn behind_text(part: &[u8]) -> Option<&[u8]> {
+    let (length, rest) = part.split_first()?;
+    let length = if *length == HASHED { Sha256::output_size() } else { usize::from(*length) };
+    rest.get(length..).filter(|behind| !behind.is_empty())
 }
 
 /// Later times are smaller numbers.
@@ -162,10 +166,7 @@ pub(super) fn split_time(key: &[u8]) -> Option<(i64, &[u8])> {
 /// origins do.
 pub(super) fn origin_in(table: Table, key: &[u8]) -> Option<&[u8]> {
     let (_, rest) = split_time(key)?;
-    let rest = if table == Table::Loose { rest.get(1..)? } else { rest };
-    let (len, rest) = rest.split_first()?;
-    let len = if *len == HASHED { Sha256::output_size() } else { usize::from(*len) };
-    rest.get(len..).filter(|origin| !origin.is_empty())
+    behind_text(if table == Table::Loose { rest.get(1..)? } else { rest })
 }
 
 #[cfg(test)]
