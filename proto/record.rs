@@ -13,6 +13,7 @@ mod vitals;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -356,8 +357,8 @@ pub struct Record {
 /// What a record says.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Body {
-    /// Vital signs of one tick.
-    Sample(Box<Sample>),
+    /// Vital signs of one tick; shared, for it goes to several streams and to whoever shows it.
+    Sample(Arc<Sample>),
     /// A log line.
     Log(LogLine),
     /// A detector's statement.

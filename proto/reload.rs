@@ -1,8 +1,8 @@
 //! A configuration that is read again while a daemon runs: when, what changed by name, and how it went.
 //!
-//! It is read again on SIGHUP and when the file's bytes change. Bytes, not times: Kubernetes swaps a symbolic link of a
-//! ConfigMap's folder, and a file that is written in place may keep its length. A configuration with mistakes changes
-//! nothing; [`Outcome`] says so until it is mended.
+//! It is read again on SIGHUP and when the file's bytes change, which are looked at where its inode or its time of change
+//! is another. Bytes, not times alone: Kubernetes swaps a symbolic link of a ConfigMap's folder, and a file that is written
+//! in place may keep its length. A configuration with mistakes changes nothing; [`Outcome`] says so until it is mended.
 //!
 //! Limits: files that the configuration names (rules, certificates) are not looked at for that; those that can change by
 //! themselves have watchers of their own. The environment of a process does not change.
@@ -10,14 +10,16 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::sync::Notify;
 
 use crate::clock;
 use crate::config::{Keys, MAX_CONFIG_BYTES};
@@ -25,6 +27,8 @@ use crate::health::Page;
 
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// It reads a file and digests it.
+const STACK_BYTES: usize = 128 << 10;
 /// Longest text that a record tells of mistakes; the log has them all.
 const MAX_TOLD: usize = 4096;
 
@@ -57,39 +61,94 @@ fn digest(path: &Path) -> Seen {
 }
 
 /// Waits for the next reason to read the configuration again.
+///
+/// A thread of its own, `config`, looks at the file: a disk that does not answer holds nothing else up, and a runtime with
+/// nothing else to do sleeps on.
 #[derive(Debug)]
 pub struct Watcher {
-    origin: Origin,
+    path: Option<PathBuf>,
+    seen: Arc<Mutex<Seen>>,
     hangup: Signal,
-    tick: Interval,
+    changed: Arc<Notify>,
+    /// The thread ends when this does.
+    _looking: Option<Sender<()>>,
 }
 
 impl Watcher {
     /// From what `origin` saw on.
     ///
     /// # Errors
-    /// When the handler of SIGHUP cannot be installed.
+    /// When the handler of SIGHUP cannot be installed, or the thread not be started.
     pub fn new(origin: Origin) -> io::Result<Self> {
-        let mut tick = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { origin, hangup: signal(SignalKind::hangup())?, tick })
+        Self::looking_every(LOOK_EVERY, origin)
+    }
+
+    fn looking_every(pause: Duration, origin: Origin) -> io::Result<Self> {
+        let Origin { path, seen } = origin;
+        let (seen, changed) = (Arc::new(Mutex::new(seen)), Arc::new(Notify::new()));
+        let hangup = signal(SignalKind::hangup())?;
+        let Some(file) = path.clone() else {
+            return Ok(Self { path, seen, hangup, changed, _looking: None });
+        };
+        let (looking, ended) = channel::<()>();
+        let (known, news) = (Arc::clone(&seen), Arc::clone(&changed));
+        let look = move || {
+            let mut stamp = None;
+            while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                let now = Stamp::of(&file);
+                if now.is_some() && now == stamp {
+                    continue;
+                }
+                stamp = now.filter(Stamp::is_settled);
+                if replace(&known, digest(&file)) {
+                    news.notify_one();
+                }
+            }
+        };
+        std::thread::Builder::new().name("config".to_owned()).stack_size(STACK_BYTES).spawn(look)?;
+        Ok(Self { path, seen, hangup, changed, _looking: Some(looking) })
     }
 
     /// Returns when the configuration is to be read again, with the file to read if there is one.
     pub async fn next(&mut self) -> Option<PathBuf> {
-        loop {
-            let asked = tokio::select! {
-                _ = self.hangup.recv() => true,
-                _ = self.tick.tick(), if self.origin.path.is_some() => false,
-            };
-            let path = self.origin.path.clone()?;
-            // A disk that does not answer must not hold everything else up.
-            let seen = tokio::task::spawn_blocking(move || digest(&path)).await.unwrap_or_default();
-            if std::mem::replace(&mut self.origin.seen, seen) != seen || asked {
-                return self.origin.path.clone();
-            }
+        tokio::select! {
+            _ = self.hangup.recv() => {}
+            () = self.changed.notified() => return self.path.clone(),
         }
+        let (path, seen) = (self.path.clone()?, Arc::clone(&self.seen));
+        // What is read for whoever asked is no news to the thread.
+        let look = move || replace(&seen, digest(&path));
+        let _ = tokio::task::spawn_blocking(look).await;
+        self.path.clone()
     }
+}
+
+/// What tells that a file cannot have changed: every write moves the time of change, and a link that was swapped leads to
+/// another inode.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    file: (u64, u64),
+    bytes: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let m = std::fs::metadata(path).ok()?;
+        Some(Self { file: (m.dev(), m.ino()), bytes: m.len(), changed: (m.ctime(), m.ctime_nsec()) })
+    }
+
+    /// Whether a write from now on gets another time: a filesystem's have a grain, of 2 s at most.
+    fn is_settled(&self) -> bool {
+        let now_s = clock::wall_ns().div_euclid(1_000_000_000);
+        now_s.saturating_sub(self.changed.0) > 2
+    }
+}
+
+/// Whether what is `now` is not what was `known`.
+fn replace(known: &Mutex<Seen>, now: Seen) -> bool {
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    std::mem::replace(&mut *known, now) != now
 }
 
 /// How the configuration was read last; clones share it.
@@ -235,8 +294,7 @@ mod tests {
         };
         swap("one");
         let file = at("..data").join("c.yaml");
-        let mut watcher = Watcher::new(Origin::of(Some(&file))).unwrap();
-        watcher.tick = tokio::time::interval(Duration::from_millis(1));
+        let mut watcher = Watcher::looking_every(Duration::from_millis(1), Origin::of(Some(&file))).unwrap();
         swap("two");
         let quiet = tokio::time::timeout(Duration::from_millis(50), watcher.next()).await;
         assert!(quiet.is_err(), "the same bytes are no change");

@@ -304,22 +304,23 @@ impl Core {
         let stats = recorder.stats();
         sample.self_cost.queue_bytes = stats.queue_bytes;
         sample.self_cost.dropped_records = stats.dropped;
+        let sample: Arc<Sample> = sample.into();
         self.note_hole(at, &sample);
         let has_groups = !sample.cgroups.is_empty();
         // First of all, so that it is under way before anything is planned.
         self.look_at_ballast(at, &sample.mounts);
         self.release_actions(at);
 
-        let recorder_seq = recorder.push(Stream::Recorder, at, Body::Sample(sample.clone()));
+        let recorder_seq = recorder.push(Stream::Recorder, at, Body::Sample(Arc::clone(&sample)));
         let cite = self.refer(Stream::Recorder, recorder_seq);
         let findings = self.detectors.on_sample(at, &sample, &cite);
         if !findings.is_empty() {
-            let evidence_seq = recorder.push(Stream::Evidence, at, Body::Sample(sample.clone()));
+            let evidence_seq = recorder.push(Stream::Evidence, at, Body::Sample(Arc::clone(&sample)));
             self.remember(recorder_seq, evidence_seq);
             self.evidence.took(at.boot_ns, has_groups);
         } else if self.evidence.is_due(at.boot_ns, has_groups) {
             let evidence_seq = recorder.next_seq(Stream::Evidence);
-            recorder.push_routine_sample(at, Body::Sample(sample.clone()));
+            recorder.push_routine_sample(at, Body::Sample(Arc::clone(&sample)));
             self.remember(recorder_seq, evidence_seq);
             self.evidence.took(at.boot_ns, has_groups);
         }
@@ -333,7 +334,7 @@ impl Core {
         self.hold_again(at);
         let steps = self.responder.on_tick(at);
         self.carry_out(at, steps);
-        self.publish(at, sample.into());
+        self.publish(at, sample);
     }
 
     /// Records a finding, with citations that the collector can follow, and lets the responder see it.

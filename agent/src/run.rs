@@ -89,6 +89,9 @@ fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> RunError {
     move |e| RunError::Start { what, why: e.to_string() }
 }
 
+/// How long a thread that reads the journal waits for the next block, which an idle node seals each 10 s: to end it and to
+/// begin another costs more.
+const BLOCKING_REST: Duration = Duration::from_secs(20);
 /// What still runs on the runtime's threads when all parts have ended or were left behind gets this long; a read of a
 /// disk that does not answer must not keep the process.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
@@ -150,7 +153,10 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         tracing::warn!("{remark}");
     }
 
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(BLOCKING_REST)
+        .build()?;
     let result = runtime.block_on(async move {
         let stop = Stop::default();
         stop.on_signals()?;

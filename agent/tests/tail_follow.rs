@@ -30,6 +30,32 @@ fn what_is_there_is_skipped_and_what_comes_is_read() {
 }
 
 #[test]
+fn a_file_is_left_alone_only_while_nothing_waits_and_its_folder_is_watched() {
+    let mut rig = Rig::new("*.log");
+    let folder = rig.dir.path().canonicalize().unwrap();
+    let watched = |rig: &Rig, folders: &[&std::path::Path]| {
+        let folders = folders.iter().map(|f| f.to_path_buf()).collect();
+        rig.tailer.as_ref().unwrap().rest(&folders).is_some()
+    };
+    rig.append("a.log", "one\n");
+    rig.turn();
+    assert!(!watched(&rig, &[&folder]), "the line is not durable");
+    rig.commit();
+    rig.tailer.as_mut().unwrap().checkpoint_due(rig.now);
+    assert!(watched(&rig, &[&folder]));
+    assert!(!watched(&rig, &[]), "nobody would tell of growth");
+    rig.append("a.log", "2026-01-01T00:00:00.000000000Z stdout P in parts\n");
+    rig.turn();
+    rig.commit();
+    rig.turn_after(LATER);
+    rig.commit();
+    rig.tailer.as_mut().unwrap().checkpoint_due(rig.now);
+    fs::rename(rig.path("a.log"), rig.path("b.txt")).unwrap();
+    rig.turn();
+    assert!(!watched(&rig, &[&folder]), "what was rotated is closed after a time");
+}
+
+#[test]
 fn a_match_comes_with_context_also_over_chunks_and_restarts() {
     let mut rig = Rig::new("*.log");
     rig.config.emit_all = false;

@@ -55,6 +55,28 @@ fn hints_alone_bring_lines_and_durable_marks_reach_the_checkpoint() {
 }
 
 #[test]
+fn a_folder_that_another_one_replaced_gives_hints_again() {
+    let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let root = dir.path().canonicalize().unwrap();
+    std::fs::create_dir(root.join("pod")).unwrap();
+    append(&root.join("pod/a.log"), "one\n");
+    let mut config = config(&root, "*/*.log");
+    // Once begun, only hints make it look.
+    (config.poll, config.sweep) = (Duration::from_secs(3600), Duration::from_secs(3600));
+    let tailer = Tailer::new(config, Resume::default()).unwrap();
+    let (sender, batches) = sync_channel(4);
+    let (_durable, marks) = channel();
+    let _handle = run(tailer, sender, marks, None, clock()).unwrap();
+    wait_for(&batches, 1);
+    std::fs::rename(root.join("pod"), elsewhere.path().join("pod")).unwrap();
+    std::fs::create_dir(root.join("pod")).unwrap();
+    append(&root.join("pod/a.log"), "two\n");
+    wait_for(&batches, 1);
+    append(&root.join("pod/a.log"), "three\n");
+    wait_for(&batches, 1);
+}
+
+#[test]
 fn a_full_channel_holds_reading_back_and_not_the_stop() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().canonicalize().unwrap();

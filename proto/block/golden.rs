@@ -226,7 +226,7 @@ fn action() -> Action {
 
 fn records() -> Vec<Record> {
     let bodies = [
-        Body::Sample(Box::new(sample())),
+        Body::Sample(std::sync::Arc::new(sample())),
         Body::Log(LogLine {
             source: "/var/log/pods/a/0.log".to_owned(),
             offset: 512,

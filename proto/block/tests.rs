@@ -47,7 +47,7 @@ fn records() -> Vec<Record> {
     numbered(vec![
         line("/b", "one"),
         line("/a", "two"),
-        Body::Sample(Box::default()),
+        Body::Sample(std::sync::Arc::default()),
         line("/b", "three"),
         line("/a", "four"),
         line("/b", "five"),
@@ -134,7 +134,8 @@ fn what_cannot_be_sealed_says_why() {
 
     let mut bad = Sample::default();
     bad.failed.push("x".repeat(crate::convert::MAX_TEXT_BYTES + 1));
-    let unreadable = Block::seal(place(), &numbered(vec![Body::Sample(Box::new(bad))]), &mut salts());
+    let unreadable =
+        Block::seal(place(), &numbered(vec![Body::Sample(std::sync::Arc::new(bad))]), &mut salts());
     let Err(BlockError::Record { seq: 1, refused }) = unreadable else { panic!("{unreadable:?}") };
     assert_eq!(refused.path(), "record.sample.failed[0]");
 

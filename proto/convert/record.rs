@@ -1,5 +1,7 @@
 //! Records, and the small kinds: log lines, gaps, notes.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::{MAX_LINE_BYTES, Refused, bounded, from_owned, incarnation, node, optional, stream, text, texts};
@@ -42,7 +44,7 @@ impl TryFrom<wire::record::Body> for Body {
     fn try_from(b: wire::record::Body) -> Result<Self, Refused> {
         use wire::record::Body as W;
         Ok(match b {
-            W::Sample(s) => Self::Sample(Box::new(s.try_into().map_err(|e: Refused| e.within("sample"))?)),
+            W::Sample(s) => Self::Sample(Arc::new(s.try_into().map_err(|e: Refused| e.within("sample"))?)),
             W::Log(l) => Self::Log(l.try_into().map_err(|e: Refused| e.within("log"))?),
             W::Finding(f) => Self::Finding(Box::new(f.try_into().map_err(|e: Refused| e.within("finding"))?)),
             W::Action(a) => Self::Action(Box::new(a.try_into().map_err(|e: Refused| e.within("action"))?)),

@@ -419,7 +419,7 @@ fn file() -> impl Strategy<Value = FileSeen> {
 
 pub(crate) fn body() -> impl Strategy<Value = Body> {
     prop_oneof![
-        sample().prop_map(|s| Body::Sample(Box::new(s))),
+        sample().prop_map(|s| Body::Sample(std::sync::Arc::new(s))),
         log().prop_map(Body::Log),
         finding().prop_map(|f| Body::Finding(Box::new(f))),
         action().prop_map(|a| Body::Action(Box::new(a))),

@@ -204,7 +204,18 @@ impl Lane {
 
     /// Appends what is sealed and makes it durable. On an error nothing is forgotten: call again.
     pub(crate) fn flush(&mut self, wall_ns: i64) -> Result<(), JournalError> {
+        self.flush_and(None, wall_ns)
+    }
+
+    /// [`Lane::flush`], and with the blocks the signed statement of where the chain then stands: one sync for both.
+    /// Where there is no room for the statement, the next one covers it.
+    pub(crate) fn flush_signed(&mut self, key: &SigningKey, wall_ns: i64) -> Result<(), JournalError> {
+        self.flush_and(Some(key), wall_ns)
+    }
+
+    fn flush_and(&mut self, key: Option<&SigningKey>, wall_ns: i64) -> Result<(), JournalError> {
         self.reopen()?;
+        let statement = key.filter(|_| self.is_unsigned()).map(|key| self.statement(key, wall_ns));
         let Some(journal) = self.journal.as_mut() else { return Ok(()) };
         for (block, at) in self.unsynced.iter_mut().filter(|(_, at)| at.is_none()) {
             let h = block.header();
@@ -226,9 +237,24 @@ impl Lane {
                 }
             }
         }
+        let mut signed = false;
+        if let Some(payload) = statement {
+            match journal.append(FrameKind::SignedHead, &payload, wall_ns) {
+                Ok(_) => signed = true,
+                Err(JournalError::Full { .. }) => {}
+                Err(e) => {
+                    self.journal = None;
+                    return Err(e);
+                }
+            }
+        }
         if let Err(e) = journal.sync() {
             self.journal = None;
             return Err(e);
+        }
+        if signed {
+            self.signed = self.head;
+            self.news += 1;
         }
         self.changed |= self.spooled && !self.unsynced.is_empty();
         self.news += self.unsynced.len() as u64;
@@ -254,16 +280,13 @@ impl Lane {
     /// Signs where the chain stands, if it moved since the last time, and appends the statement (durable with the
     /// next [`Lane::flush`], or by `sync`).
     pub(crate) fn sign(&mut self, key: &SigningKey, wall_ns: i64) -> Result<bool, JournalError> {
-        if self.head == self.signed || self.has_unsynced() {
+        if !self.is_unsigned() || self.has_unsynced() {
             return Ok(false);
         }
         self.reopen()?;
+        let statement = self.statement(key, wall_ns);
         let Some(journal) = self.journal.as_mut() else { return Ok(false) };
-        let statement =
-            HeadStatement { chain: self.chain.clone(), head: self.head, wall_ns, blocks: self.blocks };
-        let signed = SignedHead::sign(&statement, key);
-        let kept =
-            journal.append(FrameKind::SignedHead, &signed.encode(), wall_ns).and_then(|_| journal.sync());
+        let kept = journal.append(FrameKind::SignedHead, &statement, wall_ns).and_then(|_| journal.sync());
         match kept {
             Ok(()) => {
                 self.signed = self.head;
@@ -277,6 +300,16 @@ impl Lane {
                 Err(e)
             }
         }
+    }
+
+    /// Whether the chain moved since its head was signed last.
+    pub(crate) fn is_unsigned(&self) -> bool {
+        self.head != self.signed
+    }
+
+    fn statement(&self, key: &SigningKey, wall_ns: i64) -> Vec<u8> {
+        let (chain, head, blocks) = (self.chain.clone(), self.head, self.blocks);
+        SignedHead::sign(&HeadStatement { chain, head, wall_ns, blocks }, key).encode()
     }
 
     /// Takes an acknowledgement in: the cursor, the receipt for the next block, and what may be recycled.

@@ -232,6 +232,13 @@ impl State {
         Some(cited.map_or(usual, |since| usual.min(left(since, CITED_SEAL_AFTER))))
     }
 
+    /// Whether anything that is not urgent has waited long enough, or is enough for a block.
+    fn bulk_is_due(&self, boot_ns: u64) -> bool {
+        [Stream::Evidence, Stream::Recorder].into_iter().any(|s| {
+            self.queue.bytes(s) >= SEAL_BYTES || self.due_in(s, boot_ns).is_some_and(|left| left.is_zero())
+        })
+    }
+
     /// Remembers the newest records that were lost, for [`Recorder::settlement`].
     fn note_lost(&mut self, stream: Stream, seqs: &[Seq]) {
         self.lost.extend(seqs.iter().map(|seq| (stream, *seq)));

@@ -285,7 +285,7 @@ mod tests {
     fn recorder_gives_way_first_then_samples_then_logs() {
         let mut q = Queue::default();
         let at = Moment::default();
-        q.push(Stream::Evidence, at, Body::Sample(Box::default()));
+        q.push(Stream::Evidence, at, Body::Sample(std::sync::Arc::default()));
         q.push(Stream::Evidence, at, log(10));
         q.push(Stream::Recorder, at, log(BULK_BYTES / 2));
         q.push(Stream::Evidence, at, log(BULK_BYTES / 2));
@@ -344,7 +344,7 @@ mod tests {
             let mut gaps = Vec::new();
             for (lane, size, sample) in ops {
                 let stream = Stream::ALL[lane];
-                let body = if sample { Body::Sample(Box::new(Sample { failed: vec!["x".repeat(size)], ..Sample::default() })) } else { log(size) };
+                let body = if sample { Body::Sample(std::sync::Arc::new(Sample { failed: vec!["x".repeat(size)], ..Sample::default() })) } else { log(size) };
                 q.push(stream, Moment::default(), body);
                 if size % 5 == 0 {
                     kept[lane].extend(q.take_run(stream, 256 * 1024, 100).iter().map(|r| r.seq));

@@ -136,7 +136,7 @@ impl Full {
             std::thread::sleep(Duration::from_millis(1));
         }
         if n.is_multiple_of(10) {
-            self.recorder.push(Stream::Evidence, clock::now(), Body::Sample(Box::default()));
+            self.recorder.push(Stream::Evidence, clock::now(), Body::Sample(Arc::default()));
         }
     }
 

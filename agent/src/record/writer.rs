@@ -22,6 +22,11 @@ use super::{RING_FULL, SEAL_AFTER, Shared};
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
 /// Chain heads are signed at least this often while the chain moves.
 const SIGN_EVERY: Duration = Duration::from_secs(10);
+/// A block that is written this long after the last signature or later takes the next one with it: each by itself would
+/// wake the disk twice.
+const SIGN_ALONG: Duration = Duration::from_secs(1);
+/// What has waited for so long is sealed with the other stream's block, for the same reason.
+const SEAL_ALONG: Duration = Duration::from_secs(5);
 /// After a failed write, the disk is tried again this much later.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Sealed urgent blocks that wait for a failing disk; beyond it records wait unsealed, where the queue bounds them.
@@ -33,6 +38,20 @@ const MAX_ASIDE: usize = 16;
 /// Times that a run of bulk yields to urgent records before it is written all the same: a flood of them must not keep
 /// the rest in memory.
 const URGENT_FIRST: u32 = 16;
+
+/// The streams that are not urgent.
+const BULK: [Stream; 2] = [Stream::Evidence, Stream::Recorder];
+
+/// How a turn writes them.
+#[derive(Debug, Clone, Copy)]
+struct Bulk {
+    /// Everything, due or not.
+    all: bool,
+    /// Also what has waited for [`SEAL_ALONG`]: the disk is woken for the other stream anyway.
+    along: bool,
+    /// Each block with the signed statement of where its chain stands.
+    sign: bool,
+}
 
 /// The writer; its [`Writer::run`] is a thread's whole life.
 #[derive(Debug)]
@@ -62,13 +81,20 @@ impl Writer {
             let stopping = self.wait(retry_at, signed_at, telling.next);
             self.settle_acks();
             let (mut found_urgent, mut failed) = self.write_urgent();
+            let bulk = Bulk {
+                all: stopping,
+                along: self.shared.lock().bulk_is_due(clock::now().boot_ns),
+                sign: signed_at.elapsed() >= SIGN_ALONG,
+            };
+            let news = self.bulk_news();
             for i in 1..3 {
-                if let Err(e) = self.write_bulk(i, stopping, &mut found_urgent) {
+                if let Err(e) = self.write_bulk(i, bulk, &mut found_urgent) {
                     failed.get_or_insert(e);
                 }
             }
             let now = Instant::now();
-            if found_urgent || stopping || now.duration_since(signed_at) >= SIGN_EVERY {
+            let signed_along = bulk.sign && self.bulk_news() > news;
+            if found_urgent || stopping || signed_along || now.duration_since(signed_at) >= SIGN_EVERY {
                 // Each for itself: one journal that fails must not leave the others unsigned.
                 for lane in &mut self.lanes {
                     if let Err(e) = lane.sign(&self.key, clock::wall_ns()) {
@@ -115,8 +141,7 @@ impl Writer {
             let now = Instant::now();
             let backing_off = retry_at.is_some_and(|t| t > now);
             let unsynced = self.lanes.iter().any(Lane::has_unsynced);
-            let bulk_full =
-                [Stream::Evidence, Stream::Recorder].into_iter().any(|s| state.queue.bytes(s) >= SEAL_BYTES);
+            let bulk_full = BULK.into_iter().any(|s| state.queue.bytes(s) >= SEAL_BYTES);
             let tell = state.queue.has_losses();
             let ready =
                 state.queue.bytes(Stream::Urgent) > 0 || bulk_full || unsynced || (tell && tell_at <= now);
@@ -124,13 +149,11 @@ impl Writer {
                 return false;
             }
             let boot = clock::now().boot_ns;
-            let due = [Stream::Evidence, Stream::Recorder]
-                .into_iter()
-                .filter_map(|s| state.due_in(s, boot))
-                .min()
-                .unwrap_or(SEAL_AFTER);
-            let sign = SIGN_EVERY.saturating_sub(signed_at.elapsed());
-            let mut left = due.min(sign);
+            let due = BULK.into_iter().filter_map(|s| state.due_in(s, boot)).min().unwrap_or(SEAL_AFTER);
+            let mut left = due;
+            if self.lanes.iter().any(Lane::is_unsigned) {
+                left = left.min(SIGN_EVERY.saturating_sub(signed_at.elapsed()));
+            }
             if tell {
                 left = left.min(tell_at.saturating_duration_since(now));
             }
@@ -246,21 +269,27 @@ impl Writer {
         }
     }
 
+    /// Blocks and signed heads of the other streams that became durable.
+    fn bulk_news(&self) -> u64 {
+        self.lanes[1..].iter().map(Lane::news).sum()
+    }
+
     /// Seals and writes one of the other streams, as far as it is due. Urgent records that come meanwhile go first: bulk
     /// that is always due must not delay them, and a gap is durable before the lines that were handed on after it, for
     /// those are what a restart goes on from. `important`: whether a finding or an action was among them.
-    fn write_bulk(&mut self, i: usize, all: bool, important: &mut bool) -> Result<(), String> {
+    fn write_bulk(&mut self, i: usize, bulk: Bulk, important: &mut bool) -> Result<(), String> {
         let stream = Stream::ALL[i];
         let mut yields_left = URGENT_FIRST;
         loop {
             // What is sealed already goes first; sealing more would only make memory grow.
             if self.lanes[i].has_unsynced() {
-                self.flush_making_room(i)?;
+                self.flush_making_room(i, bulk.sign)?;
             }
             let run = {
                 let mut state = self.shared.lock();
-                let waited = state.due_in(stream, clock::now().boot_ns).is_some_and(|left| left.is_zero());
-                let due = all || state.queue.bytes(stream) >= SEAL_BYTES || waited;
+                let may_wait = if bulk.along { SEAL_AFTER - SEAL_ALONG } else { Duration::ZERO };
+                let waited = state.due_in(stream, clock::now().boot_ns).is_some_and(|left| left <= may_wait);
+                let due = bulk.all || state.queue.bytes(stream) >= SEAL_BYTES || waited;
                 if !due {
                     return Ok(());
                 }
@@ -289,9 +318,12 @@ impl Writer {
         }
     }
 
-    fn flush_making_room(&mut self, i: usize) -> Result<(), String> {
+    fn flush_making_room(&mut self, i: usize, sign: bool) -> Result<(), String> {
         loop {
-            match self.lanes[i].flush(clock::wall_ns()) {
+            let now_ns = clock::wall_ns();
+            let lane = &mut self.lanes[i];
+            let flushed = if sign { lane.flush_signed(&self.key, now_ns) } else { lane.flush(now_ns) };
+            match flushed {
                 Ok(()) => return Ok(()),
                 Err(e @ JournalError::Full { .. }) => {
                     let gone = self.lanes[i].evict_oldest_segment();

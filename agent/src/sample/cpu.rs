@@ -10,7 +10,7 @@ use dogwatch::record::{CoreCpu, Cpu};
 
 use super::Failures;
 use super::pressure::PressureFile;
-use super::procfile::{ProbeError, ProcFile, fields, fraction, number};
+use super::procfile::{ProbeError, ProcFile, fields, fraction, lines, number};
 
 /// Reader of the node's CPU times, load and pressure.
 pub(super) struct CpuProbe {
@@ -97,7 +97,7 @@ struct Stat {
 }
 
 fn parse_stat(text: &[u8], ticks_per_second: u64, per_core: bool) -> Option<Stat> {
-    let mut lines = text.split(|&b| b == b'\n').peekable();
+    let mut lines = lines(text).peekable();
     let all = times(lines.next()?.strip_prefix(b"cpu ")?, ticks_per_second)?;
     let [user_us, nice_us, system_us, idle_us, iowait_us, irq_us, softirq_us, steal_us] = all;
     let mut cpu = Cpu {

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use dogwatch::record::Disk;
 
 use super::Failures;
-use super::procfile::{ProcFile, fields, number};
+use super::procfile::{ProcFile, fields, lines, number};
 use super::rare::attribute;
 use super::roster::{MAX_KNOWN, Roster};
 
@@ -32,6 +32,9 @@ const KEEP_TEXT: usize = 64 << 10;
 /// device fails, and three files a device would cost more than everything else that is read of it. Devices take turns.
 const SYSFS_TICKS: usize = 10;
 
+/// Ticks between two looks at a device without anything behind it whose totals stand still; nodes have dozens.
+const PLACEHOLDER_TICKS: usize = 60;
+
 /// Sectors of `/proc/diskstats` and of `size` are of 512 bytes, whatever the device's own are.
 const SECTOR: u64 = 512;
 
@@ -44,6 +47,8 @@ struct Device {
     number: Option<(u32, u32)>,
     left_out: bool,
     is_partition: bool,
+    /// Reads and writes when it was looked at last: whoever puts something behind a placeholder reads from it.
+    counted: (u64, u64),
     size_bytes: Option<u64>,
     read_only: Option<bool>,
     io_errors: Option<u64>,
@@ -82,7 +87,7 @@ impl DiskProbe {
         *tick = tick.wrapping_add(1);
         roster.begin();
         let (mut disks, mut beyond, mut malformed) = (Vec::new(), 0, 0);
-        for line in text.split(|&b| b == b'\n').filter(|l| !l.trim_ascii().is_empty()) {
+        for line in lines(text).filter(|l| !l.trim_ascii().is_empty()) {
             let Some((name, mut disk)) = parse_line(line) else {
                 malformed += 1;
                 continue;
@@ -97,9 +102,13 @@ impl DiskProbe {
             let number = Some((disk.major, disk.minor));
             // What is a partition stays one as long as it has its name and number.
             let is_new = device.number != number;
-            if is_new || (!device.is_partition && place % SYSFS_TICKS == *tick % SYSFS_TICKS) {
+            let counted = (disk.reads_total, disk.writes_total);
+            let rests = device.left_out && device.counted == counted;
+            let ticks = if rests { PLACEHOLDER_TICKS } else { SYSFS_TICKS };
+            if is_new || (!device.is_partition && place % ticks == *tick % ticks) {
                 *device = look(sys, name, is_new, failed);
                 device.number = number;
+                device.counted = counted;
             }
             if device.left_out {
                 continue;
@@ -187,12 +196,10 @@ fn look(sys: &Path, name: &[u8], is_new: bool, failed: &mut Failures) -> Device 
         return Device { left_out: true, ..Device::default() };
     }
     Device {
-        number: None,
-        left_out: false,
-        is_partition: false,
         size_bytes: sectors.map(|s| s.saturating_mul(SECTOR)),
         read_only: get("ro", number).map(|ro| ro != 0),
         io_errors: get("device/ioerr_cnt", hexadecimal),
+        ..Device::default()
     }
 }
 

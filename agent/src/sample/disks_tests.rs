@@ -101,6 +101,21 @@ fn sysfs_is_read_again_after_a_while_and_at_once_for_another_device() {
 }
 
 #[test]
+fn a_placeholder_is_looked_at_seldom_until_it_is_read_from() {
+    let used = FIGURES.replacen(FIGURES.split_whitespace().next().unwrap(), "12345", 1);
+    for (figures, most) in [(FIGURES, PLACEHOLDER_TICKS), (&*used, SYSFS_TICKS)] {
+        let host = Host::new(format!("7 0 loop0 {FIGURES}\n").as_bytes());
+        host.write("sys/block/loop0/size", "0");
+        let (mut probe, mut failed) = (host.probe(), Failures::default());
+        assert_eq!(probe.read(&mut failed), []);
+        host.write("sys/block/loop0/size", "8");
+        host.write("proc/diskstats", format!("7 0 loop0 {figures}\n"));
+        let ticks = (1..=most).find(|_| !probe.read(&mut failed).is_empty());
+        assert!(ticks.is_some_and(|t| most == SYSFS_TICKS || t > SYSFS_TICKS), "{ticks:?} of {most}");
+    }
+}
+
+#[test]
 fn a_kernel_without_the_file_has_no_disks_and_nothing_failed() {
     let dir = tempfile::tempdir().unwrap();
     let mut failed = Failures::default();

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use dogwatch::record::Interface;
 
 use super::Failures;
-use super::procfile::{ProcFile, fields, number};
+use super::procfile::{ProcFile, fields, lines, number};
 use super::rare::attribute;
 use super::roster::{MAX_KNOWN, Roster};
 
@@ -79,7 +79,7 @@ impl InterfaceProbe {
         *tick = tick.wrapping_add(1);
         roster.begin();
         let (mut interfaces, mut beyond, mut malformed) = (Vec::new(), 0, 0);
-        for line in text.split(|&b| b == b'\n').filter(|l| !l.trim_ascii().is_empty() && !is_heading(l)) {
+        for line in lines(text).filter(|l| !l.trim_ascii().is_empty() && !is_heading(l)) {
             let Some((name, mut interface)) = parse_line(line) else {
                 malformed += 1;
                 continue;

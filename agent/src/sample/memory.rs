@@ -8,7 +8,7 @@ use dogwatch::record::Memory;
 
 use super::Failures;
 use super::pressure::PressureFile;
-use super::procfile::{ProbeError, ProcFile, fields, number};
+use super::procfile::{ProbeError, ProcFile, fields, lines, number};
 
 /// Reader of the node's memory.
 pub(super) struct MemoryProbe {
@@ -55,7 +55,7 @@ impl MemoryProbe {
 fn parse_meminfo(text: &[u8]) -> Option<Memory> {
     let mut memory = Memory::default();
     let (mut total, mut available) = (None, None);
-    for line in text.split(|&b| b == b'\n') {
+    for line in lines(text) {
         let mut words = fields(line);
         let Some(key) = words.next() else { continue };
         let slot = match key {
@@ -83,7 +83,7 @@ fn parse_meminfo(text: &[u8]) -> Option<Memory> {
 
 /// Adds what a kernel has of the counters: `oom_kill` is there since 4.13, those of swap only with swap built in.
 fn add_vmstat(text: &[u8], page_bytes: u64, memory: &mut Memory) {
-    for line in text.split(|&b| b == b'\n') {
+    for line in lines(text) {
         let mut words = fields(line);
         let (slot, unit) = match words.next() {
             Some(b"oom_kill") => (&mut memory.oom_kills_total, 1),

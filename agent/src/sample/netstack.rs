@@ -18,7 +18,7 @@ use std::path::Path;
 use dogwatch::record::NetStack;
 
 use super::Failures;
-use super::procfile::{ProbeError, ProcFile, fields, number};
+use super::procfile::{ProbeError, ProcFile, fields, lines, number};
 use super::rare::RareNumber;
 
 /// These files have as many lines as the kernel has protocols.
@@ -124,7 +124,7 @@ impl NetStackProbe {
 /// Looks through a table of line pairs, names above figures, for the pair that begins with `prefix`, and fills `wanted`
 /// by name. `None` unless every one of them is there. Columns come and go with kernels; their order is not relied upon.
 fn pick<const N: usize>(text: &[u8], prefix: &[u8], wanted: [(&[u8], &mut u64); N]) -> Option<()> {
-    let mut lines = text.split(|&b| b == b'\n').filter_map(|l| l.strip_prefix(prefix)?.strip_prefix(b":"));
+    let mut lines = lines(text).filter_map(|l| l.strip_prefix(prefix)?.strip_prefix(b":"));
     let (names, figures) = (lines.next()?, lines.next()?);
     let mut wanted = wanted.map(|(name, slot)| (name, Some(slot)));
     for (name, figure) in fields(names).zip(fields(figures)) {
@@ -182,7 +182,7 @@ fn figure(line: &[u8], name: &[u8]) -> Option<u64> {
 
 /// The rest of the line that begins with `prefix`.
 fn line<'a>(text: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
-    text.split(|&b| b == b'\n').find_map(|l| l.strip_prefix(prefix))
+    lines(text).find_map(|l| l.strip_prefix(prefix))
 }
 
 fn parse_sockstat(text: &[u8], page_bytes: u64, net: &mut NetStack) -> Option<()> {
@@ -202,7 +202,7 @@ fn add_sockstat6(text: &[u8], net: &mut NetStack) {
 }
 
 fn add_snmp6(text: &[u8], net: &mut NetStack) {
-    for line in text.split(|&b| b == b'\n') {
+    for line in lines(text) {
         let total = match line {
             _ if line.starts_with(b"Udp6InErrors") => &mut net.udp_in_errors_total,
             _ if line.starts_with(b"Udp6RcvbufErrors") => &mut net.udp_receive_buffer_errors_total,
@@ -214,7 +214,7 @@ fn add_snmp6(text: &[u8], net: &mut NetStack) {
 
 /// The first number, hexadecimal, of the line under the heading.
 fn parse_conntrack(text: &[u8]) -> Option<u64> {
-    let word = fields(text.split(|&b| b == b'\n').nth(1)?).next()?;
+    let word = fields(lines(text).nth(1)?).next()?;
     u64::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok()
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use dogwatch::record::Pressure;
 
 use super::Failures;
-use super::procfile::{ProcFile, fields, fraction, number};
+use super::procfile::{ProcFile, fields, fraction, lines, number};
 
 /// Reader of one pressure file.
 pub(super) struct PressureFile(ProcFile);
@@ -42,7 +42,7 @@ impl PressureFile {
 pub(super) fn parse(text: &[u8]) -> Option<Pressure> {
     let mut pressure = Pressure::default();
     let mut some = false;
-    for line in text.split(|&b| b == b'\n') {
+    for line in lines(text) {
         let mut words = fields(line);
         let full = match words.next() {
             Some(b"some") => false,

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use memchr::memchr_iter;
 use rustix::io::{Errno, pread};
 
 /// A file of the node that could not be read or understood.
@@ -121,6 +122,16 @@ impl ProcFile {
             }
         }
     }
+}
+
+/// The lines of `text`, the newlines left out; behind the last newline one more, which may be empty.
+pub(super) fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut from = 0;
+    memchr_iter(b'\n', text).chain(std::iter::once(text.len())).map(move |at| {
+        let line = &text[from..at];
+        from = at + 1;
+        line
+    })
 }
 
 /// The decimal number that `text` consists of.

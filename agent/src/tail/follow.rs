@@ -4,6 +4,7 @@
 //! soon after a deletion, and since copytruncate keeps it while the content begins anew. The last bytes before the
 //! reading position are remembered too: they tell a copy of this file from a file that merely begins alike.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -133,6 +134,19 @@ pub(super) struct Followed {
     pub(super) queued: bool,
     /// The size at which a last line without newline was left waiting.
     pub(super) waiting_at: Option<u64>,
+}
+
+impl Followed {
+    /// Whether nothing about it waits for a time, and growth of it is told by the watch on its folder.
+    pub(super) fn rests(&self, watched: &BTreeSet<PathBuf>) -> bool {
+        if self.file.is_none() {
+            return self.place != Place::Gone;
+        }
+        let durable = self.committed.0 >= self.offset && self.committed_done >= self.done;
+        let told = self.dropped_evidence.is_none() && self.dropped_recorder.is_none();
+        let hinted = self.path.parent().is_some_and(|folder| watched.contains(folder));
+        self.place == Place::Live && self.joiner.low().is_none() && durable && told && hinted
+    }
 }
 
 /// An opened regular file.

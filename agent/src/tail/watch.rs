@@ -1,7 +1,9 @@
 //! The thread around a [`Tailer`]: looks when a hint comes or time is up, and hands batches to a bounded channel.
 //!
 //! Hints come from inotify. They only make the next look come sooner; where they fail or come by the thousand (a busy
-//! log gives one for each write), they are left off and the looks by the clock go on.
+//! log gives one for each write), they are left off and the looks by the clock go on. Where every folder gives them and
+//! nothing else waits, the next look is the next sweep: so late is growth seen of which inotify does not tell (a file that is
+//! mapped into memory, another client of the same server).
 //!
 //! Backpressure: where the channel is full the thread waits, and so does reading; the files are the buffer.
 
@@ -15,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dogwatch::record::Moment;
-use notify::event::ModifyKind;
+use notify::event::{ModifyKind, RemoveKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::{CheckpointWriter, Mark, Stats, TailEvent, Tailer};
@@ -26,6 +28,8 @@ const BATCH_EVENTS: usize = 1024;
 const BATCH_BYTES: usize = 1024 * 1024;
 /// Folders watched for hints; the others are seen by the clock.
 const MAX_WATCHES: usize = 512;
+/// Names that went and are remembered until the watches are put right.
+const MAX_MOVED: usize = 4096;
 /// Hints in a second beyond which they cost more than they bring.
 const MAX_HINTS: u64 = 2000;
 /// How long hints stay off after too many of them.
@@ -55,6 +59,8 @@ struct Shared {
     hints: AtomicU64,
     /// Whether one of the hints was about a name.
     appeared: AtomicBool,
+    /// What went, or changed its name: the watch on such a folder tells of nothing any more, or of another folder.
+    moved: Mutex<BTreeSet<PathBuf>>,
     stats: Mutex<Stats>,
 }
 
@@ -171,7 +177,8 @@ impl Work {
                 break;
             }
             self.save(now);
-            if turn.idle && self.shared.wait(self.tailer.poll_interval()) {
+            let rest = self.tailer.rest(&self.hints.watched);
+            if turn.idle && self.shared.wait(rest.unwrap_or_else(|| self.tailer.poll_interval())) {
                 // A busy log rings for each write: let some come together, the more so the more files are asked.
                 let open = self.tailer.stats().open_files as u32;
                 std::thread::sleep(COALESCE + COALESCE_A_FILE * open);
@@ -226,6 +233,9 @@ impl Work {
 struct Hints {
     shared: Arc<Shared>,
     watcher: Option<RecommendedWatcher>,
+    /// The folders of the last sweep,
+    asked: BTreeSet<PathBuf>,
+    /// and those of them that could be watched.
     watched: BTreeSet<PathBuf>,
     off_until: Option<Instant>,
     second: Instant,
@@ -233,7 +243,8 @@ struct Hints {
 
 impl Hints {
     fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, watcher: None, watched: BTreeSet::new(), off_until: None, second: Instant::now() }
+        let (asked, watched) = (BTreeSet::new(), BTreeSet::new());
+        Self { shared, watcher: None, asked, watched, off_until: None, second: Instant::now() }
     }
 
     /// Watches what `tailer` found; returns whether there is a new watch. Failures are no problem: the clock sees
@@ -247,6 +258,7 @@ impl Hints {
             self.second = now;
             if self.shared.hints.swap(0, Ordering::Relaxed) > MAX_HINTS {
                 (self.watcher, self.off_until) = (None, Some(now + HINTS_OFF));
+                self.asked.clear();
                 self.watched.clear();
                 return false;
             }
@@ -260,6 +272,12 @@ impl Hints {
                     let name =
                         !matches!(event.kind, EventKind::Modify(k) if !matches!(k, ModifyKind::Name(_)));
                     shared.appeared.fetch_or(name, Ordering::Relaxed);
+                    if takes_a_name(event.kind) {
+                        let mut moved = shared.moved.lock().unwrap_or_else(PoisonError::into_inner);
+                        if moved.len() < MAX_MOVED {
+                            moved.extend(event.paths);
+                        }
+                    }
                     shared.hints.fetch_add(1, Ordering::Relaxed);
                     shared.ring();
                 }
@@ -270,20 +288,37 @@ impl Hints {
                 return false;
             }
         }
-        let wanted: BTreeSet<PathBuf> = tailer.folders().take(MAX_WATCHES).map(PathBuf::from).collect();
-        if wanted == self.watched {
+        let moved = std::mem::take(&mut *self.shared.moved.lock().unwrap_or_else(PoisonError::into_inner));
+        // Of more than are kept any may be meant.
+        self.asked.retain(|folder| moved.len() < MAX_MOVED && !moved.contains(folder));
+        let same = self.asked.iter().map(PathBuf::as_path).eq(tailer.folders().take(MAX_WATCHES));
+        if same && self.watched.is_subset(&self.asked) {
             return false;
         }
+        let wanted: BTreeSet<PathBuf> = tailer.folders().take(MAX_WATCHES).map(PathBuf::from).collect();
+        let more = !wanted.is_subset(&self.asked);
         if let Some(watcher) = &mut self.watcher {
-            for gone in self.watched.difference(&wanted) {
+            let kept: BTreeSet<PathBuf> = self.asked.intersection(&wanted).cloned().collect();
+            for gone in self.watched.difference(&kept) {
                 let _ = watcher.unwatch(gone);
             }
-            for new in wanted.difference(&self.watched) {
-                let _ = watcher.watch(new, RecursiveMode::NonRecursive);
+            self.watched.retain(|folder| kept.contains(folder));
+            for new in wanted.difference(&kept) {
+                if watcher.watch(new, RecursiveMode::NonRecursive).is_ok() {
+                    self.watched.insert(new.clone());
+                }
             }
         }
-        let more = !wanted.is_subset(&self.watched);
-        self.watched = wanted;
+        self.asked = wanted;
         more
+    }
+}
+
+/// Whether what it tells of may have been a watched folder, which is one no more.
+fn takes_a_name(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Remove(what) => what != RemoveKind::File,
+        EventKind::Modify(ModifyKind::Name(mode)) => mode != RenameMode::To,
+        _ => false,
     }
 }

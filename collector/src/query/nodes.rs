@@ -1,7 +1,7 @@
 //! `get nodes`: who there is, how it stands, and its figures; asked of the node itself where it is connected.
 
 use std::collections::HashMap;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dogwatch::clock;
@@ -101,7 +101,7 @@ impl Query {
         };
         let kept: Kept = match self.store.events(query).recv().await {
             Some(Ok(event)) => match event.record.body {
-                Body::Sample(sample) => Some((event.record.at.wall_ns, Arc::from(sample))),
+                Body::Sample(sample) => Some((event.record.at.wall_ns, sample)),
                 _ => None,
             },
             Some(Err(e)) => return Err(refuse(e)),

@@ -170,7 +170,10 @@ async fn what_arrives_is_told_as_it_becomes_durable() {
     let block = node.logs(T0, 3, 20);
     store.commit(&block).await.unwrap();
     store.commit(&block).await.unwrap();
-    store.commit(&node.seal(Stream::Recorder, T0, vec![Body::Sample(Box::default())])).await.unwrap();
+    store
+        .commit(&node.seal(Stream::Recorder, T0, vec![Body::Sample(std::sync::Arc::default())]))
+        .await
+        .unwrap();
     let first = arrivals.recv().await.unwrap();
     let kinds = Kinds::default().with(Kind::Log);
     let (chain, records) = store.arrived(first, kinds).await.unwrap();

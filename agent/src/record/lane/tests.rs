@@ -118,6 +118,28 @@ fn blocks_and_heads_are_news_once_they_are_durable_and_receipts_are_none() {
 }
 
 #[test]
+fn a_head_that_is_signed_with_its_block_stands_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut lane = lane(dir.path(), Stream::Evidence, RUN, 4, true);
+    let key = SigningKey::from_bytes(&[5; 32]);
+    seal(&mut lane, 1, 1000);
+    seal(&mut lane, 2, 1000);
+    assert!(lane.is_unsigned());
+    lane.flush_signed(&key, 7).unwrap();
+    assert_eq!((lane.news(), lane.is_unsigned()), (3, false));
+    assert!(!lane.sign(&key, 8).unwrap(), "nothing moved");
+    lane.flush_signed(&key, 9).unwrap();
+    assert_eq!(lane.news(), 3, "where nothing moved nothing is stated");
+    let entries = Reader::open(&dir.path().join("evidence")).unwrap().scan(Position::default());
+    let kinds: Vec<(FrameKind, Bytes)> = entries.map(|e| e.unwrap()).map(|e| (e.kind, e.payload)).collect();
+    let [(FrameKind::Block, _), (FrameKind::Block, _), (FrameKind::SignedHead, head)] = &kinds[..] else {
+        panic!("{:?}", kinds.iter().map(|(kind, _)| kind).collect::<Vec<_>>());
+    };
+    let said = SignedHead::from_bytes(head).and_then(|h| h.decode()).unwrap();
+    assert_eq!((said.head, said.blocks, said.wall_ns), (lane.head(), 2, 7));
+}
+
+#[test]
 fn what_the_disk_holds_already_is_not_appended_again() {
     let dir = tempfile::tempdir().unwrap();
     let mut lane = lane(dir.path(), Stream::Evidence, RUN, 4, true);

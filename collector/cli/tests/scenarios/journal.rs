@@ -65,7 +65,7 @@ fn sample(used: u64) -> Body {
         available_bytes: 100 - used,
         ..Mount::default()
     };
-    Body::Sample(Box::new(Sample { mounts: vec![mount], ..Sample::default() }))
+    Body::Sample(std::sync::Arc::new(Sample { mounts: vec![mount], ..Sample::default() }))
 }
 
 /// Seals each of `blocks` and writes them as a node does.
