@@ -274,7 +274,39 @@ impl Detector for TaskDetector {
 
 #[cfg(test)]
 mod tests {
+    use dogwatch::record::{Incarnation, Moment, NodeName, RecordRef, Stream, StuckTask};
+
     use super::*;
+    use crate::detect::case::Identity;
+
+    #[test]
+    fn each_task_that_the_scan_found_says_so_however_many_there_are() {
+        let node: NodeName = "node-1".parse().unwrap();
+        let incarnation = Incarnation([1; 16]);
+        let identity = Identity { node: node.clone(), incarnation };
+        let cite = RecordRef { node, incarnation, stream: Stream::Recorder, seq: 1 };
+        let task = |(pid, pod): (u32, Option<Pod>)| StuckTask {
+            pid,
+            name: "d".to_owned(),
+            start_ticks: 1,
+            stuck_ms: 3_600_000,
+            pod,
+            ..StuckTask::default()
+        };
+        let all = (100..116).map(|pid| (pid, Some(Pod::default()))).chain((1..33).map(|pid| (pid, None)));
+        let tasks = Tasks { uninterruptible: 2_000, stuck: all.map(task).collect(), ..Tasks::default() };
+        let mut detector = TaskDetector::new(&DetectConfig::default());
+        let mut out = Vec::new();
+        for second in 1..60 {
+            let at = Moment { wall_ns: second * 1_000_000_000, boot_ns: second as u64 * 1_000_000_000 };
+            detector.on_stuck(Tick { identity: &identity, at, cite: &cite }, &tasks, &mut out);
+        }
+        let own: Vec<&Finding> = out.iter().filter(|f| f.pod.is_none()).collect();
+        assert_eq!((own.len(), out.len()), (32, 48));
+        let scanned = |f: &&&Finding| f.facts.iter().any(|x| x.key == SCANNED_FACT && x.value == "2000");
+        assert_eq!(own.iter().filter(scanned).count(), 32);
+        assert!(own.iter().all(|f| f.severity == Severity::High));
+    }
 
     #[test]
     fn the_kernels_hung_line_is_read_whatever_the_task_is_called() {

@@ -40,7 +40,7 @@ use super::procfile::number;
 use descriptors::Descriptors;
 use held::Held;
 use io::{IoRates, Look};
-use listed::Listed;
+use listed::{Listed, is_in_pod_now};
 use stat::Stat;
 use tasks::TaskCounts;
 use top::{Candidate, Top};
@@ -235,7 +235,7 @@ impl ProcessProbe {
         } else {
             self.unseen += 1;
         }
-        self.counts.visit(pid, stat, born.is_some(), now_ns);
+        self.counts.visit(pid, stat, born.is_some(), now_ns, || is_in_pod_now(dir, pid, buf));
         self.descriptors.visit(dir, pid, stat, buf);
         let io_rate = if self.rates.has_turn(pid) {
             let look = self.look(pid, stat.start_ticks, stat.cpu_ticks, now_ns);
@@ -319,7 +319,10 @@ impl ProcessProbe {
         }
         let Some(dir) = self.dir.take() else { return Scanned::default() };
         let mut text = std::mem::take(&mut self.text);
-        let mut tasks = self.counts.end_scan(dir.as_fd(), &mut text);
+        let listed = &mut self.listed;
+        let mut tasks = self.counts.end_scan(dir.as_fd(), &mut text, |pid, start_ticks, buf| {
+            listed.is_in_pod(dir.as_fd(), pid, start_ticks, now_ns, buf)
+        });
         tasks.descriptors = self.descriptors.end_scan(dir.as_fd(), &mut text);
         let processes = chosen
             .iter()

@@ -1,5 +1,6 @@
 //! Processes of fake hosts: who is at the top, and what a dear scan does.
 
+use super::tasks::{KTHREADD, MAX_FOLLOWED, MAX_STUCK};
 use super::*;
 
 const SECOND: u64 = 1_000_000_000;
@@ -22,6 +23,18 @@ impl FakeProc {
         );
         self.write(pid, "stat", &stat);
         self.write(pid, "cgroup", &format!("0::/kubepods.slice/pod{pid}\n"));
+    }
+
+    /// In uninterruptible sleep, in a pod.
+    fn hang_in_pod(&self, pid: u32) {
+        self.put_as(pid, "d", 'D', 1, 0, 1, 1);
+        self.write(pid, "cgroup", "0::/kubepods/burstable/pod12345678-9abc-def0-1234-56789abcdef0\n");
+    }
+
+    /// Likewise, a service of the node's.
+    fn hang_in_service(&self, pid: u32, name: &str) {
+        self.put_as(pid, name, 'D', 1, 0, 1, 1);
+        self.write(pid, "cgroup", &format!("0::/system.slice/{name}.service\n"));
     }
 
     fn write(&self, pid: u32, file: &str, text: &str) {
@@ -289,6 +302,75 @@ fn a_thousand_stuck_ones_are_counted_and_the_longest_told() {
     tasks(&mut probe, 1);
     let second = tasks(&mut probe, 2);
     assert_eq!((second.uninterruptible, second.stuck.len()), (2_000, 16));
+}
+
+#[test]
+fn what_hangs_in_pods_takes_no_places_of_what_hangs_outside_them() {
+    let host = FakeProc::new();
+    for pid in 100..130 {
+        host.hang_in_pod(pid);
+    }
+    let mut probe = host.probe(3, generous(), free());
+    tasks(&mut probe, 1);
+    tasks(&mut probe, 2);
+    host.hang_in_service(4_000, "containerd");
+    for at in 3..40 {
+        let told = tasks(&mut probe, at).stuck;
+        let own: Vec<_> = told.iter().filter(|t| t.pod.is_none()).map(|t| t.name.as_str()).collect();
+        let expected: &[&str] = if at == 3 { &[] } else { &["containerd"] };
+        assert_eq!((own.as_slice(), told.len()), (expected, MAX_STUCK + expected.len()), "{at}");
+        assert!(told.is_sorted_by(|a, b| a.stuck_ms >= b.stuck_ms), "the longest first");
+    }
+}
+
+#[test]
+fn what_hangs_in_services_takes_no_places_of_the_kernels_own_threads() {
+    let host = FakeProc::new();
+    for pid in 100..130 {
+        host.hang_in_service(pid, "df");
+    }
+    let mut probe = host.probe(3, generous(), free());
+    tasks(&mut probe, 1);
+    host.put_as(4_000, "jbd2/sda1-8", 'D', KTHREADD, 0, 1, 0);
+    host.write(4_000, "cgroup", "0::/\n");
+    tasks(&mut probe, 2);
+    let told = tasks(&mut probe, 3).stuck;
+    assert_eq!(told.len(), MAX_STUCK + 1);
+    assert_eq!(told.last().map(|t| (t.name.as_str(), t.stuck_ms)), Some(("jbd2/sda1-8", 1_000)));
+}
+
+#[test]
+fn however_many_hang_in_pods_what_hangs_outside_them_is_followed() {
+    let host = FakeProc::new();
+    for pid in 100..100 + MAX_FOLLOWED as u32 + 500 {
+        host.hang_in_pod(pid);
+    }
+    host.hang_in_service(4_000, "containerd");
+    let mut probe = host.probe(3, Duration::from_secs(100), free());
+    tasks(&mut probe, 1);
+    let told = tasks(&mut probe, 2).stuck;
+    let own: Vec<_> = told.iter().filter(|t| t.pod.is_none()).map(|t| t.pid).collect();
+    assert_eq!((own, told.len()), (vec![4_000], MAX_STUCK + 1));
+}
+
+#[test]
+fn where_few_hang_nobodys_group_is_read_but_of_those_that_are_told() {
+    let host = FakeProc::new();
+    for pid in 100..100 + MAX_STUCK as u32 {
+        host.hang_in_pod(pid);
+    }
+    host.put(1, "init", 0, 1, 1_000);
+    let mut probe = host.probe(1, generous(), free());
+    tasks(&mut probe, 1);
+    assert_eq!(probe.listed.remembered(), 1, "the one at the top");
+    tasks(&mut probe, 2);
+    assert_eq!(probe.listed.remembered(), 1 + MAX_STUCK);
+    host.hang_in_pod(5_000);
+    tasks(&mut probe, 3);
+    assert_eq!(probe.listed.remembered(), 1 + MAX_STUCK, "the newest hangs for no time yet");
+    tasks(&mut probe, 4);
+    tasks(&mut probe, 5);
+    assert_eq!(probe.listed.remembered(), 1 + MAX_STUCK, "one in a pod is asked for once");
 }
 
 #[test]

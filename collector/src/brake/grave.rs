@@ -4,8 +4,8 @@
 //! all others again, however often and under whatever id: otherwise one node that lies could after each release. A
 //! restart forgets which were judged; then each may stop once more, as long as its permit is out.
 //!
-//! Bounds: [`MAX_GRAVE`] findings hold, [`MAX_GRAVE_OF_NODE`] of one node, [`MAX_JUDGED`] are remembered as judged. What holds
-//! beyond them is news each time that it is said: that stops more than it should, not less.
+//! Bounds: [`MAX_GRAVE`] findings hold, [`MAX_GRAVE_OF_NODE`] of one node, half of each by hearsay; [`MAX_JUDGED`] are
+//! remembered as judged. What holds beyond them is news each time that it is said: that stops more than it should, not less.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -32,11 +32,19 @@ pub(super) struct Grave {
 impl Grave {
     /// Takes a finding as one that holds; whether that is news.
     pub(super) fn know(&mut self, node: &NodeName, finding: &str) -> bool {
+        self.take(node, finding, (MAX_GRAVE, MAX_GRAVE_OF_NODE))
+    }
+
+    /// The same for one that may be a pod's: it takes no more than half of the room.
+    pub(super) fn know_hearsay(&mut self, node: &NodeName, finding: &str) {
+        self.take(node, finding, (MAX_GRAVE / 2, MAX_GRAVE_OF_NODE / 2));
+    }
+
+    fn take(&mut self, node: &NodeName, finding: &str, (most, of_node): (usize, usize)) -> bool {
         let key = (node.clone(), finding.to_owned());
         let its = self.hold.range((node.clone(), String::new())..).take_while(|(of, _)| of == node);
-        let has_room = self.hold.len() < MAX_GRAVE
-            && finding.len() <= MAX_FINDING_ID
-            && its.take(MAX_GRAVE_OF_NODE).count() < MAX_GRAVE_OF_NODE;
+        let has_room =
+            self.hold.len() < most && finding.len() <= MAX_FINDING_ID && its.take(of_node).count() < of_node;
         if has_room { self.hold.insert(key) } else { !self.hold.contains(&key) }
     }
 

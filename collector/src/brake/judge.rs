@@ -10,6 +10,8 @@
 //!   the node: its mounts, disks, memory, kernel, and a task of none of its pods that hangs in it. What a log says, and what one pod or
 //!   process meets at its own limits, whoever runs a pod brings about as often as he likes ([`OF_ONE`], a process that may be a pod's);
 //!   the rules of lines count for nothing wherever they stand, since a host's logs quote what containers say.
+//!   Of a task of which only the kernel spoke nobody knows whose it is; one that it spoke of before a cleanup began is not the
+//!   cleanup's doing, whoever says so later.
 //! - A permit ends without its outcome ([`super::machine`] sees that).
 
 use dogwatch::record::{Action, ActionState, Finding, FindingState, ObjectOutcome, Severity};
@@ -20,6 +22,8 @@ use crate::wording::bytes;
 const EXPECTED: [&str; 3] = ["disk-high-water", "disk-time-to-full", "inode-high-water"];
 /// Kinds of what is not the node's: a line of any log, a pod, a group of processes.
 const OF_ONE: [&str; 3] = ["log", "pod", "cgroup"];
+/// The kind of a task.
+const PROCESS: &str = "process";
 /// What an agent states of each task that its scan found to hang. Only there it knows whose a task is: the kernel's own line names
 /// a thread of whomever. All else that is said of a process it meets at limits of its own.
 const SCANNED: &str = "uninterruptible_number";
@@ -76,9 +80,22 @@ pub fn wrong_finding(finding: &Finding) -> Option<String> {
     news.then(|| format!("{} ({}) after its cleanup: {}", finding.rule, finding.severity, finding.summary))
 }
 
+/// Whether a grave finding that speaks against no cleanup may come to: a task hangs by the kernel's line alone, and the scan
+/// may say yet that it is none of a pod's.
+pub fn may_yet_count(finding: &Finding) -> bool {
+    finding.state != FindingState::Cleared
+        && finding.severity >= Severity::High
+        && finding.subject.kind == PROCESS
+        && finding.pod.is_none()
+        && !is_scanned(finding)
+}
+
+fn is_scanned(finding: &Finding) -> bool {
+    finding.facts.iter().any(|fact| fact.key == SCANNED)
+}
+
 /// Whether a finding is about what is not the node's.
 fn is_of_one(finding: &Finding) -> bool {
     let kind = finding.subject.kind.as_str();
-    let of_itself = || finding.pod.is_some() || finding.facts.iter().all(|fact| fact.key != SCANNED);
-    OF_ONE.contains(&kind) || kind == "process" && of_itself()
+    OF_ONE.contains(&kind) || kind == PROCESS && (finding.pod.is_some() || !is_scanned(finding))
 }

@@ -29,7 +29,7 @@ use dogwatch::record::{Action, ActionState, Finding, FindingState, Hash, NodeNam
 
 use super::fleet::Fleet;
 use super::grave::Grave;
-use super::judge::{wrong_action, wrong_finding};
+use super::judge::{may_yet_count, wrong_action, wrong_finding};
 use super::ledger::{Ledger, Permit, Proof, stopped_words};
 use super::pace::Paces;
 use super::{Answer, Ask, MAX_PLACES, Settings};
@@ -416,12 +416,22 @@ impl Brake {
             // Of a task that hangs the kernel may say again what was known better.
             if finding.state == FindingState::Cleared || finding.severity < Severity::High {
                 self.grave.forget(node, &finding.id);
+            } else if may_yet_count(finding) && self.to_blame(node).is_none() {
+                // It hangs already. Where a cleanup may have brought it about, the scan's word is awaited.
+                self.grave.know_hearsay(node, &finding.id);
             }
             return Vec::new();
         };
         if !self.know(node, &finding.id) {
             return Vec::new();
         }
+        let Some(action) = self.to_blame(node).map(str::to_owned) else { return Vec::new() };
+        let cites: Vec<RecordRef> = cite.into_iter().collect();
+        vec![blame(format!("node {node}: {why}"), node, &action, cites)]
+    }
+
+    /// The cleanup of a node that what is found there now may be the doing of: one that began, at work or ended a while ago.
+    fn to_blame(&self, node: &NodeName) -> Option<&str> {
         let begun = |p: &&Permit| {
             p.node == *node
                 && self.live.get(&(p.node.clone(), p.action.clone())).is_some_and(|l| l.begun)
@@ -429,12 +439,8 @@ impl Brake {
         };
         let permit = self.ledger.permits.iter().rev().find(begun);
         let ended = |r: &&Recent| r.node == *node && r.begun && self.may_trip(node, &r.action);
-        let late = self.recent.iter().rev().find(ended);
-        let Some(action) = permit.map(|p| &p.action).or(late.map(|r| &r.action)).cloned() else {
-            return Vec::new();
-        };
-        let cites: Vec<RecordRef> = cite.into_iter().collect();
-        vec![blame(format!("node {node}: {why}"), node, &action, cites)]
+        let late = || self.recent.iter().rev().find(ended).map(|r| r.action.as_str());
+        permit.map(|p| p.action.as_str()).or_else(late)
     }
 
     /// What speaks against a cleanup of a node that is no finding, where it may stop everything.

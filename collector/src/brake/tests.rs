@@ -2,14 +2,15 @@
 
 mod bounds;
 mod doubt;
+mod hangs;
 mod proofs;
 mod turns;
 
 use std::time::Duration;
 
 use dogwatch::record::{
-    Action, ActionState, CleanupMode, Fact, Finding, FindingState, Hash, Incarnation, NodeName,
-    ObjectOutcome, PlannedObject, RecordRef, Severity, Stream, Subject,
+    Action, ActionState, CleanupMode, Finding, FindingState, Hash, Incarnation, NodeName, ObjectOutcome,
+    PlannedObject, RecordRef, Severity, Stream, Subject,
 };
 use proptest::prelude::*;
 
@@ -301,41 +302,6 @@ fn what_a_pod_can_say_or_do_to_itself_stops_nothing() {
         };
         let out = desk.brake.observe_finding(&node(0), &bad, None);
         assert_eq!(!out.is_empty(), trips, "{rule} {kind} {name}");
-    }
-}
-
-#[test]
-fn a_task_that_hangs_stops_cleanups_only_where_the_scan_says_whose_it_is() {
-    let facts = [Fact::new("stuck_seconds", 400), Fact::new("uninterruptible_number", 3)];
-    let (scan, line) = (&facts[..], &facts[..1]);
-    let hangs = |facts: &[Fact], of_pod: bool, state| Finding {
-        subject: Subject::new("process", "jbd2/sda1-8 (301)"),
-        facts: facts.to_vec(),
-        pod: of_pod.then(dogwatch::record::Pod::default),
-        state,
-        ..finding("hung-tasks", Severity::High, 9)
-    };
-    let begin = |desk: &mut Desk| {
-        desk.brake.ask(ask(0, NEW), 0);
-        desk.settle();
-        desk.act(0, ActionState::Started, &[ObjectOutcome::Pending], 0);
-    };
-    use FindingState::{Raised, Updated};
-    // The kernel's line names a thread of whomever.
-    for (facts, of_pod, trips) in
-        [(line, false, false), (line, true, false), (scan, true, false), (scan, false, true)]
-    {
-        let mut desk = Desk::new(settings(3));
-        begin(&mut desk);
-        let out = desk.brake.observe_finding(&node(0), &hangs(facts, of_pod, Raised), None);
-        assert_eq!(!out.is_empty(), trips, "{facts:?} {of_pod}");
-    }
-    // What hung before is no news after the kernel said it, too.
-    let mut desk = Desk::new(settings(3));
-    assert_eq!(desk.brake.observe_finding(&node(0), &hangs(scan, false, Raised), None), []);
-    begin(&mut desk);
-    for facts in [line, scan] {
-        assert_eq!(desk.brake.observe_finding(&node(0), &hangs(facts, false, Updated), None), []);
     }
 }
 

@@ -122,10 +122,10 @@ impl Casework {
                 self.take_back(id).await?;
             }
         }
-        // Now, and what the store told of the same before it: what is said of it from here on is put to it at once, and the
-        // backlog, which may take minutes, must not tell again what is over by then.
-        let told = |l: &Loose| matches!(l, Loose::Finding(r) if r.from_collector && said.contains_key(&r.finding.id));
-        let earlier: Vec<Loose> = loose.extract_if(.., |l| told(l)).collect();
+        // Now, and all that the store told of the collector's own before it, said again meanwhile or not: what is said of it
+        // from here on is put to it at once, and the backlog, which may take minutes, must not tell again what is over by then.
+        let is_own = |l: &Loose| matches!(l, Loose::Finding(r) if r.from_collector);
+        let earlier: Vec<Loose> = loose.extract_if(.., |l| is_own(l)).collect();
         self.backlog = (!loose.is_empty()).then(|| Backlog::Loose(loose.into_iter()));
         let earlier = earlier.into_iter().filter_map(|l| match l {
             Loose::Finding(row) => Some((row.node, row.finding)),

@@ -34,7 +34,7 @@ pub(super) enum Backlog {
         /// How many were looked at.
         done: usize,
     },
-    /// What belonged to no incident when the store was asked, in order of coming.
+    /// What nodes said and belonged to no incident when the store was asked, in order of coming.
     Loose(std::vec::IntoIter<Loose>),
 }
 
@@ -67,9 +67,6 @@ impl Casework {
                 for piece in pieces.by_ref().take(SLICE) {
                     decisions.extend(match piece {
                         Loose::Finding(row) => match &row.node {
-                            Some(node) if row.from_collector => {
-                                self.correlator.observe_finding(node, &row.finding, now)
-                            }
                             Some(node) => self.observe_finding(node, &row.finding, now),
                             None => continue,
                         },

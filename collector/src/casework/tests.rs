@@ -336,6 +336,36 @@ async fn what_is_said_and_taken_back_while_the_store_is_asked_or_what_it_told_is
 }
 
 #[tokio::test]
+async fn an_own_finding_that_was_in_no_incident_when_the_store_was_asked_holds_none_open_once_it_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (_asks, asked) = mpsc::channel(1);
+    let policy = Policy { quiet_ns: 0, ..Policy::default() };
+    let (nodes, silent_after) = (Nodes::default(), Duration::from_secs(3600));
+    let mut casework = Casework::open(store.clone(), nodes, policy, silent_after, asked).await.unwrap();
+    let node: NodeName = "a".parse().unwrap();
+    // Durable, and then the collector was killed before it was put to an incident.
+    let finding = Finding { rule: STOPPED_RULE.to_owned(), ..hole("first") };
+    let over = Finding { state: FindingState::Cleared, ..finding.clone() };
+    let said = What::FindingSaid { node: Some(node.clone()), finding: Box::new(finding), count: 1 };
+    let said = Decision { wall_ns: clock::wall_ns(), actor: "collector".to_owned(), what: said };
+    store.decide_all(vec![said]).await.unwrap();
+    casework.take_up().await.unwrap();
+    // A person releases; and time goes by, all before what the store told is looked at.
+    casework.say(Some(node), over, 2).await.unwrap();
+    casework.tick().await.unwrap();
+    while casework.backlog.is_some() {
+        casework.work_off().await.unwrap();
+    }
+    casework.tick().await.unwrap();
+    let incidents = store.incidents(IncidentFilter::default()).await.unwrap();
+    let states: Vec<_> = incidents.iter().map(|i| i.state).collect();
+    assert_eq!(states, [crate::incident::IncidentState::Resolved], "it was told, and is over");
+    drop(casework);
+    store.close().await;
+}
+
+#[tokio::test]
 async fn a_store_that_is_being_asked_is_asked_once_more_and_not_twice_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

@@ -4,10 +4,12 @@
 //! which order a list meets them. So rows are read in order of where they stand, and put in the list's order afterwards.
 //!
 //! Where nobody waits for one answer ([`Reading::sparing`]) each node has a measure: blocks of [`MOST_OF_NODE`] bytes are
-//! opened, and what lies in others of the same node is taken for not readable this time.
+//! opened. From the first on that goes beyond it no more of the same node are read, however small: a thousand blocks that
+//! are read to learn how large they are cost as much as if they were opened. What lies in them is taken for not readable
+//! this time.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use dogwatch::block::Block;
 use dogwatch::journal::Position;
@@ -27,14 +29,28 @@ pub(super) struct Reading<'a> {
     last: Option<(Position, Option<Vec<Record>>)>,
     most: u64,
     spent: HashMap<NodeName, u64>,
+    /// Nodes of which no more is read.
+    full: HashSet<NodeName>,
     /// How many were opened.
     pub(super) opened: usize,
+    /// How many were read, whatever came of it.
+    #[cfg(test)]
+    read: usize,
 }
 
 impl<'a> Reading<'a> {
     /// Opens whatever it is asked for.
     pub(super) fn new(inner: &'a Inner) -> Self {
-        Self { inner, last: None, most: u64::MAX, spent: HashMap::new(), opened: 0 }
+        Self {
+            inner,
+            last: None,
+            most: u64::MAX,
+            spent: HashMap::new(),
+            full: HashSet::new(),
+            opened: 0,
+            #[cfg(test)]
+            read: 0,
+        }
     }
 
     /// Opens of each node so much only.
@@ -73,15 +89,27 @@ impl<'a> Reading<'a> {
     }
 
     fn open(&mut self, life: &Life) -> Option<Vec<Record>> {
-        let entry = self.inner.shared(Stream::Urgent).reader.read_at(life.at.position()).ok().flatten()?;
-        let block = Block::decode(entry.payload).ok()?;
-        let cost: u64 = block.header().sections.iter().map(|s| u64::from(s.raw_bytes)).sum();
-        let spent = self.spent.entry(block.header().node.clone()).or_default();
-        if spent.saturating_add(cost) > self.most {
-            tracing::warn!(node = %block.header().node, "its findings lie in so many blocks that one was not opened");
+        let node = life.node.as_ref()?;
+        if self.full.contains(node) {
             return None;
         }
-        *spent += cost;
+        #[cfg(test)]
+        {
+            self.read += 1;
+        }
+        let entry = self.inner.shared(Stream::Urgent).reader.read_at(life.at.position()).ok().flatten()?;
+        let read = entry.payload.len() as u64;
+        let block = Block::decode(entry.payload).ok();
+        let raw = block.iter().flat_map(|b| &b.header().sections).map(|s| u64::from(s.raw_bytes)).sum();
+        // What is read for nothing is work, too.
+        let spent = self.spent.entry(node.clone()).or_default();
+        *spent = spent.saturating_add(read.max(raw));
+        if *spent > self.most {
+            tracing::warn!(%node, "its findings lie in so many blocks that not all were opened");
+            self.full.insert(node.clone());
+            return None;
+        }
+        let block = block?;
         self.opened += 1;
         block.records(Kinds(u32::MAX)).ok()
     }
@@ -95,6 +123,7 @@ mod tests {
     use dogwatch::record::{Finding, FindingState, Incarnation, Moment, Severity, Subject};
 
     use super::*;
+    use crate::store::Store;
     use crate::store::ask::by_time;
     use crate::store::keys::Table;
     use crate::store::specimen::open;
@@ -132,48 +161,84 @@ mod tests {
         Block::seal(place, &records, &mut || [9; 16]).unwrap()
     }
 
-    #[tokio::test]
-    async fn a_block_is_opened_once_and_of_one_node_no_more_than_its_measure() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = open(dir.path());
-        let (a, b): (NodeName, NodeName) = ("a".parse().unwrap(), "b".parse().unwrap());
-        let blocks = [block(&a, 1, &["a-1", "a-3"]), block(&a, 2, &["a-2", "a-4"]), block(&b, 3, &["b-1"])];
-        for block in &blocks {
+    /// A store of these blocks, and all that is active in it once that is `count`.
+    async fn kept(dir: &std::path::Path, blocks: &[Block], count: usize) -> (Store, Vec<Life>) {
+        let store = open(dir);
+        for block in blocks {
             store.commit(block).await.unwrap();
         }
         let begun = Instant::now();
-        while store.finding("b-1").await.unwrap().is_none() {
+        loop {
+            let mut lives: Vec<Life> = Vec::new();
+            if let Some((index, _)) = store.inner.slot.current(Duration::ZERO) {
+                by_time(&*index, Table::FindingActive, |_, _, life| {
+                    lives.push(life);
+                    Ok(true)
+                })
+                .unwrap();
+            }
+            if lives.len() == count {
+                return (store, lives);
+            }
             assert!(begun.elapsed() < Duration::from_secs(60), "it is not in the index");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let (index, _) = store.inner.slot.current(Duration::ZERO).unwrap();
-        let mut lives: Vec<Life> = Vec::new();
-        by_time(&*index, Table::FindingActive, |_, _, life| {
-            lives.push(life);
-            Ok(true)
-        })
-        .unwrap();
-        let read = |reading: &mut Reading<'_>| {
-            let mut read: Vec<String> = Vec::new();
-            reading.each(lives.clone(), |i, life, body| {
-                assert_eq!(life, lives[i]);
-                match body {
-                    Some(Body::Finding(f)) => read.push(f.id.clone()),
-                    _ => read.push(format!("not {}", life.id)),
-                }
-                true
-            });
-            (read, reading.opened)
-        };
+    }
+
+    /// What each of `lives` is read as.
+    fn read(reading: &mut Reading<'_>, lives: &[Life]) -> Vec<String> {
+        let mut read: Vec<String> = Vec::new();
+        reading.each(lives.to_vec(), |i, life, body| {
+            assert_eq!(life, lives[i]);
+            match body {
+                Some(Body::Finding(f)) => read.push(f.id.clone()),
+                _ => read.push(format!("not {}", life.id)),
+            }
+            true
+        });
+        read
+    }
+
+    fn raw(block: &Block) -> u64 {
+        block.header().sections.iter().map(|s| u64::from(s.raw_bytes)).sum()
+    }
+
+    #[tokio::test]
+    async fn a_block_is_opened_once_and_of_one_node_no_more_than_its_measure() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b): (NodeName, NodeName) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let blocks = [block(&a, 1, &["a-1", "a-3"]), block(&a, 2, &["a-2", "a-4"]), block(&b, 3, &["b-1"])];
+        let (store, lives) = kept(dir.path(), &blocks, 5).await;
         let mut all = Reading::new(&store.inner);
-        assert_eq!(read(&mut all), (["b-1", "a-4", "a-2", "a-3", "a-1"].map(str::to_owned).into(), 3));
-        let most = blocks[0].header().sections.iter().map(|s| u64::from(s.raw_bytes)).sum();
-        let mut some = Reading { most, ..Reading::new(&store.inner) };
+        let read_all = read(&mut all, &lives);
         assert_eq!(
-            read(&mut some),
+            (read_all, all.opened),
+            (["b-1", "a-4", "a-2", "a-3", "a-1"].map(str::to_owned).into(), 3)
+        );
+        let mut some = Reading { most: raw(&blocks[0]), ..Reading::new(&store.inner) };
+        let read_some = read(&mut some, &lives);
+        assert_eq!(
+            (read_some, some.opened),
             (["b-1", "a-4", "a-2", "not a-3", "not a-1"].map(str::to_owned).into(), 2)
         );
         drop((all, some));
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn of_a_node_whose_measure_is_spent_nothing_more_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b): (NodeName, NodeName) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let mut blocks = vec![block(&b, 100, &["b-1"])];
+        let ids: Vec<String> = (1..=9).map(|i| format!("a-{i}")).collect();
+        blocks.extend((1..).zip(&ids).map(|(i, id)| block(&a, i, &[id.as_str()])));
+        let (store, lives) = kept(dir.path(), &blocks, 10).await;
+        let most = blocks.iter().map(raw).max().unwrap();
+        let mut some = Reading { most, ..Reading::new(&store.inner) };
+        let told = read(&mut some, &lives);
+        assert_eq!((told[0].as_str(), told[1].as_str(), told[9].as_str()), ("a-9", "not a-8", "b-1"));
+        assert_eq!((some.opened, some.read), (2, 3), "beside a's newest, the one that is too much, and b's");
+        drop(some);
         store.close().await;
     }
 }

@@ -1,5 +1,10 @@
 //! What a scan says of all processes together: how many, who is stuck, who starts others.
 //!
+//! Pods take no places of the node's own: of the kernel's threads, of what else runs outside pods and of what runs in them as many
+//! are told of each that hang for longest, and beside [`MAX_FOLLOWED`] of whomever as many again are followed that are in no
+//! pod. Whose one is costs the reading of its cgroup: of each that hangs for longer than a scan once more than [`MAX_STUCK`] do, and
+//! at each scan of those beyond the first [`MAX_FOLLOWED`]; as long as few are in state D nothing is read.
+//!
 //! Limits: a scan sees processes, not threads, so that a thread stuck in a process whose main thread is not is unseen;
 //! and processes that begin and end between two scans are unseen (`Cpu::forks_total` counts them).
 
@@ -10,10 +15,13 @@ use dogwatch::record::{Spawner, StuckTask, Tasks};
 
 use super::stat::{Name, Stat, parse_stat, read_beneath};
 
-/// Processes in uninterruptible sleep that are followed: a dead file server stops thousands, and all for one reason.
-const MAX_FOLLOWED: usize = 1_024;
-/// Those that are told: the ones longest in it.
-const MAX_STUCK: usize = 16;
+/// Processes in uninterruptible sleep that are followed, whosever they are: a dead file server stops thousands, and all for one
+/// reason. Beyond them as many that are in no pod.
+pub(super) const MAX_FOLLOWED: usize = 1_024;
+/// Those that are told of each [`Place`]: the ones longest in it.
+pub(super) const MAX_STUCK: usize = 16;
+/// The parent of the kernel's own threads, but for itself.
+pub(super) const KTHREADD: u32 = 2;
 /// Parents of new processes that are counted in one scan.
 const MAX_PARENTS: usize = 1_024;
 /// Those that are told.
@@ -31,6 +39,16 @@ pub(super) struct TaskCounts {
     parents: HashMap<u32, Brood>,
 }
 
+/// Where a process runs: those in one place hide none in another.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// A thread of the kernel's own.
+    Kernel,
+    /// Outside pods, or nobody has looked.
+    Node,
+    Pod,
+}
+
 /// A process in state D, and since when it was in it at every scan.
 #[derive(Clone, Copy)]
 struct Stuck {
@@ -38,6 +56,7 @@ struct Stuck {
     start_ticks: u64,
     since_ns: u64,
     seen_ns: u64,
+    place: Place,
     name: Name,
 }
 
@@ -49,14 +68,22 @@ struct Brood {
 }
 
 impl TaskCounts {
-    /// Counts a process in; `new` where it is known to have begun since the scan before.
-    pub(super) fn visit(&mut self, pid: u32, stat: &Stat<'_>, new: bool, now_ns: u64) {
+    /// Counts a process in; `new` where it is known to have begun since the scan before. `in_pod` is asked where too many
+    /// are in state D to follow them all.
+    pub(super) fn visit(
+        &mut self,
+        pid: u32,
+        stat: &Stat<'_>,
+        new: bool,
+        now_ns: u64,
+        in_pod: impl FnOnce() -> bool,
+    ) {
         self.processes += 1;
         match stat.state {
             b'Z' | b'X' | b'x' => self.zombies += 1,
             b'D' => {
                 self.uninterruptible += 1;
-                self.follow(pid, stat, now_ns);
+                self.follow(pid, stat, now_ns, in_pod);
             }
             _ => {}
         }
@@ -65,15 +92,20 @@ impl TaskCounts {
         }
     }
 
-    /// Ends the scan. Cgroups and pods are left to the caller.
-    pub(super) fn end_scan(&mut self, dir: BorrowedFd<'_>, buf: &mut [u8]) -> Tasks {
+    /// Ends the scan. Cgroups and pods are left to the caller, who is asked whether a process (pid, start) is in a pod.
+    pub(super) fn end_scan(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        buf: &mut [u8],
+        in_pod: impl FnMut(u32, u64, &mut [u8]) -> bool,
+    ) -> Tasks {
         self.now_stuck.sort_unstable_by_key(|s| s.pid);
         std::mem::swap(&mut self.stuck, &mut self.now_stuck);
         let tasks = Tasks {
             processes: self.processes,
             zombies: self.zombies,
             uninterruptible: self.uninterruptible,
-            stuck: self.told_stuck(dir, buf),
+            stuck: self.told_stuck(dir, buf, in_pod),
             spawners: self.told_spawners(dir, buf),
             descriptors: Vec::new(),
         };
@@ -88,14 +120,22 @@ impl TaskCounts {
         self.parents.clear();
     }
 
-    fn follow(&mut self, pid: u32, stat: &Stat<'_>, now_ns: u64) {
-        if self.now_stuck.len() >= MAX_FOLLOWED {
+    fn follow(&mut self, pid: u32, stat: &Stat<'_>, now_ns: u64, in_pod: impl FnOnce() -> bool) {
+        let before = self.stuck.binary_search_by_key(&pid, |s| s.pid).ok().map(|i| self.stuck[i]);
+        let before = before.filter(|b| b.start_ticks == stat.start_ticks);
+        let place = match before {
+            _ if stat.ppid == KTHREADD => Place::Kernel,
+            Some(before) => before.place,
+            None => Place::Node,
+        };
+        let followed = self.now_stuck.len();
+        let is_own = || place == Place::Kernel || place == Place::Node && !in_pod();
+        if followed >= MAX_FOLLOWED && (followed >= 2 * MAX_FOLLOWED || !is_own()) {
             return;
         }
-        let before = self.stuck.binary_search_by_key(&pid, |s| s.pid).ok().map(|i| self.stuck[i]);
-        let since_ns = before.filter(|b| b.start_ticks == stat.start_ticks).map_or(now_ns, |b| b.since_ns);
+        let since_ns = before.map_or(now_ns, |b| b.since_ns);
         let (start_ticks, name) = (stat.start_ticks, Name::new(stat.name));
-        self.now_stuck.push(Stuck { pid, start_ticks, since_ns, seen_ns: now_ns, name });
+        self.now_stuck.push(Stuck { pid, start_ticks, since_ns, seen_ns: now_ns, place, name });
     }
 
     fn count_child(&mut self, stat: &Stat<'_>) {
@@ -108,12 +148,30 @@ impl TaskCounts {
         }
     }
 
-    fn told_stuck(&self, dir: BorrowedFd<'_>, buf: &mut [u8]) -> Vec<StuckTask> {
+    fn told_stuck(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        buf: &mut [u8],
+        mut in_pod: impl FnMut(u32, u64, &mut [u8]) -> bool,
+    ) -> Vec<StuckTask> {
         // One that was met for the first time may be gone again in a millisecond, as any read of a disk is.
-        let mut longest: Vec<&Stuck> = self.stuck.iter().filter(|s| s.seen_ns > s.since_ns).collect();
+        let mut longest: Vec<&mut Stuck> = self.stuck.iter_mut().filter(|s| s.seen_ns > s.since_ns).collect();
         longest.sort_by_key(|s| (s.since_ns, s.pid));
-        longest.truncate(MAX_STUCK);
-        let told = |s: &Stuck| StuckTask {
+        if longest.len() > MAX_STUCK {
+            // Nothing gets out of a pod: of those in one nobody asks again.
+            for s in longest.iter_mut().filter(|s| s.place == Place::Node) {
+                if in_pod(s.pid, s.start_ticks, buf) {
+                    s.place = Place::Pod;
+                }
+            }
+            let mut told = [0; 3];
+            longest.retain(|s| {
+                let of_place = &mut told[s.place as usize];
+                *of_place += 1;
+                *of_place <= MAX_STUCK
+            });
+        }
+        let told = |s: &mut Stuck| StuckTask {
             pid: s.pid,
             name: s.name.text(),
             start_ticks: s.start_ticks,
