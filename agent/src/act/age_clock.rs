@@ -147,9 +147,9 @@ impl AgeClock {
             Before::EarlierBoot(Left { wall_ns, shown_ns, stood_ns, mut spells, since_ns }) => {
                 // CLOCK_BOOTTIME began when the machine did, which was after it was looked at last.
                 let was_down = |at_ns: i64| (0..=DOWN_NS).contains(&offset.saturating_sub(at_ns));
-                if was_down(wall_ns) {
+                if was_down(wall_ns) && was_down(shown_ns) {
                     // What stood ahead is believed with it; else the nights of a machine that has no clock when it is off add up.
-                    spells.continued(shown_ns, offset, DOWN_NS);
+                    spells.believed(shown_ns, wall_ns);
                 }
                 spells.went_on(shown_ns);
                 if !was_down(wall_ns) {

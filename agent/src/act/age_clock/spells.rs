@@ -80,11 +80,11 @@ impl Spells {
         }
     }
 
-    /// Forgets that of a clock which showed `shown_ns` when it was looked at last, if that is no further from `offset_ns` than so
-    /// much: it only went on.
-    pub(super) fn continued(&mut self, shown_ns: i64, offset_ns: i64, most_ns: i64) {
-        let is_alike = |s: &Spell| offset_ns.saturating_sub(s.offset_ns).saturating_abs() <= most_ns;
-        self.drop_if(|s| s.ended_at(shown_ns) && is_alike(s));
+    /// Forgets that of the clock which showed `shown_ns` when it was looked at last, where that was not behind of `believed_ns`:
+    /// what it showed is believed. What a clock showed that was behind stays as young as by that clock, whatever is right since.
+    pub(super) fn believed(&mut self, shown_ns: i64, believed_ns: i64) {
+        let is_it = |s: &Spell| s.offset_ns.saturating_sub(shown_ns).saturating_abs() <= STEP_NS;
+        self.drop_if(|s| is_it(s) && s.offset_ns >= believed_ns);
     }
 
     /// Those by which something is younger than by a clock at `offset_ns`.
