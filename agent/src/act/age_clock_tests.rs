@@ -45,6 +45,7 @@ fn left(wall_ns: i64, shown_ns: i64, stood_ns: u64) -> Before {
         wall_ns,
         shown_ns,
         stood_ns,
+        ahead: None,
         spells: Spells::default(),
         since_ns: not_known(),
     })
