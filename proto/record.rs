@@ -18,8 +18,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use action::{
-    Action, ActionState, CleanupMode, Cut, ImageStore, ObjectOutcome, PlannedImage, PlannedObject, Refusal,
-    Unexplained,
+    Action, ActionState, CleanupMode, Cut, ImageStore, LEASE_GRACE, ObjectOutcome, PlannedImage,
+    PlannedObject, Refusal, SHORTEST_LEASE, Unexplained,
 };
 pub use file::{FileContent, FileSeen, MAX_PIECE_BYTES};
 pub use finding::{Fact, Finding, FindingState, Severity, Subject};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dogwatch::config::{Keys, Problems, Section, read};
 use dogwatch::identity::TrustDomain;
-use dogwatch::record::Severity;
+use dogwatch::record::{SHORTEST_LEASE, Severity};
 use dogwatch::telemetry::{Format, level_of};
 
 use crate::admit::accounts::ServiceAccount;
@@ -217,7 +217,7 @@ fn fleet(s: &mut Section) -> brake::Settings {
         max_share: s.fraction("max_share", d.max_share),
         watch: s.duration("watch", d.watch, second..=Duration::from_secs(3600)),
         // Agents ask again every few seconds, and a busy one may miss some.
-        lease: s.duration("lease", d.lease, second * 15..=Duration::from_secs(600)),
+        lease: s.duration("lease", d.lease, SHORTEST_LEASE..=Duration::from_secs(600)),
         canary_successes: s.number("canary_successes", d.canary_successes, 0..=1_000),
         canary_nodes: s.number("canary_nodes", d.canary_nodes, 1..=brake::ledger::MAX_PROVERS as u32),
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -250,6 +251,14 @@ pub struct Action {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_store: Option<Box<ImageStore>>,
 }
+
+/// Shortest lease of a permit that a collector may be set to give.
+pub const SHORTEST_LEASE: Duration = Duration::from_secs(15);
+/// For so long after the end of a lease the collector waits for how its cleanup ended, and then stops all cleanups. A node ends by
+/// itself when its lease does, after the object that it is just at. The longest is an image, of which the runtime is waited for
+/// 90 s and its room for 15 more; what remains is its record's way to the collector. An agent that was ended in the midst of a
+/// cleanup has lease and grace to come back and to say so.
+pub const LEASE_GRACE: Duration = Duration::from_secs(120);
 
 impl Action {
     /// Makes it one that its agent could not end; `found` says what is known of it by now.

@@ -8,6 +8,11 @@
 //! node whose clock was set right takes what was written before for younger than it is, by as much as it was behind, and
 //! nothing else is different. A clock that went back is taken as it is: what is younger then is at worst too young.
 //!
+//! One that goes ahead again and again (its machine is stopped each night, or has no clock when it is off) is believed as far as
+//! it was ahead at least for [`SETTLE_NS`] in all. What it went ahead later stands on its own from then on, so that what is believed
+//! is never further behind than by what it gained in twice that time. While it is behind that only waits; once it shows again what
+//! is believed it is over.
+//!
 //! What each clock showed that was left, by setting it or by believing another, is kept (`spells`): what bears such a time is
 //! no older than by that clock, whatever the one of now says.
 //!
@@ -52,6 +57,9 @@ pub(super) struct AgeClock {
     /// For how long it had stood so on earlier boots, ns.
     #[serde(default, skip_serializing_if = "is_none")]
     carried_ns: u64,
+    /// How far it was ahead before that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ahead: Option<Stood>,
     /// Where it was at the last look.
     #[serde(default)]
     looked: Looked,
@@ -78,6 +86,17 @@ struct Moved {
     /// For how long nobody had looked then, ns.
     #[serde(default)]
     unseen_ns: u64,
+}
+
+/// How a clock stood that was ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Stood {
+    /// Where it was at least: wall clock less CLOCK_BOOTTIME, ns.
+    at_ns: i64,
+    /// What it showed when that began, at the earliest.
+    since_ns: i64,
+    /// For how long, ns; over boots.
+    for_ns: u64,
 }
 
 /// Where the clock was at a look; by default nobody looked since the machine began.
@@ -108,6 +127,8 @@ pub(super) struct Left {
     pub(super) shown_ns: i64,
     /// For how long it had stood there, ns; 0 where that is what was believed.
     pub(super) stood_ns: u64,
+    /// How far it was ahead before, reckoned from then on.
+    pub(super) ahead: Option<Stood>,
     /// When it was behind, reckoned from then on.
     pub(super) spells: Spells,
     /// What it showed when it began to be what was believed.
@@ -144,22 +165,28 @@ impl AgeClock {
                 }
                 clock
             }
-            Before::EarlierBoot(Left { wall_ns, shown_ns, stood_ns, mut spells, since_ns }) => {
+            Before::EarlierBoot(Left { wall_ns, shown_ns, stood_ns, ahead, mut spells, since_ns }) => {
                 // CLOCK_BOOTTIME began when the machine did, which was after it was looked at last.
                 let was_down = |at_ns: i64| (0..=DOWN_NS).contains(&offset.saturating_sub(at_ns));
-                if was_down(wall_ns) {
+                if was_down(wall_ns) && was_down(shown_ns) && shown_ns >= wall_ns {
                     // What stood ahead is believed with it; else the nights of a machine that has no clock when it is off add up.
-                    spells.continued(shown_ns, offset, DOWN_NS);
+                    spells.believed(shown_ns);
+                } else if shown_ns != wall_ns {
+                    spells.went_on(shown_ns);
                 }
-                spells.went_on(shown_ns);
                 if !was_down(wall_ns) {
                     // Nobody looked any more until that machine went down.
                     spells.note(former(wall_ns, since_ns, wall_ns.saturating_add_unsigned(SETTLE_NS)));
                 }
                 let clock = match (was_down(wall_ns), was_down(shown_ns)) {
                     (true, _) => Self::believing(offset),
-                    (false, true) => Self { carried_ns: stood_ns, ..Self::believing(wall_ns) },
-                    (false, false) => Self::believing(wall_ns),
+                    (false, true) => Self { carried_ns: stood_ns, ahead, ..Self::believing(wall_ns) },
+                    // Nobody knows how long the machine was down: where it was is at least where it would be now.
+                    (false, false) if shown_ns > wall_ns => {
+                        let last = Stood { at_ns: shown_ns, since_ns: not_known(), for_ns: stood_ns };
+                        Self { ahead: Some(last.after(ahead)), ..Self::believing(wall_ns) }
+                    }
+                    (false, false) => Self { ahead, ..Self::believing(wall_ns) },
                 };
                 Self { spells, since_ns, ..clock }
             }
@@ -185,14 +212,16 @@ impl AgeClock {
                 Some(moved) if near(moved.to_ns) && moved.since_boot_ns <= now.boot_ns => {}
                 another => {
                     self.leave(now);
-                    // What stood on earlier boots was not where it went now.
-                    self.carried_ns = if another.is_some() { 0 } else { self.carried_ns };
+                    if another.is_some() {
+                        // What stood on earlier boots was not where it went now.
+                        (self.ahead, self.carried_ns) = (self.stood_ahead(last.boot_ns), 0);
+                    }
                     let unseen_ns = now.boot_ns.saturating_sub(last.boot_ns);
                     self.moved = Some(Moved { to_ns: offset, since_boot_ns: now.boot_ns, unseen_ns });
                 }
             }
-            if self.stood_ns(now) >= SETTLE_NS {
-                self.settle(offset);
+            if let Some(stood) = self.stood(now.boot_ns).filter(|stood| stood.for_ns >= SETTLE_NS) {
+                self.settle(stood, offset);
             }
         }
         if self.is_behind(offset) {
@@ -209,11 +238,19 @@ impl AgeClock {
 
     fn believing(offset_ns: i64) -> Self {
         let (looked, spells) = (Looked::default(), Spells::default());
-        Self { believed_ns: offset_ns, since_ns: not_known(), moved: None, carried_ns: 0, looked, spells }
+        Self {
+            believed_ns: offset_ns,
+            since_ns: not_known(),
+            moved: None,
+            carried_ns: 0,
+            ahead: None,
+            looked,
+            spells,
+        }
     }
 
     fn believe(&mut self, offset_ns: i64) {
-        (self.believed_ns, self.moved, self.carried_ns) = (offset_ns, None, 0);
+        (self.believed_ns, self.moved, self.carried_ns, self.ahead) = (offset_ns, None, 0, None);
     }
 
     /// Keeps what the clock showed where it was without being believed: once it is later by far, that is long ago.
@@ -223,18 +260,20 @@ impl AgeClock {
         }
     }
 
-    /// Believes a clock that stood at `offset_ns` for long. What the one showed that was believed is kept as a spell is: this one
-    /// is later, or another one will be.
-    fn settle(&mut self, offset_ns: i64) {
+    /// Believes a clock that `stood` for long and is at `offset_ns`. What the one showed that was believed is kept as a spell is:
+    /// this one is later, or another one will be.
+    fn settle(&mut self, stood: Stood, offset_ns: i64) {
         if let Some(moved) = self.moved {
             let until_wall_ns = self.believed_ns.saturating_add_unsigned(moved.since_boot_ns);
             self.spells.note(former(self.believed_ns, self.since_ns, until_wall_ns));
-            // On an earlier boot it may have been so long before.
-            let began =
-                moved.to_ns.saturating_add_unsigned(moved.since_boot_ns.saturating_sub(moved.unseen_ns));
-            self.since_ns = if self.carried_ns > 0 { not_known() } else { began };
+            self.since_ns = stood.since_ns;
         }
-        self.believe(offset_ns);
+        if offset_ns.saturating_sub(stood.at_ns) <= STEP_NS {
+            self.believe(offset_ns);
+        } else {
+            // It went further meanwhile, which has not stood for long.
+            (self.believed_ns, self.ahead) = (stood.at_ns, None);
+        }
     }
 
     /// Whether a clock at `offset_ns` is behind of what is believed.
@@ -242,10 +281,16 @@ impl AgeClock {
         self.moved.is_some() && offset_ns < self.believed_ns
     }
 
-    /// For how long it has stood where it is not believed to be, ns; over boots.
-    pub(super) fn stood_ns(&self, now: Moment) -> u64 {
-        let stood = |moved: Moved| now.boot_ns.saturating_sub(moved.since_boot_ns);
-        self.moved.map_or(0, |moved| self.carried_ns.saturating_add(stood(moved)))
+    /// How it has stood where it is not believed to be, or further ahead than what is; over boots.
+    fn stood(&self, boot_ns: u64) -> Option<Stood> {
+        let moved = self.moved?;
+        let own = moved.stood(self.carried_ns, boot_ns);
+        Some(own.after(self.ahead.filter(|_| moved.to_ns > self.believed_ns)))
+    }
+
+    /// The same of when it was ahead.
+    fn stood_ahead(&self, boot_ns: u64) -> Option<Stood> {
+        self.stood(boot_ns).filter(|stood| stood.at_ns > self.believed_ns).or(self.ahead)
     }
 
     /// What is known of it on another boot, where it was looked at last at `now`.
@@ -255,7 +300,8 @@ impl AgeClock {
         Left {
             wall_ns: self.believed_ns.saturating_add_unsigned(now.boot_ns),
             shown_ns: now.wall_ns,
-            stood_ns: self.stood_ns(now),
+            stood_ns: self.moved.map_or(0, |moved| moved.stood(self.carried_ns, now.boot_ns).for_ns),
+            ahead: self.ahead.map(|ahead| ahead.from(now.boot_ns)),
             spells: left.spells.from(now.boot_ns),
             since_ns: self.since_ns,
         }
@@ -263,7 +309,7 @@ impl AgeClock {
 
     /// Whether it stands where `other` does.
     pub(super) fn stands_as(&self, other: &Self) -> bool {
-        self.moved == other.moved
+        (self.moved, self.ahead) == (other.moved, other.ahead)
     }
 
     /// When it was behind, reckoned from when this boot began.
@@ -277,7 +323,32 @@ fn former(offset_ns: i64, since_ns: i64, until_wall_ns: i64) -> Spell {
     Spell { offset_ns, from_wall_ns: since_ns.max(until_wall_ns.saturating_sub(KEPT_NS)), until_wall_ns }
 }
 
+impl Stood {
+    /// What it and one of `before` had in common.
+    fn after(self, before: Option<Self>) -> Self {
+        before.map_or(self, |before| Self {
+            at_ns: self.at_ns.min(before.at_ns),
+            since_ns: self.since_ns.min(before.since_ns),
+            for_ns: self.for_ns.saturating_add(before.for_ns),
+        })
+    }
+
+    /// The same for what is reckoned from `boot_ns` on.
+    fn from(self, boot_ns: u64) -> Self {
+        Self { at_ns: self.at_ns.saturating_add_unsigned(boot_ns), ..self }
+    }
+}
+
 impl Moved {
+    /// How it stood there until `boot_ns`, and had for so long on earlier boots.
+    fn stood(&self, carried_ns: u64, boot_ns: u64) -> Stood {
+        let seen_ns = self.since_boot_ns.saturating_sub(self.unseen_ns);
+        // On an earlier boot it may have been so long before.
+        let since_ns = if carried_ns > 0 { not_known() } else { self.to_ns.saturating_add_unsigned(seen_ns) };
+        let for_ns = carried_ns.saturating_add(boot_ns.saturating_sub(self.since_boot_ns));
+        Stood { at_ns: self.to_ns, since_ns, for_ns }
+    }
+
     /// What it showed there until `now`.
     fn spell(&self, now: Moment) -> Spell {
         let boot_ns = self.since_boot_ns.saturating_sub(self.unseen_ns);
@@ -343,6 +414,8 @@ fn offset(now: Moment) -> i64 {
     now.wall_ns.saturating_sub_unsigned(now.boot_ns)
 }
 
+#[cfg(test)]
+mod nights;
 #[cfg(test)]
 #[path = "age_clock_tests.rs"]
 mod tests;

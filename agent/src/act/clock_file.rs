@@ -11,7 +11,7 @@ use dogwatch::clock;
 use dogwatch::record::Moment;
 use serde::{Deserialize, Serialize};
 
-use super::age_clock::{AgeClock, Before, Left, Spells, not_known};
+use super::age_clock::{AgeClock, Before, Left, Spells, Stood, not_known};
 use crate::record::Slots;
 
 /// Its name in the state folder.
@@ -35,6 +35,9 @@ struct Written {
     shown_ns: Option<i64>,
     #[serde(default)]
     stood_ns: u64,
+    /// How far it was ahead before, for another boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ahead: Option<Stood>,
     /// When it was behind, for another boot; within `clock`, for this one.
     #[serde(default, skip_serializing_if = "Spells::is_empty")]
     spells: Spells,
@@ -54,11 +57,11 @@ fn read_on(state_dir: &Path, boot: &str) -> Before {
     match bytes.and_then(|bytes| serde_json::from_slice::<Written>(&bytes).ok()) {
         Some(written) if written.v != VERSION => Before::Nothing,
         Some(written) if !boot.is_empty() && written.boot == boot => Before::ThisBoot(written.clock),
-        Some(Written { wall_ns, shown_ns, stood_ns, spells, since_ns, clock, .. }) => {
+        Some(Written { wall_ns, shown_ns, stood_ns, ahead, spells, since_ns, clock, .. }) => {
             // Where nobody can tell the boot, it may be the same one: what was written in a spell is then younger.
             let spells = if boot.is_empty() { clock.spells() } else { spells };
             let shown_ns = shown_ns.unwrap_or(wall_ns);
-            Before::EarlierBoot(Left { wall_ns, shown_ns, stood_ns, spells, since_ns })
+            Before::EarlierBoot(Left { wall_ns, shown_ns, stood_ns, ahead, spells, since_ns })
         }
         None => Before::Nothing,
     }
@@ -98,9 +101,9 @@ pub(super) fn start(state_dir: &Path) -> std::io::Result<Sender<()>> {
 }
 
 fn write(path: &Path, boot: &str, now: Moment, clock: AgeClock) -> std::io::Result<()> {
-    let Left { wall_ns, shown_ns, stood_ns, spells, since_ns } = clock.left_at(now);
+    let Left { wall_ns, shown_ns, stood_ns, ahead, spells, since_ns } = clock.left_at(now);
     let (boot, shown_ns) = (boot.to_owned(), Some(shown_ns));
-    let written = Written { v: VERSION, boot, wall_ns, clock, shown_ns, stood_ns, spells, since_ns };
+    let written = Written { v: VERSION, boot, wall_ns, clock, shown_ns, stood_ns, ahead, spells, since_ns };
     Slots::open(path)?.0.write(&serde_json::to_vec(&written).map_err(std::io::Error::other)?)
 }
 
@@ -124,6 +127,7 @@ mod tests {
                 wall_ns: 1_000,
                 shown_ns: 1_000,
                 stood_ns: 0,
+                ahead: None,
                 spells: Spells::default(),
                 since_ns: not_known()
             })
@@ -134,6 +138,7 @@ mod tests {
                 wall_ns: 1_000,
                 shown_ns: 1_000,
                 stood_ns: 0,
+                ahead: None,
                 spells: Spells::default(),
                 since_ns: not_known()
             })

@@ -54,12 +54,20 @@ pub struct Leftover {
     pub restored: bool,
     /// What happened, in words.
     pub detail: String,
+    /// Of its root.
+    pub device: u64,
 }
 
+/// What went back: the device that it lies on, its inode and its name, lossy where not UTF-8. Its folder is no part of it, which has several names where
+/// a root is a bind mount of another; its name is, since of two names of one inode one may have gone.
+pub(super) type Back = (u64, u64, String);
+
 impl Leftover {
-    /// The inode of the object that it was set aside for, where its name says so.
-    pub(super) fn inode(&self) -> Option<u64> {
-        Origin::parse(Path::new(&self.quarantined).file_name()?.as_bytes()).map(|origin| origin.inode)
+    /// The object that it was set aside for, where that is back and its name says which one it was.
+    pub(super) fn went_back(&self) -> Option<Back> {
+        let origin = Origin::parse(Path::new(&self.quarantined).file_name()?.as_bytes())?;
+        let name = String::from_utf8_lossy(origin.name).into_owned();
+        self.restored.then_some((self.device, origin.inode, name))
     }
 }
 
@@ -251,6 +259,7 @@ fn put_back(root: &Root, (relative, folder): (&Path, &OwnedFd), lost: Lost) -> L
             original: Some(root.path.join(original).display().to_string()),
             restored: true,
             detail: format!("an earlier run was stopped between moving and removing it; {said}"),
+            device: root.facts.device,
         },
         Err(Errno::EXIST) => stays(root, &entry, Some(&original), "its old name is taken"),
         Err(error) => stays(root, &entry, Some(&original), &format!("it cannot be moved back: {error}")),
@@ -263,13 +272,14 @@ fn stays(root: &Root, entry: &OsStr, original: Option<&Path>, why: &str) -> Left
         original: original.map(|p| root.path.join(p).display().to_string()),
         restored: false,
         detail: format!("{why}; it stays here: move or delete it by hand"),
+        device: root.facts.device,
     }
 }
 
 /// What is said of a whole quarantine.
 fn of_all(root: &Root, detail: String) -> Leftover {
     let quarantined = root.path.join(QUARANTINE).display().to_string();
-    Leftover { quarantined, original: None, restored: false, detail }
+    Leftover { quarantined, original: None, restored: false, detail, device: root.facts.device }
 }
 
 /// The names in a folder, as many as are looked at, and whether there are more.

@@ -38,7 +38,9 @@ use super::quarantine::Root;
 use super::vet::MAX_FOLDER_ENTRIES;
 
 /// What one survey may take. A million entries took half a second.
-const LIMITS: Limits = Limits { entries: 4_000_000, time: Duration::from_secs(60), bytes: finds::MAX_BYTES };
+const LIMITS: Limits = Limits { entries: 4_000_000, time: LONGEST, bytes: finds::MAX_BYTES };
+/// The longest that a survey takes where the disk answers.
+pub(super) const LONGEST: Duration = Duration::from_secs(60);
 /// Least entries and time for which roots are gone on with.
 const LEAST_ENTRIES: u64 = 1_000;
 const LEAST_TIME: Duration = Duration::from_millis(200);

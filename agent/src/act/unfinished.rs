@@ -31,6 +31,7 @@ use rustix::fs::{OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::handle::recall;
+use super::leftovers::Back;
 use super::plan::bounded;
 use super::policy::QUARANTINE;
 use super::quarantine::is_entry_of;
@@ -105,9 +106,9 @@ enum Fate {
 }
 
 impl Unfinished {
-    /// The action with its end; `back` is what went back from quarantine since: paths, as they are displayed, and inodes. Looks
-    /// at each object's name, at most a plan's worth; for a thread that may wait for a disk.
-    pub fn close(self, back: &HashSet<(String, u64)>) -> Action {
+    /// The action with its end; `back` is what went back from quarantine since. Looks at each object's name, at most a plan's
+    /// worth; for a thread that may wait for a disk.
+    pub fn close(self, back: &HashSet<Back>) -> Action {
         let Self { mut action, seen } = self;
         recall(&mut action, &seen);
         let by_name: HashMap<&Path, &PlannedObject> = seen.iter().map(|s| (s.path.as_path(), s)).collect();
@@ -118,9 +119,7 @@ impl Unfinished {
             .map(|object| {
                 let seen = by_name.get(object.path.as_path()).filter(|s| s.inode == object.inode);
                 let fate = match fate(seen.map_or(object, |s| s), &mut quarantines) {
-                    Fate::Gone if back.contains(&(object.path.display().to_string(), object.inode)) => {
-                        Fate::GoneAgain
-                    }
+                    Fate::Gone if back.contains(&key(object)) => Fate::GoneAgain,
                     other => other,
                 };
                 (fate, seen.is_some())
@@ -129,6 +128,12 @@ impl Unfinished {
         settle(&mut action, &fates);
         action
     }
+}
+
+/// What `object` would be among what went back.
+fn key(object: &PlannedObject) -> Back {
+    let name = object.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    (object.device, object.inode, name)
 }
 
 /// Says in `action` what `fates` are: of each object in its order, and whether it was recorded as about to go.

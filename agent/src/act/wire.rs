@@ -113,6 +113,7 @@ pub(super) fn restored_to_wire(step: Restored) -> wire::Restored {
         original: l.original,
         restored: l.restored,
         detail: l.detail,
+        device: l.device,
     };
     wire::Restored { leftovers: step.leftovers.into_iter().map(one).collect(), more: step.more }
 }
@@ -124,6 +125,7 @@ pub(super) fn restored_from_wire(step: wire::Restored) -> Restored {
         original: l.original,
         restored: l.restored,
         detail: l.detail,
+        device: l.device,
     };
     Restored { leftovers: step.leftovers.into_iter().map(one).collect(), more: step.more }
 }

@@ -22,6 +22,7 @@ use super::handle::{Backoff, Executor, ExecutorError, look_after, recall};
 use super::held_links::Step;
 use super::hold::HoldSet;
 use super::ledger::{Ledger, Source, Spending};
+use super::leftovers::{Back, Leftover};
 use super::live::mask_tail;
 use super::plan::Survey;
 use super::policy::{ROOT_OFF, Rules};
@@ -159,7 +160,7 @@ pub fn run(
     let aside = Aside::new(FIND_WAIT);
     let mut turn = Turn::new(Instant::now());
     let mut closing = Closing::default();
-    let close = |closing: &mut Closing, back: &HashSet<(String, u64)>| {
+    let close = |closing: &mut Closing, back: &HashSet<Back>| {
         for unfinished in closing.all() {
             let closed = unfinished.close(back);
             tracing::warn!(action = closed.id, mount = closed.mount, "{}", closed.detail);
@@ -316,8 +317,8 @@ struct Keeper<'a> {
     starts: u64,
     /// What became of its roots since.
     roots: RootsAgain,
-    /// What went back from quarantine, by path, as it is displayed, and inode: each quarantine has a bound of entries.
-    back: HashSet<(String, u64)>,
+    /// What went back from quarantine: each has a bound of entries.
+    back: HashSet<Back>,
     /// Why the last step of a sweep failed, if it did.
     no_sweep: Option<String>,
     /// When the next step of putting back what was left in quarantine is due, where there may be more.
@@ -390,11 +391,7 @@ impl<'a> Keeper<'a> {
                     for leftover in &step.leftovers {
                         tracing::warn!(?leftover, "an earlier cleanup was cut short");
                     }
-                    let back = step.leftovers.into_iter().filter(|leftover| leftover.restored);
-                    self.back.extend(
-                        back.filter_map(|leftover| Some((leftover.inode()?, leftover.original?)))
-                            .map(|(inode, path)| (path, inode)),
-                    );
+                    self.back.extend(step.leftovers.iter().filter_map(Leftover::went_back));
                     self.restores_at = step.more.then_some(now + RESTORE_PAUSE);
                 }
                 Err(error) => {

@@ -25,7 +25,9 @@ mod what;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use dogwatch::record::{Action, ActionState, Finding, FindingState, Hash, NodeName, RecordRef, Severity};
+use dogwatch::record::{
+    Action, ActionState, Finding, FindingState, Hash, LEASE_GRACE, NodeName, RecordRef, Severity,
+};
 
 use super::fleet::Fleet;
 use super::grave::Grave;
@@ -53,9 +55,8 @@ pub const ASK_LAPSE_NS: u64 = 20 * SECOND_NS;
 pub const STARVED_NS: u64 = 600 * SECOND_NS;
 /// An ask that lapsed keeps its turn for so long: between two plans a survey of a slow disk takes minutes.
 pub const TURN_KEPT_NS: u64 = 300 * SECOND_NS;
-/// A node ends by itself when its lease does, after the object that it is just at. The longest is an image, of which the
-/// runtime is waited for 90 s and its room for 15 more; what remains is its record's way here.
-pub const GRACE_NS: u64 = 120 * SECOND_NS;
+/// What a permit lasts beyond its lease.
+pub const GRACE_NS: u64 = LEASE_GRACE.as_secs() * SECOND_NS;
 
 /// An ask that waits.
 #[derive(Debug, Clone)]

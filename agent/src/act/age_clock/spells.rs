@@ -46,6 +46,11 @@ impl Spells {
                 spell = spell.and(&other);
             }
         }
+        if self.0.iter().flatten().any(|other| other.covers(&spell)) {
+            return;
+        }
+        // A clock chip that forgets shows the same minutes at each boot.
+        self.drop_if(|other| spell.covers(other));
         if let Some(free) = self.0.iter_mut().find(|slot| slot.is_none()) {
             *free = Some(spell);
             return;
@@ -71,20 +76,16 @@ impl Spells {
         self
     }
 
-    /// What was not over when it was looked at last, at `shown_ns`, went on until that machine went down: nobody knows for
-    /// how long, so for a day.
+    /// A clock that showed `shown_ns` when it was looked at last went on until that machine went down: nobody knows for how
+    /// long, so for a day.
     pub(super) fn went_on(&mut self, shown_ns: i64) {
-        let until = shown_ns.saturating_add_unsigned(SETTLE_NS);
-        for spell in self.0.iter_mut().flatten().filter(|s| s.ended_at(shown_ns)) {
-            spell.until_wall_ns = spell.until_wall_ns.max(until);
-        }
+        let until_wall_ns = shown_ns.saturating_add_unsigned(SETTLE_NS);
+        self.note(Spell { offset_ns: shown_ns, from_wall_ns: shown_ns, until_wall_ns });
     }
 
-    /// Forgets that of a clock which showed `shown_ns` when it was looked at last, if that is no further from `offset_ns` than so
-    /// much: it only went on.
-    pub(super) fn continued(&mut self, shown_ns: i64, offset_ns: i64, most_ns: i64) {
-        let is_alike = |s: &Spell| offset_ns.saturating_sub(s.offset_ns).saturating_abs() <= most_ns;
-        self.drop_if(|s| s.ended_at(shown_ns) && is_alike(s));
+    /// Forgets that of the clock which showed `shown_ns` when it was looked at last: what it showed is believed.
+    pub(super) fn believed(&mut self, shown_ns: i64) {
+        self.drop_if(|s| s.offset_ns.saturating_sub(shown_ns).saturating_abs() <= STEP_NS);
     }
 
     /// Those by which something is younger than by a clock at `offset_ns`.
@@ -125,10 +126,11 @@ impl Spell {
         self.offset_ns.saturating_add_unsigned(boot_ns)
     }
 
-    /// Whether it showed `shown_ns`, as far as two clocks can be read at once.
-    fn ended_at(&self, shown_ns: i64) -> bool {
-        let until = self.until_wall_ns.saturating_add(STEP_NS);
-        (self.from_wall_ns.saturating_sub(STEP_NS)..=until).contains(&shown_ns)
+    /// Whether whatever is of the other spell is no older by this one, as long as either is kept.
+    fn covers(&self, other: &Self) -> bool {
+        self.offset_ns <= other.offset_ns
+            && self.from_wall_ns <= other.from_wall_ns
+            && self.until_wall_ns >= other.until_wall_ns
     }
 
     /// Whether it is the same clock, and there is less than a step from one to the other.

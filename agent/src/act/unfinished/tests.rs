@@ -1,3 +1,4 @@
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
@@ -5,6 +6,7 @@ use dogwatch::record::{CleanupMode, Cut, FileSeen, Hash, Moment, PlannedImage, R
 use rustix::fs::FallocateFlags;
 
 use super::super::ledger::Recovery;
+use super::super::leftovers::Leftover;
 use super::super::policy::{Policy, RootPolicy, Rules};
 use super::super::quarantine::entry_name;
 use super::super::specimen;
@@ -157,17 +159,30 @@ fn of_each_object_it_is_said_what_became_of_it() {
 #[test]
 fn what_went_back_and_is_gone_again_was_removed_by_somebody_else() {
     let temp = tempfile::tempdir().unwrap();
-    let objects = ["a.log.1", "b.log.1"].map(|name| planned(&temp.path().join(name), 5_000));
+    let [a, b] = ["a.log.1", "b.log.1"].map(|name| planned(&temp.path().join(name), 5_000));
+    fs::hard_link(&a.path, temp.path().join("c.log.1")).unwrap();
+    let objects = [named(&a.path), b, named(&temp.path().join("c.log.1"))];
     let bodies = [of("a-1", ActionState::Started, &objects), saw("a-1", &objects)];
     objects.iter().for_each(|o| fs::remove_file(&o.path).unwrap());
-    let back = HashSet::from([
-        (objects[0].path.display().to_string(), objects[0].inode),
-        // Another file of that name.
-        (objects[1].path.display().to_string(), objects[1].inode + 1),
-    ]);
-    let closed = open_of(&bodies).remove(0).close(&back);
+    // As the executor tells it, by the path of a root that is a bind mount of the plan's.
+    let went_back = |inode: u64, name: &str| {
+        let entry = entry_name(7, Path::new("x"), inode, OsStr::new(name)).unwrap();
+        let leftover = Leftover {
+            quarantined: Path::new("/elsewhere").join(QUARANTINE).join(entry).display().to_string(),
+            original: Some(format!("/elsewhere/{name}")),
+            restored: true,
+            detail: String::new(),
+            device: objects[0].device,
+        };
+        assert_eq!(Leftover { restored: false, ..leftover.clone() }.went_back(), None);
+        leftover.went_back().unwrap()
+    };
+    // Of the second one another file of that name.
+    let back = [went_back(objects[0].inode, "a.log.1"), went_back(objects[1].inode + 1, "b.log.1")];
+    let closed = open_of(&bodies).remove(0).close(&HashSet::from(back));
     let outcomes: Vec<_> = closed.objects.iter().map(|o| o.outcome).collect();
-    assert_eq!(outcomes, [ObjectOutcome::Skipped, ObjectOutcome::Removed]);
+    use ObjectOutcome::{Removed, Skipped};
+    assert_eq!(outcomes, [Skipped, Removed, Removed], "another name of what went back had gone before");
     assert_eq!(closed.freed_bytes, Some(objects[1].allocated_bytes));
     assert!(reason(&closed, &objects[0].path).contains("went back from quarantine"), "{closed:#?}");
 }

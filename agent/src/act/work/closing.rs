@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use crate::act::unfinished::Unfinished;
 
-/// They get their end then, though more may be put back: a walk over millions of folders takes as long.
-pub(super) const LATEST: Duration = Duration::from_secs(300);
+/// They get their end then, though more may be put back: a walk over millions of folders takes longer, and a collector that waits for
+/// the end of a cleanup that it permitted stops all cleanups. What still lies in quarantine is said to.
+pub(super) const LATEST: Duration = Duration::from_secs(60);
 
 /// Those that wait.
 #[derive(Debug, Default)]
