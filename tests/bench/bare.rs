@@ -19,6 +19,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{ClockId, clock_nanosleep_absolute};
 use rustix::time::{Timespec, clock_gettime};
 
+use super::beat::Beat;
+
 /// Read each second, as the agent does.
 const FILES: [&str; 13] = [
     "/proc/stat",
@@ -67,11 +69,12 @@ const GROUP_SELDOM: [(&str, &str); 7] = [
 const GROUPS_EVERY: u64 = 5;
 const SELDOM_EVERY: u64 = 12 * GROUPS_EVERY;
 
-/// Reads for ever. `words`: `kept` or `each`, the mounts, `--`, the paths of control groups below their hierarchies.
+/// Reads for ever. `words`: `kept` or `each`, when in each second (ms, [`Beat`]), the mounts, `--`, the paths of control
+/// groups below their hierarchies.
 pub(crate) fn main(words: &[&str]) -> Result<()> {
-    let (keep, rest) = match words {
-        ["kept", rest @ ..] => (true, rest),
-        ["each", rest @ ..] => (false, rest),
+    let (keep, beat, rest) = match words {
+        ["kept", ms, rest @ ..] => (true, Beat::at(ms.parse()?), rest),
+        ["each", ms, rest @ ..] => (false, Beat::at(ms.parse()?), rest),
         other => bail!("bare: {other:?}"),
     };
     let split = rest.iter().position(|w| *w == "--").unwrap_or(rest.len());
@@ -88,6 +91,7 @@ pub(crate) fn main(words: &[&str]) -> Result<()> {
     let mut seldom = GroupFiles::new(&GROUP_SELDOM, groups, keep)?;
     let mut second = 0;
     let mut buffer = vec![0u8; BUFFER];
+    std::thread::sleep(beat.wait());
     let mut due = clock_gettime(rustix::time::ClockId::Monotonic);
     loop {
         for file in &files {

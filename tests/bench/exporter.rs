@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use super::beat::Beat;
 use super::place::quiet;
 use super::process::{Running, wait_for};
 
@@ -25,8 +26,8 @@ pub(crate) struct Exporter {
 }
 
 impl Exporter {
-    /// Starts both; `None` where the exporter is not installed.
-    pub(crate) fn start() -> Result<Option<Self>> {
+    /// Starts both, of which one scrapes at `beat`; `None` where the exporter is not installed.
+    pub(crate) fn start(beat: Beat) -> Result<Option<Self>> {
         let mut found = Command::new(PROGRAM);
         if quiet(&mut found).arg("--version").status().is_err() {
             return Ok(None);
@@ -42,7 +43,8 @@ impl Exporter {
         let (stop, scrapes) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopping, count) = (stop.clone(), scrapes.clone());
         std::thread::spawn(move || {
-            let mut due = Instant::now();
+            let mut due = Instant::now() + beat.wait();
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
             while !stopping.load(Ordering::Relaxed) {
                 if scrape(address).is_ok() {
                     count.fetch_add(1, Ordering::Relaxed);

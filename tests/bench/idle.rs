@@ -1,5 +1,5 @@
 //! What the agent costs when nothing happens: everything on, once a second, beside a bare reader of the same files in
-//! the same seconds.
+//! the same seconds, each in a quarter of the second for itself ([`Beat`]).
 //!
 //! The agent is the program that is shipped, built for itself ([`shipped_agent`]): this one has the collector's pages too.
 //! On: every probe, three journals, the tail with the shipped rules, detectors, the executor, and the uplink to a
@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use dogwatch::wire;
 
+use super::beat::Beat;
 use super::exporter::Exporter;
 use super::groups::Groups;
 use super::place::{CollectorPlace, quiet};
@@ -63,17 +64,18 @@ fn one(
     let agent = place.start_agent(Command::new(program), &name, "cleanup: { mode: plan }\n")?;
     let mounts = mounts(place, &name)?;
     ensure!(!mounts.is_empty(), "the agent reported no mount");
-    let bare = |how: &str| -> Result<Running> {
-        let mut command = again(&["bare", how])?;
+    let beat = Beat::of_thread(agent.pid(), "sampler")?;
+    let bare = |how: &str, beat: Beat| -> Result<Running> {
+        let mut command = again(&["bare", how, &beat.ms().to_string()])?;
         command.args(&mounts).arg("--").args(groups);
         Running::start(command)
     };
-    let (mut kept, mut each) = (bare("kept")?, bare("each")?);
+    let (mut kept, mut each) = (bare("kept", beat.quarters_later(1))?, bare("each", beat.quarters_later(2))?);
     let executor = wait_for("the executor's start", SETTLE, || Ok(children(agent.pid())?.first().copied()))?;
     std::thread::sleep(SETTLE);
     kept.still_runs("the bare reader")?;
     each.still_runs("the bare reader")?;
-    let exporter = Exporter::start()?;
+    let exporter = Exporter::start(beat.quarters_later(3))?;
     let processes = all()?.len();
 
     let mut pids = vec![agent.pid(), executor, kept.pid(), each.pid()];

@@ -12,6 +12,7 @@
 //! Exit codes: 0 every figure within its limit, 1 some are over, 2 something could not be measured.
 
 mod bare;
+mod beat;
 mod crossing;
 mod exporter;
 mod groups;
