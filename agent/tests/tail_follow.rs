@@ -33,9 +33,10 @@ fn what_is_there_is_skipped_and_what_comes_is_read() {
 fn a_file_is_left_alone_only_while_nothing_waits_and_its_folder_is_watched() {
     let mut rig = Rig::new("*.log");
     let folder = rig.dir.path().canonicalize().unwrap();
+    let id = |folder: &std::path::Path| fs::metadata(folder).map(|m| (m.dev(), m.ino())).unwrap();
     let watched = |rig: &Rig, folders: &[&std::path::Path]| {
-        let folders = folders.iter().map(|f| f.to_path_buf()).collect();
-        rig.tailer.as_ref().unwrap().rest(&folders).is_some()
+        let folders = folders.iter().map(|f| (f.to_path_buf(), id(f))).collect();
+        rig.tailer.as_ref().unwrap().rest(rig.now, &folders).is_some()
     };
     rig.append("a.log", "one\n");
     rig.turn();
@@ -44,6 +45,9 @@ fn a_file_is_left_alone_only_while_nothing_waits_and_its_folder_is_watched() {
     rig.tailer.as_mut().unwrap().checkpoint_due(rig.now);
     assert!(watched(&rig, &[&folder]));
     assert!(!watched(&rig, &[]), "nobody would tell of growth");
+    let another = [(folder.clone(), id(std::path::Path::new("/")))].into();
+    let tailer = rig.tailer.as_ref().unwrap();
+    assert_eq!(tailer.rest(rig.now, &another), None, "another folder has its name now");
     rig.append("a.log", "2026-01-01T00:00:00.000000000Z stdout P in parts\n");
     rig.turn();
     rig.commit();

@@ -263,8 +263,9 @@ impl AgeClock {
     /// Believes a clock that `stood` for long and is at `offset_ns`. What the one showed that was believed is kept as a spell is:
     /// this one is later, or another one will be.
     fn settle(&mut self, stood: Stood, offset_ns: i64) {
-        if let Some(moved) = self.moved {
-            let until_wall_ns = self.believed_ns.saturating_add_unsigned(moved.since_boot_ns);
+        if self.moved.is_some() {
+            // Until now, for while nobody looked it may have gone back to where it was believed, and ahead again.
+            let until_wall_ns = self.believed_ns.saturating_add_unsigned(self.looked.boot_ns);
             self.spells.note(former(self.believed_ns, self.since_ns, until_wall_ns));
             self.since_ns = stood.since_ns;
         }
@@ -414,6 +415,8 @@ fn offset(now: Moment) -> i64 {
     now.wall_ns.saturating_sub_unsigned(now.boot_ns)
 }
 
+#[cfg(test)]
+mod absent;
 #[cfg(test)]
 mod nights;
 #[cfg(test)]

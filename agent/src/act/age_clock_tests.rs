@@ -380,7 +380,7 @@ fn clocks_at_their_ends_do_no_harm() {
 
 /// What happens to a machine and its clock.
 #[derive(Debug, Clone)]
-enum Event {
+pub(super) enum Event {
     /// So many minutes pass.
     Pass(i64),
     /// The clock is set to be wrong by so much.
@@ -409,23 +409,23 @@ fn event(boots: bool) -> impl Strategy<Value = Event> {
 }
 
 /// A machine whose true time is known, with what was written on it.
-struct World {
+pub(super) struct World {
     /// The time that truly passed.
-    true_ns: i64,
+    pub(super) true_ns: i64,
     booted_ns: i64,
-    wrong: i64,
+    pub(super) wrong: i64,
     clock: AgeClock,
     /// What the agent's next start finds: the newest that was written, which is not at each look.
     kept: (AgeClock, Moment),
     /// By how much boots may have made files too old: a clock is believed that went ahead by less than a machine may be down.
-    admitted: i64,
+    pub(super) admitted: i64,
     looks: u32,
     /// When files were truly written, and what the clock showed.
     files: Vec<(i64, i64)>,
 }
 
 impl World {
-    fn new(wrong: i64) -> Self {
+    pub(super) fn new(wrong: i64) -> Self {
         let now = Moment { wall_ns: NOON + wrong, boot_ns: 0 };
         let clock = AgeClock::begin(Before::Nothing, now);
         let (kept, files) = ((clock, now), Vec::new());
@@ -437,7 +437,7 @@ impl World {
         Moment { wall_ns: NOON + self.true_ns + self.wrong, boot_ns }
     }
 
-    fn write(&mut self) {
+    pub(super) fn write(&mut self) {
         self.files.push((self.true_ns, self.now().wall_ns));
     }
 
@@ -456,7 +456,7 @@ impl World {
         self.look()
     }
 
-    fn happens(&mut self, event: &Event) -> Present {
+    pub(super) fn happens(&mut self, event: &Event) -> Present {
         self.write();
         match *event {
             Event::Pass(minutes) => {
@@ -499,7 +499,7 @@ impl World {
     }
 
     /// By how much a file looks older than it is, at most.
-    fn too_old(&self, present: Present) -> i64 {
+    pub(super) fn too_old(&self, present: Present) -> i64 {
         let told = |(at, shown): &(i64, i64)| present.age_ns(*shown) - (self.true_ns - at);
         self.files.iter().map(told).max().unwrap_or(0)
     }

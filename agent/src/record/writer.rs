@@ -22,8 +22,8 @@ use super::{RING_FULL, SEAL_AFTER, Shared};
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
 /// Chain heads are signed at least this often while the chain moves.
 const SIGN_EVERY: Duration = Duration::from_secs(10);
-/// A block that is written this long after the last signature or later takes the next one with it: each by itself would
-/// wake the disk twice.
+/// A block that is not urgent takes its chain's signature along, at most this often: each by itself would wake the disk
+/// twice.
 const SIGN_ALONG: Duration = Duration::from_secs(1);
 /// What has waited for so long is sealed with the other stream's block, for the same reason.
 const SEAL_ALONG: Duration = Duration::from_secs(5);
@@ -74,7 +74,7 @@ impl Writer {
     /// # Errors
     /// Only when closing the journals fails at the end; a failing disk is tried again for ever.
     pub fn run(mut self) -> Result<(), String> {
-        let mut signed_at = Instant::now();
+        let (mut signed_at, mut signed_along_at) = (Instant::now(), Instant::now());
         let mut telling = Telling::new(Instant::now());
         let mut retry_at: Option<Instant> = None;
         loop {
@@ -84,7 +84,7 @@ impl Writer {
             let bulk = Bulk {
                 all: stopping,
                 along: self.shared.lock().bulk_is_due(clock::now().boot_ns),
-                sign: signed_at.elapsed() >= SIGN_ALONG,
+                sign: signed_along_at.elapsed() >= SIGN_ALONG,
             };
             let news = self.bulk_news();
             for i in 1..3 {
@@ -93,8 +93,10 @@ impl Writer {
                 }
             }
             let now = Instant::now();
-            let signed_along = bulk.sign && self.bulk_news() > news;
-            if found_urgent || stopping || signed_along || now.duration_since(signed_at) >= SIGN_EVERY {
+            if bulk.sign && self.bulk_news() > news {
+                signed_along_at = now;
+            }
+            if found_urgent || stopping || now.duration_since(signed_at) >= SIGN_EVERY {
                 // Each for itself: one journal that fails must not leave the others unsigned.
                 for lane in &mut self.lanes {
                     if let Err(e) = lane.sign(&self.key, clock::wall_ns()) {

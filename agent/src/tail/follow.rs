@@ -4,7 +4,7 @@
 //! soon after a deletion, and since copytruncate keeps it while the content begins anew. The last bytes before the
 //! reading position are remembered too: they tell a copy of this file from a file that merely begins alike.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -90,6 +90,8 @@ pub(super) struct Followed {
     pub(super) path: PathBuf,
     pub(super) device: u64,
     pub(super) inode: u64,
+    /// Device and inode of the folder that it was opened in.
+    pub(super) folder: Option<(u64, u64)>,
     pub(super) file: Option<File>,
     pub(super) head: Vec<u8>,
     /// The bytes before `offset`, as far as they were read.
@@ -137,14 +139,16 @@ pub(super) struct Followed {
 }
 
 impl Followed {
-    /// Whether nothing about it waits for a time, and growth of it is told by the watch on its folder.
-    pub(super) fn rests(&self, watched: &BTreeSet<PathBuf>) -> bool {
+    /// Whether nothing about it waits for a time, and growth of it is told by the watch on its folder: on the very one that it
+    /// was opened in, not another that had its name.
+    pub(super) fn rests(&self, watched: &BTreeMap<PathBuf, (u64, u64)>) -> bool {
         if self.file.is_none() {
             return self.place != Place::Gone;
         }
         let durable = self.committed.0 >= self.offset && self.committed_done >= self.done;
         let told = self.dropped_evidence.is_none() && self.dropped_recorder.is_none();
-        let hinted = self.path.parent().is_some_and(|folder| watched.contains(folder));
+        let watch = self.path.parent().and_then(|folder| watched.get(folder));
+        let hinted = watch.is_some() && watch == self.folder.as_ref();
         self.place == Place::Live && self.joiner.low().is_none() && durable && told && hinted
     }
 }
@@ -155,6 +159,7 @@ pub(super) struct Opened {
     pub(super) path: PathBuf,
     pub(super) device: u64,
     pub(super) inode: u64,
+    pub(super) folder: Option<(u64, u64)>,
     pub(super) size: u64,
     pub(super) mtime_ns: i128,
     pub(super) born: Option<SystemTime>,
@@ -174,6 +179,7 @@ pub(super) fn open(path: &Path) -> io::Result<Opened> {
     let file = File::from(rustix::fs::open(by_handle, flags, Mode::empty())?);
     let metadata = file.metadata()?;
     Ok(Opened {
+        folder: resolved.parent().and_then(folder_id),
         path: resolved,
         device: metadata.dev(),
         inode: metadata.ino(),
@@ -182,6 +188,11 @@ pub(super) fn open(path: &Path) -> io::Result<Opened> {
         born: metadata.created().ok(),
         file,
     })
+}
+
+/// Device and inode of a folder.
+pub(super) fn folder_id(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }
 
 pub(super) fn mtime_ns(metadata: &fs::Metadata) -> i128 {

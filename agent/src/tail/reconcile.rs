@@ -168,6 +168,7 @@ impl Tailer {
             Ok(opened) if (opened.device, opened.inode) == (file.device, file.inode) => {
                 (file.mtime_ns, file.active_ns) = (opened.mtime_ns, now.boot_ns);
                 (file.path, file.file, file.ended) = (opened.path, Some(opened.file), false);
+                file.folder = opened.folder;
                 // Its size stays what was read, so that a shorter content is no loss.
                 file.size = file.scan.max(opened.size);
                 self.dirty = true;
@@ -372,6 +373,7 @@ impl Tailer {
             path: opened.path,
             device: opened.device,
             inode: opened.inode,
+            folder: opened.folder,
             file: Some(opened.file),
             head,
             tail: Vec::new(),

@@ -224,12 +224,14 @@ impl Tailer {
         if self.hinted_new { self.config.poll.min(least) } else { self.config.poll }
     }
 
-    /// How long nothing need be done where hints come from each of the `watched` folders: until the next sweep, if all
-    /// that was read is durable and nothing waits for a time. `None`: files are to be asked as often as configured.
-    pub fn rest(&self, watched: &BTreeSet<PathBuf>) -> Option<std::time::Duration> {
+    /// How long after the turn of `now` nothing need be done where hints come from each of the `watched` folders (with device
+    /// and inode): until the next sweep, if all that was read is durable and nothing waits for a time. `None`: files are to
+    /// be asked as often as configured.
+    pub fn rest(&self, now: Moment, watched: &BTreeMap<PathBuf, (u64, u64)>) -> Option<std::time::Duration> {
         let idle = !self.first_sweep && !self.dirty && !self.hinted_new && self.ready.is_empty();
         let rests = idle && self.pending.is_empty() && self.files.values().all(|f| f.rests(watched));
-        rests.then_some(self.config.sweep)
+        let since_ns = now.boot_ns.saturating_sub(self.swept_ns?);
+        rests.then(|| self.config.sweep.saturating_sub(std::time::Duration::from_nanos(since_ns)))
     }
 
     /// The folders in which files can appear or grow, as of the last sweep.

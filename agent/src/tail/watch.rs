@@ -7,7 +7,7 @@
 //!
 //! Backpressure: where the channel is full the thread waits, and so does reading; the files are the buffer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,6 +20,7 @@ use dogwatch::record::Moment;
 use notify::event::{ModifyKind, RemoveKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
+use super::follow::folder_id;
 use super::{CheckpointWriter, Mark, Stats, TailEvent, Tailer};
 
 /// Events in one batch, at most.
@@ -177,7 +178,7 @@ impl Work {
                 break;
             }
             self.save(now);
-            let rest = self.tailer.rest(&self.hints.watched);
+            let rest = self.tailer.rest(now, &self.hints.watched);
             if turn.idle && self.shared.wait(rest.unwrap_or_else(|| self.tailer.poll_interval())) {
                 // A busy log rings for each write: let some come together, the more so the more files are asked.
                 let open = self.tailer.stats().open_files as u32;
@@ -235,15 +236,15 @@ struct Hints {
     watcher: Option<RecommendedWatcher>,
     /// The folders of the last sweep,
     asked: BTreeSet<PathBuf>,
-    /// and those of them that could be watched.
-    watched: BTreeSet<PathBuf>,
+    /// and those of them that could be watched, with device and inode.
+    watched: BTreeMap<PathBuf, (u64, u64)>,
     off_until: Option<Instant>,
     second: Instant,
 }
 
 impl Hints {
     fn new(shared: Arc<Shared>) -> Self {
-        let (asked, watched) = (BTreeSet::new(), BTreeSet::new());
+        let (asked, watched) = (BTreeSet::new(), BTreeMap::new());
         Self { shared, watcher: None, asked, watched, off_until: None, second: Instant::now() }
     }
 
@@ -292,20 +293,23 @@ impl Hints {
         // Of more than are kept any may be meant.
         self.asked.retain(|folder| moved.len() < MAX_MOVED && !moved.contains(folder));
         let same = self.asked.iter().map(PathBuf::as_path).eq(tailer.folders().take(MAX_WATCHES));
-        if same && self.watched.is_subset(&self.asked) {
+        if same && self.watched.keys().all(|folder| self.asked.contains(folder)) {
             return false;
         }
         let wanted: BTreeSet<PathBuf> = tailer.folders().take(MAX_WATCHES).map(PathBuf::from).collect();
         let more = !wanted.is_subset(&self.asked);
         if let Some(watcher) = &mut self.watcher {
             let kept: BTreeSet<PathBuf> = self.asked.intersection(&wanted).cloned().collect();
-            for gone in self.watched.difference(&kept) {
+            for gone in self.watched.keys().filter(|folder| !kept.contains(*folder)) {
                 let _ = watcher.unwatch(gone);
             }
-            self.watched.retain(|folder| kept.contains(folder));
+            self.watched.retain(|folder, _| kept.contains(folder));
             for new in wanted.difference(&kept) {
-                if watcher.watch(new, RecursiveMode::NonRecursive).is_ok() {
-                    self.watched.insert(new.clone());
+                // Looked up first: of another folder that comes in between files are not taken for watched.
+                if let Some(id) = folder_id(new)
+                    && watcher.watch(new, RecursiveMode::NonRecursive).is_ok()
+                {
+                    self.watched.insert(new.clone(), id);
                 }
             }
         }

@@ -83,9 +83,15 @@ impl Spells {
         self.note(Spell { offset_ns: shown_ns, from_wall_ns: shown_ns, until_wall_ns });
     }
 
-    /// Forgets that of the clock which showed `shown_ns` when it was looked at last: what it showed is believed.
+    /// Forgets that of the clock which showed `shown_ns` when it was looked at last: what it showed then is believed. What it
+    /// showed at another time, before somebody set it to and fro, is kept.
     pub(super) fn believed(&mut self, shown_ns: i64) {
-        self.drop_if(|s| s.offset_ns.saturating_sub(shown_ns).saturating_abs() <= STEP_NS);
+        let (from_ns, until_ns) = (shown_ns.saturating_sub(STEP_NS), shown_ns.saturating_add(STEP_NS));
+        self.drop_if(|s| {
+            (from_ns..=until_ns).contains(&s.offset_ns)
+                && s.from_wall_ns <= until_ns
+                && s.until_wall_ns >= from_ns
+        });
     }
 
     /// Those by which something is younger than by a clock at `offset_ns`.
