@@ -126,9 +126,8 @@ impl RootPolicy {
         } else if let Some(reason) = renamed.as_ref().and_then(Renamed::why_root_is_out) {
             say("path", path(), reason, REMEDY);
         }
-        let shuns_databases = self.cleaner.kind().keeps_away_from_databases(self);
-        if let Some(reason) = forbidden::why_marked_above(&self.path, shuns_databases)
-            .or_else(|| renamed.as_ref().and_then(|r| r.why_marked_above(shuns_databases)))
+        if let Some(reason) = forbidden::why_marked_above(&self.path)
+            .or_else(|| renamed.as_ref()?.why_marked_above().map(str::to_owned))
         {
             say("path", path(), reason, "leave it to what keeps its data there");
         }
