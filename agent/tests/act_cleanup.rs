@@ -199,7 +199,7 @@ fn forged(honest: &Action, path: &Path) -> Action {
 fn a_hostile_agent_cannot_have_anything_else_removed() {
     let fs = LoopFs::ext4(16);
     let (root, outside) = (fs.path().join("logs"), fs.path().join("outside"));
-    for folder in [root.join("excluded"), root.join("db"), outside.clone()] {
+    for folder in [root.join("excluded"), root.join("db/base/1"), outside.clone()] {
         fs::create_dir_all(folder).unwrap();
     }
     let names = [
@@ -213,6 +213,7 @@ fn a_hostile_agent_cannot_have_anything_else_removed() {
         "logs/excluded/app.log.1",
         "logs/db/PG_VERSION",
         "logs/db/app.log.1",
+        "logs/db/base/1/app.log.1",
         "logs/n.log.1",
         "logs/n.log.2",
         "logs/good.log.2",
@@ -248,6 +249,7 @@ fn a_hostile_agent_cannot_have_anything_else_removed() {
         root.join("fresh.log.1"),
         root.join("excluded/app.log.1"),
         root.join("db/app.log.1"),
+        root.join("db/base/1/app.log.1"),
         root.join("n.log.2"),
         root.join("good.log.1"),
         PathBuf::from("/etc/hostname"),

@@ -148,6 +148,10 @@ impl Untouchables {
         for marker in MARKERS {
             let folder = root.join(format!("db-{marker}"));
             all.file(&format!("a log in a folder that {marker} marks"), &folder.join("app.log.1"));
+            all.file(
+                &format!("a log far beneath a folder that {marker} marks"),
+                &folder.join("base/1/app.log.1"),
+            );
             std::fs::write(folder.join(marker), b"x").expect("a marker can be made");
         }
         all.by_links(root, elsewhere);

@@ -117,8 +117,17 @@ pub(super) fn facts_of_root(path: &Path) -> Result<Facts, Errno> {
 
 /// Opens a folder beneath `root`; an empty path is the root itself.
 pub(super) fn open_folder(root: impl AsFd, relative: &Path) -> Result<OwnedFd, Errno> {
+    folder_beneath(root, relative, OFlags::RDONLY)
+}
+
+/// The same, to look at what lies in it by name and not to read it, so that a confined process may ask outside its roots too.
+pub(super) fn look_at_folder(root: impl AsFd, relative: &Path) -> Result<OwnedFd, Errno> {
+    folder_beneath(root, relative, OFlags::PATH)
+}
+
+fn folder_beneath(root: impl AsFd, relative: &Path, how: OFlags) -> Result<OwnedFd, Errno> {
     let path = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
-    resolve(root, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW, confined())
+    resolve(root, path, how | OFlags::DIRECTORY | OFlags::NOFOLLOW, confined())
 }
 
 /// Opens the entry `name` of `folder` for reading if, and only if, it is a regular file there.

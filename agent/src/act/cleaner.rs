@@ -39,12 +39,12 @@ use super::leftovers::Leftover;
 use super::leftovers::{Leftovers, Restored};
 use super::plan::{Survey, bounded};
 use super::pods_here::Pods;
-use super::policy::{MAX_OBJECTS, MAX_ROOTS, NODE_ACTOR, Policy, ROOT_OFF, Rules};
+use super::policy::{MAX_OBJECTS, MAX_ROOTS, NODE_ACTOR, Policy, ROOT_OFF, RootRules, Rules};
 use super::quarantine::Root;
 use super::real_path::{CleanupRoots, Mounts};
 use super::remove::{Hooks, Left, Place, Removed, Sibling, Tend, prepare, take, wanted};
 use super::survey::{Ends, Limits, Roots, survey};
-use super::vet::Neighbours;
+use super::vet::{Neighbours, why_shunned};
 use super::witness::Verdict;
 
 /// Longest that one action may take; what is left then is skipped, also amid an object whose content is being kept. What may
@@ -359,7 +359,7 @@ impl Cleaner {
         if let Some(why) = root.why_astray() {
             return Err(Left::Skipped(why));
         }
-        let last_word = || root.why_astray().map_or_else(last_word, Err);
+        let last_word = || why_out_now(rules, root, relative).map_or_else(last_word, Err);
         let (ledger, budgets, spent) = (&mut self.ledger, &self.rules, run.spent(index));
         let mut within = |bytes: u64| ledger.allows(budgets, spent, index, bytes, clock::now().boot_ns);
         if !rules.kind().cuts() {
@@ -436,8 +436,9 @@ impl Cleaner {
             return Err(Left::Skipped("its root cannot be used".to_owned()));
         };
         let held = &self.held;
-        let last_word = || root.why_astray().map_or_else(|| last_word(held, parent, &object.path), Err);
         let rules = &self.rules.roots()[index];
+        let last_word =
+            || why_out_now(rules, root, relative).map_or_else(|| last_word(held, parent, &object.path), Err);
         let place = Place { rules, root, relative, sibling, last_word: &last_word };
         let removal = take(&place, &object, prepared, &mut self.hooks);
         if let Ok(removed) = &removal {
@@ -490,6 +491,11 @@ impl Cleaner {
             }
         }
     }
+}
+
+/// Why the object at `relative` of `root` is out of reach, though it was not when it was vetted.
+fn why_out_now(rules: &RootRules, root: &Root, relative: &Path) -> Option<String> {
+    root.why_astray().or_else(|| why_shunned(rules, root, relative.parent()?))
 }
 
 #[cfg(test)]

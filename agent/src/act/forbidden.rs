@@ -212,7 +212,7 @@ fn is_etcds(folder: &OwnedFd) -> bool {
 /// What is at `path` in `folder`, if anything is. What lies behind a link or a mount is not looked at, and is there.
 fn kind_at(folder: &OwnedFd, path: &Path) -> Option<FileType> {
     let (above, name) = (path.parent()?, path.file_name()?);
-    match beneath::open_folder(folder, above) {
+    match beneath::look_at_folder(folder, above) {
         Ok(above) => match beneath::facts_at(&above, name) {
             Ok(facts) => Some(facts.kind),
             Err(Errno::NOENT | Errno::NOTDIR) => None,
@@ -225,10 +225,10 @@ fn kind_at(folder: &OwnedFd, path: &Path) -> Option<FileType> {
     }
 }
 
-/// Why a root at `path` is or lies in an engine's or the kubelet's folder, or where it is to keep away from `databases`, lies
-/// in one of those: a marker in a folder above it, which a walk from there would not see.
-pub(super) fn why_marked_above(path: &Path, databases: bool) -> Option<String> {
-    why_in_storage(path).or_else(|| if databases { why_in_database(path) } else { None })
+/// Why a root at `path` is or lies in an engine's or the kubelet's folder, or lies in a database's: a marker in a folder above
+/// it, which a walk from there would not see. A confined process may ask too.
+pub(super) fn why_marked_above(path: &Path) -> Option<String> {
+    why_in_storage(path).or_else(|| why_in_database(path))
 }
 
 fn why_in_database(path: &Path) -> Option<String> {

@@ -12,6 +12,7 @@
 //! Deliberately absent: reading file content, and any decision about how much is enough (`plan`).
 
 mod check;
+mod excludes;
 
 use std::path::{Component, Path, PathBuf};
 
@@ -19,6 +20,8 @@ use dogwatch::record::CleanupMode;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
+use self::excludes::Excludes;
+pub(super) use self::excludes::can_match;
 use super::age_clock::Present;
 use super::beneath::Facts;
 pub use super::cleaners::Cleaner;
@@ -81,7 +84,7 @@ pub struct RootPolicy {
     pub patterns: Vec<String>,
     /// Globs on file names that are rotated logs beside their live log only.
     pub sibling_patterns: Vec<String>,
-    /// Globs on file names, and on paths relative to the root, that stay.
+    /// Globs on names, and on paths relative to the root, of files and folders that stay; a folder with all that lies in it.
     pub excludes: Vec<String>,
     /// Neither content nor inode may have changed for this long.
     pub min_age_seconds: u64,
@@ -299,7 +302,7 @@ pub(super) struct RootRules {
     pub(super) policy: RootPolicy,
     patterns: GlobSet,
     sibling_patterns: GlobSet,
-    excludes: GlobSet,
+    excludes: Excludes,
     always_excluded: GlobSet,
     always_excluded_by: Vec<String>,
 }
@@ -310,7 +313,7 @@ impl RootRules {
         Ok(Self {
             patterns: matcher(&policy.patterns)?,
             sibling_patterns: matcher(&policy.sibling_patterns)?,
-            excludes: matcher(&policy.excludes)?,
+            excludes: Excludes::new(&policy.excludes)?,
             always_excluded: matcher(&always)?,
             always_excluded_by: always,
             policy,
@@ -344,12 +347,8 @@ impl RootRules {
         if let Some(i) = self.always_excluded.matches(name).first() {
             return NameVerdict::Excluded(format!("{} is never touched", self.always_excluded_by[*i]));
         }
-        let mut excluded = self.excludes.matches(name);
-        excluded.extend(self.excludes.matches(relative));
-        // An excluded folder excludes what lies in it.
-        excluded.extend(relative.ancestors().skip(1).flat_map(|folder| self.excludes.matches(folder)));
-        match excluded.first() {
-            Some(i) => NameVerdict::Excluded(format!("excluded by {:?}", self.policy.excludes[*i])),
+        match self.excludes.first(relative) {
+            Some(i) => NameVerdict::Excluded(format!("excluded by {:?}", self.policy.excludes[i])),
             None => NameVerdict::Taken(taken),
         }
     }

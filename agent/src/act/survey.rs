@@ -222,7 +222,7 @@ impl Surveyor<'_> {
     /// Walks through a root; where that ended, if not at its end.
     fn root(&mut self, walk: &Walk<'_>) -> Option<End> {
         let Walk { rules, root, .. } = walk;
-        if let Some(reason) = root.why_astray() {
+        if let Some(reason) = root.why_astray().or_else(|| forbidden::why_marked_above(&root.path)) {
             self.pass_over(root.path.clone(), reason);
             return None;
         }
@@ -303,11 +303,7 @@ impl Surveyor<'_> {
                 forget(self);
                 let reason = format!("{marker} marks the folder as a database's");
                 self.pass_over(root.path.join(relative), reason);
-                return if rules.kind().keeps_away_from_databases(&rules.policy) {
-                    Way::NotBelow
-                } else {
-                    Way::On
-                };
+                return Way::NotBelow;
             }
             // Nothing in such a folder goes. It is read on, since a marker keeps what lies beneath as well.
             if count == MAX_FOLDER_ENTRIES {

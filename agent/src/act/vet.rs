@@ -73,29 +73,28 @@ impl Neighbours {
     }
 }
 
-/// Why nothing in the folder at `relative` may go, whatever lies in it.
-fn why_shunned(rules: &RootRules, root: &Root, relative: &Path) -> Option<String> {
-    if let Some(why) = forbidden::why_folder_is_out(&root.path.join(relative), &rules.policy) {
+/// Why nothing in the folder at `relative` may go, whatever lies in it. Asked before each object: what marks a folder, or
+/// one above the root, may come at any time.
+pub(super) fn why_shunned(rules: &RootRules, root: &Root, relative: &Path) -> Option<String> {
+    if let Some(why) = forbidden::why_folder_is_out(&root.path.join(relative), &rules.policy)
+        .or_else(|| forbidden::why_marked_above(&root.path))
+    {
         return Some(why);
     }
-    let shuns_databases = rules.kind().keeps_away_from_databases(&rules.policy);
     let mut above: Vec<&Path> = relative.ancestors().collect();
     above.reverse();
-    above.into_iter().find_map(|relative| {
-        let folder = match beneath::open_folder(&root.folder, relative) {
-            Ok(folder) => folder,
-            Err(error) => return Some(format!("a folder above it cannot be looked at: {error}")),
+    above.into_iter().find_map(|folder| {
+        let whose = if folder == relative { "its folder" } else { "a folder above it" };
+        let opened = match beneath::open_folder(&root.folder, folder) {
+            Ok(opened) => opened,
+            Err(error) => return Some(format!("{whose} cannot be looked at: {error}")),
         };
-        if let Some(marker) = forbidden::storage_marker_in(&folder) {
-            return Some(marker.said("a folder above it"));
+        if let Some(marker) = forbidden::storage_marker_in(&opened) {
+            return Some(marker.said(whose));
         }
-        if !shuns_databases {
-            return None;
-        }
-        rules.kind().shuns(&root.ground, &folder, relative).or_else(|| {
-            let marker = forbidden::database_marker_in(&folder)?;
-            Some(format!("{marker} marks a folder above it as a database's"))
-        })
+        let marker = || forbidden::database_marker_in(&opened);
+        let marked = || marker().map(|marker| format!("{marker} marks {whose} as a database's"));
+        rules.kind().shuns(&root.ground, &opened, folder).or_else(marked)
     })
 }
 

@@ -87,3 +87,57 @@ fn budgets(s: &mut Section, d: Budgets) -> Budgets {
         max_bytes_per_hour: b.bytes("max_bytes_per_hour", d.max_bytes_per_hour, 1..=u64::MAX),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+
+    /// What is said of these excludes of a root, in a file and in the environment; nothing where they are accepted.
+    fn told(excludes: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("agent.yaml");
+        let roots = format!("[{{path: /var/log}}, {{path: /srv/app, excludes: {excludes}}}]");
+        std::fs::write(&file, format!("cleanup: {{roots: {roots}}}\n")).unwrap();
+        let node = || ("NODE_NAME".to_owned(), "n1".to_owned());
+        let said = |loaded: Result<Config, _>| match loaded {
+            Ok(_) => String::new(),
+            Err(problems) => ToString::to_string(&problems).split_once("\n  ").unwrap().1.to_owned(),
+        };
+        let environment = ("DOGWATCH_CLEANUP__ROOTS".to_owned(), roots);
+        let by_environment = said(Config::load(None, [node(), environment]));
+        assert_eq!(said(Config::load(Some(&file), [node()])), by_environment, "{excludes}");
+        by_environment
+    }
+
+    #[test]
+    fn an_exclude_that_could_never_keep_anything_is_refused_with_what_to_write() {
+        let beneath = "it is matched against paths beneath the root";
+        for (entry, said) in [
+            ("/srv/app/keep/**", format!("{beneath}; write keep/**")),
+            ("/k5/**", format!("{beneath}; leave out the leading /, and what it has of the root's own path")),
+            (
+                "./k4/**",
+                format!("{beneath}, which have no '.' and '..'; write it without '.' and '..', from the root on"),
+            ),
+            (
+                "k/../x",
+                format!("{beneath}, which have no '.' and '..'; write it without '.' and '..', from the root on"),
+            ),
+            ("k//x", format!("{beneath}, which have no '//'; write one /")),
+            (" k", "a blank stands at its beginning or end; leave the blank out, or write ? for one that is meant".to_owned()),
+        ] {
+            assert_eq!(
+                told(&format!("['{entry}']")),
+                format!("cleanup.roots[1].excludes = {entry}: {said}"),
+                "{entry}"
+            );
+        }
+        let nothing = "names nothing; leave it out, or name a file or folder";
+        for entry in ["''", "'  '"] {
+            let said = told(&format!("[{entry}]"));
+            assert!(said.starts_with("cleanup.roots[1].excludes") && said.ends_with(nothing), "{said}");
+        }
+        assert_eq!(told("[k1, './k4', '/k5']").lines().count(), 2, "each is told");
+        assert_eq!(told("[k2, k3/, 'k5/**', '*.csv']"), "");
+    }
+}

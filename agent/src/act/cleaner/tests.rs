@@ -1,5 +1,6 @@
 //! What is spent, by whom, and how long a file is claimed: on real files, with a scripted agent.
 
+mod databases;
 mod elsewhere;
 mod mounted;
 

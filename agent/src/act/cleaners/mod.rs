@@ -169,12 +169,6 @@ pub(super) trait Kind: Sync {
     /// What a family is called: "its log".
     fn family_word(&self) -> &'static str;
 
-    /// Whether a database's marker in a folder, or what it shuns, keeps all that lies beneath it; else a marker keeps only
-    /// what lies beside it.
-    fn keeps_away_from_databases(&self, _root: &RootPolicy) -> bool {
-        true
-    }
-
     /// Why what it takes by `pattern` is safe to remove, in words; age and that nobody had it open are added.
     fn why_safe(&self, root: &RootPolicy, pattern: &str) -> String;
 }

@@ -106,11 +106,6 @@ impl Kind for RotatedLogs {
         "its log"
     }
 
-    // A database's own log folder has rotated logs like any other; what other patterns take there is not sure to be one.
-    fn keeps_away_from_databases(&self, root: &RootPolicy) -> bool {
-        has_own_patterns(root)
-    }
-
     fn why_safe(&self, _: &RootPolicy, pattern: &str) -> String {
         if is_plainly_rotated(pattern) || DEFAULT_SIBLING_PATTERNS.contains(&pattern) {
             format!("rotated log ({pattern})")

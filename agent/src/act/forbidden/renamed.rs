@@ -8,6 +8,7 @@
 //! it is judged, not that it is one. A place that is to hold what goes ([`PLAIN`]) may lie on any disk; there only
 //! databases, volumes and our state are judged.
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -37,6 +38,8 @@ pub(in crate::act) struct Renamed {
     parts: Vec<(PathBuf, String)>,
     /// Its other names behind which no server stands that it does not lie on itself.
     near: Vec<PathBuf>,
+    /// What a marker above one of those says; only whoever asks for this root goes there.
+    marked: OnceCell<Option<String>>,
     /// The layers that it, by any name, lies in or contains.
     layers: HashSet<PathBuf>,
     /// Why nobody can tell all of this; then nothing of it may be touched.
@@ -52,6 +55,7 @@ impl Renamed {
             names,
             parts: Vec::new(),
             near: Vec::new(),
+            marked: OnceCell::new(),
             layers: HashSet::new(),
             untold: None,
         };
@@ -93,9 +97,9 @@ impl Renamed {
         self.why_layer(&self.root.path).or_else(|| self.why(Path::new(""), true))
     }
 
-    /// Why a marker by another name keeps the root ([`why_marked_above`]).
-    pub(in crate::act) fn why_marked_above(&self, databases: bool) -> Option<String> {
-        self.near.iter().find_map(|name| why_marked_above(name, databases))
+    /// Why a marker by another name keeps the root ([`why_marked_above`]); looked at once.
+    pub(in crate::act) fn why_marked_above(&self) -> Option<&str> {
+        self.marked.get_or_init(|| self.near.iter().find_map(|name| why_marked_above(name))).as_deref()
     }
 
     /// Why what lies at `relative` beneath the root may not be touched, or `None`.
@@ -107,6 +111,7 @@ impl Renamed {
         part.map(|(_, why)| why.clone())
             .or_else(|| self.why_layer(&self.root.path.join(relative)))
             .or_else(|| self.why(relative, false))
+            .or_else(|| self.why_marked_above().map(str::to_owned))
     }
 
     fn why_layer(&self, path: &Path) -> Option<String> {

@@ -190,3 +190,27 @@ fn etcds_folder_is_known_from_all_sides() {
         assert_eq!(why.is_some(), etcds, "{name}: {why:?}");
     }
 }
+
+#[test]
+fn a_confined_process_tells_markers_outside_its_roots_apart() {
+    use landlock::{AccessFs, Ruleset, RulesetAttr};
+
+    let temp = tempfile::tempdir().unwrap();
+    let (fine, etcd) = (temp.path().join("fine"), temp.path().join("etcd"));
+    for folder in [fine.join("member/wal"), fine.join("logs"), etcd.join("member/snap"), etcd.join("logs")] {
+        create_dir_all(folder).unwrap();
+    }
+    write(etcd.join("member/snap/db"), "data").unwrap();
+    // Landlock is of a thread.
+    let confined = std::thread::spawn(move || {
+        let rules = Ruleset::default().handle_access(AccessFs::ReadFile | AccessFs::ReadDir).unwrap();
+        let status = rules.create().unwrap().restrict_self().unwrap();
+        if status.ruleset == landlock::RulesetStatus::FullyEnforced {
+            std::fs::read_dir(&fine).unwrap_err();
+        }
+        let why = |folder: &Path| why_marked_above(&folder.join("logs"));
+        assert_eq!(why(&fine), None, "a folder of that name alone is no etcd's");
+        assert!(why(&etcd).is_some_and(|why| why.starts_with("member marks")), "{:?}", why(&etcd));
+    });
+    confined.join().unwrap();
+}

@@ -10,7 +10,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::names::repository;
-use crate::act::policy::{Budgets, MAX_PATTERNS, Problem};
+use crate::act::policy::{Budgets, MAX_PATTERNS, Problem, can_match};
 
 /// Where runtimes listen, as a kubelet finds them: containerd, k3s and RKE2, CRI-O.
 pub const KNOWN_SOCKETS: &[&str] = &[
@@ -120,6 +120,15 @@ impl ImagePolicy {
                     let reason = "it is matched against repositories, without tag and digest".to_owned();
                     say(key, glob.clone(), reason, "leave out what follows the last : or @");
                 }
+                Ok(_) if !can_match(glob) => {
+                    let reason = "no repository is written so".to_owned();
+                    say(
+                        key,
+                        glob.clone(),
+                        reason,
+                        "write it as registry.example/base/*: without blanks, '://', '..' and a '/' at its end",
+                    );
+                }
                 Ok(_) => {}
             }
         }
@@ -191,7 +200,9 @@ mod tests {
             socket: Some("unix:///run/x.sock".into()),
             tier: 0,
             min_age_seconds: MIN_AGE_SECONDS - 1,
-            excludes: vec!["[".to_owned(), "a/b:1".to_owned(), "a/b@sha256:00".to_owned()],
+            excludes: ["[", "a/b:1", "a/b@sha256:00", "/a", "a/", "", "https://a/b"]
+                .map(str::to_owned)
+                .to_vec(),
             budgets: Budgets { max_objects: 1_000, max_bytes: 0, ..ImagePolicy::default().budgets },
             ..ImagePolicy::default()
         };
@@ -203,6 +214,10 @@ mod tests {
             "excludes[0]",
             "excludes[1]",
             "excludes[2]",
+            "excludes[3]",
+            "excludes[4]",
+            "excludes[5]",
+            "excludes[6]",
             "budgets.max_bytes",
             "budgets.max_objects",
         ];

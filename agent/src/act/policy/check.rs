@@ -11,7 +11,7 @@ use dogwatch::record::CleanupMode;
 
 use super::{
     Budgets, HELD, MAX_DEPTH, MAX_OBJECTS, MAX_PATTERNS, MAX_ROOTS, NO_USER, Policy, Problem, QUARANTINE,
-    RootPolicy, matcher, users_of,
+    RootPolicy, excludes, matcher, users_of,
 };
 use crate::act::cleaners::{Cleaner, is_private};
 use crate::act::forbidden::{self, Renamed};
@@ -126,9 +126,8 @@ impl RootPolicy {
         } else if let Some(reason) = renamed.as_ref().and_then(Renamed::why_root_is_out) {
             say("path", path(), reason, REMEDY);
         }
-        let shuns_databases = self.cleaner.kind().keeps_away_from_databases(self);
-        if let Some(reason) = forbidden::why_marked_above(&self.path, shuns_databases)
-            .or_else(|| renamed.as_ref().and_then(|r| r.why_marked_above(shuns_databases)))
+        if let Some(reason) = forbidden::why_marked_above(&self.path)
+            .or_else(|| renamed.as_ref()?.why_marked_above().map(str::to_owned))
         {
             say("path", path(), reason, "leave it to what keeps its data there");
         }
@@ -185,40 +184,36 @@ impl RootPolicy {
             ("sibling_patterns", &self.sibling_patterns),
             ("excludes", &self.excludes),
         ];
-        // The other kinds know their names, or judge their patterns themselves.
-        let by_name = self.cleaner == Cleaner::RotatedLogs;
         for (field, globs) in lists {
             if globs.len() > MAX_PATTERNS {
                 let reason = format!("at most {MAX_PATTERNS} are matched");
                 say(field, format!("{} patterns", globs.len()), reason, "merge them with {a,b}");
             }
-            for glob in globs {
-                match matcher(std::slice::from_ref(glob)) {
-                    Err(error) => {
-                        say(
-                            field,
-                            glob.clone(),
-                            format!("it is no glob: {error}"),
-                            "use *, ?, [a-z] and {a,b}",
-                        );
+        }
+        for entry in &self.excludes {
+            if let Some((reason, remedy)) = excludes::mistake(&self.path, entry) {
+                say("excludes", entry.clone(), reason, &remedy);
+            }
+        }
+        // The other kinds know their names, or judge their patterns themselves.
+        let by_name = self.cleaner == Cleaner::RotatedLogs;
+        for (field, glob) in lists[..2].iter().flat_map(|(f, globs)| globs.iter().map(move |g| (*f, g))) {
+            match matcher(std::slice::from_ref(glob)) {
+                Err(error) => {
+                    let reason = format!("it is no glob: {error}");
+                    say(field, glob.clone(), reason, "use *, ?, [a-z] and {a,b}");
+                }
+                Ok(_) if told(field, glob) || !by_name => {}
+                Ok(_) if glob.contains('/') => {
+                    let reason = "patterns are matched against file names".to_owned();
+                    say(field, glob.clone(), reason, "name the folder as a root");
+                }
+                Ok(set) => {
+                    if let Some(live) = LIVE_LOGS.iter().find(|live| set.is_match(Path::new(live))) {
+                        let reason = format!("it matches {live:?}, a log that is written to");
+                        let remedy = "demand what only a rotation appends, e.g. *.log.[1-9]*";
+                        say(field, glob.clone(), reason, remedy);
                     }
-                    Ok(_) if told(field, glob) => {}
-                    Ok(_) if field != "excludes" && by_name && glob.contains('/') => {
-                        let reason = "patterns are matched against file names".to_owned();
-                        say(field, glob.clone(), reason, "name the folder as a root");
-                    }
-                    Ok(set) if field != "excludes" && by_name => {
-                        if let Some(live) = LIVE_LOGS.iter().find(|live| set.is_match(Path::new(live))) {
-                            let reason = format!("it matches {live:?}, a log that is written to");
-                            say(
-                                field,
-                                glob.clone(),
-                                reason,
-                                "demand what only a rotation appends, e.g. *.log.[1-9]*",
-                            );
-                        }
-                    }
-                    Ok(_) => {}
                 }
             }
         }

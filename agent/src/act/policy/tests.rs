@@ -77,6 +77,10 @@ fn excludes_hold_for_names_folders_and_the_built_in_list() {
     for name in ["keep.log.1", "audit/x.log.1", "a.log.1.tmp", "a.log.1.lck", "sub/keepme.log.2"] {
         assert!(matches!(verdict(name), NameVerdict::Excluded(_)), "{name}: {:?}", verdict(name));
     }
+    assert!(
+        matches!(verdict("sub/audit/deep/x.log.1"), NameVerdict::Excluded(_)),
+        "a name is one at any depth"
+    );
     assert!(matches!(verdict("auditor/x.log.1"), NameVerdict::Taken(_)));
 }
 

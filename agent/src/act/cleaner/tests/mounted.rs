@@ -9,10 +9,10 @@ use crate::act::quarantine::ROOT_ASTRAY;
 use crate::own_mounts::{fill_the_table, in_own_mounts};
 
 /// A bind mount, gone at the end.
-struct Bound(PathBuf);
+pub(super) struct Bound(PathBuf);
 
 impl Bound {
-    fn new(source: &Path, at: &Path) -> Self {
+    pub(super) fn new(source: &Path, at: &Path) -> Self {
         fs::create_dir_all(at).unwrap();
         mount_bind(source, at).unwrap();
         Self(at.to_owned())
@@ -26,7 +26,7 @@ impl Drop for Bound {
 }
 
 /// A root of rotated logs at `name`.
-fn root_at(scene: &mut Scene, name: &str) {
+pub(super) fn root_at(scene: &mut Scene, name: &str) {
     let path = scene.base.path().join(name);
     let root = RootPolicy { min_age_seconds: 0, keep_newest: 0, ..RootPolicy::new(path) };
     scene.policy.roots = vec![root];
@@ -44,7 +44,7 @@ fn clean(scene: &Scene, cleaner: &mut Cleaner, agent: &Agent<'_>, folder: &Path)
     (logs_in(folder), reasons(&done))
 }
 
-fn logs_in(folder: &Path) -> Vec<String> {
+pub(super) fn logs_in(folder: &Path) -> Vec<String> {
     let names = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
     let mut logs: Vec<String> = names.filter(|n| !n.starts_with('.')).collect();
     logs.sort();
