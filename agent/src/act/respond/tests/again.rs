@@ -65,6 +65,21 @@ fn a_need_that_grew_or_a_new_episode_begins_with_a_minute_again() {
 }
 
 #[test]
+fn a_need_that_swings_is_no_growth() {
+    let mut machine = in_vain(CleanupMode::Auto);
+    let mut surveys = 0;
+    for second in 1..=600 {
+        machine.on_sample(&[mount(if second / 10 % 2 == 0 { 5 } else { 15 } * GIB)], at(second));
+        if !machine.on_tick(at(second)).is_empty() {
+            surveys += 1;
+            assert_eq!(machine.on_survey("/data", Ok(&survey(0)), at(second)), []);
+        }
+    }
+    // Once as fast as it falls at first, and then after 1, 2 and 4 min.
+    assert!((3..=5).contains(&surveys), "{surveys}");
+}
+
+#[test]
 fn a_mount_that_lacks_nothing_any_more_is_not_looked_at_again() {
     let mut machine = in_vain(CleanupMode::Auto);
     machine.on_sample(&[mount(30 * GIB)], at(1));
@@ -122,6 +137,36 @@ fn after_a_slow_survey_it_rests_ten_times_as_long_and_waiting_for_others_is_no_s
         machine.on_survey("/data", Ok(&survey(0)), at(ends));
         assert_eq!(looks_at(&mut machine, ends + 1), Some(next), "{ends}");
     }
+}
+
+#[test]
+fn one_mount_is_looked_at_again_at_a_time_and_one_that_nobody_looked_at_goes_before() {
+    let surveyed = |steps: Vec<Step>| -> Vec<String> {
+        steps
+            .into_iter()
+            .filter_map(|s| if let Step::Survey { mount, .. } = s { Some(mount) } else { None })
+            .collect()
+    };
+    let mut machine = machine(CleanupMode::Auto);
+    let mounts: Vec<Mount> = [("/a", 1), ("/b", 2), ("/c", 3)]
+        .map(|(path, dev_minor)| Mount { path: path.to_owned(), dev_minor, ..mount(5 * GIB) })
+        .into();
+    machine.on_sample(&mounts, at(0));
+    for mount in &mounts[..2] {
+        let mut raised = finding(FindingState::Raised, Severity::High);
+        raised.subject = Subject::new("mount", mount.path.clone());
+        machine.on_finding(&raised, at(0));
+        let refused =
+            recorded(one(machine.on_survey(&mount.path, Ok(&survey(0)), at(0))), ActionState::Refused);
+        machine.on_recorded(&refused, Ok(()), at(0));
+    }
+    let raised = finding(FindingState::Raised, Severity::High);
+    machine.mounts.get_mut("/c").unwrap().findings.insert(raised.rule.clone(), raised);
+    assert_eq!(surveyed(machine.on_tick(at(60))), ["/c", "/a"], "/b waits for its turn");
+    machine.on_survey("/c", Ok(&survey(0)), at(60));
+    assert_eq!(surveyed(machine.on_tick(at(61))), [""; 0], "/a is looked at still");
+    machine.on_survey("/a", Ok(&survey(0)), at(62));
+    assert_eq!(surveyed(machine.on_tick(at(62))), ["/b"]);
 }
 
 /// The agent's part around the machine: samples and ticks once a second, one job at a time.
@@ -225,20 +270,23 @@ proptest! {
         spans in prop::collection::vec((1u64..500, 1u64..19, any::<bool>()), 0..12),
         takes in [1u64..=18, 1u64..=18],
         other in any::<bool>(),
+        steady in any::<bool>(),
     ) {
         let mut node = Node::new(takes, other);
         for (seconds, available, heard) in &spans {
-            node.available = available * GIB;
+            if !steady {
+                node.available = available * GIB;
+            }
             node.heard = *heard;
             (0..*seconds).for_each(|_| node.tick());
         }
         let elapsed = node.second;
         let most = takes[0].max(takes[1]);
         prop_assert!(node.refused.values().all(|n| *n <= 2), "{:?}", node.refused);
-        // The first of each mount, and one for each twentieth of the mount that the need grew by, are made at once.
-        let at_once = 2 + 100 / 5;
+        // One for each twentieth of the mount that the need grew by is made at once, as the first of each mount is.
+        let at_once = if steady { 0 } else { 100 / 5 };
         let looking: u64 = node.surveys.iter().map(|(_, began, ended)| ended - began).sum();
-        prop_assert!(looking <= elapsed / 10 + (at_once + 1) * most, "{looking} s of {elapsed}");
+        prop_assert!(looking <= elapsed / 10 + (2 + at_once) * most, "{looking} s of {elapsed}");
         let mut early = 0;
         for path in ["/data", "/other"] {
             let of_it: Vec<_> = node.surveys.iter().filter(|(mount, ..)| mount == path).collect();
