@@ -13,7 +13,8 @@
 //!   other mounts fill as well, who is full soonest goes first, and each takes shorter turns (`crowd`).
 //! - A mount that fills again after [`Settings::breaker_cleanups`] cleanups within [`Settings::breaker_window_ns`] is left
 //!   alone for that long; that is a finding ([`Step::NotHolding`]), once each time.
-//! - Mode `plan` makes a plan once an episode, and again only when it expired or the need grew materially.
+//! - Mode `plan` makes a plan once an episode, and again only when it expired or the need grew materially; in either mode,
+//!   where nothing could go, it is looked at again sooner (`again`).
 //! - In `auto` a plan that is durable waits for leave to begin ([`Gate`]); a stop ends what is under way ([`Step::Halt`]).
 //! - A person's command passes cooldown and breaker, never the mode, the roots, the budgets or a plan's expiry.
 //!
@@ -21,6 +22,7 @@
 //!
 //! Deliberately absent: time, disk, randomness; they come in as arguments.
 
+mod again;
 mod budget;
 mod clearance;
 mod crowd;
@@ -36,12 +38,13 @@ use std::path::PathBuf;
 
 use dogwatch::record::{
     Action, ActionState, CleanupMode, Finding, FindingState, Moment, Mount, ObjectOutcome, PlannedObject,
-    Refusal, Severity,
+    Refusal,
 };
 
+use self::again::Made;
 use self::clearance::Leave;
 use self::fall::Fall;
-use self::need::{need_bytes, severity, trigger, wants, worst};
+use self::need::{trigger, worst};
 use super::hold::Hold;
 use super::ledger::Ledger;
 use super::permit::Gate;
@@ -77,8 +80,6 @@ const MAX_PLANS: usize = 64;
 const MAX_WAITING: usize = 8;
 /// From the end of a cleanup to the next one that does not wait for the cooldown: the figures must be of after it.
 const SETTLE_NS: u64 = 2_000_000_000;
-/// Growth of the need that makes an old plan useless, as a fraction of the mount.
-const MATERIAL_GROWTH: f64 = 0.05;
 
 /// What the core is to do next, in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -150,6 +151,8 @@ pub struct Respond {
     ledger: Ledger,
     /// Commands that wait until it is known on which mount their path lies.
     searching: VecDeque<Command>,
+    /// When the last survey or cleanup ended.
+    worked_until_boot_ns: u64,
 }
 
 /// A plan that may still be applied.
@@ -193,21 +196,12 @@ struct Owed {
 /// What is under way on a mount.
 struct Busy {
     trigger: Trigger,
+    since_boot_ns: u64,
     command: Option<String>,
     /// The action, once it is planned.
     action: Option<Action>,
     applies: bool,
     leave: Leave,
-}
-
-/// The plan made last in the present episode.
-struct Made {
-    at_boot_ns: u64,
-    need_bytes: u64,
-    severity: Severity,
-    empty: bool,
-    /// Whether it was for room that the mount lacked.
-    wanted: bool,
 }
 
 impl Respond {
@@ -229,6 +223,7 @@ impl Respond {
             plans,
             ledger,
             searching,
+            worked_until_boot_ns: 0,
         }
     }
 
@@ -331,6 +326,7 @@ impl Respond {
     /// What the survey of `mount` found, or why there is none.
     pub fn on_survey(&mut self, mount: &str, found: Result<&Survey, String>, now: Moment) -> Vec<Step> {
         let left = self.left(now);
+        let rest_ns = self.rest_ns(mount, now);
         let Some(site) = self.mounts.get_mut(mount) else { return Vec::new() };
         let Some(busy) = site.busy.as_mut().filter(|b| b.action.is_none()) else { return Vec::new() };
         let id = format!("a-{:016x}", (self.new_id)());
@@ -360,21 +356,17 @@ impl Respond {
         let mut steps = Vec::new();
         // A person's plan is theirs; it neither starts nor ends what the episode does.
         if busy.command.is_none() {
-            let said_before = site.last_plan.as_ref().is_some_and(|made| made.empty);
-            site.last_plan = Some(Made {
-                at_boot_ns: now.boot_ns,
-                need_bytes: need_bytes(&busy.trigger),
-                severity: severity(&site.findings),
-                empty,
-                wanted: wants(&busy.trigger),
-            });
+            let trigger = busy.trigger.clone();
+            let news = site.note_own_plan(&action, &trigger, rest_ns, now);
             if applies {
                 steps.extend(site.budgets_say(&action));
             }
-            if empty && said_before {
+            if !news {
                 steps.extend(self.free(mount, now));
                 return steps;
             }
+        } else if !empty {
+            site.note_persons_plan();
         }
         if !empty {
             let lifetime = u64::try_from(PLAN_LIFETIME_NS).unwrap_or(0);
@@ -443,6 +435,7 @@ impl Respond {
     pub fn on_applied(&mut self, applied: Action, now: Moment) -> Vec<Step> {
         let window = self.settings.breaker_window_ns;
         self.ledger.note_action(&applied, &self.rules, now.boot_ns);
+        self.worked_until_boot_ns = now.boot_ns;
         let Some(site) = self.mounts.get_mut(&applied.mount) else { return Vec::new() };
         let Some(busy) = site.busy.as_mut() else { return Vec::new() };
         let started =
@@ -493,7 +486,7 @@ impl Respond {
         }
         let owed = self.owed;
         let automatic = self.mode() == CleanupMode::Auto;
-        let reach_ns = self.reach_ns(mount);
+        let (reach_ns, others_look) = (self.reach_ns(mount), self.others_look(mount));
         let Some(site) = self.mounts.get_mut(mount) else { return Vec::new() };
         let Some(figures) = site.figures.clone() else { return Vec::new() };
         let settings = self.settings.of(self.marks.as_ref(), &figures);
@@ -505,15 +498,16 @@ impl Respond {
         if automatic {
             site.fall.reach_further(&mut trigger, reach_ns);
         }
-        if !site.is_due(&trigger, now) {
+        if !site.is_due(&trigger, others_look, now) {
             return Vec::new();
         }
         if automatic && let Some(step) = site.breaker(mount, &settings, now) {
             return step;
         }
         let device = trigger.device;
+        let (since_boot_ns, leave) = (now.boot_ns, Leave::Person);
         site.busy =
-            Some(Busy { trigger, command: None, action: None, applies: automatic, leave: Leave::Person });
+            Some(Busy { trigger, since_boot_ns, command: None, action: None, applies: automatic, leave });
         vec![Step::Survey { mount: mount.to_owned(), device }]
     }
 
@@ -555,16 +549,6 @@ impl Site {
         let full = figures.available_bytes == 0;
         let hurried = self.cut_short || full || self.fall.is_full_within(figures.available_bytes, left);
         !(hurried && since >= SETTLE_NS)
-    }
-
-    /// Whether this episode needs a (new) plan.
-    fn is_due(&self, trigger: &Trigger, now: Moment) -> bool {
-        let Some(made) = &self.last_plan else { return true };
-        let lifetime = u64::try_from(PLAN_LIFETIME_NS).unwrap_or(u64::MAX);
-        let expired = now.boot_ns.saturating_sub(made.at_boot_ns) >= lifetime;
-        let growth = need_bytes(trigger).saturating_sub(made.need_bytes) as f64;
-        let grew = growth > MATERIAL_GROWTH * trigger.total_bytes as f64;
-        expired || grew || severity(&self.findings) > made.severity
     }
 
     /// What to do instead of another cleanup, if the last ones did not hold.

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use super::again::Made;
 use super::{Respond, SETTLE_NS, Site};
 
 /// For how long a turn is to last beyond the low-water mark: the pause behind it; what the low-water mark leaves lasts until
@@ -32,16 +33,18 @@ impl Respond {
         self.rules.policy.roots.iter().any(|root| of(&root.path).is_some_and(|m| m == mount))
     }
 
-    /// The mounts with findings, those first where there is something to clean, and of them those that are full soonest.
+    /// The mounts with findings: those first where there are roots, of them those of which nobody knows that nothing may go,
+    /// and of them those that are full soonest.
     pub(super) fn by_urgency(&self) -> Vec<String> {
-        let mut mounts: Vec<(bool, u64, &String)> = self
+        let in_vain = |s: &Site| s.last_plan.as_ref().is_some_and(Made::in_vain);
+        let mut mounts: Vec<(bool, bool, u64, &String)> = self
             .mounts
             .iter()
             .filter(|(_, s)| !s.findings.is_empty())
-            .map(|(path, s)| (!self.has_roots(path), s.full_in_ns().unwrap_or(u64::MAX), path))
+            .map(|(path, s)| (!self.has_roots(path), in_vain(s), s.full_in_ns().unwrap_or(u64::MAX), path))
             .collect();
         mounts.sort();
-        mounts.into_iter().map(|(_, _, path)| path.clone()).collect()
+        mounts.into_iter().map(|(_, _, _, path)| path.clone()).collect()
     }
 }
 

@@ -70,7 +70,57 @@ pub(super) fn trigger(
         trigger.target_available_bytes =
             figures.available_bytes.saturating_add(headroom).min(figures.total_bytes);
     }
-    trigger.reason = format!("{}: {}", finding.rule, finding.summary);
+    trigger.reason = reason(figures, finding);
     trigger.finding_id = Some(finding.id.clone());
     trigger
+}
+
+/// A finding keeps the words with which it was raised; a plan says how the mount stands by then.
+fn reason(figures: &Mount, finding: &Finding) -> String {
+    let left = match finding.rule.as_str() {
+        INODE_HIGH_WATER => figures.inodes_free_fraction(),
+        _ => figures.available_fraction(),
+    };
+    let used = format!(" {:.1} % used", (1.0 - left) * 100.0);
+    let said = format!("{}: {}", finding.rule, finding.summary);
+    if said.contains(&used) { said } else { format!("{said};{used} when this was planned") }
+}
+
+#[cfg(test)]
+mod tests {
+    use dogwatch::record::{FindingState, Subject};
+
+    use super::*;
+
+    #[test]
+    fn a_reason_says_how_the_mount_stands_when_it_is_planned() {
+        let mut found = Finding {
+            id: "f-1".to_owned(),
+            rule: DISK_HIGH_WATER.to_owned(),
+            severity: Severity::High,
+            state: FindingState::Raised,
+            subject: Subject::new("mount", "/data"),
+            summary: "/data is low on space: 73.5 % used, 26.5 GiB of 100.0 GiB available".to_owned(),
+            explanation: String::new(),
+            citations: Vec::new(),
+            facts: Vec::new(),
+            raised_wall_ns: 0,
+            pod: None,
+        };
+        let mut figures = Mount {
+            total_bytes: 1_000,
+            available_bytes: 265,
+            inodes_total: 1_000,
+            inodes_free: 40,
+            ..Mount::default()
+        };
+        let as_found = "disk-high-water: /data is low on space: 73.5 % used, 26.5 GiB of 100.0 GiB available";
+        assert_eq!(reason(&figures, &found), as_found, "nothing else is to be said");
+        figures.available_bytes = 100;
+        assert_eq!(reason(&figures, &found), format!("{as_found}; 90.0 % used when this was planned"));
+        figures.available_bytes = 965;
+        assert!(reason(&figures, &found).ends_with("; 3.5 % used when this was planned"), "not of 73.5 %");
+        found.rule = INODE_HIGH_WATER.to_owned();
+        assert!(reason(&figures, &found).ends_with("; 96.0 % used when this was planned"));
+    }
 }

@@ -94,7 +94,9 @@ impl Respond {
                 };
                 let device = trigger.device;
                 let (command, leave) = (Some(command.id), Leave::Person);
-                site.busy = Some(Busy { trigger, command, action: None, applies: false, leave });
+                let since_boot_ns = now.boot_ns;
+                site.busy =
+                    Some(Busy { trigger, since_boot_ns, command, action: None, applies: false, leave });
                 vec![Step::Survey { mount, device }]
             }
             Order::ApplyPlan(id) => {
@@ -119,7 +121,9 @@ impl Respond {
                     base_trigger(figures, &self.settings.of(self.marks.as_ref(), figures), self.owed);
                 let leave = if command.over_brake { Leave::OverBrake } else { Leave::Person };
                 let (command, ours) = (Some(command.id), Some(action.clone()));
-                site.busy = Some(Busy { trigger, command, action: ours, applies: true, leave });
+                let since_boot_ns = now.boot_ns;
+                site.busy =
+                    Some(Busy { trigger, since_boot_ns, command, action: ours, applies: true, leave });
                 vec![Step::Record(Box::new(action))]
             }
         }

@@ -2,7 +2,8 @@
 
 use dogwatch::record::{CleanupMode, Moment};
 
-use super::{Made, Respond};
+use super::Respond;
+use super::again::Made;
 
 /// What holds at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,11 +23,12 @@ impl Respond {
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         let window = self.settings.breaker_window_ns;
         let is_open = |since: u64| now.boot_ns.saturating_sub(since) <= window;
-        let in_vain = |made: &Made| made.empty && made.wanted;
         Standing {
             mode: self.mode(),
             left_alone: count(troubled().filter(|s| s.breaker.is_some_and(is_open)).count()),
-            nothing_to_clean: count(troubled().filter(|s| s.last_plan.as_ref().is_some_and(in_vain)).count()),
+            nothing_to_clean: count(
+                troubled().filter(|s| s.last_plan.as_ref().is_some_and(Made::in_vain)).count(),
+            ),
         }
     }
 }

@@ -1,8 +1,9 @@
+mod again;
 mod budgets;
 
 use std::path::PathBuf;
 
-use dogwatch::record::Subject;
+use dogwatch::record::{Severity, Subject};
 
 use super::*;
 use crate::act::permit::{BrakeState, Heard, Link, Without, Word};

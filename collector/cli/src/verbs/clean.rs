@@ -12,7 +12,7 @@ use crate::client::Desk;
 use crate::error::CliError;
 use crate::output::text::{bytes, safe, signed_bytes};
 use crate::output::{Io, one};
-use crate::view::{Action, Refusal};
+use crate::view::{Action, Object, Refusal};
 
 /// Refusals that are listed one by one.
 const REFUSALS_SHOWN: usize = 20;
@@ -239,9 +239,22 @@ fn write_objects(io: &mut Io<'_>, title: &str, action: &Action) -> Result<(), Cl
     for object in &action.objects {
         let freed = bytes(object.allocated_bytes);
         writeln!(io.out, "  {freed:>10}  {:<7}  {}", object.outcome, safe(&object.path))?;
-        writeln!(io.out, "              {}", safe(&object.why_safe))?;
+        writeln!(io.out, "              {}", safe(&reason(object, action)))?;
     }
     Ok(())
+}
+
+/// Why an object may go; of one that stayed, why it did.
+fn reason(object: &Object, action: &Action) -> String {
+    if !matches!(object.outcome, "skipped" | "failed") {
+        return object.why_safe.clone();
+    }
+    let of_it =
+        |r: &&Refusal| r.path.as_deref() == Some(object.path.as_str()) && r.path_hex == object.path_hex;
+    match action.refused.iter().rev().find(of_it) {
+        Some(refusal) => refusal.reason.clone(),
+        None => format!("when it was planned: {}", object.why_safe),
+    }
 }
 
 fn write_outcome(io: &mut Io<'_>, done: &Action) -> Result<(), CliError> {
@@ -336,6 +349,46 @@ fn alike(refused: &[Refusal]) -> Vec<Vec<&Refusal>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_object_that_stayed_says_why_it_did_and_not_why_it_could_go() {
+        use dogwatch::wire;
+        let object = |path: &[u8], outcome: wire::ObjectOutcome| wire::PlannedObject {
+            path: path.to_vec().into(),
+            why_safe: "unchanged for 2 min".to_owned(),
+            outcome: outcome.into(),
+            ..wire::PlannedObject::default()
+        };
+        let refusal = |path: &[u8], reason: &str| wire::Refusal {
+            path: path.to_vec().into(),
+            reason: reason.to_owned(),
+        };
+        let done = Action::from(wire::ActionRow {
+            action: Some(wire::Action {
+                objects: vec![
+                    object(b"/a", wire::ObjectOutcome::Removed),
+                    object(b"/b", wire::ObjectOutcome::Skipped),
+                    object(b"/\xff", wire::ObjectOutcome::Failed),
+                    object(b"/\xfe", wire::ObjectOutcome::Skipped),
+                ],
+                refused: vec![
+                    refusal(b"", "the whole of it"),
+                    refusal(b"/\xff", "it could not be removed: EIO"),
+                    refusal(b"/b", "open elsewhere: process 29923 (python3)"),
+                ],
+                ..wire::Action::default()
+            }),
+            ..wire::ActionRow::default()
+        });
+        let said: Vec<String> = done.objects.iter().map(|o| reason(o, &done)).collect();
+        let expected = [
+            "unchanged for 2 min",
+            "open elsewhere: process 29923 (python3)",
+            "it could not be removed: EIO",
+            "when it was planned: unchanged for 2 min",
+        ];
+        assert_eq!(said, expected);
+    }
 
     #[test]
     fn reasons_that_differ_in_numbers_and_names_are_alike() {
