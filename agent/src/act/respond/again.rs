@@ -5,7 +5,8 @@
 //! need grows or the episode ends. A person's plan that found something on the mount brings it forward.
 //!
 //! Invariants
-//! - Looks take a tenth of the time at most, all mounts together, as far as a plan's lifetime allows; one at a time.
+//! - Looks take a tenth of the time at most, all mounts together, and one is made at a time, but that each mount is looked at once in a
+//!   plan's lifetime, however long that takes.
 //! - What such a look finds is recorded only where it says something that this row of looks has not said: that budgets
 //!   leave nothing, or that nothing may go.
 

@@ -2,6 +2,7 @@
 
 use dogwatch::record::{ActionState, CleanupMode, Moment};
 
+use super::breaker::Room;
 use super::clearance::Leave;
 use super::need::{base_trigger, worst};
 use super::place::Unmet;
@@ -94,9 +95,16 @@ impl Respond {
                 };
                 let device = trigger.device;
                 let (command, leave) = (Some(command.id), Leave::Person);
-                let since_boot_ns = now.boot_ns;
-                site.busy =
-                    Some(Busy { trigger, since_boot_ns, command, action: None, applies: false, leave });
+                let (lacked, since_boot_ns) = (Room::lacking(&trigger), now.boot_ns);
+                site.busy = Some(Busy {
+                    trigger,
+                    lacked,
+                    since_boot_ns,
+                    command,
+                    action: None,
+                    applies: false,
+                    leave,
+                });
                 vec![Step::Survey { mount, device }]
             }
             Order::ApplyPlan(id) => {
@@ -121,9 +129,16 @@ impl Respond {
                     base_trigger(figures, &self.settings.of(self.marks.as_ref(), figures), self.owed);
                 let leave = if command.over_brake { Leave::OverBrake } else { Leave::Person };
                 let (command, ours) = (Some(command.id), Some(action.clone()));
-                let since_boot_ns = now.boot_ns;
-                site.busy =
-                    Some(Busy { trigger, since_boot_ns, command, action: ours, applies: true, leave });
+                let (lacked, since_boot_ns) = (Room::lacking(&trigger), now.boot_ns);
+                site.busy = Some(Busy {
+                    trigger,
+                    lacked,
+                    since_boot_ns,
+                    command,
+                    action: ours,
+                    applies: true,
+                    leave,
+                });
                 vec![Step::Record(Box::new(action))]
             }
         }

@@ -22,10 +22,9 @@ impl Respond {
         let troubled = || self.mounts.values().filter(|site| !site.findings.is_empty());
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         let window = self.settings.breaker_window_ns;
-        let is_open = |since: u64| now.boot_ns.saturating_sub(since) <= window;
         Standing {
             mode: self.mode(),
-            left_alone: count(troubled().filter(|s| s.breaker.is_some_and(is_open)).count()),
+            left_alone: count(troubled().filter(|s| s.breaker.is_open(window, now.boot_ns)).count()),
             nothing_to_clean: count(
                 troubled().filter(|s| s.last_plan.as_ref().is_some_and(Made::in_vain)).count(),
             ),

@@ -1,4 +1,5 @@
 mod again;
+mod breaker;
 mod budgets;
 
 use std::path::PathBuf;
@@ -107,7 +108,12 @@ fn answer(step: Step) -> Result<Box<Action>, String> {
 
 /// One automatic cleanup from the survey's answer to the end; the mount is `full` again or not.
 fn clean(machine: &mut Respond, second: u64) {
-    let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(second))), ActionState::Planned);
+    clean_of(machine, &survey(4), second);
+}
+
+/// The whole cleanup that was due, of what `found`.
+fn clean_of(machine: &mut Respond, found: &Survey, second: u64) {
+    let planned = recorded(one(machine.on_survey("/data", Ok(found), at(second))), ActionState::Planned);
     let started = recorded(one(machine.on_recorded(&planned, Ok(()), at(second))), ActionState::Started);
     let Step::Apply(mut applied) = one(machine.on_recorded(&started, Ok(()), at(second))) else {
         unreachable!()
@@ -180,47 +186,6 @@ fn a_plan_without_objects_is_said_once() {
     assert_eq!(machine.on_tick(at(1)), []);
     assert!(matches!(one(machine.on_tick(at(601))), Step::Survey { .. }), "it looks again later");
     assert_eq!(machine.on_survey("/data", Err("dead".to_owned()), at(601)), [], "and says nothing new");
-}
-
-#[test]
-fn cooldown_and_breaker_stop_a_cleanup_that_does_not_hold() {
-    let mut machine = machine(CleanupMode::Auto);
-    assert!(matches!(
-        one(machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0))),
-        Step::Survey { .. }
-    ));
-    clean(&mut machine, 0);
-    assert_eq!(machine.on_tick(at(59)), [], "it rests");
-    for round in 1..3 {
-        let second = round * 60;
-        machine.on_sample(&[mount(5 * GIB)], at(second));
-        assert!(matches!(one(machine.on_tick(at(second))), Step::Survey { .. }));
-        clean(&mut machine, second);
-    }
-    machine.on_sample(&[mount(5 * GIB)], at(180));
-    match one(machine.on_tick(at(180))) {
-        Step::NotHolding { mount, summary, action_id } => {
-            assert_eq!((mount.as_str(), action_id.as_str()), ("/data", "a-0000000000000003"));
-            assert!(summary.contains("3 cleanups within 30 min"), "{summary}");
-        }
-        other => unreachable!("{other:#?}"),
-    }
-    for second in 181..1_900 {
-        assert_eq!(machine.on_tick(at(second)), [], "once");
-    }
-    let order = Command {
-        id: "c".to_owned(),
-        actor: "ann".to_owned(),
-        order: Order::PlanMount("/data".to_owned()),
-        over_brake: false,
-    };
-    assert!(matches!(one(machine.on_command(order, at(1_900))), Step::Survey { .. }), "a person may");
-    let planned = recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(1_900))), ActionState::Planned);
-    assert!(answer(one(machine.on_recorded(&planned, Ok(()), at(1_900)))).is_ok());
-    assert!(
-        matches!(one(machine.on_tick(at(1_981))), Step::Survey { .. }),
-        "after half an hour it tries again"
-    );
 }
 
 #[test]
@@ -379,33 +344,6 @@ fn a_mount_that_would_be_full_before_the_cooldown_ends_is_not_left_to_it() {
 }
 
 #[test]
-fn hurried_cleanups_come_to_the_breaker_too() {
-    let root = RootPolicy { keep_newest: 0, ..RootPolicy::new("/data/logs") };
-    let budgets = Budgets { max_bytes_per_hour: 1 << 50, ..Budgets::default() };
-    let rules = Rules::new(Policy { mode: CleanupMode::Auto, roots: vec![root], budgets }).unwrap();
-    let mut machine = Respond::new(rules, Settings::default(), no_gate(), Box::new(|| 1));
-    machine.on_sample(&[mount(5 * GIB)], at(0));
-    machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
-    let mut second = 0;
-    let mut cleanups = 0;
-    loop {
-        clean(&mut machine, second);
-        cleanups += 1;
-        for _ in 0..10 {
-            second += 1;
-            machine.on_sample(&[mount((20 - (second - 1) % 10) * GIB)], at(second));
-        }
-        match one(machine.on_tick(at(second))) {
-            Step::Survey { .. } => {}
-            Step::NotHolding { .. } => break,
-            other => unreachable!("{other:#?}"),
-        }
-        assert!(second < 1_000);
-    }
-    assert!((120..=240).contains(&second), "three cooldowns: {second} s, {cleanups} cleanups");
-}
-
-#[test]
 fn what_budgets_kept_back_goes_on_without_a_cooldown() {
     let root = RootPolicy { keep_newest: 0, ..RootPolicy::new("/data/logs") };
     let budgets = Budgets { max_objects: 1, ..Budgets::default() };
@@ -447,24 +385,6 @@ fn a_disk_with_the_room_that_is_wanted_lacks_nothing_to_clean() {
     machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
     recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(1))), ActionState::Refused);
     assert_eq!(stands(&machine, 1), (0, 0), "nothing needs to go");
-}
-
-#[test]
-fn a_mount_that_is_left_alone_is_counted_as_long_as_it_is() {
-    let mut machine = machine(CleanupMode::Auto);
-    let raised = finding(FindingState::Raised, Severity::High);
-    let mut second = 0;
-    for _ in 0..Settings::default().breaker_cleanups {
-        machine.on_finding(&raised, at(second));
-        clean(&mut machine, second);
-        second += 100;
-        machine.on_sample(&[mount(5 * GIB)], at(second));
-    }
-    assert_eq!(stands(&machine, second), (0, 0));
-    assert!(matches!(one(machine.on_finding(&raised, at(second))), Step::NotHolding { .. }));
-    assert_eq!(stands(&machine, second), (1, 0));
-    let window = Settings::default().breaker_window_ns / SECOND;
-    assert_eq!(stands(&machine, second + window + 1), (0, 0));
 }
 
 /// A machine with a collector, connected; and its plan, durable, that waits.
