@@ -50,6 +50,8 @@ const BUILT_IN: &[(&str, &str)] = &[
         r#"(?i:passw(or)?d|passphrase|pwd|secret|api[_-]?key|access[_-]?key|auth[_-]?token|access[_-]?token|refresh[_-]?token|client[_-]?secret|private[_-]?token|credentials?)\\?["']?\s{0,4}(:|=|=>|:=)\s{0,4}(?<s>[^\s"',;&)}\]]{1,})"#,
     ),
     ("password", r"(?i:\s--?(password|passwd|token|secret)[= ])(?<s>\S+)"),
+    // After a bare `token` comes a word of a parser's message as well: only what is as long as a credential.
+    ("token", r#"(?i:\btoken)\\?["']?\s{0,4}(:|=|=>|:=)\s{0,4}\\?["']?(?<s>[A-Za-z0-9._~+/=-]{16,})"#),
 ];
 
 /// Shortest line of a private key's body, in base64 digits (PEM writes 64, PGP 64 to 76).
@@ -181,6 +183,8 @@ mod tests {
                 "aws_secret_access_key = [masked:aws-secret]",
             ),
             ("push with ghp_0123456789abcdefghij0123", "push with [masked:token]"),
+            ("login token=abcdef1234567890 ok", "login token=[masked:token] ok"),
+            (r#"{"token":"abcdef1234567890"}"#, r#"{"token":"[masked:token]"}"#),
             (
                 r"pem: -----BEGIN RSA PRIVATE KEY-----\nMIIEow...",
                 r"pem: -----BEGIN RSA PRIVATE KEY-----[masked:private-key]",
@@ -209,6 +213,7 @@ mod tests {
             "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
             "http://example.com:8080/path at 12:30:01",
             "the secretary arrived",
+            "syntax error: unexpected token: endpoint",
         ] {
             assert_eq!(masked(line), line);
         }

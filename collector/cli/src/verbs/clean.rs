@@ -141,9 +141,17 @@ fn helps(done: &Action) -> Vec<String> {
             "end or signal whoever has {open} of what it left open: `fuser -v FILE` on the node names them, and the finding who writes"
         ),
     );
+    let content = left(&["of content can be kept now"]);
     help(
-        left(&["over the budget", "longer than", "stopped at", "stopped after"]) > 0,
-        format!("`dogwatch clean {} --mount {}` again: a budget ended this one", done.node, done.mount),
+        content > 0,
+        "a larger cleanup.preserve.max_bytes_per_hour on the node, or the next hour: it keeps the content of what goes".to_owned(),
+    );
+    help(
+        left(&["budget: ", "budgets: "]) > content,
+        format!(
+            "`dogwatch clean {} --mount {}` again, once the hour leaves more: a budget ended this one",
+            done.node, done.mount
+        ),
     );
     help(
         left(&["younger than", "newest of its log"]) > 0,
@@ -388,6 +396,29 @@ mod tests {
             "when it was planned: unchanged for 2 min",
         ];
         assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn what_helps_is_said_by_the_budget_that_ended_it() {
+        use dogwatch::wire;
+        let helps_where = |reasons: &[&str]| {
+            let refusal =
+                |reason: &&str| wire::Refusal { path: b"/a".to_vec().into(), reason: (*reason).to_owned() };
+            let refused = reasons.iter().map(refusal).collect();
+            let action = wire::Action { refused, ..wire::Action::default() };
+            helps(&Action::from(wire::ActionRow { action: Some(action), ..wire::ActionRow::default() }))
+                .join("\n")
+        };
+        let content = "budget: about 1.0 MiB of content can be kept now: 31.0 MiB were kept in the last hour";
+        let node = "budget: 0 objects and 0 B may go now, by cleanup.budgets";
+        let said = helps_where(&[content]);
+        assert!(said.contains("cleanup.preserve.max_bytes_per_hour") && !said.contains("again"), "{said}");
+        let said = helps_where(&[node, content]);
+        assert!(
+            said.contains("cleanup.preserve") && said.contains("again, once the hour leaves more"),
+            "{said}"
+        );
+        assert!(!helps_where(&[node]).contains("preserve"));
     }
 
     #[test]

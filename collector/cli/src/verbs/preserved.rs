@@ -169,7 +169,8 @@ fn write_new(file: &Path, content: &[u8]) -> Result<(), CliError> {
 fn list(action: &str, kept: &Kept, io: &mut Io<'_>) -> Result<(), CliError> {
     if kept.objects.is_empty() {
         return Err(CliError::NotFound(format!(
-            "nothing was recorded of files that {action} was about to remove\n  try: dogwatch get actions"
+            "nothing was recorded of files that {action} was about to remove (what was cut of a live log stands in the action \
+             itself: dogwatch get actions {action} -o yaml)\n  try: dogwatch get actions"
         )));
     }
     let mut text = format!("{:>12}  {:9}  {:64}  PATH\n", "BYTES", "PRESERVED", "SHA256");
