@@ -13,6 +13,7 @@
 
 mod check;
 mod excludes;
+mod kept;
 
 use std::path::{Component, Path, PathBuf};
 
@@ -22,6 +23,8 @@ use serde::{Deserialize, Serialize};
 
 use self::excludes::Excludes;
 pub(super) use self::excludes::can_match;
+pub use self::kept::GlobError;
+pub(super) use self::kept::Kept;
 use super::age_clock::Present;
 use super::beneath::Facts;
 pub use super::cleaners::Cleaner;
@@ -221,7 +224,7 @@ pub struct Rules {
 
 impl Rules {
     /// Compiles `policy`; a glob that does not compile is the error ([`Policy::validate`] finds it first).
-    pub fn new(policy: Policy) -> Result<Self, globset::Error> {
+    pub fn new(policy: Policy) -> Result<Self, GlobError> {
         let roots = policy.roots.iter().cloned().map(RootRules::new).collect::<Result<_, _>>()?;
         Ok(Self { policy, roots })
     }
@@ -308,7 +311,7 @@ pub(super) struct RootRules {
 }
 
 impl RootRules {
-    fn new(policy: RootPolicy) -> Result<Self, globset::Error> {
+    fn new(policy: RootPolicy) -> Result<Self, GlobError> {
         let always = policy.cleaner.kind().always_excluded(&policy);
         Ok(Self {
             patterns: matcher(&policy.patterns)?,
@@ -417,7 +420,7 @@ impl RootRules {
     }
 }
 
-pub(super) fn matcher(globs: &[String]) -> Result<GlobSet, globset::Error> {
+fn matcher(globs: &[String]) -> Result<GlobSet, globset::Error> {
     let mut set = GlobSetBuilder::new();
     for glob in globs {
         set.add(GlobBuilder::new(glob).literal_separator(true).backslash_escape(true).build()?);

@@ -84,7 +84,9 @@ impl Discovery {
         }
         let mut excluded = GlobSetBuilder::new();
         for glob in exclude {
-            excluded.add(Glob::new(glob).map_err(|e| fail(glob, e.kind().to_string()))?);
+            // An alternative that was left out would let a file be read that should not be.
+            let glob_of = GlobBuilder::new(glob).empty_alternates(true).build();
+            excluded.add(glob_of.map_err(|e| fail(glob, e.kind().to_string()))?);
         }
         let exclude = excluded.build().map_err(|e| fail("", e.to_string()))?;
         let globs = globs.iter().map(|g| steps(g)).collect::<Result<_, _>>()?;
@@ -318,6 +320,15 @@ mod tests {
         assert_eq!(all(&["deep/**"]), ["deep/1/2/3/z.log"]);
         assert_eq!(all(&["*.log", "a.*"]), ["a.log"]);
         assert_eq!(all(&["{a,c}.*"]), ["a.log", "c.txt"]);
+    }
+
+    #[test]
+    fn an_alternative_that_names_nothing_is_left_out_as_well() {
+        let exclude = ["/var/log/secret{,.old}".to_owned()];
+        let discovery = Discovery::new(&[], &exclude, 10, 10).unwrap();
+        let excludes = |path: &str| discovery.excludes(Path::new(path));
+        assert!(excludes("/var/log/secret") && excludes("/var/log/secret.old"));
+        assert!(!excludes("/var/log/secrets"));
     }
 
     #[test]

@@ -290,6 +290,7 @@ impl Reading {
         let glob = source.as_deref().and_then(|s| {
             GlobBuilder::new(s)
                 .literal_separator(true)
+                .empty_alternates(true)
                 .build()
                 .map(|g| g.compile_matcher())
                 .map_err(|e| {

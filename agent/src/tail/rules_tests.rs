@@ -179,3 +179,13 @@ fn a_rule_looks_only_at_its_sources() {
     assert_eq!(set.selection("/var/log/x/auth.log"), Vec::<u16>::new());
     assert!(set.matcher(&[]).is_none());
 }
+
+#[test]
+fn an_alternative_that_names_nothing_is_a_source_too() {
+    let text = "rules:\n  - name: a\n    match: x\n    source: '/var/log/auth.log{,.1}'\n    severity: low\n    summary: s\n";
+    let set = RuleSet::parse("rules.yaml", text).unwrap();
+    for source in ["/var/log/auth.log", "/var/log/auth.log.1"] {
+        assert_eq!(set.selection(source), [0], "{source}");
+    }
+    assert_eq!(set.selection("/var/log/auth.log.2"), Vec::<u16>::new());
+}

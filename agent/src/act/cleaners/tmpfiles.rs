@@ -1,7 +1,7 @@
 //! What lines of `tmpfiles.d` name beneath one root, and thereby keep (tmpfiles.d(5)).
 //!
 //! Invariants: every path is looked up within the host's root, as the host would, links included; a line is split, unquoted
-//! and unescaped as systemd does, and means at least what it means there: a bracket stands for any one byte, a specifier that
+//! and unescaped as systemd does, and means at least what it means there: a bracket stands for any one character, a specifier that
 //! only the host knows for any text without a slash. What cannot be read or decided keeps everything.
 //!
 //! Limits: read once, when the root is opened. A file that another folder's file of the same name hides is read all the same,
@@ -13,11 +13,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use globset::GlobSet;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::act::policy::matcher;
+use crate::act::policy::Kept;
 
 /// Where such lines are, beneath the host's root.
 const PLACES: &[&str] =
@@ -46,7 +45,7 @@ const WORDS: &[u8] = b"ABGHMUWabglomuvw";
 /// What stays beneath one root.
 #[derive(Debug, Default)]
 pub(in crate::act) struct Tmpfiles {
-    named: Option<(GlobSet, Vec<String>)>,
+    named: Option<(Kept, Vec<String>)>,
     /// Why everything stays.
     all: Option<String>,
 }
@@ -55,7 +54,7 @@ impl Tmpfiles {
     /// Reads the lines of the host whose files are at `host_root`, for the root that the host calls `root`.
     pub(super) fn read(host_root: &Path, root: &Path) -> Self {
         let globs = Host::open(host_root).and_then(|host| host.globs(root));
-        let set = globs.and_then(|globs| match matcher(&globs) {
+        let set = globs.and_then(|globs| match Kept::new(&globs) {
             Ok(set) => Ok((set, globs)),
             Err(e) => Err(format!("a line of tmpfiles.d is no pattern: {e}")),
         });
@@ -72,7 +71,7 @@ impl Tmpfiles {
         }
         let (set, globs) = self.named.as_ref()?;
         let mut above = relative.ancestors().filter(|p| !p.as_os_str().is_empty());
-        let index = above.find_map(|p| set.matches(p).first().copied())?;
+        let index = above.find_map(|p| set.first(p))?;
         Some(format!("a line of tmpfiles.d names it ({})", globs[index]))
     }
 }
@@ -235,7 +234,7 @@ fn named_beneath(line: &[u8], root: &Path) -> Result<Vec<String>, String> {
     for written in [Written::Pattern, Written::Literal] {
         let parts: Vec<String> = parts.iter().map(|part| glob(part, written)).collect();
         let leads = |(part, name): (&String, &&OsStr)| {
-            matcher(std::slice::from_ref(part)).map(|set| set.is_match(Path::new(name)))
+            Kept::new(std::slice::from_ref(part)).map(|set| set.first(Path::new(name)).is_some())
         };
         let on_the_way: Result<Vec<bool>, _> = parts.iter().zip(&above).map(leads).collect();
         if on_the_way.map_err(|e| format!("it is no pattern: {e}"))?.contains(&false) {

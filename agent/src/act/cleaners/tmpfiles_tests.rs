@@ -8,7 +8,7 @@ use super::*;
 /// What a line protects beneath `root`: `Err` everything.
 fn shields(root: &str, line: &str, relative: &str) -> Result<bool, String> {
     let globs = named_beneath(line.as_bytes(), Path::new(root))?;
-    let named = Some((matcher(&globs).unwrap(), globs));
+    let named = Some((Kept::new(&globs).unwrap(), globs));
     Ok(Tmpfiles { named, all: None }.why_left_alone(Path::new(relative)).is_some())
 }
 
@@ -36,6 +36,8 @@ fn lines_name_what_stays() {
         ("/var/tmp", "x /v?r/[st]mp/keep", "keep", "kept"),
         ("/tmp", "x /tmp/a[[:digit:]x]b", "a7b", "ab"),
         ("/tmp", "x /tmp/a[]]b", "a]b", "ab"),
+        ("/tmp", "x /tmp/M?rz", "März", "Mrz"),
+        ("/tmp", "x /tmp/k[äö]se", "käse", "kse"),
         // A kind that is no pattern names what it says, brackets and all.
         ("/tmp", "d /tmp/[cache]", "[cache]", "cache"),
         ("/tmp", "x /tmp/[open", "[open", "open"),
@@ -83,7 +85,7 @@ fn a_line_that_cannot_be_decided_or_names_the_whole_keeps_everything() {
 #[test]
 fn names_that_are_no_text_are_met() {
     let globs = named_beneath(b"x /tmp/\xff\\xfe", Path::new("/tmp")).unwrap();
-    let lines = Tmpfiles { named: Some((matcher(&globs).unwrap(), globs)), all: None };
+    let lines = Tmpfiles { named: Some((Kept::new(&globs).unwrap(), globs)), all: None };
     assert!(lines.why_left_alone(Path::new(OsStr::from_bytes(b"\xff\xfe"))).is_some());
 }
 

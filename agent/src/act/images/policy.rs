@@ -6,11 +6,10 @@
 use std::path::{Component, Path, PathBuf};
 
 use dogwatch::record::CleanupMode;
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::names::repository;
-use crate::act::policy::{Budgets, MAX_PATTERNS, Problem, can_match};
+use crate::act::policy::{Budgets, GlobError, Kept, MAX_PATTERNS, Problem, can_match};
 
 /// Where runtimes listen, as a kubelet finds them: containerd, k3s and RKE2, CRI-O.
 pub const KNOWN_SOCKETS: &[&str] = &[
@@ -107,7 +106,7 @@ impl ImagePolicy {
         }
         for (i, glob) in self.excludes.iter().enumerate() {
             let key = format!("excludes[{i}]");
-            match matcher(std::slice::from_ref(glob)) {
+            match Kept::new(std::slice::from_ref(glob)) {
                 Err(error) => {
                     say(
                         key,
@@ -120,7 +119,7 @@ impl ImagePolicy {
                     let reason = "it is matched against repositories, without tag and digest".to_owned();
                     say(key, glob.clone(), reason, "leave out what follows the last : or @");
                 }
-                Ok(_) if !can_match(glob) => {
+                Ok(_) if !can_match(glob) || !glob.is_ascii() => {
                     let reason = "no repository is written so".to_owned();
                     say(
                         key,
@@ -147,7 +146,7 @@ impl ImagePolicy {
 }
 
 fn tagged(glob: &str) -> bool {
-    glob.rsplit('/').next().is_some_and(|last| last.contains(':')) && glob.contains('/')
+    glob.rsplit('/').next().is_some_and(|last| last.contains(':'))
 }
 
 /// A policy whose globs are compiled.
@@ -155,13 +154,13 @@ fn tagged(glob: &str) -> bool {
 pub(super) struct ImageRules {
     /// What it was compiled from.
     pub(super) policy: ImagePolicy,
-    excludes: GlobSet,
+    excludes: Kept,
 }
 
 impl ImageRules {
     /// Compiles `policy`; [`ImagePolicy::validate`] finds what does not compile first.
-    pub(super) fn new(policy: ImagePolicy) -> Result<Self, globset::Error> {
-        Ok(Self { excludes: matcher(&policy.excludes)?, policy })
+    pub(super) fn new(policy: ImagePolicy) -> Result<Self, GlobError> {
+        Ok(Self { excludes: Kept::new(&policy.excludes)?, policy })
     }
 
     /// The glob that keeps an image of the canonical name `name`, if one does.
@@ -170,18 +169,10 @@ impl ImageRules {
         // `docker.io/library/x` is what people write as `x`.
         let short = repository.strip_prefix("docker.io/library/").or(repository.strip_prefix("docker.io/"));
         [Some(repository), short].into_iter().flatten().find_map(|r| {
-            let at = *self.excludes.matches(Path::new(r)).first()?;
+            let at = self.excludes.first(Path::new(r))?;
             Some(self.policy.excludes[at].as_str())
         })
     }
-}
-
-fn matcher(globs: &[String]) -> Result<GlobSet, globset::Error> {
-    let mut set = GlobSetBuilder::new();
-    for glob in globs {
-        set.add(GlobBuilder::new(glob).literal_separator(true).backslash_escape(true).build()?);
-    }
-    set.build()
 }
 
 #[cfg(test)]
@@ -200,9 +191,19 @@ mod tests {
             socket: Some("unix:///run/x.sock".into()),
             tier: 0,
             min_age_seconds: MIN_AGE_SECONDS - 1,
-            excludes: ["[", "a/b:1", "a/b@sha256:00", "/a", "a/", "", "https://a/b"]
-                .map(str::to_owned)
-                .to_vec(),
+            excludes: [
+                "[",
+                "a/b:1",
+                "a/b@sha256:00",
+                "/a",
+                "a/",
+                "",
+                "https://a/b",
+                "r.test/k[äö]se",
+                "busybox:1",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
             budgets: Budgets { max_objects: 1_000, max_bytes: 0, ..ImagePolicy::default().budgets },
             ..ImagePolicy::default()
         };
@@ -218,10 +219,25 @@ mod tests {
             "excludes[4]",
             "excludes[5]",
             "excludes[6]",
+            "excludes[7]",
+            "excludes[8]",
             "budgets.max_bytes",
             "budgets.max_objects",
         ];
         assert_eq!(keys, expected);
+    }
+
+    /// What is judged and what is obeyed are one.
+    #[test]
+    fn an_alternative_that_names_nothing_keeps_what_stands_beside_it() {
+        let excludes = vec!["r.test/app{,-debug}".to_owned()];
+        let policy = ImagePolicy { excludes, ..ImagePolicy::default() };
+        assert_eq!(policy.validate(), Vec::new());
+        let rules = ImageRules::new(policy).unwrap();
+        for kept in ["r.test/app:1", "r.test/app-debug:1"] {
+            assert!(rules.excluded_by(kept).is_some(), "{kept}");
+        }
+        assert_eq!(rules.excluded_by("r.test/app-other:1"), None);
     }
 
     #[test]

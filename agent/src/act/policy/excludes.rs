@@ -2,7 +2,7 @@
 //!
 //! An entry is a glob on names and on paths beneath the root, of files and of folders; a folder keeps all that lies in it, and
 //! a `/` at the end changes nothing. What is called exactly as an entry is written stays too, also where that is a glob of
-//! something else.
+//! something else. `?` and a class stand for one character, whatever its bytes (`kept`).
 //!
 //! Invariant: what could never match is a mistake. Nobody would notice it before the files are gone.
 
@@ -10,7 +10,7 @@ use std::iter::Peekable;
 use std::path::Path;
 use std::str::Chars;
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use super::kept::{self, GlobError, Kept};
 
 /// Most ways in which the braces of one entry can be read.
 const MAX_READINGS: usize = 1_000;
@@ -18,22 +18,15 @@ const MAX_READINGS: usize = 1_000;
 /// The excludes of one root, compiled.
 #[derive(Debug)]
 pub(super) struct Excludes {
-    globs: GlobSet,
+    globs: Kept,
     /// As they are compared.
     entries: Vec<String>,
 }
 
 impl Excludes {
-    pub(super) fn new(entries: &[String]) -> Result<Self, globset::Error> {
+    pub(super) fn new(entries: &[String]) -> Result<Self, GlobError> {
         let entries: Vec<String> = entries.iter().map(|e| without_slash(e).to_owned()).collect();
-        let mut globs = GlobSetBuilder::new();
-        for entry in &entries {
-            let mut glob = GlobBuilder::new(entry);
-            // `keep{,.old}` keeps both.
-            glob.literal_separator(true).backslash_escape(true).empty_alternates(true);
-            globs.add(glob.build()?);
-        }
-        Ok(Self { globs: globs.build()?, entries })
+        Ok(Self { globs: Kept::new(&entries)?, entries })
     }
 
     /// The place of the first entry that keeps what lies at `relative`, by its own name or path or by those of a folder above.
@@ -46,7 +39,7 @@ impl Excludes {
     }
 
     fn of(&self, at: &Path) -> Option<usize> {
-        let by_glob = self.globs.matches(at).into_iter().min();
+        let by_glob = self.globs.first(at);
         let by_itself = self.entries.iter().position(|entry| Path::new(entry) == at);
         by_glob.into_iter().chain(by_itself).min()
     }
@@ -156,7 +149,7 @@ fn readings(glob: &mut Peekable<Chars<'_>>, is_alternative: bool) -> Option<Vec<
         let next = match c {
             '\\' => glob.next().map(String::from).into_iter().collect(),
             '[' => {
-                pass_class(glob);
+                kept::class(glob);
                 vec!["?".to_owned()]
             }
             '{' => {
@@ -176,14 +169,6 @@ fn readings(glob: &mut Peekable<Chars<'_>>, is_alternative: bool) -> Option<Vec<
         all = all.iter().flat_map(|start| next.iter().map(move |end| format!("{start}{end}"))).collect();
     }
     Some(all)
-}
-
-/// Passes by what is left of a class.
-fn pass_class(glob: &mut Peekable<Chars<'_>>) {
-    glob.next_if(|c| matches!(c, '!' | '^'));
-    // At its beginning that is one of its characters.
-    glob.next_if_eq(&']');
-    glob.find(|c| *c == ']');
 }
 
 #[cfg(test)]
