@@ -4,7 +4,8 @@
 //! a `/` at the end changes nothing. What is called exactly as an entry is written stays too, also where that is a glob of
 //! something else. `?` and a class stand for one character, whatever its bytes (`kept`).
 //!
-//! Invariant: what could never match is a mistake. Nobody would notice it before the files are gone.
+//! Invariant: what could never match, or was meant in another language (`!a`, `~/a`, `^a$`, `.*\.gz`), is a mistake. Nobody would
+//! notice it before the files are gone.
 
 use std::iter::Peekable;
 use std::path::Path;
@@ -77,6 +78,9 @@ enum Flaw {
     Dots,
     Slashes,
     SlashInBraces,
+    Negation,
+    Home,
+    Regex,
 }
 
 impl Flaw {
@@ -90,6 +94,9 @@ impl Flaw {
             Self::Dots => "it is matched against paths beneath the root, which have no '.' and '..'",
             Self::Slashes => "it is matched against paths beneath the root, which have no '//'",
             Self::SlashInBraces => "an alternative in its braces ends in a '/', which no path does",
+            Self::Negation => "an exclude is not taken back by another: '!' is a character of the name",
+            Self::Home => "nobody's home is meant by '~' here: it is a character of the name",
+            Self::Regex => "it is written as a regular expression, and a glob is meant",
         };
         reason.to_owned()
     }
@@ -104,6 +111,11 @@ impl Flaw {
             Self::Dots => "write it without '.' and '..', from the root on",
             Self::Slashes => "write one /",
             Self::SlashInBraces => "leave out that /",
+            Self::Negation => "leave it out, or write \\! for a name that begins so",
+            Self::Home => "write the path from the root on, or \\~ for a name that begins so",
+            Self::Regex => {
+                "write * for .*, a dot for \\., nothing for ^ and $, or \\^ for a name that begins so"
+            }
         }
     }
 }
@@ -121,6 +133,13 @@ fn flaw(entry: &str) -> Option<Flaw> {
     // Before its end is cut off: of `/` nothing would be left.
     if entry.starts_with('/') {
         return Some(Flaw::Absolute);
+    }
+    // By them it would match hardly anything, and nothing that was meant.
+    let habit =
+        [(entry.starts_with('!'), Flaw::Negation), (entry == "~" || entry.starts_with("~/"), Flaw::Home)];
+    let regex = (entry.starts_with('^') || entry.replace(r"\\", "").contains(r"\."), Flaw::Regex);
+    if let Some((_, flaw)) = habit.into_iter().chain([regex]).find(|(is_so, _)| *is_so) {
+        return Some(flaw);
     }
     let Some(readings) = readings(&mut without_slash(entry).chars().peekable(), false) else {
         return Some(Flaw::TooMany);

@@ -43,6 +43,10 @@ fn what_could_never_match_is_a_mistake() {
         ("a\n", "a blank stands at its beginning or end; ".to_owned()),
         ("[", "it is no glob: ".to_owned()),
         (r"a\/", "it is no glob: ".to_owned()),
+        ("!reports", "an exclude is not taken back by another".to_owned()),
+        ("~/x", "nobody's home is meant by '~' here".to_owned()),
+        ("^sub$", "it is written as a regular expression".to_owned()),
+        (r".*\.gz", "it is written as a regular expression, and a glob is meant; write * for .*".to_owned()),
         (&"{a,b}".repeat(11), "its braces have too many alternatives".to_owned()),
     ] {
         let found = told(entry).unwrap_or_default();
@@ -55,6 +59,12 @@ fn what_could_never_match_is_a_mistake() {
         "**/k5",
         "*.csv",
         "a b",
+        r"\!a",
+        r"\^a",
+        r"\~",
+        "~a",
+        "a~",
+        r"a\\.b",
         "a/{b,c}/d",
         "keep{,.old}",
         "...",
