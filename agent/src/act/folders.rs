@@ -48,8 +48,10 @@ pub(super) struct Folders<'s> {
     /// Folders, relative to the root, that are left out.
     pub(super) leave_out: Vec<PathBuf>,
     /// The folder, relative to the root, with which the walk begins: those before it are passed by, those above it gone
-    /// through without a call. One that is gone stands for the next one.
+    /// through. One that is gone stands for the next one.
     pub(super) from: Option<PathBuf>,
+    /// Whether there is a call for those above it too.
+    pub(super) shows_above: bool,
     /// Where folders go that could not be entered, and why.
     pub(super) skipped: Option<&'s mut Vec<(PathBuf, String)>>,
     /// What lies in a folder of more entries is left out and told: [`MAX_ENTRIES`], unless all must be seen, however long it takes.
@@ -59,7 +61,14 @@ pub(super) struct Folders<'s> {
 impl Folders<'_> {
     /// Down to `max_depth` folders beneath the root; 0 is the root alone.
     pub(super) fn new(max_depth: u32) -> Self {
-        Self { max_depth, leave_out: Vec::new(), from: None, skipped: None, max_entries: MAX_ENTRIES }
+        Self {
+            max_depth,
+            leave_out: Vec::new(),
+            from: None,
+            shows_above: false,
+            skipped: None,
+            max_entries: MAX_ENTRIES,
+        }
     }
 
     /// Calls `see` with each folder's path relative to `root` and a descriptor, and goes on as it says.
@@ -76,7 +85,7 @@ impl Folders<'_> {
     ) -> bool {
         // Paths compare by their parts, and so does the order of the walk.
         let is_above = self.from.as_ref().is_some_and(|from| relative < from.as_path());
-        let way = if is_above { Way::On } else { see(relative, folder) };
+        let way = if is_above && !self.shows_above { Way::On } else { see(relative, folder) };
         if way == Way::Stop {
             return false;
         }
@@ -231,6 +240,30 @@ mod tests {
         assert_eq!(walked(temp.path(), all[count / 2].to_str()), all[count / 2..]);
         assert_eq!(walked(temp.path(), Some("~last/inner")), [PathBuf::from("~last/inner")]);
         assert_eq!(walked(temp.path(), Some("~a")), all[count + 1..], "one that is gone stands for the next");
+    }
+
+    #[test]
+    fn what_lies_above_the_beginning_is_shown_to_whom_asks_and_ends_what_is_beneath() {
+        let temp = tempfile::tempdir().unwrap();
+        for folder in ["a/b/c/d", "a/b/e", "a/f", "g"] {
+            fs::create_dir_all(temp.path().join(folder)).unwrap();
+        }
+        let root = beneath::open_root(temp.path()).unwrap();
+        for (out, expected) in [
+            ("-", &["", "a", "a/b", "a/b/c", "a/b/c/d", "a/b/e", "a/f", "g"][..]),
+            ("a/b", &["", "a", "a/b", "a/f", "g"]),
+            ("a", &["", "a", "g"]),
+            ("", &[""]),
+        ] {
+            let mut folders = Folders::new(8);
+            (folders.from, folders.shows_above) = (Some("a/b/c".into()), true);
+            let mut seen = Vec::new();
+            folders.visit(&root, &mut |relative, _| {
+                seen.push(relative.to_owned());
+                if relative == Path::new(out) { Way::NotBelow } else { Way::On }
+            });
+            assert_eq!(seen, expected.iter().map(PathBuf::from).collect::<Vec<_>>(), "{out}");
+        }
     }
 
     #[test]

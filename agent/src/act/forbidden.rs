@@ -115,6 +115,9 @@ const DATABASE_MARKERS: &[&str] = &[
 /// etcd marks its `data-dir` by a folder alone, and by what lies in that.
 const ETCD: &str = "member";
 
+/// What every system has in its root.
+const SYSTEM: &[&str] = &["etc", "usr"];
+
 /// Why `root` may not be a cleanup root, or `None`. `state_dir` is the agent's own state folder.
 pub(super) fn why_out_of_reach(root: &RootPolicy, state_dir: &Path) -> Option<String> {
     let (path, host) = (&root.path, &root.host_root);
@@ -226,16 +229,28 @@ fn kind_at(folder: &OwnedFd, path: &Path) -> Option<FileType> {
 }
 
 /// Why a root at `path` is or lies in an engine's or the kubelet's folder, or lies in a database's: a marker in a folder above
-/// it, which a walk from there would not see. A confined process may ask too.
-pub(super) fn why_marked_above(path: &Path) -> Option<String> {
-    why_in_storage(path).or_else(|| why_in_database(path))
+/// it, which a walk from there would not see. The host's root is seen at `host_root`. A confined process may ask too.
+pub(super) fn why_marked_above(path: &Path, host_root: &Path) -> Option<String> {
+    why_in_storage(path).or_else(|| why_in_database(path, host_root))
 }
 
-fn why_in_database(path: &Path) -> Option<String> {
-    path.ancestors().skip(1).find_map(|folder| {
-        let marker = database_marker_in(&opened(folder)?)?;
-        Some(format!("{marker} marks {} above it as a database's", folder.display()))
+fn why_in_database(path: &Path, host_root: &Path) -> Option<String> {
+    path.ancestors().skip(1).find_map(|above| {
+        let folder = opened(above)?;
+        let marker = database_marker_in(&folder).filter(|_| !is_whole_system(&folder, host_root))?;
+        Some(format!("{marker} marks {} above it as a database's", above.display()))
     })
+}
+
+/// Whether `folder` is the root of this system or of its host, by whatever name. What a service leaves in the folder that it
+/// was started in, and that is this one by default, says nothing of the system's trees beneath; and nothing beside it is in
+/// reach, since this is no root. What the configuration calls the host's root must have a system in it: a database's folder
+/// has none.
+fn is_whole_system(folder: &OwnedFd, host_root: &Path) -> bool {
+    let id = |folder: &OwnedFd| beneath::facts_of(folder).map(|f| (f.device, f.inode)).ok();
+    let is = |root: &Path| id(folder).is_some_and(|own| opened(root).and_then(|r| id(&r)) == Some(own));
+    let has = |tree: &&str| kind_at(folder, Path::new(tree)) == Some(FileType::Directory);
+    is(Path::new("/")) || is(host_root) && SYSTEM.iter().all(has)
 }
 
 fn opened(folder: &Path) -> Option<OwnedFd> {

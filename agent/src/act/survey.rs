@@ -82,6 +82,11 @@ impl End {
     fn is_behind(&self, folder: &Path) -> bool {
         folder > self.folder.as_path() || folder == self.folder && !self.is_begun
     }
+
+    /// Whether a walk that goes on here has been at `folder`.
+    fn is_past(&self, folder: &Path) -> bool {
+        folder < self.folder.as_path() || folder == self.folder && self.is_begun
+    }
 }
 
 /// The roots as they are open, by their place in the policy, and what is known of them now.
@@ -222,7 +227,8 @@ impl Surveyor<'_> {
     /// Walks through a root; where that ended, if not at its end.
     fn root(&mut self, walk: &Walk<'_>) -> Option<End> {
         let Walk { rules, root, .. } = walk;
-        if let Some(reason) = root.why_astray().or_else(|| forbidden::why_marked_above(&root.path)) {
+        let host = &rules.policy.host_root;
+        if let Some(reason) = root.why_astray().or_else(|| forbidden::why_marked_above(&root.path, host)) {
             self.pass_over(root.path.clone(), reason);
             return None;
         }
@@ -232,6 +238,8 @@ impl Surveyor<'_> {
         folders.leave_out =
             others.iter().filter_map(|p| p.strip_prefix(&root.path).ok()).map(Path::to_owned).collect();
         folders.from = walk.from.as_ref().map(|end| end.folder.clone());
+        // They may be out of reach since.
+        folders.shows_above = true;
         let mut skipped = Vec::new();
         folders.skipped = Some(&mut skipped);
         let mut end = None;
@@ -239,8 +247,8 @@ impl Surveyor<'_> {
             if walk.before.as_ref().is_some_and(|end| end.is_behind(relative)) {
                 return Way::Stop;
             }
-            if walk.from.as_ref().is_some_and(|from| from.is_begun && from.folder == relative) {
-                return Way::On;
+            if walk.from.as_ref().is_some_and(|from| from.is_past(relative)) {
+                return if self.is_out(walk, relative, folder) { Way::NotBelow } else { Way::On };
             }
             if self.is_over() {
                 end = Some(End { folder: relative.to_owned(), is_begun: false });
@@ -258,17 +266,28 @@ impl Surveyor<'_> {
         end
     }
 
-    /// Lists one folder; stops where the share ends in its midst.
-    fn folder(&mut self, walk: &Walk<'_>, relative: &Path, folder: &OwnedFd) -> Way {
+    /// Whether nothing in a folder or beneath it may go; that is told. A marker is asked for by its name: a reading of the
+    /// folder may end before it comes, and would open what is the database's until then.
+    fn is_out(&mut self, walk: &Walk<'_>, relative: &Path, folder: &OwnedFd) -> bool {
         let Walk { index, rules, root, .. } = *walk;
         let out = forbidden::why_folder_is_out(&root.path.join(relative), &rules.policy)
             .or_else(|| self.renamed.get(index)?.why_out(relative))
             .or_else(|| Some(forbidden::storage_marker_in(folder)?.said("the folder")))
+            .or_else(|| forbidden::database_marker_in(folder).map(said_of_marker))
             .or_else(|| rules.kind().shuns(&root.ground, folder, relative));
+        let is_out = out.is_some();
         if let Some(reason) = out {
             self.pass_over(root.path.join(relative), reason);
+        }
+        is_out
+    }
+
+    /// Lists one folder; stops where the share ends in its midst.
+    fn folder(&mut self, walk: &Walk<'_>, relative: &Path, folder: &OwnedFd) -> Way {
+        if self.is_out(walk, relative, folder) {
             return Way::NotBelow;
         }
+        let root = walk.root;
         let entries = match rustix::fs::Dir::read_from(folder) {
             Ok(entries) => entries,
             Err(error) => {
@@ -299,10 +318,10 @@ impl Surveyor<'_> {
                 break;
             };
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            // It came since, or nobody may ask for it by its name.
             if let Some(marker) = forbidden::marker(folder, name, entry.file_type()) {
                 forget(self);
-                let reason = format!("{marker} marks the folder as a database's");
-                self.pass_over(root.path.join(relative), reason);
+                self.pass_over(root.path.join(relative), said_of_marker(marker));
                 return Way::NotBelow;
             }
             // Nothing in such a folder goes. It is read on, since a marker keeps what lies beneath as well.
@@ -459,6 +478,10 @@ impl Surveyor<'_> {
         let ends = not_at_their_end.into_iter().filter_map(|walk| Some((walk.index, walk.from?)));
         (survey, ends.collect())
     }
+}
+
+fn said_of_marker(marker: &str) -> String {
+    format!("{marker} marks the folder as a database's")
 }
 
 /// Whether an inode may be judged at all: a regular file on the right device that can be unlinked.

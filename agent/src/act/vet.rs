@@ -77,7 +77,7 @@ impl Neighbours {
 /// one above the root, may come at any time.
 pub(super) fn why_shunned(rules: &RootRules, root: &Root, relative: &Path) -> Option<String> {
     if let Some(why) = forbidden::why_folder_is_out(&root.path.join(relative), &rules.policy)
-        .or_else(|| forbidden::why_marked_above(&root.path))
+        .or_else(|| forbidden::why_marked_above(&root.path, &rules.policy.host_root))
     {
         return Some(why);
     }

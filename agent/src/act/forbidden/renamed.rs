@@ -99,7 +99,8 @@ impl Renamed {
 
     /// Why a marker by another name keeps the root ([`why_marked_above`]); looked at once.
     pub(in crate::act) fn why_marked_above(&self) -> Option<&str> {
-        self.marked.get_or_init(|| self.near.iter().find_map(|name| why_marked_above(name))).as_deref()
+        let why = || self.near.iter().find_map(|name| why_marked_above(name, &self.root.host_root));
+        self.marked.get_or_init(why).as_deref()
     }
 
     /// Why what lies at `relative` beneath the root may not be touched, or `None`.

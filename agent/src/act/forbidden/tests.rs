@@ -186,9 +186,40 @@ fn etcds_folder_is_known_from_all_sides() {
         lay(&folder);
         let opened = beneath::open_folder(std::fs::File::open(&folder).unwrap(), Path::new("")).unwrap();
         assert_eq!(database_marker_in(&opened).is_some(), etcds, "{name}");
-        let why = why_in_database(&folder.join("logs"));
+        let why = why_in_database(&folder.join("logs"), Path::new("/"));
         assert_eq!(why.is_some(), etcds, "{name}: {why:?}");
     }
+}
+
+#[test]
+fn a_marker_in_the_systems_root_says_nothing_of_what_lies_beneath() {
+    in_own_mounts(|base| {
+        let (host, twice) = (base.join("host"), base.join("twice"));
+        for folder in ["etc", "usr", "var/log", "srv/app/logs"] {
+            create_dir_all(host.join(folder)).unwrap();
+        }
+        create_dir(&twice).unwrap();
+        rustix::mount::mount_bind(&host, &twice).unwrap();
+        for folder in [host.clone(), host.join("srv/app")] {
+            write(folder.join("dump.rdb"), "").unwrap();
+        }
+        let whole = Path::new("/");
+        for at in [&host, &twice] {
+            let said = |path: &str, host_root: &Path| why_in_database(&at.join(path), host_root);
+            assert_eq!(said("var/log", &host), None, "{}", at.display());
+            assert!(said("srv/app/logs", &host).unwrap().contains("srv/app above it"));
+            assert!(said("var/log", whole).is_some(), "nobody calls it the host's root");
+        }
+        // Called so by mistake.
+        std::fs::rename(host.join("usr"), host.join("users")).unwrap();
+        assert!(why_in_database(&host.join("var/log"), &host).is_some());
+        // Of this thread alone, which has a working directory and a root of its own.
+        rustix::process::chroot(&host).unwrap();
+        for host_root in [whole, Path::new("/nowhere")] {
+            assert_eq!(why_in_database(Path::new("/var/log"), host_root), None);
+            assert!(why_in_database(Path::new("/srv/app/logs"), host_root).is_some());
+        }
+    });
 }
 
 #[test]
@@ -208,7 +239,7 @@ fn a_confined_process_tells_markers_outside_its_roots_apart() {
         if status.ruleset == landlock::RulesetStatus::FullyEnforced {
             std::fs::read_dir(&fine).unwrap_err();
         }
-        let why = |folder: &Path| why_marked_above(&folder.join("logs"));
+        let why = |folder: &Path| why_marked_above(&folder.join("logs"), Path::new("/"));
         assert_eq!(why(&fine), None, "a folder of that name alone is no etcd's");
         assert!(why(&etcd).is_some_and(|why| why.starts_with("member marks")), "{:?}", why(&etcd));
     });

@@ -126,7 +126,7 @@ impl RootPolicy {
         } else if let Some(reason) = renamed.as_ref().and_then(Renamed::why_root_is_out) {
             say("path", path(), reason, REMEDY);
         }
-        if let Some(reason) = forbidden::why_marked_above(&self.path)
+        if let Some(reason) = forbidden::why_marked_above(&self.path, &self.host_root)
             .or_else(|| renamed.as_ref()?.why_marked_above().map(str::to_owned))
         {
             say("path", path(), reason, "leave it to what keeps its data there");

@@ -13,6 +13,8 @@ use crate::act::hold_line::HeldNow;
 use crate::act::plan::{Allowance, Trigger, plan};
 use crate::act::policy::{Budgets, Policy, RootPolicy};
 
+mod databases;
+
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Roots for rotated logs, on a clock that runs 100 days ahead: what is made now is old.

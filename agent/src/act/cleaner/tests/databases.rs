@@ -123,6 +123,27 @@ fn a_root_beneath_a_marker_that_comes_after_the_start_is_left_alone_while_it_is_
 }
 
 #[test]
+fn what_was_left_in_the_hosts_root_keeps_no_root() {
+    for marker in ["dump.rdb", "member"] {
+        let mut scene = Scene::new();
+        let host = scene.base.path().to_owned();
+        ["etc", "usr", "var/log/db"].iter().for_each(|f| fs::create_dir_all(host.join(f)).unwrap());
+        mark(&host, marker);
+        root_at(&mut scene, "var/log");
+        scene.policy.roots[0].host_root.clone_from(&host);
+        let ours = write(&scene, "var/log/app/x.log.1");
+        let theirs = write(&scene, "var/log/db/x.log.1");
+        mark(&host.join("var/log/db"), marker);
+        assert_eq!(scene.policy.validate(Path::new("/var/spool/dogwatch-test")), [], "{marker}");
+        let mut cleaner = scene.cleaner();
+        let plan = scene.plan(&cleaner);
+        assert_eq!(named(&plan), [&ours], "{marker}: {}", reasons(&plan));
+        let done = scene.apply(&mut cleaner, plan, &Agent::default());
+        assert!(!ours.exists() && theirs.exists(), "{marker}: {}", reasons(&done));
+    }
+}
+
+#[test]
 fn a_marker_that_comes_amid_an_action_keeps_what_is_left_of_it() {
     // Where the marker comes, and the last moment at which it still keeps the first object too.
     for (place, gap) in [
