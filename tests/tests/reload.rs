@@ -120,6 +120,61 @@ fn an_agent_judges_by_new_thresholds_and_keeps_the_old_ones_where_the_new_are_wr
 }
 
 #[test]
+fn an_agent_cleans_by_itself_only_by_the_roots_that_its_file_has() {
+    let stage = Stage::new(programs!());
+    let (state, health) = (stage.path().join("agent"), free_address());
+    let logs = stage.path().join("app/log");
+    std::fs::create_dir_all(&logs).unwrap();
+    let wide = format!("cleanup: {{ mode: plan, roots: [{{ path: {}, min_age: 2s }}] }}\n", logs.display());
+    let more = format!("health: {{ listen: \"{health}\" }}\ntail: {{ enabled: false }}\n");
+    let mut post = stage.post("node-a", &state, None, &format!("{more}{wide}"));
+    let base = std::fs::read_to_string(post.config()).unwrap();
+    let file = post.config().to_owned();
+    post.start();
+    let journal = stage.on_journal(&state);
+    let mode = |mode: &str| {
+        let series = format!("dogwatch_agent_cleanup_mode{{mode=\"{mode}\"}}");
+        (figure(health, &series) == Some(1.0)).then_some(())
+    };
+    let pending = || figure(health, "dogwatch_agent_config_pending_keys");
+    until("the mode", PATIENCE, || mode("plan"));
+    assert_eq!(pending(), Some(0.0));
+
+    // What the executor knows nothing of yet keeps the mode from it.
+    let narrow =
+        base.replace("mode: plan", "mode: auto").replace("min_age: 2s", "min_age: 2s, excludes: [audit]");
+    swap(&file, &narrow);
+    until("both keys to wait", PATIENCE, || pending().filter(|n| *n == 2.0));
+    let why =
+        "cleanup.roots[0].excludes waits for a restart of the agent; until then cleanups are only planned";
+    until("why in the journal", PATIENCE, || notes(&journal, why).then_some(()));
+    assert!(post.said().contains(why), "{}", post.said());
+    mode("plan").unwrap_or_else(|| unreachable!("it is not to clean by itself"));
+
+    // A write that is under way is no configuration.
+    std::fs::write(&file, "").unwrap();
+    hang_up(&mut post);
+    until("the refusal", PATIENCE, || {
+        (figure(health, "dogwatch_agent_config_reload_success") == Some(0.0)).then_some(())
+    });
+    assert!(post.said().contains("gives no key at all"), "{}", post.said());
+
+    // Taken back, the mode alone applies.
+    swap(&file, &base.replace("mode: plan", "mode: auto"));
+    until("the mode", PATIENCE, || mode("auto"));
+    assert_eq!(pending(), Some(0.0));
+
+    // And in `auto` an edit takes it out of it, until the restart.
+    swap(&file, &narrow);
+    until("the mode", PATIENCE, || mode("plan"));
+    post.stop();
+    post.start();
+    until("the mode after the restart", PATIENCE, || mode("auto"));
+    assert_eq!(pending(), Some(0.0));
+    post.stop();
+}
+
+#[test]
 fn a_collector_takes_another_silence_and_refuses_a_mistake() {
     let stage = Stage::new(programs!());
     let mut house = stage.house(&stage.path().join("collector"), "incidents: { silent_after: 1h }\n");

@@ -1,5 +1,6 @@
 mod again;
 mod budgets;
+mod unapplied;
 
 use std::path::PathBuf;
 
