@@ -79,12 +79,13 @@ pub fn read<T>(
     let origin = file.map_or_else(|| "environment and defaults".to_owned(), |f| f.display().to_string());
     let noted = Noted::default();
     let mut map = file.and_then(|f| load(f, &noted)).unwrap_or_default();
+    let bare = Section::new(String::new(), map.clone(), &noted).keys().is_empty();
     for (name, text) in environment {
         if let Some(path) = override_path(&name) {
             set(&mut map, &path, &name, &text, &noted);
         }
     }
-    let mut root = Section::new(String::new(), map, &noted);
+    let mut root = Section { bare, ..Section::new(String::new(), map, &noted) };
     let value = walk(&mut root);
     root.refuse_the_rest();
     let list = noted.0.take();
@@ -190,12 +191,19 @@ pub struct Section {
     map: Map<String, Value>,
     /// What was written, before any of it was taken.
     given: Map<String, Value>,
+    /// Whether the file gives no key.
+    bare: bool,
     noted: Noted,
 }
 
 impl Section {
     fn new(path: String, map: Map<String, Value>, noted: &Noted) -> Self {
-        Self { path, given: map.clone(), map, noted: noted.clone() }
+        Self { path, given: map.clone(), map, bare: false, noted: noted.clone() }
+    }
+
+    /// Whether the file gives no key at all, as one that is being written does; the root's to say.
+    pub fn is_bare(&self) -> bool {
+        self.bare
     }
 
     /// The full path of `key` in this section.

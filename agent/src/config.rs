@@ -142,6 +142,10 @@ pub struct Read {
     pub config: Config,
     /// Every key that is given.
     pub keys: Keys,
+    /// The file, as its mistakes name it.
+    pub origin: String,
+    /// Whether the file gives no key at all, or cannot be read.
+    pub bare: bool,
     /// Every mistake.
     pub problems: Option<Problems>,
 }
@@ -183,14 +187,15 @@ impl Config {
                 .cloned()
                 .or_else(|| rustix::system::uname().nodename().to_str().ok().map(str::to_ascii_lowercase)),
         };
+        let origin = file.map_or_else(String::new, |file| file.display().to_string());
         let mut walked = None;
         let problems = read(file, environment, |root| {
             let config = walk(root, around);
-            walked = Some((config, root.keys()));
+            walked = Some((config, root.keys(), root.is_bare()));
         });
         #[expect(clippy::expect_used, reason = "reading always walks, whatever the file says")]
-        let (config, keys) = walked.expect("the keys were walked");
-        Read { config, keys, problems: problems.err() }
+        let (config, keys, bare) = walked.expect("the keys were walked");
+        Read { config, keys, origin, bare, problems: problems.err() }
     }
 }
 

@@ -7,8 +7,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use dogwatch_e2e::layout::fill_to;
+use dogwatch_e2e::loopfs::LoopFs;
 use dogwatch_e2e::programs;
-use dogwatch_e2e::stage::{Person, Post, Stage, free_address, http_get};
+use dogwatch_e2e::stage::{Person, Post, Stage, free_address, http_get, yaml};
 use dogwatch_e2e::wait::until;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -117,6 +119,119 @@ fn an_agent_judges_by_new_thresholds_and_keeps_the_old_ones_where_the_new_are_wr
     until("what needs a restart", PATIENCE, || post.said().contains(restart).then_some(()));
     until("the same in the journal", PATIENCE, || notes(&journal, restart).then_some(()));
     post.stop();
+}
+
+#[test]
+fn an_agent_cleans_by_itself_only_by_the_roots_that_its_file_has() {
+    let stage = Stage::new(programs!());
+    let (state, health) = (stage.path().join("agent"), free_address());
+    let logs = stage.path().join("app/log");
+    std::fs::create_dir_all(&logs).unwrap();
+    let wide = format!("cleanup: {{ mode: plan, roots: [{{ path: {}, min_age: 2s }}] }}\n", logs.display());
+    let more = format!("health: {{ listen: \"{health}\" }}\ntail: {{ enabled: false }}\n");
+    let mut post = stage.post("node-a", &state, None, &format!("{more}{wide}"));
+    let base = std::fs::read_to_string(post.config()).unwrap();
+    let file = post.config().to_owned();
+    post.start();
+    let journal = stage.on_journal(&state);
+    let mode = |mode: &str| {
+        let series = format!("dogwatch_agent_cleanup_mode{{mode=\"{mode}\"}}");
+        (figure(health, &series) == Some(1.0)).then_some(())
+    };
+    let pending = || figure(health, "dogwatch_agent_config_pending_keys");
+    until("the mode", PATIENCE, || mode("plan"));
+    assert_eq!(pending(), Some(0.0));
+
+    // What the executor knows nothing of yet keeps the mode from it.
+    let narrow =
+        base.replace("mode: plan", "mode: auto").replace("min_age: 2s", "min_age: 2s, excludes: [audit]");
+    swap(&file, &narrow);
+    until("both keys to wait", PATIENCE, || pending().filter(|n| *n == 2.0));
+    let why =
+        "cleanup.roots[0].excludes waits for a restart of the agent; until then cleanups are only planned";
+    until("why in the journal", PATIENCE, || notes(&journal, why).then_some(()));
+    assert!(post.said().contains(why), "{}", post.said());
+    mode("plan").unwrap_or_else(|| unreachable!("it is not to clean by itself"));
+
+    // A write that is under way is no configuration.
+    std::fs::write(&file, "").unwrap();
+    hang_up(&mut post);
+    until("the refusal", PATIENCE, || {
+        (figure(health, "dogwatch_agent_config_reload_success") == Some(0.0)).then_some(())
+    });
+    assert!(post.said().contains("gives no key at all"), "{}", post.said());
+
+    // Taken back, the mode alone applies.
+    swap(&file, &base.replace("mode: plan", "mode: auto"));
+    until("the mode", PATIENCE, || mode("auto"));
+    assert_eq!(pending(), Some(0.0));
+
+    // And in `auto` an edit takes it out of it, until the restart.
+    swap(&file, &narrow);
+    until("the mode", PATIENCE, || mode("plan"));
+    post.stop();
+    post.start();
+    until("the mode after the restart", PATIENCE, || mode("auto"));
+    assert_eq!(pending(), Some(0.0));
+    post.stop();
+}
+
+/// The roll-out as the runbook has it, with an exclude that is written on the way.
+#[test]
+fn what_the_file_excludes_stays_whatever_mode_is_set_before_the_restart() {
+    let disk = LoopFs::create(64 << 20, "ext4", &["-m", "0"]).unwrap();
+    let root = disk.path().join("log");
+    std::fs::create_dir_all(root.join("audit")).unwrap();
+    let logs = ["audit/a.log.1", "audit/a.log.2", "b.log.1", "b.log.2", "b.log.3", "b.log.4", "b.log.5"];
+    let logs = logs.map(|name| root.join(name));
+    for log in &logs {
+        std::fs::write(log, vec![b'x'; 4 << 20]).unwrap();
+    }
+    let is_there = || logs.each_ref().map(|log| log.exists());
+    let stage = Stage::new(programs!());
+    let mut house = stage.house(&stage.path().join("collector"), "");
+    house.start();
+    let more = format!(
+        "tail: {{ enabled: false }}\ncleanup: {{ mode: plan, roots: [{{ path: {}, min_age: 0s, keep_newest: 0 }}] }}\n",
+        yaml(&root)
+    );
+    let mut post = stage.post("node-a", &stage.path().join("agent"), Some(&house), &more);
+    let base = std::fs::read_to_string(post.config()).unwrap();
+    let file = post.config().to_owned();
+    post.start();
+    let rita = house.person("rita", "responder");
+    fill_to(&disk.path().join("filler"), 4 << 20);
+    let mount = disk.path().to_str().unwrap();
+    until("a plan that has both", PATIENCE, || {
+        rita.rows(&["get", "actions", "--state", "planned"]).into_iter().find(|a| a["mount"] == mount)
+    });
+    let excluding = base.replace("keep_newest: 0", "keep_newest: 0, excludes: [audit]");
+    swap(&file, &excluding);
+    let why =
+        "cleanup.roots[0].excludes waits for a restart of the agent; until then cleanups are only planned";
+    let said_of_node = || rita.rows(&["get", "nodes"]).iter().any(|row| row.to_string().contains(why));
+    until("the node to say that it waits", PATIENCE, || said_of_node().then_some(()));
+    swap(&file, &excluding.replace("mode: plan", "mode: auto"));
+    until("the mode to wait", PATIENCE, || {
+        post.said().contains("restart to apply: cleanup.mode, cleanup.roots[0].excludes").then_some(())
+    });
+    let refused = rita.dogwatch(&["clean", "node-a", "--mount", mount, "--yes"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains(why), "{said}");
+    assert_eq!(is_there(), [true; 7]);
+
+    // The restart applies both.
+    post.stop();
+    post.start();
+    until("a cleanup by itself", PATIENCE, || {
+        let done = rita.rows(&["get", "actions", "--state", "done"]);
+        done.into_iter().find(|a| a["mount"] == mount && a["actor"] == "node")
+    });
+    let [a, b, rest @ ..] = is_there();
+    assert!(a && b && rest.contains(&false), "{rest:?}");
+    assert!(!said_of_node());
+    post.stop();
+    house.stop();
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! A node in mode `auto` asks its collector before it removes anything, so that one bad rule harms few nodes at once.
 //! What it goes by, the first that applies:
 //!
+//! 0. What may go is not what the configuration on disk says, since keys of it wait for a restart: nothing, whoever asks.
 //! 1. The brake that was heard last is paused or tripped: nothing, also without a collector, also after a restart. The
 //!    same where what was heard last cannot be read any more, until the collector says it again.
 //! 2. No collector is configured: there is nobody to ask, and the node acts.
@@ -13,7 +14,8 @@
 //! A stop is ended only by a word of a later revision: what was under way when it came, and a collector that was put back
 //! from an older copy, do not end it ([`Gate::set_word`]).
 //!
-//! Deliberately absent: asking (`uplink`), keeping (`brake_line`), people's orders, which need no permit.
+//! Deliberately absent: asking (`uplink`), keeping (`brake_line`), people's orders, which need no permit: of the above 0. and 1.
+//! are theirs too.
 
 use std::fmt;
 use std::str::FromStr;
@@ -201,12 +203,22 @@ pub struct Gate {
     word: Option<Word>,
     /// Why nobody can tell what was heard last, until it is heard again.
     doubt: Option<String>,
+    /// What of the configuration on disk is not in force, and bounds what may go.
+    unapplied: Option<String>,
 }
 
 impl Gate {
     /// A gate that nobody watches: no collector is configured.
     pub fn open(node: NodeName, policy: Hash) -> Self {
-        Self { node, policy, without: Without::Act, link: Link::Nowhere, word: None, doubt: None }
+        Self {
+            node,
+            policy,
+            without: Without::Act,
+            link: Link::Nowhere,
+            word: None,
+            doubt: None,
+            unapplied: None,
+        }
     }
 
     /// A gate of a node with a collector that is not connected yet; `kept` by the last run.
@@ -216,7 +228,7 @@ impl Gate {
             Kept::Word(word) => (Some(word), None),
             Kept::Doubt { why, older } => (older, Some(why)),
         };
-        Self { node, policy, without, link: Link::Down(now_boot_ns), word, doubt }
+        Self { node, policy, without, link: Link::Down(now_boot_ns), word, doubt, unapplied: None }
     }
 
     /// The node's policy.
@@ -255,6 +267,16 @@ impl Gate {
         true
     }
 
+    /// What of the configuration on disk bounds what may go and is not in force, in words; `None`: all of it is.
+    pub fn set_unapplied(&mut self, why: Option<String>) {
+        self.unapplied = why;
+    }
+
+    /// The same, to look at.
+    pub fn unapplied(&self) -> Option<&str> {
+        self.unapplied.as_deref()
+    }
+
     /// Why nobody can tell what was heard last, if so.
     pub fn doubt(&self) -> Option<&str> {
         self.doubt.as_deref()
@@ -275,7 +297,7 @@ impl Gate {
 
     /// Whether a plan that waits for `mount` may begin; `severity` is the mount's worst finding.
     pub fn clear(&self, waiting: &Waiting, mount: &str, severity: Severity, now_boot_ns: u64) -> Clearance {
-        if let Some(why) = self.stopped() {
+        if let Some(why) = self.unapplied().or_else(|| self.stopped()) {
             return Clearance::Wait(why.to_owned());
         }
         let alone_since = match self.link {

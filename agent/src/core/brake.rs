@@ -6,7 +6,7 @@ use std::sync::mpsc::{Sender, SyncSender, TrySendError};
 use std::time::Duration;
 
 use dogwatch::clock;
-use dogwatch::record::{Body, Hash, Moment, Stream};
+use dogwatch::record::{Body, CleanupMode, Hash, Moment, Stream};
 use dogwatch::supervise::Stop;
 use dogwatch::wire;
 use tokio::sync::watch;
@@ -159,7 +159,7 @@ impl Core {
         let _ = self.wires.brake.line.send(BrakeJob::Halt { action, why });
     }
 
-    /// Cleanups that wait, in words; the longest wait is counted.
+    /// Cleanups that wait, and what keeps all of them from beginning, in words; the longest wait is counted.
     pub(super) fn waiting_words(&self, now: Moment) -> Vec<String> {
         let waits = self.responder.waits(now);
         let longest = waits.iter().map(|(_, _, ns)| ns / 1_000_000).max().unwrap_or(0);
@@ -168,9 +168,12 @@ impl Core {
         let unkept = self.wires.brake.unkept.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let unkept =
             unkept.map(|why| format!("keep over a restart what the collector says of cleanups: {why}"));
+        let unapplied =
+            self.responder.gate().unapplied().filter(|_| self.responder.mode() != CleanupMode::Off);
+        let unapplied = unapplied.map(|why| format!("clean by the configuration on disk: {why}"));
         let doubt = self.responder.gate().doubt().map(|why| format!("clean by itself yet: {why}"));
         let waits = waits.into_iter().map(|(mount, why, _)| format!("clean {mount} by itself yet: {why}"));
-        unkept.into_iter().chain(doubt).chain(waits).collect()
+        unapplied.into_iter().chain(unkept).chain(doubt).chain(waits).collect()
     }
 }
 

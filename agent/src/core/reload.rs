@@ -3,6 +3,7 @@
 //! Detectors are built anew and take up the findings that are active, as after a restart: what still holds by the new
 //! thresholds goes on under its id, what does not is cleared, and no finding is lost. Their windows begin empty.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dogwatch::clock;
@@ -29,6 +30,10 @@ pub struct Live {
     pub evidence_every: Duration,
     /// What the node does by itself when a disk fills.
     pub mode: CleanupMode,
+    /// What of the file bounds what may go and is not in force, in words.
+    pub unapplied: Option<String>,
+    /// Keys of the file that need a restart.
+    pub pending_keys: u64,
 }
 
 impl Core {
@@ -38,7 +43,9 @@ impl Core {
         let Some(live) = reload.live else { return };
         self.config.evidence_every = live.evidence_every;
         self.evidence.set_every(live.evidence_every, now.boot_ns);
-        self.responder.set_mode(live.mode);
+        self.wires.figures.config_pending_keys.store(live.pending_keys, Ordering::Relaxed);
+        let steps = self.responder.set_bounds(live.mode, live.unapplied, now);
+        self.carry_out(now, steps);
         if let Some(detect) = live.detect {
             self.judge_anew(*detect);
         }

@@ -53,6 +53,9 @@ impl Collector for Export {
         let stats = self.sources.recorder.stats();
         page.build(env!("CARGO_PKG_VERSION"))?;
         self.sources.reload.export(&mut page)?;
+        let pending = get(&self.sources.figures.config_pending_keys) as f64;
+        let help = "Keys of the configuration on disk that need a restart to apply; 0: all of it is in force";
+        page.gauge("config_pending_keys", help, pending)?;
         self.watching(&mut page)?;
         self.logs(&mut page)?;
         self.cleanups(&mut page)?;

@@ -67,6 +67,8 @@ pub struct Figures {
     pub ballast_inodes: AtomicU64,
     /// Times that ballast was given up.
     pub ballast_given_up: AtomicU64,
+    /// Keys of the configuration on disk that need a restart.
+    pub config_pending_keys: AtomicU64,
     /// Holds in force on this node.
     pub holds: AtomicU64,
     /// Whether that is longer than configured.

@@ -6,22 +6,32 @@
 //!
 //! A configuration with mistakes changes nothing, but for one: a cleanup mode that is written there and is tighter than the
 //! one in force applies at once, whatever else is wrong. Nobody who takes the node out of `auto` has to mend a rule first.
+//!
+//! Invariants
+//! - Nothing goes by a policy that the file does not have. While a key that bears on what goes is written otherwise than it is
+//!   in force ([`bears`]), it is held back: cleanups are only planned, and no plan is applied. Which of the two is the tighter
+//!   is not asked: that is easily got wrong, and a restart is cheap. To take the edit back ends it.
+//! - Of a file with mistakes only what is tighter is taken: what it holds back waits for a file without.
+//! - A file that gives no key at all, where one gave some, is one that is being written: a mistake.
 
 use std::sync::mpsc::SyncSender;
 
-use dogwatch::config::{Keys, Problems};
+use dogwatch::config::{Keys, Problem, Problems};
 use dogwatch::record::CleanupMode;
 use dogwatch::reload::{Changes, Origin, Outcome, Watcher, cut, rejected};
 use dogwatch::supervise::Stop;
 use dogwatch::telemetry;
 use tokio::sync::watch;
 
+use crate::act::policy::Policy;
 use crate::config::{Config, Read};
 use crate::core::{Live, Message, Reload};
 
 /// Keys and sections that are applied while the agent runs.
 const LIVE: [&str; 4] = ["log.level", "detect", "sample.evidence_every", MODE];
 const MODE: &str = "cleanup.mode";
+/// Keys that are named as held back; the log and the note have all.
+const MAX_NAMED: usize = 4;
 
 /// The configuration as it was started with, and how to read it again.
 #[derive(Debug, Clone)]
@@ -47,8 +57,7 @@ pub(super) async fn follow(
     mut watcher: Watcher,
     stop: Stop,
 ) -> Result<(), String> {
-    let mut state =
-        State { may_switch_on: config.policy.mode != CleanupMode::Off, config, keys: started.keys };
+    let mut state = State::new(config, started.keys);
     loop {
         let path = tokio::select! {
             () = stop.wait() => return Ok(()),
@@ -64,49 +73,164 @@ pub(super) async fn follow(
 }
 
 struct State {
-    /// What is in force, wherever it came from.
+    /// What is in force, wherever it came from; of the mode, what is while nothing is held back.
     config: Config,
     keys: Keys,
     /// Whether the executor removes anything at all.
     may_switch_on: bool,
+    /// Keys of the file that bear on what goes and are not in force.
+    held_back: Vec<String>,
+    /// Whether the file that has them has mistakes.
+    mistaken: bool,
+    /// Keys of the file that need a restart.
+    pending: usize,
 }
 
 impl State {
+    fn new(config: Config, keys: Keys) -> Self {
+        let may_switch_on = config.policy.mode != CleanupMode::Off;
+        Self { config, keys, may_switch_on, held_back: Vec::new(), mistaken: false, pending: 0 }
+    }
+
     fn take(&mut self, read: Read, told: &Told) -> Reload {
-        let (new, keys) = (read.config, read.keys);
-        if let Some(problems) = read.problems {
-            told.outcome.bad();
-            let mut text = rejected(&problems);
-            let tighter = tighter_mode(&new, &keys, &problems, self.config.policy.mode);
-            if let Some((mode, written)) = tighter {
-                self.config.policy.mode = mode;
-                self.keys.insert(MODE.to_owned(), written.clone());
-                told.mode.send_replace(mode);
-                text = format!(
-                    "{MODE} is {written} from now on, since that is tighter than before; of the rest: {text}"
-                );
-            }
-            tracing::error!("{text}");
-            return Reload { told: cut(text), live: tighter.is_some().then(|| self.live(None)) };
+        let problems = read.problems.clone().or_else(|| self.emptied(&read));
+        if let Some(problems) = problems {
+            return self.refuse(&read, &problems, told);
         }
+        let (new, keys) = (read.config, read.keys);
         let live: Vec<&str> = LIVE.into_iter().filter(|k| *k != MODE || self.may_switch_on).collect();
         let mut changes = Changes::between(&self.keys, &keys, &live);
+        let before = std::mem::take(&mut self.held_back);
+        self.held_back = self.not_in_force(&new, &changes);
+        self.mistaken = false;
+        if !self.held_back.is_empty()
+            && new.policy.mode == CleanupMode::Auto
+            && let Some(at) = changes.live.iter().position(|key| key == MODE)
+        {
+            changes.restart.push(changes.live.remove(at));
+            changes.restart.sort();
+        }
         changes.apply(&mut self.keys, &keys);
         let detect = self.adopt(&new, &mut changes);
+        self.pending = changes.restart.len();
         told.outcome.good();
-        told.mode.send_if_modified(|mode| {
-            std::mem::replace(mode, self.config.policy.mode) != self.config.policy.mode
-        });
-        let text = changes.told();
-        tracing::info!("{text}");
+        self.tell_mode(told);
+        let mut text = changes.told();
+        match self.unapplied().filter(|_| self.config.policy.mode != CleanupMode::Off) {
+            Some(why) => {
+                text = format!("{text}; {why}");
+                tracing::warn!("{text}");
+            }
+            None => {
+                if !before.is_empty() {
+                    text += "; nothing that bears on cleanups is held back any more";
+                }
+                tracing::info!("{text}");
+            }
+        }
         Reload { told: cut(text), live: Some(self.live(detect)) }
+    }
+
+    /// A new configuration that is not used: it can only make the one in force tighter.
+    fn refuse(&mut self, read: &Read, problems: &Problems, told: &Told) -> Reload {
+        told.outcome.bad();
+        let mut text = rejected(problems);
+        // What cannot be read says nothing.
+        let changes = Changes::between(&self.keys, if read.bare { &self.keys } else { &read.keys }, &LIVE);
+        let news = changes.restart.into_iter().filter(|key| bears(key) && !self.held_back.contains(key));
+        let news: Vec<String> = news.collect();
+        let holds_back = !news.is_empty();
+        if holds_back {
+            self.held_back.extend(news);
+            self.mistaken = true;
+            self.pending = self.pending.max(self.held_back.len());
+            if let Some(why) = self.unapplied().filter(|_| self.config.policy.mode != CleanupMode::Off) {
+                text = format!("{why}; {text}");
+            }
+        }
+        let tighter = tighter_mode(&read.config, &read.keys, problems, self.config.policy.mode);
+        if let Some((mode, written)) = tighter {
+            self.config.policy.mode = mode;
+            self.keys.insert(MODE.to_owned(), written.clone());
+            text = format!(
+                "{MODE} is {written} from now on, since that is tighter than before; of the rest: {text}"
+            );
+        }
+        self.tell_mode(told);
+        tracing::error!("{text}");
+        Reload { told: cut(text), live: (holds_back || tighter.is_some()).then(|| self.live(None)) }
+    }
+
+    /// The mistake of a file that gives no key where the one before gave some.
+    fn emptied(&self, read: &Read) -> Option<Problems> {
+        if !read.bare || read.keys == self.keys {
+            return None;
+        }
+        let origin = read.origin.clone();
+        let problem = Problem {
+            key: origin.clone(),
+            value: String::new(),
+            reason: "gives no key at all, as a file that is being written does".to_owned(),
+            remedy: "write what it is to say; for defaults alone, restart the agent".to_owned(),
+        };
+        Some(Problems { origin, list: vec![problem] })
+    }
+
+    /// Keys that bear on what goes and stand in `new` otherwise than they are in force.
+    fn not_in_force(&self, new: &Config, changes: &Changes) -> Vec<String> {
+        if bounds(new) == bounds(&self.config) {
+            return Vec::new();
+        }
+        let keys: Vec<String> = changes.restart.iter().filter(|key| bears(key)).cloned().collect();
+        match (keys.is_empty(), changes.restart.is_empty()) {
+            (false, _) => keys,
+            // A default that follows from another key.
+            (true, false) => changes.restart.clone(),
+            // The same name is another user.
+            (true, true) => vec!["what cleanup.roots names".to_owned()],
+        }
+    }
+
+    /// What is held back, in words.
+    fn unapplied(&self) -> Option<String> {
+        let named = self.held_back.get(..MAX_NAMED).unwrap_or(&self.held_back).join(", ");
+        let s = match self.held_back.len() {
+            0 => return None,
+            1 => "s",
+            _ => "",
+        };
+        let more = match self.held_back.len().saturating_sub(MAX_NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let until = if self.mistaken {
+            "until the configuration's mistakes are mended"
+        } else {
+            "for a restart of the agent"
+        };
+        Some(format!("{named}{more} wait{s} {until}; until then cleanups are only planned"))
+    }
+
+    /// The mode that counts.
+    fn mode(&self) -> CleanupMode {
+        match self.config.policy.mode {
+            CleanupMode::Auto if !self.held_back.is_empty() => CleanupMode::Plan,
+            mode => mode,
+        }
+    }
+
+    fn tell_mode(&self, told: &Told) {
+        let now = self.mode();
+        told.mode.send_if_modified(|mode| std::mem::replace(mode, now) != now);
     }
 
     fn live(&self, detect: Option<crate::detect::DetectConfig>) -> Live {
         Live {
             detect: detect.map(Box::new),
             evidence_every: self.config.evidence_every,
-            mode: self.config.policy.mode,
+            mode: self.mode(),
+            unapplied: self.unapplied(),
+            pending_keys: self.pending as u64,
         }
     }
 
@@ -139,6 +263,22 @@ impl State {
     }
 }
 
+/// Whether `key` says what goes, how much of it, or by whose leave. The ballast is the agent's own room.
+fn bears(key: &str) -> bool {
+    let of_cleanup =
+        key.strip_prefix("cleanup.").is_some_and(|rest| rest != "mode" && !rest.starts_with("ballast."));
+    of_cleanup || ["node.host_root", "state.dir", "uplink.collector"].contains(&key)
+}
+
+/// What those keys come to, with defaults and what they name.
+fn bounds(config: &Config) -> String {
+    let policy = Policy { mode: CleanupMode::Plan, ..config.policy.clone() };
+    let Config { images, breaker, preserve, without_collector, host_root, state_dir, collector, .. } = config;
+    format!(
+        "{policy:?}{images:?}{breaker:?}{preserve:?}{without_collector}{host_root:?}{state_dir:?}{collector:?}"
+    )
+}
+
 /// The mode of `new`, and how it is written there, if it is and is tighter than the one `in_force`.
 fn tighter_mode<'k>(
     new: &Config,
@@ -154,106 +294,4 @@ fn tighter_mode<'k>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load(file: &std::path::Path, text: &str) -> Read {
-        std::fs::write(file, text).unwrap();
-        Config::read(Some(file), [("NODE_NAME".to_owned(), "n".to_owned())])
-    }
-
-    #[test]
-    fn a_tighter_mode_applies_whatever_else_is_wrong() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("agent.yaml");
-        let Read { config, keys, .. } = load(&file, "cleanup: { mode: auto }\n");
-        let mut state = State { may_switch_on: true, config, keys };
-        let (inbox, _held) = std::sync::mpsc::sync_channel(1);
-        let told = Told { inbox, mode: watch::Sender::new(CleanupMode::Auto), outcome: Outcome::default() };
-        let mut take = |text: &str| {
-            let reload = state.take(load(&file, text), &told);
-            (reload.told, reload.live.map(|live| live.mode), *told.mode.borrow())
-        };
-        let wrong = "sample: { every: never }\n";
-        for text in ["cleanup: { mode: palm }\n", "cleanup: [\n", &format!("cleanup: {{}}\n{wrong}")] {
-            let (said, live, mode) = take(text);
-            assert!(said.starts_with("the new configuration is not used"), "{said}");
-            assert_eq!((live, mode), (None, CleanupMode::Auto), "{text}");
-        }
-        let (said, live, mode) = take(&format!("cleanup: {{ mode: plan, rooots: [] }}\n{wrong}"));
-        assert!(said.starts_with("cleanup.mode is plan from now on"), "{said}");
-        assert!(said.contains("sample.every") && said.contains("cleanup.rooots"), "{said}");
-        assert_eq!((live, mode), (Some(CleanupMode::Plan), CleanupMode::Plan));
-        let (said, live, mode) = take(&format!("cleanup: {{ mode: auto }}\n{wrong}"));
-        assert_eq!((live, mode), (None, CleanupMode::Plan), "looser waits until all is right: {said}");
-        let (said, _, mode) = take("cleanup: { mode: auto }\n");
-        assert!(said.ends_with("applied: cleanup.mode"), "{said}");
-        assert_eq!(mode, CleanupMode::Auto);
-        let (_, live, mode) = take(&format!("cleanup: {{ mode: off }}\n{wrong}"));
-        assert_eq!((live, mode), (Some(CleanupMode::Off), CleanupMode::Off));
-    }
-
-    #[test]
-    fn what_lies_at_a_root_keeps_nobody_from_a_tighter_mode() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("agent.yaml");
-        let out = dir.path().join("app/out");
-        std::fs::create_dir_all(&out).unwrap();
-        let text = |mode: &str| {
-            format!("cleanup: {{ mode: {mode}, roots: [{{ path: {}, min_age: 1h }}] }}\n", out.display())
-        };
-        let Read { config, keys, .. } = load(&file, &text("auto"));
-        let mut state = State { may_switch_on: true, config, keys };
-        let (inbox, _held) = std::sync::mpsc::sync_channel(1);
-        let told = Told { inbox, mode: watch::Sender::new(CleanupMode::Auto), outcome: Outcome::default() };
-        std::fs::remove_dir(&out).unwrap();
-        std::os::unix::fs::symlink("/nowhere", &out).unwrap();
-        std::fs::write(dir.path().join("app/dump.rdb"), "").unwrap();
-        let reload = state.take(load(&file, &text("plan")), &told);
-        assert!(reload.told.ends_with("applied: cleanup.mode"), "{}", reload.told);
-        assert_eq!(*told.mode.borrow(), CleanupMode::Plan);
-    }
-
-    #[test]
-    fn what_applies_is_told_apart_from_what_needs_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("agent.yaml");
-        let Read { config, keys, .. } = load(&file, "cleanup: { mode: plan }\n");
-        let mut state = State { may_switch_on: true, config, keys };
-        let (inbox, _held) = std::sync::mpsc::sync_channel(1);
-        let told = Told { inbox, mode: watch::Sender::new(CleanupMode::Plan), outcome: Outcome::default() };
-
-        let text = "cleanup: { mode: auto, budgets: { max_objects: 5 } }\ndetect: { space: { high_used: 90%, serious_used: 92% } }\ncaps: { cpu: 5% }\n";
-        let reload = state.take(load(&file, text), &told);
-        assert_eq!(
-            reload.told,
-            "the configuration was read again; applied: cleanup.mode, detect.space.high_used, \
-             detect.space.serious_used; restart to apply: caps.cpu, cleanup.budgets.max_objects"
-        );
-        let live = reload.live.unwrap();
-        assert_eq!((live.mode, *told.mode.borrow()), (CleanupMode::Auto, CleanupMode::Auto));
-        assert_eq!(live.detect.unwrap().disk.space.high_used, 0.9);
-
-        let reload = state.take(load(&file, "detect: { space: { high_used: 140% } }\n"), &told);
-        assert!(reload.told.contains("detect.space.high_used = 140%"), "{}", reload.told);
-        assert!(reload.live.is_none());
-
-        // Thresholds that did not change are left alone, and a default that is written out is no change.
-        let reload = state.take(load(&file, &text.replace(", budgets: { max_objects: 5 }", "")), &told);
-        assert_eq!(reload.told, "the configuration was read again; nothing changed");
-        assert!(reload.live.unwrap().detect.is_none());
-    }
-
-    #[test]
-    fn an_executor_that_is_off_is_not_switched_on() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("agent.yaml");
-        let Read { config, keys, .. } = load(&file, "cleanup: { mode: off }\n");
-        let mut state = State { may_switch_on: false, config, keys };
-        let (inbox, _held) = std::sync::mpsc::sync_channel(1);
-        let told = Told { inbox, mode: watch::Sender::new(CleanupMode::Off), outcome: Outcome::default() };
-        let reload = state.take(load(&file, "cleanup: { mode: auto }\n"), &told);
-        assert!(reload.told.ends_with("restart to apply: cleanup.mode"), "{}", reload.told);
-        assert_eq!(reload.live.unwrap().mode, CleanupMode::Off);
-    }
-}
+mod tests;

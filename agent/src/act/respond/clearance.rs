@@ -3,7 +3,7 @@
 use dogwatch::record::{Action, ActionState, CleanupMode, Moment};
 
 use super::need::severity;
-use super::{DISK_TIME_TO_FULL, Respond, Site, Step};
+use super::{Busy, DISK_TIME_TO_FULL, Respond, Site, Step};
 use crate::act::permit::{Ask, Clearance, Gate, Heard, Waiting, Word};
 
 /// Most cleaners that are named to the collector.
@@ -35,17 +35,33 @@ impl Respond {
         &self.gate
     }
 
+    /// Goes on in `mode`. `unapplied`: what of the configuration on disk bounds what may go and is not in force; meanwhile
+    /// nothing begins, whoever wants it, and what is under way ends before its next object.
+    pub fn set_bounds(&mut self, mode: CleanupMode, unapplied: Option<String>, now: Moment) -> Vec<Step> {
+        self.set_mode(mode);
+        let halts = unapplied.iter().flat_map(|why| self.under_way().filter_map(move |busy| halt(busy, why)));
+        let mut steps: Vec<Step> = halts.collect();
+        self.gate.set_unapplied(unapplied);
+        if mode != CleanupMode::Auto {
+            let mounts: Vec<String> = self.mounts.keys().cloned().collect();
+            steps.extend(mounts.iter().flat_map(|mount| self.withdraw(mount, now)));
+        }
+        steps
+    }
+
+    /// What is to be applied, or is.
+    fn under_way(&self) -> impl Iterator<Item = &Busy> {
+        self.mounts.values().filter_map(|site| site.busy.as_ref()).filter(|busy| busy.applies)
+    }
+
     /// The collector says how all nodes stand: what must stop does so before its next object.
     pub fn on_word(&mut self, word: Word, now: Moment) -> Vec<Step> {
         if !self.gate.set_word(word) {
             return Vec::new();
         }
         let Some(why) = self.gate.stopped().map(str::to_owned) else { return self.proceed_all(now) };
-        let under_way = self.mounts.values().filter_map(|site| site.busy.as_ref());
-        let ours = under_way.filter(|busy| busy.applies && busy.leave != Leave::OverBrake);
-        let started =
-            ours.filter_map(|busy| busy.action.as_ref().filter(|a| a.state == ActionState::Started));
-        started.map(|a| Step::Halt { action: a.id.clone(), why: why.clone() }).collect()
+        let ours = self.under_way().filter(|busy| busy.leave != Leave::OverBrake);
+        ours.filter_map(|busy| halt(busy, &why)).collect()
     }
 
     /// The collector's answer about an action.
@@ -122,8 +138,12 @@ impl Respond {
         self.mounts.iter().filter_map(wait).collect()
     }
 
-    /// Why an order of a person's may not be applied, if cleanups are stopped.
+    /// Why an order of a person's may not be applied, if cleanups are stopped or would go by a policy that is not on disk
+    /// any more.
     pub(super) fn braked(&self, over_brake: bool) -> Option<String> {
+        if let Some(why) = self.gate.unapplied() {
+            return Some(format!("nothing was touched: {why}"));
+        }
         let why = self.gate.stopped().filter(|_| !over_brake)?;
         Some(format!(
             "nothing was touched: {why}; `dogwatch brake release` lets cleanups go on, and an admin can apply one plan all the \
@@ -147,7 +167,14 @@ impl Respond {
     /// Why such an action may not be applied after all.
     fn too_late(&self, leave: &Leave, now: Moment) -> Option<String> {
         match leave {
-            Leave::OverBrake => None,
+            Leave::OverBrake => self.braked(true),
+            // The node's own, which in another mode it does not want.
+            Leave::Leased(_) | Leave::Alone
+                if self.mode() != CleanupMode::Auto && self.gate.unapplied().is_none() =>
+            {
+                let mode = self.mode();
+                Some(format!("nothing was touched: cleanup.mode was set to {mode} before this began"))
+            }
             Leave::Leased(until) if now.boot_ns >= *until => {
                 Some("nothing was touched: the collector's permit ended before this began".to_owned())
             }
@@ -239,4 +266,10 @@ impl Respond {
         let mounts: Vec<String> = self.mounts.keys().cloned().collect();
         mounts.iter().flat_map(|mount| self.proceed(mount, now)).collect()
     }
+}
+
+/// Ends what `busy` applies.
+fn halt(busy: &Busy, why: &str) -> Option<Step> {
+    let started = busy.action.as_ref().filter(|a| a.state == ActionState::Started)?;
+    Some(Step::Halt { action: started.id.clone(), why: why.to_owned() })
 }
