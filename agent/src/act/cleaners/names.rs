@@ -141,7 +141,7 @@ fn one_off(name: &[u8]) -> Option<usize> {
     };
     without("~")
         .or_else(|| COMPRESSIONS.iter().find_map(|end| without(end)))
-        .or_else(|| COPIES.iter().find_map(|word| copy(&word)))
+        .or_else(|| COPIES.iter().find_map(copy))
         .or_else(|| mark(name))
 }
 
