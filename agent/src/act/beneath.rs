@@ -150,6 +150,11 @@ pub(super) fn open_regular(folder: impl AsFd, name: &Path) -> Result<Opened, Err
     Ok(Opened::Regular(fd, facts))
 }
 
+/// Whether reading `file` leaves its access time alone.
+pub(super) fn is_read_unseen(file: impl AsFd) -> bool {
+    rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::NOATIME))
+}
+
 /// Opens for writing what `file` is open on, whatever its name leads to by now.
 pub(super) fn reopen_for_writing(file: impl AsFd) -> Result<OwnedFd, Errno> {
     let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());

@@ -6,6 +6,7 @@
 //! compared as written: whoever opens a root refuses symbolic links on the way, so a name cannot lead elsewhere. What mounts
 //! show under other names is [`Renamed`], what marks an engine's folder or a volume wherever it is, `storage`.
 
+mod databases;
 mod renamed;
 mod storage;
 
@@ -107,9 +108,15 @@ const DATABASE_MARKERS: &[&str] = &[
     "mongod.lock",
     "aria_log_control",
     "appendonly.aof",
+    "appendonly.aof.manifest",
     "dump.rdb",
     "meta.properties",
     "IDENTITY",
+    "raft.db",
+    "influxd.bolt",
+    "_dbs.couch",
+    "neostore",
+    "store_lock",
 ];
 
 /// etcd marks its `data-dir` by a folder alone, and by what lies in that.
@@ -196,12 +203,13 @@ pub(super) fn why_same_directory(id: (u64, u64), root: &RootPolicy, state_dir: &
     Some(format!("it is {} under another name", same.display()))
 }
 
-/// What marks `folder` as a database's, if its entry `name` does: a file that only databases have, or the folder that etcd
-/// keeps its data in.
+/// What marks `folder` as a database's, if its entry `name` does: a file that only databases have, the folder that etcd keeps
+/// its data in, or a name together with another (`databases`).
 pub(super) fn marker(folder: &OwnedFd, name: &OsStr, kind: FileType) -> Option<&'static str> {
     let is_file = |marker: &&str| kind != FileType::Directory && *marker == name;
     let etcd = || (name == ETCD && is_etcds(folder)).then_some(ETCD);
-    DATABASE_MARKERS.iter().copied().find(is_file).or_else(etcd)
+    let one = DATABASE_MARKERS.iter().copied().find(is_file).or_else(etcd);
+    one.or_else(|| databases::pair_of(folder, name, kind))
 }
 
 /// Whether `folder` is an etcd's: it has snapshots, and its database among them or its write-ahead log beside them
@@ -264,7 +272,8 @@ pub(super) fn database_marker_in(folder: &OwnedFd) -> Option<&'static str> {
         let kind = beneath::facts_at(folder, name.as_bytes()).ok()?.kind;
         marker(folder, OsStr::new(name), kind)
     };
-    DATABASE_MARKERS.iter().copied().chain([ETCD]).find_map(|name| there(&name))
+    let pairs = databases::PAIRS.iter().map(|pair| pair.name);
+    DATABASE_MARKERS.iter().copied().chain([ETCD]).chain(pairs).find_map(|name| there(&name))
 }
 
 fn overlap(root: &Path, tree: &Path) -> Option<&'static str> {

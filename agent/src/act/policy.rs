@@ -15,6 +15,8 @@ mod check;
 mod excludes;
 mod kept;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use dogwatch::record::CleanupMode;
@@ -28,7 +30,7 @@ pub(super) use self::kept::Kept;
 use super::age_clock::Present;
 use super::beneath::Facts;
 pub use super::cleaners::Cleaner;
-use super::cleaners::{Ground, Kind, Taken, root_of_kind};
+use super::cleaners::{Ground, Kind, Taken, bare, is_logs, root_of_kind};
 
 /// The folder in each root through which objects leave; never surveyed.
 pub const QUARANTINE: &str = ".dogwatch-quarantine";
@@ -308,12 +310,16 @@ pub(super) struct RootRules {
     excludes: Excludes,
     always_excluded: GlobSet,
     always_excluded_by: Vec<String>,
+    never: GlobSet,
 }
 
 impl RootRules {
     fn new(policy: RootPolicy) -> Result<Self, GlobError> {
-        let always = policy.cleaner.kind().always_excluded(&policy);
+        let kind = policy.cleaner.kind();
+        let always = kind.always_excluded(&policy);
+        let never: Vec<String> = kind.never().iter().map(|glob| (*glob).to_owned()).collect();
         Ok(Self {
+            never: matcher(&never)?,
             patterns: matcher(&policy.patterns)?,
             sibling_patterns: matcher(&policy.sibling_patterns)?,
             excludes: Excludes::new(&policy.excludes)?,
@@ -350,10 +356,26 @@ impl RootRules {
         if let Some(i) = self.always_excluded.matches(name).first() {
             return NameVerdict::Excluded(format!("{} is never touched", self.always_excluded_by[*i]));
         }
+        if let Some(glob) = self.never_of(name) {
+            return NameVerdict::Excluded(format!("{glob} is never touched, nor is a copy of it"));
+        }
         match self.excludes.first(relative) {
             Some(i) => NameVerdict::Excluded(format!("excluded by {:?}", self.policy.excludes[i])),
             None => NameVerdict::Taken(taken),
         }
+    }
+
+    /// What must stay, of which `name` is a copy's.
+    fn never_of(&self, name: &OsStr) -> Option<&'static str> {
+        if self.never.is_empty() {
+            return None;
+        }
+        let bare = bare(name.as_bytes());
+        if is_logs(&bare) {
+            return None;
+        }
+        let met = *self.never.matches(OsStr::from_bytes(&bare)).first()?;
+        self.kind().never().get(met).copied()
     }
 
     /// Whether anything may go from here under the policy's `mode`; if not, why. `by_itself`: no person asked for it.

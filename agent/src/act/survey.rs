@@ -38,12 +38,15 @@ use super::quarantine::Root;
 use super::vet::MAX_FOLDER_ENTRIES;
 
 /// What one survey may take. A million entries took half a second.
-const LIMITS: Limits = Limits { entries: 4_000_000, time: LONGEST, bytes: finds::MAX_BYTES };
+const LIMITS: Limits =
+    Limits { entries: 4_000_000, time: LONGEST, reading: READING, bytes: finds::MAX_BYTES };
 /// The longest that a survey takes where the disk answers.
 pub(super) const LONGEST: Duration = Duration::from_secs(60);
 /// Least entries and time for which roots are gone on with.
 const LEAST_ENTRIES: u64 = 1_000;
 const LEAST_TIME: Duration = Duration::from_millis(200);
+/// Longest that one survey reads what files begin with. Behind that they are taken unseen: whoever removes one looks again.
+const READING: Duration = Duration::from_secs(5);
 /// Entries between two looks at the time.
 const ENTRIES_A_LOOK: u64 = 256;
 /// Most objects passed over by name; the rest is counted.
@@ -55,6 +58,8 @@ pub(super) struct Limits {
     /// Entries of folders.
     pub(super) entries: u64,
     pub(super) time: Duration,
+    /// To read what files begin with.
+    pub(super) reading: Duration,
     /// Of what is found.
     pub(super) bytes: usize,
 }
@@ -132,6 +137,7 @@ pub(super) fn survey(
         entries: 0,
         share: (0, began),
         holders: None,
+        reading: Duration::ZERO,
         unnamed: 0,
         live: Live::default(),
         finds: Finds::new(rules.roots(), limits.bytes),
@@ -179,6 +185,8 @@ struct Surveyor<'r> {
     /// The entry and the moment at which a walk's share ends.
     share: (u64, Instant),
     holders: Option<Holders>,
+    /// How long files were read.
+    reading: Duration,
     unnamed: u64,
     live: Live,
     finds: Finds<'r>,
@@ -405,6 +413,9 @@ impl Surveyor<'_> {
             Ok(Opened::Other(facts)) => return self.pass_over(path, kind_in_words(facts.kind).to_owned()),
             Err(error) => return self.pass_over(path, format!("it cannot be opened: {error}")),
         };
+        if let Err(reason) = self.demand_content(look, &file) {
+            return self.pass_over(path, reason);
+        }
         self.live.watch(Watched {
             object: planned(path, &facts, look.rules, pattern),
             root: walk.root.path.clone(),
@@ -423,7 +434,7 @@ impl Surveyor<'_> {
             Err(Errno::AGAIN) => return Ok(true),
             Err(error) => return Err(format!("it cannot be opened to see whether it is in use: {error}")),
         };
-        look.rules.kind().demand_content(look, &fd)?;
+        self.demand_content(look, &fd)?;
         match lease::claim(&fd) {
             Claim::Ours => Ok(false),
             Claim::OpenElsewhere => Ok(true),
@@ -441,6 +452,18 @@ impl Surveyor<'_> {
                 }
             }
         }
+    }
+
+    fn demand_content(&mut self, look: &Look<'_>, file: &OwnedFd) -> Result<(), String> {
+        // Where it shows, to have been read here would make a file young.
+        let shows = look.rules.policy.by_access && !beneath::is_read_unseen(file);
+        if shows || self.reading >= self.limits.reading {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let judged = look.rules.kind().demand_content(look, file);
+        self.reading += began.elapsed();
+        judged
     }
 
     fn pass_over(&mut self, path: PathBuf, reason: String) {

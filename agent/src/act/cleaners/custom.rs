@@ -3,7 +3,7 @@
 //!
 //! A pattern must say what a leftover's name looks like: one that takes any name, a log that is written to, a database, a
 //! journal, a socket, a disk image, a key or a certificate is refused with what to write instead, and such names stay at
-//! run time as well, whatever pattern met them ([`NEVER_NAMES`]).
+//! run time as well, and copies of them, whatever pattern met them ([`NEVER_NAMES`]).
 //!
 //! `*.tmp`, which is always excluded elsewhere, may go by a pattern that itself ends in `.tmp`, and by no other.
 
@@ -40,17 +40,39 @@ const PRECIOUS: &[(&str, &str)] = &[
     ("ibdata1", "a database"),
     ("data.mdb", "a database"),
     ("dump.rdb", "a database"),
+    ("app.duckdb", "a database"),
+    ("table.frm", "a database"),
+    ("table.myd", "a database"),
+    ("store.accdb", "a database"),
+    ("store.mdf", "a database"),
+    ("store.ldf", "a database's log"),
     ("0000000000000001-0000000000000002.wal", "a database's log"),
     ("0000000000000001-0000000000000002.snap", "a database's snapshot"),
     ("app.sock", "a socket"),
     ("disk.qcow2", "a disk image"),
     ("disk.vmdk", "a disk image"),
+    ("disk.img", "a disk image"),
+    ("disk.vhdx", "a disk image"),
+    ("app.tfstate", "Terraform's state"),
+    ("app.tfstate.backup", "Terraform's state"),
     ("tls.key", "a key"),
     ("tls.crt", "a certificate"),
     ("ca.pem", "a certificate"),
     ("store.p12", "a key"),
+    ("store.jks", "a key"),
+    ("store.kdbx", "passwords"),
+    ("login.ppk", "a key"),
+    ("host.keytab", "a key"),
     ("id_rsa", "a key"),
     ("id_ed25519", "a key"),
+    ("kubeconfig", "a cluster's credentials"),
+    ("dev.kubeconfig", "a cluster's credentials"),
+    ("token", "a password"),
+    ("token.json", "a password"),
+    ("credentials", "a password"),
+    ("credentials.json", "a password"),
+    ("secrets", "a password"),
+    ("secrets.yaml", "a password"),
     (".env", "settings with secrets"),
     (".env.local", "settings with secrets"),
     ("app.env", "settings with secrets"),
@@ -105,6 +127,10 @@ impl Kind for Custom {
         let lifted = root.patterns.iter().any(|p| names_tmp(p));
         let always = ALWAYS_EXCLUDED.iter().filter(|p| !(lifted && **p == "*.tmp"));
         always.chain(NEVER_NAMES).map(|p| (*p).to_owned()).collect()
+    }
+
+    fn never(&self) -> &'static [&'static str] {
+        NEVER_NAMES
     }
 
     fn family<'n>(&self, _: &'n [u8]) -> &'n [u8] {
@@ -240,6 +266,15 @@ mod tests {
             "*.sock",
             "*.lock",
             "*.pid",
+            "*.tfstate",
+            "*.tfstate.*",
+            "*.frm",
+            "*.{mdf,ldf}",
+            "*.img",
+            "*.kdbx",
+            "kube*",
+            "token*",
+            "secrets.*",
             "/srv/x.old",
             "../x.old",
             "a//x.old",

@@ -90,6 +90,10 @@ impl Kind for LiveLogs {
         ALWAYS_EXCLUDED.iter().chain(NEVER_NAMES).map(|p| (*p).to_owned()).collect()
     }
 
+    fn never(&self) -> &'static [&'static str] {
+        NEVER_NAMES
+    }
+
     fn takes(&self, rules: &RootRules, relative: &Path) -> Option<Taken> {
         let pattern = rules.pattern_of(Path::new(relative.file_name()?))?;
         Some(Taken { pattern: pattern.to_owned(), beside: None })

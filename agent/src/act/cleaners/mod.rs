@@ -14,12 +14,14 @@
 //! Deliberately absent: whether a file is open (a lease answers that for every kind), holds, budgets, and removal.
 
 mod absent;
+mod contents;
 mod core_dumps;
 mod custom;
 mod dead_container_logs;
 mod journal_archives;
 mod live_logs;
 mod locks;
+mod names;
 mod package_caches;
 mod private;
 mod rotated_logs;
@@ -38,8 +40,10 @@ use super::pods_here::Pods;
 use super::policy::{RootPolicy, RootRules};
 pub use core_dumps::CORE_PATTERNS;
 use locks::Locks;
+pub use names::{ALWAYS_EXCLUDED, NEVER_NAMES};
+pub(super) use names::{bare, is_logs};
 pub use private::PRIVATE;
-pub(super) use private::is_private;
+pub(super) use private::{why_kept, why_private};
 pub use rotated_logs::{DEFAULT_PATTERNS, DEFAULT_SIBLING_PATTERNS};
 use tmpfiles::Tmpfiles;
 
@@ -143,6 +147,11 @@ pub(super) trait Kind: Sync {
         ALWAYS_EXCLUDED.iter().map(|p| (*p).to_owned()).collect()
     }
 
+    /// Names of which copies stay too, whatever was appended to them.
+    fn never(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Why the open `folder` at `relative` stays with all that lies beneath it.
     fn shuns(&self, _ground: &Ground, _folder: &OwnedFd, relative: &Path) -> Option<String> {
         private::why_private(relative)
@@ -153,9 +162,10 @@ pub(super) trait Kind: Sync {
         Ok(())
     }
 
-    /// What it demands of a file's content; why it stays, if it does. Asked only of a file that is old enough.
-    fn demand_content(&self, _look: &Look<'_>, _file: &OwnedFd) -> Result<(), String> {
-        Ok(())
+    /// What it demands of a file's content; why it stays, if it does. Asked only of a file that is old enough. A kind that
+    /// does not know what its files begin with leaves those that begin as a database, a disk image or a key.
+    fn demand_content(&self, _look: &Look<'_>, file: &OwnedFd) -> Result<(), String> {
+        contents::demand_nothing_precious(file)
     }
 
     /// Whether what it takes stays under its name and is cut, instead of removed.
@@ -172,53 +182,6 @@ pub(super) trait Kind: Sync {
     /// Why what it takes by `pattern` is safe to remove, in words; age and that nobody had it open are added.
     fn why_safe(&self, root: &RootPolicy, pattern: &str) -> String;
 }
-
-/// Never touched by most kinds, whatever the patterns say: locks, pid files, and files in the making.
-pub const ALWAYS_EXCLUDED: &[&str] =
-    &["*.lck", "*.lock", "*.pid", "*.tmp", "*.part", "*.swp", "*.journal", "*.wal"];
-
-/// Names that neither patterns of one's own nor the cleaner of temp files ever take: databases, journals, sockets, disk
-/// images, keys, certificates and other secrets.
-pub const NEVER_NAMES: &[&str] = &[
-    "*.db",
-    "*.db-*",
-    "*.sqlite*",
-    "*.sst",
-    "*.ldb",
-    "*.ibd",
-    "ibdata*",
-    "*.mdb",
-    "*.rdb",
-    "*.aof",
-    "*.wal",
-    "*.snap",
-    "*.journal",
-    "*.journal~",
-    "*.sock",
-    "*.socket",
-    "*.qcow2",
-    "*.vmdk",
-    "*.key",
-    "*.crt",
-    "*.cer",
-    "*.pem",
-    "*.p12",
-    "*.pfx",
-    "*.jks",
-    "*.keystore",
-    "*.kdbx",
-    "id_rsa*",
-    "id_ecdsa*",
-    "id_ed25519*",
-    "krb5cc*",
-    "*.kubeconfig",
-    ".env",
-    ".env.*",
-    "*.env",
-    ".netrc",
-    ".pgpass",
-    ".htpasswd",
-];
 
 /// What a name says.
 #[derive(Debug, Clone, PartialEq, Eq)]

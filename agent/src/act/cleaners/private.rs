@@ -1,11 +1,13 @@
-//! What belongs to something that runs: a service's private folder, a login session's, a display's, an agent's.
+//! Folders that are somebody's whoever may write there: a running service's, a login session's, a display's, an agent's; a
+//! version control's; those that hold keys and passwords.
 //!
-//! Only rotated logs are taken beneath such a folder; it is known by its name, wherever it lies.
+//! Such a folder is known by its name, wherever it lies; its mode (`0700`) says nothing here. Rotated logs are taken beneath
+//! those of the first sort, and beneath the others nothing is.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
-/// Folders (and files) whose owner lives: beneath them nothing goes.
+/// Folders (and files) whose owner lives: beneath them only rotated logs go.
 pub const PRIVATE: &[&str] = &[
     "systemd-private-*",
     "snap-private-tmp",
@@ -26,18 +28,44 @@ pub const PRIVATE: &[&str] = &[
     "storage-run-*",
     "lost+found",
 ];
-/// Whether `relative` is such a folder or lies in one.
-pub(in crate::act) fn is_private(relative: &Path) -> bool {
-    relative.components().any(|part| match part {
-        Component::Normal(name) => PRIVATE.iter().any(|p| match p.strip_suffix('*') {
-            Some(start) => name.as_bytes().starts_with(start.as_bytes()),
-            None => name.as_bytes() == p.as_bytes(),
-        }),
-        _ => false,
+
+/// Folders (and files) beneath which nothing goes, and what they are.
+const KEPT: &[(&str, &str)] = &[
+    (".git", "a version control's"),
+    (".hg", "a version control's"),
+    (".svn", "a version control's"),
+    (".ssh", "keys are kept there"),
+    (".gnupg", "keys are kept there"),
+    (".kube", "credentials are kept there"),
+    (".aws", "credentials are kept there"),
+    (".azure", "credentials are kept there"),
+    (".docker", "credentials are kept there"),
+    (".password-store", "passwords are kept there"),
+];
+
+/// Why nothing at `relative` goes: it is, or lies in, a folder that is somebody's.
+pub(in crate::act) fn why_private(relative: &Path) -> Option<String> {
+    let is_one = |name: &[u8]| {
+        PRIVATE.iter().any(|p| match p.strip_suffix('*') {
+            Some(start) => name.starts_with(start.as_bytes()),
+            None => name == p.as_bytes(),
+        })
+    };
+    let of_a_running = parts(relative).any(is_one);
+    why_kept(relative).or_else(|| of_a_running.then(|| "something that runs owns it".to_owned()))
+}
+
+/// The same by the folders beneath which not even rotated logs go.
+pub(in crate::act) fn why_kept(relative: &Path) -> Option<String> {
+    parts(relative).find_map(|name| {
+        let (kept, what) = KEPT.iter().find(|(kept, _)| kept.as_bytes() == name)?;
+        Some(format!("it is or lies in a {kept} ({what})"))
     })
 }
 
-/// Why the folder at `relative` stays, if it is such a folder.
-pub(super) fn why_private(relative: &Path) -> Option<String> {
-    is_private(relative).then(|| "something that runs owns it".to_owned())
+fn parts(relative: &Path) -> impl Iterator<Item = &[u8]> {
+    relative.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.as_bytes()),
+        _ => None,
+    })
 }

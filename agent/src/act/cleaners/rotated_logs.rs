@@ -5,6 +5,8 @@
 //! and a rotation's mark after it; names that only look rotated ([`DEFAULT_SIBLING_PATTERNS`], e.g. `syslog.1`) count
 //! only while the log that they were rotated from lies beside them.
 //!
+//! What is a copy of a key or a database, by the name that it was rotated from, stays ([`NEVER_NAMES`]).
+//!
 //! Patterns of one's own replace the built-in ones. They are judged as a custom cleaner's, and so is the age, unless each
 //! says by itself that it means rotated logs ([`is_plainly_rotated`]).
 
@@ -12,7 +14,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::{ALWAYS_EXCLUDED, Ground, Kind, Look, Mistake, NEVER_NAMES, Taken, custom};
+use super::{ALWAYS_EXCLUDED, Ground, Kind, Look, Mistake, NEVER_NAMES, Taken, custom, why_kept};
 use crate::act::policy::{RootPolicy, RootRules};
 use crate::act::rotation;
 use crate::act::survey::has_regular;
@@ -73,6 +75,10 @@ impl Kind for RotatedLogs {
         ALWAYS_EXCLUDED.iter().chain(never).map(|p| (*p).to_owned()).collect()
     }
 
+    fn never(&self) -> &'static [&'static str] {
+        NEVER_NAMES
+    }
+
     fn takes(&self, rules: &RootRules, relative: &Path) -> Option<Taken> {
         let name = Path::new(relative.file_name()?);
         if let Some(pattern) = rules.pattern_of(name) {
@@ -94,8 +100,8 @@ impl Kind for RotatedLogs {
         }
     }
 
-    fn shuns(&self, _: &Ground, _: &OwnedFd, _: &Path) -> Option<String> {
-        None
+    fn shuns(&self, _: &Ground, _: &OwnedFd, relative: &Path) -> Option<String> {
+        why_kept(relative)
     }
 
     fn family<'n>(&self, name: &'n [u8]) -> &'n [u8] {

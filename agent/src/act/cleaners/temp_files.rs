@@ -14,10 +14,7 @@ use std::path::Path;
 
 use rustix::fs::FlockOperation;
 
-use super::{
-    Ground, Kind, Look, Mistake, NEVER_NAMES, Taken, names_are_fixed, private::is_private,
-    private::why_private,
-};
+use super::{Ground, Kind, Look, Mistake, NEVER_NAMES, Taken, names_are_fixed, why_private};
 use crate::act::policy::{RootPolicy, RootRules};
 
 /// Locks that lie hidden beside what they lock: `.X0-lock`, `.s.PGSQL.5432.lock`, `.~lock.report.odt#`.
@@ -71,13 +68,17 @@ impl Kind for TempFiles {
     }
 
     fn takes(&self, _: &RootRules, relative: &Path) -> Option<Taken> {
-        (!is_private(relative)).then(|| Taken { pattern: ANY[0].to_owned(), beside: None })
+        why_private(relative).is_none().then(|| Taken { pattern: ANY[0].to_owned(), beside: None })
     }
 
     fn always_excluded(&self, _: &RootPolicy) -> Vec<String> {
         let locks = ["*.lck", "*.lock", "*.pid", "*.swp"];
         let all = locks.iter().chain(HIDDEN_LOCKS).chain(NEVER_NAMES);
         all.map(|p| (*p).to_owned()).collect()
+    }
+
+    fn never(&self) -> &'static [&'static str] {
+        NEVER_NAMES
     }
 
     fn shuns(&self, ground: &Ground, folder: &OwnedFd, relative: &Path) -> Option<String> {

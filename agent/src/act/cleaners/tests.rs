@@ -17,6 +17,7 @@ use crate::act::policy::{Budgets, Cleaner, Policy, RootPolicy, Rules};
 mod ahead;
 mod databases;
 mod leftovers;
+mod precious;
 mod reach;
 
 const DAY_NS: i64 = 86_400 * 1_000_000_000;

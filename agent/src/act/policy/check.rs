@@ -13,7 +13,7 @@ use super::{
     Budgets, HELD, MAX_DEPTH, MAX_OBJECTS, MAX_PATTERNS, MAX_ROOTS, NO_USER, Policy, Problem, QUARANTINE,
     RootPolicy, excludes, matcher, users_of,
 };
-use crate::act::cleaners::{Cleaner, is_private};
+use crate::act::cleaners::{Cleaner, why_kept, why_private};
 use crate::act::forbidden::{self, Renamed};
 
 /// Names of logs that somebody writes to; a configured pattern that matches one of them is refused.
@@ -159,8 +159,8 @@ impl RootPolicy {
             let reason = format!("a name has at most {MAX_NAME_BYTES} bytes and no control characters");
             say("name", self.name.escape_debug().to_string(), reason, "use a word or two");
         }
-        if self.cleaner != Cleaner::RotatedLogs && is_private(&self.path) {
-            let reason = "something that runs owns it".to_owned();
+        let why_private = if self.cleaner == Cleaner::RotatedLogs { why_kept } else { why_private };
+        if let Some(reason) = why_private(&self.path) {
             say("path", self.path.display().to_string(), reason, "leave it to its owner");
         }
         let mistakes = self.cleaner.kind().mistakes(self);
