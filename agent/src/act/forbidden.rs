@@ -6,6 +6,7 @@
 //! compared as written: whoever opens a root refuses symbolic links on the way, so a name cannot lead elsewhere. What mounts
 //! show under other names is [`Renamed`], what marks an engine's folder or a volume wherever it is, `storage`.
 
+mod loose;
 mod renamed;
 mod storage;
 
