@@ -10,6 +10,8 @@ mod descriptors;
 mod layouts;
 #[path = "act_cleanup/life.rs"]
 mod life;
+#[path = "act_cleanup/mounted.rs"]
+mod mounted;
 
 mod common;
 mod witness;

@@ -12,6 +12,7 @@ mod held;
 mod settle;
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
@@ -90,6 +91,11 @@ pub(super) trait Parent {
 
     /// Has `seen` made durable; without that nothing of it goes.
     fn witness(&self, seen: FileSeen) -> Result<Verdict, String>;
+
+    /// What stays of what was witnessed last, by its place in that, and why: files that are mounted where only the agent sees it.
+    fn stays(&self) -> HashMap<usize, String> {
+        HashMap::new()
+    }
 }
 
 /// What news a test has; it keeps whatever it is told.
@@ -341,7 +347,7 @@ impl Cleaner {
     ) -> Result<Ready, Left> {
         let object = &action.objects[at];
         let held = &self.held;
-        let last_word = || last_word(held, parent, &object.path);
+        let last_word = || last_word(held, parent, object);
         last_word().map_err(Left::Skipped)?;
         let Some((index, relative)) = self.rules.root_for(&object.path, &object.cleaner) else {
             return Err(Left::Skipped("it lies outside every cleanup root".to_owned()));
@@ -413,11 +419,15 @@ impl Cleaner {
         let objects = batch.waiting.iter().map(Waiting::seen).collect();
         let seen = FileSeen { cause: action.id.clone(), objects, content: None };
         let kept = parent.witness(seen);
-        for waiting in batch.waiting {
+        let mut stays = parent.stays();
+        for (nth, waiting) in batch.waiting.into_iter().enumerate() {
             let at = waiting.at;
-            let removal = match &kept {
-                Ok(_) => self.take(waiting, parent, run),
-                Err(why) => Err(Left::Skipped(format!("what would go could not be recorded before: {why}"))),
+            let removal = match (&kept, stays.remove(&nth)) {
+                (Ok(_), None) => self.take(waiting, parent, run),
+                (Ok(_), Some(why)) => Err(Left::Skipped(why)),
+                (Err(why), _) => {
+                    Err(Left::Skipped(format!("what would go could not be recorded before: {why}")))
+                }
             };
             run.note(action, at, removal.map(Gone::Removed));
         }
@@ -438,7 +448,7 @@ impl Cleaner {
         let held = &self.held;
         let rules = &self.rules.roots()[index];
         let last_word =
-            || why_out_now(rules, root, relative).map_or_else(|| last_word(held, parent, &object.path), Err);
+            || why_out_now(rules, root, relative).map_or_else(|| last_word(held, parent, &object), Err);
         let place = Place { rules, root, relative, sibling, last_word: &last_word };
         let removal = take(&place, &object, prepared, &mut self.hooks);
         if let Ok(removed) = &removal {

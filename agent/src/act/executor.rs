@@ -14,7 +14,7 @@
 //! Invariants: one thread; no tokio; no network; no file written (a live log is cut by a hole, where a root says so). It looks whether its parent lives before each object.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -294,6 +294,8 @@ struct Office<'c> {
     action: String,
     /// What came while something else was waited for.
     held: RefCell<Option<HeldNow>>,
+    /// What stays of what was witnessed last.
+    stays: RefCell<HashMap<usize, String>>,
     /// When it was said last how far the action is.
     told: Cell<Instant>,
 }
@@ -301,7 +303,8 @@ struct Office<'c> {
 impl<'c> Office<'c> {
     fn new(channel: &'c Channel, request: u64, halted: &'c Halted, action: String) -> Self {
         let told = Cell::new(Instant::now());
-        Self { channel, request, halted, action, held: RefCell::default(), told }
+        let (held, stays) = Default::default();
+        Self { channel, request, halted, action, held, stays, told }
     }
 
     /// The next thing that the agent says; what is held is put by.
@@ -354,6 +357,10 @@ impl Parent for Office<'_> {
         let _ = self.channel.send(&reply.encode_to_vec(), None);
     }
 
+    fn stays(&self) -> HashMap<usize, String> {
+        self.stays.take()
+    }
+
     fn witness(&self, seen: FileSeen) -> Result<Verdict, String> {
         let reply = Some(wire::executor_reply::Reply::Seen((&seen).into()));
         let reply = wire::ExecutorReply { id: self.request, reply };
@@ -364,7 +371,11 @@ impl Parent for Office<'_> {
                 None => {}
                 Some(said) if !said.refused.is_empty() => return Err(said.refused),
                 Some(said) if said.digest_suffices => return Ok(Verdict::DigestSuffices),
-                Some(_) => return Ok(Verdict::Kept),
+                Some(said) => {
+                    let stays = said.stays.into_iter().map(|s| (s.nth as usize, s.reason));
+                    self.stays.replace(stays.collect());
+                    return Ok(Verdict::Kept);
+                }
             }
         }
     }

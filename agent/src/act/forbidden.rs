@@ -7,6 +7,7 @@
 //! show under other names is [`Renamed`], what marks an engine's folder or a volume wherever it is, `storage`.
 
 mod databases;
+mod loose;
 mod renamed;
 mod storage;
 

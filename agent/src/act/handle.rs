@@ -39,6 +39,7 @@ use super::held_links::Step;
 use super::hold_line::HoldLine;
 use super::holder::Holders;
 use super::ledger::Spending;
+use super::mounted;
 use super::plan::Survey;
 use super::policy::{Policy, ROOT_OFF};
 use super::wire::{
@@ -201,6 +202,7 @@ impl Executor {
                 }
             }
             if part.last {
+                mounted::pass_over(&mut survey);
                 return Ok(survey);
             }
         }
@@ -310,17 +312,21 @@ impl Executor {
             return Err(self.nonsense("files of another action than the one that was asked for".to_owned()));
         }
         let objects = seen.objects.clone();
+        let mut stays = Vec::new();
         let kept = match &self.witness {
             Some(witness) => witness.keep(seen),
             None => Err("this agent keeps no record".to_owned()),
         };
         let said = match kept {
             Ok(verdict) => {
+                if action.is_some() {
+                    stays = mounted::which_stay(&objects);
+                }
                 self.seen.extend(objects);
                 let digest_suffices = verdict == Verdict::DigestSuffices;
-                wire::Witnessed { refused: String::new(), digest_suffices }
+                wire::Witnessed { refused: String::new(), digest_suffices, stays }
             }
-            Err(why) => wire::Witnessed { refused: why, digest_suffices: false },
+            Err(why) => wire::Witnessed { refused: why, digest_suffices: false, stays },
         };
         let message = wire::ExecutorRequest { id, request: Some(Request::Witnessed(said)) }.encode_to_vec();
         self.channel.send(&message, Some(until)).map_err(|e| self.fail(e, deadline))

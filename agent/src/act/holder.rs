@@ -96,7 +96,8 @@ impl Holders {
     }
 }
 
-fn process_name(process: &Path, pid: u32) -> String {
+/// A process by its number and name.
+pub(super) fn process_name(process: &Path, pid: u32) -> String {
     let comm = std::fs::read(process.join("comm")).unwrap_or_default();
     format!("process {pid} ({})", String::from_utf8_lossy(&comm).trim_end().escape_debug())
 }

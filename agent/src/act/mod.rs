@@ -46,6 +46,7 @@ mod lease;
 pub mod ledger;
 mod leftovers;
 mod live;
+mod mounted;
 mod other_names;
 pub mod permit;
 pub mod plan;

@@ -143,6 +143,8 @@ pub(super) struct OtherNames {
     pub(super) whole: Vec<OtherName>,
     /// Mounts of folders that lie beneath the root (relative to it), and where they are.
     pub(super) parts: Vec<(PathBuf, PathBuf)>,
+    /// The same of whatever lies beneath the root, also where another mount hides it: what is mounted keeps its inode.
+    pub(super) mounted: Vec<(PathBuf, PathBuf)>,
     /// Its path within the filesystem, where its mount shows a folder of that alone.
     pub(super) inside: Option<PathBuf>,
 }
@@ -166,6 +168,11 @@ impl OtherNames {
         };
         for entry in table.entries.iter().filter(|e| device(e) == footing.device) {
             let (shown, at) = (path(&entry.root), path(&entry.path));
+            if let Ok(below) = shown.strip_prefix(&footing.inside)
+                && !below.as_os_str().is_empty()
+            {
+                names.mounted.push((below.to_owned(), at.to_owned()));
+            }
             if at == footing.mount_point {
                 continue;
             }

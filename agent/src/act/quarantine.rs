@@ -133,6 +133,13 @@ pub(super) fn is_entry_of(entry: &OsStr, inode: u64, name: &OsStr) -> bool {
     Origin::parse(entry.as_bytes()).is_some_and(|o| o.inode == inode && o.name == name.as_bytes())
 }
 
+/// Whether the quarantine's `entry` is a file that lay at `relative` beneath the root.
+pub(super) fn is_entry_from(entry: &OsStr, relative: &Path) -> bool {
+    let (Some(folder), Some(name)) = (relative.parent(), relative.file_name()) else { return false };
+    let origin = Origin::parse(entry.as_bytes());
+    origin.is_some_and(|o| o.folder_digest == path_digest(folder) && o.name == name.as_bytes())
+}
+
 /// The name that an object gets in quarantine; `None` if its own name is too long to be kept in it (212 bytes always
 /// fit).
 pub(super) fn entry_name(folder_inode: u64, folder: &Path, inode: u64, name: &OsStr) -> Option<OsString> {

@@ -86,6 +86,11 @@ impl Sight {
         self.untold.as_deref()
     }
 
+    /// The first line of the table, by which its namespace is known.
+    pub(super) fn first_line(&self) -> &[u8] {
+        self.table.split(|b| *b == b'\n').next().unwrap_or_default()
+    }
+
     /// The mounts that it tells of.
     pub(super) fn mounts(&self) -> mountinfo::Table<'_> {
         mountinfo::parse(&self.table)

@@ -33,6 +33,7 @@ use super::gaps;
 pub(super) use super::gaps::Gap;
 use super::holder::Holders;
 use super::lease::{self, Claim};
+use super::mounted::MOUNTED_ON;
 use super::policy::{QUARANTINE, RootRules};
 use super::quarantine::{Root, entry_name};
 use super::vet::{Neighbours, vet};
@@ -183,6 +184,7 @@ pub(super) fn prepare(
             return Err(Left::Skipped("not what the plan saw: it is no longer a regular file".to_owned()));
         }
         Err(Errno::AGAIN) => return Err(Left::Skipped("open elsewhere".to_owned())),
+        Err(Errno::XDEV) => return Err(Left::Skipped(MOUNTED_ON.to_owned())),
         Err(error) => return Err(lookup("it", error)),
     };
     let entry = entry_name(folder_facts.inode, parent, object.inode, name)

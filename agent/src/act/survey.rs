@@ -32,6 +32,7 @@ use super::hold::Hold;
 use super::holder::Holders;
 use super::lease::{self, Claim};
 use super::live::{Live, Watched};
+use super::mounted::MOUNTED_ON;
 use super::plan::{Candidate, Survey};
 use super::policy::{NameVerdict, RootRules, Rules, Times};
 use super::quarantine::Root;
@@ -378,6 +379,9 @@ impl Surveyor<'_> {
         if rules.kind().cuts() {
             return self.watch(walk, &look, absolute, &taken.pattern);
         }
+        if let Some(reason) = self.renamed.get(index).and_then(|renamed| renamed.why_mounted(&path)) {
+            return self.pass_over(absolute, reason);
+        }
         let (mut open_elsewhere, mut is_young) = (false, false);
         let times = Times::of(&facts, &root.ground);
         match rules.judge_age(&times, self.now) {
@@ -411,6 +415,7 @@ impl Surveyor<'_> {
         let (file, facts) = match beneath::open_regular(look.folder, name) {
             Ok(Opened::Regular(file, facts)) => (file, facts),
             Ok(Opened::Other(facts)) => return self.pass_over(path, kind_in_words(facts.kind).to_owned()),
+            Err(Errno::XDEV) => return self.pass_over(path, MOUNTED_ON.to_owned()),
             Err(error) => return self.pass_over(path, format!("it cannot be opened: {error}")),
         };
         if let Err(reason) = self.demand_content(look, &file) {
@@ -432,6 +437,7 @@ impl Surveyor<'_> {
             Ok(Opened::Other(facts)) => return Err(kind_in_words(facts.kind).to_owned()),
             // Somebody else holds a lease on it.
             Err(Errno::AGAIN) => return Ok(true),
+            Err(Errno::XDEV) => return Err(MOUNTED_ON.to_owned()),
             Err(error) => return Err(format!("it cannot be opened to see whether it is in use: {error}")),
         };
         self.demand_content(look, &fd)?;

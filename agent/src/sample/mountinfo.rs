@@ -94,7 +94,7 @@ const REMOTE: [&[u8]; 24] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry<'a> {
     pub(crate) id: u32,
-    pub(super) parent: u32,
+    pub(crate) parent: u32,
     pub(crate) dev_major: u32,
     pub(crate) dev_minor: u32,
     /// Which directory of the filesystem is mounted.
@@ -118,8 +118,8 @@ impl<'a> Entry<'a> {
         (&*self.fs == b"overlay" && !upper.contains(&b'\\')).then_some(upper)
     }
 
-    /// Where an overlay's layers and its working folder lie, as whoever mounted it named them; none of what is no overlay.
-    /// Those that were named from a folder (Docker's, where the line would be too long) are left out.
+    /// Where an overlay's layers and its working folder lie, as whoever mounted it named them: some from a folder that
+    /// nobody knows any more (containerd's and Docker's, where the line would be too long). None of what is no overlay.
     pub(crate) fn layers(&self) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
         if &*self.fs != b"overlay" {
@@ -136,7 +136,7 @@ impl<'a> Entry<'a> {
                 _ => {}
             }
         }
-        all.retain(|path| path.starts_with(b"/"));
+        all.retain(|path| !path.is_empty());
         all
     }
 

@@ -184,7 +184,9 @@ fn an_overlay_names_its_layers() {
         ["/a:b", "/c,d", r"/e\f"]
     );
     assert_eq!(layers("overlay", "lowerdir+=/a:b,lowerdir+=/c,datadir+=/d"), ["/a:b", "/c", "/d"]);
-    assert_eq!(layers("overlay", "lowerdir=l/AB:/c"), ["/c"], "from a folder that nobody knows");
+    assert_eq!(layers("overlay", "lowerdir=l/AB:/c"), ["l/AB", "/c"], "from a folder that nobody knows");
+    assert_eq!(layers("overlay", r"lowerdir=a\134:b\040c:.::../d,workdir=w"), ["a:b c", ".", "../d", "w"]);
+    assert_eq!(layers("overlay", "lowerdir+=a:b,datadir+=../d"), ["a:b", "../d"]);
     assert_eq!(layers("fuse.thing", "lowerdir=/a"), [""; 0]);
 }
 

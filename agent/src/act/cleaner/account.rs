@@ -17,6 +17,9 @@ use crate::act::words;
 /// Most reasons of one kind in a text.
 const MAX_REASONS: usize = 3;
 
+/// What else may be where less came free than went: nobody saw these.
+const WHAT_KEEPS: &str = ", or what went is still open, mounted or kept by a snapshot";
+
 /// A filesystem's room, bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Space {
@@ -137,10 +140,11 @@ pub(super) fn unexplained(before: Space, after: Space, run: &Run, is_late: bool)
     match rest {
         0 => {}
         ..0 => {
-            let or =
+            let kept = if freed > 0 { WHAT_KEEPS } else { "" };
+            let late =
                 if is_late { ", or come free later: this filesystem frees in the background" } else { "" };
             let amount = words::bytes(rest.unsigned_abs());
-            reasons.push(format!("{amount} were written by others meanwhile{or}"));
+            reasons.push(format!("{amount} were written by others meanwhile{kept}{late}"));
         }
         1.. => reasons.push(format!(
             "{} came free by others, or with what the removed files shared",

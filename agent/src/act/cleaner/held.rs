@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use dogwatch::record::PlannedObject;
+
 use super::{News, Parent};
 use crate::act::forbidden::Renamed;
 use crate::act::hold::{Hold, holder_of};
@@ -101,17 +103,24 @@ impl Held {
         (renamed, roots.iter().map(astray).collect())
     }
 
-    /// Why the object at `path` is out of reach by another name.
-    fn why_out(&self, path: &Path) -> Option<String> {
+    /// Why `object` is out of reach by another name, or mounted itself. What is cut may be: it stays, and frees its bytes.
+    fn why_out(&self, object: &PlannedObject) -> Option<String> {
         let roots = self.around.roots.iter().zip(&self.renamed);
         roots
-            .filter_map(|(root, renamed)| Some((path.strip_prefix(&root.path).ok()?, renamed)))
-            .find_map(|(relative, renamed)| renamed.why_out(relative))
+            .filter_map(|(root, renamed)| Some((object.path.strip_prefix(&root.path).ok()?, renamed)))
+            .find_map(|(relative, renamed)| {
+                let mounted = || if object.cut.is_some() { None } else { renamed.why_mounted(relative) };
+                renamed.why_out(relative).or_else(mounted)
+            })
     }
 }
 
-/// Whether the object at `path` may still go, by what is held and mounted now.
-pub(super) fn last_word(held: &RefCell<Held>, parent: &dyn Parent, path: &Path) -> Result<(), String> {
+/// Whether `object` may still go, by what is held and mounted now.
+pub(super) fn last_word(
+    held: &RefCell<Held>,
+    parent: &dyn Parent,
+    object: &PlannedObject,
+) -> Result<(), String> {
     let News { held: now, stop } = parent.news();
     let changed = held.borrow().around.mounts.changed();
     if now.is_some() || changed {
@@ -123,7 +132,7 @@ pub(super) fn last_word(held: &RefCell<Held>, parent: &dyn Parent, path: &Path) 
         return Err(why);
     }
     let held = held.borrow();
-    match (holder_of(&held.places, path), held.why_out(path)) {
+    match (holder_of(&held.places, &object.path), held.why_out(object)) {
         (Some(hold), _) => Err(hold.said()),
         (None, Some(why)) => Err(why),
         (None, None) => Ok(()),

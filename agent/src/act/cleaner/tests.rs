@@ -3,6 +3,7 @@
 mod databases;
 mod elsewhere;
 mod mounted;
+mod sources;
 
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};

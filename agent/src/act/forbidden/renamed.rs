@@ -4,7 +4,10 @@
 //! directly, no mount brings it into reach; and, where no such mount is in sight, by its path within the filesystem. What
 //! lies beneath a root is judged also by where mounts show it elsewhere.
 //!
-//! Limits: where a volume of another container engine's is a container's whole disk (a node in a container), what lies in
+//! A layer of an overlay that was named from a folder that nobody knows (`lowerdir=l/ABC` after a `chdir`) may be any
+//! folder whose path ends so.
+//!
+//! Limits: a layer that was named through a symbolic link or a descriptor is not known by that. Where a volume of another container engine's is a container's whole disk (a node in a container), what lies in
 //! it is judged, not that it is one. A place that is to hold what goes ([`PLAIN`]) may lie on any disk; there only
 //! databases, volumes and our state are judged.
 
@@ -14,15 +17,17 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use super::loose::{Loose, loose_layers};
 use super::{NEVER, beneath_var_lib, on_host, overlap, why_marked_above, why_name};
 use crate::act::other_names::OtherNames;
-use crate::act::policy::RootPolicy;
+use crate::act::policy::{QUARANTINE, RootPolicy};
+use crate::act::quarantine::is_entry_from;
 use crate::act::real_path::{CleanupRoots, Mounts, Sight, is_elsewhere};
 use crate::sample::mountinfo::{Entry, Table};
 
 /// What is mounted there is what these names say, wherever its disk is mounted too: distributions keep `/var/log` on the
 /// disk of `/home` or `/usr/local`.
-const PLAIN: &[&str] = &["/", "/var", "/var/log", "/var/cache", "/var/tmp", "/var/crash", "/tmp"];
+pub(super) const PLAIN: &[&str] = &["/", "/var", "/var/log", "/var/cache", "/var/tmp", "/var/crash", "/tmp"];
 /// Trees in which disks are mounted that are none of theirs.
 const PLUGGED: &[&str] = &["/run", "/usr", "/var/run"];
 /// Where the kubelet shows a container a folder of any volume's, also of the host's own `/var/log`.
@@ -42,6 +47,8 @@ pub(in crate::act) struct Renamed {
     marked: OnceCell<Option<String>>,
     /// The layers that it, by any name, lies in or contains.
     layers: HashSet<PathBuf>,
+    /// Layers that may be anywhere.
+    loose: Loose,
     /// Why nobody can tell all of this; then nothing of it may be touched.
     untold: Option<String>,
 }
@@ -57,6 +64,7 @@ impl Renamed {
             near: Vec::new(),
             marked: OnceCell::new(),
             layers: HashSet::new(),
+            loose: loose_layers(table, &policy.host_root),
             untold: None,
         };
         let parts = all.names.iter().flat_map(|n| &n.parts);
@@ -115,9 +123,23 @@ impl Renamed {
             .or_else(|| self.why_marked_above().map(str::to_owned))
     }
 
+    /// Why the file at `relative` beneath the root stays: it is mounted itself, and would keep its bytes. A folder that is
+    /// mounted elsewhere is no reason.
+    pub(in crate::act) fn why_mounted(&self, relative: &Path) -> Option<String> {
+        // One that was moved there meanwhile is mounted by its new name.
+        let is_it = |below: &Path| {
+            let entry = || below.strip_prefix(QUARANTINE).ok();
+            below == relative || entry().is_some_and(|entry| is_entry_from(entry.as_os_str(), relative))
+        };
+        let all = self.names.iter().flat_map(|n| &n.mounted);
+        let (_, at) = all.into_iter().find(|(below, _)| is_it(below))?;
+        Some(format!("mounted at {}", at.display()))
+    }
+
     fn why_layer(&self, path: &Path) -> Option<String> {
-        let layer = path.ancestors().find(|folder| self.layers.contains(*folder))?;
-        Some(format!("it lies in {} (an overlay's layer)", layer.display()))
+        let layer = path.ancestors().find(|folder| self.layers.contains(*folder));
+        let known = layer.map(|layer| format!("it lies in {} (an overlay's layer)", layer.display()));
+        known.or_else(|| self.loose.why(path, &self.root.host_root))
     }
 
     fn why(&self, relative: &Path, is_root: bool) -> Option<String> {
@@ -217,8 +239,9 @@ fn layers(table: &Table<'_>, host_root: &Path) -> impl Iterator<Item = PathBuf> 
             merged.iter().any(|at| path.starts_with(at) && (*at != whole || root == whole))
         };
         let all = mounts[0].layers().into_iter().map(|l| PathBuf::from(OsStr::from_bytes(&l)));
+        let whole = all.filter(|layer| layer.is_absolute());
         let mut seen = Vec::new();
-        for layer in all.filter(|layer| !PLAIN.iter().any(|p| layer == Path::new(p))) {
+        for layer in whole.filter(|layer| !PLAIN.iter().any(|p| layer == Path::new(p))) {
             let on_host = host_root.join(layer.strip_prefix("/").unwrap_or(&layer));
             if !hidden(&on_host, host_root) {
                 seen.extend((!hidden(&layer, Path::new("/"))).then_some(layer));

@@ -110,3 +110,44 @@ fn an_overlays_layers_are_out_of_reach_where_they_can_be_seen() {
     assert_eq!(why(table, "/host/data/up/log", None), layer("/host/data/up"));
     assert_eq!(why(table, "/srv/logs", None), None);
 }
+
+#[test]
+fn a_layer_that_was_named_from_a_folder_may_be_any_that_is_called_so() {
+    let table = "1 1 8:1 / / rw - ext4 /dev/a rw\n\
+        2 1 8:2 / /data rw - xfs /dev/b rw\n\
+        3 1 0:50 / /run/c1 rw - overlay overlay rw,lowerdir=l/ABC:log:../deep/x,upperdir=7/diff,workdir=7/work\n\
+        4 1 0:51 / /data/m rw - overlay overlay ro,lowerdir=m:n\n\
+        5 1 8:2 /in/7 /mnt/seven rw - xfs /dev/b rw\n";
+    for (root, relative, said) in [
+        ("/data", None, None),
+        ("/data", Some("l/ABC/x"), Some("/data/l/ABC")),
+        ("/data", Some("any/where/7/diff/log2"), Some("/data/any/where/7/diff")),
+        ("/data", Some("7"), None),
+        ("/data", Some("17/diff"), None),
+        ("/data", Some("diff"), None),
+        ("/data", Some("deep/x"), Some("/data/deep/x")),
+        ("/data", Some("x"), None),
+        ("/data/app/log", None, Some("/data/app/log")),
+        ("/data/app/logs", None, None),
+        // Where a system lies anyway, as with whole paths.
+        ("/var/log", None, None),
+        ("/var/log", Some("log"), Some("/var/log/log")),
+        // By another name, and where the overlay itself lies.
+        ("/mnt/seven", Some("diff"), Some("/data/in/7/diff")),
+        ("/data/m/logs", None, None),
+        ("/data/n", None, Some("/data/n")),
+    ] {
+        let why = why(table, root, relative);
+        assert_eq!(why.is_some(), said.is_some(), "{root} {relative:?}: {why:?}");
+        let said = said.map(|at| format!("it lies in {at}, which may be a layer of the overlay at"));
+        assert!(
+            said.is_none_or(|said| why.as_ref().unwrap().contains(&said)),
+            "{root} {relative:?}: {why:?}"
+        );
+    }
+    // A container's own root says nothing of what lies here, but of its host.
+    let own = "1 1 0:50 / / rw - overlay overlay rw,lowerdir=l/A,upperdir=7/diff,workdir=7/work\n\
+        2 1 8:2 / /host/data rw - xfs /dev/b rw\n";
+    assert_eq!(why(own, "/srv/7/diff", None), None);
+    assert!(why(own, "/host/data/7/diff", None).is_some());
+}

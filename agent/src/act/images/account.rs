@@ -61,7 +61,8 @@ pub(super) fn unexplained(
     match rest {
         0 => {}
         ..0 => reasons.push(format!(
-            "{} were written by others meanwhile, or come free later",
+            "{} were written by others meanwhile, or come free later, or what went is still open, mounted or kept by a \
+             snapshot",
             words::bytes(rest.unsigned_abs().try_into().unwrap_or(u64::MAX))
         )),
         1.. => reasons.push(format!(

@@ -376,7 +376,8 @@ fn a_line_that_nobody_understands_holds_everything() {
     let whole = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
     let (fine, torn) = (told(&whole), told(&format!("{whole}what is this\n")));
     let object = path.join("app.log.1");
-    let last_word = |held| last_word(&RefCell::new(held), &Agent::default(), &object);
+    let last_word =
+        |held| last_word(&RefCell::new(held), &Agent::default(), &crate::act::specimen::object(&object));
     assert_eq!(last_word(fine), Ok(()));
     let why = last_word(torn).unwrap_err();
     assert!(why.starts_with("held: unknown") && why.contains("1 lines of the table of mounts"), "{why}");
