@@ -127,7 +127,8 @@ fn a_log_that_is_mounted_is_cut_all_the_same() {
 fn what_did_not_come_free_was_written_or_is_kept() {
     let space = |bytes| Space { available: bytes, free: bytes };
     let said = |freed_bytes, is_late| {
-        let run = Run { freed_bytes, ..Run::default() };
+        let mut run = Run::default();
+        run.freed_bytes = freed_bytes;
         unexplained(space(9 * MIB), space(8 * MIB), &run, is_late).reason
     };
     let kept = "were written by others meanwhile, or what went is still open, mounted or kept by a snapshot";
