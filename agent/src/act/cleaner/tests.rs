@@ -3,6 +3,8 @@
 mod databases;
 mod elsewhere;
 mod mounted;
+mod subvolumes;
+mod told;
 
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
