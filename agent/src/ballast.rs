@@ -80,7 +80,7 @@ pub enum Ask {
 pub struct Told {
     /// Which look this comes of; 0: the start.
     pub look: u64,
-    /// `st_dev` of the filesystem that it lies on.
+    /// The filesystem that it lies on, as the table of mounts numbers it.
     pub device: u64,
     /// What is held now, measured.
     pub held: Weights,

@@ -1,5 +1,7 @@
 //! A mount namespace of a test's own, in which it may mount what it likes.
 
+mod btrfs;
+
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
@@ -7,6 +9,8 @@ use rustix::mount::{
     MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change,
 };
 use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+pub(crate) use btrfs::Btrfs;
 
 /// Runs `scene` on a thread with a mount namespace of its own, with a folder for it to mount things in: nothing of that
 /// is seen outside or left behind, and nobody else meets what hangs.

@@ -59,7 +59,7 @@ fn spawn(policy: Policy) -> Executor {
 }
 
 fn device(path: &Path) -> u64 {
-    fs::metadata(path).unwrap().dev()
+    common::filesystem(path)
 }
 
 fn make_plan(survey: &Survey, policy: &Policy, root: &Path, bytes: u64, inodes: u64) -> Action {

@@ -121,6 +121,7 @@ fn survey() -> Survey {
         root: "/data/logs".into(),
         open_elsewhere: false,
         accessed_ns: None,
+        filesystem: object(i).device,
     };
     Survey { candidates: (1..=4).map(candidate).collect(), ..Survey::default() }
 }

@@ -10,6 +10,7 @@ mod account;
 mod batch;
 mod held;
 mod settle;
+mod unusable;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -26,6 +27,7 @@ use self::batch::{Batch, Ready, Waiting};
 pub(super) use self::batch::{DESCRIPTORS, MAX_BATCH};
 use self::held::{Held, Surroundings, last_word};
 use self::settle::{Settled, Settling};
+use self::unusable::Unusable;
 use super::age_clock::Present;
 use super::beneath;
 use super::confine::Reach;
@@ -59,6 +61,7 @@ pub(super) struct Cleaner {
     rules: Rules,
     pub(super) roots: Vec<Option<Root>>,
     pub(super) unable: Option<String>,
+    unusable: Vec<Unusable>,
     ledger: Ledger,
     held: RefCell<Held>,
     sweeps: Sweeps,
@@ -142,8 +145,9 @@ impl Cleaner {
             }
         };
         let mut roots = Vec::new();
-        let mut told = Vec::new();
+        let (mut told, mut unusable) = (Vec::new(), Vec::new());
         for (index, policy) in rules.policy.roots.iter().enumerate() {
+            let mut touched = false;
             let opened = match (&unable, policy.problems(index, state_dir).first()) {
                 (Some(why), _) => Err(why.clone()),
                 (None, Some(problem)) => Err(problem.to_string()),
@@ -151,12 +155,21 @@ impl Cleaner {
                     Err(ROOT_OFF.to_owned())
                 }
                 (None, None) if index >= MAX_ROOTS => Err(format!("only {MAX_ROOTS} roots are used")),
-                (None, None) => untold.clone().map_or_else(|| Root::open(policy), Err),
+                (None, None) => match &untold {
+                    Some(why) => Err(why.clone()),
+                    None => {
+                        touched = true;
+                        Root::open(policy)
+                    }
+                },
             };
-            told.push(RootStatus {
-                path: policy.path.clone(),
-                device: opened.as_ref().ok().map(|r| r.facts.device),
-                unusable: opened.as_ref().err().cloned(),
+            let path = policy.path.clone();
+            told.push(match &opened {
+                Ok(root) => RootStatus { path, device: Some(root.filesystem), unusable: None },
+                Err(why) => {
+                    unusable.extend(Unusable::of(&path, why, touched));
+                    RootStatus { path, device: None, unusable: Some(why.clone()) }
+                }
             });
             roots.push(opened.ok());
         }
@@ -172,6 +185,7 @@ impl Cleaner {
                 rules,
                 roots,
                 unable,
+                unusable,
                 ledger,
                 held,
                 sweeps: Sweeps::default(),
@@ -229,7 +243,7 @@ impl Cleaner {
         }
     }
 
-    /// Lists what lies beneath the roots on `device`.
+    /// Lists what lies beneath the roots on the filesystem `device`.
     pub(super) fn survey(&self, device: u64, now: impl Into<Present>) -> Result<Survey, String> {
         match &self.unable {
             Some(why) => Err(format!("no survey: {why}")),
@@ -239,7 +253,9 @@ impl Cleaner {
                 let within = (self.limits, &mut *self.ends.borrow_mut());
                 let (open, holds) = (&self.roots, &held.places);
                 let roots = Roots { open, renamed: &renamed, astray: &astray, holds };
-                Ok(survey(&self.rules, roots, device, now.into(), within))
+                let mut found = survey(&self.rules, roots, device, now.into(), within);
+                found.passed_over.extend(unusable::said(&self.unusable, device));
+                Ok(found)
             }
         }
     }
@@ -260,6 +276,11 @@ impl Cleaner {
             HoldSet::Unknown(why) => return Err(why.clone()),
         };
         Ok(self.sweeps.step(&self.roots, (holds, &held.places), may_release, parent))
+    }
+
+    /// The filesystem of the roots that have this `st_dev`: that of a plan's objects, which may lie in several subvolumes.
+    fn filesystem_of(&self, st_dev: u64) -> Option<u64> {
+        self.roots.iter().flatten().find(|root| root.facts.device == st_dev).map(|root| root.filesystem)
     }
 
     /// Carries out `action` as far as the policy lets it, and says what became of each object. `clock` is what
@@ -359,7 +380,8 @@ impl Cleaner {
         let Some(root) = &self.roots[index] else {
             return Err(Left::Skipped("its root cannot be used".to_owned()));
         };
-        if object.device != root.facts.device || object.device != action.objects[0].device {
+        let filesystem = self.filesystem_of(action.objects[0].device);
+        if object.device != root.facts.device || filesystem != Some(root.filesystem) {
             return Err(Left::Skipped("it lies on another filesystem".to_owned()));
         }
         if let Some(why) = root.why_astray() {
@@ -385,7 +407,7 @@ impl Cleaner {
             let key = (index, folder.to_owned());
             run.neighbours
                 .entry(key)
-                .or_insert_with(|| Rc::new(Neighbours::read(rules, root, folder, fd)))
+                .or_insert_with(|| Rc::new(Neighbours::read(rules, root, folder, fd, &now)))
                 .clone()
         };
         // What a cut takes is in the plan, digest and tail: that record is durable.

@@ -16,7 +16,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ use super::confine::{confine, die_with_parent};
 use super::hold_line::HeldNow;
 pub use super::leftovers::{Leftover, Restored};
 use super::plan::Survey;
-use super::policy::Policy;
+use super::policy::{Policy, ROOT_OFF};
 use super::wire::{
     action_from_wire, action_to_wire, aside_to_wire, candidate_to_wire, held_from_wire, refusals_to_wire,
     restored_to_wire, spent_from_wire,
@@ -90,6 +90,12 @@ impl Ready {
         Self { confinement, unable, ..Self::unknown(std::process::id()) }
     }
 
+    /// The roots that cannot be used though they should be, and why.
+    pub(super) fn unusable(&self) -> impl Iterator<Item = (&Path, &str)> {
+        let each = self.roots.iter().filter_map(|r| Some((r.path.as_path(), r.unusable.as_deref()?)));
+        each.filter(|(_, why)| *why != ROOT_OFF)
+    }
+
     /// Of the process `pid`, before it has spoken.
     pub(super) fn unknown(pid: u32) -> Self {
         Self {
@@ -112,7 +118,7 @@ impl Ready {
 pub struct RootStatus {
     /// The root.
     pub path: PathBuf,
-    /// Its `st_dev`, if it can be used.
+    /// The filesystem that it lies on, if it can be used: the device number in the table of mounts.
     pub device: Option<u64>,
     /// Why it cannot be used, if it cannot.
     pub unusable: Option<String>,

@@ -41,7 +41,7 @@ use super::holder::Holders;
 use super::ledger::Spending;
 use super::mounted;
 use super::plan::Survey;
-use super::policy::{Policy, ROOT_OFF};
+use super::policy::Policy;
 use super::wire::{
     action_from_wire, action_to_wire, aside_from_wire, candidate_from_wire, refusals_from_wire,
     restored_from_wire, spent_request,
@@ -155,10 +155,8 @@ impl Executor {
         let mut unable: Vec<String> =
             self.ready.unable.iter().map(|why| format!("cleanup is off: {why}")).collect();
         if self.ready.unable.is_none() {
-            unable.extend(self.ready.roots.iter().filter_map(|root| {
-                let why = root.unusable.as_ref().filter(|why| *why != ROOT_OFF)?;
-                Some(format!("cleanup root {}: {why}", root.path.display()))
-            }));
+            let said = |(root, why): (&Path, &str)| format!("cleanup root {}: {why}", root.display());
+            unable.extend(self.ready.unusable().map(said));
         }
         unable.extend(
             self.ready.confinement.lacks.iter().map(|l| format!("executor is not fully confined: {l}")),

@@ -55,6 +55,8 @@ const CRITICAL_PART: u64 = 20;
 pub(super) struct Watched {
     pub(super) object: PlannedObject,
     pub(super) root: PathBuf,
+    /// That the root lies on.
+    pub(super) filesystem: u64,
     pub(super) accessed_ns: Option<i64>,
     /// What of its end stays.
     pub(super) keep_bytes: u64,
@@ -114,7 +116,7 @@ impl Live {
 
 impl Watched {
     fn judged(self, since: Instant, until: Instant) -> Result<Candidate, String> {
-        let Self { mut object, root, accessed_ns, keep_bytes, file } = self;
+        let Self { mut object, root, filesystem, accessed_ns, keep_bytes, file } = self;
         let facts = beneath::facts_of(&file).map_err(|e| format!("it cannot be looked at: {e}"))?;
         let grown = facts.size_bytes.saturating_sub(object.size_bytes);
         let pace = grown as f64 / since.elapsed().as_secs_f64();
@@ -136,7 +138,7 @@ impl Watched {
         object.cut = Some(Cut { from: cut.from, to: cut.to, tail: tail(&file, cut.to, facts.size_bytes)? });
         object.why_safe =
             format!("{}; {reason}; its last {} stay", object.why_safe, words::bytes(keep_bytes));
-        Ok(Candidate { object, root, open_elsewhere: false, accessed_ns })
+        Ok(Candidate { object, root, open_elsewhere: false, accessed_ns, filesystem })
     }
 }
 

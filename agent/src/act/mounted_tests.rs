@@ -71,7 +71,8 @@ impl Drop for Apart {
 
 fn candidate(path: &Path) -> Candidate {
     let object = PlannedObject { path: path.to_owned(), ..object("x") };
-    Candidate { object, root: path.parent().unwrap().to_owned(), open_elsewhere: false, accessed_ns: None }
+    let (filesystem, root) = (object.device, path.parent().unwrap().to_owned());
+    Candidate { object, root, open_elsewhere: false, accessed_ns: None, filesystem }
 }
 
 #[test]

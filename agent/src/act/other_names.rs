@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use super::hold::{HeldPlace, Hold};
 use crate::sample::mountinfo::{Entry, Table};
 
-/// A filesystem, by its `st_dev`.
+/// A filesystem, by its number in the table.
 type Device = (u32, u32);
 
 /// Where a cleanup root lies within its filesystem.

@@ -52,6 +52,8 @@ pub struct Candidate {
     pub open_elsewhere: bool,
     /// When it was last read, where its mount tells.
     pub accessed_ns: Option<i64>,
+    /// The filesystem that it lies on, as [`Trigger::device`] has it: its `st_dev` may be a subvolume's.
+    pub filesystem: u64,
 }
 
 /// What a survey found.
@@ -92,7 +94,7 @@ impl Survey {
 pub struct Trigger {
     /// The mount to relieve.
     pub mount: String,
-    /// Its `st_dev`.
+    /// Its filesystem: the device number that the table of mounts has.
     pub device: u64,
     /// Its size.
     pub total_bytes: u64,
@@ -310,7 +312,7 @@ fn eligible(
     now_wall_ns: i64,
     refused: &mut Refused,
 ) -> Vec<PlannedObject> {
-    let newest = newest(survey, rules);
+    let newest = newest(survey, rules, now_wall_ns);
     let mut eligible = Vec::new();
     // Two cleaners at one place may both take a file; the first that lets it go is enough.
     let mut taken: HashSet<&Path> = HashSet::new();
@@ -375,7 +377,7 @@ fn may_go(
     now_wall_ns: i64,
 ) -> Result<String, String> {
     let object = &candidate.object;
-    if object.device != device {
+    if candidate.filesystem != device {
         return Err("it lies on another filesystem".to_owned());
     }
     if let Some(hold) = holder_of(holds, &object.path) {
@@ -439,7 +441,7 @@ fn leave_to_people(
 type Place<'s> = (&'s Path, usize);
 
 /// What stays because it is among the newest of its family in its folder: path and cleaner.
-fn newest<'s>(survey: &'s Survey, rules: &Rules) -> HashSet<(&'s Path, &'s str)> {
+fn newest<'s>(survey: &'s Survey, rules: &Rules, now_wall_ns: i64) -> HashSet<(&'s Path, &'s str)> {
     let mut folders: HashMap<Place<'_>, Vec<(&[u8], i64)>> = HashMap::new();
     let placed = |object: &'s PlannedObject| {
         let (index, _) = rules.root_for(&object.path, &object.cleaner)?;
@@ -455,7 +457,7 @@ fn newest<'s>(survey: &'s Survey, rules: &Rules) -> HashSet<(&'s Path, &'s str)>
         .map(|(place, members)| {
             let root = &rules.roots()[place.1];
             let family = |name| root.kind().family(name);
-            (place, newest_of_each_family(members, root.policy.keep_newest, family))
+            (place, newest_of_each_family(members, root.policy.keep_newest, |at| at > now_wall_ns, family))
         })
         .collect();
     let stays = |object: &'s PlannedObject| {

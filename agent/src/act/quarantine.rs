@@ -23,6 +23,7 @@ use super::beneath::{self, Facts};
 use super::cleaners::Ground;
 use super::gaps::{self, Gap};
 use super::policy::{HELD, QUARANTINE, RootPolicy};
+use crate::sample::superblock;
 
 /// Longest file name that Linux's filesystems take, bytes.
 const MAX_NAME_BYTES: usize = 255;
@@ -33,6 +34,8 @@ pub(super) struct Root {
     pub(super) path: PathBuf,
     pub(super) folder: OwnedFd,
     pub(super) facts: Facts,
+    /// That it lies on, as the table of mounts has it: `facts.device` may be a subvolume's.
+    pub(super) filesystem: u64,
     pub(super) quarantine: OwnedFd,
     /// Where held files are linked, or why nowhere.
     pub(super) held: Result<OwnedFd, String>,
@@ -73,7 +76,8 @@ impl Root {
         let quarantine = open_private(&folder, &facts, QUARANTINE)?;
         let held = open_private(&folder, &facts, HELD);
         let ground = Ground::survey_of(policy, &folder);
-        Ok(Self { path: policy.path.clone(), folder, facts, quarantine, held, ground })
+        let filesystem = superblock::number(facts.device, facts.mount_id);
+        Ok(Self { path: policy.path.clone(), folder, facts, filesystem, quarantine, held, ground })
     }
 
     /// Where a quarantined entry lies, for people.

@@ -32,7 +32,7 @@ use super::aside::Aside;
 use super::executor::RootStatus;
 use super::hold::Hold;
 use super::other_names::{Footing, OtherNames, spread};
-use crate::sample::mountinfo;
+use crate::sample::{mountinfo, superblock};
 
 /// The table of mounts is read to here: a container's line takes up to 4 KiB.
 const MAX_TABLE_BYTES: u64 = 16 << 20;
@@ -255,7 +255,7 @@ enum Behind<'w> {
     Server { mount: Option<&'w mountinfo::Entry<'w>>, cleaned: bool },
 }
 
-/// A filesystem, by its `st_dev`.
+/// A filesystem, by its number in the table.
 type Device = (u32, u32);
 
 /// Follows paths by one table of mounts.
@@ -396,7 +396,7 @@ fn parts(path: &Path) -> Vec<OsString> {
 pub struct Place {
     /// Its path on the host, no symbolic link in it.
     pub path: PathBuf,
-    /// The `st_dev` of what it lies on.
+    /// The filesystem that it lies on: the device number in the table of mounts.
     pub device: u64,
 }
 
@@ -414,7 +414,7 @@ pub(super) fn find(host_root: &Path, path: &Path) -> Result<Option<Place>, Strin
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
         Err(e) => return Err(unreadable(e)),
     };
-    let device = rustix::fs::fstat(&fd).map_err(unreadable)?.st_dev;
+    let device = superblock::of(&fd).map_err(unreadable)?;
     let link = |fd: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
     let (real, root) = (link(&fd), link(&folder));
     let (real, root) = real.and_then(|real| Ok((real, root?))).map_err(|e| e.to_string())?;

@@ -89,7 +89,7 @@ pub enum Step {
     Survey {
         /// The mount.
         mount: String,
-        /// Its `st_dev`.
+        /// Its filesystem, as the table of mounts numbers it.
         device: u64,
     },
     /// Record the action durably, then call [`Respond::on_recorded`].
@@ -270,7 +270,7 @@ impl Respond {
         self.holds = holds;
     }
 
-    /// Ballast of so many bytes and inodes is to come back on the filesystem `device` (`st_dev`): its room is lent, so that
+    /// Ballast of so many bytes and inodes is to come back on the filesystem `device`: its room is lent, so that
     /// plans aim for as much more.
     pub fn set_owed(&mut self, device: u64, bytes: u64, inodes: u64) {
         self.owed = Owed { device, bytes, inodes };

@@ -3,10 +3,12 @@
 use std::collections::{HashMap, HashSet};
 
 /// Of one folder's files (name, modification time), the names that stay because they are among the `keep` newest
-/// of their family; of equals, the name that sorts last.
+/// of their family; of equals, the name that sorts last. One whose time `is_ahead` of the clock may be older than the rest: it
+/// stays besides them and takes nobody's place.
 pub(super) fn newest_of_each_family<'n>(
     members: impl IntoIterator<Item = (&'n [u8], i64)>,
     keep: u32,
+    is_ahead: impl Fn(i64) -> bool,
     family: impl Fn(&'n [u8]) -> &'n [u8],
 ) -> HashSet<&'n [u8]> {
     let mut families: HashMap<&[u8], Vec<(i64, &[u8])>> = HashMap::new();
@@ -18,7 +20,8 @@ pub(super) fn newest_of_each_family<'n>(
         .into_values()
         .flat_map(|mut logs| {
             logs.sort_unstable_by(|a, b| b.cmp(a));
-            logs.into_iter().take(keep).map(|(_, name)| name)
+            let ahead = if keep == 0 { 0 } else { logs.iter().filter(|(at, _)| is_ahead(*at)).count() };
+            logs.into_iter().take(keep.saturating_add(ahead)).map(|(_, name)| name)
         })
         .collect()
 }
@@ -65,6 +68,27 @@ fn strip_compression(name: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_ahead_of_the_clock_stays_and_takes_no_place_among_the_newest() {
+        let logs = [
+            ("app.log.1", 40),
+            ("app.log.2", 30),
+            ("app.log.3", 20),
+            ("ahead.log.1", 900),
+            ("app.log.9", 950),
+        ];
+        let stays = |keep| {
+            let members = logs.iter().map(|(name, mtime)| (name.as_bytes(), *mtime));
+            let stays = newest_of_each_family(members, keep, |at| at > 100, family);
+            let mut stays: Vec<&str> = stays.into_iter().map(|n| std::str::from_utf8(n).unwrap()).collect();
+            stays.sort_unstable();
+            stays
+        };
+        assert_eq!(stays(1), ["ahead.log.1", "app.log.1", "app.log.9"]);
+        assert_eq!(stays(2), ["ahead.log.1", "app.log.1", "app.log.2", "app.log.9"]);
+        assert_eq!(stays(0), [""; 0], "where none is kept, its age decides");
+    }
 
     #[test]
     fn names_of_one_log_are_one_family() {

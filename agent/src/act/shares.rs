@@ -235,6 +235,7 @@ mod tests {
                 root: "/".into(),
                 open_elsewhere: false,
                 accessed_ns: None,
+                filesystem: 0,
             }],
             ..Survey::default()
         };

@@ -106,7 +106,7 @@ pub(super) struct Roots<'r> {
     pub(super) holds: &'r [Hold],
 }
 
-/// Lists the candidates beneath those of `roots` that lie on `device`, within `limits`. Of a root that is astray nothing is
+/// Lists the candidates beneath those of `roots` that lie on the filesystem `device`, within `limits`. Of a root that is astray nothing is
 /// listed, and that is told first of all, whatever disk it was on: what lies at its path now may be what was asked for. What
 /// is held takes no room from what may go. `ends` is where the last survey ended, and then where this one did.
 pub(super) fn survey(
@@ -131,7 +131,6 @@ pub(super) fn survey(
         rules,
         renamed,
         holds,
-        device,
         now,
         limits,
         until: began + limits.time,
@@ -145,7 +144,7 @@ pub(super) fn survey(
         survey: Survey { passed_over: told, ..Survey::default() },
     };
     let usable = open.iter().enumerate().filter_map(|(index, root)| Some((index, root.as_ref()?)));
-    let is_asked = |(index, root): &(usize, &Root)| root.facts.device == device && !is_astray(*index);
+    let is_asked = |(index, root): &(usize, &Root)| root.filesystem == device && !is_astray(*index);
     let mut order: Vec<(usize, &Root)> = usable.filter(is_asked).collect();
     // Where a bound ends the survey, the costlier tiers are what is missing.
     order.sort_by_key(|(index, _)| rules.roots()[*index].policy.tier);
@@ -178,7 +177,6 @@ struct Surveyor<'r> {
     /// The roots, by index.
     renamed: &'r [Renamed],
     holds: &'r [Hold],
-    device: u64,
     now: Present,
     limits: Limits,
     until: Instant,
@@ -279,7 +277,8 @@ impl Surveyor<'_> {
     /// folder may end before it comes, and would open what is the database's until then.
     fn is_out(&mut self, walk: &Walk<'_>, relative: &Path, folder: &OwnedFd) -> bool {
         let Walk { index, rules, root, .. } = *walk;
-        let out = forbidden::why_folder_is_out(&root.path.join(relative), &rules.policy)
+        let out = why_in_another_subvolume(root, folder)
+            .or_else(|| forbidden::why_folder_is_out(&root.path.join(relative), &rules.policy))
             .or_else(|| self.renamed.get(index)?.why_out(relative))
             .or_else(|| Some(forbidden::storage_marker_in(folder)?.said("the folder")))
             .or_else(|| forbidden::database_marker_in(folder).map(said_of_marker))
@@ -370,7 +369,7 @@ impl Surveyor<'_> {
             return;
         }
         let look = Look { rules, ground: &root.ground, relative: &path, folder, facts: &facts };
-        let fit = may_be_judged(&facts, self.device)
+        let fit = may_be_judged(&facts, root.facts.device)
             .and_then(|()| rules.kind().demand(&look))
             .and_then(|()| rules.judge_owner(facts.uid));
         if let Err(reason) = fit {
@@ -405,7 +404,8 @@ impl Surveyor<'_> {
         let kin = held.map(Kin::Held).or((is_young || open_elsewhere).then_some(Kin::InUse));
         let object = planned(absolute, &facts, rules, &taken.pattern);
         let accessed_ns = root.ground.accessed_ns(&facts);
-        let candidate = Candidate { object, root: root.path.clone(), open_elsewhere, accessed_ns };
+        let (root, filesystem) = (root.path.clone(), root.filesystem);
+        let candidate = Candidate { object, root, open_elsewhere, accessed_ns, filesystem };
         self.finds.take(index, candidate, kin);
     }
 
@@ -424,6 +424,7 @@ impl Surveyor<'_> {
         self.live.watch(Watched {
             object: planned(path, &facts, look.rules, pattern),
             root: walk.root.path.clone(),
+            filesystem: walk.root.filesystem,
             accessed_ns: walk.root.ground.accessed_ns(&facts),
             keep_bytes: look.rules.policy.keep_bytes,
             file,
@@ -511,6 +512,16 @@ impl Surveyor<'_> {
 
 fn said_of_marker(marker: &str) -> String {
     format!("{marker} marks the folder as a database's")
+}
+
+/// Why nothing goes from `folder`, which is on the mount of `root` and has another `st_dev`: no rename leads from one subvolume
+/// of a btrfs to another, so that nothing there comes into the root's quarantine.
+fn why_in_another_subvolume(root: &Root, folder: &OwnedFd) -> Option<String> {
+    match beneath::facts_of(folder) {
+        Ok(facts) if facts.device == root.facts.device => None,
+        Ok(_) => Some("it is a subvolume of its own: only a root within it cleans there".to_owned()),
+        Err(error) => Some(format!("the folder cannot be looked at: {error}")),
+    }
 }
 
 /// Whether an inode may be judged at all: a regular file on the right device that can be unlinked.

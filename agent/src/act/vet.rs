@@ -33,8 +33,14 @@ pub(super) struct Neighbours {
 }
 
 impl Neighbours {
-    /// Reads `folder`, which is `relative` to `root`.
-    pub(super) fn read(rules: &RootRules, root: &Root, relative: &Path, folder: &OwnedFd) -> Self {
+    /// Reads `folder`, which is `relative` to `root`, as it is `now`.
+    pub(super) fn read(
+        rules: &RootRules,
+        root: &Root,
+        relative: &Path,
+        folder: &OwnedFd,
+        now: &Present,
+    ) -> Self {
         let mut members: Vec<(Vec<u8>, i64)> = Vec::new();
         let refused = |why: String| Self { newest: HashSet::new(), refused: Some(why) };
         if let Some(why) = why_shunned(rules, root, relative) {
@@ -67,6 +73,7 @@ impl Neighbours {
         let newest = newest_of_each_family(
             members.iter().map(|(name, mtime)| (name.as_slice(), *mtime)),
             rules.policy.keep_newest,
+            |mtime_ns| now.age_ns(mtime_ns) < 0,
             |name| rules.kind().family(name),
         );
         Self { newest: newest.into_iter().map(<[u8]>::to_vec).collect(), refused: None }

@@ -32,6 +32,7 @@ pub(super) fn candidate_to_wire(candidate: &Candidate) -> wire::Candidate {
         root: candidate.root.display().to_string(),
         open_elsewhere: candidate.open_elsewhere,
         accessed_ns: candidate.accessed_ns,
+        filesystem: candidate.filesystem,
     }
 }
 
@@ -42,6 +43,7 @@ pub(super) fn candidate_from_wire(candidate: wire::Candidate) -> Result<Candidat
         root: PathBuf::from(candidate.root),
         open_elsewhere: candidate.open_elsewhere,
         accessed_ns: candidate.accessed_ns,
+        filesystem: candidate.filesystem,
     })
 }
 

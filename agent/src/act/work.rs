@@ -25,7 +25,7 @@ use super::ledger::{Ledger, Source, Spending};
 use super::leftovers::{Back, Leftover};
 use super::live::mask_tail;
 use super::plan::Survey;
-use super::policy::{ROOT_OFF, Rules};
+use super::policy::Rules;
 use super::real_path::{Place, find_apart};
 use super::shares;
 use super::turn::Turn;
@@ -73,7 +73,7 @@ pub enum Job {
     Survey {
         /// The mount that asks.
         mount: String,
-        /// Its `st_dev`.
+        /// Its filesystem, as the table of mounts numbers it.
         device: u64,
     },
     /// What is held changed: link it aside, and let go of what is not held any more.
@@ -360,6 +360,9 @@ impl<'a> Keeper<'a> {
                     executor.witnessed_by(Arc::clone(witness));
                 }
                 let unable = executor.unable();
+                for (root, why) in self.roots.news_of(executor.ready()) {
+                    tracing::warn!(root = %root.display(), %why, "nothing is cleaned beneath this root");
+                }
                 // The image keeper has no quarantine.
                 self.restores_at = self.witness.is_some().then(Instant::now);
                 self.executor = Some(executor);
@@ -411,11 +414,7 @@ impl<'a> Keeper<'a> {
     /// Whether another executor could use roots that this one cannot.
     fn wants_roots_again(&self) -> bool {
         let Some(ready) = self.executor.as_ref().map(Executor::ready) else { return false };
-        let lacks = ready.unable.is_none()
-            && ready.roots.iter().any(|r| {
-                // A root that the configuration switched off is not to be opened.
-                r.unusable.as_ref().is_some_and(|why| why != ROOT_OFF)
-            });
+        let lacks = ready.unable.is_none() && ready.unusable().next().is_some();
         self.roots.are_due(Instant::now(), lacks)
     }
 

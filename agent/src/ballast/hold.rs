@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::COPY_ON_WRITE;
 use super::scale::{Weight, Weights};
+use crate::sample::superblock;
 
 /// Its name in the state folder.
 pub const FOLDER: &str = "ballast";
@@ -45,9 +46,9 @@ impl Hold {
         &self.folder
     }
 
-    /// `st_dev` of the state folder's filesystem; 0 where it cannot be looked at.
+    /// The state folder's filesystem, as the table of mounts numbers it; 0 where it cannot be looked at.
     pub(super) fn device(&self) -> u64 {
-        fs::metadata(&self.state_dir).map_or(0, |m| m.dev())
+        superblock::of_path(&self.state_dir).unwrap_or(0)
     }
 
     pub(super) fn statvfs(&self) -> io::Result<StatVfs> {

@@ -82,7 +82,7 @@ impl BallastState {
         };
         let bytes = held.bytes.saturating_mul(2).saturating_add(AMPLE.bytes);
         let inodes = held.inodes.saturating_mul(2).saturating_add(AMPLE.inodes);
-        // A device that no mount has, as a subvolume's, is looked at each time.
+        // A device that no mount has is looked at each time.
         !mounts
             .iter()
             .filter(|m| makedev(m.dev_major, m.dev_minor) == device)

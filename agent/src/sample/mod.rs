@@ -26,6 +26,7 @@ mod rare;
 mod remote;
 mod roster;
 mod self_cost;
+pub(crate) mod superblock;
 mod thrift;
 mod ticker;
 mod timex;

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use dogwatch::record::Pod;
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 
+use super::disk::Disk;
 use super::layout::Layout;
 use super::open_files::{overlays, read_bounded};
 use crate::sample::processes::stat::cgroup_path;
@@ -20,10 +21,10 @@ use crate::sample::{Pods, Roots};
 /// Processes looked at for one answer, some 20 µs each.
 const MAX_PROCESSES: usize = 32_768;
 
-/// Reads what is known now, for folders on the filesystem `device` (`st_dev`).
+/// Reads what is known now, for folders on the filesystem `device` (its number in the table of mounts).
 pub(super) fn layout(roots: &Roots, pods: &Pods, device: u64) -> Layout {
     let named = pods.named().map(|pod| (pod.uid.clone(), pod.clone())).collect();
-    Layout { layers: layers(roots, pods, &overlays(roots, device)), named }
+    Layout { layers: layers(roots, pods, &overlays(roots, &Disk::of(roots, device))), named }
 }
 
 fn layers(roots: &Roots, pods: &Pods, overlays: &HashMap<u64, PathBuf>) -> BTreeMap<PathBuf, Pod> {

@@ -16,6 +16,7 @@ pub mod blame;
 pub mod census;
 mod containers;
 pub mod crawl;
+mod disk;
 mod entry;
 pub mod growth;
 mod host_path;

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxFlags};
 use rustix::io::Errno;
 
+use super::disk::Disk;
 use super::host_path::{self, Named};
 use super::traces::{self, Trace, Written};
 use crate::sample::processes::stat::cgroup_path;
@@ -67,11 +68,11 @@ pub struct OpenFiles {
 }
 
 /// Looks through the descriptors of every process of `roots` for what is written, or deleted, on the filesystem `device`
-/// (`st_dev`).
+/// (its number in the table of mounts).
 pub fn scan(roots: &Roots, device: u64) -> OpenFiles {
-    let overlays = overlays(roots, device);
-    let mut scan =
-        Scan { device, overlays, budget: MAX_LOOKED_AT, elsewhere: 0, found: OpenFiles::default() };
+    let disk = Disk::of(roots, device);
+    let overlays = overlays(roots, &disk);
+    let mut scan = Scan { disk, overlays, budget: MAX_LOOKED_AT, elsewhere: 0, found: OpenFiles::default() };
     let proc = &roots.proc;
     let entries = match std::fs::read_dir(proc) {
         Ok(entries) => entries,
@@ -92,7 +93,7 @@ pub fn scan(roots: &Roots, device: u64) -> OpenFiles {
 }
 
 struct Scan {
-    device: u64,
+    disk: Disk,
     /// By an overlay's device: where on the filesystem in question it keeps what is written.
     overlays: HashMap<u64, PathBuf>,
     budget: usize,
@@ -141,7 +142,7 @@ impl Scan {
         let on = rustix::fs::makedev(facts.stx_dev_major, facts.stx_dev_minor);
         let upper = self.overlays.get(&on).cloned();
         let bytes = facts.stx_blocks.saturating_mul(512);
-        if upper.is_none() && on != self.device {
+        if upper.is_none() && !self.disk.has(&facts) {
             self.elsewhere = self.elsewhere.saturating_add(if is_written { bytes } else { 0 });
             return;
         }
@@ -171,8 +172,8 @@ impl Scan {
     }
 }
 
-/// The overlays of the node that fill `device`.
-pub(super) fn overlays(roots: &Roots, device: u64) -> HashMap<u64, PathBuf> {
+/// The overlays of the node that fill `disk`.
+pub(super) fn overlays(roots: &Roots, disk: &Disk) -> HashMap<u64, PathBuf> {
     let mut found = HashMap::new();
     // Without the table, what containers write stays unexplained.
     let Ok(text) = read_bounded(&roots.mountinfo) else { return found };
@@ -186,21 +187,23 @@ pub(super) fn overlays(roots: &Roots, device: u64) -> HashMap<u64, PathBuf> {
             continue;
         }
         let seen = roots.rootfs.join(upper.strip_prefix("/").unwrap_or(upper));
-        if rustix::fs::stat(&seen).is_ok_and(|s| s.st_dev == device) {
+        if look(&seen).is_ok_and(|facts| disk.has(&facts)) {
             found.insert(rustix::fs::makedev(entry.dev_major, entry.dev_minor), upper.to_owned());
         }
     }
     found
 }
 
-fn look(link: &Path) -> Result<Statx, Errno> {
+/// What is at `path`, links followed.
+fn look(path: &Path) -> Result<Statx, Errno> {
     let mask = StatxFlags::TYPE
         | StatxFlags::NLINK
         | StatxFlags::INO
         | StatxFlags::SIZE
         | StatxFlags::BLOCKS
-        | StatxFlags::BTIME;
-    rustix::fs::statx(CWD, link, AtFlags::STATX_DONT_SYNC, mask)
+        | StatxFlags::BTIME
+        | StatxFlags::MNT_ID;
+    rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, mask)
 }
 
 pub(super) fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {

@@ -201,3 +201,26 @@ fn garbage_costs_nothing_else() {
     let none = scan(&Roots { proc: temp.path().join("none"), ..roots }, device);
     assert!(none.files.is_empty() && none.incomplete.unwrap().contains("cannot be listed"));
 }
+
+#[test]
+fn what_is_written_in_any_subvolume_of_a_btrfs_fills_it() {
+    crate::own_mounts::in_own_mounts(|at| {
+        let btrfs = crate::own_mounts::Btrfs::new(at);
+        let nested = btrfs.subvolume("nested");
+        let roots = Roots { mountinfo: "/proc/thread-self/mountinfo".into(), ..Roots::default() };
+        let written: Vec<File> = [&btrfs.whole, &nested, &btrfs.own]
+            .map(|folder| File::create(folder.join("log")).unwrap())
+            .into();
+        let st_devs: Vec<u64> = written.iter().map(|f| f.metadata().unwrap().dev()).collect();
+        for place in [&btrfs.whole, &nested, &btrfs.own] {
+            let number = crate::sample::superblock::of_path(place).unwrap();
+            assert!(!st_devs.contains(&number), "{number} {st_devs:?}");
+            let found = scan(&roots, number);
+            let mut seen: Vec<u64> = found.files.iter().map(|f| f.device).collect();
+            seen.sort_unstable();
+            let mut all = st_devs.clone();
+            all.sort_unstable();
+            assert_eq!(seen, all, "{found:?}");
+        }
+    });
+}

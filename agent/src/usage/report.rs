@@ -28,7 +28,7 @@ use super::show::Filesystem;
 use super::site::{Site, compare};
 use super::tally::Usage;
 use super::walk::{WalkOptions, walk};
-use crate::sample::{Pods, Roots};
+use crate::sample::{Pods, Roots, superblock};
 
 /// Questions that wait.
 const MAX_ASKED: usize = 4;
@@ -113,7 +113,7 @@ fn within(at: &Path, budget: Budget) -> Result<Usage, String> {
 /// Walks a folder of the node.
 pub(super) fn report(roots: &Roots, folder: &Reached, how: &How, besides: &Besides) -> Result<Report, NoWay> {
     let Reached { path, at, mount } = folder;
-    let facts = open_top(at).and_then(rustix::fs::fstat).map_err(|e| {
+    let device = open_top(at).and_then(superblock::of).map_err(|e| {
         let why = format!("{}: {e}", path.display());
         match e {
             Errno::NOENT | Errno::NOTDIR => NoWay::Absent(why),
@@ -126,7 +126,7 @@ pub(super) fn report(roots: &Roots, folder: &Reached, how: &How, besides: &Besid
     let mut usage = how.found(at).map_err(NoWay::Other)?;
     let mut pods = Pods::new(&roots.log);
     pods.refresh(clock::now().boot_ns);
-    let layout = layout(roots, &pods, facts.st_dev);
+    let layout = layout(roots, &pods, device);
     let writers = before.zip(besides.writers_apart).map(|(before, apart)| {
         let (before, missed) = before?;
         std::thread::sleep((began + apart).saturating_duration_since(Instant::now()));

@@ -22,7 +22,7 @@ use super::growth::{At, Growth, Ledger};
 use super::layout::{Layout, Owner};
 use super::pace::{Budget, Paced, be_idle};
 use super::place::{on_node, walked};
-use crate::sample::{Pods, Roots};
+use crate::sample::{Pods, Roots, superblock};
 
 /// Mounts that are walked; what is known of each is bounded too ([`super::growth::MAX_FOLDERS`]).
 const MAX_MOUNTS: usize = 16;
@@ -258,7 +258,7 @@ impl Rounds {
             Layout::default()
         } else {
             pods.refresh(clock::now().boot_ns);
-            let device = rustix::fs::stat(place).map_or(0, |s| s.st_dev);
+            let device = superblock::of_path(place).unwrap_or(0);
             layout(&self.roots, pods, device)
         };
         let at = |path: &PathBuf| Path::new(mount).join(path);

@@ -13,7 +13,7 @@ use super::blame::{Blame, Look, Names, blame};
 use super::open_files::{Holder, holder, node_path, scan};
 use super::place::{local, seen, table};
 use super::reach::reach;
-use crate::sample::{Pods, Roots, mountinfo};
+use crate::sample::{Pods, Roots, mountinfo, superblock};
 
 /// Filesystems whose files may share what is allocated for them.
 const SHARING: [&[u8]; 5] = [b"btrfs", b"xfs", b"bcachefs", b"zfs", b"ocfs2"];
@@ -58,7 +58,7 @@ impl Site {
     /// # Errors
     /// It does not answer.
     pub(super) fn look(&self, roots: &Roots) -> Result<(Look, Option<String>), String> {
-        let device = rustix::fs::stat(&self.path).map_err(|e| self.cannot(e))?.st_dev;
+        let device = superblock::of_path(&self.path).map_err(|e| self.cannot(e))?;
         let mut look = self.figures()?;
         let found = scan(roots, device);
         look.files = found.files;

@@ -172,7 +172,16 @@ pub(super) fn wait_for_the_clock(survey: &Survey) {
     }
 }
 
-fn layout_holds(fs: &LoopFs, seed: u64) -> (usize, usize, u64) {
+/// What the free space of a filesystem says of what went.
+#[derive(Clone, Copy, PartialEq)]
+enum Books {
+    /// It grew by as much, to the byte.
+    Exact,
+    /// The filesystem has uses of its own, or frees in the background: a difference has a reason.
+    Loose,
+}
+
+fn layout_holds(fs: &LoopFs, seed: u64, books: Books) -> (usize, usize, u64) {
     let base = fs.path().join(format!("seed{seed}"));
     fs::create_dir(&base).unwrap();
     let layout = Layout::new(&base, seed);
@@ -219,10 +228,15 @@ fn layout_holds(fs: &LoopFs, seed: u64) -> (usize, usize, u64) {
     assert_eq!(after, expected, "seed {seed}: everything else is as it was");
     let (available_before, available_after) =
         (applied.available_before_bytes.unwrap(), applied.available_after_bytes.unwrap());
-    assert_eq!(applied.freed_bytes, Some(available_after - available_before), "seed {seed}: to the byte");
     assert_eq!(applied.freed_bytes, Some(action.planned_bytes), "seed {seed}");
     let unexplained = applied.unexplained.unwrap();
-    assert_eq!((unexplained.bytes, unexplained.reason.as_str()), (0, ""), "seed {seed}");
+    let came = i128::from(available_after) - i128::from(available_before);
+    let missing = i128::from(action.planned_bytes) - came;
+    if books == Books::Exact {
+        assert_eq!((missing, unexplained.reason.as_str()), (0, ""), "seed {seed}: to the byte");
+    }
+    assert_eq!(i128::from(unexplained.bytes), -missing, "seed {seed}");
+    assert!(missing == 0 || !unexplained.reason.is_empty(), "seed {seed}: {unexplained:?}");
     (may_go.len(), gone.len(), applied.freed_bytes.unwrap())
 }
 
@@ -231,7 +245,7 @@ fn seeded_layouts_agree_with_find_and_with_statvfs_on_ext4() {
     let fs = LoopFs::ext4(128);
     let (mut may, mut went, mut freed) = (0, 0, 0);
     for seed in 0..20 {
-        let (m, w, f) = layout_holds(&fs, seed);
+        let (m, w, f) = layout_holds(&fs, seed, Books::Exact);
         (may, went, freed) = (may + m, went + w, freed + f);
     }
     println!(
@@ -245,8 +259,23 @@ fn seeded_layouts_agree_with_find_and_with_statvfs_on_tmpfs() {
     let fs = LoopFs::tmpfs(96);
     let (mut may, mut went) = (0, 0);
     for seed in 100..108 {
-        let (m, w, _) = layout_holds(&fs, seed);
+        let (m, w, _) = layout_holds(&fs, seed, Books::Exact);
         (may, went) = (may + m, went + w);
     }
     println!("8 layouts on tmpfs: {may} objects may go by find and by plan, {went} went");
+}
+
+#[test]
+fn seeded_layouts_agree_with_find_on_btrfs() {
+    let fs = LoopFs::btrfs(256);
+    assert_ne!(device(fs.path()), fs::metadata(fs.path()).unwrap().dev(), "this is about two numbers");
+    let went: usize = (200..208).map(|seed| layout_holds(&fs, seed, Books::Loose).1).sum();
+    assert!(went > 50, "{went}");
+}
+
+#[test]
+fn seeded_layouts_agree_with_find_on_xfs() {
+    let fs = LoopFs::xfs();
+    let went: usize = (300..308).map(|seed| layout_holds(&fs, seed, Books::Loose).1).sum();
+    assert!(went > 50, "{went}");
 }

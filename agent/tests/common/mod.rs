@@ -35,6 +35,16 @@ impl LoopFs {
         Self::mount(temp, &["-o", "loop", path(&image)])
     }
 
+    /// A fresh btrfs of `mib` MiB; the image is sparse.
+    pub fn btrfs(mib: u64) -> Self {
+        let temp = tempfile::tempdir().expect("a temp folder");
+        let image = temp.path().join("image");
+        let file = std::fs::File::create(&image).expect("an image");
+        file.set_len(mib << 20).expect("a sparse image");
+        run("mkfs.btrfs", &["-q", path(&image)]);
+        Self::mount(temp, &["-o", "loop", path(&image)])
+    }
+
     /// A fresh tmpfs of `mib` MiB.
     pub fn tmpfs(mib: u64) -> Self {
         let temp = tempfile::tempdir().expect("a temp folder");
@@ -78,6 +88,14 @@ impl Drop for LoopFs {
 /// Mounts a tmpfs at `at`, beneath a [`LoopFs`] (which unmounts it too).
 pub fn mount_tmpfs(at: &Path) {
     run("mount", &["-t", "tmpfs", "-o", "size=1m", "dogwatch-test", path(at)]);
+}
+
+/// The number of the filesystem that `path` lies on, as the table of mounts has it and findmnt(8) reads it.
+pub fn filesystem(path: &Path) -> u64 {
+    let args = ["--noheadings", "--output", "MAJ:MIN", "--target", self::path(path)];
+    let said = String::from_utf8(run("findmnt", &args).stdout).expect("a number");
+    let (major, minor) = said.trim().split_once(':').expect("two numbers");
+    rustix::fs::makedev(major.parse().expect("a number"), minor.parse().expect("a number"))
 }
 
 /// Runs a program that must succeed.

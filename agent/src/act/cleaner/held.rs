@@ -40,7 +40,7 @@ impl Surroundings {
 /// Why the path of `root` does not lead to the folder that is open, for a survey of `device`. What a server stands behind is
 /// not touched, but where it is surveyed itself: one that is silent must keep no other disk waiting.
 fn why_astray(root: &Root, device: u64, sight: &Sight) -> Option<String> {
-    let (table, is_asked) = (sight.mounts(), root.facts.device == device);
+    let (table, is_asked) = (sight.mounts(), root.filesystem == device);
     if sight.untold().is_some() && !is_asked {
         return None;
     }
@@ -51,7 +51,7 @@ fn why_astray(root: &Root, device: u64, sight: &Sight) -> Option<String> {
     let here = table.mount_of(root.path.as_os_str().as_bytes()).filter(|e| is_elsewhere(e));
     let is_other = |e: &Entry<'_>| {
         let device = rustix::fs::makedev(e.dev_major, e.dev_minor);
-        device != root.facts.device && root.facts.mount_id.is_some_and(|id| id != u64::from(e.id))
+        device != root.filesystem && root.facts.mount_id.is_some_and(|id| id != u64::from(e.id))
     };
     match here {
         Some(mount) if is_other(mount) => Some(root.is_hidden()),

@@ -4,6 +4,8 @@ mod databases;
 mod elsewhere;
 mod mounted;
 mod sources;
+mod subvolumes;
+mod told;
 
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};

@@ -283,7 +283,8 @@ impl Keeper {
                 inodes,
             })),
         };
-        Candidate { object, root: PathBuf::from(IMAGE_PLACE), open_elsewhere: false, accessed_ns: None }
+        let root = PathBuf::from(IMAGE_PLACE);
+        Candidate { object, root, open_elsewhere: false, accessed_ns: None, filesystem: device }
     }
 
     /// The store of those given that lies on `device`; an error where there is none at all.

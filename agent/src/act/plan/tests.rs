@@ -30,7 +30,8 @@ fn candidate(path: &str, inode: u64, bytes: u64, age_days: i64) -> Candidate {
         why_safe: "rotated log (*.log.[1-9]*)".to_owned(),
         ..specimen::object(path)
     };
-    Candidate { object, root: PathBuf::from("/logs"), open_elsewhere: false, accessed_ns: None }
+    let root = PathBuf::from("/logs");
+    Candidate { object, root, open_elsewhere: false, accessed_ns: None, filesystem: DEVICE }
 }
 
 fn trigger(bytes: u64, inodes: u64) -> Trigger {

@@ -77,16 +77,17 @@ impl Respond {
         vec![Step::Answer { command: command.id, result: Err(unmet) }]
     }
 
-    /// The mount with the longest path that holds `place`.
+    /// The mount of the filesystem that `place` lies on: the one with the longest path that holds it, or, where the place is
+    /// seen by a mount that is not watched beside another of the same filesystem (a subvolume's, a bind mount), that other.
     fn mount_of(&self, place: &Place) -> Option<String> {
         let holds = |mount: &str| place.path.starts_with(Path::new(mount));
         self.mounts
             .iter()
-            .filter(|(mount, site)| {
+            .filter(|(_, site)| {
                 let here = |f: &Mount| rustix::fs::makedev(f.dev_major, f.dev_minor) == place.device;
-                holds(mount) && site.figures.as_ref().is_some_and(here)
+                site.figures.as_ref().is_some_and(here)
             })
             .map(|(mount, _)| mount.clone())
-            .max_by_key(String::len)
+            .max_by_key(|mount| (holds(mount), mount.len()))
     }
 }

@@ -83,6 +83,7 @@ fn survey(files: u64) -> Survey {
             root: PathBuf::from("/data/logs"),
             open_elsewhere: false,
             accessed_ns: None,
+            filesystem: rustix::fs::makedev(8, 1),
         })
         .collect();
     Survey { candidates, ..Survey::default() }
@@ -267,6 +268,11 @@ fn a_path_below_a_mount_stands_for_the_mount_that_holds_it() {
         unreachable!("a survey")
     };
     assert_eq!(taken, "/", "/data is no folder of /database");
+    machine.mounts.get_mut("/data").unwrap().busy = None;
+    let Step::Survey { mount: taken, .. } = ask(&mut machine, "/bound", place("/bound", 1)) else {
+        unreachable!("a survey")
+    };
+    assert_eq!(taken, "/data", "its filesystem by another mount");
     assert_eq!(machine.on_found("c", Ok(None), at(0)), [], "answered once");
     let relative = Command {
         id: "c".into(),

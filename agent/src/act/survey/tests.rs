@@ -155,7 +155,8 @@ fn of_what_is_thinned_out_the_newest_of_each_log_still_stay() {
     }
     for n in 1..=3 {
         let file = File::options().write(true).open(scene.path(&format!("logs/app/app.log.{n}"))).unwrap();
-        file.set_modified(SystemTime::now() + (210 - n) * DAY).unwrap();
+        // An hour ago, about.
+        file.set_modified(SystemTime::now() + 100 * DAY - n * DAY / 86_400).unwrap();
     }
     scene.many("logs/zz", 1_000, ("", ".log.1"), true);
     let survey = scene.survey(&cleaner);

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use dogwatch::record::Action;
 
+use crate::act::executor::Ready;
 use crate::act::plan::Survey;
 use crate::act::quarantine::ROOT_ASTRAY;
 use crate::act::remove::QUARANTINE_GONE;
@@ -32,13 +33,16 @@ pub(super) struct RootsAgain {
     lost: BTreeMap<PathBuf, String>,
     /// When roots were opened last while this one was lost.
     opened_for: BTreeMap<PathBuf, Instant>,
+    /// Roots that could not be used at the last start, and why: that was logged.
+    warned: BTreeMap<PathBuf, String>,
     /// Disks of which the last survey came to no end, so that the next one goes on there.
     unfinished: BTreeSet<u64>,
 }
 
 impl RootsAgain {
     pub(super) fn new(now: Instant) -> Self {
-        Self { opened: now, lost: BTreeMap::new(), opened_for: BTreeMap::new(), unfinished: BTreeSet::new() }
+        let (lost, warned, opened_for) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { opened: now, lost, opened_for, warned, unfinished: BTreeSet::new() }
     }
 
     /// An executor was started, or should have been.
@@ -47,6 +51,15 @@ impl RootsAgain {
         let lost = std::mem::take(&mut self.lost);
         self.opened_for.extend(lost.into_keys().map(|root| (root, now)));
         self.unfinished.clear();
+    }
+
+    /// The roots that an executor that says `ready` cannot use, and why, without what was the same at the start before it.
+    pub(super) fn news_of(&mut self, ready: &Ready) -> Vec<(PathBuf, String)> {
+        let roots = ready.unable.is_none().then(|| ready.unusable()).into_iter().flatten();
+        let now: BTreeMap<PathBuf, String> = roots.map(|(r, why)| (r.to_owned(), why.to_owned())).collect();
+        let before = std::mem::replace(&mut self.warned, now);
+        let news = self.warned.iter().filter(|(root, why)| before.get(*root) != Some(why));
+        news.map(|(root, why)| (root.clone(), why.clone())).collect()
     }
 
     /// What a survey of `device` says. Each looks where every root lies.
@@ -100,6 +113,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::act::executor::RootStatus;
+    use crate::act::policy::ROOT_OFF;
     use crate::act::specimen;
 
     fn survey(partial: bool, astray: &[&str]) -> Survey {
@@ -156,6 +171,37 @@ mod tests {
         assert_eq!(roots.said(), [format!("cleanup root /a/b: {why}")], "no survey sees that");
         roots.opened(Instant::now());
         assert!(roots.said().is_empty());
+    }
+
+    #[test]
+    fn a_root_that_cannot_be_used_is_logged_once_for_each_reason() {
+        let ready = |roots: &[(&str, Option<&str>)]| {
+            let status = |(path, why): &(&str, Option<&str>)| RootStatus {
+                path: path.into(),
+                device: None,
+                unusable: why.map(str::to_owned),
+            };
+            let mut ready = Ready::unknown(1);
+            (ready.unable, ready.roots) = (None, roots.iter().map(status).collect());
+            ready
+        };
+        let mut roots = RootsAgain::new(Instant::now());
+        let mut warned = |of: &[(&str, Option<&str>)]| {
+            let told = roots.news_of(&ready(of)).into_iter();
+            told.map(|(root, why)| format!("{}: {why}", root.display())).collect::<Vec<_>>()
+        };
+        let gone = Some("it does not exist");
+        assert_eq!(warned(&[("/a", gone), ("/b", None), ("/c", Some(ROOT_OFF))]), ["/a: it does not exist"]);
+        assert_eq!(warned(&[("/a", gone), ("/b", gone)]), ["/b: it does not exist"]);
+        assert_eq!(warned(&[("/a", Some("a link")), ("/b", None)]), ["/a: a link"]);
+        assert_eq!(
+            warned(&[("/a", Some("a link")), ("/b", gone)]),
+            ["/b: it does not exist"],
+            "it was there"
+        );
+        let mut off = ready(&[("/d", gone)]);
+        off.unable = Some("the mode is off".to_owned());
+        assert_eq!(roots.news_of(&off), [], "of a policy that cleans nothing nothing is missed");
     }
 
     proptest! {

@@ -94,7 +94,7 @@ fn what_earlier_runs_spent_and_what_other_mounts_are_spending_counts() {
     raised.subject = Subject::new("mount", "/other");
     machine.on_finding(&raised, at(1));
     let mut elsewhere = survey(4);
-    elsewhere.candidates.iter_mut().for_each(|c| c.object.device = rustix::fs::makedev(8, 2));
+    elsewhere.candidates.iter_mut().for_each(|c| c.filesystem = rustix::fs::makedev(8, 2));
     let second = recorded(one(machine.on_survey("/other", Ok(&elsewhere), at(1))), ActionState::Planned);
     assert_eq!(second.objects.len(), 1, "one of two is on its way");
 }
