@@ -44,7 +44,7 @@ use super::plan::Survey;
 use super::policy::Policy;
 use super::wire::{
     action_from_wire, action_to_wire, aside_from_wire, candidate_from_wire, refusals_from_wire,
-    restored_from_wire, spent_request,
+    restored_from_wire, spent_request, stays_to_wire,
 };
 use super::witness::{Verdict, Witness};
 use starting::Process;
@@ -318,7 +318,7 @@ impl Executor {
         let said = match kept {
             Ok(verdict) => {
                 if action.is_some() {
-                    stays = mounted::which_stay(&objects);
+                    stays = stays_to_wire(mounted::which_stay(&objects));
                 }
                 self.seen.extend(objects);
                 let digest_suffices = verdict == Verdict::DigestSuffices;

@@ -21,7 +21,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use dogwatch::record::{PlannedObject, Refusal};
-use dogwatch::wire;
 
 use super::holder::process_name;
 use super::plan::Survey;
@@ -48,7 +47,7 @@ struct Limits {
     time: Duration,
 }
 
-/// A filesystem, by its `st_dev`.
+/// A filesystem, by its number in the table.
 type Device = (u32, u32);
 
 /// Files by where they lie within their filesystem.
@@ -182,19 +181,15 @@ fn pass_over_within(survey: &mut Survey, proc: &Path, limits: Limits) {
     }
 }
 
-/// Which of `objects`, that are about to go, stay for being mounted anywhere.
-pub(super) fn which_stay(objects: &[PlannedObject]) -> Vec<wire::Stays> {
+/// Which of `objects`, that are about to go, stay for being mounted anywhere: their places, and why.
+pub(super) fn which_stay(objects: &[PlannedObject]) -> Vec<(usize, String)> {
     which_stay_within(objects, Path::new("/proc"), LIMITS)
 }
 
-fn which_stay_within(objects: &[PlannedObject], proc: &Path, limits: Limits) -> Vec<wire::Stays> {
+fn which_stay_within(objects: &[PlannedObject], proc: &Path, limits: Limits) -> Vec<(usize, String)> {
     let files = objects.iter().enumerate().filter(|(_, o)| is_file(o));
     let found = look(proc, files.clone().map(|(nth, o)| (nth, o.path.as_path())), limits);
-    let stays = files.filter_map(|(nth, _)| {
-        let reason = found.why(nth)?.to_owned();
-        Some(wire::Stays { nth: u32::try_from(nth).ok()?, reason })
-    });
-    stays.collect()
+    files.filter_map(|(nth, _)| Some((nth, found.why(nth)?.to_owned()))).collect()
 }
 
 fn is_file(object: &PlannedObject) -> bool {

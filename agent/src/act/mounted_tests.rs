@@ -96,7 +96,7 @@ fn a_file_that_a_container_has_mounted_stays() {
     let process = format!("of process {} (sh)", apart.0.id());
     let said: Vec<&str> = survey.passed_over.iter().map(|r| r.reason.as_str()).collect();
     assert_eq!(said, [format!("mounted at /mnt/at {process}"), format!("{MOUNTED_ON} {process}")]);
-    let stay: Vec<u32> = which_stay(&objects).iter().map(|s| s.nth).collect();
+    let stay: Vec<usize> = which_stay(&objects).iter().map(|(nth, _)| *nth).collect();
     assert_eq!(stay, [0, 2]);
     drop(apart);
     assert_eq!(which_stay(&objects), [], "nobody has them mounted any more");
@@ -117,7 +117,7 @@ fn what_is_more_than_a_look_takes_keeps_every_file_and_one_namespace_takes_no_ot
             Limits { time: Duration::ZERO, ..LIMITS },
         ] {
             let stay = which_stay_within(&objects, proc, limits);
-            assert!(stay[0].reason.contains("nobody can tell whether it is mounted"), "{limits:?}: {stay:?}");
+            assert!(stay[0].1.contains("nobody can tell whether it is mounted"), "{limits:?}: {stay:?}");
         }
         // Where no process can be looked at, our own mounts tell.
         assert_eq!(which_stay_within(&objects, Path::new("/nowhere"), LIMITS), []);
@@ -125,6 +125,6 @@ fn what_is_more_than_a_look_takes_keeps_every_file_and_one_namespace_takes_no_ot
         std::fs::write(&at, "").unwrap();
         rustix::mount::mount_bind(&file, &at).unwrap();
         let stay = which_stay_within(&objects, Path::new("/nowhere"), LIMITS);
-        assert_eq!(stay[0].reason, format!("mounted at {}", at.display()));
+        assert_eq!(stay[0].1, format!("mounted at {}", at.display()));
     });
 }

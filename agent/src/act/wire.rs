@@ -108,6 +108,12 @@ pub(super) fn held_from_wire(held: wire::HeldNow) -> HeldNow {
     HeldNow { set, host_root }
 }
 
+/// What of it does not go that the executor is about to remove, by its place.
+pub(super) fn stays_to_wire(stays: Vec<(usize, String)>) -> Vec<wire::Stays> {
+    let one = |(nth, reason)| Some(wire::Stays { nth: u32::try_from(nth).ok()?, reason });
+    stays.into_iter().filter_map(one).collect()
+}
+
 /// What a step did with what was left in quarantine.
 pub(super) fn restored_to_wire(step: Restored) -> wire::Restored {
     let one = |l: Leftover| wire::Leftover {
