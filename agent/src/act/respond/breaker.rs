@@ -170,7 +170,7 @@ mod tests {
             let object = PlannedObject {
                 allocated_bytes: bytes,
                 outcome: ObjectOutcome::Removed,
-                ..specimen::object("/data/a.log.1".to_owned())
+                ..specimen::object("/data/a.log.1")
             };
             Action { available_before_bytes: None, ..specimen::action(vec![object]) }
         };
