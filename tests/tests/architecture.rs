@@ -326,7 +326,7 @@ fn only_the_store_names_its_database_and_only_the_cluster_names_kube() {
     );
     let cluster = |s: &str| s.starts_with("collector/src/cluster");
     assert_none(
-        &offenders(&sources, &["kube", "k8s_openapi"], cluster),
+        &offenders(&sources, &["kube::", "use kube", "k8s_openapi"], cluster),
         "only the cluster's module names kube",
     );
 }

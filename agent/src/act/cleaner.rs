@@ -13,7 +13,7 @@ mod settle;
 mod unusable;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
@@ -351,8 +351,12 @@ impl Cleaner {
         if action.objects.len() > MAX_OBJECTS.min(self.rules.policy.budgets.max_objects) as usize {
             return Err(format!("{} objects are over the budget of one action", action.objects.len()));
         }
-        let first = action.objects.first().ok_or("the plan has no objects")?;
-        let usable = |root: &Option<Root>| root.as_ref().is_some_and(|r| r.facts.device == first.device);
+        if action.objects.is_empty() {
+            return Err("the plan has no objects".to_owned());
+        }
+        // On a btrfs they may lie in several subvolumes.
+        let devices: HashSet<u64> = action.objects.iter().map(|o| o.device).collect();
+        let usable = |root: &Option<Root>| root.as_ref().is_some_and(|r| devices.contains(&r.facts.device));
         self.roots.iter().position(usable).ok_or_else(|| "no usable root lies on its filesystem".to_owned())
     }
 
@@ -380,7 +384,7 @@ impl Cleaner {
         let Some(root) = &self.roots[index] else {
             return Err(Left::Skipped("its root cannot be used".to_owned()));
         };
-        let filesystem = self.filesystem_of(action.objects[0].device);
+        let filesystem = action.objects.iter().find_map(|o| self.filesystem_of(o.device));
         if object.device != root.facts.device || filesystem != Some(root.filesystem) {
             return Err(Left::Skipped("it lies on another filesystem".to_owned()));
         }

@@ -59,6 +59,8 @@ pub mod real_path;
 mod remove;
 pub mod respond;
 mod rotation;
+#[cfg(test)]
+mod runbook;
 mod shares;
 #[cfg(test)]
 mod specimen;

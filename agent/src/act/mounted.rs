@@ -6,8 +6,10 @@
 //! the agent can look at: it does so when a survey is done, and of each batch of objects once that is durable, right
 //! before they go. A folder that is mounted elsewhere (`/var/log` in a pod) is no reason for what lies in it to stay.
 //!
-//! Bounds: namespaces, bytes and time of a look, over which every file stays; and mounts of one namespace, of which the first
-//! are looked at, since whoever has one of his own can mount what he likes.
+//! Bounds: namespaces, bytes and time of a look, over which every file stays. They are the system's own: whoever has made a
+//! user namespace of his own, which anybody can, may have as many namespaces and mounts as he likes. Those are looked at
+//! after all others, within a bound of their own, over which nothing stays for that: what is missed there is room that
+//! does not come free before such a process ends, and it is told.
 //!
 //! Limits: what no process shows is not known: a namespace that only a file or a thread keeps, processes of another PID
 //! namespace than the agent's (without `hostPID`), a mount that is in no namespace.
@@ -15,6 +17,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
+use std::hash::{BuildHasher as _, RandomState};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -30,12 +33,16 @@ use crate::sample::mountinfo::{Entry, Table, parse};
 /// What a file is told on which something is mounted.
 pub(super) const MOUNTED_ON: &str = "something is mounted on it";
 
-/// The bounds of a look. 500 namespaces with 92 mounts each took a quarter of a second in a debug build.
-const LIMITS: Limits = Limits { namespaces: 8_192, bytes: 256 << 20, time: Duration::from_secs(5) };
-/// What is read of one namespace's table.
-const MAX_TABLE_BYTES: usize = 16 << 20;
+/// The bounds of a look at the system's own namespaces. 500 with 92 mounts each took a quarter of a second in a debug build.
+const LIMITS: Limits =
+    Limits { namespaces: 8_192, bytes: 256 << 20, table_bytes: 16 << 20, time: Duration::from_secs(5) };
+/// Those of all others together.
+const FOREIGN: Limits =
+    Limits { namespaces: 1_024, bytes: 32 << 20, table_bytes: 2 << 20, time: Duration::from_secs(1) };
 /// A namespace is known by the first line of its table: its mount has a number of its own on the whole node.
 const FIRST_LINE: usize = 4_096;
+/// What is read of a process's `uid_map`: a process of the system's own user namespace has as short a one as we have.
+const MAX_MAP: usize = 4_096;
 /// Most files that a survey names for this; the rest is counted.
 const MAX_NAMED: usize = 100;
 
@@ -44,7 +51,33 @@ const MAX_NAMED: usize = 100;
 struct Limits {
     namespaces: usize,
     bytes: usize,
+    /// What is read of one table.
+    table_bytes: usize,
+    /// Spent on reading tables.
     time: Duration,
+}
+
+/// What of its bounds a look has left.
+#[derive(Debug)]
+struct Left(Limits);
+
+impl Left {
+    /// Whether another table may be read.
+    fn take_one(&mut self) -> bool {
+        let may = self.0.namespaces > 0 && self.0.bytes > 0 && !self.0.time.is_zero();
+        self.0.namespaces = self.0.namespaces.saturating_sub(1);
+        may
+    }
+
+    /// Reads what `table` says of those that are sought.
+    fn read(&mut self, table: &File, sought: &Sought) -> Vec<(usize, String)> {
+        let began = Instant::now();
+        let text = read(table, self.0.table_bytes.min(self.0.bytes));
+        let found = sought.in_table(&parse(&text));
+        self.0.bytes = self.0.bytes.saturating_sub(text.len());
+        self.0.time = self.0.time.saturating_sub(began.elapsed());
+        found
+    }
 }
 
 /// A filesystem, by its number in the table.
@@ -109,17 +142,29 @@ struct Found {
     mounted: HashMap<usize, String>,
     /// Why nobody can tell of the others.
     untold: Option<String>,
+    /// Namespaces of users' own that were not looked at.
+    passed_by: usize,
 }
 
 impl Found {
     fn why(&self, nth: usize) -> Option<&str> {
         self.mounted.get(&nth).map(String::as_str).or(self.untold.as_deref())
     }
+
+    fn add(&mut self, said: Vec<(usize, String)>, process: &Path, pid: u32) {
+        for (nth, why) in said {
+            let named = || format!("{why} of {}", process_name(process, pid));
+            self.mounted.entry(nth).or_insert_with(named);
+        }
+    }
 }
 
 /// Looks for `paths` in the mount namespaces of all processes under `proc`.
-fn look<'p>(proc: &Path, paths: impl Iterator<Item = (usize, &'p Path)>, limits: Limits) -> Found {
-    let until = Instant::now() + limits.time;
+fn look<'p>(proc: &Path, paths: impl Iterator<Item = (usize, &'p Path)>, limits: [Limits; 2]) -> Found {
+    let mut paths = paths.peekable();
+    if paths.peek().is_none() {
+        return Found::default();
+    }
     let own = Mounts::open(CleanupRoots::default()).read();
     let sought = Sought::new(paths, &own.mounts());
     let mut found = Found { untold: own.untold().map(str::to_owned), ..Found::default() };
@@ -128,27 +173,39 @@ fn look<'p>(proc: &Path, paths: impl Iterator<Item = (usize, &'p Path)>, limits:
     }
     found.mounted.extend(sought.in_table(&own.mounts()));
     let Ok(processes) = std::fs::read_dir(proc) else { return found };
-    let mut seen = HashSet::from([own.first_line().to_vec()]);
-    let (mut text, mut bytes) = (Vec::new(), 0);
+    let own_map = map_of(Path::new("/proc/self"));
+    // By a hash with a key that nobody knows: a line may be long, and there may be many.
+    let hashes = RandomState::new();
+    let mut seen = HashSet::from([hashes.hash_one(own.first_line())]);
+    let [mut ours, mut theirs] = limits.map(Left);
+    let mut foreign = Vec::new();
     for process in processes.flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
+        let process = process.path();
         // One that ended, or that may not be looked at, tells nothing.
-        let Ok(table) = File::open(process.path().join("mountinfo")) else { continue };
-        let Some(first) = first_line(&table) else { continue };
-        if !seen.insert(first) {
+        let Some((table, first)) = table_of(&process) else { continue };
+        if !seen.insert(hashes.hash_one(&first)) {
             continue;
         }
-        if seen.len() > limits.namespaces || bytes >= limits.bytes || Instant::now() >= until {
+        if map_of(&process) != own_map {
+            foreign.push(pid);
+        } else if ours.take_one() {
+            found.add(ours.read(&table, &sought), &process, pid);
+        } else {
             let reason = "nobody can tell whether it is mounted in a container: there are more namespaces, or longer \
                           tables of mounts, than are looked at";
             found.untold.get_or_insert_with(|| reason.to_owned());
             break;
         }
-        read(&table, &mut text);
-        bytes += text.len();
-        for (nth, why) in sought.in_table(&parse(&text)) {
-            let named = || format!("{why} of {}", process_name(&process.path(), pid));
-            found.mounted.entry(nth).or_insert_with(named);
+    }
+    for (nth, pid) in foreign.iter().enumerate() {
+        if !theirs.take_one() {
+            found.passed_by = foreign.len() - nth;
+            break;
+        }
+        let process = proc.join(pid.to_string());
+        if let Some((table, _)) = table_of(&process) {
+            found.add(theirs.read(&table, &sought), &process, *pid);
         }
     }
     found
@@ -156,10 +213,10 @@ fn look<'p>(proc: &Path, paths: impl Iterator<Item = (usize, &'p Path)>, limits:
 
 /// Moves the files of `survey` that are mounted anywhere to what was passed over. What is cut may be: it stays.
 pub(super) fn pass_over(survey: &mut Survey) {
-    pass_over_within(survey, Path::new("/proc"), LIMITS);
+    pass_over_within(survey, Path::new("/proc"), [LIMITS, FOREIGN]);
 }
 
-fn pass_over_within(survey: &mut Survey, proc: &Path, limits: Limits) {
+fn pass_over_within(survey: &mut Survey, proc: &Path, limits: [Limits; 2]) {
     let all = survey.candidates.iter().enumerate();
     let files = all.filter(|(_, c)| is_file(&c.object)).map(|(nth, c)| (nth, c.object.path.as_path()));
     let found = look(proc, files, limits);
@@ -179,14 +236,22 @@ fn pass_over_within(survey: &mut Survey, proc: &Path, limits: Limits) {
         let reason = format!("{more} more files are mounted, or nobody can tell whether they are");
         survey.passed_over.push(Refusal { path: None, reason });
     }
+    if found.passed_by > 0 {
+        let reason = format!(
+            "{} mount namespaces in users' own user namespaces were not looked at: a file that is mounted there frees nothing \
+             while it is",
+            found.passed_by
+        );
+        survey.passed_over.push(Refusal { path: None, reason });
+    }
 }
 
 /// Which of `objects`, that are about to go, stay for being mounted anywhere: their places, and why.
 pub(super) fn which_stay(objects: &[PlannedObject]) -> Vec<(usize, String)> {
-    which_stay_within(objects, Path::new("/proc"), LIMITS)
+    which_stay_within(objects, Path::new("/proc"), [LIMITS, FOREIGN])
 }
 
-fn which_stay_within(objects: &[PlannedObject], proc: &Path, limits: Limits) -> Vec<(usize, String)> {
+fn which_stay_within(objects: &[PlannedObject], proc: &Path, limits: [Limits; 2]) -> Vec<(usize, String)> {
     let files = objects.iter().enumerate().filter(|(_, o)| is_file(o));
     let found = look(proc, files.clone().map(|(nth, o)| (nth, o.path.as_path())), limits);
     files.filter_map(|(nth, _)| Some((nth, found.why(nth)?.to_owned()))).collect()
@@ -206,18 +271,31 @@ fn first_line(table: &File) -> Option<Vec<u8>> {
     Some(first.to_vec())
 }
 
-/// A whole table, as far as it is looked at; a line that is cut there tells nothing.
-fn read(table: &File, text: &mut Vec<u8>) {
+/// The table of a process, and its first line.
+fn table_of(process: &Path) -> Option<(File, Vec<u8>)> {
+    let table = File::open(process.join("mountinfo")).ok()?;
+    let first = first_line(&table)?;
+    Some((table, first))
+}
+
+/// How the user ids of a process are mapped: as ours, where it is in our user namespace, since nobody else may map all of them.
+fn map_of(process: &Path) -> Option<Vec<u8>> {
+    Some(read(&File::open(process.join("uid_map")).ok()?, MAX_MAP))
+}
+
+/// A file of `/proc`, up to `most` bytes; a line that is cut there tells nothing.
+fn read(file: &File, most: usize) -> Vec<u8> {
     let mut piece = [0; 32 << 10];
-    text.clear();
-    while text.len() < MAX_TABLE_BYTES {
-        match table.read_at(&mut piece, text.len() as u64) {
+    let mut text = Vec::new();
+    while text.len() < most {
+        match file.read_at(&mut piece, text.len() as u64) {
             Ok(0) => break,
             Ok(n) => text.extend_from_slice(&piece[..n]),
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
             Err(_) => break,
         }
     }
+    text
 }
 
 /// Where `at`, which is on `mount`, lies within the filesystem.

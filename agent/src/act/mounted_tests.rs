@@ -51,8 +51,17 @@ struct Apart(Child);
 
 impl Apart {
     fn run(script: &str) -> Self {
+        Self::unshared(&["-m"], script)
+    }
+
+    /// As anybody may who is not root: in a user namespace of his own.
+    fn of_a_user(script: &str) -> Self {
+        Self::unshared(&["-U", "-r", "-m"], script)
+    }
+
+    fn unshared(what: &[&str], script: &str) -> Self {
         let mut command = Command::new("unshare");
-        command.args(["-m", "--propagation", "private", "sh", "-ec"]);
+        command.args(what).args(["--propagation", "private", "sh", "-ec"]);
         command.arg(format!("{script}\necho ready\nread _ || true"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).arg0("unshare");
         let mut child = command.spawn().expect("these tests need unshare and root");
@@ -103,28 +112,57 @@ fn a_file_that_a_container_has_mounted_stays() {
 }
 
 #[test]
-fn what_is_more_than_a_look_takes_keeps_every_file_and_one_namespace_takes_no_others_room() {
+fn what_is_more_than_a_look_takes_keeps_every_file() {
     in_own_mounts(|base| {
         let file = base.join("a.log.1");
         std::fs::write(&file, "x").unwrap();
         let _apart = [Apart::run(""), Apart::run("")];
         let objects = [candidate(&file).object];
         let proc = Path::new("/proc");
-        assert_eq!(which_stay_within(&objects, proc, LIMITS), []);
+        assert_eq!(which_stay_within(&objects, proc, [LIMITS, FOREIGN]), []);
         for limits in [
-            Limits { namespaces: 2, ..LIMITS },
+            Limits { namespaces: 1, ..LIMITS },
             Limits { bytes: 1, ..LIMITS },
             Limits { time: Duration::ZERO, ..LIMITS },
         ] {
-            let stay = which_stay_within(&objects, proc, limits);
+            let stay = which_stay_within(&objects, proc, [limits, FOREIGN]);
             assert!(stay[0].1.contains("nobody can tell whether it is mounted"), "{limits:?}: {stay:?}");
         }
         // Where no process can be looked at, our own mounts tell.
-        assert_eq!(which_stay_within(&objects, Path::new("/nowhere"), LIMITS), []);
+        assert_eq!(which_stay_within(&objects, Path::new("/nowhere"), [LIMITS, FOREIGN]), []);
         let at = base.join("at");
         std::fs::write(&at, "").unwrap();
         rustix::mount::mount_bind(&file, &at).unwrap();
-        let stay = which_stay_within(&objects, Path::new("/nowhere"), LIMITS);
+        let stay = which_stay_within(&objects, Path::new("/nowhere"), [LIMITS, FOREIGN]);
         assert_eq!(stay[0].1, format!("mounted at {}", at.display()));
     });
+}
+
+#[test]
+fn what_a_user_has_mounted_is_known_and_how_much_that_is_keeps_no_file_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().canonicalize().unwrap();
+    let (mine, other) = (base.join("mine.log.1"), base.join("other.log.1"));
+    [&mine, &other].into_iter().for_each(|file| std::fs::write(file, "x").unwrap());
+    let script = format!("mount -t tmpfs t /mnt; touch /mnt/at; mount --bind '{}' /mnt/at", mine.display());
+    let _apart = [Apart::of_a_user(&script), Apart::of_a_user(&script)];
+    let left_and_said = |limits| {
+        let candidates = [&mine, &other].into_iter().map(|file| candidate(file)).collect();
+        let mut survey = Survey { candidates, ..Survey::default() };
+        pass_over_within(&mut survey, Path::new("/proc"), [LIMITS, limits]);
+        let left: Vec<PathBuf> = survey.candidates.into_iter().map(|c| c.object.path).collect();
+        (left, survey.passed_over.iter().map(|r| r.reason.as_str()).collect::<String>())
+    };
+    let (left, said) = left_and_said(FOREIGN);
+    assert_eq!(left, std::slice::from_ref(&other), "{said}");
+    assert!(said.starts_with("mounted at /mnt/at of process"), "{said}");
+    for limits in [
+        Limits { namespaces: 0, ..FOREIGN },
+        Limits { bytes: 0, ..FOREIGN },
+        Limits { time: Duration::ZERO, ..FOREIGN },
+    ] {
+        let (left, said) = left_and_said(limits);
+        assert_eq!(left, [mine.clone(), other.clone()], "{limits:?}: {said}");
+        assert!(said.contains("mount namespaces in users' own user namespaces were not looked at"), "{said}");
+    }
 }

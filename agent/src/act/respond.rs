@@ -444,12 +444,9 @@ impl Respond {
             return Vec::new();
         }
         busy.action = Some(applied.clone());
-        let lacked = busy.lacked;
+        let (lacked, left) = (busy.lacked, Room::left_at(&busy.trigger));
         site.last_plan = None;
-        if let Some(figures) = &site.figures {
-            let cooldown = self.settings.cooldown_ns;
-            site.breaker.note(&applied, lacked, figures, site.cut_short, cooldown, now.boot_ns);
-        }
+        site.breaker.note(&applied, lacked, left, site.cut_short, self.settings.cooldown_ns, now.boot_ns);
         // What came free would hide how fast the rest goes.
         site.fall = Fall::default();
         // Else a person's plan, if it is made before the next sample, would take as much again. The node itself waits for

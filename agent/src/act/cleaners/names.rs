@@ -183,6 +183,14 @@ mod tests {
     }
 
     #[test]
+    fn the_runbook_has_every_name() {
+        // Some it has in words.
+        let in_words = |name: &&str| name.contains(['[', '{']);
+        let names = NEVER_NAMES.iter().copied().filter(|name| !in_words(name));
+        assert_eq!(crate::act::runbook::lacks(names), [""; 0]);
+    }
+
+    #[test]
     fn a_name_is_known_without_what_was_appended() {
         for (name, is) in [
             ("server.key.1", "server.key"),

@@ -69,3 +69,14 @@ fn parts(relative: &Path) -> impl Iterator<Item = &[u8]> {
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_runbook_has_every_name() {
+        let names = PRIVATE.iter().copied().chain(KEPT.iter().map(|(name, _)| *name));
+        assert_eq!(crate::act::runbook::lacks(names), [""; 0]);
+    }
+}

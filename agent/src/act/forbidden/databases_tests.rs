@@ -88,3 +88,10 @@ fn folders_of_logs_are_not_taken_for_databases() {
         assert_eq!(marks(&folder), (None, None), "{name}");
     }
 }
+
+#[test]
+fn the_runbook_has_every_name() {
+    let pairs = PAIRS.iter().flat_map(|pair| pair.beside.iter().copied().chain([pair.name]));
+    let names = pairs.chain(crate::act::forbidden::DATABASE_MARKERS.iter().copied());
+    assert_eq!(crate::act::runbook::lacks(names), [""; 0]);
+}

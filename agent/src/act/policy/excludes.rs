@@ -137,7 +137,10 @@ fn flaw(entry: &str) -> Option<Flaw> {
     // By them it would match hardly anything, and nothing that was meant.
     let habit =
         [(entry.starts_with('!'), Flaw::Negation), (entry == "~" || entry.starts_with("~/"), Flaw::Home)];
-    let regex = (entry.starts_with('^') || entry.replace(r"\\", "").contains(r"\."), Flaw::Regex);
+    // `a\.log` alone is a glob that some write.
+    let escapes_dots = entry.replace(r"\\", "").contains(r"\.");
+    let has_others = entry.contains(".*") || entry.contains(".+") || entry.ends_with('$');
+    let regex = (entry.starts_with('^') || escapes_dots && has_others, Flaw::Regex);
     if let Some((_, flaw)) = habit.into_iter().chain([regex]).find(|(is_so, _)| *is_so) {
         return Some(flaw);
     }

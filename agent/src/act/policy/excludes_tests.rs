@@ -65,6 +65,8 @@ fn what_could_never_match_is_a_mistake() {
         "~a",
         "a~",
         r"a\\.b",
+        r"a\.log",
+        ".*",
         "a/{b,c}/d",
         "keep{,.old}",
         "...",

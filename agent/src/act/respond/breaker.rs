@@ -31,6 +31,11 @@ impl Room {
         }
     }
 
+    /// What the mount has left by `trigger`.
+    pub(super) fn left_at(trigger: &Trigger) -> Self {
+        Self { bytes: trigger.available_bytes, inodes: trigger.inodes_free }
+    }
+
     fn left(figures: &Mount) -> Self {
         Self { bytes: figures.available_bytes, inodes: figures.inodes_free }
     }
@@ -78,28 +83,29 @@ pub(super) struct Breaker {
 }
 
 impl Breaker {
-    /// Notes what `applied` removed of a mount that `lacked` so much and had the room of `figures`. `goes_on`: whether
+    /// Notes what `applied` removed of a mount that `lacked` so much and had so much `left` when it began. `goes_on`: whether
     /// budgets ended the one before it.
     pub(super) fn note(
         &mut self,
         applied: &Action,
         lacked: Room,
-        figures: &Mount,
+        left: Room,
         goes_on: bool,
         cooldown_ns: u64,
         now_boot_ns: u64,
     ) {
         let gone = |o: &&PlannedObject| matches!(o.outcome, ObjectOutcome::Removed | ObjectOutcome::Cut);
-        let room =
-            |o: &PlannedObject| Room { bytes: o.allocated_bytes, inodes: u64::from(o.image.is_none()) };
+        let room = |o: &PlannedObject| Room {
+            bytes: o.allocated_bytes,
+            inodes: o.image.as_ref().map_or(1, |image| image.inodes),
+        };
         let mut gone = applied.objects.iter().filter(gone).map(room).peekable();
         if gone.peek().is_none() {
             return;
         }
         let gave = gone.fold(Room::default(), Room::plus);
         self.latest_id.clone_from(&applied.id);
-        let bytes = applied.available_before_bytes.unwrap_or(figures.available_bytes);
-        let left_before = Room { bytes, ..Room::left(figures) };
+        let left_before = Room { bytes: applied.available_before_bytes.unwrap_or(left.bytes), ..left };
         self.look(left_before);
         let is_one = |c: &&mut Cleanup| goes_on || now_boot_ns.saturating_sub(c.ended_boot_ns) < cooldown_ns;
         match self.latest.as_mut().filter(is_one) {
@@ -160,6 +166,8 @@ impl Breaker {
 
 #[cfg(test)]
 mod tests {
+    use dogwatch::record::PlannedImage;
+
     use super::*;
     use crate::act::specimen;
 
@@ -174,24 +182,50 @@ mod tests {
             };
             Action { available_before_bytes: None, ..specimen::action(vec![object]) }
         };
-        let room = |available_bytes| Mount { available_bytes, ..Mount::default() };
+        let room = |bytes| Room { bytes, inodes: 0 };
         let mut breaker = Breaker::default();
-        breaker.note(&piece(10), lacked, &room(5), false, 60, 1_000);
+        breaker.note(&piece(10), lacked, room(5), false, 60, 1_000);
         assert_eq!(breaker.counted, [0; 0], "ten of fifteen");
-        breaker.note(&piece(2), Room { bytes: 5, inodes: 0 }, &room(15), true, 60, 2_000);
+        breaker.note(&piece(2), Room { bytes: 5, inodes: 0 }, room(15), true, 60, 2_000);
         breaker.look(Room { bytes: 12, inodes: 0 });
         assert_eq!(breaker.counted, [0; 0], "it has most of it still");
-        breaker.note(&piece(3), Room { bytes: 3, inodes: 0 }, &room(17), true, 60, 3_000);
+        breaker.note(&piece(3), Room { bytes: 3, inodes: 0 }, room(17), true, 60, 3_000);
         breaker.look(Room { bytes: 0, inodes: 0 });
         assert_eq!(breaker.counted, [1_000], "once");
         // Another one is judged by itself, also when the one after it begins.
-        breaker.note(&piece(4), lacked, &room(5), false, 60, 4_000);
-        breaker.note(&piece(4), lacked, &room(7), false, 60, 5_000);
-        breaker.note(&piece(4), lacked, &room(10), false, 60, 6_000);
+        breaker.note(&piece(4), lacked, room(5), false, 60, 4_000);
+        breaker.note(&piece(4), lacked, room(7), false, 60, 5_000);
+        breaker.note(&piece(4), lacked, room(10), false, 60, 6_000);
         assert_eq!(
             breaker.counted,
             [1_000, 4_000],
             "half of the first, and less of the second, was taken again"
         );
+    }
+
+    #[test]
+    fn inodes_are_those_of_when_it_began_and_an_image_gives_its_own() {
+        let lacked = Room { bytes: 0, inodes: 50_000 };
+        let objects = |image: Option<Box<PlannedImage>>| {
+            let object = |n: u64| PlannedObject {
+                allocated_bytes: 0,
+                outcome: ObjectOutcome::Removed,
+                image: image.clone(),
+                ..specimen::object(format!("/data/{n}.log.1"))
+            };
+            (0..100).map(object).collect::<Vec<_>>()
+        };
+        let mut breaker = Breaker::default();
+        let files = Action { available_before_bytes: None, ..specimen::action(objects(None)) };
+        breaker.note(&files, lacked, Room { bytes: 0, inodes: 1_000 }, false, 60, 1_000);
+        breaker.look(Room { bytes: 0, inodes: 1_100 });
+        assert_eq!(breaker.counted, [0; 0], "nobody took them");
+        breaker.look(Room { bytes: 0, inodes: 1_050 });
+        assert_eq!(breaker.counted, [1_000]);
+        let image = PlannedImage { id: "i".to_owned(), tags: Vec::new(), digests: Vec::new(), inodes: 500 };
+        let images =
+            Action { available_before_bytes: None, ..specimen::action(objects(Some(Box::new(image)))) };
+        breaker.note(&images, lacked, Room { bytes: 0, inodes: 1_000 }, false, 60, 2_000);
+        assert_eq!(breaker.counted, [1_000, 2_000], "a hundred of five hundred suffice");
     }
 }
