@@ -18,6 +18,7 @@ mod kept;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::LazyLock;
 
 use dogwatch::record::CleanupMode;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
@@ -30,7 +31,7 @@ pub(super) use self::kept::Kept;
 use super::age_clock::Present;
 use super::beneath::Facts;
 pub use super::cleaners::Cleaner;
-use super::cleaners::{Ground, Kind, Taken, bare, is_logs, root_of_kind};
+use super::cleaners::{Ground, Kind, NEVER_NAMES, Taken, bare, is_logs, root_of_kind};
 
 /// The folder in each root through which objects leave; never surveyed.
 pub const QUARANTINE: &str = ".dogwatch-quarantine";
@@ -310,16 +311,13 @@ pub(super) struct RootRules {
     excludes: Excludes,
     always_excluded: GlobSet,
     always_excluded_by: Vec<String>,
-    never: GlobSet,
 }
 
 impl RootRules {
     fn new(policy: RootPolicy) -> Result<Self, GlobError> {
         let kind = policy.cleaner.kind();
         let always = kind.always_excluded(&policy);
-        let never: Vec<String> = kind.never().iter().map(|glob| (*glob).to_owned()).collect();
         Ok(Self {
-            never: matcher(&never)?,
             patterns: matcher(&policy.patterns)?,
             sibling_patterns: matcher(&policy.sibling_patterns)?,
             excludes: Excludes::new(&policy.excludes)?,
@@ -367,15 +365,17 @@ impl RootRules {
 
     /// What must stay, of which `name` is a copy's.
     fn never_of(&self, name: &OsStr) -> Option<&'static str> {
-        if self.never.is_empty() {
+        if !self.kind().keeps_copies() {
             return None;
         }
         let bare = bare(name.as_bytes());
         if is_logs(&bare) {
             return None;
         }
-        let met = *self.never.matches(OsStr::from_bytes(&bare)).first()?;
-        self.kind().never().get(met).copied()
+        // What cannot be asked is not known to go.
+        let Some(never) = &*NEVER else { return Some("what cannot be told from a key") };
+        let met = *never.matches(OsStr::from_bytes(&bare)).first()?;
+        NEVER_NAMES.get(met).copied()
     }
 
     /// Whether anything may go from here under the policy's `mode`; if not, why. `by_itself`: no person asked for it.
@@ -441,6 +441,12 @@ impl RootRules {
         }
     }
 }
+
+/// [`NEVER_NAMES`], compiled when the first name is asked: an idle node needs none of it.
+static NEVER: LazyLock<Option<GlobSet>> = LazyLock::new(|| {
+    let names: Vec<String> = NEVER_NAMES.iter().map(|glob| (*glob).to_owned()).collect();
+    matcher(&names).ok()
+});
 
 fn matcher(globs: &[String]) -> Result<GlobSet, globset::Error> {
     let mut set = GlobSetBuilder::new();

@@ -129,8 +129,8 @@ impl Kind for Custom {
         always.chain(NEVER_NAMES).map(|p| (*p).to_owned()).collect()
     }
 
-    fn never(&self) -> &'static [&'static str] {
-        NEVER_NAMES
+    fn keeps_copies(&self) -> bool {
+        true
     }
 
     fn family<'n>(&self, _: &'n [u8]) -> &'n [u8] {

@@ -90,8 +90,8 @@ impl Kind for LiveLogs {
         ALWAYS_EXCLUDED.iter().chain(NEVER_NAMES).map(|p| (*p).to_owned()).collect()
     }
 
-    fn never(&self) -> &'static [&'static str] {
-        NEVER_NAMES
+    fn keeps_copies(&self) -> bool {
+        true
     }
 
     fn takes(&self, rules: &RootRules, relative: &Path) -> Option<Taken> {

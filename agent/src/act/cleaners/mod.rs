@@ -147,9 +147,9 @@ pub(super) trait Kind: Sync {
         ALWAYS_EXCLUDED.iter().map(|p| (*p).to_owned()).collect()
     }
 
-    /// Names of which copies stay too, whatever was appended to them.
-    fn never(&self) -> &'static [&'static str] {
-        &[]
+    /// Whether copies of what is called as in [`NEVER_NAMES`] stay too, whatever was appended to their names.
+    fn keeps_copies(&self) -> bool {
+        false
     }
 
     /// Why the open `folder` at `relative` stays with all that lies beneath it.

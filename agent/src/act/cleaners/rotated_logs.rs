@@ -75,8 +75,8 @@ impl Kind for RotatedLogs {
         ALWAYS_EXCLUDED.iter().chain(never).map(|p| (*p).to_owned()).collect()
     }
 
-    fn never(&self) -> &'static [&'static str] {
-        NEVER_NAMES
+    fn keeps_copies(&self) -> bool {
+        true
     }
 
     fn takes(&self, rules: &RootRules, relative: &Path) -> Option<Taken> {

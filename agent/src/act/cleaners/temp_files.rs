@@ -77,8 +77,8 @@ impl Kind for TempFiles {
         all.map(|p| (*p).to_owned()).collect()
     }
 
-    fn never(&self) -> &'static [&'static str] {
-        NEVER_NAMES
+    fn keeps_copies(&self) -> bool {
+        true
     }
 
     fn shuns(&self, ground: &Ground, folder: &OwnedFd, relative: &Path) -> Option<String> {
