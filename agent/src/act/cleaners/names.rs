@@ -89,8 +89,9 @@ pub const NEVER_NAMES: &[&str] = &[
     ".vault-token",
 ];
 
-/// What a compression appends.
-const COMPRESSIONS: &[&str] = &[".gz", ".bz2", ".xz", ".zst", ".lz4", ".lzma", ".lzo", ".zip", ".z"];
+/// What a compression or an archiver appends.
+const COMPRESSIONS: &[&str] =
+    &[".gz", ".bz2", ".xz", ".zst", ".lz4", ".lzma", ".lzo", ".zip", ".z", ".tar", ".tgz"];
 /// What programs and people append to the name of a copy, behind one of [`JOINTS`].
 const COPIES: &[&str] = &[
     "dpkg-old",
@@ -140,9 +141,18 @@ fn one_off(name: &[u8]) -> Option<usize> {
         (left > 0 && JOINTS.contains(&name[left - 1])).then(|| left - 1)
     };
     without("~")
+        .or_else(|| again(name))
         .or_else(|| COMPRESSIONS.iter().find_map(|end| without(end)))
         .or_else(|| COPIES.iter().find_map(copy))
         .or_else(|| mark(name))
+}
+
+/// The same of the number of one that was fetched or copied again: ` (1)`.
+fn again(name: &[u8]) -> Option<usize> {
+    let open = name.strip_suffix(b")")?.iter().rposition(|b| *b == b'(')?;
+    let is_number = |digits: &[u8]| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    let number = name.get(open + 1..name.len() - 1).filter(|digits| is_number(digits));
+    number.map(|_| if name[..open].ends_with(b" ") { open - 1 } else { open })
 }
 
 /// The same of a rotation's mark: `.1`, `-20240612`, `.2024-06-12t10:11:12z`.
@@ -195,6 +205,12 @@ mod tests {
         for (name, is) in [
             ("server.key.1", "server.key"),
             ("Server.KEY.bak", "server.key"),
+            ("server.key (1)", "server.key"),
+            ("server.key(12).gz", "server.key"),
+            ("server.key (a)", "server.key (a)"),
+            ("()", "()"),
+            ("(1)", "(1)"),
+            ("server.key.tar.gz", "server.key"),
             ("x.sqlite.1.gz", "x.sqlite"),
             ("x.sqlite3", "x.sqlite3"),
             ("store.p12", "store.p12"),
