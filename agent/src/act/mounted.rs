@@ -178,18 +178,23 @@ fn look<'p>(proc: &Path, paths: impl Iterator<Item = (usize, &'p Path)>, limits:
     let hashes = RandomState::new();
     let mut seen = HashSet::from([hashes.hash_one(own.first_line())]);
     let [mut ours, mut theirs] = limits.map(Left);
-    let mut foreign = Vec::new();
+    // One in which a process of the system is as well is the system's own.
+    let mut foreign: HashMap<u64, u32> = HashMap::new();
     for process in processes.flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
         let process = process.path();
         // One that ended, or that may not be looked at, tells nothing.
         let Some((table, first)) = table_of(&process) else { continue };
-        if !seen.insert(hashes.hash_one(&first)) {
+        let namespace = hashes.hash_one(&first);
+        if seen.contains(&namespace) {
             continue;
         }
         if map_of(&process) != own_map {
-            foreign.push(pid);
-        } else if ours.take_one() {
+            foreign.entry(namespace).or_insert(pid);
+            continue;
+        }
+        seen.insert(namespace);
+        if ours.take_one() {
             found.add(ours.read(&table, &sought), &process, pid);
         } else {
             let reason = "nobody can tell whether it is mounted in a container: there are more namespaces, or longer \
@@ -198,7 +203,8 @@ fn look<'p>(proc: &Path, paths: impl Iterator<Item = (usize, &'p Path)>, limits:
             break;
         }
     }
-    for (nth, pid) in foreign.iter().enumerate() {
+    foreign.retain(|namespace, _| !seen.contains(namespace));
+    for (nth, pid) in foreign.values().enumerate() {
         if !theirs.take_one() {
             found.passed_by = foreign.len() - nth;
             break;

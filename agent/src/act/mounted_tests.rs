@@ -145,7 +145,7 @@ fn what_a_user_has_mounted_is_known_and_how_much_that_is_keeps_no_file_of_others
     let (mine, other) = (base.join("mine.log.1"), base.join("other.log.1"));
     [&mine, &other].into_iter().for_each(|file| std::fs::write(file, "x").unwrap());
     let script = format!("mount -t tmpfs t /mnt; touch /mnt/at; mount --bind '{}' /mnt/at", mine.display());
-    let _apart = [Apart::of_a_user(&script), Apart::of_a_user(&script)];
+    let apart = [Apart::of_a_user(&script), Apart::of_a_user(&script)];
     let left_and_said = |limits| {
         let candidates = [&mine, &other].into_iter().map(|file| candidate(file)).collect();
         let mut survey = Survey { candidates, ..Survey::default() };
@@ -165,4 +165,16 @@ fn what_a_user_has_mounted_is_known_and_how_much_that_is_keeps_no_file_of_others
         assert_eq!(left, [mine.clone(), other.clone()], "{limits:?}: {said}");
         assert!(said.contains("mount namespaces in users' own user namespaces were not looked at"), "{said}");
     }
+    // Where a process of the system is in one as well, that is the system's.
+    let theirs = format!("--mount=/proc/{}/ns/mnt", apart[0].0.id());
+    let mut guest = Command::new("nsenter").args([&theirs, "sleep", "600"]).spawn().unwrap();
+    let mounts = |pid| std::fs::read(format!("/proc/{pid}/mountinfo")).unwrap();
+    while mounts(guest.id()) != mounts(apart[0].0.id()) {
+        assert!(guest.try_wait().unwrap().is_none(), "nsenter failed");
+        std::thread::yield_now();
+    }
+    let (left, said) = left_and_said(Limits { namespaces: 0, ..FOREIGN });
+    guest.kill().unwrap();
+    guest.wait().unwrap();
+    assert_eq!(left, [other], "{said}");
 }

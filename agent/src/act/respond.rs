@@ -462,7 +462,6 @@ impl Respond {
         site.stale = true;
         let gone = |o: &&PlannedObject| matches!(o.outcome, ObjectOutcome::Removed | ObjectOutcome::Cut);
         let objects = applied.objects.iter().filter(gone).count();
-        // A cleanup that removed nothing is not what fails to hold.
         site.cleaned_boot_ns = Some(now.boot_ns);
         site.cut_short = objects > 0 && is_cut_short(&applied);
         vec![Step::Record(Box::new(applied))]

@@ -113,7 +113,7 @@ fn a_pods_hold_covers_its_folder_by_every_path_and_no_neighbours() {
 }
 
 /// An agent during whose cleanup something happens, at the question `at`.
-struct Meanwhile<F>(Cell<usize>, usize, F);
+pub(super) struct Meanwhile<F>(pub(super) Cell<usize>, pub(super) usize, pub(super) F);
 
 impl<F: Fn()> Parent for Meanwhile<F> {
     fn news(&self) -> News {

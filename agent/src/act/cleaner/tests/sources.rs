@@ -2,6 +2,7 @@
 
 use rustix::mount::mount_bind;
 
+use super::mounted::Meanwhile;
 use super::mounted::{logs_in, root_at};
 use super::*;
 use crate::own_mounts::in_own_mounts;
@@ -46,23 +47,6 @@ fn a_file_that_is_mounted_stays_and_what_lies_in_a_folder_that_is_mounted_goes()
     });
 }
 
-/// An agent in the midst of whose cleanup a file is mounted, at the question `.1`.
-struct Mounts<F>(Cell<usize>, usize, F);
-
-impl<F: Fn()> Parent for Mounts<F> {
-    fn news(&self) -> News {
-        self.0.set(self.0.get() + 1);
-        if self.0.get() == self.1 {
-            (self.2)();
-        }
-        News::default()
-    }
-
-    fn witness(&self, _: FileSeen) -> Result<Verdict, String> {
-        Ok(Verdict::Kept)
-    }
-}
-
 #[test]
 fn a_file_that_is_mounted_amid_its_removal_goes_back() {
     in_own_mounts(|_| {
@@ -72,7 +56,7 @@ fn a_file_that_is_mounted_amid_its_removal_goes_back() {
             let (log, quarantine) = (base.join("log/app.log.1"), base.join("log/.dogwatch-quarantine"));
             let mut cleaner = scene.cleaner();
             let plan = scene.plan(&cleaner);
-            let agent = Mounts(Cell::new(0), question, || {
+            let agent = Meanwhile(Cell::new(0), question, || {
                 let moved = fs::read_dir(&quarantine).unwrap().next().map(|e| e.unwrap().path());
                 bind(&moved.unwrap_or_else(|| log.clone()), &base.join("bt"));
             });
