@@ -484,6 +484,7 @@ impl Core {
         refused.detail =
             format!("nothing was touched: the record of this action could not be kept first ({why})");
         self.count(&refused);
+        acting::log(&refused);
         self.wires.recorder.push(Stream::Urgent, at, Body::Action(Box::new(refused)));
     }
 
@@ -515,6 +516,7 @@ impl Core {
                 }
                 Step::Record(action) => {
                     self.count(&action);
+                    acting::log(&action);
                     let seq = self.wires.recorder.push(Stream::Urgent, at, Body::Action(action.clone()));
                     let deadline_boot_ns = at.boot_ns + DURABLE_WAIT.as_nanos() as u64;
                     self.recording.push(Recording { seq, action, deadline_boot_ns });

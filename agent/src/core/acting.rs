@@ -1,6 +1,21 @@
-//! How far a cleanup is that is being carried out, for whoever waits for it. Not evidence: its outcome is.
+//! How far a cleanup is that is being carried out, for whoever waits for it, and a line of the agent's log for each step of
+//! an action. Not evidence: the record is.
+
+use dogwatch::record::Action;
 
 use crate::act::work::Progress;
+
+/// Says what becomes of `action`, in the words of its record.
+pub(super) fn log(action: &Action) {
+    let first = action.refused.first().filter(|_| action.objects.is_empty());
+    let stays = first.map(|r| match &r.path {
+        Some(path) => format!("{}: {}; of {} in all", path.display(), r.reason, action.refused.len()),
+        None => r.reason.clone(),
+    });
+    let Action { id, state, mount, actor, detail, .. } = action;
+    // As fields, since these escape what a hostile name brings.
+    tracing::info!(action = id, state = state.as_str(), mount, actor, detail, stays, "cleanup");
+}
 
 /// The action that the executor is at; it has one at a time.
 #[derive(Debug, Default)]
