@@ -245,6 +245,8 @@ struct Unit {
     /// The roots of its names, and how many of them lie in each.
     roots: Vec<(usize, u64)>,
     objects: Vec<PlannedObject>,
+    /// Since when it is as it is: what is unchanged for longest goes first.
+    settled_ns: i64,
     sum: Sum,
 }
 
@@ -263,7 +265,8 @@ impl Unit {
             preserved_bytes: 0,
         };
         // Of no root: the image keeper has offered only what its own budgets allow.
-        Self { roots: Vec::new(), objects: vec![object], sum }
+        let settled_ns = object.mtime_ns.max(object.ctime_ns);
+        Self { roots: Vec::new(), objects: vec![object], settled_ns, sum }
     }
 }
 
@@ -383,11 +386,7 @@ fn may_go(
     if let Some(hold) = holder_of(holds, &object.path) {
         return Err(hold.said());
     }
-    let times = Times {
-        modified_ns: object.mtime_ns,
-        changed_ns: object.ctime_ns,
-        accessed_ns: candidate.accessed_ns,
-    };
+    let times = times(object, candidate.accessed_ns);
     let age = rules.judge_age(&times, now_wall_ns)?;
     rules.judge_owner(object.uid)?;
     if newest.contains(&(object.path.as_path(), object.cleaner.as_str())) {
@@ -435,6 +434,11 @@ fn leave_to_people(
             words::bytes(bytes)
         )
     })
+}
+
+fn times(object: &PlannedObject, accessed_ns: Option<i64>) -> Times {
+    let PlannedObject { mtime_ns: modified_ns, ctime_ns: changed_ns, btime_ns: born_ns, .. } = *object;
+    Times { modified_ns, changed_ns, born_ns, accessed_ns }
 }
 
 /// A folder, and the root that decides there.
@@ -505,10 +509,13 @@ fn units(eligible: Vec<PlannedObject>, rules: &Rules, refused: &mut Refused) -> 
             record_bytes: objects.iter().map(record).sum(),
             preserved_bytes: if roots.keys().any(keeps) { objects[0].size_bytes } else { 0 },
         };
-        units.push(Unit { roots: roots.into_iter().collect(), objects, sum });
+        let times = times(&objects[0], None);
+        let settled = roots.keys().map(|index| times.settled_ns(&rules.roots()[*index]));
+        let settled_ns = settled.max().unwrap_or(times.changed_ns);
+        units.push(Unit { roots: roots.into_iter().collect(), objects, settled_ns, sum });
     }
     units.sort_by(|a, b| {
-        let key = |u: &Unit| (u.objects[0].tier, u.objects[0].mtime_ns.max(u.objects[0].ctime_ns));
+        let key = |u: &Unit| (u.objects[0].tier, u.settled_ns);
         key(a).cmp(&key(b)).then_with(|| a.objects[0].path.cmp(&b.objects[0].path))
     });
     units

@@ -58,6 +58,8 @@ pub(super) const ROOT_OFF: &str = "its root's mode is off";
 pub(super) const ROOT_PLANS: &str = "its root's mode is plan: the node does not remove it by itself, a responder can (`dogwatch plan`, `dogwatch clean`)";
 
 const NS_PER_SECOND: i64 = 1_000_000_000;
+/// What is called a rotated log keeps that name for so long at least before it may go, where its root's `min_age` is longer.
+const MIN_RENAMED_SECONDS: u64 = 3_600;
 
 /// What a node's cleanup may do, where, and how much.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -289,6 +291,8 @@ pub(super) struct Times {
     pub(super) modified_ns: i64,
     /// Of its inode.
     pub(super) changed_ns: i64,
+    /// When the inode was made, where its filesystem tells. Nobody can set it.
+    pub(super) born_ns: Option<i64>,
     /// When it was last read, where its mount tells.
     pub(super) accessed_ns: Option<i64>,
 }
@@ -297,7 +301,18 @@ impl Times {
     /// Those of `facts`, on `ground`.
     pub(super) fn of(facts: &Facts, ground: &Ground) -> Self {
         let accessed_ns = ground.accessed_ns(facts);
-        Self { modified_ns: facts.mtime_ns, changed_ns: facts.ctime_ns, accessed_ns }
+        let Facts { mtime_ns: modified_ns, ctime_ns: changed_ns, btime_ns: born_ns, .. } = *facts;
+        Self { modified_ns, changed_ns, born_ns, accessed_ns }
+    }
+
+    /// What the kernel says by itself of when it was changed, in a root with these rules.
+    fn told_ns(&self, rules: &RootRules) -> i64 {
+        self.born_ns.filter(|_| rules.is_renamed).unwrap_or(self.changed_ns)
+    }
+
+    /// Since when it is as it is, in a root with these rules.
+    pub(super) fn settled_ns(&self, rules: &RootRules) -> i64 {
+        self.modified_ns.max(self.told_ns(rules))
     }
 }
 
@@ -311,6 +326,7 @@ pub(super) struct RootRules {
     excludes: Excludes,
     always_excluded: GlobSet,
     always_excluded_by: Vec<String>,
+    is_renamed: bool,
 }
 
 impl RootRules {
@@ -323,6 +339,7 @@ impl RootRules {
             excludes: Excludes::new(&policy.excludes)?,
             always_excluded: matcher(&always)?,
             always_excluded_by: always,
+            is_renamed: kind.is_renamed(&policy),
             policy,
         })
     }
@@ -398,22 +415,43 @@ impl RootRules {
     }
 
     /// Age in seconds by the latest of the times that count, or why it is too young. A time in the future is young.
+    ///
+    /// Of what a rotation renames, these are those of the content and of the inode's birth: logrotate renames all rotated files
+    /// of a log each time (`app.log.1` to `app.log.2`), which changes their inodes, so that by that nothing that is rotated more
+    /// often than `min_age` would ever be old. A copy with a forged time is as young as its inode. One that was moved here as
+    /// it is stays for [`MIN_RENAMED_SECONDS`].
     pub(super) fn judge_age(&self, times: &Times, now: impl Into<Present>) -> Result<u64, String> {
         if self.kind().cuts() {
             // What is written to has no age.
             return Ok(0);
         }
         let now = now.into();
-        let changed = times.modified_ns.max(times.changed_ns);
+        let (told, changed) = (times.told_ns(self), times.settled_ns(self));
         let read = times.accessed_ns.filter(|_| self.policy.by_access).unwrap_or(i64::MIN);
         // The kernel's own times count for themselves: where the clock went back, the latest is not the last.
-        let all = [changed.max(read), times.changed_ns, read].map(|at| (now.age_ns(at), at));
+        let all = [changed.max(read), told, read].map(|at| (now.age_ns(at), at));
         let (age_ns, at) = all.into_iter().min().unwrap_or((now.age_ns(changed), changed));
-        let was_read = at == read && at != times.changed_ns && at != times.modified_ns;
-        self.judge_time(was_read, age_ns).map_err(|why| match now.doubt(at) {
+        let was_read = at == read && at != told && at != times.modified_ns;
+        let said = |why, at| match now.doubt(at) {
             Some(doubt) => format!("{why} ({doubt})"),
             None => why,
-        })
+        };
+        let age = self.judge_time(was_read, age_ns).map_err(|why| said(why, at))?;
+        if told != times.changed_ns {
+            let at = times.changed_ns;
+            self.judge_renamed(now.age_ns(at)).map_err(|why| said(why, at))?;
+        }
+        Ok(age)
+    }
+
+    fn judge_renamed(&self, age_ns: i64) -> Result<(), String> {
+        let min = self.policy.min_age_seconds.min(MIN_RENAMED_SECONDS);
+        let age = age_ns.div_euclid(NS_PER_SECOND);
+        if age >= i64::try_from(min).unwrap_or(i64::MAX) {
+            return Ok(());
+        }
+        let min = super::words::seconds(min);
+        Err(format!("it was renamed, linked or its mode or owner changed less than {min} ago"))
     }
 
     fn judge_time(&self, was_read: bool, age_ns: i64) -> Result<u64, String> {

@@ -32,19 +32,40 @@ pub(super) fn family(name: &[u8]) -> &[u8] {
     let bare = strip_compression(name);
     let bare = bare.strip_suffix(b".old").unwrap_or(bare);
     // A year begins the mark of most dated names, wherever it stands (app-2024-06-12T10.log, app.log.2024-06-12).
-    let dated = (1..bare.len().saturating_sub(3)).find(|&i| {
-        matches!(&bare[i..i + 2], b"19" | b"20")
-            && bare[i..i + 4].iter().all(u8::is_ascii_digit)
-            && !bare[i - 1].is_ascii_alphanumeric()
-    });
+    let dated = (1..bare.len()).find(|&i| !bare[i - 1].is_ascii_alphanumeric() && is_dated(&bare[i..]));
     let stem = match dated {
         Some(i) => &bare[..i - 1],
+        // One number: those before it may be part of the log's own name.
         None => {
-            let mark = |b: &u8| b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.' | b':');
-            &bare[..bare.iter().rposition(|b| !mark(b)).map_or(0, |i| i + 1)]
+            let digits = bare.iter().rev().take_while(|b| b.is_ascii_digit()).count();
+            let stem = &bare[..bare.len() - digits];
+            let separated = [b".", b"-", b"_", b":"].iter().find_map(|mark| stem.strip_suffix(*mark));
+            separated.filter(|_| digits > 0).unwrap_or(bare)
         }
     };
     if stem.is_empty() { name } else { stem }
+}
+
+/// A name without the compression and all numbers at its end: a core's pid and time (`core-nginx-4711-1718180000`).
+pub(super) fn without_numbers(name: &[u8]) -> &[u8] {
+    let bare = strip_compression(name);
+    let mark = |b: &u8| b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.' | b':');
+    let stem = &bare[..bare.iter().rposition(|b| !mark(b)).map_or(0, |i| i + 1)];
+    if stem.is_empty() { name } else { stem }
+}
+
+/// Whether it begins with a year and a month. A year alone may be a port or a shard (`redis-2001.log.1`).
+fn is_dated(mark: &[u8]) -> bool {
+    let Some((year, rest)) = mark.split_at_checked(4) else { return false };
+    let month = match rest {
+        [b'-' | b'_', rest @ ..] => rest,
+        // With its day: what stands behind one dot may be a rotation's number (`redis-2001.12`).
+        [b'.', _, _, b'.', b'0'..=b'3', ..] => &rest[1..],
+        _ => rest,
+    };
+    matches!(&year[..2], b"19" | b"20")
+        && year.iter().all(u8::is_ascii_digit)
+        && matches!(month, [b'0', b'1'..=b'9', ..] | [b'1', b'0'..=b'2', ..])
 }
 
 /// The live log's name that a sibling pattern demands: `syslog` for `syslog.2.gz`, `messages` for `messages-20240612`.
@@ -101,8 +122,20 @@ mod tests {
             ("0.log.20240612-101112.gz", "0.log"),
             ("app-2024-06-12T10-11-12.123.log.gz", "app"),
             ("worker-2.log.1", "worker-2.log"),
+            ("app_2024_06.log.gz", "app"),
+            ("app.2024.06.12.log.gz", "app"),
+            ("redis-2001.12", "redis-2001"),
+            ("redis-2001.12.gz", "redis-2001"),
+            ("worker-2.1", "worker-2"),
+            ("Xorg.0", "Xorg"),
+            ("app.log.2024", "app.log"),
+            ("redis-2001.log.1", "redis-2001.log"),
+            ("redis-2002.log.1", "redis-2002.log"),
+            ("worker-2049.log-20240612.gz", "worker-2049.log"),
             ("Xorg.0.log.old", "Xorg.0.log"),
-            ("1.1", "1.1"),
+            ("1.1", "1"),
+            (".1", ".1"),
+            ("7", "7"),
         ] {
             assert_eq!(family(name.as_bytes()), log.as_bytes(), "{name}");
         }

@@ -53,7 +53,7 @@ pub struct IndexStatus {
     pub build_time: Duration,
     /// When it was opened or built; `None` while it is.
     pub ready_since: Option<Instant>,
-    /// How far it is behind what is durable: the time since it had caught up last; zero where it has.
+    /// How far it is behind what is durable and what expired: the time since it had caught up last; zero where it has.
     pub lag: Duration,
 }
 
@@ -71,6 +71,8 @@ struct SlotState {
     status: IndexStatus,
     /// How far the urgent and the truth journal are folded.
     folded: (Position, Position),
+    /// First urgent segment that the rows account for.
+    floor: u64,
     /// When everything was that was durable then.
     caught_up: Instant,
 }
@@ -94,6 +96,7 @@ impl Slot {
             generation: 0,
             status,
             folded: Default::default(),
+            floor: 0,
             caught_up: Instant::now(),
         };
         Self { state: Mutex::new(state), ready: Condvar::new() }
@@ -117,7 +120,7 @@ impl Slot {
     /// How it does; `goal`: what is durable.
     pub(super) fn status(&self, goal: &Goal) -> IndexStatus {
         let s = self.lock();
-        let behind = s.folded.0 < goal.urgent || s.folded.1 < goal.truth;
+        let behind = s.folded.0 < goal.urgent || s.folded.1 < goal.truth || s.floor < goal.floor;
         let lag = if behind { s.caught_up.elapsed() } else { Duration::ZERO };
         IndexStatus { lag, ..s.status.clone() }
     }
@@ -338,6 +341,7 @@ impl Indexer {
         self.advance(held, Which::Urgent, goal.urgent)?;
         let mut s = self.slot.lock();
         s.folded = (held.checkpoint.urgent.position(), held.checkpoint.truth.position());
+        s.floor = held.checkpoint.floor;
         s.caught_up = Instant::now();
         Ok(())
     }

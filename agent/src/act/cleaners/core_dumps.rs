@@ -78,7 +78,7 @@ impl Kind for CoreDumps {
 
     fn family<'n>(&self, name: &'n [u8]) -> &'n [u8] {
         let bare = name.strip_suffix(b".core").or_else(|| name.strip_suffix(b".crash")).unwrap_or(name);
-        systemd_program(name).unwrap_or_else(|| rotation::family(bare))
+        systemd_program(name).unwrap_or_else(|| rotation::without_numbers(bare))
     }
 
     fn family_word(&self) -> &'static str {

@@ -152,6 +152,12 @@ pub(super) trait Kind: Sync {
         false
     }
 
+    /// Whether what it takes was renamed to what it is called, and is again and again, so that a change of the inode says nothing
+    /// of the content.
+    fn is_renamed(&self, _root: &RootPolicy) -> bool {
+        false
+    }
+
     /// Why the open `folder` at `relative` stays with all that lies beneath it.
     fn shuns(&self, _ground: &Ground, _folder: &OwnedFd, relative: &Path) -> Option<String> {
         private::why_private(relative)

@@ -79,6 +79,11 @@ impl Kind for RotatedLogs {
         true
     }
 
+    fn is_renamed(&self, root: &RootPolicy) -> bool {
+        let sibling = |p: &String| DEFAULT_SIBLING_PATTERNS.contains(&p.as_str()) || is_plainly_rotated(p);
+        root.patterns.iter().all(|p| is_plainly_rotated(p)) && root.sibling_patterns.iter().all(sibling)
+    }
+
     fn takes(&self, rules: &RootRules, relative: &Path) -> Option<Taken> {
         let name = Path::new(relative.file_name()?);
         if let Some(pattern) = rules.pattern_of(name) {

@@ -89,11 +89,43 @@ fn age_counts_from_the_later_time_and_the_future_is_young() {
     let r = rules();
     let day = 24 * 3_600 * NS_PER_SECOND;
     let age = |modified_ns, changed_ns| {
-        r.judge_age(&Times { modified_ns, changed_ns, accessed_ns: Some(day) }, day)
+        r.judge_age(&Times { modified_ns, changed_ns, born_ns: None, accessed_ns: Some(day) }, day)
     };
     assert_eq!(age(0, 0), Ok(86_400), "reading a rotated log does not make it young");
     assert!(age(0, 1).is_err(), "a nanosecond short is short");
     assert!(age(2 * day, 0).unwrap_err().contains("future"));
+}
+
+#[test]
+fn a_rotation_that_renames_makes_nothing_young_for_longer_than_an_hour() {
+    let day = 24 * 3_600 * NS_PER_SECOND;
+    let hour = 3_600 * NS_PER_SECOND;
+    let now = 20 * day;
+    let judge = |policy: RootPolicy, [modified_ns, changed_ns, born_ns]: [i64; 3]| {
+        let times = Times { modified_ns, changed_ns, born_ns: Some(born_ns), accessed_ns: None };
+        RootRules::new(policy).unwrap().judge_age(&times, now)
+    };
+    let root = || RootPolicy::new("/var/log");
+    assert_eq!(judge(root(), [day, now - hour, day]), Ok(19 * 86_400), "app.log.13 became app.log.14");
+    let said = judge(root(), [day, now - hour + 1, day]).unwrap_err();
+    assert!(said.contains("renamed") && said.ends_with("less than 1 h ago"), "{said}");
+    assert!(judge(root(), [day, now + 1, day]).is_err(), "in the future");
+    assert!(
+        judge(root(), [day, now - 2 * hour, now - 2 * hour]).is_err(),
+        "a copy with the time of what it copies"
+    );
+    assert!(judge(root(), [now - 2 * hour, now - hour, day]).is_err(), "written to since");
+    let at_once = RootPolicy { min_age_seconds: 2, ..root() };
+    assert_eq!(
+        judge(at_once, [day, now - 2 * NS_PER_SECOND, day]),
+        Ok(19 * 86_400),
+        "no longer than min_age"
+    );
+    // What somebody else calls so, and other cleaners.
+    let own = RootPolicy { patterns: vec!["*.old".to_owned()], ..root() };
+    assert!(judge(own, [day, now - hour, day]).unwrap_err().contains("younger than"));
+    let custom = RootPolicy { cleaner: Cleaner::Custom, patterns: vec!["*.tmp".to_owned()], ..root() };
+    assert!(judge(custom, [day, now - hour, day]).is_err());
 }
 
 #[test]

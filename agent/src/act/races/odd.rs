@@ -258,7 +258,8 @@ fn a_rewrite_in_the_same_breath_shows() {
             Rules::new(Policy { roots: vec![RootPolicy::new(&scene.root)], ..Scene::policy(&scene.root) })
                 .unwrap();
         let facts = crate::act::beneath::facts_at(CWD, &scene.victim).unwrap();
-        let times = Times { modified_ns: facts.mtime_ns, changed_ns: facts.ctime_ns, accessed_ns: None };
+        let (modified_ns, changed_ns) = (facts.mtime_ns, facts.ctime_ns);
+        let times = Times { modified_ns, changed_ns, born_ns: facts.btime_ns, accessed_ns: None };
         let judged = rules.roots()[0].judge_age(&times, facts.ctime_ns + 1);
         assert!(facts.mtime_ns == 0 && judged.is_err(), "{judged:?}");
     }
