@@ -94,6 +94,17 @@ fn a_restarted_executor_puts_back_what_a_crash_left() {
 }
 
 #[test]
+fn the_executor_leaves_a_busy_disk_to_others_and_keeps_a_share() {
+    let folder = tempfile::tempdir().unwrap();
+    let executor = spawn(policy(&folder.path().canonicalize().unwrap()));
+    let pid = libc::c_long::from(executor.ready().pid);
+    // SAFETY: two numbers (IOPRIO_WHO_PROCESS, and whose) and no memory.
+    let priority = unsafe { libc::syscall(libc::SYS_ioprio_get, 1, pid) };
+    // Best effort, and the last level of it (ioprio_set(2)).
+    assert_eq!((priority >> 13, priority & 7), (2, 7));
+}
+
+#[test]
 fn a_dead_and_a_hung_executor_are_noticed() {
     let fs = LoopFs::ext4(16);
     fs::write(fs.path().join("a.log.1"), "x").unwrap();
