@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use dogwatch::record::{ActionState, CleanupMode, ObjectOutcome};
+use dogwatch_agent::act::aside::Aside;
 use dogwatch_agent::act::executor::Enforcement;
 use dogwatch_agent::act::handle::{ExecutorError, look_after};
 use dogwatch_agent::act::policy::{Policy, QUARANTINE, RootPolicy};
@@ -118,7 +119,7 @@ fn a_dead_and_a_hung_executor_are_noticed() {
     let error = dead.apply(&action, DEADLINE).unwrap_err();
     assert!(matches!(error, ExecutorError::Died(Some(_))), "{error}");
     assert!(error.is_fatal() && !dead.is_alive());
-    look_after(&mut action, &error);
+    look_after(&mut action, &error, &Aside::new(DEADLINE));
     assert_eq!((action.state, action.objects[0].outcome), (ActionState::Failed, ObjectOutcome::Skipped));
 
     let mut hung = spawn(policy);
