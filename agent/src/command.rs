@@ -10,6 +10,7 @@ use dogwatch::record::CleanupMode;
 use dogwatch::reload::Origin;
 use dogwatch::{telemetry, termination};
 
+use crate::act::at_work::AtWork;
 use crate::act::executor;
 use crate::act::handle::CHILD_SOCKET;
 use crate::act::hold_line::HoldLine;
@@ -132,6 +133,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, prefix: &[&str]) -> ExitCo
             Some(_) => HoldLine::open_told(&config.state_dir, &config.host_root),
             None => HoldLine::open(&config.state_dir, &config.host_root),
         },
+        at_work: AtWork::default(),
         masks: config.tail.as_ref().map(|tail| tail.rules.masks().to_vec()).unwrap_or_default(),
         images: (config.images.mode != CleanupMode::Off).then(|| ImageLaunch {
             args: led_to("image-keeper"),

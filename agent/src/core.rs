@@ -14,6 +14,7 @@ mod causes;
 mod figures;
 mod growth;
 mod holds;
+mod jobs;
 mod kernel;
 mod kubelet;
 mod lines;
@@ -36,6 +37,7 @@ use dogwatch::wire;
 use dogwatch::wire::command::Command as Wanted;
 use tokio::sync::watch;
 
+use crate::act::at_work::AtWork;
 use crate::act::hold::NodeHold;
 use crate::act::permit::Word;
 use crate::act::respond::{Command, Order, Respond, Step, Unmet};
@@ -122,6 +124,8 @@ pub struct Wires {
     pub recorder: Recorder,
     /// Where jobs for the executor go.
     pub jobs: Sender<Job>,
+    /// What whoever takes them is at.
+    pub at_work: AtWork,
     /// Where sets of holds go to be kept.
     pub holds: Sender<Vec<NodeHold>>,
     /// Who looks after the ballast; `None`: nobody.
@@ -510,10 +514,7 @@ impl Core {
     fn carry_out(&mut self, at: Moment, steps: Vec<Step>) {
         for step in steps {
             match step {
-                Step::Survey { mount, device } => {
-                    // The thread that takes jobs lives as long as the agent.
-                    let _ = self.wires.jobs.send(Job::Survey { mount, device });
-                }
+                Step::Survey { mount, device } => self.give(Job::Survey { mount, device }),
                 Step::Record(action) => {
                     self.count(&action);
                     acting::log(&action);
@@ -522,9 +523,7 @@ impl Core {
                     self.recording.push(Recording { seq, action, deadline_boot_ns });
                 }
                 Step::Apply(action) => self.apply_after_ballast(action),
-                Step::Find { command, path } => {
-                    let _ = self.wires.jobs.send(Job::Find { command, path });
-                }
+                Step::Find { command, path } => self.give(Job::Find { command, path }),
                 Step::Halt { action, why } => self.halt(action, why),
                 Step::NotHolding { mount, summary, action_id } => {
                     self.not_holding(at, &mount, summary, action_id)
@@ -561,6 +560,7 @@ impl Core {
         let kubelet = self.evictions.differs.iter().flatten();
         unable.extend(self.saving.iter().chain(&self.ballast.unable).chain(kubelet).cloned());
         unable.extend(self.waiting_words(at));
+        unable.extend(self.stuck_words(at));
         unable.extend(stats.failing.iter().map(|e| format!("write its journal: {e}")));
         self.count_now(at, &sample);
         let pulse = Pulse {

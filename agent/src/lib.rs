@@ -6,7 +6,7 @@
 //! what to do, [`health`] how it goes, [`pod`] whose something is, [`run`] and [`command`] put it together,
 //! [`uninstall`] takes it away, [`forecast`] asks a file of figures what [`detect`] asks a node. [`usage`] tells what and who
 //! fills a disk. [`ballast`] holds
-//! room to give up first. `trim` gives memory back.
+//! room to give up first. `trim` gives memory back, `io_priority` says how much of a busy disk a thread gets.
 //!
 //! Deliberately absent: the collector, the cluster's API.
 
@@ -19,6 +19,7 @@ pub mod detect;
 pub mod enrol;
 pub mod forecast;
 pub mod health;
+mod io_priority;
 pub mod kmsg;
 pub mod kubelet;
 #[cfg(test)]

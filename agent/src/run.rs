@@ -10,6 +10,7 @@
 //! uplink ──┘    └─→ act (executor's keeper) ─→ executor  └─ commands ─→ core
 //! ```
 
+mod act;
 mod aside;
 mod external;
 mod holds;
@@ -31,6 +32,7 @@ use dogwatch::reload::{Outcome, Watcher};
 use dogwatch::supervise::{Ended, Parts, Stop};
 use tokio::sync::{mpsc, watch};
 
+use self::act::start_act;
 use self::aside::{start_ballast, start_lookouts};
 use self::holds::start_holds;
 use crate::act::brake_line;
@@ -184,7 +186,8 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
         let spent_before = spent.clone();
         // Before anything that this run asks for: the inbox tells the core in the same order.
         unfinished.into_iter().for_each(|u| drop(jobs_tx.send(Job::Close(Box::new(u)))));
-        let worker = std::thread::Builder::new().name("act".to_owned()).spawn(move || {
+        let at_work = launch.at_work.clone();
+        start_act(&mut parts, &stop, move || {
             // Nobody else waits for what the executor opens: that may lie on a disk that does not answer.
             let children = begun.ready(&launch, |roots| held_first.tell(roots));
             // The core ends only when the agent does.
@@ -227,6 +230,7 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
             inbox,
             recorder: recorder.clone(),
             jobs: jobs_tx,
+            at_work,
             holds,
             ballast,
             brake: BrakeWires { line, outgoing, unkept },
@@ -278,9 +282,7 @@ pub fn run(config: Config, launch: Launch, started: Started) -> Result<(), RunEr
             Ok::<(), String>(())
         });
         tracing::info!(node = %config.node, incarnation = %opened.incarnation, start = opened.start_counter, signing_key = %hex(&public_key), "the agent is up");
-        let result = parts.run().await;
-        drop(worker);
-        Ok(result?)
+        Ok(parts.run().await?)
     });
     runtime.shutdown_timeout(LEAVE_WITHIN);
     result

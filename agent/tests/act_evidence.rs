@@ -276,7 +276,8 @@ fn whatever_is_gone_has_its_digest_when_the_executor_is_killed() {
         let gone = gone_with_evidence(&root, &state, &files);
         if let Some(error) = error {
             dogwatch_agent::act::handle::recall(&mut action, agent.executor.seen());
-            dogwatch_agent::act::handle::look_after(&mut action, &error);
+            let aside = dogwatch_agent::act::aside::Aside::new(DEADLINE);
+            dogwatch_agent::act::handle::look_after(&mut action, &error, &aside);
             assert_eq!(action.state, ActionState::Failed);
             let blind =
                 action.objects.iter().find(|o| o.outcome == ObjectOutcome::Failed && o.sha256.is_none());

@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dogwatch::record::{CleanupMode, FileSeen};
+use dogwatch_agent::act::at_work::AtWork;
 use dogwatch_agent::act::hold::{HeldThing, NodeHold};
 use dogwatch_agent::act::hold_line::HoldLine;
 use dogwatch_agent::act::ledger::Ledger;
@@ -68,6 +69,7 @@ impl Works {
             policy: policy.clone(),
             state_dir: state,
             holds: line.clone(),
+            at_work: AtWork::default(),
             masks: Vec::new(),
             images: None,
         };

@@ -28,6 +28,12 @@ impl Aside {
         Self { wait, under_way: Arc::default() }
     }
 
+    /// The same one, which waits for `wait`.
+    #[must_use]
+    pub fn waiting(&self, wait: Duration) -> Self {
+        Self { wait, ..self.clone() }
+    }
+
     /// What `look` gives, which looks at `path`.
     ///
     /// # Errors
@@ -98,7 +104,7 @@ mod tests {
         let why = aside.look(gone, || ()).unwrap_err();
         assert!(why.contains("4 looks at others do not come back"), "{why}");
         drop(blocked);
-        let patient = Aside { wait: Duration::from_secs(20), ..aside };
+        let patient = aside.waiting(Duration::from_secs(20));
         let until = std::time::Instant::now() + patient.wait;
         while patient.look(gone, || ()).is_err() {
             assert!(std::time::Instant::now() < until, "a thread that came back gives its turn back");

@@ -42,6 +42,7 @@ use super::wire::{
     restored_to_wire, spent_from_wire,
 };
 use super::witness::Verdict;
+use crate::io_priority::{self, IoPriority};
 
 /// Version of [`Setup`] and [`Ready`]; both ends are the same binary, so that any other means a mix-up.
 pub(super) const VERSION: u32 = 1;
@@ -140,6 +141,9 @@ impl child::Setup for Setup {
 
 fn serve(socket: OwnedFd) -> Result<(), String> {
     let Begun { channel, setup, lacks } = Begun::<Setup>::new(socket)?;
+    // It walks folders and reads what goes, on a disk that others are at. Not what they leave alone: on a full disk that they
+    // keep busy nothing would ever go.
+    io_priority::set(IoPriority::Smallest);
     let (mut cleaner, roots) = Cleaner::open(setup.policy, &setup.state_dir);
     let mut confinement = confine(&cleaner.reach());
     confinement.lacks.extend(lacks);

@@ -11,13 +11,13 @@
 //!
 //! Deliberately absent: any trust in what the parent says — the executor judges for itself.
 
+mod aftermath;
+mod naming;
 mod starting;
 
-use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 #[cfg(test)]
 use std::process::Command;
@@ -26,18 +26,18 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use dogwatch::record::{Action, ActionState, FileSeen, ObjectOutcome, PlannedObject, Refusal};
+use dogwatch::record::{Action, FileSeen, PlannedObject};
 use dogwatch::wire;
 use dogwatch::wire::executor_reply::Reply;
 use dogwatch::wire::executor_request::Request;
 use prost::Message;
 use rustix::process::{Signal, pidfd_send_signal};
 
+use super::aside::Aside;
 use super::channel::{Channel, ChannelError};
 use super::executor::{PARTIAL, Ready, Restored};
 use super::held_links::Step;
 use super::hold_line::HoldLine;
-use super::holder::Holders;
 use super::ledger::Spending;
 use super::mounted;
 use super::plan::Survey;
@@ -47,6 +47,7 @@ use super::wire::{
     restored_from_wire, spent_request, stays_to_wire,
 };
 use super::witness::{Verdict, Witness};
+pub use aftermath::look_after;
 use starting::Process;
 pub use starting::Starting;
 
@@ -56,6 +57,8 @@ pub const CHILD_SOCKET: i32 = 0;
 const MAX_TELL: Duration = Duration::from_secs(10);
 /// Longest wait for a killed child; one that hangs in the kernel is left to its thread.
 const MAX_END: Duration = Duration::from_secs(2);
+/// Longest look for whoever has a file open: it is for people alone, and the next job waits for it.
+const NAMED_WITHIN: Duration = Duration::from_secs(2);
 /// Most bytes taken of the messages of one survey, far above what an honest executor sends: it has a bound on what it finds,
 /// which is less in a message, and tails of live logs and images come besides.
 const MAX_SURVEYED_BYTES: usize = 16 << 20;
@@ -105,6 +108,8 @@ pub struct Executor {
     seen: Vec<PlannedObject>,
     /// Whether the last action may have been begun.
     begun: bool,
+    /// By whom it is looked who has files open.
+    aside: Aside,
 }
 
 impl Executor {
@@ -112,7 +117,8 @@ impl Executor {
         let Process { pid, pidfd } = process;
         let ready = Ready::unknown(pid);
         let (channel, witness, seen) = (Arc::new(channel), None, Vec::new());
-        Self { channel, ready, pidfd, ended, status: None, next_id: 1, witness, seen, begun: false }
+        let aside = Aside::new(NAMED_WITHIN);
+        Self { channel, ready, pidfd, ended, status: None, next_id: 1, witness, seen, begun: false, aside }
     }
 
     /// Starts `program` with `args` (which must lead to [`super::executor::child_main`] on [`CHILD_SOCKET`]), hands it
@@ -134,6 +140,11 @@ impl Executor {
     /// Has `witness` keep what it is about to remove; until then it removes nothing.
     pub fn witnessed_by(&mut self, witness: Arc<dyn Witness>) {
         self.witness = Some(witness);
+    }
+
+    /// Has holders of files looked for by `aside`, whose looks that were left behind it shares.
+    pub fn looks_by(&mut self, aside: &Aside) {
+        self.aside = aside.waiting(NAMED_WITHIN);
     }
 
     /// Tells it what was spent of the hourly budgets before it was started; to be said before anything is asked of it.
@@ -207,7 +218,7 @@ impl Executor {
     }
 
     /// Carries out `action`; what comes back has every object's outcome and the freed bytes. Holders of files that were
-    /// open are named where this process can see them.
+    /// open are named where this process can see them, within a moment.
     pub fn apply(&mut self, action: &Action, deadline: Duration) -> Result<Action, ExecutorError> {
         self.apply_told(action, deadline, &|_, _| ())
     }
@@ -241,7 +252,7 @@ impl Executor {
                 if applied.id != action.id || applied.objects.len() != action.objects.len() {
                     return Err(self.nonsense("another action than the one that was asked for".to_owned()));
                 }
-                self.name_holders(&mut applied);
+                naming::name_holders(&mut applied, Path::new("/proc"), self.ready.pid, &self.aside);
                 Ok(applied)
             }
             Reply::Error(why) => {
@@ -379,25 +390,6 @@ impl Executor {
         }
         self.status
     }
-
-    /// The executor, inside Landlock, may not look at other processes; we may, where we have the right.
-    fn name_holders(&self, action: &mut Action) {
-        const OPEN: &str = "open elsewhere";
-        let open = |r: &Refusal| r.reason.starts_with(OPEN) && r.path.is_some();
-        if !action.refused.iter().any(open) {
-            return;
-        }
-        let own = [std::process::id(), self.ready.pid];
-        let holders = Holders::scan(Path::new("/proc"), &own, false);
-        for refusal in action.refused.iter_mut().filter(|r| open(r)) {
-            let Some(object) = action.objects.iter().find(|o| Some(&o.path) == refusal.path.as_ref()) else {
-                continue;
-            };
-            if let Some(holder) = holders.of((object.device, object.inode)) {
-                refusal.reason = format!("{OPEN}: {holder}");
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -427,35 +419,6 @@ pub fn recall(action: &mut Action, seen: &[PlannedObject]) {
             object.preserved_bytes = seen.preserved_bytes;
         }
     }
-}
-
-/// After an action whose executor died, and (so that quarantine was emptied) another one started: what each object that has no outcome looks like now. Objects that are still
-/// there are skipped; of the others nobody can say who removed them, and that is what is said.
-pub fn look_after(action: &mut Action, error: &ExecutorError) {
-    action.state = ActionState::Failed;
-    let mut gone: HashSet<PathBuf> = HashSet::new();
-    for object in action.objects.iter_mut().filter(|o| o.outcome == ObjectOutcome::Pending) {
-        if object.cut.is_some() {
-            object.outcome = ObjectOutcome::Failed;
-            let reason = "it may have been cut before the executor failed".to_owned();
-            action.refused.push(Refusal { path: Some(object.path.clone()), reason });
-            continue;
-        }
-        let there = std::fs::symlink_metadata(&object.path);
-        if there.is_ok_and(|m| m.dev() == object.device && m.ino() == object.inode) {
-            object.outcome = ObjectOutcome::Skipped;
-            let reason = "still there after the executor failed".to_owned();
-            action.refused.push(Refusal { path: Some(object.path.clone()), reason });
-        } else {
-            object.outcome = ObjectOutcome::Failed;
-            let reason = "not under its name after the executor failed: removed, or in quarantine until the next start";
-            action.refused.push(Refusal { path: Some(object.path.clone()), reason: reason.to_owned() });
-            gone.insert(object.path.clone());
-        }
-    }
-    action.refused = super::plan::bounded(std::mem::take(&mut action.refused));
-    let total = action.objects.len();
-    action.detail = format!("{error}; {} of {total} objects are no longer under their names", gone.len());
 }
 
 /// How long to wait before an executor is started again: doubling from 1 s to 60 s, forgotten after 10 quiet minutes.

@@ -1,10 +1,18 @@
 //! Who has a file open, from `/proc`: names a holder for people, and answers where a filesystem has no leases.
 //!
+//! Invariant: a descriptor is asked for what the kernel has cached (`AT_STATX_DONT_SYNC`), so that a server of NFS or FUSE that
+//! does not answer holds nobody up.
+//!
+//! Limits: 9p asks its server when its files are met by a descriptor, whatever was asked for; the table of a process's
+//! mappings waits for its lock. Whoever may not wait has a scan made apart ([`super::aside`]).
+//!
 //! Deliberately absent: any claim to know when some process could not be read; [`Holders::incomplete`] says so.
 
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, makedev};
 
 /// Most descriptors and mappings looked at in one scan.
 const MAX_LOOKED_AT: usize = 1_000_000;
@@ -66,10 +74,9 @@ impl Holders {
         let mut name = None;
         for descriptor in descriptors.flatten().take(*budget) {
             *budget -= 1;
-            let Ok(file) = std::fs::metadata(descriptor.path()) else { continue };
-            if file.is_file() {
+            if let Some(file) = regular_file(&descriptor.path()) {
                 let name = name.get_or_insert_with(|| process_name(process, pid));
-                self.open.entry((file.dev(), file.ino())).or_insert_with(|| name.clone());
+                self.open.entry(file).or_insert_with(|| name.clone());
             }
         }
         if mappings {
@@ -96,6 +103,14 @@ impl Holders {
     }
 }
 
+/// Which regular file a descriptor is open on, if it is one: no server is asked.
+fn regular_file(descriptor: &Path) -> Option<FileId> {
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+    let facts = rustix::fs::statx(CWD, descriptor, flags, StatxFlags::TYPE | StatxFlags::INO).ok()?;
+    let is_file = FileType::from_raw_mode(u32::from(facts.stx_mode)) == FileType::RegularFile;
+    is_file.then(|| (makedev(facts.stx_dev_major, facts.stx_dev_minor), facts.stx_ino))
+}
+
 /// A process by its number and name.
 pub(super) fn process_name(process: &Path, pid: u32) -> String {
     let comm = std::fs::read(process.join("comm")).unwrap_or_default();
@@ -104,7 +119,35 @@ pub(super) fn process_name(process: &Path, pid: u32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use rustix::fs::{Mode, OFlags};
+
     use super::*;
+    use crate::own_mounts::{in_own_mounts, mount_dead};
+
+    #[test]
+    fn a_descriptor_on_a_dead_server_keeps_no_scan_waiting() {
+        in_own_mounts(|base| {
+            let share = base.join("share");
+            std::fs::create_dir(&share).unwrap();
+            let local = tempfile::tempfile().unwrap();
+            let server = mount_dead(&share);
+            // That takes no word of the server's.
+            let _held = rustix::fs::open(&share, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+            let (told, scanned) = channel();
+            let scan = std::thread::spawn(move || {
+                let _ = told.send(Holders::scan(Path::new("/proc"), &[], false));
+            });
+            let found = scanned.recv_timeout(Duration::from_secs(60));
+            // Whoever waits for it waits until then.
+            drop(server);
+            scan.join().unwrap();
+            let file = local.metadata().unwrap();
+            assert!(found.expect("it waits for the server").of((file.dev(), file.ino())).is_some());
+        });
+    }
 
     #[test]
     fn an_open_file_has_a_named_holder() {

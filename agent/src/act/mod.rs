@@ -19,6 +19,7 @@
 
 mod age_clock;
 pub mod aside;
+pub mod at_work;
 mod beneath;
 pub mod brake_line;
 mod channel;

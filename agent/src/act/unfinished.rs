@@ -14,7 +14,7 @@
 //! that it changes, for which whoever lists or looks into that folder waits. What it left in quarantine is put back for some
 //! time before anything is looked at here; what still lies there then may go back later.
 //!
-//! Limits: of the room before and after nobody knows; images may have gone or not; what somebody else removed in the moment
+//! Limits: a disk that does not answer in time makes everything of that action unknown; of the room before and after nobody knows; images may have gone or not; what somebody else removed in the moment
 //! between a record and the kill counts as ours.
 //!
 //! Deliberately absent: carrying on with it. The need is measured anew, and what is still there is planned again.
@@ -30,6 +30,7 @@ use dogwatch::record::{Action, ActionState, Body, ObjectOutcome, PlannedObject, 
 use rustix::fs::{OFlags, SeekFrom};
 use rustix::io::Errno;
 
+use super::aside::Aside;
 use super::handle::recall;
 use super::leftovers::Back;
 use super::plan::bounded;
@@ -88,6 +89,9 @@ pub struct Unfinished {
     seen: Vec<PlannedObject>,
 }
 
+/// What is said of an image.
+const IMAGE_UNKNOWN: &str = "whether it went is not known: `crictl images` lists those that stayed";
+
 /// What became of an object, as far as can be seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Fate {
@@ -107,7 +111,7 @@ enum Fate {
 
 impl Unfinished {
     /// The action with its end; `back` is what went back from quarantine since. Looks at each object's name, at most a plan's
-    /// worth; for a thread that may wait for a disk.
+    /// worth; for a thread that may wait for a disk: see [`Unfinished::close_apart`].
     pub fn close(self, back: &HashSet<Back>) -> Action {
         let Self { mut action, seen } = self;
         recall(&mut action, &seen);
@@ -125,6 +129,25 @@ impl Unfinished {
                 (fate, seen.is_some())
             })
             .collect();
+        settle(&mut action, &fates);
+        action
+    }
+
+    /// The same within a bound of time: of what lies on a disk or a server that does not answer nobody can tell.
+    pub fn close_apart(self, back: &HashSet<Back>, aside: &Aside) -> Action {
+        let (looked, back) = (self.clone(), back.clone());
+        let closed = aside.look(Path::new(&self.action.mount), move || looked.close(&back));
+        closed.unwrap_or_else(|why| self.close_unseen(&why))
+    }
+
+    fn close_unseen(self, why: &str) -> Action {
+        let Self { mut action, seen } = self;
+        recall(&mut action, &seen);
+        let of = |object: &PlannedObject| match object.image {
+            Some(_) => IMAGE_UNKNOWN.to_owned(),
+            None => format!("nobody can tell what became of it: {why}"),
+        };
+        let fates: Vec<_> = action.objects.iter().map(|o| (Fate::Unknown(of(o)), false)).collect();
         settle(&mut action, &fates);
         action
     }
@@ -220,8 +243,7 @@ fn freed(objects: &[PlannedObject]) -> u64 {
 /// Looks what became of `object`.
 fn fate(object: &PlannedObject, quarantines: &mut Quarantines) -> Fate {
     if object.image.is_some() {
-        let why = "whether it went is not known: `crictl images` lists those that stayed";
-        return Fate::Unknown(why.to_owned());
+        return Fate::Unknown(IMAGE_UNKNOWN.to_owned());
     }
     match fs::symlink_metadata(&object.path) {
         Ok(found) if is_it(&found, object) => {

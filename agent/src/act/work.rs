@@ -50,6 +50,8 @@ const RESTORE_FIRST: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 1
 /// what it began by then): only a disk or a runtime that does not answer gets there.
 const APPLY_WAIT: Duration = Duration::from_secs(540);
 
+/// What a cleanup left that did not come to its end may take this long to be looked at: surveys and cleanups wait behind it.
+const OUTCOME_WAIT: Duration = Duration::from_secs(10);
 /// A path that a person named may take this long to be found: surveys and cleanups wait behind it.
 const FIND_WAIT: Duration = Duration::from_secs(2);
 
@@ -146,23 +148,23 @@ pub fn run(
     let spent = RefCell::new(spent);
     let start = Box::new(|| told(launch.ready(launch.begin_executor())?, &spent, Source::is_of_files));
     let first_told = first.executor.and_then(|e| told(e, &spent, Source::is_of_files));
-    let mut files = Keeper::new("clean up", start, first_told, Some(Arc::clone(&witness)));
+    let aside = Aside::new(FIND_WAIT);
+    let mut files = Keeper::new("clean up", start, first_told, Some(Arc::clone(&witness)), &aside);
     let mut images = launch.images.as_ref().zip(first.images).map(|(how, first)| {
         let images = |keeper| told(keeper, &spent, |source| source == Source::Images);
         let start = Box::new(move || images(launch.ready(launch.begin_image_keeper(how))?));
-        Keeper::new("remove images", start, first.and_then(images), None)
+        Keeper::new("remove images", start, first.and_then(images), None, &aside)
     });
     let tell = |files: &Keeper<'_>, images: &Option<Keeper<'_>>| {
         let of_images = images.iter().flat_map(|i| i.unable.iter().cloned());
         unable(files.unable.iter().cloned().chain(files.roots.said()).chain(of_images).collect());
     };
     tell(&files, &images);
-    let aside = Aside::new(FIND_WAIT);
     let mut turn = Turn::new(Instant::now());
     let mut closing = Closing::default();
     let close = |closing: &mut Closing, back: &HashSet<Back>| {
         for unfinished in closing.all() {
-            let closed = unfinished.close(back);
+            let closed = unfinished.close_apart(back, &aside.waiting(OUTCOME_WAIT));
             tracing::warn!(action = closed.id, mount = closed.mount, "{}", closed.detail);
             done(Done::Closed(Box::new(closed)));
         }
@@ -190,6 +192,7 @@ pub fn run(
         if job.is_none() && !sweeps && !restores && !closes {
             continue;
         }
+        let _at_work = launch.at_work.begin(said(job.as_ref()));
         let starts = files.starts;
         let again = files.revive() | images.as_mut().is_some_and(Keeper::revive);
         let roots = matches!(job, Some(Job::Survey { .. })) && files.wants_roots_again();
@@ -261,6 +264,16 @@ pub fn run(
     }
 }
 
+/// What the thread is at, in words.
+fn said(job: Option<&Job>) -> String {
+    match job {
+        Some(Job::Survey { mount, .. }) => format!("the look at what may go on {mount}"),
+        Some(Job::Apply(action)) => format!("the cleanup {} of {}", action.id, action.mount),
+        Some(Job::Close(_)) => "the look at what an earlier run's cleanup left".to_owned(),
+        Some(Job::Aside | Job::Find { .. }) | None => "the care for what is held or was left".to_owned(),
+    }
+}
+
 /// A child that was told what was spent before it, as far as that concerns it.
 fn told(
     mut child: Executor,
@@ -323,6 +336,8 @@ struct Keeper<'a> {
     no_sweep: Option<String>,
     /// When the next step of putting back what was left in quarantine is due, where there may be more.
     restores_at: Option<Instant>,
+    /// Who looks at what may not answer.
+    aside: Aside,
 }
 
 impl<'a> Keeper<'a> {
@@ -331,6 +346,7 @@ impl<'a> Keeper<'a> {
         start: Box<dyn Fn() -> Result<Executor, ExecutorError> + 'a>,
         first: Result<Executor, ExecutorError>,
         witness: Option<Arc<dyn Witness>>,
+        aside: &Aside,
     ) -> Self {
         let backoff = Backoff::default();
         let mut keeper = Self {
@@ -346,6 +362,7 @@ impl<'a> Keeper<'a> {
             back: HashSet::new(),
             no_sweep: None,
             restores_at: None,
+            aside: aside.clone(),
         };
         keeper.unable = keeper.take(first);
         keeper
@@ -356,6 +373,7 @@ impl<'a> Keeper<'a> {
         match started {
             Ok(mut executor) => {
                 self.starts += 1;
+                executor.looks_by(&self.aside);
                 if let Some(witness) = &self.witness {
                     executor.witnessed_by(Arc::clone(witness));
                 }
@@ -490,7 +508,7 @@ impl<'a> Keeper<'a> {
             Ok(applied) => applied,
             Err(Unapplied::NotBegun(why)) => untouched(action, why),
             Err(Unapplied::Unknown(error)) => {
-                look_after(&mut action, &error);
+                look_after(&mut action, &error, &self.aside.waiting(OUTCOME_WAIT));
                 action
             }
         }

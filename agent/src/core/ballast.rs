@@ -133,7 +133,7 @@ impl Core {
                 let until = clock::now().boot_ns.saturating_add(LOOK_WAIT.as_nanos() as u64);
                 self.ballast.waiting.push_back((look, until, action));
             }
-            None => drop(self.wires.jobs.send(Job::Apply(action))),
+            None => self.give(Job::Apply(action)),
         }
     }
 
@@ -144,8 +144,7 @@ impl Core {
                 break;
             }
             if let Some((_, _, action)) = self.ballast.waiting.pop_front() {
-                // The thread that takes jobs lives as long as the agent.
-                let _ = self.wires.jobs.send(Job::Apply(action));
+                self.give(Job::Apply(action));
             }
         }
     }

@@ -198,6 +198,7 @@ pub(super) mod tests {
     use tokio::sync::{oneshot, watch};
 
     use super::*;
+    use crate::act::at_work::AtWork;
     use crate::act::permit::Gate;
     use crate::act::policy::{Budgets, Policy, Rules};
     use crate::act::respond::{Respond, Settings};
@@ -228,6 +229,7 @@ pub(super) mod tests {
             inbox: mpsc::channel().1,
             recorder,
             jobs: mpsc::channel().0,
+            at_work: AtWork::default(),
             holds,
             ballast: None,
             brake: BrakeWires {

@@ -126,6 +126,9 @@ impl Export {
         page.gauge("cleanups_waiting", "Cleanups that wait for leave to begin", waiting)?;
         let help = "How long the cleanup has waited for leave that waits for longest; 0: none waits";
         page.gauge("cleanup_waiting_seconds", help, get(&f.cleanup_waiting_ms) as f64 / 1e3)?;
+        let help =
+            "How long the look, cleanup or upkeep has been under way that all others wait for; 0: none is";
+        page.gauge("cleanup_job_seconds", help, get(&f.cleanup_job_ms) as f64 / 1e3)?;
         page.counter("cleanup_freed_bytes", "Bytes that cleanups freed", get(&f.freed_bytes))?;
         let help = "Objects that cleanups removed, or cut to their tail";
         page.counter("cleanup_removed_objects", help, get(&f.removed_objects))?;

@@ -47,6 +47,8 @@ pub struct Figures {
     pub cleanups_waiting: AtomicU64,
     /// How long the one has that waits for longest, ms.
     pub cleanup_waiting_ms: AtomicU64,
+    /// How long the thread that owns the executor has been at what it is at, ms.
+    pub cleanup_job_ms: AtomicU64,
     /// Bytes that cleanups freed.
     pub freed_bytes: AtomicU64,
     /// Objects that cleanups removed, or cut to their tail.

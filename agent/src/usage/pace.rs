@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::io_priority::{self, IoPriority};
+
 /// Longest single rest, so that the thread can be stopped.
 const LONGEST_REST: Duration = Duration::from_millis(100);
 
@@ -142,15 +144,12 @@ const AIM: f64 = 0.95;
 const LONGEST_DUE_SECONDS: f64 = 60.0;
 
 /// This thread gets what others leave, of CPUs (`SCHED_IDLE`) and, where its scheduler knows classes, of disks
-/// (`IOPRIO_CLASS_IDLE`, ioprio_set(2)). A kernel that refuses either lets it run as any other.
+/// ([`IoPriority::Idle`]). A kernel that refuses either lets it run as any other.
 pub(super) fn be_idle() {
-    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
-    const IDLE_CLASS: libc::c_int = 3 << 13;
     let param = libc::sched_param { sched_priority: 0 };
     // SAFETY: the structure lives through the call; 0 is the calling thread.
     let _ = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const param) };
-    // SAFETY: three numbers and no memory; 0 is the calling thread.
-    let _ = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IDLE_CLASS) };
+    io_priority::set(IoPriority::Idle);
 }
 
 #[cfg(test)]

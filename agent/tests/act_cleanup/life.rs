@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use dogwatch::record::{ActionState, CleanupMode, ObjectOutcome};
+use dogwatch_agent::act::aside::Aside;
 use dogwatch_agent::act::executor::Enforcement;
 use dogwatch_agent::act::handle::{ExecutorError, look_after};
 use dogwatch_agent::act::policy::{Policy, QUARANTINE, RootPolicy};
@@ -94,6 +95,17 @@ fn a_restarted_executor_puts_back_what_a_crash_left() {
 }
 
 #[test]
+fn the_executor_leaves_a_busy_disk_to_others_and_keeps_a_share() {
+    let folder = tempfile::tempdir().unwrap();
+    let executor = spawn(policy(&folder.path().canonicalize().unwrap()));
+    let pid = libc::c_long::from(executor.ready().pid);
+    // SAFETY: two numbers (IOPRIO_WHO_PROCESS, and whose) and no memory.
+    let priority = unsafe { libc::syscall(libc::SYS_ioprio_get, 1, pid) };
+    // Best effort, and the last level of it (ioprio_set(2)).
+    assert_eq!((priority >> 13, priority & 7), (2, 7));
+}
+
+#[test]
 fn a_dead_and_a_hung_executor_are_noticed() {
     let fs = LoopFs::ext4(16);
     fs::write(fs.path().join("a.log.1"), "x").unwrap();
@@ -107,7 +119,7 @@ fn a_dead_and_a_hung_executor_are_noticed() {
     let error = dead.apply(&action, DEADLINE).unwrap_err();
     assert!(matches!(error, ExecutorError::Died(Some(_))), "{error}");
     assert!(error.is_fatal() && !dead.is_alive());
-    look_after(&mut action, &error);
+    look_after(&mut action, &error, &Aside::new(DEADLINE));
     assert_eq!((action.state, action.objects[0].outcome), (ActionState::Failed, ObjectOutcome::Skipped));
 
     let mut hung = spawn(policy);

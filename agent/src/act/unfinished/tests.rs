@@ -188,6 +188,31 @@ fn what_went_back_and_is_gone_again_was_removed_by_somebody_else() {
 }
 
 #[test]
+fn a_disk_that_does_not_answer_keeps_nobody_from_saying_how_a_cleanup_ended() {
+    crate::own_mounts::in_own_mounts(|base| {
+        let share = base.join("share");
+        fs::create_dir(&share).unwrap();
+        let server = crate::own_mounts::mount_dead(&share);
+        let objects = [specimen::object(share.join("a.log.1"))];
+        let open = open_of(&[of("a-1", ActionState::Started, &objects), saw("a-1", &objects)]).remove(0);
+        let (told, ended) = std::sync::mpsc::channel();
+        let looks = std::thread::spawn(move || {
+            let aside = Aside::new(std::time::Duration::from_millis(20));
+            let _ = told.send(open.close_apart(&HashSet::new(), &aside));
+        });
+        let ended = ended.recv_timeout(std::time::Duration::from_secs(60));
+        // Whoever waits for it waits until then.
+        drop(server);
+        looks.join().unwrap();
+        let closed = ended.expect("it waits for the server");
+        assert!(closed.is_interrupted() && closed.state == ActionState::Failed, "{closed:?}");
+        let object = &closed.objects[0];
+        assert_eq!((object.outcome, object.sha256), (ObjectOutcome::Failed, Some(DIGEST)));
+        assert!(reason(&closed, &objects[0].path).contains("does not answer"), "{closed:?}");
+    });
+}
+
+#[test]
 fn a_cut_is_told_by_the_hole_that_it_leaves() {
     let temp = tempfile::tempdir().unwrap();
     let log = |name: &str| {

@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::act::at_work::AtWork;
 use crate::act::handle::{Executor, ExecutorError, Starting};
 use crate::act::hold_line::HoldLine;
 use crate::act::images::policy::ImagePolicy;
@@ -23,6 +24,8 @@ pub struct Launch {
     pub state_dir: PathBuf,
     /// What it may not touch.
     pub holds: HoldLine,
+    /// What the thread that owns them is at.
+    pub at_work: AtWork,
     /// Kinds of secrets besides the built-in ones, and their patterns: what a record keeps of a log is masked.
     pub masks: Vec<(String, String)>,
     /// The other child, where images may go.

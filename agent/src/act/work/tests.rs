@@ -12,6 +12,7 @@ use dogwatch::wire::executor_reply::Reply;
 use dogwatch::wire::executor_request::Request;
 use prost::Message;
 
+use super::super::at_work::AtWork;
 use super::super::channel::Channel;
 use super::super::hold_line::HoldLine;
 use super::super::policy::{Policy, QUARANTINE, RootPolicy};
@@ -43,7 +44,7 @@ fn outcome(files: &mut Keeper<'_>, images: &mut Keeper<'_>) -> (Action, (u64, u6
 }
 
 fn keeper(child: Result<Executor, ExecutorError>) -> Keeper<'static> {
-    Keeper::new("test", Box::new(|| Err(ExecutorError::Died(None))), child, None)
+    Keeper::new("test", Box::new(|| Err(ExecutorError::Died(None))), child, None, &Aside::new(SOON))
 }
 
 /// A child that has already gone, or that answers every request with `replies`, and is gone then.
@@ -117,20 +118,25 @@ fn cut_short(folder: &Path) -> (Unfinished, impl Fn() + Send + 'static) {
     (open.unfinished().remove(0), move || fs::rename(&aside, &file).unwrap())
 }
 
+fn launch(folder: &Path) -> Launch {
+    Launch {
+        program: "/bin/false".into(),
+        args: Vec::new(),
+        policy: Policy::off(),
+        state_dir: folder.to_owned(),
+        holds: HoldLine::open(folder, Path::new("/")),
+        at_work: AtWork::default(),
+        masks: Vec::new(),
+        images: None,
+    }
+}
+
 /// The thread that takes jobs, over a child that says there is more to put back until `is_back`.
 fn with_leftovers(scene: impl FnOnce(&dyn Fn(Job), &Receiver<Done>, &AtomicBool, Unfinished)) {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().canonicalize().unwrap();
     let (unfinished, put_back) = cut_short(&folder);
-    let launch = Launch {
-        program: "/bin/false".into(),
-        args: Vec::new(),
-        policy: Policy::off(),
-        state_dir: folder.clone(),
-        holds: HoldLine::open(&folder, Path::new("/")),
-        masks: Vec::new(),
-        images: None,
-    };
+    let launch = launch(&folder);
     let (ours, theirs) = Channel::pair().unwrap();
     let theirs = Channel::from_socket(theirs).unwrap();
     let is_back = Arc::new(AtomicBool::new(false));
@@ -171,6 +177,42 @@ fn with_leftovers(scene: impl FnOnce(&dyn Fn(Job), &Receiver<Done>, &AtomicBool,
 const SOON: Duration = Duration::from_secs(60);
 
 #[test]
+fn what_the_thread_is_at_is_told_until_it_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let launch = launch(dir.path());
+    let at_work = launch.at_work.clone();
+    let (ours, theirs) = Channel::pair().unwrap();
+    let theirs = Channel::from_socket(theirs).unwrap();
+    let first = Children { executor: Ok(Executor::spoken_for(ours)), images: None };
+    let ((jobs, taken), (tell, done)) = (channel(), channel());
+    // Before anything else is due.
+    jobs.send(Job::Survey { mount: "/data".to_owned(), device: 1 }).unwrap();
+    let thread = std::thread::spawn(move || {
+        let tell = move |word| drop(tell.send(word));
+        run(&launch, first, Ledger::default(), &taken, Arc::new(Keeps), tell, |_| ());
+    });
+    // The child has the question, and says nothing.
+    let asked = loop {
+        let request = wire::ExecutorRequest::decode(theirs.receive(None).unwrap().as_slice()).unwrap();
+        if matches!(request.request, Some(Request::Survey(_))) {
+            break request.id;
+        }
+    };
+    let now = at_work.now().unwrap();
+    assert_eq!(now.what, "the look at what may go on /data");
+    assert!(now.since_boot_ns <= clock::now().boot_ns);
+    let part = wire::SurveyPart { last: true, ..wire::SurveyPart::default() };
+    let reply = wire::ExecutorReply { id: asked, reply: Some(Reply::Part(part)) };
+    theirs.send(&reply.encode_to_vec(), None).unwrap();
+    while !matches!(done.recv_timeout(SOON).unwrap(), Done::Surveyed { .. }) {}
+    // What follows the jobs goes unanswered.
+    drop(theirs);
+    drop(jobs);
+    thread.join().unwrap();
+    assert_eq!(at_work.now(), None);
+}
+
+#[test]
 fn a_cleanup_that_was_cut_short_gets_its_end_once_its_files_are_back_and_keeps_no_survey_waiting() {
     with_leftovers(|send, done, is_back, unfinished| {
         send(Job::Close(Box::new(unfinished)));
@@ -197,7 +239,7 @@ fn a_cleanup_that_was_cut_short_gets_its_end_before_another_is_carried_out() {
 #[test]
 fn a_cleanup_that_was_cut_short_gets_its_end_before_the_collector_stops_all_others() {
     // A survey may just have begun.
-    assert!(closing::LATEST + LONGEST_SURVEY < SHORTEST_LEASE + LEASE_GRACE);
+    assert!(closing::LATEST + LONGEST_SURVEY + OUTCOME_WAIT < SHORTEST_LEASE + LEASE_GRACE);
     let (now, mut closing) = (Instant::now(), Closing::default());
     assert_eq!(closing.wait(now), Duration::MAX);
     let dir = tempfile::tempdir().unwrap();
