@@ -27,7 +27,7 @@ use crate::correlate::allowance::Allowance;
 use crate::correlate::{Correlator, Policy};
 use crate::incident::Incident;
 use crate::nodes::Nodes;
-use crate::say::{EQUIVOCATION_RULE, make};
+use crate::say::{EQUIVOCATION_RULE, SILENT_RULE, make};
 use crate::store::decision::{Decision, What};
 use crate::store::row::Spoke;
 use crate::store::{DecideError, Notice, QueryError, Store};
@@ -45,8 +45,6 @@ const TOLD_TOGETHER: usize = 256;
 const UNSAID: Duration = Duration::from_secs(30 * 60);
 /// Rules of findings that time does not clear: they state what was, not what goes on.
 const LASTING_RULES: [&str; 3] = [EQUIVOCATION_RULE, "signing-key-changed", STOPPED_RULE];
-/// The rule of the finding that says that a node is silent.
-const SILENT_RULE: &str = "node-silent";
 /// How often silence and quiet are looked at.
 const TICK: Duration = Duration::from_secs(1);
 

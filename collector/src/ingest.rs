@@ -184,6 +184,7 @@ impl Ingest {
                 Some(command) = next_command(&mut session) => send(sender, Down::Command(command)).await?,
                 message = messages.message(), if committing.len() < BLOCKS_WAITING => {
                     let Some(message) = message? else { break };
+                    self.nodes.arrived(node);
                     match message.message {
                         Some(Up::Block(block)) => {
                             match self.admit(&call, block) {

@@ -65,10 +65,35 @@ pub enum CommandFailed {
     Late(NodeName, Duration),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Entry {
     live: Live,
     commands: Option<(u64, mpsc::Sender<wire::Command>)>,
+    /// When a message of its own came last; what is told of it later, as how a block fared, is no word of its own.
+    heard: Option<Instant>,
+    /// Since when this run knows of it.
+    since: Instant,
+}
+
+impl Default for Entry {
+    fn default() -> Self {
+        Self { live: Live::default(), commands: None, heard: None, since: Instant::now() }
+    }
+}
+
+/// By what it is judged whether a node is still there.
+#[derive(Debug, Clone)]
+pub struct Roll {
+    /// Which.
+    pub node: NodeName,
+    /// The policy that it said it runs: on this connection, or when it spoke last.
+    pub policy: Option<Hash>,
+    /// Whether its urgent stream is open.
+    pub connected: bool,
+    /// When a message of its own came last, in this run.
+    pub heard: Option<Instant>,
+    /// Since when this run knows of it.
+    pub since: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -155,6 +180,7 @@ impl Nodes {
         entry.live.quiet_since = None;
         entry.live.brake_heard = None;
         entry.live.last_seen_wall_ns = now_wall_ns;
+        entry.heard = Some(Instant::now());
         entry.live.agent_version.clone_from(&hello.agent_version);
         entry.live.mode = mode;
         entry.live.policy = Hash::from_slice(&hello.policy).ok();
@@ -163,14 +189,28 @@ impl Nodes {
         Session { nodes: self.clone(), node: node.clone(), number, commands }
     }
 
-    /// Every node, with the policy that it said it runs: on this connection, or when it spoke last.
-    pub fn policies(&self) -> Vec<(NodeName, Option<Hash>)> {
+    /// Every node that was expected or spoke, by name.
+    pub fn roll(&self) -> Vec<Roll> {
         let inner = self.lock();
         let said = |live: &Live| {
             let spoke = live.spoke.as_ref().filter(|_| !live.connected);
             live.policy.or(spoke.and_then(|s| s.policy))
         };
-        inner.nodes.iter().map(|(node, entry)| (node.clone(), said(&entry.live))).collect()
+        let roll = |(node, entry): (&NodeName, &Entry)| Roll {
+            node: node.clone(),
+            policy: said(&entry.live),
+            connected: entry.live.connected,
+            heard: entry.heard,
+            since: entry.since,
+        };
+        inner.nodes.iter().map(roll).collect()
+    }
+
+    /// Notes that a message of a node came.
+    pub fn arrived(&self, node: &NodeName) {
+        if let Some(entry) = self.lock().nodes.get_mut(node) {
+            entry.heard = Some(Instant::now());
+        }
     }
 
     /// Notes that something came from a node.
@@ -369,6 +409,26 @@ mod tests {
         assert!(ended >= expected);
         nodes.seen(&a, 2);
         assert!(nodes.get(&a).unwrap().quiet_since.unwrap() >= ended);
+    }
+
+    #[test]
+    fn a_word_is_what_comes_from_the_node_and_not_what_is_told_of_it() {
+        let nodes = Nodes::default();
+        let (a, b): (NodeName, NodeName) = ("a".parse().unwrap(), "b".parse().unwrap());
+        nodes.expect(&a);
+        nodes.seen(&a, 1);
+        nodes.arrived(&b);
+        let roll = nodes.roll();
+        assert!(roll.len() == 1 && roll[0].heard.is_none() && !roll[0].connected, "{roll:?}");
+        let session = nodes.open(&a, &wire::Hello::default(), None, 1);
+        let opened = nodes.roll()[0].heard.unwrap();
+        assert!(nodes.roll()[0].connected && opened >= roll[0].since);
+        nodes.seen(&a, 2);
+        assert_eq!(nodes.roll()[0].heard, Some(opened));
+        nodes.arrived(&a);
+        assert!(nodes.roll()[0].heard.unwrap() >= opened);
+        drop(session);
+        assert!(!nodes.roll()[0].connected);
     }
 
     #[tokio::test]

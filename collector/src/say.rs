@@ -32,6 +32,8 @@ const SECOND_NS: i64 = 1_000_000_000;
 /// Longest reason of a node that is shown, in characters.
 pub(crate) const MAX_WHY_CHARS: usize = 200;
 
+/// The rule of the finding that says that a node is silent.
+pub const SILENT_RULE: &str = "node-silent";
 /// The rule of two histories of one stream. It is never cleared by itself: what was signed stays signed.
 pub const EQUIVOCATION_RULE: &str = "equivocation";
 

@@ -4,9 +4,11 @@
 //!   in its midst and says so at its next start: upgrades and reboots end agents, and speak against no policy. It
 //!   proves none either, and the node is watched from then on like any other; one that says nothing is a permit without its outcome.
 //! - What it removed gave back less than half of what it held; not where images are among it, whose layers are shared.
-//! - The node says that cleaning a mount does not hold.
+//! - The node says that cleaning a mount does not hold, and another one under the same policy said so, too ([`super::machine`] sees
+//!   that). On one node somebody fills it, and where the node knows that a pod does, that is no word about the policy at all.
 //! - A finding that was raised on the node while it has a place is of severity high or worse, then or by an update, other than that a disk is full:
-//!   that is why it cleans. A node that falls silent and one that sent two histories are such findings too. It must be about
+//!   that is why it cleans. A node that falls silent and one that sent two histories are such findings too; silence only while it
+//!   has the place, since nodes go away for reasons of their own. It must be about
 //!   the node: its mounts, disks, memory, kernel, and a task of none of its pods that hangs in it. What a log says, and what one pod or
 //!   process meets at its own limits, whoever runs a pod brings about as often as he likes ([`OF_ONE`], a process that may be a pod's);
 //!   the rules of lines count for nothing wherever they stand, since a host's logs quote what containers say.
@@ -16,10 +18,13 @@
 
 use dogwatch::record::{Action, ActionState, Finding, FindingState, ObjectOutcome, Severity};
 
+use crate::say::SILENT_RULE;
 use crate::wording::bytes;
 
 /// Findings that are why a node cleans, and do not speak against it.
 const EXPECTED: [&str; 3] = ["disk-high-water", "disk-time-to-full", "inode-high-water"];
+/// The rule of the finding that says that a mount is full again after each of several cleanups.
+const NOT_HOLDING_RULE: &str = "cleanup-not-holding";
 /// Kinds of what is not the node's: a line of any log, a pod, a group of processes.
 const OF_ONE: [&str; 3] = ["log", "pod", "cgroup"];
 /// The kind of a task.
@@ -80,6 +85,16 @@ pub fn wrong_finding(finding: &Finding) -> Option<String> {
     news.then(|| format!("{} ({}) after its cleanup: {}", finding.rule, finding.severity, finding.summary))
 }
 
+/// Whether a finding says that a node is silent.
+pub fn is_silence(finding: &Finding) -> bool {
+    finding.rule == SILENT_RULE
+}
+
+/// Whether a finding says that a mount does not hold.
+pub fn is_unheld(finding: &Finding) -> bool {
+    finding.rule == NOT_HOLDING_RULE
+}
+
 /// Whether a grave finding that speaks against no cleanup may come to: a task hangs by the kernel's line alone, and the scan
 /// may say yet that it is none of a pod's.
 pub fn may_yet_count(finding: &Finding) -> bool {
@@ -97,5 +112,7 @@ fn is_scanned(finding: &Finding) -> bool {
 /// Whether a finding is about what is not the node's.
 fn is_of_one(finding: &Finding) -> bool {
     let kind = finding.subject.kind.as_str();
-    OF_ONE.contains(&kind) || kind == PROCESS && (finding.pod.is_some() || !is_scanned(finding))
+    OF_ONE.contains(&kind)
+        || is_unheld(finding) && finding.pod.is_some()
+        || kind == PROCESS && (finding.pod.is_some() || !is_scanned(finding))
 }

@@ -10,6 +10,7 @@
 
 mod astray;
 mod doubts;
+mod roll;
 mod telling;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -29,7 +30,7 @@ use super::handle::{Figures, FleetBrake, Handle, Inbox, Order, REPORTS, Refusal,
 use super::ledger::{MAX_REASON_CHARS, Stopped, stopped_words};
 use super::machine::{Brake, Waiting};
 use super::surplus::Surplus;
-use super::{Answer, Ask, Fleet, Settings, missed, tell};
+use super::{Answer, Ask, Settings, missed, tell};
 use astray::Astray;
 use doubts::Doubts;
 
@@ -104,7 +105,6 @@ impl Keeper {
         let ledger = store.brake().await?;
         let mut brake = Brake::new(settings, ledger, 0);
         brake.recall(clock::wall_ns(), 0);
-        brake.set_fleet(Fleet::of(nodes.policies()));
         let board = Board::new(View::of(&brake, &[], None, &View::default()));
         let (handle, inbox) = Handle::new(board.clone(), settings.lease);
         let mut keeper = Self {
@@ -133,6 +133,7 @@ impl Keeper {
             look_at_ns: Some(0),
             began: Instant::now(),
         };
+        keeper.call_roll();
         // Before anybody connects: nobody is told that nothing is stopped.
         let _ = keeper.doubt_store();
         keeper.begin_to_settle();
@@ -468,7 +469,7 @@ impl Keeper {
     async fn settle(&mut self, ticked: bool, seen: Option<u64>) {
         let now = self.now_ns();
         if ticked {
-            self.brake.set_fleet(Fleet::of(self.nodes.policies()));
+            self.call_roll();
             if self.doubt_store() {
                 self.publish();
                 self.keep_and_tell(COLLECTOR).await;

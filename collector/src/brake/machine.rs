@@ -21,6 +21,8 @@
 
 mod late;
 mod turn;
+mod unheld;
+mod watch;
 mod what;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -31,7 +33,7 @@ use dogwatch::record::{
 
 use super::fleet::Fleet;
 use super::grave::Grave;
-use super::judge::{may_yet_count, wrong_action, wrong_finding};
+use super::judge::{is_silence, is_unheld, may_yet_count, wrong_action, wrong_finding};
 use super::ledger::{Ledger, Permit, Proof, stopped_words};
 use super::pace::Paces;
 use super::{Answer, Ask, MAX_PLACES, Settings};
@@ -82,6 +84,16 @@ struct Live {
     begun: bool,
     /// How it said that it ended, as long as that is not kept: the state, and what it freed.
     ended: Option<(ActionState, u64)>,
+    /// When its node was heard of last, since the permit is known here.
+    heard_ns: u64,
+    /// Whether its mount does not hold.
+    unheld: bool,
+}
+
+impl Live {
+    fn new(now_ns: u64, until_ns: u64, begun: bool) -> Self {
+        Self { until_ns, since_ns: now_ns, begun, ended: None, heard_ns: 0, unheld: false }
+    }
 }
 
 /// The turn of an ask that lapsed.
@@ -136,20 +148,16 @@ impl Brake {
         let mut before = std::mem::take(&mut self.live);
         for permit in &ledger.permits {
             let key = (permit.node.clone(), permit.action.clone());
-            let fresh = Live {
-                until_ns: now_ns + if permit.returned { self.watch_ns() } else { self.lease_ns() + GRACE_NS },
-                since_ns: now_ns,
-                // Nobody remembers whether it began: what is found from now on counts.
-                begun: true,
-                ended: None,
-            };
+            let for_ns = if permit.returned { self.watch_ns() } else { self.lease_ns() + GRACE_NS };
+            // Nobody remembers whether it began: what is found from now on counts.
+            let fresh = Live::new(now_ns, now_ns + for_ns, true);
             let live = before.remove(&key).unwrap_or(fresh);
             self.live.insert(key, live);
         }
         let gone = std::mem::replace(&mut self.ledger, ledger);
         for ((node, action), live) in before {
             if let Some(permit) = gone.permit(&node, &action) {
-                self.remember(permit, live.begun, now_ns);
+                self.remember(permit, &live, now_ns);
                 self.turn_over(&node, now_ns);
             }
         }
@@ -185,7 +193,7 @@ impl Brake {
     /// Nodes that may have a place at a time.
     pub fn limit(&self) -> usize {
         // A share of a fleet is far below where a float rounds.
-        let share = (self.fleet.nodes() as f64 * self.settings.max_share) as usize;
+        let share = (self.fleet.there() as f64 * self.settings.max_share) as usize;
         share.max(self.settings.max_nodes as usize).min(MAX_PLACES as usize)
     }
 
@@ -231,19 +239,14 @@ impl Brake {
     /// A node asks, or repeats what it asked. `None`: it waits, and [`Brake::news`] says where.
     pub fn ask(&mut self, ask: Ask, now_ns: u64) -> Option<Answer> {
         // Before what it runs is counted anew: it must not pass for proven by others alone.
-        self.fleet.put(ask.node.clone(), Some(ask.policy));
+        self.fleet.put(ask.node.clone(), ask.policy);
         let held = self.ledger.permit(&ask.node, &ask.action).is_some_and(|p| !p.returned);
         let mut outlived = false;
         if held {
             // Also while cleanups are stopped: a node that obeys says so after the object at which it is.
             let until_ns = now_ns + self.lease_ns() + GRACE_NS;
             let key = (ask.node.clone(), ask.action.clone());
-            let live = self.live.entry(key).or_insert(Live {
-                until_ns,
-                since_ns: now_ns,
-                begun: false,
-                ended: None,
-            });
+            let live = self.live.entry(key).or_insert(Live::new(now_ns, until_ns, false));
             // Its record may lie behind minutes of others: what it says here counts before that.
             live.begun |= ask.acting;
             let longest = if live.begun { MAX_ACTING_NS } else { MAX_BEGIN_NS };
@@ -326,12 +329,17 @@ impl Brake {
         self.waiting.len()
     }
 
-    /// Nodes that still have a place although the lease or watch of a permit ended before `before_ns`.
+    /// Nodes that still have a place although the lease or watch of a permit ended before `before_ns`, not counted those that
+    /// were not heard of since ([`Brake::unheard`]).
     pub fn overdue(&self, before_ns: u64) -> usize {
-        let over = |p: &&Permit| {
-            self.live.get(&(p.node.clone(), p.action.clone())).is_some_and(|l| l.until_ns < before_ns)
-        };
-        self.ledger.permits.iter().filter(over).map(|p| &p.node).collect::<BTreeSet<_>>().len()
+        self.nodes_of(|p| {
+            let live = self.live.get(&(p.node.clone(), p.action.clone()));
+            live.is_some_and(|l| l.until_ns < before_ns && !p.awaits_word(l))
+        })
+    }
+
+    fn nodes_of(&self, is: impl Fn(&&Permit) -> bool) -> usize {
+        self.ledger.permits.iter().filter(is).map(|p| &p.node).collect::<BTreeSet<_>>().len()
     }
 
     /// What follows from time alone: places that are free again, and permits that ended without their outcome. To be
@@ -355,11 +363,8 @@ impl Brake {
             }
             // Never begun, as far as anybody heard: the plan was given up, or the agent went away before.
             let unused = self.live.get(&key).is_some_and(|l| !l.begun) && !permit.returned;
-            let how = if permit.returned { PermitEnd::Well } else { PermitEnd::Lapsed };
-            if how == PermitEnd::Lapsed
-                && !unused
-                && self.ledger.tripped.is_none()
-                && out.iter().all(|w| !is_trip(w))
+            let Some(how) = Self::end_of(permit, self.live.get(&key), now_ns) else { continue };
+            if !permit.returned && !unused && self.ledger.tripped.is_none() && out.iter().all(|w| !is_trip(w))
             {
                 let why = format!(
                     "node {} has not said how its cleanup {} ended, {} after it was heard of last",
@@ -417,6 +422,9 @@ impl Brake {
             // Of a task that hangs the kernel may say again what was known better.
             if finding.state == FindingState::Cleared || finding.severity < Severity::High {
                 self.grave.forget(node, &finding.id);
+            } else if is_unheld(finding) {
+                // A pod fills it: that an agent that was started anew has forgotten which one is no news.
+                self.grave.know_hearsay(node, &finding.id);
             } else if may_yet_count(finding) && self.to_blame(node).is_none() {
                 // It hangs already. Where a cleanup may have brought it about, the scan's word is awaited.
                 self.grave.know_hearsay(node, &finding.id);
@@ -426,22 +434,34 @@ impl Brake {
         if !self.know(node, &finding.id) {
             return Vec::new();
         }
-        let Some(action) = self.to_blame(node).map(str::to_owned) else { return Vec::new() };
         let cites: Vec<RecordRef> = cite.into_iter().collect();
+        if is_unheld(finding) {
+            return self.observe_unheld(node, &finding.subject.name, &why, cites);
+        }
+        let blamed = if is_silence(finding) {
+            // It was heard of after its last watch.
+            self.permits_to_blame(node).next().map(|p| p.action.as_str())
+        } else {
+            self.to_blame(node)
+        };
+        let Some(action) = blamed.map(str::to_owned) else { return Vec::new() };
         vec![blame(format!("node {node}: {why}"), node, &action, cites)]
     }
 
     /// The cleanup of a node that what is found there now may be the doing of: one that began, at work or ended a while ago.
     fn to_blame(&self, node: &NodeName) -> Option<&str> {
-        let begun = |p: &&Permit| {
+        let permit = self.permits_to_blame(node).next().map(|p| p.action.as_str());
+        let ended = |r: &&Recent| r.node == *node && r.begun && self.may_trip(node, &r.action);
+        permit.or_else(|| self.recent.iter().rev().find(ended).map(|r| r.action.as_str()))
+    }
+
+    /// Of those whose permits are out, the newest first.
+    fn permits_to_blame(&self, node: &NodeName) -> impl Iterator<Item = &Permit> {
+        self.ledger.permits.iter().rev().filter(move |p| {
             p.node == *node
                 && self.live.get(&(p.node.clone(), p.action.clone())).is_some_and(|l| l.begun)
-                && self.may_trip(node, &p.action)
-        };
-        let permit = self.ledger.permits.iter().rev().find(begun);
-        let ended = |r: &&Recent| r.node == *node && r.begun && self.may_trip(node, &r.action);
-        let late = || self.recent.iter().rev().find(ended).map(|r| r.action.as_str());
-        permit.map(|p| p.action.as_str()).or_else(late)
+                && self.may_trip(&p.node, &p.action)
+        })
     }
 
     /// What speaks against a cleanup of a node that is no finding, where it may stop everything.
@@ -480,7 +500,7 @@ impl Brake {
                 self.waiting.remove(&(node.clone(), mount.clone()));
                 self.turns.remove(&(node.clone(), mount.clone()));
                 let until_ns = now_ns + self.lease_ns() + GRACE_NS;
-                let live = Live { until_ns, since_ns: now_ns, begun: false, ended: None };
+                let live = Live::new(now_ns, until_ns, false);
                 self.live.entry((node.clone(), action.clone())).or_insert(live);
                 self.paces.granted(node, now_ns);
             }
@@ -494,12 +514,12 @@ impl Brake {
                 }
             }
             What::PermitEnded { node, action, how } => {
-                let begun = self.live.get(&(node.clone(), action.clone())).map(|l| l.begun);
-                if let (Some(begun), Some(permit)) = (begun, &ended) {
-                    self.remember(permit, begun, now_ns);
+                let live = self.live.get(&(node.clone(), action.clone())).copied();
+                if let (Some(live), Some(permit)) = (live, &ended) {
+                    self.remember(permit, &live, now_ns);
                     match how {
                         PermitEnd::Well => self.paces.went_well(node),
-                        PermitEnd::Lapsed if !begun => self.paces.came_to_nothing(node, now_ns),
+                        PermitEnd::Lapsed if !live.begun => self.paces.came_to_nothing(node, now_ns),
                         PermitEnd::Lapsed => {}
                     }
                 }

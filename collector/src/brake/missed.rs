@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dogwatch::record::{ActionState, Finding, FindingState, NodeName, RecordRef};
 
 use super::STOPPED_RULE;
-use super::judge::wrong_finding;
+use super::judge::{is_silence, wrong_finding};
 use super::ledger::Permit;
 use super::machine::Brake;
 use crate::store::decision::What;
@@ -28,6 +28,8 @@ struct Began {
     action: String,
     step: Step,
     granted_wall_ns: i64,
+    /// Whether its permit ended.
+    over: bool,
 }
 
 /// A permit that is out, or ended a while ago.
@@ -37,13 +39,14 @@ struct Out {
     granted_wall_ns: i64,
     returned: bool,
     doubted: bool,
+    over: bool,
 }
 
 impl From<&Permit> for Out {
     fn from(p: &Permit) -> Self {
         let (node, action) = (p.node.clone(), p.action.clone());
         let Permit { granted_wall_ns, returned, doubted, .. } = *p;
-        Self { node, action, granted_wall_ns, returned, doubted }
+        Self { node, action, granted_wall_ns, returned, doubted, over: false }
     }
 }
 
@@ -60,13 +63,14 @@ pub(super) async fn look_up(
         granted_wall_ns,
         returned: false,
         doubted: false,
+        over: true,
     }));
     out.retain(|o| nodes.contains(&o.node));
     // Of one that has not begun, what it has now.
     let mut since: BTreeMap<NodeName, i64> = nodes.iter().map(|node| (node.clone(), i64::MAX)).collect();
     let mut decided = Vec::new();
     let mut began: BTreeMap<NodeName, Vec<Began>> = BTreeMap::new();
-    for Out { node, action, granted_wall_ns, returned, doubted } in out {
+    for Out { node, action, granted_wall_ns, returned, doubted, over } in out {
         let Some(row) = store.action_of(&node, &action).await? else { continue };
         let start = row.steps.iter().find(|s| s.state == ActionState::Started.as_str());
         if !returned {
@@ -81,6 +85,7 @@ pub(super) async fn look_up(
                 action,
                 step: step.clone(),
                 granted_wall_ns,
+                over,
             });
         }
         if let Some(cite) = row.steps.last().and_then(own) {
@@ -93,7 +98,9 @@ pub(super) async fn look_up(
         let Some(node) = row.node.clone() else { continue };
         let of_node = began.get(&node).map(Vec::as_slice).unwrap_or_default();
         let Some((step, finding)) = at_worst(&row) else { continue };
-        if of_node.iter().any(|began| after(&row, step, began)) {
+        // Silence speaks only against what is watched still.
+        let counts = |began: &&Began| !(began.over && is_silence(&finding));
+        if of_node.iter().filter(counts).any(|began| after(&row, step, began)) {
             // It may have been heard of before its cleanup was.
             brake.forget(&node, &finding.id);
             decided.extend(brake.observe_finding(&node, &finding, own(step)));

@@ -3,7 +3,8 @@
 //! A node in mode `auto` asks for a permit before it removes anything. It gets one while cleanups are neither paused nor
 //! tripped and fewer nodes than the limit have a *place*. A place is kept from the grant until the cleanup is over **and**
 //! the node has been watched for a while after it: what goes wrong within that time stops everything before another
-//! node takes the place. That is what makes the limit the most nodes that one bad rule can harm.
+//! node takes the place. That is what makes the limit the most nodes that one bad rule can harm. It is a share of the nodes
+//! that are there, not of all that ever were.
 //!
 //! A policy that is new (its hash was never seen, or cleanups were stopped since) gets one place at a time until some
 //! cleanups under it went well, and not all on one node: what suits one may harm the next.
@@ -40,7 +41,7 @@ use std::time::Duration;
 use dogwatch::record::{Hash, NodeName, Severity};
 
 pub use board::View;
-pub use fleet::Fleet;
+pub use fleet::{Fleet, Seen};
 pub use handle::{Figures, FleetBrake, Handle, Looked, Refusal, Unknown};
 pub use keeper::{ANSWERS, Keeper};
 pub use ledger::{Ledger, Permit, Stopped};
@@ -55,7 +56,7 @@ pub const MAX_PLACES: u32 = 500;
 pub struct Settings {
     /// Nodes that may have a place at a time.
     pub max_nodes: u32,
-    /// The same as a share of all nodes; the greater of both counts.
+    /// The same as a share of the nodes that are there; the greater of both counts.
     pub max_share: f64,
     /// How long a node keeps its place after its cleanup, and is watched.
     pub watch: Duration,

@@ -276,9 +276,9 @@ pub struct Past {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PermitEnd {
-    /// Its node was watched, and nothing stopped cleanups.
+    /// Its node was watched and heard of after that, its mount held, and nothing stopped cleanups.
     Well,
-    /// Nobody said how the cleanup ended.
+    /// Nobody said how the cleanup ended, or one of those was not so: it proves nothing.
     Lapsed,
 }
 

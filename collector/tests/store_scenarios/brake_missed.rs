@@ -7,6 +7,7 @@ use dogwatch_collector::store::{Graves, MAX_GRAVE, MAX_LIVES, Store};
 
 use crate::brake::{Desk, bad, enrol, said};
 use crate::kit::{self, Node, SECOND, T0};
+use crate::questions::action;
 
 /// More than a node has at a time.
 const FLOOD: usize = 2_000;
@@ -172,6 +173,55 @@ async fn what_a_node_had_before_a_restart_stops_nothing_once_it_cleans_however_m
         desk.store.commit(&said(&mut node, ActionState::Done)).await.unwrap();
         kit::until("the watch to be over", async || desk.look().await.ledger.permits.is_empty()).await;
         assert!(!desk.tripped(), "{pods}: it was ill before");
+        desk.end().await.close().await;
+    }
+}
+
+#[tokio::test]
+async fn silence_that_was_missed_counts_only_against_a_cleanup_that_it_came_after() {
+    for after in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let desk = Desk::start(kit::open(kit::config(dir.path()))).await;
+        let mut node = Node::new("n1", 1);
+        enrol(&desk.store, &node).await;
+        desk.granted().await;
+        for state in [ActionState::Started, ActionState::Done] {
+            desk.store.commit(&said(&mut node, state)).await.unwrap();
+        }
+        kit::until("the watch to be over", async || desk.look().await.ledger.permits.is_empty()).await;
+        let store = desk.end().await;
+        // It goes away and comes back, and has a place again.
+        let now = || dogwatch::clock::wall_ns();
+        let silence = |state| What::FindingSaid {
+            node: Some("n1".parse().unwrap()),
+            finding: Box::new(Finding {
+                rule: "node-silent".to_owned(),
+                subject: Subject::new("node", "n1"),
+                ..kit::plain_finding("f-silent", state, T0)
+            }),
+            count: 1,
+        };
+        let granted = What::PermitGranted {
+            node: "n1".parse().unwrap(),
+            action: "a-2".to_owned(),
+            mount: "/var".to_owned(),
+            policy: dogwatch::record::Hash([1; 32]),
+            planned_bytes: 5,
+            planned_objects: 1,
+            cleaners: Vec::new(),
+            canary: false,
+        };
+        let mut order = vec![silence(FindingState::Raised), silence(FindingState::Cleared)];
+        order.insert(if after { 0 } else { 2 }, granted);
+        for what in order {
+            store.decide(kit::decision(now(), what)).await.unwrap();
+        }
+        let began = Body::Action(Box::new(action("a-2", ActionState::Started)));
+        store.commit(&node.seal(Stream::Urgent, T0, vec![began])).await.unwrap();
+        indexed(&store).await;
+        let desk = Desk::start(store).await;
+        desk.look().await;
+        assert_eq!(desk.tripped(), after);
         desk.end().await.close().await;
     }
 }

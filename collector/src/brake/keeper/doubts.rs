@@ -21,6 +21,8 @@ const AT_ONCE: usize = 64;
 const ANSWER_NS: u64 = 60 * SECOND_NS;
 /// A place that is kept for so long beyond its time is worth a word; the next look at what is due takes one or two.
 const OVERDUE_NS: u64 = 5 * SECOND_NS;
+/// A node that has a place says something more often than so.
+const UNHEARD_NS: u64 = 60 * SECOND_NS;
 
 /// What the owner is in doubt about.
 #[derive(Debug, Default)]
@@ -251,6 +253,13 @@ impl Keeper {
             notes.push(format!(
                 "{overdue} nodes keep their places although their time is over: {why}, and that may speak against them; \
                  `dogwatch status` says how the index does"
+            ));
+        }
+        let unheard = self.brake.unheard(self.now_ns().saturating_sub(UNHEARD_NS));
+        if unheard > 0 {
+            notes.push(format!(
+                "{unheard} nodes keep their places although their watch is over: nothing was heard of them since, and one that falls \
+                 silent after its cleanup stops all; `dogwatch get nodes` says which are silent"
             ));
         }
         if self.astray.is_some() {

@@ -375,3 +375,43 @@ async fn a_stop_that_the_journal_refused_has_its_finding_once_the_journal_takes_
     store.close().await;
     small.close().await;
 }
+
+#[tokio::test]
+async fn a_watch_is_over_once_its_node_was_heard_of_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut keeper = opened(&store).await;
+    let (node, stranger): (NodeName, NodeName) = ("n1".parse().unwrap(), "n2".parse().unwrap());
+    let session = keeper.nodes.open(&node, &dogwatch::wire::Hello::default(), None, 1);
+    let watch = Duration::ZERO;
+    keeper.brake = Brake::new(Settings { watch, ..Settings::default() }, keeper.brake.ledger().clone(), 0);
+    for node in [&node, &stranger] {
+        let (node, action, mount) = (node.clone(), "a-1".to_owned(), "/var".to_owned());
+        let (returned, state) = (action.clone(), dogwatch::record::ActionState::Done);
+        let granted = What::PermitGranted {
+            node: node.clone(),
+            action,
+            mount,
+            policy: dogwatch::record::Hash([1; 32]),
+            planned_bytes: 5,
+            planned_objects: 1,
+            cleaners: Vec::new(),
+            canary: true,
+        };
+        let over = What::PermitReturned { node, action: returned, state, freed_bytes: 5 };
+        keeper.write(vec![granted, over], COLLECTOR).await.unwrap();
+    }
+    let after = keeper.now_ns();
+    keeper.settle(true, Some(after)).await;
+    // Nobody calls the other one silent. This one is connected, and may be dead all the same.
+    let places = |keeper: &Keeper| keeper.brake.places().into_iter().cloned().collect::<Vec<_>>();
+    assert_eq!(places(&keeper), std::slice::from_ref(&node));
+    keeper.nodes.arrived(&node);
+    keeper.settle(true, Some(after)).await;
+    assert_eq!(
+        (places(&keeper), keeper.brake.ledger().successes(&dogwatch::record::Hash([1; 32]))),
+        (vec![], 2)
+    );
+    drop((session, keeper));
+    store.close().await;
+}

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use dogwatch::record::{Action, ActionState, NodeName, RecordRef};
+use dogwatch::record::{Action, ActionState, Hash, NodeName, RecordRef};
 
 use super::super::judge::wrong_action;
 use super::super::ledger::{LATE_NS, MAX_ENDED, Permit};
-use super::Brake;
 use super::what::blame;
+use super::{Brake, Live};
 use crate::store::decision::What;
 
 /// A permit that ended.
@@ -20,7 +20,11 @@ pub(super) struct Recent {
     pub(super) until_ns: u64,
     granted_wall_ns: i64,
     /// Whether cleanups were stopped since it was granted: what was missed of it then, a person has looked at.
-    doubted: bool,
+    pub(super) doubted: bool,
+    /// Under which policy; `None`: it ended before a restart.
+    pub(super) policy: Option<Hash>,
+    /// Whether its mount did not hold.
+    pub(super) unheld: bool,
 }
 
 impl Brake {
@@ -37,6 +41,8 @@ impl Brake {
                 until_ns: now_ns + left_ns,
                 granted_wall_ns: ended.granted_wall_ns,
                 doubted: false,
+                policy: None,
+                unheld: false,
             })
         });
         self.recent = recalled.collect();
@@ -54,17 +60,19 @@ impl Brake {
         self.ledger.permits.iter().map(|p| &p.node).chain(recent).cloned().collect()
     }
 
-    pub(super) fn remember(&mut self, permit: &Permit, begun: bool, now_ns: u64) {
+    pub(super) fn remember(&mut self, permit: &Permit, live: &Live, now_ns: u64) {
         if self.recent.len() >= MAX_ENDED {
             self.recent.pop_front();
         }
         self.recent.push_back(Recent {
             node: permit.node.clone(),
             action: permit.action.clone(),
-            begun,
+            begun: live.begun,
             until_ns: now_ns + LATE_NS,
             granted_wall_ns: permit.granted_wall_ns,
             doubted: permit.doubted,
+            policy: Some(permit.policy),
+            unheld: live.unheld,
         });
     }
 

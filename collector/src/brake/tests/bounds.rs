@@ -1,7 +1,7 @@
 //! What one node can take of permits, whatever it asks for and says; and what ended before a restart.
 
 use super::*;
-use crate::brake::ledger::{LATE_NS, MAX_PERMITS};
+use crate::brake::ledger::{LATE_NS, MAX_AT_WORK_OF_NODE, MAX_PERMITS};
 use crate::brake::machine::MAX_WAITING_OF_NODE;
 use crate::store::decision::PermitEnd;
 
