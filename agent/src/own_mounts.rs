@@ -10,6 +10,8 @@ use rustix::mount::{
 };
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
+use crate::act::unshared;
+
 pub(crate) use btrfs::Btrfs;
 
 /// Runs `scene` on a thread with a mount namespace of its own, with a folder for it to mount things in: nothing of that
@@ -19,11 +21,11 @@ pub(crate) fn in_own_mounts<T: Send + 'static>(scene: impl FnOnce(&Path) -> T + 
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path().canonicalize().unwrap();
     let thread = std::thread::spawn(move || {
-        // SAFETY: only the mount namespace (and with it the working directory) of this thread is unshared; file
-        // descriptors stay shared.
+        // SAFETY: only the mount namespace (and with it the working directory) of this thread is unshared.
         unsafe { unshare_unsafe(UnshareFlags::NEWNS) }
             .expect("a mount namespace needs root (CAP_SYS_ADMIN): run the tests as root");
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+        unshared::descriptors();
         scene(&at)
     });
     thread.join().unwrap()

@@ -3,24 +3,43 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
-mod witness;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::LoopFs;
-use dogwatch::record::{Action, ActionState, CleanupMode, ObjectOutcome};
+use dogwatch::record::{Action, ActionState, CleanupMode, FileSeen, ObjectOutcome};
 use dogwatch_agent::act::handle::Executor;
 use dogwatch_agent::act::hold_line::HoldLine;
 use dogwatch_agent::act::plan::{Allowance, Survey, Trigger, plan};
 use dogwatch_agent::act::policy::{Budgets, Policy, RootPolicy, Rules};
+use dogwatch_agent::act::witness::{Verdict, Witness};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const STATE: &str = "/var/spool/dogwatch-test-brake";
+/// Of 2 MiB each: more than are recorded together.
 const FILES: usize = 60;
+
+/// Keeps what it is told; all but the first objects not before the stop was said, so that this comes in the midst.
+#[derive(Debug, Default)]
+struct Waits {
+    has_first: AtomicBool,
+    is_stopped: AtomicBool,
+}
+
+impl Witness for Waits {
+    fn keep(&self, _: FileSeen) -> Result<Verdict, String> {
+        let (began, is_first) = (Instant::now(), !self.has_first.swap(true, Ordering::SeqCst));
+        while !is_first && !self.is_stopped.load(Ordering::SeqCst) && began.elapsed() < DEADLINE {
+            std::thread::yield_now();
+        }
+        Ok(Verdict::Kept)
+    }
+}
 
 fn make_plan(id: &str, survey: &Survey, policy: &Policy, root: &Path) -> Action {
     let trigger = Trigger {
@@ -58,7 +77,8 @@ fn a_stop_ends_an_action_before_its_next_object_and_no_other() {
     let mut executor =
         Executor::spawn(program, &["executor".into()], policy.clone(), Path::new(STATE)).unwrap();
     let line = HoldLine::open(Path::new(STATE), Path::new("/"));
-    executor.witnessed_by(Arc::new(witness::Kept));
+    let witness = Arc::new(Waits::default());
+    executor.witnessed_by(witness.clone());
     executor.hold(&line);
     let device = fs::metadata(&root).unwrap().dev();
     let left = || {
@@ -98,6 +118,7 @@ fn a_stop_ends_an_action_before_its_next_object_and_no_other() {
             std::thread::yield_now();
         }
         line.halt("a-midst".to_owned(), "cleanups are stopped everywhere".to_owned());
+        witness.is_stopped.store(true, Ordering::SeqCst);
         applying.join().unwrap()
     });
     let (removed, skipped) = (count(&midst, ObjectOutcome::Removed), count(&midst, ObjectOutcome::Skipped));

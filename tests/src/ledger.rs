@@ -162,6 +162,12 @@ impl Ledger {
         holes
     }
 
+    /// The gaps that tell of a loss: all but those of samples that were not taken, which a machine short of CPU makes.
+    pub fn losses(&self) -> Vec<&Gap> {
+        let untaken = |gap: &Gap| gap.stream == Stream::Recorder && gap.class() == "sampler";
+        self.gaps.iter().map(|(_, gap)| gap).filter(|gap| !untaken(gap)).collect()
+    }
+
     /// The chains of which records are here, or gap records speak.
     pub fn chains(&self) -> BTreeSet<&ChainId> {
         self.records.keys().chain(self.given_up.keys()).collect()

@@ -4,11 +4,12 @@
 //! [`Post`] is the same for an agent. Both can be stopped, killed and started again on the same state. [`Person`] asks
 //! through the CLI. Everything ends when dropped.
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -473,17 +474,36 @@ pub fn http_ok(address: SocketAddr, path: &str) -> bool {
     http_get(address, path).is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
 }
 
-/// What a GET answers, head and body; `None` if nothing does.
+/// What a GET answers, head and body; `None` if nothing does. Whoever listens and is slow is asked again, for 20 s.
 pub fn http_get(address: SocketAddr, path: &str) -> Option<String> {
+    let began = Instant::now();
+    loop {
+        match http_get_once(address, path) {
+            Ok(answer) => return Some(answer),
+            // A read that has its fill of waiting is told so by the one or by the other.
+            Err(e) if matches!(e.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock) => {}
+            Err(_) => return None,
+        }
+        if began.elapsed() > Duration::from_secs(20) {
+            return None;
+        }
+    }
+}
+
+/// The same, asked once: who answers within 2 s.
+///
+/// # Errors
+/// Why nobody does.
+pub fn http_get_once(address: SocketAddr, path: &str) -> std::io::Result<String> {
     use std::io::{Read, Write};
     let wait = Duration::from_secs(2);
-    let mut stream = std::net::TcpStream::connect_timeout(&address, wait).ok()?;
-    stream.set_read_timeout(Some(wait)).ok()?;
+    let mut stream = std::net::TcpStream::connect_timeout(&address, wait)?;
+    stream.set_read_timeout(Some(wait))?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).ok()?;
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).ok()?;
-    Some(String::from_utf8_lossy(&answer).into_owned())
+    stream.read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// A loopback address whose port is free and not one that the kernel hands out by itself, so that a program can be

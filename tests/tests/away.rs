@@ -142,7 +142,7 @@ fn a_collector_that_is_away_costs_nothing() {
     scene.house.start();
     scene.watch(Duration::from_secs(2));
     let (there, _) = scene.settle(&format!("collector away for {away:?}"));
-    assert!(there.gaps.is_empty(), "{:?}", there.gaps);
+    assert!(there.losses().is_empty(), "{:?}", there.losses());
 }
 
 #[test]

@@ -206,7 +206,7 @@ impl Drop for Watch {
     }
 }
 
-fn agent(stage: &Stage, disks: &[Disk], speed: &Speed) -> Post {
+fn agent(stage: &Stage, state: &Path, disks: &[Disk], speed: &Speed) -> Post {
     let mut text = format!(
         "sample: {{ processes: false }}\ntail: {{ enabled: false }}\ncaps: {{ cpu: 100%, memory: 1GiB }}\n\
          detect: {{ space: {{ high_used: {}%, low_used: {}%, serious_used: 99%, critical_used: 99% }} }}\n\
@@ -222,7 +222,7 @@ fn agent(stage: &Stage, disks: &[Disk], speed: &Speed) -> Post {
         )
         .unwrap();
     }
-    stage.post("node-a", &stage.path().join("agent"), None, &text)
+    stage.post("node-a", state, None, &text)
 }
 
 fn drill(speed: &Speed, fstypes: &[&'static str]) {
@@ -242,7 +242,9 @@ fn drill(speed: &Speed, fstypes: &[&'static str]) {
     until("the logs to be old", PATIENCE, || {
         (made.elapsed().unwrap_or_default() > MIN_AGE + Duration::from_secs(1)).then_some(())
     });
-    let mut post = agent(&stage, &disks, speed);
+    // The images take all that the machine's own disk can do: what the agent writes there would wait for them.
+    let its_own = LoopFs::memory(256 * MIB).unwrap();
+    let mut post = agent(&stage, &its_own.path().join("agent"), &disks, speed);
     post.launch();
     let journal = stage.on_journal(post.state());
     until("the agent to know the disks", PATIENCE, || {

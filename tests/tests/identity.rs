@@ -208,7 +208,7 @@ fn a_viewer_may_look_and_no_more() {
 #[test]
 fn a_certificate_is_renewed_under_load_and_nothing_is_lost() {
     let stage = Stage::new(programs!());
-    let mut house = stage.house(&stage.path().join("collector"), "identity: { node_lifetime: 6s }");
+    let mut house = stage.house(&stage.path().join("collector"), "identity: { node_lifetime: 15s }");
     house.start();
     let log = stage.path().join("app.log");
     let more = format!(
@@ -220,7 +220,8 @@ fn a_certificate_is_renewed_under_load_and_nothing_is_lost() {
     let mut post = stage.post("node-a", &stage.path().join("agent"), Some(&house), &more);
     let scribe = Scribe::start(&log, 1000);
     post.start();
-    until("three renewals", PATIENCE, || {
+    // Each comes within four fifths of a life.
+    until("three renewals", PATIENCE * 2, || {
         (post.said().matches("certificate was renewed").count() >= 3).then_some(())
     });
     let last = scribe.end();
@@ -241,7 +242,7 @@ fn a_certificate_is_renewed_under_load_and_nothing_is_lost() {
     assert!(missing.is_empty() && twice.is_empty(), "missing {missing:?}, twice {twice:?}");
     assert_eq!(here.twice(), [""; 0]);
     assert_eq!(here.silent_holes(), [""; 0]);
-    assert!(here.gaps.is_empty(), "{:?}", here.gaps);
+    assert!(here.losses().is_empty(), "{:?}", here.losses());
     assert!(refused.is_empty(), "{refused:#?}");
     eprintln!(
         "{last} lines, each once, over {} renewals",

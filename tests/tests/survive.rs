@@ -11,7 +11,7 @@ use dogwatch_e2e::loopfs::LoopFs;
 use dogwatch_e2e::process::Process;
 use dogwatch_e2e::programs;
 use dogwatch_e2e::scribe::Scribe;
-use dogwatch_e2e::stage::{House, Person, Post, Stage, free_address, http_get, yaml};
+use dogwatch_e2e::stage::{House, Person, Post, Stage, free_address, http_get, http_get_once, yaml};
 use dogwatch_e2e::wait::{quick, until};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -97,7 +97,7 @@ impl Scene {
     fn probe(&self) -> Duration {
         let began = Instant::now();
         until("/healthz to answer", PROBE_WAIT, || {
-            http_get(self.health, "/healthz").filter(|a| a.starts_with("HTTP/1.1 200"))
+            http_get_once(self.health, "/healthz").ok().filter(|a| a.starts_with("HTTP/1.1 200"))
         });
         began.elapsed()
     }

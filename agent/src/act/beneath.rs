@@ -140,7 +140,7 @@ pub(super) fn open_regular(folder: impl AsFd, name: &Path) -> Result<Opened, Err
     gaps::reach(Gap::Found, name);
     // The handle names the inode and nothing else can take its place, so that this open cannot reach a device or block
     // on a FIFO. Without O_NONBLOCK it would wait for a lease of somebody else's.
-    let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    let path = format!("/proc/thread-self/fd/{}", handle.as_raw_fd());
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let fd = match rustix::fs::open(&*path, flags | OFlags::NOATIME, Mode::empty()) {
         // Only a file's owner may leave its access time alone.
@@ -157,7 +157,7 @@ pub(super) fn is_read_unseen(file: impl AsFd) -> bool {
 
 /// Opens for writing what `file` is open on, whatever its name leads to by now.
 pub(super) fn reopen_for_writing(file: impl AsFd) -> Result<OwnedFd, Errno> {
-    let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+    let path = format!("/proc/thread-self/fd/{}", file.as_fd().as_raw_fd());
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     rustix::fs::open(&*path, flags, Mode::empty())
 }

@@ -56,6 +56,7 @@ mod tests {
 
     #[test]
     fn a_lease_tells_who_else_has_it_open() {
+        crate::act::unshared::descriptors();
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("f");
         std::fs::write(&path, "x").unwrap();

@@ -68,6 +68,8 @@ mod specimen;
 mod survey;
 mod turn;
 pub mod unfinished;
+#[cfg(test)]
+pub(crate) mod unshared;
 mod vet;
 pub(crate) mod wire;
 pub mod witness;

@@ -20,7 +20,7 @@ use super::hold_line::HeldNow;
 use super::plan::{Allowance, Trigger, plan};
 use super::policy::{Budgets, Policy, QUARANTINE, RootPolicy, Rules};
 use crate::act::plan::PLAN_LIFETIME_NS;
-use crate::act::specimen;
+use crate::act::{specimen, unshared};
 
 #[path = "../../tests/common/mod.rs"]
 pub(crate) mod common;
@@ -52,9 +52,6 @@ const GAPS: [Gap; 9] = [
 /// Far enough from now that a file made a moment ago is old.
 const NOW: i64 = i64::MAX / 4;
 
-/// Longest that a program's start may take.
-const MAX_SPAWN: std::time::Duration = std::time::Duration::from_secs(20);
-
 fn nothing_held() -> HeldNow {
     HeldNow { set: HoldSet::Known(Vec::new()), host_root: "/".into() }
 }
@@ -74,6 +71,7 @@ impl Scene {
     }
 
     fn on(fs: &Rc<LoopFs>, name: &str) -> Self {
+        unshared::descriptors();
         let base = fs.path().join(name);
         let (root, outside) = (base.join("logs"), base.join("outside"));
         fs::create_dir_all(root.join("sub")).unwrap();
@@ -106,15 +104,7 @@ impl Scene {
 
     fn planned(cleaner: &Cleaner, root: &Path) -> Action {
         let device = fs::metadata(root).unwrap().dev();
-        // Another test may be starting a program, which for a moment has open what this one has.
-        let began = std::time::Instant::now();
-        let survey = loop {
-            let survey = cleaner.survey(device, NOW).unwrap();
-            let free = survey.candidates.iter().all(|c| !c.open_elsewhere);
-            if free || began.elapsed() > MAX_SPAWN {
-                break survey;
-            }
-        };
+        let survey = cleaner.survey(device, NOW).unwrap();
         let trigger = Trigger {
             mount: root.display().to_string(),
             device,
@@ -194,7 +184,7 @@ fn a_link_made_through_a_descriptor_is_accounted() {
         let mut cleaner = Scene::open(&scene.root);
         let action = Scene::planned(&cleaner, &scene.root);
         let extra = scene.outside.join("extra");
-        let from = format!("/proc/self/fd/{}", handle.as_raw_fd());
+        let from = format!("/proc/thread-self/fd/{}", handle.as_raw_fd());
         cleaner.hooks.at = Some(Box::new(move |at, _| {
             if at == gap {
                 rustix::fs::linkat(CWD, &*from, CWD, &extra, AtFlags::SYMLINK_FOLLOW).unwrap();
@@ -222,7 +212,7 @@ fn opened_at(gap: Gap) -> (Scene, Action, usize) {
     File::open(&scene.victim).unwrap().sync_all().unwrap();
     let inode = fs::metadata(&scene.victim).unwrap().ino();
     let handle = rustix::fs::open(&scene.victim, rustix::fs::OFlags::PATH, Mode::empty()).unwrap();
-    let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    let path = format!("/proc/thread-self/fd/{}", handle.as_raw_fd());
     let mut cleaner = Scene::open(&scene.root);
     let action = Scene::planned(&cleaner, &scene.root);
     let opener = Rc::new(RefCell::new(None));

@@ -415,7 +415,7 @@ pub(super) fn find(host_root: &Path, path: &Path) -> Result<Option<Place>, Strin
         Err(e) => return Err(unreadable(e)),
     };
     let device = superblock::of(&fd).map_err(unreadable)?;
-    let link = |fd: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let link = |fd: &OwnedFd| std::fs::read_link(format!("/proc/thread-self/fd/{}", fd.as_raw_fd()));
     let (real, root) = (link(&fd), link(&folder));
     let (real, root) = real.and_then(|real| Ok((real, root?))).map_err(|e| e.to_string())?;
     let path = real.strip_prefix(&root).map_or_else(|_| path.to_owned(), |rest| Path::new("/").join(rest));

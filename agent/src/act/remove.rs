@@ -289,7 +289,7 @@ pub(super) fn take(
 
 /// Whether the name by which `file` was opened, and which was moved with it, is no more. What cannot be told counts as no.
 fn its_name_went(file: &OwnedFd) -> bool {
-    let now = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
+    let now = std::fs::read_link(format!("/proc/thread-self/fd/{}", file.as_raw_fd())).unwrap_or_default();
     // NFS keeps what is open under a name of its own.
     let silly = now.file_name().is_some_and(|n| n.as_bytes().starts_with(b".nfs"));
     silly || now.as_os_str().as_bytes().ends_with(b" (deleted)")

@@ -22,6 +22,7 @@ use crate::act::gaps::Gap;
 use crate::act::hold::{HeldThing, NodeHold};
 use crate::act::plan::{Allowance, Trigger, plan};
 use crate::act::policy::{Budgets, Cleaner as Kind, RootPolicy};
+use crate::act::unshared;
 
 const DAY_NS: i64 = 86_400 * 1_000_000_000;
 const MIB: u64 = 1 << 20;
@@ -66,6 +67,7 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        unshared::descriptors();
         let policy = Policy { mode: CleanupMode::Auto, roots: Vec::new(), budgets: Budgets::default() };
         Self { base: tempfile::tempdir().unwrap(), policy, now: clock::wall_ns() + 100 * DAY_NS }
     }
@@ -364,20 +366,20 @@ fn content_that_a_disk_takes_too_slowly_ends_with_the_action_and_says_so() {
     let large = scene.file("kept/a.log.1", 8 * MIB);
     let next = scene.file("kept/b.log.1", 4_096);
     let mut cleaner = scene.cleaner();
-    cleaner.max_apply = Duration::from_millis(300);
+    cleaner.max_apply = Duration::from_secs(1);
     let plan = scene.plan(&cleaner);
     let pieces = Cell::new(0);
     let stall = || {
         pieces.set(pieces.get() + 1);
-        let until = Instant::now() + Duration::from_millis(120);
+        let until = Instant::now() + Duration::from_millis(400);
         while Instant::now() < until {
             std::thread::yield_now();
         }
     };
     let agent = Agent { at_content: Some(Box::new(stall)), ..Agent::default() };
     let done = scene.apply(&mut cleaner, plan, &agent);
-    assert_eq!(reasons(&done), "the action took longer than 0.3 s; the action took longer than 0.3 s");
-    assert!((2..=4).contains(&pieces.get()), "{} of 32 pieces", pieces.get());
+    assert_eq!(reasons(&done), "the action took longer than 1 s; the action took longer than 1 s");
+    assert!((1..=4).contains(&pieces.get()), "{} of 32 pieces", pieces.get());
     assert!(large.exists() && next.exists() && done.state == ActionState::Done);
 }
 

@@ -13,6 +13,7 @@ use crate::act::hold::HoldSet;
 use crate::act::hold_line::HeldNow;
 use crate::act::plan::{Allowance, Trigger, plan};
 use crate::act::policy::{Budgets, Cleaner, Policy, RootPolicy, Rules};
+use crate::act::unshared;
 
 mod ahead;
 mod databases;
@@ -36,6 +37,7 @@ struct Scene {
 
 impl Scene {
     fn new(mode: CleanupMode) -> Self {
+        unshared::descriptors();
         let policy = Policy { mode, roots: Vec::new(), budgets: Budgets::default() };
         Self { base: tempfile::tempdir().unwrap(), policy, now: later() }
     }

@@ -13,6 +13,7 @@ use super::trick::{NAME, Places};
 use super::{NOW, Scene};
 use crate::act::cleaner::Cleaner;
 use crate::act::quarantine::entry_name;
+use crate::act::unshared;
 
 /// A file or folder that must be there afterwards as it was.
 pub(super) struct Kept {
@@ -165,6 +166,7 @@ pub(super) fn apart(body: impl FnOnce() + Send + 'static) {
                 ) == 0
         };
         assert!(done, "these tests need root: {}", std::io::Error::last_os_error());
+        unshared::descriptors();
         body();
     });
     if let Err(panic) = thread.join() {

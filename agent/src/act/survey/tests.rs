@@ -12,6 +12,7 @@ use crate::act::hold::{HeldThing, HoldSet, NodeHold};
 use crate::act::hold_line::HeldNow;
 use crate::act::plan::{Allowance, Trigger, plan};
 use crate::act::policy::{Budgets, Policy, RootPolicy};
+use crate::act::unshared;
 
 mod databases;
 
@@ -25,6 +26,7 @@ struct Scene {
 
 impl Scene {
     fn new(roots: &[&str]) -> Self {
+        unshared::descriptors();
         let base = tempfile::tempdir().unwrap();
         let root = |name: &&str| {
             fs::create_dir(base.path().join(name)).unwrap();
