@@ -13,8 +13,8 @@
 //!   other mounts fill as well, who is full soonest goes first, and each takes shorter turns (`crowd`).
 //! - A mount that fills again after [`Settings::breaker_cleanups`] cleanups within [`Settings::breaker_window_ns`] is left
 //!   alone for that long; that is a finding ([`Step::NotHolding`]), once each time.
-//! - Mode `plan` makes a plan once an episode, and again only when it expired or the need grew materially (of the same objects
-//!   it is recorded briefly: `renewal`); in either mode, where nothing could go, it is looked at again sooner (`again`).
+//! - Mode `plan` makes a plan once an episode, and again only when it expired or the need grew materially; in either mode,
+//!   where nothing could go, it is looked at again sooner (`again`).
 //! - In `auto` a plan that is durable waits for leave to begin ([`Gate`]); a stop ends what is under way ([`Step::Halt`]).
 //! - A person's command passes cooldown and breaker, never the mode, the roots, the budgets or a plan's expiry.
 //!
@@ -31,7 +31,6 @@ mod fall;
 mod need;
 mod orders;
 mod place;
-mod renewal;
 mod settings;
 mod standing;
 
@@ -48,7 +47,6 @@ use self::breaker::{Breaker, Room};
 use self::clearance::Leave;
 use self::fall::Fall;
 use self::need::{trigger, worst};
-use self::renewal::Whole;
 use super::hold::Hold;
 use super::ledger::Ledger;
 use super::permit::Gate;
@@ -177,8 +175,6 @@ struct Site {
     /// Since when plans of it, one after the other, wait for leave.
     waits_since_boot_ns: Option<u64>,
     last_plan: Option<Made>,
-    /// The plan of this episode that was recorded whole last.
-    whole: Option<Whole>,
     breaker: Breaker,
     /// End of the last cleanup that began by itself or by a person.
     cleaned_boot_ns: Option<u64>,
@@ -307,7 +303,7 @@ impl Respond {
             FindingState::Cleared => {
                 site.findings.remove(&finding.rule);
                 if site.findings.is_empty() {
-                    (site.last_plan, site.whole) = (None, None);
+                    site.last_plan = None;
                     site.waits_since_boot_ns = None;
                     site.out_of_budget = false;
                 }
@@ -359,7 +355,6 @@ impl Respond {
         let applies = busy.applies;
         busy.action = Some(action.clone());
         let mut steps = Vec::new();
-        let mut recorded = action.clone();
         // A person's plan is theirs; it neither starts nor ends what the episode does.
         if busy.command.is_none() {
             let trigger = busy.trigger.clone();
@@ -371,21 +366,18 @@ impl Respond {
                 steps.extend(self.free(mount, now));
                 return steps;
             }
-            if !empty {
-                recorded = site.as_recorded(&action, now);
-            }
         } else if !empty {
             site.note_persons_plan();
         }
         if !empty {
             let lifetime = u64::try_from(PLAN_LIFETIME_NS).unwrap_or(0);
             let expires_boot_ns = now.boot_ns.saturating_add(lifetime);
-            self.plans.push_back(Kept { action, expires_boot_ns });
+            self.plans.push_back(Kept { action: action.clone(), expires_boot_ns });
             if self.plans.len() > MAX_PLANS {
                 self.plans.pop_front();
             }
         }
-        steps.push(Step::Record(Box::new(recorded)));
+        steps.push(Step::Record(Box::new(action)));
         steps
     }
 
@@ -398,7 +390,6 @@ impl Respond {
             return Vec::new();
         };
         if let Err(why) = kept {
-            site.whole = None;
             self.plans.retain(|k| k.action.id != action.id);
             let why = match action.state {
                 ActionState::Done | ActionState::Failed => format!(
@@ -454,7 +445,7 @@ impl Respond {
         }
         busy.action = Some(applied.clone());
         let (lacked, left) = (busy.lacked, Room::left_at(&busy.trigger));
-        (site.last_plan, site.whole) = (None, None);
+        site.last_plan = None;
         site.breaker.note(&applied, lacked, left, site.cut_short, self.settings.cooldown_ns, now.boot_ns);
         // What came free would hide how fast the rest goes.
         site.fall = Fall::default();

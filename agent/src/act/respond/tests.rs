@@ -1,7 +1,6 @@
 mod again;
 mod breaker;
 mod budgets;
-mod renewal;
 mod unapplied;
 
 use std::path::PathBuf;
