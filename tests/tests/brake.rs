@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use dogwatch::clock;
 use dogwatch::record::{ActionState, CleanupMode, Mount, NodeName, ObjectOutcome, PlannedObject, Sample};
 use dogwatch::supervise::Stop;
+use dogwatch_agent::act::at_work::AtWork;
 use dogwatch_agent::act::brake_line::BrakeJob;
 use dogwatch_agent::act::held_links::Step;
 use dogwatch_agent::act::hold::NodeHold;
@@ -296,6 +297,7 @@ impl Fleet {
             inbox,
             recorder: recorder.clone(),
             jobs: jobs_tx,
+            at_work: AtWork::default(),
             holds: holds_tx,
             brake: BrakeWires { line: line_tx, outgoing, unkept: Arc::default() },
             marks: None,

@@ -119,6 +119,7 @@ pub(super) fn process_name(process: &Path, pid: u32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
     use std::sync::mpsc::channel;
     use std::time::Duration;
 
@@ -134,8 +135,11 @@ mod tests {
             std::fs::create_dir(&share).unwrap();
             let local = tempfile::tempfile().unwrap();
             let server = mount_dead(&share);
-            // That takes no word of the server's.
-            let _held = rustix::fs::open(&share, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+            // That takes no word of the server's. By another process, since this thread has descriptors of its own.
+            let held = rustix::fs::open(&share, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+            let mut holder = Command::new("sleep");
+            holder.arg("600").stdin(local.try_clone().unwrap()).stdout(held);
+            let mut holder = holder.spawn().unwrap();
             let (told, scanned) = channel();
             let scan = std::thread::spawn(move || {
                 let _ = told.send(Holders::scan(Path::new("/proc"), &[], false));
@@ -144,6 +148,8 @@ mod tests {
             // Whoever waits for it waits until then.
             drop(server);
             scan.join().unwrap();
+            holder.kill().unwrap();
+            holder.wait().unwrap();
             let file = local.metadata().unwrap();
             assert!(found.expect("it waits for the server").of((file.dev(), file.ino())).is_some());
         });

@@ -245,8 +245,8 @@ struct Unit {
     /// The roots of its names, and how many of them lie in each.
     roots: Vec<(usize, u64)>,
     objects: Vec<PlannedObject>,
-    /// Since when it is as it is: what is unchanged for longest goes first.
-    settled_ns: i64,
+    /// What is the least goes first.
+    order_ns: i64,
     sum: Sum,
 }
 
@@ -265,8 +265,8 @@ impl Unit {
             preserved_bytes: 0,
         };
         // Of no root: the image keeper has offered only what its own budgets allow.
-        let settled_ns = object.mtime_ns.max(object.ctime_ns);
-        Self { roots: Vec::new(), objects: vec![object], settled_ns, sum }
+        let order_ns = object.mtime_ns.max(object.ctime_ns);
+        Self { roots: Vec::new(), objects: vec![object], order_ns, sum }
     }
 }
 
@@ -510,12 +510,12 @@ fn units(eligible: Vec<PlannedObject>, rules: &Rules, refused: &mut Refused) -> 
             preserved_bytes: if roots.keys().any(keeps) { objects[0].size_bytes } else { 0 },
         };
         let times = times(&objects[0], None);
-        let settled = roots.keys().map(|index| times.settled_ns(&rules.roots()[*index]));
-        let settled_ns = settled.max().unwrap_or(times.changed_ns);
-        units.push(Unit { roots: roots.into_iter().collect(), objects, settled_ns, sum });
+        let order = roots.keys().map(|index| times.order_ns(&rules.roots()[*index]));
+        let order_ns = order.max().unwrap_or(times.changed_ns);
+        units.push(Unit { roots: roots.into_iter().collect(), objects, order_ns, sum });
     }
     units.sort_by(|a, b| {
-        let key = |u: &Unit| (u.objects[0].tier, u.settled_ns);
+        let key = |u: &Unit| (u.objects[0].tier, u.order_ns);
         key(a).cmp(&key(b)).then_with(|| a.objects[0].path.cmp(&b.objects[0].path))
     });
     units

@@ -58,8 +58,9 @@ pub(super) const ROOT_OFF: &str = "its root's mode is off";
 pub(super) const ROOT_PLANS: &str = "its root's mode is plan: the node does not remove it by itself, a responder can (`dogwatch plan`, `dogwatch clean`)";
 
 const NS_PER_SECOND: i64 = 1_000_000_000;
-/// What is called a rotated log keeps that name for so long at least before it may go, where its root's `min_age` is longer.
-const MIN_RENAMED_SECONDS: u64 = 3_600;
+/// What is called a rotated log keeps that name for so long at least before it may go, where its root's `min_age` is longer. Shorter
+/// than what a row of files that are older than `min_age` is rotated in.
+const MIN_RENAMED_SECONDS: u64 = 600;
 
 /// What a node's cleanup may do, where, and how much.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -310,9 +311,10 @@ impl Times {
         self.born_ns.filter(|_| rules.is_renamed).unwrap_or(self.changed_ns)
     }
 
-    /// Since when it is as it is, in a root with these rules.
-    pub(super) fn settled_ns(&self, rules: &RootRules) -> i64 {
-        self.modified_ns.max(self.told_ns(rules))
+    /// By what it goes before others in a root with these rules: the oldest content of what rotations rename, also where it was
+    /// restored since; else what is unchanged for longest.
+    pub(super) fn order_ns(&self, rules: &RootRules) -> i64 {
+        if rules.is_renamed { self.modified_ns } else { self.modified_ns.max(self.changed_ns) }
     }
 }
 
@@ -426,7 +428,8 @@ impl RootRules {
             return Ok(0);
         }
         let now = now.into();
-        let (told, changed) = (times.told_ns(self), times.settled_ns(self));
+        let told = times.told_ns(self);
+        let changed = times.modified_ns.max(told);
         let read = times.accessed_ns.filter(|_| self.policy.by_access).unwrap_or(i64::MIN);
         // The kernel's own times count for themselves: where the clock went back, the latest is not the last.
         let all = [changed.max(read), told, read].map(|at| (now.age_ns(at), at));
@@ -436,7 +439,13 @@ impl RootRules {
             Some(doubt) => format!("{why} ({doubt})"),
             None => why,
         };
-        let age = self.judge_time(was_read, age_ns).map_err(|why| said(why, at))?;
+        let was_made = told != times.changed_ns && at == told && at != times.modified_ns;
+        let how = match (was_read, was_made) {
+            (true, _) => "read",
+            (_, true) => "made here, with an older time of change,",
+            _ => "changed",
+        };
+        let age = self.judge_time(how, age_ns).map_err(|why| said(why, at))?;
         if told != times.changed_ns {
             let at = times.changed_ns;
             self.judge_renamed(now.age_ns(at)).map_err(|why| said(why, at))?;
@@ -454,15 +463,14 @@ impl RootRules {
         Err(format!("it was renamed, linked or its mode or owner changed less than {min} ago"))
     }
 
-    fn judge_time(&self, was_read: bool, age_ns: i64) -> Result<u64, String> {
+    fn judge_time(&self, how: &str, age_ns: i64) -> Result<u64, String> {
         if age_ns < 0 {
-            let how = if was_read { "read" } else { "changed" };
             return Err(format!("it was {how} in the future of this node's clock"));
         }
         let age = u64::try_from(age_ns / NS_PER_SECOND).unwrap_or(0);
         let min = self.policy.min_age_seconds;
         if age < min {
-            let how = if was_read { "was read" } else { "changed" };
+            let how = if how == "changed" { how.to_owned() } else { format!("was {how}") };
             let (age, min) = (super::words::seconds(age), super::words::seconds(min));
             return Err(format!("it {how} {age} ago, younger than {min}"));
         }

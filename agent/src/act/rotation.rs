@@ -1,9 +1,10 @@
 //! What a rotation does to a name: which log a rotated file came from, and which of its kin are the newest.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
 /// Of one folder's files (name, modification time), the names that stay because they are among the `keep` newest
-/// of their family; of equals, the name that sorts last. One whose time `is_ahead` of the clock may be older than the rest: it
+/// of their family; of equals, the one with the lowest rotation's number, then the name that sorts last. One whose time `is_ahead` of the clock may be older than the rest: it
 /// stays besides them and takes nobody's place.
 pub(super) fn newest_of_each_family<'n>(
     members: impl IntoIterator<Item = (&'n [u8], i64)>,
@@ -19,11 +20,23 @@ pub(super) fn newest_of_each_family<'n>(
     families
         .into_values()
         .flat_map(|mut logs| {
-            logs.sort_unstable_by(|a, b| b.cmp(a));
+            let newer = |(at, name): &(i64, &'n [u8])| (Reverse(*at), rotations(name), Reverse(*name));
+            logs.sort_unstable_by_key(newer);
             let ahead = if keep == 0 { 0 } else { logs.iter().filter(|(at, _)| is_ahead(*at)).count() };
             logs.into_iter().take(keep.saturating_add(ahead)).map(|(_, name)| name)
         })
         .collect()
+}
+
+/// How often a name was rotated, where that is in it: `app.log.12.gz`. A longer number is a date or a time.
+fn rotations(name: &[u8]) -> u32 {
+    let bare = strip_compression(name);
+    let digits = bare.iter().rev().take_while(|b| b.is_ascii_digit()).count();
+    let (stem, number) = bare.split_at(bare.len() - digits);
+    if !stem.ends_with(b".") || digits > 3 {
+        return 0;
+    }
+    number.iter().fold(0, |n, digit| n * 10 + u32::from(digit - b'0'))
 }
 
 /// The log that a rotated name came from: its rotation's mark (and compression) taken off. Logs of one name are a
@@ -109,6 +122,11 @@ mod tests {
         assert_eq!(stays(1), ["ahead.log.1", "app.log.1", "app.log.9"]);
         assert_eq!(stays(2), ["ahead.log.1", "app.log.1", "app.log.2", "app.log.9"]);
         assert_eq!(stays(0), [""; 0], "where none is kept, its age decides");
+        let equal = ["app.log.10", "app.log.2.gz", "app.log.9", "syslog-20240612", "syslog-20240613"]
+            .map(|n| (n.as_bytes(), 7));
+        let mut stays: Vec<_> = newest_of_each_family(equal, 1, |_| false, family).into_iter().collect();
+        stays.sort_unstable();
+        assert_eq!(stays, [&b"app.log.2.gz"[..], b"syslog-20240613"], "of equal times");
     }
 
     #[test]

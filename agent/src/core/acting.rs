@@ -1,7 +1,7 @@
 //! How far a cleanup is that is being carried out, for whoever waits for it, and a line of the agent's log for each step of
 //! an action. Not evidence: the record is.
 
-use dogwatch::record::Action;
+use dogwatch::record::{Action, ActionState, ObjectOutcome, PlannedObject};
 
 use crate::act::work::Progress;
 
@@ -12,9 +12,24 @@ pub(super) fn log(action: &Action) {
         Some(path) => format!("{}: {}; of {} in all", path.display(), r.reason, action.refused.len()),
         None => r.reason.clone(),
     });
-    let Action { id, state, mount, actor, detail, .. } = action;
+    let over = matches!(action.state, ActionState::Done | ActionState::Failed);
+    let gone = |o: &&PlannedObject| matches!(o.outcome, ObjectOutcome::Removed | ObjectOutcome::Cut);
+    let removed = over.then(|| action.objects.iter().filter(gone).count());
+    let left = removed.map(|removed| action.objects.len() - removed);
+    let Action { id, state, mount, actor, detail, freed_bytes, .. } = action;
     // As fields, since these escape what a hostile name brings.
-    tracing::info!(action = id, state = state.as_str(), mount, actor, detail, stays, "cleanup");
+    tracing::info!(
+        action = id,
+        state = state.as_str(),
+        mount,
+        actor,
+        removed,
+        left,
+        freed_bytes,
+        detail,
+        stays,
+        "cleanup"
+    );
 }
 
 /// The action that the executor is at; it has one at a time.

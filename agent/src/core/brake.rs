@@ -173,7 +173,14 @@ impl Core {
         let unapplied = unapplied.map(|why| format!("clean by the configuration on disk: {why}"));
         let doubt = self.responder.gate().doubt().map(|why| format!("clean by itself yet: {why}"));
         let waits = waits.into_iter().map(|(mount, why, _)| format!("clean {mount} by itself yet: {why}"));
-        unapplied.into_iter().chain(unkept).chain(doubt).chain(waits).collect()
+        let alone = |(mount, ns): (String, u64)| {
+            let minutes = (ns / 1_000_000_000).div_ceil(60);
+            format!(
+                "clean {mount} by itself for {minutes} min more: the last cleanups did not hold, stop what writes to it"
+            )
+        };
+        let left_alone = self.responder.left_alone(now).into_iter().map(alone);
+        unapplied.into_iter().chain(unkept).chain(doubt).chain(waits).chain(left_alone).collect()
     }
 }
 

@@ -5,7 +5,7 @@ use dogwatch::record::{Fact, Finding, FindingState, NodeName, Severity, Subject}
 use super::ledger::{Ledger, Stopped};
 use super::{STOPPED_RULE, Unknown};
 use crate::incident::COLLECTOR;
-use crate::say::make;
+use crate::say::{SILENT_RULE, make};
 use crate::store::decision::{Past, What};
 
 /// Longest reason of a node's that is repeated, in characters.
@@ -80,6 +80,13 @@ pub(super) fn alone(claim: &Unknown, ledger: &Ledger) -> String {
 /// What to do about the node that a stop names.
 pub(super) fn remedy(stopped: &Stopped) -> Option<String> {
     let node = stopped.node.as_ref().filter(|_| stopped.by == COLLECTOR)?;
+    if is_of_silence(stopped, node) {
+        // Nobody's word: the collector does not hear it.
+        return Some(format!(
+            "a node that was rebooted or taken away is silent too: `dogwatch get nodes` says whether {node} is back. Where it \
+             was that, `dogwatch brake release` is all; else see whether its cleanup ended it"
+        ));
+    }
     let out = take_out(node);
     Some(if stopped.action.is_some() {
         format!(
@@ -92,6 +99,12 @@ pub(super) fn remedy(stopped: &Stopped) -> Option<String> {
              another collector, or lies: {out}, then `dogwatch brake release`. Its word alone does not stop the others again"
         )
     })
+}
+
+/// Whether cleanups were stopped because a node fell silent: by the reason, which begins with the finding's rule.
+fn is_of_silence(stopped: &Stopped, node: &NodeName) -> bool {
+    let said = stopped.reason.strip_prefix("node ").and_then(|r| r.strip_prefix(node.as_str()));
+    said.is_some_and(|r| r.starts_with(&format!(": {SILENT_RULE} (")))
 }
 
 fn doubt(reason: String, told: Option<(&NodeName, Past)>) -> What {

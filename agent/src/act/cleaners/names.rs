@@ -287,7 +287,6 @@ mod tests {
             "krb5cc_0.log-20240612",
             "syslog.1",
             "messages-20240612",
-            "auth.log.2.gz",
             "0.log.20240612-101112",
             "token-service.log.1",
             "secrets-store.1",

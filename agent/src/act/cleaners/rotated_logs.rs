@@ -40,6 +40,21 @@ pub const DEFAULT_SIBLING_PATTERNS: &[&str] = &[
     "*.old",
 ];
 
+/// What stays where a root names no excludes of its own: records of audits and logins, which many have to keep.
+pub(super) const DEFAULT_EXCLUDES: &[&str] = &[
+    "audit",
+    "*[Aa]udit*.log*",
+    "AUDIT*.log*",
+    "auth.log*",
+    "authpriv*.log*",
+    "secure[-.][0-9]*",
+    "secure.log*",
+    "sshd.log*",
+    "sudo.log*",
+    "wtmp[-.]*",
+    "btmp[-.]*",
+];
+
 /// The kind.
 pub(super) struct RotatedLogs;
 
@@ -49,6 +64,7 @@ impl Kind for RotatedLogs {
         root.tier = 1;
         root.patterns = owned(DEFAULT_PATTERNS);
         root.sibling_patterns = owned(DEFAULT_SIBLING_PATTERNS);
+        root.excludes = owned(DEFAULT_EXCLUDES);
         root.min_age_seconds = 24 * 3_600;
         root.keep_newest = 1;
         root.max_depth = 8;
@@ -197,6 +213,40 @@ mod tests {
         let found = siblings.validate(Path::new("/var/spool/dogwatch"));
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!(found[0].key, "roots[0].sibling_patterns");
+    }
+
+    #[test]
+    fn records_of_audits_and_logins_stay_by_default_and_the_runbook_says_so() {
+        assert_eq!(crate::act::runbook::lacks(DEFAULT_EXCLUDES.iter().copied()), [""; 0]);
+        let roots = vec![RootPolicy::new("/var/log")];
+        let rules = Rules::new(Policy { roots, ..Policy::off() }).unwrap();
+        let stays =
+            |name: &str| matches!(rules.roots()[0].judge_name(Path::new(name)), NameVerdict::Excluded(_));
+        for name in [
+            "audit/audit.log.2",
+            "audit.log.1",
+            "kubernetes/audit/audit-2026-01-01T00.log.gz",
+            "kube-apiserver-audit.log.3.gz",
+            "Audit-2026.log.1",
+            "AUDIT.log.1",
+            "auth.log.2.gz",
+            "authpriv.log.1",
+            "secure-20260101",
+            "secure.1",
+            "secure.log.1",
+            "sshd.log.1",
+            "sudo.log.1",
+            "wtmp.1",
+            "wtmp-20260101",
+            "btmp.1.gz",
+        ] {
+            assert!(stays(name), "{name}");
+        }
+        for name in
+            ["pods/secure-shop_web-0_1/web/0.log.20260101-120000.gz", "secure-gateway/gw.log.1", "app.log.1"]
+        {
+            assert!(!stays(name), "{name}");
+        }
     }
 
     #[test]

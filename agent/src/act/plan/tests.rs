@@ -93,6 +93,21 @@ fn the_oldest_of_the_lowest_tier_go_first_and_superfluous_ones_stay() {
 }
 
 #[test]
+fn of_what_was_restored_together_the_oldest_content_goes_first() {
+    let rules = rules(0, Budgets::default());
+    // Written back in the order of their names, the newest first; all are old enough.
+    let restored = |n: u32| {
+        let mut candidate = candidate(&format!("/logs/app.log.{n}"), u64::from(n), 10, i64::from(n) + 20);
+        let born = NOW - 10 * DAY + i64::from(n);
+        candidate.object.ctime_ns = born;
+        candidate.object.btime_ns = Some(born);
+        candidate
+    };
+    let action = make((1..=5).map(restored).collect(), &trigger(20, 0), &rules);
+    assert_eq!(names(&action), ["/logs/app.log.5", "/logs/app.log.4"]);
+}
+
+#[test]
 fn the_young_the_newest_the_open_and_the_held_stay_with_a_reason() {
     let rules = rules(1, Budgets::default());
     let mut open = candidate("/logs/o.log.2", 4, 10, 9);

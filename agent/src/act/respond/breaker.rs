@@ -130,9 +130,15 @@ impl Breaker {
         }
     }
 
+    /// For how much longer the mount is left alone, if it is.
+    pub(super) fn open_for_ns(&self, window_ns: u64, now_boot_ns: u64) -> Option<u64> {
+        let since = now_boot_ns.saturating_sub(self.open_since_boot_ns?);
+        (since <= window_ns).then(|| window_ns - since)
+    }
+
     /// Whether the mount is left alone.
     pub(super) fn is_open(&self, window_ns: u64, now_boot_ns: u64) -> bool {
-        self.open_since_boot_ns.is_some_and(|since| now_boot_ns.saturating_sub(since) <= window_ns)
+        self.open_for_ns(window_ns, now_boot_ns).is_some()
     }
 
     /// What to do instead of another cleanup of `figures`, if the last ones did not hold.

@@ -17,6 +17,15 @@ pub struct Standing {
 }
 
 impl Respond {
+    /// Mounts with a finding that are left alone, and for how much longer, ns.
+    pub fn left_alone(&self, now: Moment) -> Vec<(String, u64)> {
+        let window = self.settings.breaker_window_ns;
+        let troubled = self.mounts.iter().filter(|(_, site)| !site.findings.is_empty());
+        troubled
+            .filter_map(|(path, s)| Some((path.clone(), s.breaker.open_for_ns(window, now.boot_ns)?)))
+            .collect()
+    }
+
     /// How it stands at `now`.
     pub fn standing(&self, now: Moment) -> Standing {
         let troubled = || self.mounts.values().filter(|site| !site.findings.is_empty());

@@ -35,6 +35,9 @@ fn a_node_that_goes_away_after_its_watch_stops_nothing_and_one_that_dies_of_its_
     desk.now += 60 * SECOND;
     desk.settle();
     assert!(silent(&mut desk, 0), "within the watch");
+    let stopped = desk.brake.ledger().stopped().unwrap().clone();
+    let said = super::super::tell::remedy(&stopped).unwrap();
+    assert!(said.contains("rebooted") && !said.contains("remove its state folder"), "{said}");
     // Rebooted, preempted, scaled down; other things that show late still count.
     for later in [SECOND, 60 * SECOND, LATE_NS / 2] {
         let mut desk = watched();

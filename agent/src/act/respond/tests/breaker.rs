@@ -147,6 +147,9 @@ fn a_mount_that_is_left_alone_is_counted_as_long_as_it_is() {
     assert_eq!(stands(&machine, second), (0, 0));
     assert!(matches!(one(machine.on_finding(&raised, at(second))), Step::NotHolding { .. }));
     assert_eq!(stands(&machine, second), (1, 0));
+    let half = Settings::default().breaker_window_ns / 2;
+    let later = Moment { boot_ns: at(second).boot_ns + half, ..at(second) };
+    assert_eq!(machine.left_alone(later), [("/data".to_owned(), half)]);
     let window = Settings::default().breaker_window_ns / SECOND;
     assert_eq!(stands(&machine, second + window + 1), (0, 0));
 }
