@@ -243,9 +243,8 @@ pub struct Found {
     pub links: u64,
     /// What it takes on disk.
     pub allocated_bytes: u64,
-    /// The later of modification and change, ns.
-    pub changed_ns: i64,
-    modified_ns: i64,
+    /// When it was written last, ns.
+    pub modified_ns: i64,
 }
 
 /// What may go from `root` under the documented defaults, with this age and so many newest of each log kept; by path.
@@ -310,27 +309,20 @@ fn find(root: &Path, min_age: Option<Duration>) -> Vec<Found> {
     command.args([")", "-o", "("]);
     any(&mut command, &beside);
     command.args([")", "-exec", "sh", "-c", LIVE_BESIDE, "sh", "{}", ";", ")"]);
-    command.args(["-printf", "%T@ %C@ %i %n %b %p\\0"]);
+    command.args(["-printf", "%T@ %i %n %b %p\\0"]);
     let out = command.output().expect("find(1) is there");
     assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
     out.stdout.split(|b| *b == 0).filter(|row| !row.is_empty()).map(row).collect()
 }
 
 fn row(row: &[u8]) -> Found {
-    let mut parts = row.splitn(6, |b| *b == b' ');
-    let mut text = || String::from_utf8_lossy(parts.next().expect("six columns")).into_owned();
-    let (modified_ns, changed_ns) = (nanoseconds(&text()), nanoseconds(&text()));
+    let mut parts = row.splitn(5, |b| *b == b' ');
+    let mut text = || String::from_utf8_lossy(parts.next().expect("five columns")).into_owned();
+    let modified_ns = nanoseconds(&text());
     let mut number = || text().parse::<u64>().expect("a number");
     let (inode, links, blocks) = (number(), number(), number());
     let path = PathBuf::from(OsString::from_vec(parts.next().expect("a path").to_vec()));
-    Found {
-        path,
-        inode,
-        links,
-        allocated_bytes: blocks * 512,
-        changed_ns: modified_ns.max(changed_ns),
-        modified_ns,
-    }
+    Found { path, inode, links, allocated_bytes: blocks * 512, modified_ns }
 }
 
 /// `1718183472.1234567890` as find prints it.
@@ -340,7 +332,7 @@ fn nanoseconds(text: &str) -> i64 {
     seconds.parse::<i64>().expect("seconds") * 1_000_000_000 + fraction.parse::<i64>().expect("a fraction")
 }
 
-/// The newest of each log in each folder; of equals, the name that sorts last.
+/// The newest of each log in each folder; of equals, the one that was rotated the fewest times, then the name that sorts last.
 fn newest(candidates: &[Found], keep: usize) -> BTreeSet<PathBuf> {
     let mut families: BTreeMap<(PathBuf, Vec<u8>), Vec<&Found>> = BTreeMap::new();
     for found in candidates {
@@ -350,10 +342,21 @@ fn newest(candidates: &[Found], keep: usize) -> BTreeSet<PathBuf> {
     }
     let mut kept = BTreeSet::new();
     for mut family in families.into_values() {
-        family.sort_by(|a, b| (b.modified_ns, &b.path).cmp(&(a.modified_ns, &a.path)));
+        family.sort_by(|a, b| {
+            let times = rotations(&a.path).cmp(&rotations(&b.path));
+            b.modified_ns.cmp(&a.modified_ns).then(times).then_with(|| b.path.cmp(&a.path))
+        });
         kept.extend(family.into_iter().take(keep).map(|f| f.path.clone()));
     }
     kept
+}
+
+/// `12` of `app.log.12.gz`.
+fn rotations(path: &Path) -> u32 {
+    let name = path.to_string_lossy();
+    let bare = [".gz", ".bz2", ".xz", ".zst"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+    let number = bare.rsplit_once('.').map_or("", |(_, number)| number);
+    if number.len() <= 3 { number.parse().unwrap_or(0) } else { 0 }
 }
 
 /// The log that a name came from, for the ways in which the layouts rotate.

@@ -132,12 +132,12 @@ fn objects(action: &Value) -> BTreeMap<PathBuf, Value> {
     action["objects"].as_array().unwrap().iter().map(|o| (object_path(o), o.clone())).collect()
 }
 
-/// Inodes with what they take and all their names, in the order in which they may go: longest unchanged first.
+/// Inodes with what they take and all their names, in the order in which they may go: the oldest content first.
 fn units(may_go: &BTreeMap<PathBuf, Found>) -> Vec<(u64, u64, Vec<PathBuf>)> {
     let mut by_inode: BTreeMap<u64, Vec<&Found>> = BTreeMap::new();
     may_go.values().for_each(|f| by_inode.entry(f.inode).or_default().push(f));
     let mut units: Vec<Vec<&Found>> = by_inode.into_values().collect();
-    units.sort_by(|a, b| (a[0].changed_ns, &a[0].path).cmp(&(b[0].changed_ns, &b[0].path)));
+    units.sort_by(|a, b| (a[0].modified_ns, &a[0].path).cmp(&(b[0].modified_ns, &b[0].path)));
     units
         .into_iter()
         .map(|u| (u[0].inode, u[0].allocated_bytes, u.iter().map(|f| f.path.clone()).collect()))

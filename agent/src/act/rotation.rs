@@ -50,13 +50,20 @@ pub(super) fn family(name: &[u8]) -> &[u8] {
         Some(i) => &bare[..i - 1],
         // One number: those before it may be part of the log's own name.
         None => {
-            let digits = bare.iter().rev().take_while(|b| b.is_ascii_digit()).count();
-            let stem = &bare[..bare.len() - digits];
-            let separated = [b".", b"-", b"_", b":"].iter().find_map(|mark| stem.strip_suffix(*mark));
-            separated.filter(|_| digits > 0).unwrap_or(bare)
+            let stem = without_number(bare, |_| true);
+            // Behind a date without a year that leads it, of which it is the hour or the place: `app.log-12062024-14`.
+            without_number(stem, |digits| digits == 8)
         }
     };
     if stem.is_empty() { name } else { stem }
+}
+
+/// A name without the number at its end and what separates it, where that `is` one, by how many digits it has.
+fn without_number(name: &[u8], is: impl Fn(usize) -> bool) -> &[u8] {
+    let digits = name.iter().rev().take_while(|b| b.is_ascii_digit()).count();
+    let stem = &name[..name.len() - digits];
+    let separated = [b".", b"-", b"_", b":"].iter().find_map(|mark| stem.strip_suffix(*mark));
+    separated.filter(|_| digits > 0 && is(digits)).unwrap_or(name)
 }
 
 /// A name without the compression and all numbers at its end: a core's pid and time (`core-nginx-4711-1718180000`).
@@ -67,8 +74,12 @@ pub(super) fn without_numbers(name: &[u8]) -> &[u8] {
     if stem.is_empty() { name } else { stem }
 }
 
-/// Whether it begins with a year and a month. A year alone may be a port or a shard (`redis-2001.log.1`).
+/// Whether it begins with a year and a month, or with day, month and year (in either order). A year alone may be a port or a shard (`redis-2001.log.1`).
 fn is_dated(mark: &[u8]) -> bool {
+    let digits = |part: &[u8]| part.iter().all(u8::is_ascii_digit);
+    if let [a, b, b'-' | b'_' | b'.', c, d, b'-' | b'_' | b'.', b'1' | b'2', b'9' | b'0', e, f, ..] = mark {
+        return digits(&[*a, *b, *c, *d, *e, *f]);
+    }
     let Some((year, rest)) = mark.split_at_checked(4) else { return false };
     let month = match rest {
         [b'-' | b'_', rest @ ..] => rest,
@@ -77,7 +88,7 @@ fn is_dated(mark: &[u8]) -> bool {
         _ => rest,
     };
     matches!(&year[..2], b"19" | b"20")
-        && year.iter().all(u8::is_ascii_digit)
+        && digits(year)
         && matches!(month, [b'0', b'1'..=b'9', ..] | [b'1', b'0'..=b'2', ..])
 }
 
@@ -142,6 +153,10 @@ mod tests {
             ("worker-2.log.1", "worker-2.log"),
             ("app_2024_06.log.gz", "app"),
             ("app.2024.06.12.log.gz", "app"),
+            ("app-06-12-2024-1.log.gz", "app"),
+            ("app.log.12.06.2024", "app.log"),
+            ("app.log-12062024-14", "app.log"),
+            ("app.log-20240612-14.gz", "app.log"),
             ("redis-2001.12", "redis-2001"),
             ("redis-2001.12.gz", "redis-2001"),
             ("worker-2.1", "worker-2"),

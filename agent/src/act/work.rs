@@ -149,6 +149,8 @@ pub fn run(
     let start = Box::new(|| told(launch.ready(launch.begin_executor())?, &spent, Source::is_of_files));
     let first_told = first.executor.and_then(|e| told(e, &spent, Source::is_of_files));
     let aside = Aside::new(FIND_WAIT);
+    // Of their own: what is left behind on a dead share must not keep outcomes on other disks from being told.
+    let outcomes = Aside::new(OUTCOME_WAIT);
     let mut files = Keeper::new("clean up", start, first_told, Some(Arc::clone(&witness)), &aside);
     let mut images = launch.images.as_ref().zip(first.images).map(|(how, first)| {
         let images = |keeper| told(keeper, &spent, |source| source == Source::Images);
@@ -164,7 +166,7 @@ pub fn run(
     let mut closing = Closing::default();
     let close = |closing: &mut Closing, back: &HashSet<Back>| {
         for unfinished in closing.all() {
-            let closed = unfinished.close_apart(back, &aside.waiting(OUTCOME_WAIT));
+            let closed = unfinished.close_apart(back, &outcomes);
             tracing::warn!(action = closed.id, mount = closed.mount, "{}", closed.detail);
             done(Done::Closed(Box::new(closed)));
         }

@@ -11,7 +11,7 @@ use crate::act::at_work::UnderWay;
 use crate::act::work::Job;
 
 /// So long nothing is under way that will still end: a cleanup of files counts as hung after nine minutes.
-const LONGEST: Duration = Duration::from_secs(15 * 60);
+const LONGEST: Duration = Duration::from_secs(8 * 60);
 
 impl Core {
     /// Has `job` done. What comes of it comes in.
@@ -61,13 +61,13 @@ mod tests {
         let longest = u64::try_from(LONGEST.as_nanos()).unwrap();
         let began = at_work.begin("the cleanup a-1 of /var".to_owned());
         let since = at_work.now().unwrap().since_boot_ns;
-        assert_eq!(told(since + longest), (String::new(), 900_000));
+        assert_eq!(told(since + longest), (String::new(), 480_000));
         let (unable, ms) = told(since + 2 * longest);
         assert!(
-            unable.contains("clean up: the cleanup a-1 of /var has been under way for 30 min"),
+            unable.contains("clean up: the cleanup a-1 of /var has been under way for 16 min"),
             "{unable}"
         );
-        assert_eq!(ms, 1_800_000);
+        assert_eq!(ms, 960_000);
         drop(began);
         assert_eq!(told(since + 3 * longest), (String::new(), 0));
         let began = at_work.begin("another".to_owned());

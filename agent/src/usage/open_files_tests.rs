@@ -208,10 +208,13 @@ fn what_is_written_in_any_subvolume_of_a_btrfs_fills_it() {
         let btrfs = crate::own_mounts::Btrfs::new(at);
         let nested = btrfs.subvolume("nested");
         let roots = Roots { mountinfo: "/proc/thread-self/mountinfo".into(), ..Roots::default() };
-        let written: Vec<File> = [&btrfs.whole, &nested, &btrfs.own]
-            .map(|folder| File::create(folder.join("log")).unwrap())
-            .into();
+        let written =
+            [&btrfs.whole, &nested, &btrfs.own].map(|folder| File::create(folder.join("log")).unwrap());
         let st_devs: Vec<u64> = written.iter().map(|f| f.metadata().unwrap().dev()).collect();
+        // By another process, since this thread has descriptors of its own.
+        let mut writer = std::process::Command::new("sleep");
+        let [one, two, three] = written;
+        let mut writer = writer.arg("600").stdin(one).stdout(two).stderr(three).spawn().unwrap();
         for place in [&btrfs.whole, &nested, &btrfs.own] {
             let number = crate::sample::superblock::of_path(place).unwrap();
             assert!(!st_devs.contains(&number), "{number} {st_devs:?}");
@@ -222,5 +225,7 @@ fn what_is_written_in_any_subvolume_of_a_btrfs_fills_it() {
             all.sort_unstable();
             assert_eq!(seen, all, "{found:?}");
         }
+        writer.kill().unwrap();
+        writer.wait().unwrap();
     });
 }

@@ -40,6 +40,7 @@ use super::{Answer, Ask, MAX_PLACES, Settings};
 use crate::store::decision::{Decision, PermitEnd, What};
 use crate::wording::span;
 use late::Recent;
+use unheld::Unheld;
 use what::{blame, is_trip, trip};
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -122,6 +123,8 @@ pub struct Brake {
     live: BTreeMap<Key, Live>,
     /// Those that ended a while ago.
     recent: VecDeque<Recent>,
+    /// Whose mounts did not hold lately.
+    unheld: BTreeMap<NodeName, Unheld>,
     paces: Paces,
 }
 
@@ -137,6 +140,7 @@ impl Brake {
             grave: Grave::default(),
             live: BTreeMap::new(),
             recent: VecDeque::new(),
+            unheld: BTreeMap::new(),
             paces: Paces::default(),
         };
         brake.take_up(ledger, now_ns);
@@ -347,6 +351,7 @@ impl Brake {
     pub fn due(&mut self, now_ns: u64) -> Vec<What> {
         self.lapse(now_ns);
         self.recent.retain(|r| now_ns < r.until_ns);
+        self.forget_unheld(now_ns);
         self.paces.forget(now_ns);
         let mut out = Vec::new();
         for permit in &self.ledger.permits {
@@ -425,6 +430,7 @@ impl Brake {
             } else if is_unheld(finding) {
                 // A pod fills it: that an agent that was started anew has forgotten which one is no news.
                 self.grave.know_hearsay(node, &finding.id);
+                self.prove_nothing(node, &finding.subject.name, "");
             } else if may_yet_count(finding) && self.to_blame(node).is_none() {
                 // It hangs already. Where a cleanup may have brought it about, the scan's word is awaited.
                 self.grave.know_hearsay(node, &finding.id);

@@ -96,8 +96,10 @@ impl Kind for RotatedLogs {
     }
 
     fn is_renamed(&self, root: &RootPolicy) -> bool {
-        let sibling = |p: &String| DEFAULT_SIBLING_PATTERNS.contains(&p.as_str()) || is_plainly_rotated(p);
-        root.patterns.iter().all(|p| is_plainly_rotated(p)) && root.sibling_patterns.iter().all(sibling)
+        // By its end alone `*.csv.gz` is no log that is renamed again and again.
+        let of_a_log = |p: &String| is_plainly_rotated(p) && (p.contains(".log.") || p.contains(".log-"));
+        let sibling = |p: &String| DEFAULT_SIBLING_PATTERNS.contains(&p.as_str()) || of_a_log(p);
+        root.patterns.iter().all(of_a_log) && root.sibling_patterns.iter().all(sibling)
     }
 
     fn takes(&self, rules: &RootRules, relative: &Path) -> Option<Taken> {

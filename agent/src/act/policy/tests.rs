@@ -123,8 +123,12 @@ fn a_rotation_that_renames_makes_nothing_young_for_longer_than_ten_minutes() {
         "no longer than min_age"
     );
     // What somebody else calls so, and other cleaners.
-    let own = RootPolicy { patterns: vec!["*.old".to_owned()], ..root() };
-    assert!(judge(own, [day, now - hour, day]).unwrap_err().contains("younger than"));
+    for own in ["*.old", "*.gz", "orders-*.csv.gz"] {
+        let own = RootPolicy { patterns: vec![own.to_owned()], ..root() };
+        assert!(judge(own, [day, now - hour, day]).unwrap_err().contains("younger than"));
+    }
+    let own = RootPolicy { patterns: vec!["app.log.[1-9]*".to_owned()], ..root() };
+    assert_eq!(judge(own, [day, now - hour, day]), Ok(19 * 86_400));
     let custom = RootPolicy { cleaner: Cleaner::Custom, patterns: vec!["*.tmp".to_owned()], ..root() };
     assert!(judge(custom, [day, now - hour, day]).is_err());
 }

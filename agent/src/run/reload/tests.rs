@@ -167,7 +167,8 @@ fn auto_waits_with_what_bounds_it_and_goes_on_when_that_is_taken_back() {
     assert!(said.ends_with(applied), "{said}");
     assert_eq!((live.mode, live.unapplied, live.pending_keys), (CleanupMode::Auto, None, 0));
     // A default that is written out is no edit.
-    let (_, live) = bench.taken(&one_root("auto", ", keep_newest: 1, excludes: []"));
+    let excludes = format!("{:?}", crate::act::policy::RootPolicy::new("/var/log").excludes);
+    let (_, live) = bench.taken(&one_root("auto", &format!(", keep_newest: 1, excludes: {excludes}")));
     assert_eq!((live.mode, live.unapplied), (CleanupMode::Auto, None));
 }
 

@@ -23,8 +23,6 @@ pub(super) struct Recent {
     pub(super) doubted: bool,
     /// Under which policy; `None`: it ended before a restart.
     pub(super) policy: Option<Hash>,
-    /// Whether its mount did not hold.
-    pub(super) unheld: bool,
 }
 
 impl Brake {
@@ -42,7 +40,6 @@ impl Brake {
                 granted_wall_ns: ended.granted_wall_ns,
                 doubted: false,
                 policy: None,
-                unheld: false,
             })
         });
         self.recent = recalled.collect();
@@ -72,13 +69,13 @@ impl Brake {
             granted_wall_ns: permit.granted_wall_ns,
             doubted: permit.doubted,
             policy: Some(permit.policy),
-            unheld: live.unheld,
         });
     }
 
     /// Cleanups were stopped.
     pub(super) fn doubt_recent(&mut self) {
         self.recent.iter_mut().for_each(|r| r.doubted = true);
+        self.unheld.clear();
     }
 
     /// The end of an action whose permit lapsed before its record came.
