@@ -31,9 +31,8 @@ pub(super) fn newest_of_each_family<'n>(
 /// How often a name was rotated, where that is in it: `app.log.12.gz`. A longer number is a date or a time.
 fn rotations(name: &[u8]) -> u32 {
     let bare = strip_compression(name);
-    let digits = bare.iter().rev().take_while(|b| b.is_ascii_digit()).count();
-    let (stem, number) = bare.split_at(bare.len() - digits);
-    if !stem.ends_with(b".") || digits > 3 {
+    let (stem, number) = bare.split_at(bare.len() - digits_at_end(bare));
+    if !stem.ends_with(b".") || number.len() > 3 {
         return 0;
     }
     number.iter().fold(0, |n, digit| n * 10 + u32::from(digit - b'0'))
@@ -60,7 +59,7 @@ pub(super) fn family(name: &[u8]) -> &[u8] {
 
 /// A name without the number at its end and what separates it, where that `is` one, by how many digits it has.
 fn without_number(name: &[u8], is: impl Fn(usize) -> bool) -> &[u8] {
-    let digits = name.iter().rev().take_while(|b| b.is_ascii_digit()).count();
+    let digits = digits_at_end(name);
     let stem = &name[..name.len() - digits];
     let separated = [b".", b"-", b"_", b":"].iter().find_map(|mark| stem.strip_suffix(*mark));
     separated.filter(|_| digits > 0 && is(digits)).unwrap_or(name)
@@ -74,7 +73,8 @@ pub(super) fn without_numbers(name: &[u8]) -> &[u8] {
     if stem.is_empty() { name } else { stem }
 }
 
-/// Whether it begins with a year and a month, or with day, month and year (in either order). A year alone may be a port or a shard (`redis-2001.log.1`).
+/// Whether it begins with a year and a month, or with day, month (in either order) and year. A year alone may be a port or a
+/// shard (`redis-2001.log.1`).
 fn is_dated(mark: &[u8]) -> bool {
     let digits = |part: &[u8]| part.iter().all(u8::is_ascii_digit);
     if let [a, b, b'-' | b'_' | b'.', c, d, b'-' | b'_' | b'.', b'1' | b'2', b'9' | b'0', e, f, ..] = mark {
@@ -98,12 +98,15 @@ pub(super) fn live_name(name: &[u8]) -> Option<&[u8]> {
     let stem = match bare.strip_suffix(b".old") {
         Some(stem) => stem,
         None => {
-            let digits = bare.iter().rev().take_while(|b| b.is_ascii_digit()).count();
-            let stem = &bare[..bare.len() - digits];
+            let stem = &bare[..bare.len() - digits_at_end(bare)];
             stem.strip_suffix(b".").or_else(|| stem.strip_suffix(b"-"))?
         }
     };
     (!stem.is_empty() && stem.len() < name.len()).then_some(stem)
+}
+
+fn digits_at_end(name: &[u8]) -> usize {
+    name.iter().rev().take_while(|b| b.is_ascii_digit()).count()
 }
 
 fn strip_compression(name: &[u8]) -> &[u8] {

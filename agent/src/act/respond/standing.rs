@@ -30,10 +30,9 @@ impl Respond {
     pub fn standing(&self, now: Moment) -> Standing {
         let troubled = || self.mounts.values().filter(|site| !site.findings.is_empty());
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-        let window = self.settings.breaker_window_ns;
         Standing {
             mode: self.mode(),
-            left_alone: count(troubled().filter(|s| s.breaker.is_open(window, now.boot_ns)).count()),
+            left_alone: count(self.left_alone(now).len()),
             nothing_to_clean: count(
                 troubled().filter(|s| s.last_plan.as_ref().is_some_and(Made::in_vain)).count(),
             ),
