@@ -2,9 +2,10 @@
 //! become unreadable while it runs, and stops that overtake everything.
 
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dogwatch_collector::brake::{Ledger, Refusal, Unknown};
 use dogwatch_collector::store::Store;
@@ -158,7 +159,7 @@ async fn doubt_outlives_a_collector_that_is_killed_before_it_wrote_anything() {
                 enrol(&store, node).await;
                 kit::until("it to be in the index", async || store.told(&store.mark())).await;
             }
-            copy_all(at.path(), killed.path());
+            copy_as_it_lies(at.path(), killed.path());
             drop(owner);
             store.close().await;
             at = killed;
@@ -175,17 +176,34 @@ async fn doubt_outlives_a_collector_that_is_killed_before_it_wrote_anything() {
     }
 }
 
-fn copy_all(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            fs::create_dir(&to).unwrap();
-            copy_all(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), &to).unwrap();
+/// What a collector that runs has on its disk. It moves its index aside and makes a new one meanwhile: where something
+/// went while it was copied, all is copied again.
+fn copy_as_it_lies(from: &Path, to: &Path) {
+    let begun = Instant::now();
+    loop {
+        match copy_all(from, to) {
+            Ok(()) => return,
+            Err(gone) if gone.kind() == ErrorKind::NotFound && begun.elapsed() < PATIENCE => {
+                fs::remove_dir_all(to).unwrap();
+                fs::create_dir(to).unwrap();
+            }
+            Err(error) => panic!("cannot copy {}: {error}", from.display()),
         }
     }
+}
+
+fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            fs::create_dir(&to)?;
+            copy_all(&entry.path(), &to)?;
+        } else {
+            fs::copy(entry.path(), &to)?;
+        }
+    }
+    Ok(())
 }
 
 #[tokio::test]
