@@ -13,8 +13,8 @@
 //!   other mounts fill as well, who is full soonest goes first, and each takes shorter turns (`crowd`).
 //! - A mount that fills again after [`Settings::breaker_cleanups`] cleanups within [`Settings::breaker_window_ns`] is left
 //!   alone for that long; that is a finding ([`Step::NotHolding`]), once each time.
-//! - Mode `plan` makes a plan once an episode, and again only when it expired or the need grew materially; in either mode,
-//!   where nothing could go, it is looked at again sooner (`again`).
+//! - Mode `plan` makes a plan once an episode, and again only when it expired, ever less often, or the need grew materially; in
+//!   either mode, where nothing could go, it is looked at again sooner (`again`).
 //! - In `auto` a plan that is durable waits for leave to begin ([`Gate`]); a stop ends what is under way ([`Step::Halt`]).
 //! - A person's command passes cooldown and breaker, never the mode, the roots, the budgets or a plan's expiry.
 //!

@@ -1,6 +1,9 @@
 //! Looking again where the last plan came to nothing: files grow old, are closed, and budgets come back, long before such
 //! a plan's lifetime is over.
 //!
+//! A plan that has objects and is for people to read (mode `plan`) is made again once it expired, and then each time after twice
+//! as long, up to [`LONGEST_PAUSE_NS`]: each one's record is of all its objects, and a disk may stay full for weeks.
+//!
 //! The first look is a minute after, each next one after twice as long, up to a plan's lifetime; it begins anew when the
 //! need grows or the episode ends. A person's plan that found something on the mount brings it forward.
 //!
@@ -19,6 +22,8 @@ use crate::act::shares::is_of_all;
 
 /// From a plan that came to nothing to the first look after it.
 const FIRST_PAUSE_NS: u64 = 60_000_000_000;
+/// The longest from a plan that has objects to the next of the same need: six records a day.
+const LONGEST_PAUSE_NS: u64 = 4 * 3_600_000_000_000;
 /// After a look there is a pause of so many times what it took.
 const REST: u64 = 10;
 /// Growth of the need that makes an old plan useless, as a fraction of the mount.
@@ -27,13 +32,14 @@ const MATERIAL_GROWTH: f64 = 0.05;
 /// The plan made last in the present episode.
 pub(super) struct Made {
     at_boot_ns: u64,
-    /// The largest of the plans that came to nothing one after the other, so that a need that swings is no growth.
+    /// The largest of the plans made one after the other that all came to nothing, or all had objects, so that a need that
+    /// swings is no growth.
     need_bytes: u64,
     severity: Severity,
     empty: bool,
     /// Whether it was for room that the mount lacked.
     wanted: bool,
-    /// From it to the next look.
+    /// From it to the next look; where it has objects, to the next plan.
     pause_ns: u64,
     /// From it to the next look that a person's plan brings forward.
     rest_ns: u64,
@@ -115,7 +121,8 @@ impl Site {
     pub(super) fn is_due(&self, trigger: &Trigger, others_look: bool, now: Moment) -> bool {
         let Some(made) = &self.last_plan else { return true };
         let since = now.boot_ns.saturating_sub(made.at_boot_ns);
-        if since >= lifetime_ns() || made.is_outgrown(trigger, severity(&self.findings)) {
+        let over_ns = if made.empty { lifetime_ns() } else { made.pause_ns };
+        if since >= over_ns || made.is_outgrown(trigger, severity(&self.findings)) {
             return true;
         }
         let pause = if made.found_by_person { made.rest_ns } else { made.pause_ns.max(made.rest_ns) };
@@ -132,34 +139,36 @@ impl Site {
         now: Moment,
     ) -> bool {
         let level = severity(&self.findings);
+        let empty = action.state == ActionState::Refused;
+        let (first_ns, longest_ns) =
+            if empty { (FIRST_PAUSE_NS, lifetime_ns()) } else { (lifetime_ns(), LONGEST_PAUSE_NS) };
         let mut made = Made {
             at_boot_ns: now.boot_ns,
             need_bytes: need_bytes(trigger),
             severity: level,
-            empty: action.state == ActionState::Refused,
+            empty,
             wanted: wants(trigger),
-            pause_ns: FIRST_PAUSE_NS,
+            pause_ns: first_ns,
             rest_ns,
             found_by_person: false,
             said: Vec::new(),
         };
-        let mut news = true;
-        if made.empty {
-            let vain = Vain::of(action, made.wanted);
-            if let Some(before) = self.last_plan.take().filter(|before| before.empty) {
-                if !before.is_outgrown(trigger, level) {
-                    // A look that a person brought forward says nothing of how long it is to wait.
-                    let times = if before.found_by_person { 1 } else { 2 };
-                    made.pause_ns = before.pause_ns.saturating_mul(times).min(lifetime_ns());
-                }
-                made.need_bytes = made.need_bytes.max(before.need_bytes);
-                made.severity = made.severity.max(before.severity);
-                news = matches!(vain, Vain::Budgets | Vain::Stays) && !before.said.contains(&vain);
-                made.said = before.said;
+        if let Some(before) = self.last_plan.take().filter(|before| before.empty == empty) {
+            if !before.is_outgrown(trigger, level) {
+                // A look that a person brought forward says nothing of how long it is to wait.
+                let times = if before.found_by_person { 1 } else { 2 };
+                made.pause_ns = before.pause_ns.saturating_mul(times).min(longest_ns);
             }
-            if news {
-                made.said.push(vain);
-            }
+            made.need_bytes = made.need_bytes.max(before.need_bytes);
+            made.severity = made.severity.max(before.severity);
+            made.said = before.said;
+        }
+        let vain = Vain::of(action, made.wanted);
+        let news = !empty
+            || made.said.is_empty()
+            || matches!(vain, Vain::Budgets | Vain::Stays) && !made.said.contains(&vain);
+        if empty && news {
+            made.said.push(vain);
         }
         self.last_plan = Some(made);
         news

@@ -6,9 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// The second at which the machine surveys again, ticking from `from`; `None` where that takes more than an hour.
+/// The second at which the machine surveys again, ticking from `from`; `None` where that takes more than five hours.
 fn looks_at(machine: &mut Respond, from: u64) -> Option<u64> {
-    (from..from + 3_600)
+    (from..from + 5 * 3_600)
         .find(|second| machine.on_tick(at(*second)).iter().any(|s| matches!(s, Step::Survey { .. })))
 }
 
@@ -38,6 +38,36 @@ fn where_nothing_could_go_it_is_looked_at_after_a_minute_and_then_less_often() {
             recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(second))), ActionState::Planned);
         assert_eq!((planned.objects.len(), stands(&machine, second)), (2, (0, 0)));
     }
+}
+
+#[test]
+fn a_plan_for_people_is_made_again_ever_less_often_while_the_disk_stays_full() {
+    let mut machine = machine(CleanupMode::Plan);
+    machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
+    let planned = |machine: &mut Respond, second| {
+        let steps = machine.on_survey("/data", Ok(&survey(4)), at(second));
+        let plan = recorded(one(steps), ActionState::Planned);
+        assert_eq!(machine.on_recorded(&plan, Ok(()), at(second)), []);
+        assert_eq!(plan.objects.len(), 2, "each record is whole");
+    };
+    planned(&mut machine, 0);
+    let mut second = 0;
+    for pause in [600, 1_200, 2_400, 4_800, 9_600, 14_400, 14_400] {
+        assert_eq!(looks_at(&mut machine, second + 1), Some(second + pause));
+        second += pause;
+        planned(&mut machine, second);
+    }
+    // More is needed, and in another episode it is new to people.
+    let grown = machine.on_finding(&finding(FindingState::Updated, Severity::Critical), at(second + 1));
+    assert!(matches!(one(grown), Step::Survey { .. }));
+    planned(&mut machine, second + 1);
+    assert_eq!(looks_at(&mut machine, second + 2), Some(second + 601));
+    planned(&mut machine, second + 601);
+    machine.on_finding(&finding(FindingState::Cleared, Severity::Critical), at(second + 602));
+    let anew = machine.on_finding(&finding(FindingState::Raised, Severity::High), at(second + 603));
+    assert!(matches!(one(anew), Step::Survey { .. }));
+    planned(&mut machine, second + 603);
+    assert_eq!(looks_at(&mut machine, second + 604), Some(second + 1_203));
 }
 
 #[test]
