@@ -267,6 +267,30 @@ fn a_new_file_on_an_old_inode_is_a_new_file() {
 }
 
 #[test]
+fn a_start_amid_a_rotation_hands_nothing_on_again() {
+    let mut rig = Rig::new("app.log");
+    rig.append("app.log", &numbered(0..10));
+    rig.turn();
+    let checkpoint = rig.commit();
+    fs::rename(rig.path("app.log"), rig.path("app.log.1")).unwrap();
+    // Birth times have the grain of the kernel's tick.
+    std::thread::sleep(Duration::from_millis(15));
+    rig.append("app.log", &numbered(10..20));
+    rig.turn();
+    // Killed here: only the journal knows of the second file, and while nobody writes to a new one it has no successor.
+    let journaled = rig.journaled();
+    rig.append("app.log", &numbered(20..25));
+    fs::rename(rig.path("app.log"), rig.path("app.log.2")).unwrap();
+    rig.start(Some(checkpoint), journaled);
+    rig.turn();
+    assert_eq!(numbers(&rig.lines()), (0..25).collect::<Vec<_>>());
+    std::thread::sleep(Duration::from_millis(15));
+    rig.append("app.log", &numbered(25..30));
+    rig.turn();
+    assert_eq!(numbers(&rig.lines()), (0..30).collect::<Vec<_>>());
+}
+
+#[test]
 fn what_the_journal_holds_is_not_handed_on_again() {
     let mut rig = Rig::new("*.log");
     rig.append("a.log", &numbered(0..10));

@@ -7,6 +7,8 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use dogwatch::record::{Moment, Stream};
 use memchr::{memchr, memrchr};
@@ -64,6 +66,7 @@ impl Tailer {
             for state in std::mem::take(&mut self.resume) {
                 self.find_again(state, now);
             }
+            self.follow_journaled(&visible, now);
         }
         for id in begun {
             self.follow_between(id, now);
@@ -228,7 +231,7 @@ impl Tailer {
     /// file that was followed under a path and before the one that is there now is a generation in between.
     fn follow_between(&mut self, id: (u64, u64), now: Moment) {
         let Some(new) = self.identities.get(&id).and_then(|k| self.files.get(k)) else { return };
-        let (source, path, born) = (new.source.clone(), PathBuf::from(&*new.source), new.born);
+        let (source, born) = (new.source.clone(), new.born);
         let before = self
             .files
             .values()
@@ -236,18 +239,48 @@ impl Tailer {
             .filter_map(|f| f.born)
             .max();
         let (Some(before), Some(born)) = (before, born) else { return };
-        let missed = generations(&path, |p, o| {
-            o.born.is_some_and(|b| b > before && b < born)
+        for file in self.rotated(&source, now, |b| b > before && b < born) {
+            self.add(file);
+        }
+    }
+
+    /// Between a rotation's rename and the first line after it, nobody shows that a log was rotated. What the journal has of
+    /// it is known at the start alone: up to the last file that it knows, what was born since is followed then.
+    fn follow_journaled(&mut self, visible: &HashMap<(u64, u64), bool>, now: Moment) {
+        let mut newest: HashMap<Arc<str>, (Option<SystemTime>, bool)> = HashMap::new();
+        for file in self.files.values() {
+            let shown = visible.contains_key(&(file.device, file.inode));
+            let most = newest.entry(Arc::clone(&file.source)).or_default();
+            *most = (*most).max((file.born, shown));
+        }
+        for (source, (born, shown)) in newest {
+            let (Some(before), false) = (born, shown) else { continue };
+            let mut missed = self.rotated(&source, now, |b| b > before);
+            let known = |f: &&Followed| f.evidence_to.is_some() || f.recorder_to.is_some();
+            let last = missed.iter().filter(known).map(|f| f.born).max();
+            missed.retain(|f| Some(f.born) <= last);
+            for file in missed {
+                self.add(file);
+            }
+        }
+    }
+
+    /// What is a generation of `source` by its name, was born when `missed` says and is not followed yet: out of the globs'
+    /// sight from the start.
+    fn rotated(&mut self, source: &str, now: Moment, missed: impl Fn(SystemTime) -> bool) -> Vec<Followed> {
+        let missed = generations(Path::new(source), |p, o| {
+            o.born.is_some_and(&missed)
                 && !self.identities.contains_key(&(o.device, o.inode))
                 && !self.discovery.excludes(p)
         });
-        for opened in missed {
-            let mut file = self.followed(opened, &source, now);
-            // Out of the globs' sight from the start; it may be a copy like any other.
+        let follow = |opened| {
+            let mut file = self.followed(opened, source, now);
+            // It may be a copy like any other.
             self.place_new(&mut file);
             (file.place, file.fresh) = (Place::Rotated, file.offset == 0);
-            self.add(file);
-        }
+            file
+        };
+        missed.into_iter().map(follow).collect()
     }
 
     /// The checkpoint's entry for `opened`, if there is one. The device is asked only where nothing else tells.
