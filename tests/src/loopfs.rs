@@ -28,7 +28,9 @@ const FIFREEZE: libc::c_ulong = 0xc004_5877;
 /// `_IOWR('X', 120, int)`.
 const FITHAW: libc::c_ulong = 0xc004_5878;
 /// How long an unmount waits for the last descriptor of a process that is ending.
-const UNMOUNT_WAIT: Duration = Duration::from_secs(10);
+const UNMOUNT_WAIT: Duration = Duration::from_secs(60);
+/// How long a mount waits for the last copy of the one before it.
+const HELD_ELSEWHERE: Duration = Duration::from_secs(60);
 /// Pause between two attempts at it.
 const UNMOUNT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -121,9 +123,23 @@ impl LoopFs {
 
     /// Unmounts and mounts again, so that nothing but the image remembers. Every process with an open file beneath
     /// must have ended or be ending. A [`LoopFs::memory`] comes back empty.
+    ///
+    /// A mount namespace that somebody made meanwhile holds a copy of the mount, and with that the filesystem as it was
+    /// shut down: it is waited for.
     pub fn remount(&self) -> Result<()> {
-        self.unmount()?;
-        self.mount()
+        let begun = Instant::now();
+        loop {
+            self.unmount()?;
+            self.mount()?;
+            match File::open(&self.mount_point).and_then(|root| root.sync_all()) {
+                Err(e) if e.raw_os_error() == Some(libc::EIO) && begun.elapsed() < HELD_ELSEWHERE => {
+                    std::thread::sleep(UNMOUNT_PAUSE);
+                }
+                synced => {
+                    return synced.with_context(|| format!("cannot sync {}", self.mount_point.display()));
+                }
+            }
+        }
     }
 
     /// Writes one file, `filler`, until the filesystem has no byte left for anybody, root's reserve included.
