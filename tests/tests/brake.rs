@@ -470,6 +470,8 @@ fn a_bad_rule_harms_at_most_as_many_of_50_nodes_as_may_clean_at_a_time() {
     assert_eq!(fleet.harmed(), harmed, "nothing more was harmed once it was stopped");
     assert!((1..=LIMIT).contains(&harmed), "{harmed} of {NODES} nodes harmed");
     assert!(tripped["reason"].as_str().unwrap().contains("mount-read-only"), "{tripped}");
+    assert_eq!(tripped["cause_rule"], "mount-read-only", "{tripped}");
+    assert_ne!(tripped["cause_finding"], tripped["finding"], "what it was decided on, not what it raised");
     until("the incident, also where the collector was killed before it could open it", PATIENCE, || {
         let said = |i: &&Value| {
             i["severity"] == "critical"

@@ -31,6 +31,8 @@ use super::words;
 
 /// How the refusal begins that speaks of budgets.
 const BUDGETS: &str = "budgets: ";
+/// How the detail begins of a plan of a mount that has the room that is wanted.
+const NEEDLESS: &str = "nothing needs to go";
 /// How long a plan may be applied, by default.
 pub const PLAN_LIFETIME_NS: i64 = 600 * 1_000_000_000;
 /// Most bytes that the objects of one action may take in its record, so that it fits a block with its refusals.
@@ -192,10 +194,15 @@ pub(super) fn is_cut_short(action: &Action) -> bool {
     action.refused.iter().any(|r| r.path.is_none() && r.reason.starts_with(BUDGETS))
 }
 
+/// Whether nothing came of a plan because its mount has the room that is wanted: nothing kept anything from going.
+pub fn is_needless(action: &Action) -> bool {
+    action.state == ActionState::Refused && action.objects.is_empty() && action.detail.starts_with(NEEDLESS)
+}
+
 fn detail(trigger: &Trigger, need: Need, sum: &Sum, removable: usize, over: &str) -> String {
     let available = words::bytes(trigger.available_bytes);
     if need.is_met(&Sum::default()) {
-        return format!("nothing needs to go: {available} are available, {} are wanted", {
+        return format!("{NEEDLESS}: {available} are available, {} are wanted", {
             words::bytes(trigger.target_available_bytes)
         });
     }

@@ -121,7 +121,10 @@ impl Export {
         page.counter("plans", "Cleanup plans made", get(&f.plans))?;
         page.counter("cleanups", "Cleanups carried out", get(&f.cleanups))?;
         page.counter("cleanups_failed", "Cleanups that failed", get(&f.failed_cleanups))?;
-        page.counter("cleanups_refused", "Cleanups refused", get(&f.refused_cleanups))?;
+        let help = "Cleanups refused; plans that were not needed are not among them";
+        page.counter("cleanups_refused", help, get(&f.refused_cleanups))?;
+        let help = "Plans, a person's or the node's, of a mount that has the room that is wanted";
+        page.counter("cleanups_not_needed", help, get(&f.needless_plans))?;
         let waiting = get(&f.cleanups_waiting) as f64;
         page.gauge("cleanups_waiting", "Cleanups that wait for leave to begin", waiting)?;
         let help = "How long the cleanup has waited for leave that waits for longest; 0: none waits";

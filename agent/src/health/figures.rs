@@ -43,6 +43,8 @@ pub struct Figures {
     pub failed_cleanups: AtomicU64,
     /// Cleanups refused.
     pub refused_cleanups: AtomicU64,
+    /// Plans of which nothing came because the mount had the room that is wanted.
+    pub needless_plans: AtomicU64,
     /// Cleanups that wait for leave now.
     pub cleanups_waiting: AtomicU64,
     /// How long the one has that waits for longest, ms.

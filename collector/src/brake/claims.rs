@@ -148,6 +148,7 @@ mod tests {
             action: None,
             cites: Vec::new(),
             past: Some(claim.state),
+            cause: None,
         };
         decide(ledger, what);
     }

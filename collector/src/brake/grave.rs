@@ -16,7 +16,7 @@ const MAX_GRAVE: usize = 50_000;
 /// Of one node: far more than a node has at a time, and one that makes them up takes no others' room.
 const MAX_GRAVE_OF_NODE: usize = 64;
 /// Longest id of a finding that is remembered; agents' are digests.
-const MAX_FINDING_ID: usize = 128;
+pub(super) const MAX_FINDING_ID: usize = 128;
 /// Cleanups that stopped everything and are remembered for it, the newest: each was released by a person.
 const MAX_JUDGED: usize = 128;
 

@@ -208,7 +208,8 @@ impl Handle {
     ) -> Result<FleetBrake, Refusal> {
         let reason = checked(&reason)?;
         let (finding, cites) = (String::new(), Vec::new());
-        self.stop(What::BrakeTripped { reason, finding, node, action, cites, past: None }, actor).await
+        let what = What::BrakeTripped { reason, finding, node, action, cites, past: None, cause: None };
+        self.stop(what, actor).await
     }
 
     /// `actor` lets cleanups go on. `looked`: what was looked at, if that is known; what stopped cleanups or a node since

@@ -324,7 +324,7 @@ impl Keeper {
     /// A stop as it is written.
     fn sealed(&self, what: What, actor: &str) -> Decision {
         let mut decision = Decision { wall_ns: clock::wall_ns(), actor: actor.to_owned(), what };
-        if let What::BrakeTripped { reason, finding, node, action, cites, .. } = &mut decision.what {
+        if let What::BrakeTripped { reason, finding, node, action, cites, cause, .. } = &mut decision.what {
             *reason = reason.chars().take(MAX_REASON_CHARS).collect();
             let stopped = Stopped {
                 wall_ns: decision.wall_ns,
@@ -334,6 +334,7 @@ impl Keeper {
                 node: node.clone(),
                 action: action.clone(),
                 cites: cites.clone(),
+                cause: cause.clone(),
             };
             // One finding as long as cleanups are stopped, whoever says so again.
             *finding = match &self.brake.ledger().tripped {

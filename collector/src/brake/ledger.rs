@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 use super::STOPPED_RULE;
 use crate::incident::COLLECTOR;
 use crate::say::finding_id;
-use crate::store::decision::{Decision, Past, PermitEnd, What};
+use crate::store::decision::{Cause, Decision, Past, PermitEnd, What};
 
 /// Most permits that are out: some for each place, since a node may have several mounts.
 pub const MAX_PERMITS: usize = 1_000;
@@ -106,6 +106,9 @@ pub struct Stopped {
     pub action: Option<String>,
     /// What shows it.
     pub cites: Vec<RecordRef>,
+    /// On what of that node the collector decided it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
 }
 
 /// A permit that is out.
@@ -205,18 +208,20 @@ impl Ledger {
             node: None,
             action: None,
             cites: Vec::new(),
+            cause: None,
         };
         match &decision.what {
             What::BrakePaused { reason } => {
                 self.paused = Some(stop(reason));
                 self.step(decision.wall_ns, &decision.actor, "pause", reason, &[]);
             }
-            What::BrakeTripped { reason, finding, node, action, cites, past } => {
+            What::BrakeTripped { reason, finding, node, action, cites, past, cause } => {
                 let stopped = Stopped {
                     finding: finding.clone(),
                     node: node.clone(),
                     action: action.clone(),
                     cites: cites.clone(),
+                    cause: cause.clone(),
                     ..stop(reason)
                 };
                 self.trip(stopped);
@@ -293,6 +298,7 @@ impl Ledger {
             node: None,
             action: None,
             cites: Vec::new(),
+            cause: None,
         });
         self.step(wall_ns, COLLECTOR, "unread", &reason, &[]);
     }

@@ -41,7 +41,7 @@ use crate::store::decision::{Decision, PermitEnd, What};
 use crate::wording::span;
 use late::Recent;
 use unheld::Unheld;
-use what::{blame, is_trip, trip};
+use what::{blame, by_cleanup, by_finding, is_trip, trip};
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// Asks that wait at most: each mount of the largest fleet that fills at once is far below.
@@ -377,7 +377,7 @@ impl Brake {
                     permit.action,
                     span(i64::try_from((self.lease_ns() + GRACE_NS) / SECOND_NS).unwrap_or(i64::MAX))
                 );
-                out.push(trip(why, Some(permit), Vec::new()));
+                out.push(trip(why, permit, Vec::new()));
             }
             out.push(What::PermitEnded { node: key.0, action: key.1, how });
         }
@@ -405,7 +405,7 @@ impl Brake {
         if let Some(why) = wrong_action(action).filter(|_| action.state != ActionState::Refused)
             && self.may_trip(node, &action.id)
         {
-            out.push(trip(format!("node {node}: {why}"), Some(&permit), vec![cite]));
+            out.push(trip(format!("node {node}: {why}"), &permit, vec![cite]));
         }
         out
     }
@@ -442,7 +442,7 @@ impl Brake {
         }
         let cites: Vec<RecordRef> = cite.into_iter().collect();
         if is_unheld(finding) {
-            return self.observe_unheld(node, &finding.subject.name, &why, cites);
+            return self.observe_unheld(node, finding, &why, cites);
         }
         let blamed = if is_silence(finding) {
             // It was heard of after its last watch.
@@ -451,7 +451,8 @@ impl Brake {
             self.to_blame(node)
         };
         let Some(action) = blamed.map(str::to_owned) else { return Vec::new() };
-        vec![blame(format!("node {node}: {why}"), node, &action, cites)]
+        let cause = by_finding(finding, self.mount_of(node, &action));
+        vec![blame(format!("node {node}: {why}"), node, &action, cites, cause)]
     }
 
     /// The cleanup of a node that what is found there now may be the doing of: one that began, at work or ended a while ago.
@@ -472,7 +473,8 @@ impl Brake {
 
     /// What speaks against a cleanup of a node that is no finding, where it may stop everything.
     pub fn blame(&self, node: &NodeName, action: &str, why: String) -> Option<What> {
-        self.may_trip(node, action).then(|| blame(why, node, action, Vec::new()))
+        let cause = || by_cleanup(self.mount_of(node, action));
+        self.may_trip(node, action).then(|| blame(why, node, action, Vec::new(), cause()))
     }
 
     /// Takes a finding that speaks against a cleanup as one that holds already; whether that is news.

@@ -101,8 +101,12 @@ pub(super) fn remedy(stopped: &Stopped) -> Option<String> {
     })
 }
 
-/// Whether cleanups were stopped because a node fell silent: by the reason, which begins with the finding's rule.
+/// Whether cleanups were stopped because a node fell silent. A stop of a version that named no cause says it by its reason,
+/// which begins with the finding's rule.
 fn is_of_silence(stopped: &Stopped, node: &NodeName) -> bool {
+    if let Some(cause) = &stopped.cause {
+        return cause.rule == SILENT_RULE;
+    }
     let said = stopped.reason.strip_prefix("node ").and_then(|r| r.strip_prefix(node.as_str()));
     said.is_some_and(|r| r.starts_with(&format!(": {SILENT_RULE} (")))
 }
@@ -115,6 +119,7 @@ fn doubt(reason: String, told: Option<(&NodeName, Past)>) -> What {
         action: None,
         cites: Vec::new(),
         past: told.map(|(_, state)| state),
+        cause: None,
     }
 }
 
@@ -133,6 +138,8 @@ pub(super) fn raised(stopped: &Stopped) -> Finding {
     let mut facts = vec![Fact::new("stopped_by", &stopped.by)];
     facts.extend(stopped.node.iter().map(|n| Fact::new("node_name", n)));
     facts.extend(stopped.action.iter().map(|a| Fact::new("action", a)));
+    let cause = stopped.cause.as_ref().filter(|c| !c.finding.is_empty());
+    facts.extend(cause.map(|c| Fact::new("cause", &c.finding)));
     let mut finding = make(
         STOPPED_RULE,
         Severity::Critical,

@@ -1,6 +1,7 @@
 //! The machine as scenarios; what must hold whatever happens is in [`order`].
 
 mod bounds;
+mod cause;
 mod doubt;
 mod hangs;
 mod order;

@@ -9,8 +9,8 @@ use tonic::{Request, Response, Status};
 
 use super::Query;
 use super::messages::severity;
-use crate::brake::{FleetBrake, Looked, Refusal};
-use crate::store::decision::Past;
+use crate::brake::{FleetBrake, Looked, Refusal, Stopped};
+use crate::store::decision::{Cause, Past};
 
 /// Longest reason of a node's that is repeated, in characters.
 const MAX_TOLD_CHARS: usize = 100;
@@ -135,10 +135,7 @@ impl Query {
             since_wall_ns: p.wall_ns,
         });
         if let Some(stopped) = ledger.stopped() {
-            (out.reason, out.actor) = (stopped.reason.clone(), stopped.by.clone());
-            (out.since_wall_ns, out.finding) = (stopped.wall_ns, stopped.finding.clone());
-            out.node = stopped.node.as_ref().map(ToString::to_string).unwrap_or_default();
-            out.action_id = stopped.action.clone().unwrap_or_default();
+            out = why_stopped(stopped, out);
         }
         let alone = alone.into_iter().map(|a| wire::FleetAlone {
             node: a.node.to_string(),
@@ -176,6 +173,23 @@ impl Query {
             });
         out.policies = policies.collect();
         out
+    }
+}
+
+/// `out` with what is told of a stop.
+fn why_stopped(stopped: &Stopped, out: wire::FleetBrake) -> wire::FleetBrake {
+    let Cause { mount, rule, finding } = stopped.cause.clone().unwrap_or_default();
+    wire::FleetBrake {
+        reason: stopped.reason.clone(),
+        actor: stopped.by.clone(),
+        since_wall_ns: stopped.wall_ns,
+        finding: stopped.finding.clone(),
+        node: stopped.node.as_ref().map(ToString::to_string).unwrap_or_default(),
+        action_id: stopped.action.clone().unwrap_or_default(),
+        mount,
+        cause_rule: rule,
+        cause_finding: finding,
+        ..out
     }
 }
 
@@ -219,6 +233,38 @@ fn refuse(refusal: Refusal) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stop_is_told_with_its_cause_beside_the_finding_that_it_raised() {
+        let mut stopped = Stopped {
+            wall_ns: 5,
+            by: "collector".to_owned(),
+            reason: "node node-1: mount-read-only (critical) after its cleanup: it is".to_owned(),
+            finding: "f-stop".to_owned(),
+            node: Some("node-1".parse().unwrap()),
+            action: Some("a-1".to_owned()),
+            cites: Vec::new(),
+            cause: Some(Cause {
+                mount: "/var".to_owned(),
+                rule: "mount-read-only".to_owned(),
+                finding: "f-1".to_owned(),
+            }),
+        };
+        let told = why_stopped(&stopped, wire::FleetBrake { max_nodes: 3, ..wire::FleetBrake::default() });
+        assert_eq!(
+            (told.node.as_str(), told.mount.as_str(), told.action_id.as_str()),
+            ("node-1", "/var", "a-1")
+        );
+        assert_eq!((told.cause_rule.as_str(), told.cause_finding.as_str()), ("mount-read-only", "f-1"));
+        assert_eq!((told.finding.as_str(), told.since_wall_ns, told.max_nodes), ("f-stop", 5, 3));
+        // A person's, or one of a version that said none.
+        stopped.cause = None;
+        let told = why_stopped(&stopped, wire::FleetBrake::default());
+        assert_eq!(
+            (told.mount + &told.cause_rule + &told.cause_finding, told.finding),
+            (String::new(), "f-stop".into())
+        );
+    }
 
     #[test]
     fn an_id_that_several_nodes_gave_is_nobodys_until_one_is_named() {

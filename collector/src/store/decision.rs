@@ -213,6 +213,9 @@ pub enum What {
         /// A state of the brake that a node has in force and this collector knew nothing of.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         past: Option<Past>,
+        /// On what the collector decided it; `None` of a person's, of a doubt, and of versions that did not say it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cause: Option<Cause>,
     },
     /// A person let cleanups go on.
     BrakeReleased {
@@ -261,6 +264,18 @@ pub enum What {
         /// How.
         how: PermitEnd,
     },
+}
+
+/// On what of a node the collector stopped cleanups.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Cause {
+    /// The mount of the cleanup; empty where nobody knows it any more.
+    pub mount: String,
+    /// The rule of the finding that speaks against it; empty where none does, but the cleanup itself.
+    pub rule: String,
+    /// That finding; empty also where its id is too long to be kept.
+    pub finding: String,
 }
 
 /// A state of the fleet brake, as nodes are told it.

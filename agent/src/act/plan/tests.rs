@@ -300,8 +300,10 @@ fn nothing_needed_and_nothing_there_are_said() {
     let action = make(vec![candidate("/logs/a.log.1", 1, 10, 5)], &trigger(0, 0), &rules);
     assert_eq!(action.state, ActionState::Refused);
     assert!(action.detail.starts_with("nothing needs to go"), "{}", action.detail);
+    assert!(is_needless(&action));
     let action = make(Vec::new(), &trigger(10, 0), &rules);
     assert!(action.detail.contains("nothing may go"), "{}", action.detail);
+    assert!(!is_needless(&action));
 }
 
 proptest! {

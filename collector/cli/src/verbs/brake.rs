@@ -130,6 +130,34 @@ fn stops(stands: &FleetBrake) -> Vec<String> {
     Some(first).filter(|_| stands.state != "open").into_iter().chain(beneath).collect()
 }
 
+/// What a stop is about, and where to look.
+fn about(stands: &FleetBrake) -> Vec<String> {
+    let (rule, found) = (&stands.cause_rule, &stands.cause_finding);
+    let cause =
+        rule.as_ref().map(|r| found.as_ref().map_or_else(|| r.clone(), |f| format!("{r}, finding {f}")));
+    let of = [
+        ("node", &stands.node),
+        ("mount", &stands.mount),
+        ("action", &stands.action),
+        ("cause", &cause),
+        ("finding", &stands.finding),
+    ];
+    let said =
+        of.into_iter().filter_map(|(what, value)| Some(format!("{what}  {}", safe(value.as_deref()?))));
+    let look = [("findings", found), ("actions", &stands.action)];
+    let look = look.into_iter().filter_map(|(what, id)| {
+        let id = id.as_deref().filter(|id| is_word(id))?;
+        Some(format!("look  dogwatch get {what} {id} -o yaml"))
+    });
+    said.chain(look).collect()
+}
+
+/// Whether a shell takes it for itself alone, and no program for an option: nodes make their ids, and this is copied there.
+fn is_word(id: &str) -> bool {
+    id.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && id.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+}
+
 /// How it stands once all connected nodes said that they have it, if they do so within [`HEARD_WITHIN`].
 async fn heard(desk: &mut Desk, stands: FleetBrake) -> FleetBrake {
     let mut newest = stands;
@@ -224,12 +252,8 @@ fn head(io: &mut Io<'_>, stands: &FleetBrake) -> Result<(), CliError> {
                 writeln!(io.out, "  also {also}")?;
             }
             writeln!(io.out, "  {crowd}")?;
-            for (what, value) in
-                [("node", &stands.node), ("action", &stands.action), ("finding", &stands.finding)]
-            {
-                if let Some(value) = value {
-                    writeln!(io.out, "  {what}  {}", safe(value))?;
-                }
+            for line in about(stands) {
+                writeln!(io.out, "  {line}")?;
             }
             if let Some(why) = &stands.not_kept {
                 writeln!(io.out, "  not kept yet: a restart of the collector may forget it ({})", safe(why))?;
@@ -240,4 +264,68 @@ fn head(io: &mut Io<'_>, stands: &FleetBrake) -> Result<(), CliError> {
         writeln!(io.out, "  note  {}", safe(note))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use dogwatch::wire;
+
+    use super::*;
+
+    #[test]
+    fn a_stop_is_shown_with_its_cause_and_where_to_look() {
+        let tripped = wire::FleetBrake {
+            state: "tripped".into(),
+            node: "node-1".into(),
+            mount: "/var".into(),
+            action_id: "a-1".into(),
+            cause_rule: "mount-read-only".into(),
+            cause_finding: "f-1".into(),
+            finding: "f-stop".into(),
+            ..Default::default()
+        };
+        let lines = about(&tripped.clone().into());
+        assert_eq!(
+            lines,
+            [
+                "node  node-1",
+                "mount  /var",
+                "action  a-1",
+                "cause  mount-read-only, finding f-1",
+                "finding  f-stop",
+                "look  dogwatch get findings f-1 -o yaml",
+                "look  dogwatch get actions a-1 -o yaml",
+            ]
+        );
+        let json = serde_json::to_value(FleetBrake::from(tripped.clone())).unwrap();
+        assert_eq!((&json["mount"], &json["cause_finding"]), (&"/var".into(), &"f-1".into()));
+        assert_eq!((&json["cause_rule"], &json["finding"]), (&"mount-read-only".into(), &"f-stop".into()));
+        // The cleanup itself, as a collector of any version says it.
+        let old = wire::FleetBrake {
+            mount: String::new(),
+            cause_rule: String::new(),
+            cause_finding: String::new(),
+            ..tripped
+        };
+        let lines = about(&old.into());
+        assert_eq!(
+            lines,
+            ["node  node-1", "action  a-1", "finding  f-stop", "look  dogwatch get actions a-1 -o yaml"]
+        );
+    }
+
+    #[test]
+    fn no_command_is_shown_that_a_node_could_have_written() {
+        for id in ["f-1; reboot", "$(reboot)", "`id`", "f 1", "--node", "f-1\n", "\u{1b}[2J", "ü", "'", ""] {
+            let stop = wire::FleetBrake {
+                action_id: id.into(),
+                cause_rule: "x".into(),
+                cause_finding: id.into(),
+                ..Default::default()
+            };
+            let lines = about(&stop.into());
+            assert!(lines.iter().all(|l| !l.starts_with("look")), "{lines:?}");
+            assert!(lines.iter().all(|l| !l.contains(char::is_control)), "{lines:?}");
+        }
+    }
 }

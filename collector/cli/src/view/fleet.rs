@@ -16,7 +16,13 @@ pub(crate) struct FleetBrake {
     pub(crate) actor: Option<String>,
     pub(crate) since: Option<Utc>,
     pub(crate) node: Option<String>,
+    /// Where that cleanup was.
+    pub(crate) mount: Option<String>,
     pub(crate) action: Option<String>,
+    /// The finding that speaks against it, and its rule.
+    pub(crate) cause_rule: Option<String>,
+    pub(crate) cause_finding: Option<String>,
+    /// The one that the stop itself raised.
     pub(crate) finding: Option<String>,
     pub(crate) max_nodes: u32,
     pub(crate) tripped_total: u64,
@@ -129,7 +135,10 @@ impl From<wire::FleetBrake> for FleetBrake {
             actor: known(b.actor),
             since: Utc::known(b.since_wall_ns),
             node: known(b.node),
+            mount: known(b.mount),
             action: known(b.action_id),
+            cause_rule: known(b.cause_rule),
+            cause_finding: known(b.cause_finding),
             finding: known(b.finding),
             max_nodes: b.max_nodes,
             tripped_total: b.tripped_total,

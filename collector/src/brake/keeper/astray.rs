@@ -46,8 +46,8 @@ impl Keeper {
         let paused = ledger.paused.clone().map(|s| (What::BrakePaused { reason: s.reason }, s.by));
         let tripped = ledger.tripped.clone().map(|s| {
             let (finding, past) = (s.finding, None);
-            let (reason, node, action, cites) = (s.reason, s.node, s.action, s.cites);
-            (What::BrakeTripped { reason, finding, node, action, cites, past }, s.by)
+            let (reason, node, action, cites, cause) = (s.reason, s.node, s.action, s.cites, s.cause);
+            (What::BrakeTripped { reason, finding, node, action, cites, past, cause }, s.by)
         });
         if paused.is_none() && tripped.is_none() {
             // No action is without an id.

@@ -154,6 +154,7 @@ async fn a_release_ends_no_trip_that_came_after_what_was_looked_at() {
         action: None,
         cites: Vec::new(),
         past: None,
+        cause: None,
     };
     keeper.stop(trip, "collector").await;
     let mut release = async |why: &str, revision| {
@@ -349,6 +350,7 @@ async fn a_stop_that_the_journal_refused_has_its_finding_once_the_journal_takes_
         action: Some(long),
         cites: Vec::new(),
         past: None,
+        cause: None,
     };
     keeper.stop(stop, COLLECTOR).await;
     assert!(keeper.not_kept().is_some() && keeper.brake.ledger().tripped.is_some());

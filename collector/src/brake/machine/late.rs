@@ -6,7 +6,7 @@ use dogwatch::record::{Action, ActionState, Hash, NodeName, RecordRef};
 
 use super::super::judge::wrong_action;
 use super::super::ledger::{LATE_NS, MAX_ENDED, Permit};
-use super::what::blame;
+use super::what::{blame, by_cleanup};
 use super::{Brake, Live};
 use crate::store::decision::What;
 
@@ -23,6 +23,8 @@ pub(super) struct Recent {
     pub(super) doubted: bool,
     /// Under which policy; `None`: it ended before a restart.
     pub(super) policy: Option<Hash>,
+    /// On which mount; likewise.
+    mount: Option<String>,
 }
 
 impl Brake {
@@ -40,6 +42,7 @@ impl Brake {
                 granted_wall_ns: ended.granted_wall_ns,
                 doubted: false,
                 policy: None,
+                mount: None,
             })
         });
         self.recent = recalled.collect();
@@ -69,6 +72,7 @@ impl Brake {
             granted_wall_ns: permit.granted_wall_ns,
             doubted: permit.doubted,
             policy: Some(permit.policy),
+            mount: Some(permit.mount.clone()),
         });
     }
 
@@ -85,8 +89,15 @@ impl Brake {
         recent.begun |= action.state == ActionState::Started;
         let why = wrong_action(action).filter(|_| action.state != ActionState::Refused);
         let why = why.filter(|_| self.may_trip(node, &action.id));
-        why.map(|why| blame(format!("node {node}: {why}"), node, &action.id, vec![cite]))
-            .into_iter()
-            .collect()
+        let Some(why) = why else { return Vec::new() };
+        let cause = by_cleanup(self.mount_of(node, &action.id));
+        vec![blame(format!("node {node}: {why}"), node, &action.id, vec![cite], cause)]
+    }
+
+    /// The mount of a cleanup whose permit is out or ended a while ago; empty where nobody knows it any more.
+    pub(super) fn mount_of(&self, node: &NodeName, action: &str) -> String {
+        let recent = || self.recent.iter().find(|r| r.node == *node && r.action == action)?.mount.clone();
+        let out = self.ledger.permit(node, action).map(|p| p.mount.clone());
+        out.or_else(recent).unwrap_or_default()
     }
 }

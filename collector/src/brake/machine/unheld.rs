@@ -5,11 +5,11 @@
 //! needed, and made anew. That stops everything. It is remembered for a while ([`LATE_NS`]), of one finding of each node, and
 //! forgotten once cleanups were stopped.
 
-use dogwatch::record::{Hash, NodeName, RecordRef};
+use dogwatch::record::{Finding, Hash, NodeName, RecordRef};
 
 use super::super::ledger::LATE_NS;
 use super::Brake;
-use super::what::blame;
+use super::what::{blame, by_finding};
 use crate::store::decision::What;
 
 /// Most nodes that are remembered; more than have places.
@@ -25,14 +25,15 @@ pub(super) struct Unheld {
 }
 
 impl Brake {
-    /// A mount of a node does not hold, which is news; `why` in words.
+    /// A mount of a node does not hold, which `finding` says and is news; `why` in words.
     pub(super) fn observe_unheld(
         &mut self,
         node: &NodeName,
-        mount: &str,
+        finding: &Finding,
         why: &str,
         cites: Vec<RecordRef>,
     ) -> Vec<What> {
+        let mount = finding.subject.name.as_str();
         let of_mount = self.permits_to_blame(node).find(|p| p.mount == mount).map(|p| p.action.as_str());
         let Some(action) = of_mount.or_else(|| self.to_blame(node)).map(str::to_owned) else {
             return Vec::new();
@@ -50,7 +51,7 @@ impl Brake {
                 _ => "(of one nobody knows under which policy, since it ended before the collector's start) ",
             };
             let why = format!("cleanups {under}hold neither on node {other} nor on node {node}: {why}");
-            blame(why, node, &action, cites)
+            blame(why, node, &action, cites, by_finding(finding, self.mount_of(node, &action)))
         };
         other.map(stop).into_iter().collect()
     }

@@ -1,10 +1,14 @@
 //! Decisions of the machine, as they are written.
 
-use dogwatch::record::{NodeName, RecordRef};
+use dogwatch::record::{Finding, NodeName, RecordRef};
 
 use super::super::Ask;
+use super::super::grave::MAX_FINDING_ID;
 use super::super::ledger::Permit;
-use crate::store::decision::What;
+use crate::store::decision::{Cause, What};
+
+/// Longest rule that a stop names, in characters; a rules file's are far shorter.
+const MAX_RULE_CHARS: usize = 128;
 
 /// A permit for what was asked.
 pub(super) fn grant(ask: &Ask, canary: bool) -> What {
@@ -20,22 +24,36 @@ pub(super) fn grant(ask: &Ask, canary: bool) -> What {
     }
 }
 
-/// A stop for the cleanup that a permit was for; the owner gives the finding its id.
-pub(super) fn trip(reason: String, permit: Option<&Permit>, cites: Vec<RecordRef>) -> What {
-    What::BrakeTripped {
-        reason,
-        finding: String::new(),
-        node: permit.map(|p| p.node.clone()),
-        action: permit.map(|p| p.action.clone()),
-        cites,
-        past: None,
-    }
+/// A stop for the cleanup that a permit was for.
+pub(super) fn trip(reason: String, permit: &Permit, cites: Vec<RecordRef>) -> What {
+    blame(reason, &permit.node, &permit.action, cites, by_cleanup(permit.mount.clone()))
 }
 
-/// About an action, its permit being over or not.
-pub(super) fn blame(reason: String, node: &NodeName, action: &str, cites: Vec<RecordRef>) -> What {
+/// About an action, its permit being over or not; the owner gives the finding its id.
+pub(super) fn blame(
+    reason: String,
+    node: &NodeName,
+    action: &str,
+    cites: Vec<RecordRef>,
+    cause: Cause,
+) -> What {
     let (finding, node, action) = (String::new(), Some(node.clone()), Some(action.to_owned()));
-    What::BrakeTripped { reason, finding, node, action, cites, past: None }
+    What::BrakeTripped { reason, finding, node, action, cites, past: None, cause: Some(cause) }
+}
+
+/// No finding, but a cleanup of `mount`.
+pub(super) fn by_cleanup(mount: String) -> Cause {
+    Cause { mount, ..Cause::default() }
+}
+
+/// A finding that speaks against a cleanup of `mount`. Nodes make its words up, and the stop must find room in any journal.
+pub(super) fn by_finding(finding: &Finding, mount: String) -> Cause {
+    let id = Some(&finding.id).filter(|id| id.len() <= MAX_FINDING_ID);
+    Cause {
+        mount,
+        rule: finding.rule.chars().take(MAX_RULE_CHARS).collect(),
+        finding: id.cloned().unwrap_or_default(),
+    }
 }
 
 pub(super) fn is_trip(what: &What) -> bool {

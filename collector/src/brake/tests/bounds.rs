@@ -135,6 +135,7 @@ fn a_restart_remembers_what_ended_a_while_ago_but_not_what_a_person_has_looked_a
                 action: None,
                 cites: Vec::new(),
                 past: None,
+                cause: None,
             };
             desk.decide(vec![trip, What::BrakeReleased { reason: "well".to_owned(), past: Vec::new() }]);
         }

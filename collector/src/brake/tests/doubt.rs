@@ -53,6 +53,7 @@ fn states_of_another_history_are_not_known_and_one_that_was_dealt_with_is() {
         action: None,
         cites: Vec::new(),
         past: Some(past),
+        cause: None,
     };
     desk.now += 1;
     desk.decide(vec![found(lost)]);

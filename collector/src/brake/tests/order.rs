@@ -124,6 +124,7 @@ proptest! {
                     action: None,
                     cites: Vec::new(),
                     past: None,
+                    cause: None,
                 }]),
                 Event::Release => desk.decide(vec![What::BrakeReleased { reason: reason(), past: Vec::new() }]),
                 Event::Pass(seconds) => desk.now += seconds * SECOND,

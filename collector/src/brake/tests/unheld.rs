@@ -84,9 +84,12 @@ fn two_nodes_under_one_policy_whose_mounts_do_not_hold_stop_everything_watched_o
             }
             let out = says(&mut desk, 1, false);
             assert_eq!(!out.is_empty(), stops, "late: {late}");
-            if let [What::BrakeTripped { reason, node: of, cites, .. }] = &out[..] {
+            if let [What::BrakeTripped { reason, node: of, cites, cause, .. }] = &out[..] {
                 assert!(reason.contains("node-000") && reason.contains("node-001"), "{reason}");
                 assert_eq!((of, &cites[..]), (&Some(node(1)), &[cite(&node(1))][..]));
+                let cause = cause.as_ref().map(|c| (c.mount.as_str(), c.rule.as_str(), c.finding.clone()));
+                let id = format!("f-1-{}", desk.now);
+                assert_eq!(cause, Some(("/var", "cleanup-not-holding", id)));
                 // Whoever released has looked at both.
                 desk.decide(vec![What::BrakeReleased { reason: "mended".to_owned(), past: Vec::new() }]);
                 desk.now += 121 * SECOND;
