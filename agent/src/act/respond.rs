@@ -9,8 +9,9 @@
 //! - One survey or action a mount at a time, and a cooldown after each cleanup. It is not waited for where budgets kept
 //!   back what was needed, or where the mount would be full before it ends; what is done within one cooldown is one
 //!   cleanup to the breaker.
-//! - A cleanup that begins by itself aims beyond the low-water mark by what a fast writer takes during a cooldown; where
-//!   other mounts fill as well, who is full soonest goes first, and each takes shorter turns (`crowd`).
+//! - A cleanup that begins by itself aims beyond the low-water mark by what a fast writer takes during a cooldown, and goes
+//!   there only while it writes on (`parts`); where other mounts fill as well, who is full soonest goes first, and each takes
+//!   shorter turns (`crowd`).
 //! - A mount that fills again after [`Settings::breaker_cleanups`] cleanups within [`Settings::breaker_window_ns`] is left
 //!   alone for that long; that is a finding ([`Step::NotHolding`]), once each time.
 //! - Mode `plan` makes a plan once an episode, and again only when it expired, ever less often, or the need grew materially; in
@@ -30,11 +31,13 @@ mod crowd;
 mod fall;
 mod need;
 mod orders;
+mod parts;
 mod place;
 mod settings;
 mod standing;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use dogwatch::record::{
@@ -47,6 +50,7 @@ use self::breaker::{Breaker, Room};
 use self::clearance::Leave;
 use self::fall::Fall;
 use self::need::{trigger, worst};
+use self::parts::Parts;
 use super::hold::Hold;
 use super::ledger::Ledger;
 use super::permit::Gate;
@@ -94,7 +98,7 @@ pub enum Step {
     },
     /// Record the action durably, then call [`Respond::on_recorded`].
     Record(Box<Action>),
-    /// Give the action to the executor, then call [`Respond::on_applied`].
+    /// Give the action, or what goes of it by now, to the executor, then call [`Respond::on_applied`].
     Apply(Box<Action>),
     /// Have the executor end the action before its next object.
     Halt {
@@ -203,6 +207,7 @@ struct Busy {
     action: Option<Action>,
     applies: bool,
     leave: Leave,
+    parts: Parts,
 }
 
 impl Respond {
@@ -432,10 +437,14 @@ impl Respond {
         }
     }
 
-    /// What became of an action that was applied: the executor's report, or what [`super::handle::look_after`] found.
+    /// What became of an action, or of a part of it, that was applied: the executor's report, or what [`super::handle::look_after`] found.
     pub fn on_applied(&mut self, applied: Action, now: Moment) -> Vec<Step> {
-        self.ledger.note_action(&applied, &self.rules, now.boot_ns);
         self.worked_until_boot_ns = now.boot_ns;
+        let applied = match self.next_part(applied, now) {
+            ControlFlow::Break(next) => return vec![next],
+            ControlFlow::Continue(whole) => whole,
+        };
+        self.ledger.note_action(&applied, &self.rules, now.boot_ns);
         let Some(site) = self.mounts.get_mut(&applied.mount) else { return Vec::new() };
         let Some(busy) = site.busy.as_mut() else { return Vec::new() };
         let started =
@@ -453,6 +462,8 @@ impl Respond {
         // that, since of inodes this is a guess.
         if let (Some(figures), Some(available)) = (&mut site.figures, applied.available_after_bytes) {
             figures.available_bytes = available;
+            // What is taken from now on falls from there.
+            site.fall.see(now.boot_ns, available);
             // At most: a name that went need not have been an inode's last.
             let unlinked =
                 applied.objects.iter().filter(|o| o.outcome == ObjectOutcome::Removed && o.image.is_none());
@@ -484,9 +495,7 @@ impl Respond {
         let Some(finding) = worst(&site.findings) else { return Vec::new() };
         let mut trigger = trigger(&figures, &site.findings, finding, &settings, owed);
         let lacked = Room::lacking(&trigger);
-        if automatic {
-            site.fall.reach_further(&mut trigger, reach_ns);
-        }
+        let reaches = automatic && site.fall.reach_further(&mut trigger, reach_ns);
         if !site.is_due(&trigger, others_look, now) {
             return Vec::new();
         }
@@ -503,6 +512,7 @@ impl Respond {
             action: None,
             applies: automatic,
             leave,
+            parts: Parts::reaching(reaches.then_some(reach_ns)),
         });
         vec![Step::Survey { mount: mount.to_owned(), device }]
     }

@@ -18,8 +18,8 @@ use crate::act::words;
 /// Bytes and inodes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Room {
-    bytes: u64,
-    inodes: u64,
+    pub(super) bytes: u64,
+    pub(super) inodes: u64,
 }
 
 impl Room {
@@ -40,14 +40,19 @@ impl Room {
         Self { bytes: figures.available_bytes, inodes: figures.inodes_free }
     }
 
-    fn plus(self, other: Self) -> Self {
+    /// What goes with `object`.
+    pub(super) fn of(object: &PlannedObject) -> Self {
+        Self { bytes: object.allocated_bytes, inodes: object.image.as_ref().map_or(1, |image| image.inodes) }
+    }
+
+    pub(super) fn plus(self, other: Self) -> Self {
         Self {
             bytes: self.bytes.saturating_add(other.bytes),
             inodes: self.inodes.saturating_add(other.inodes),
         }
     }
 
-    fn covers(self, other: Self) -> bool {
+    pub(super) fn covers(self, other: Self) -> bool {
         self.bytes >= other.bytes && self.inodes >= other.inodes
     }
 }
@@ -95,11 +100,7 @@ impl Breaker {
         now_boot_ns: u64,
     ) {
         let gone = |o: &&PlannedObject| matches!(o.outcome, ObjectOutcome::Removed | ObjectOutcome::Cut);
-        let room = |o: &PlannedObject| Room {
-            bytes: o.allocated_bytes,
-            inodes: o.image.as_ref().map_or(1, |image| image.inodes),
-        };
-        let mut gone = applied.objects.iter().filter(gone).map(room).peekable();
+        let mut gone = applied.objects.iter().filter(gone).map(Room::of).peekable();
         if gone.peek().is_none() {
             return;
         }

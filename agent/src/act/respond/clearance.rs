@@ -153,7 +153,7 @@ impl Respond {
 
     /// What becomes of an action whose start is durable: leave may have ended since it was given.
     pub(super) fn apply_or_not(&mut self, action: &Action, leave: &Leave, now: Moment) -> Vec<Step> {
-        let Some(why) = self.too_late(leave, now) else { return vec![Step::Apply(Box::new(action.clone()))] };
+        let Some(why) = self.too_late(leave, now) else { return vec![self.first_part(action, now)] };
         let mut refused = action.clone();
         refused.state = ActionState::Refused;
         refused.objects.clear();
@@ -165,7 +165,7 @@ impl Respond {
     }
 
     /// Why such an action may not be applied after all.
-    fn too_late(&self, leave: &Leave, now: Moment) -> Option<String> {
+    pub(super) fn too_late(&self, leave: &Leave, now: Moment) -> Option<String> {
         match leave {
             Leave::OverBrake => self.braked(true),
             // The node's own, which in another mode it does not want.

@@ -57,23 +57,24 @@ impl Fall {
         rate > 0 && u128::from(available) * 1_000_000_000 <= rate * u128::from(span_ns)
     }
 
-    /// Adds to what is aimed for what goes within `span_ns` at this rate, and says so in the reason.
-    pub(super) fn reach_further(&self, trigger: &mut Trigger, span_ns: u64) {
+    /// Adds to what is aimed for what goes within `span_ns` at this rate, and says so in the reason. Whether it did.
+    pub(super) fn reach_further(&self, trigger: &mut Trigger, span_ns: u64) -> bool {
         let rate = self.bytes_per_second();
         let needs_bytes = trigger.target_available_bytes > trigger.available_bytes;
         if rate == 0 || !needs_bytes {
-            return;
+            return false;
         }
         let gone = u128::from(rate) * u128::from(span_ns) / 1_000_000_000;
         let beyond = u64::try_from(gone).unwrap_or(u64::MAX).min(trigger.total_bytes / MOST_BEYOND);
         let target = trigger.target_available_bytes.saturating_add(beyond).min(trigger.total_bytes);
         trigger.reason = format!(
-            "{}; it falls by {} a second: {} more are to come free",
+            "{}; it falls by {} a second: {} more are to come free while it goes on",
             trigger.reason,
             words::bytes(rate),
             words::bytes(target - trigger.target_available_bytes)
         );
         trigger.target_available_bytes = target;
+        true
     }
 }
 

@@ -5,6 +5,7 @@ use dogwatch::record::{ActionState, CleanupMode, Moment};
 use super::breaker::Room;
 use super::clearance::Leave;
 use super::need::{base_trigger, worst};
+use super::parts::Parts;
 use super::place::Unmet;
 use super::{Busy, Kept, MAX_WAITING, Respond, SWITCHED_OFF, Step};
 use crate::act::plan::Trigger;
@@ -104,6 +105,7 @@ impl Respond {
                     action: None,
                     applies: false,
                     leave,
+                    parts: Parts::default(),
                 });
                 vec![Step::Survey { mount, device }]
             }
@@ -138,6 +140,7 @@ impl Respond {
                     action: ours,
                     applies: true,
                     leave,
+                    parts: Parts::default(),
                 });
                 vec![Step::Record(Box::new(action))]
             }

@@ -1,6 +1,7 @@
 mod again;
 mod breaker;
 mod budgets;
+mod parts;
 mod unapplied;
 
 use std::path::PathBuf;
