@@ -241,6 +241,12 @@ fn a_cleanup_frees_what_it_says_to_the_byte_and_touches_nothing_else() {
     let mut post = stage.post("node-a", &state, None, &config("auto", &sites));
     // Once for the folders that the executor makes for itself, so that later nothing but the cleanup moves a block.
     post.start();
+    for site in &sites {
+        let made = |name| site.layout.root().join(name).is_dir();
+        until("the executor's folders", PATIENCE, || {
+            (made(".dogwatch-quarantine") && made(".dogwatch-held")).then_some(())
+        });
+    }
     post.stop();
     sites.iter_mut().for_each(Site::fill);
     let before: Vec<u64> = sites.iter().map(|s| room(s.fs.path()).0).collect();

@@ -68,7 +68,13 @@ async fn offer(house: &House, identity: &NodeIdentity, incarnation: Incarnation,
     let mut next =
         async || tokio::time::timeout(PATIENCE, answers.message()).await.unwrap().unwrap().unwrap();
     assert!(matches!(next().await.message, Some(Down::Welcome(_))));
-    next().await.message.unwrap()
+    loop {
+        // What nodes are told in passing (holds, the brake) may come before.
+        let answer = next().await.message.unwrap();
+        if matches!(answer, Down::Ack(_) | Down::Nack(_)) {
+            return answer;
+        }
+    }
 }
 
 fn note(node: &str, incarnation: Incarnation, text: &str) -> Block {
