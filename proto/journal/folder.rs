@@ -226,7 +226,8 @@ pub(super) struct LastWriter {
     pub(super) next_number: u64,
 }
 
-/// The lock: an exclusive `flock`, and in its file how the last writer left. Given back by the kernel at any end.
+/// The lock: an exclusive `flock`, and in its file how the last writer left. Given back by the kernel, at the latest, at any
+/// end.
 #[derive(Debug)]
 pub(super) struct Lock {
     file: File,
@@ -287,6 +288,14 @@ impl Lock {
     }
 }
 
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file gives it back only once no child that is just being started has a copy of it. Where this fails,
+        // closing has to do.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
 /// A content that does not hold counts as a crash: the careful answer.
 fn decode_lock(bytes: &[u8; LOCK_BYTES]) -> LastWriter {
     let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
@@ -295,4 +304,25 @@ fn decode_lock(bytes: &[u8; LOCK_BYTES]) -> LastWriter {
     }
     let next_number = u64::from(word(16)) | u64::from(word(20)) << 32;
     LastWriter { clean: word(8) == STATE_CLOSED, next_number }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_was_given_back_is_free_though_a_child_has_a_copy_of_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (lock, _) = Lock::take(dir.path()).unwrap();
+        // As a process has it from its fork to its exec.
+        let copy = lock.file.try_clone().unwrap();
+        drop(lock);
+        let (again, _) = Lock::take(dir.path()).unwrap();
+        drop(copy);
+        assert!(
+            matches!(Lock::take(dir.path()), Err(JournalError::Locked { .. })),
+            "and it is the next one's"
+        );
+        drop(again);
+    }
 }

@@ -57,6 +57,8 @@ pub const CHILD_SOCKET: i32 = 0;
 const MAX_TELL: Duration = Duration::from_secs(10);
 /// Longest wait for a killed child; one that hangs in the kernel is left to its thread.
 const MAX_END: Duration = Duration::from_secs(2);
+/// The same for one that closed its channel, and so ends by itself: it hangs nowhere, and how it ended is worth to know.
+const MAX_OWN_END: Duration = Duration::from_secs(10);
 /// Longest look for whoever has a file open: it is for people alone, and the next job waits for it.
 const NAMED_WITHIN: Duration = Duration::from_secs(2);
 /// Most bytes taken of the messages of one survey, far above what an honest executor sends: it has a bound on what it finds,
@@ -381,9 +383,10 @@ impl Executor {
 
     fn end(&mut self) -> Option<ExitStatus> {
         if self.status.is_none() {
+            let most = if self.channel.is_closed() { MAX_OWN_END } else { MAX_END };
             // It may have just ended by itself; then there is nobody to kill and its own status counts.
             let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
-            match self.ended.recv_timeout(MAX_END) {
+            match self.ended.recv_timeout(most) {
                 Ok(status) => self.status = Some(status),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }

@@ -126,6 +126,7 @@ mod tests {
     use rustix::fs::{Mode, OFlags};
 
     use super::*;
+    use crate::act::unshared;
     use crate::own_mounts::{in_own_mounts, mount_dead};
 
     #[test]
@@ -157,12 +158,23 @@ mod tests {
 
     #[test]
     fn an_open_file_has_a_named_holder() {
-        let temp = tempfile::NamedTempFile::new().unwrap();
-        let file = temp.as_file().metadata().unwrap();
+        unshared::descriptors();
+        let temp = tempfile::tempfile().unwrap();
+        let file = temp.metadata().unwrap();
         let id = (file.dev(), file.ino());
+        let mut child = Command::new("sleep").arg("600").stdin(temp).spawn().unwrap();
+        let pid = child.id();
+        // Until it runs its program it has its parent's name.
+        while process_name(&Path::new("/proc").join(pid.to_string()), pid) != format!("process {pid} (sleep)")
+        {
+            std::thread::yield_now();
+        }
         let holders = Holders::scan(Path::new("/proc"), &[], true);
-        assert!(holders.of(id).unwrap().starts_with(&format!("process {} (", std::process::id())));
-        assert!(Holders::scan(Path::new("/proc"), &[std::process::id()], false).of(id).is_none());
+        let but_for_it = Holders::scan(Path::new("/proc"), &[pid], false);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(holders.of(id), Some(&*format!("process {pid} (sleep)")));
+        assert_eq!(but_for_it.of(id), None);
         assert!(Holders::scan(Path::new("/nowhere"), &[], false).incomplete.is_some());
     }
 }

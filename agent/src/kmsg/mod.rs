@@ -158,3 +158,10 @@ pub struct Resume {
     /// The newest line of the kernel's in each stream of the journal.
     pub journaled: Vec<(Stream, LogLine)>,
 }
+
+/// For a test of the machine's own log: one at a time, for one floods it, and overwrites what the others wait for.
+#[cfg(test)]
+fn alone_with_the_machine() -> std::sync::MutexGuard<'static, ()> {
+    static MACHINE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    MACHINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -9,7 +9,7 @@ use dogwatch::record::Moment;
 use proptest::prelude::*;
 
 use super::*;
-use crate::kmsg::{Checkpoint, Mark};
+use crate::kmsg::{Checkpoint, Mark, alone_with_the_machine};
 use crate::tail::{Keep, RuleSet};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -180,9 +180,6 @@ fn what_was_overwritten_while_nobody_read_is_a_gap() {
     assert!(gap.reason.contains("10 to 49"), "{}", gap.reason);
 }
 
-/// One at a time: the flood overwrites what the others wait for.
-static MACHINE: Mutex<()> = Mutex::new(());
-
 /// Reads the machine's own log on the real thread.
 fn real(config: KernelConfig) -> (Handle, Receiver<Batch>) {
     let (sender, batches) = channel();
@@ -210,7 +207,7 @@ fn wait_for(batches: &Receiver<Batch>, mut found: impl FnMut(&Event) -> bool) ->
 
 #[test]
 fn what_is_written_to_the_kernels_log_arrives_by_either_way() {
-    let _alone = MACHINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _alone = alone_with_the_machine();
     for origin in [crate::kmsg::Origin::Kmsg, crate::kmsg::Origin::Syslog] {
         let poll = Duration::from_millis(100);
         let (handle, batches) = real(KernelConfig { origin, poll, ..KernelConfig::default() });
@@ -234,13 +231,14 @@ fn what_is_written_to_the_kernels_log_arrives_by_either_way() {
 
 #[test]
 fn messages_that_the_kernel_overwrites_are_counted() {
-    let _alone = MACHINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _alone = alone_with_the_machine();
     // The reader is held up while more than the whole ring is written.
-    let (sender, batches) = channel();
+    let ((sender, batches), (offered, held_up)) = (channel(), channel());
     let gate = Arc::new(AtomicBool::new(true));
     let closed = Arc::clone(&gate);
     let send = move |batch| {
         if closed.load(Ordering::Relaxed) {
+            let _ = offered.send(());
             return Sent::Full(batch);
         }
         if sender.send(batch).is_ok() { Sent::Taken } else { Sent::Gone }
@@ -258,6 +256,9 @@ fn messages_that_the_kernel_overwrites_are_counted() {
         panic!("the ring of this kernel is {ring} bytes: boot with a smaller log_buf_len to run this test");
     }
     let text = format!("dogwatch-test flood {} {}", std::process::id(), "x".repeat(900));
+    // It has read what was there, and stands where the flood overwrites.
+    print(7, "dogwatch-test the flood begins");
+    held_up.recv_timeout(PATIENCE).expect("it is held up in time");
     for _ in 0..lines {
         print(7, &text);
     }

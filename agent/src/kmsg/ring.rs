@@ -224,6 +224,7 @@ mod tests {
 
     #[test]
     fn both_ways_show_the_same_messages() {
+        let _alone = super::super::alone_with_the_machine();
         let mut device = Device::open(Path::new("/dev/kmsg")).expect("root may read it");
         let mut text = Text::open(Duration::from_secs(1)).expect("root may read it");
         let (by_device, by_text) = (all(&mut device), all(&mut text));

@@ -1,6 +1,8 @@
 use super::*;
+use crate::act::unshared;
 
 fn laid_out() -> (tempfile::TempDir, PathBuf, PathBuf) {
+    unshared::descriptors();
     let dir = tempfile::tempdir().unwrap();
     let (state, root) = (dir.path().join("state"), dir.path().join("log"));
     for stream in Stream::ALL {

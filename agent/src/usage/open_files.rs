@@ -29,6 +29,10 @@ use crate::sample::{Roots, mountinfo};
 const MAX_LOOKED_AT: usize = 1_000_000;
 /// Files kept from one scan, some 300 bytes each.
 const MAX_KEPT: usize = 20_000;
+/// Looks at the descriptors of a process that writes meanwhile, at most.
+const LOOKS: usize = 3;
+/// What a process may write from before its descriptors are looked at until after, in bytes, and not be looked at again.
+const BETWEEN: u64 = 64 << 10;
 /// Longest table of mounts, or list of groups, that is read.
 const MAX_TABLE_BYTES: u64 = 16 << 20;
 
@@ -107,23 +111,42 @@ impl Scan {
         self.found.incomplete.get_or_insert(why);
     }
 
+    /// Where its descriptors stand is compared with what it wrote altogether. On a busy node this thread may have no CPU for
+    /// long between the two, and then they are looked at again.
     fn process(&mut self, process: &Path, pid: u32) {
+        let first = self.found.files.len();
+        let mut before = traces::of_process(process);
+        for _ in 0..LOOKS {
+            let budget = self.budget;
+            self.found.files.truncate(first);
+            self.descriptors(process, pid);
+            if self.found.files.len() == first {
+                return;
+            }
+            let written = traces::of_process(process).map(|w| Written { elsewhere: self.elsewhere, ..w });
+            for file in self.found.files.iter_mut().skip(first) {
+                file.trace.written = written;
+            }
+            let is_near = |(b, w): (Written, Written)| w.called.saturating_sub(b.called) <= BETWEEN;
+            // What was found is kept where another look could not see all of it.
+            if before.zip(written).is_none_or(is_near) || self.budget < budget - self.budget {
+                return;
+            }
+            before = written;
+        }
+    }
+
+    fn descriptors(&mut self, process: &Path, pid: u32) {
         let descriptors = match std::fs::read_dir(process.join("fd")) {
             Ok(descriptors) => descriptors,
             // It ended meanwhile.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
             Err(error) => return self.miss(format!("process {pid} cannot be looked at: {error}")),
         };
-        let first = self.found.files.len();
         self.elsewhere = 0;
         for descriptor in descriptors.flatten().take(self.budget) {
             self.budget -= 1;
             self.descriptor(process, pid, &descriptor.path());
-        }
-        let written = if self.found.files.len() > first { traces::of_process(process) } else { None };
-        let written = written.map(|w| Written { elsewhere: self.elsewhere, ..w });
-        for file in self.found.files.iter_mut().skip(first) {
-            file.trace.written = written;
         }
     }
 

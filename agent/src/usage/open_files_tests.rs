@@ -36,6 +36,43 @@ fn what_is_written_and_what_is_deleted_is_found_and_the_rest_left_out() {
     assert_eq!(of(&scan(&Roots::default(), other), facts.ino()), Vec::<&OpenFile>::new());
 }
 
+#[test]
+fn a_process_that_writes_while_it_is_looked_at_is_looked_at_again() {
+    let temp = TempDir::new().unwrap();
+    let process = temp.path().join("77");
+    fs::create_dir_all(process.join("fd")).unwrap();
+    fs::create_dir(process.join("fdinfo")).unwrap();
+    let file = temp.path().join("file");
+    fs::write(&file, "x").unwrap();
+    std::os::unix::fs::symlink(&file, process.join("fd/3")).unwrap();
+    let stands_at = |process: &Path, bytes: u64| {
+        fs::write(process.join("fdinfo/3"), format!("pos:\t{bytes}\nflags:\t02001\n")).unwrap();
+    };
+    // Whoever opens it next finds a new one.
+    let offer = |process: &Path| {
+        let (new, mode) = (process.join("new"), rustix::fs::Mode::RUSR);
+        rustix::fs::mknodat(CWD, &new, FileType::Fifo, mode, 0).unwrap();
+        fs::rename(new, process.join("io")).unwrap();
+    };
+    offer(&process);
+    let at = process.clone();
+    std::thread::spawn(move || {
+        for bytes in [1 << 20, 9 << 20, 9 << 20] {
+            let mut io = File::options().write(true).open(at.join("io")).unwrap();
+            offer(&at);
+            // Whoever is told what it wrote finds its descriptor there from then on.
+            stands_at(&at, bytes);
+            write!(io, "rchar: 0\nwchar: {bytes}\nwrite_bytes: 0\n").unwrap();
+        }
+    });
+    stands_at(&process, 0);
+    let roots = Roots { proc: temp.path().to_owned(), ..Roots::default() };
+    let found = scan(&roots, fs::metadata(&file).unwrap().dev());
+    let traces: Vec<_> =
+        found.files.iter().map(|f| (f.trace.position, f.trace.written.unwrap().called)).collect();
+    assert_eq!(traces, [(Some(9 << 20), 9 << 20)]);
+}
+
 /// An overlay as the runtime mounts one for a container, and processes in mount namespaces of their own.
 struct Contained {
     mount: PathBuf,

@@ -65,13 +65,14 @@ fn a_question_goes_before_the_round_and_the_walk_that_was_put_aside_goes_on() {
     std::fs::create_dir(dir.path().join("other")).unwrap();
     let table = std::fs::read_to_string(&roots.mountinfo).unwrap();
     std::fs::write(&roots.mountinfo, table + "32 22 259:4 / /other rw - xfs /dev/other rw\n").unwrap();
-    // Slow enough that the question comes while the first is under way.
+    // Some steps long, with a rest after each.
     let config = RoundsConfig { budget: Budget { entries_per_second: 1_000, ..eager().budget }, ..eager() };
     let (nudge, rounds) = rounds(roots, config, Newest::default());
     let (tx, rx) = channel();
-    let thread = std::thread::spawn(move || rounds.run(|grown| tx.send(grown).is_ok()));
+    // The second is heard after the first step.
     assert!(nudge.ask("/data") && nudge.ask("/other"));
-    let patience = Duration::from_secs(60);
+    let thread = std::thread::spawn(move || rounds.run(|grown| tx.send(grown).is_ok()));
+    let patience = Duration::from_secs(300);
     let order: Vec<String> = (0..2).map(|_| rx.recv_timeout(patience).unwrap().mount.clone()).collect();
     assert_eq!(order, ["/other", "/data"]);
     drop(nudge);

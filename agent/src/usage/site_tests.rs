@@ -114,6 +114,7 @@ const LOGS: &str = "while 1: os.write(1,B); rest()\n";
 /// It never does, and writes far more to nobody's disk.
 const SERVES: &str = "n=open('/dev/null','wb',0)\nwhile 1: n.write(B*10); rest()\n";
 const APPENDS: &str = "f=open(p,'ab',0)\nwhile 1: f.write(B); rest()\n";
+/// Seen by a look, or not: where both looks see it, it is named, and rightly.
 const OPENS_APPENDS_CLOSES: &str = "while 1:\n with open(p,'ab',0) as f: f.write(B)\n rest()\n";
 
 #[test]
@@ -160,12 +161,12 @@ fn who_follows_a_file_and_passes_it_on_is_not_named() {
         let disk = Disk::make(fs);
         let file = disk.at.join("app.log");
         let mut processes = Processes::default();
-        processes.start(OPENS_APPENDS_CLOSES, &file, Stdio::null());
+        let writes = processes.start(OPENS_APPENDS_CLOSES, &file, Stdio::null());
         let spool =
             format!("os.environ['SPOOL']={:?}\nwhile not os.path.exists(p): rest()\n", disk.folder.path());
         let copies = processes.start(&format!("{spool}{give}{follows}"), &file, Stdio::null());
         let said = said_of(&disk, &file, &[copies]);
-        assert_eq!(named(&said), Vec::<u32>::new(), "{fs}: {said:?}");
+        assert!(named(&said).iter().all(|pid| *pid == writes), "{fs}: {copies} copies: {said:?}");
     }
 }
 
@@ -174,20 +175,20 @@ fn who_adds_lines_to_what_another_fills_is_not_named() {
     let disk = Disk::make("ext4");
     let file = disk.at.join("app.log");
     let mut processes = Processes::default();
-    // A line now and then, and as much as the file grows by to another disk.
+    // Two lines, the second before the second look, and as much as the file grows by to another disk.
     let adds = format!(
-        "f=open(p,'ab',0); n=0\nwhile 1:\n if os.path.getsize(p)>=n: f.write(b'.\\n'); n+=3<<20\n \
+        "f=open(p,'ab',0); n=0\nwhile 1:\n if os.path.getsize(p)>=n: f.write(b'.\\n'); n=1<<60 if n else 3<<20\n \
          with open({:?},'ab',0) as o: o.write(B)\n rest()\n",
         disk.folder.path().join("other")
     );
     let adds = processes.start(&adds, &file, Stdio::null());
-    processes.start(
+    let writes = processes.start(
         &format!("while not os.path.exists(p): rest()\n{OPENS_APPENDS_CLOSES}"),
         &file,
         Stdio::null(),
     );
     let said = said_of(&disk, &file, &[adds]);
-    assert_eq!(named(&said), Vec::<u32>::new(), "{said:?}");
+    assert!(named(&said).iter().all(|pid| *pid == writes), "{adds} adds lines: {said:?}");
 }
 
 #[test]
@@ -198,7 +199,13 @@ fn who_writes_it_is_named_on_a_disk_and_in_memory() {
         let file = disk.at.join("app.log");
         let mut processes = Processes::default();
         let writes = processes.start(script, &file, Stdio::null());
-        let said = said_of(&disk, &file, &[writes]);
+        let mut said = said_of(&disk, &file, &[writes]);
+        // In memory what it wrote and where it stands must agree, and between asking for both it writes on.
+        for _ in 1..5 {
+            if fs == "tmpfs" && said.openers.is_empty() {
+                said = said_of(&disk, &file, &[writes]);
+            }
+        }
         assert_eq!(named(&said), [writes], "{fs}: {said:?}");
     }
 }

@@ -51,15 +51,22 @@ fn keeper(child: Result<Executor, ExecutorError>) -> Keeper<'static> {
 fn child(replies: Option<Vec<Reply>>) -> Executor {
     let (ours, theirs) = Channel::pair().unwrap();
     let theirs = Channel::from_socket(theirs).unwrap();
-    if let Some(replies) = replies {
-        std::thread::spawn(move || {
+    match replies {
+        Some(replies) => drop(std::thread::spawn(move || {
             let request = theirs.receive(None).unwrap();
             let id = wire::ExecutorRequest::decode(request.as_slice()).unwrap().id;
             for reply in replies {
                 let reply = wire::ExecutorReply { id, reply: Some(reply) };
                 theirs.send(&reply.encode_to_vec(), None).unwrap();
             }
-        });
+        })),
+        None => {
+            drop(theirs);
+            // A process that another test is just starting may hold a copy until its exec.
+            while !ours.is_closed() {
+                std::thread::yield_now();
+            }
+        }
     }
     Executor::spoken_for(ours)
 }
