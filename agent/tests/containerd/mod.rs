@@ -41,7 +41,7 @@ pub struct Containerd {
 
 impl Containerd {
     pub fn start(mib: u64) -> Self {
-        let (fs, folder) = (LoopFs::ext4(mib), tempfile::tempdir().unwrap());
+        let (fs, folder) = (LoopFs::ext4_for_all(mib), tempfile::tempdir().unwrap());
         let cgroup =
             format!("/dogwatch-test-{}-{}", std::process::id(), folder.path().file_name().unwrap().display());
         let mut containerd = Self { fs, folder, child: None, cgroup };
