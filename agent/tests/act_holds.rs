@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test, also in the helpers")]
 
+mod common;
+
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
@@ -52,7 +54,7 @@ impl Works {
     }
 
     fn over(roots: &[&str], each_record: Duration) -> Self {
-        let base = tempfile::tempdir().unwrap();
+        let base = common::folder();
         let state = base.path().join("state");
         fs::create_dir_all(&state).unwrap();
         let root = |name: &&str| {

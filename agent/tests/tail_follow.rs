@@ -4,6 +4,8 @@ mod tail_rig;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use dogwatch::record::{Moment, Stream};
@@ -412,15 +414,39 @@ fn a_backlog_over_the_limit_is_skipped_with_a_gap() {
     assert_eq!(gaps[0].to_offset, rig.recorded().next().map(|l| l.offset));
 }
 
+/// How long a rotated file must be quiet where its writer says when it is; longer than any machine stands still.
+const QUIET: Duration = Duration::from_secs(3_600);
+
+/// What a writer and the one who turns know of each other.
+#[derive(Default)]
+struct Steps {
+    turns: AtomicUsize,
+    /// Files that the writer has begun, each of which it left the one before for.
+    begun: AtomicUsize,
+}
+
+impl Steps {
+    /// Waits until a turn has begun and ended.
+    fn wait(&self) {
+        let seen = self.turns.load(Ordering::SeqCst);
+        // The one under way may have swept already.
+        while self.turns.load(Ordering::SeqCst) < seen + 2 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
 #[test]
 fn renames_under_a_writer_at_full_speed_lose_and_double_nothing() {
     const LINES: usize = 200_000;
+    const PATIENCE: Duration = Duration::from_secs(60);
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().canonicalize().unwrap();
     let mut config = config(&root, "app.log");
-    config.rotated_quiet = Duration::from_millis(300);
+    config.rotated_quiet = QUIET;
     let mut tailer = Tailer::new(config, Resume::default()).unwrap();
-    let writer_root = root.clone();
+    let (writer_root, steps) = (root.clone(), Arc::new(Steps::default()));
+    let writer_steps = Arc::clone(&steps);
     let writer = std::thread::spawn(move || {
         use std::io::Write;
         let mut rotation: i32 = 0;
@@ -438,23 +464,31 @@ fn renames_under_a_writer_at_full_speed_lose_and_double_nothing() {
             }
             if n % 5000 == 100 {
                 file = open();
-                // The next rotation comes at the earliest when a sweep can have seen this file.
-                std::thread::sleep(Duration::from_millis(5));
+                writer_steps.begun.fetch_add(1, Ordering::SeqCst);
+                // The next rotation comes when a sweep has seen this file.
+                writer_steps.wait();
             }
         }
         // What is there when everything is written: an empty file, as rotation leaves it.
-        std::thread::sleep(Duration::from_millis(5));
+        writer_steps.wait();
         open();
     });
     let started = Instant::now();
     let mut got = Vec::new();
     let mut gaps = Vec::new();
-    let mut done = None;
-    // All lines there: some longer, in case one comes twice. A line missing: until there is no hope.
-    let over =
-        |d: Instant, n: usize| d.elapsed() > Duration::from_millis(if n < LINES { 20_000 } else { 800 });
-    while done.is_none_or(|d| !over(d, got.len())) {
-        let now = Moment { wall_ns: 0, boot_ns: started.elapsed().as_nanos() as u64 + 1 };
+    let (mut moved, mut spare_turns) = (Instant::now(), 100);
+    let (mut begun, mut ends, mut skipped) = (0, false, Duration::ZERO);
+    // All lines there: some turns more, in case one comes twice. A line missing: until there is no hope.
+    while spare_turns > 0 && moved.elapsed() < PATIENCE {
+        // Nobody writes to a rotated file any more once the next is begun, or at the end: it has been quiet for long. The
+        // writer waits meanwhile, so that no other is.
+        let (begins, is_over) = (steps.begun.load(Ordering::SeqCst), writer.is_finished());
+        if begins > begun || (is_over && !ends) {
+            (begun, ends) = (begins, is_over);
+            skipped += QUIET;
+        }
+        let now = Moment { wall_ns: 0, boot_ns: (started.elapsed() + skipped).as_nanos() as u64 + 1 };
+        let before = got.len();
         tailer.turn(now, &mut |event| {
             match event {
                 TailEvent::Line { line, .. } => got.push(line),
@@ -463,11 +497,15 @@ fn renames_under_a_writer_at_full_speed_lose_and_double_nothing() {
             }
             std::ops::ControlFlow::Continue(())
         });
-        if done.is_none() && writer.is_finished() {
-            done = Some(Instant::now());
+        steps.turns.fetch_add(1, Ordering::SeqCst);
+        if got.len() > before {
+            moved = Instant::now();
         }
-        assert!(started.elapsed() < Duration::from_secs(120), "stuck at {} lines", got.len());
+        if ends && got.len() >= LINES {
+            spare_turns -= 1;
+        }
     }
+    assert!(writer.is_finished(), "stuck at {} lines", got.len());
     writer.join().unwrap();
     let mut lines: Vec<usize> =
         got.iter().map(|l| String::from_utf8_lossy(&l.line)[..8].parse().unwrap()).collect();
@@ -475,4 +513,6 @@ fn renames_under_a_writer_at_full_speed_lose_and_double_nothing() {
     assert!(gaps.is_empty(), "{gaps:?}");
     let missing: Vec<usize> = (0..LINES).filter(|n| lines.binary_search(n).is_err()).take(5).collect();
     assert_eq!((lines.len(), missing), (LINES, Vec::new()));
+    let stats = tailer.stats();
+    assert_eq!(stats.open_files, 1, "what was rotated is closed once it is quiet");
 }

@@ -8,40 +8,10 @@ use std::fs;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dogwatch_agent::tail::{Checkpoint, CheckpointStore};
-use tail_rig::{Rig, append};
-
-fn resident_bytes() -> u64 {
-    let statm = fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
-}
-
-#[test]
-fn a_line_of_256_mebibytes_of_nuls_takes_bounded_memory_and_time() {
-    const LONG: u64 = 256 << 20;
-    let mut rig = Rig::new("*.log");
-    rig.config.max_backlog_bytes = u64::MAX;
-    let file = fs::File::create(rig.path("a.log")).unwrap();
-    file.write_all_at(b"before\n", 0).unwrap();
-    // Written, since a hole would be told as a gap.
-    let nuls = vec![0; 1 << 20];
-    (0..LONG >> 20).for_each(|n| file.write_all_at(&nuls, 7 + (n << 20)).unwrap());
-    file.write_all_at(b"\nHIT after\n", LONG + 7).unwrap();
-    let (memory, started) = (resident_bytes(), Instant::now());
-    rig.turn();
-    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
-    assert!(resident_bytes().saturating_sub(memory) < 32 << 20);
-    let lines: Vec<_> = rig.recorded().map(|l| (l.offset, l.line.len(), l.truncated)).collect();
-    assert_eq!(lines, [(0, 6, false), (7, 16384, true), (LONG + 8, 9, false)]);
-    // A restart within the long line does not hand it on twice.
-    let journaled = rig.journaled();
-    let checkpoint = rig.commit();
-    rig.start(Some(checkpoint), journaled);
-    rig.turn();
-    assert_eq!(rig.lines().len(), 3);
-}
+use tail_rig::{Rig, append, thread_seconds};
 
 #[test]
 fn lines_at_the_limit_and_at_the_ends_of_chunks_are_cut_or_kept_right() {
@@ -71,9 +41,10 @@ fn ten_thousand_files_are_followed_within_the_limit_and_the_rest_is_said() {
         }
         append(&rig.path(&format!("{}/{n}.log", n / 1000)), "line\n");
     }
-    let started = Instant::now();
+    let before = thread_seconds();
     rig.turn();
-    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    let took = thread_seconds() - before;
+    assert!(took < 20.0, "{took} s of one core");
     assert_eq!(rig.lines().len(), 800);
     assert_eq!(rig.tailer.as_ref().unwrap().stats().open_files, 800);
     let problems = rig.problems();

@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dogwatch::record::{LogLine, Moment, Stream};
@@ -20,6 +20,10 @@ use tail_rig::{config, mark, numbered};
 
 const CHILD: &str = "DOGWATCH_TEST_TAIL_CHILD";
 const LINES: usize = 60_000;
+/// Least kills while lines are written: of each further part of the lines, the writer waits for one more.
+const KILLS: u64 = 10;
+/// Longest without a further byte in the journal.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The journal of this test: `inode offset line` for each line, synced before its marks count as durable.
 fn read_journal(path: &Path) -> Vec<(u64, u64, String)> {
@@ -114,19 +118,19 @@ fn killed_in_a_loop_every_line_is_journalled_exactly_once() {
     let root = dir.path().canonicalize().unwrap();
     fs::create_dir(root.join("logs")).unwrap();
     fs::create_dir(root.join("state")).unwrap();
-    let (written, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let kills = Arc::new(AtomicU64::new(0));
     let writer = {
-        let (logs, written, stop) = (root.join("logs"), Arc::clone(&written), Arc::clone(&stop));
+        let (logs, kills) = (root.join("logs"), Arc::clone(&kills));
         std::thread::spawn(move || {
             let path = logs.join("app.log");
             let open = || OpenOptions::new().append(true).create(true).open(&path).unwrap();
             let mut file = open();
             for (n, line) in numbered(0..LINES).split_inclusive('\n').enumerate() {
-                if stop.load(Ordering::Relaxed) {
-                    return;
+                // A part is more than the journal grows by from one kill to the next, so that neither waits for ever.
+                while kills.load(Ordering::Relaxed) < n as u64 * (KILLS + 1) / LINES as u64 {
+                    std::thread::sleep(Duration::from_millis(1));
                 }
                 file.write_all(line.as_bytes()).unwrap();
-                written.store(n as u64 + 1, Ordering::Relaxed);
                 if n % 50 == 0 {
                     std::thread::sleep(Duration::from_millis(3));
                 }
@@ -148,33 +152,35 @@ fn killed_in_a_loop_every_line_is_journalled_exactly_once() {
     };
     let journal = root.join("state/journal");
     let size = || fs::metadata(&journal).map_or(0, |m| m.len());
-    let mut kills = 0;
-    let started = Instant::now();
     let mut running = spawn();
     let mut seen = size();
+    let (mut newest, mut moved) = (seen, Instant::now());
+    let mut moves = || {
+        let now = size();
+        if std::mem::replace(&mut newest, now) != now {
+            moved = Instant::now();
+        }
+        moved.elapsed() < PATIENCE
+    };
     // Kill when the journal has grown by ever other amounts, until everything is written.
     while !writer.is_finished() {
-        if size() > seen + 20_000 * (1 + kills % 7) {
+        if size() > seen + 20_000 * (1 + kills.load(Ordering::Relaxed) % 7) {
             drop(running);
-            kills += 1;
+            kills.fetch_add(1, Ordering::Relaxed);
             running = spawn();
             seen = size();
         }
-        assert!(started.elapsed() < Duration::from_secs(120), "the child makes no progress");
+        assert!(moves(), "the child makes no progress");
         std::thread::sleep(Duration::from_millis(1));
     }
-    stop.store(true, Ordering::Relaxed);
     writer.join().unwrap();
     while read_journal(&journal).len() < LINES {
-        assert!(
-            started.elapsed() < Duration::from_secs(150),
-            "{} of {LINES} lines",
-            read_journal(&journal).len()
-        );
+        assert!(moves(), "{} of {LINES} lines", read_journal(&journal).len());
         std::thread::sleep(Duration::from_millis(20));
     }
     drop(running);
-    assert!(kills >= 10, "only {kills} kills");
+    let kills = kills.load(Ordering::Relaxed);
+    assert!(kills >= KILLS, "only {kills} kills");
     let mut numbers: Vec<usize> = read_journal(&journal)
         .iter()
         .map(|(_, _, line)| line[..8].parse().unwrap_or_else(|_| panic!("{line}")))

@@ -8,7 +8,7 @@ use std::fs;
 use std::time::Instant;
 
 use dogwatch_agent::tail::RuleSet;
-use tail_rig::Rig;
+use tail_rig::{Rig, thread_seconds};
 
 #[test]
 fn thirty_rules_search_a_log_at_speed() {
@@ -50,13 +50,9 @@ fn search(what: &str, glob: &str, log_path: &str, prefix: &str) {
     }
     fs::create_dir_all(rig.path(log_path).parent().unwrap()).unwrap();
     fs::write(rig.path(log_path), &log).unwrap();
-    let cpu = || {
-        let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-        t.tv_sec as f64 + t.tv_nsec as f64 / 1e9
-    };
-    let (before, wall) = (cpu(), Instant::now());
+    let (before, wall) = (thread_seconds(), Instant::now());
     rig.turn();
-    let seconds = cpu() - before;
+    let seconds = thread_seconds() - before;
     let stats = rig.tailer.as_ref().unwrap().stats();
     let rate = stats.bytes as f64 / 1e6 / seconds;
     eprintln!(

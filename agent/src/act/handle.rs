@@ -60,7 +60,7 @@ const MAX_END: Duration = Duration::from_secs(2);
 /// The same for one that closed its channel, and so ends by itself: it hangs nowhere, and how it ended is worth to know.
 const MAX_OWN_END: Duration = Duration::from_secs(10);
 /// Longest look for whoever has a file open: it is for people alone, and the next job waits for it.
-const NAMED_WITHIN: Duration = Duration::from_secs(2);
+pub(super) const NAMED_WITHIN: Duration = Duration::from_secs(2);
 /// Most bytes taken of the messages of one survey, far above what an honest executor sends: it has a bound on what it finds,
 /// which is less in a message, and tails of live logs and images come besides.
 const MAX_SURVEYED_BYTES: usize = 16 << 20;
@@ -144,9 +144,9 @@ impl Executor {
         self.witness = Some(witness);
     }
 
-    /// Has holders of files looked for by `aside`, whose looks that were left behind it shares.
-    pub fn looks_by(&mut self, aside: &Aside) {
-        self.aside = aside.waiting(NAMED_WITHIN);
+    /// Has holders of files looked for by `aside`, for as long as that waits; it shares the looks that were left behind.
+    pub fn looks_by(&mut self, aside: Aside) {
+        self.aside = aside;
     }
 
     /// Tells it what was spent of the hourly budgets before it was started; to be said before anything is asked of it.

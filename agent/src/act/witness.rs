@@ -107,6 +107,8 @@ pub struct Recorded {
     recorder: Recorder,
     push_evidence: PushEvidence,
     budget: PreserveBudget,
+    /// How long what is about to go may take to be durable.
+    wait: Duration,
     /// What was kept in the last hour, oldest first.
     spent: Mutex<VecDeque<Kept>>,
 }
@@ -131,7 +133,13 @@ impl fmt::Debug for Recorded {
 impl Recorded {
     /// Keeps digests in the urgent stream of `recorder`, and content within `budget` by way of `push_evidence`.
     pub fn new(recorder: Recorder, push_evidence: PushEvidence, budget: PreserveBudget) -> Self {
-        Self { recorder, push_evidence, budget, spent: Mutex::default() }
+        Self { recorder, push_evidence, budget, wait: DURABLE_WAIT, spent: Mutex::default() }
+    }
+
+    /// The same one, which waits for `wait` until something is durable.
+    #[must_use]
+    pub fn waiting(self, wait: Duration) -> Self {
+        Self { wait, ..self }
     }
 
     /// Begins with what the last runs kept within the hour, as the evidence stream's own records tell it.
@@ -197,7 +205,7 @@ impl Recorded {
     fn keep_content(&self, seen: FileSeen) -> Result<Verdict, String> {
         let body = Body::File(Box::new(seen));
         let seq = (self.push_evidence)(body).ok_or("the agent is stopping")?;
-        self.recorder.await_durable(Stream::Evidence, seq, DURABLE_WAIT)?;
+        self.recorder.await_durable(Stream::Evidence, seq, self.wait)?;
         Ok(Verdict::Kept)
     }
 }
@@ -214,7 +222,7 @@ impl Witness for Recorded {
             };
         }
         let seq = self.recorder.push(Stream::Urgent, clock::now(), Body::File(Box::new(seen)));
-        self.recorder.await_durable(Stream::Urgent, seq, DURABLE_WAIT)?;
+        self.recorder.await_durable(Stream::Urgent, seq, self.wait)?;
         Ok(Verdict::Kept)
     }
 

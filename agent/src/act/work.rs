@@ -18,7 +18,7 @@ use dogwatch::record::{Action, ActionState, Body, ObjectOutcome, Refusal, Seq};
 
 use super::aside::Aside;
 use super::clock_file;
-use super::handle::{Backoff, Executor, ExecutorError, look_after, recall};
+use super::handle::{Backoff, Executor, ExecutorError, NAMED_WITHIN, look_after, recall};
 use super::held_links::Step;
 use super::hold::HoldSet;
 use super::ledger::{Ledger, Source, Spending};
@@ -375,7 +375,7 @@ impl<'a> Keeper<'a> {
         match started {
             Ok(mut executor) => {
                 self.starts += 1;
-                executor.looks_by(&self.aside);
+                executor.looks_by(self.aside.waiting(NAMED_WITHIN));
                 if let Some(witness) = &self.witness {
                     executor.witnessed_by(Arc::clone(witness));
                 }

@@ -130,6 +130,13 @@ fn a_dead_and_a_hung_executor_are_noticed() {
     assert!(!Path::new(&format!("/proc/{pid}")).exists(), "killed and reaped");
 }
 
+/// State and begin of a process (proc(5)): another one may get its number.
+fn stat(pid: &str) -> Option<(String, String)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    Some((fields[0].to_owned(), fields[19].to_owned()))
+}
+
 const PARENT: &str = "DOGWATCH_TEST_PARENT";
 
 /// Not a test by itself: the agent that `an_executor_ends_with_its_agent` kills.
@@ -138,7 +145,8 @@ const PARENT: &str = "DOGWATCH_TEST_PARENT";
 fn agent_that_is_killed() {
     let Ok(root) = std::env::var(PARENT) else { return };
     let executor = spawn(policy(Path::new(&root)));
-    println!("executor {}", executor.ready().pid);
+    let pid = executor.ready().pid.to_string();
+    println!("executor {pid} {}", stat(&pid).unwrap().1);
     std::io::stdout().flush().unwrap();
     let own = rustix::process::getpid();
     rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
@@ -153,9 +161,10 @@ fn an_executor_ends_with_its_agent() {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&agent.stdout);
-    let pid = said.lines().find_map(|l| l.split("executor ").nth(1)).unwrap().trim().to_owned();
+    let executor = said.lines().find_map(|l| l.split("executor ").nth(1)).unwrap();
+    let (pid, begin) = executor.trim().split_once(' ').unwrap();
     // It is nobody's child now, so that it may linger as a zombie; that is an end too.
-    let lives = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z "));
+    let lives = || stat(pid).is_some_and(|(state, b)| state != "Z" && b == begin);
     while lives() {
         std::thread::yield_now();
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use dogwatch::record::ObjectOutcome;
 use dogwatch_agent::act::policy::{Cleaner, RootPolicy};
 
+use super::common::folder;
 use super::{Cleaning, files, paths, why};
 
 const RUNS: &str = "11111111-1111-1111-1111-111111111111";
@@ -23,7 +24,7 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
-        let host = Self { temp: tempfile::tempdir().unwrap() };
+        let host = Self { temp: folder() };
         for uid in [RUNS, ENDED, STATIC] {
             fs::create_dir_all(host.kubelet().join(uid)).unwrap();
         }

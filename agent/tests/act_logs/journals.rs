@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use dogwatch::record::ObjectOutcome;
 use dogwatch_agent::act::policy::{Cleaner, RootPolicy};
 
-use super::common::run;
+use super::common::{folder, run};
 use super::{Cleaning, files, paths, why};
 
 /// A journald of its own in a mount namespace of its own: rotates thrice, is killed while it writes, and runs again, so
@@ -59,7 +59,7 @@ struct Journals {
 
 impl Journals {
     fn new() -> Self {
-        let temp = tempfile::tempdir().unwrap();
+        let temp = folder();
         let base = temp.path().join("journal");
         fs::create_dir(&base).unwrap();
         let made = Command::new("unshare")

@@ -2,9 +2,35 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+thread_local! {
+    static HAS_OWN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Gives this thread, and those that it starts from now on, a table of descriptors of their own, with the standard ones: a
+/// process that another test starts has open, from its fork to its exec, whatever is open in the table that it came from, and
+/// a file that is open elsewhere stays. To be called before this thread opens anything.
+pub fn own_descriptors() {
+    // Tests that run in the main thread run one by one.
+    let is_main = rustix::thread::gettid() == rustix::process::getpid();
+    if is_main || HAS_OWN.replace(true) {
+        return;
+    }
+    // SAFETY: a plain system call, and what it takes from this thread is in use by others alone.
+    let done =
+        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_UNSHARE) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// A temporary folder, for files that only this test has open.
+pub fn folder() -> tempfile::TempDir {
+    own_descriptors();
+    tempfile::tempdir().expect("a temp folder")
+}
 
 /// A mounted filesystem; unmounted and its loop device released on drop, also when the test panics.
 pub struct LoopFs {
@@ -15,6 +41,12 @@ pub struct LoopFs {
 impl LoopFs {
     /// A fresh ext4 of `mib` MiB.
     pub fn ext4(mib: u64) -> Self {
+        own_descriptors();
+        Self::ext4_for_all(mib)
+    }
+
+    /// The same, for a test that keeps the table of descriptors of its process: tokio has some that its runtimes share.
+    pub fn ext4_for_all(mib: u64) -> Self {
         let temp = tempfile::tempdir().expect("a temp folder");
         let image = temp.path().join("image");
         let file = std::fs::File::create(&image).expect("an image");
@@ -27,7 +59,7 @@ impl LoopFs {
 
     /// A fresh XFS, of the least size that `mkfs.xfs` makes; the image is sparse.
     pub fn xfs() -> Self {
-        let temp = tempfile::tempdir().expect("a temp folder");
+        let temp = folder();
         let image = temp.path().join("image");
         let file = std::fs::File::create(&image).expect("an image");
         file.set_len(320 << 20).expect("a sparse image");
@@ -37,7 +69,7 @@ impl LoopFs {
 
     /// A fresh btrfs of `mib` MiB; the image is sparse.
     pub fn btrfs(mib: u64) -> Self {
-        let temp = tempfile::tempdir().expect("a temp folder");
+        let temp = folder();
         let image = temp.path().join("image");
         let file = std::fs::File::create(&image).expect("an image");
         file.set_len(mib << 20).expect("a sparse image");
@@ -47,7 +79,7 @@ impl LoopFs {
 
     /// A fresh tmpfs of `mib` MiB.
     pub fn tmpfs(mib: u64) -> Self {
-        let temp = tempfile::tempdir().expect("a temp folder");
+        let temp = folder();
         let size = format!("size={mib}m");
         Self::mount(temp, &["-t", "tmpfs", "-o", &size, "dogwatch-test"])
     }

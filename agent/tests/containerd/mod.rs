@@ -41,7 +41,7 @@ pub struct Containerd {
 
 impl Containerd {
     pub fn start(mib: u64) -> Self {
-        let (fs, folder) = (LoopFs::ext4(mib), tempfile::tempdir().unwrap());
+        let (fs, folder) = (LoopFs::ext4_for_all(mib), tempfile::tempdir().unwrap());
         let cgroup =
             format!("/dogwatch-test-{}-{}", std::process::id(), folder.path().file_name().unwrap().display());
         let mut containerd = Self { fs, folder, child: None, cgroup };
@@ -138,7 +138,7 @@ snapshotter = "overlayfs"
         for (n, name) in names.iter().enumerate() {
             // Each has a configuration of its own, and so an id of its own.
             let config = serde_json::json!({
-                "architecture": "amd64", "os": "linux", "created": format!("2024-01-01T00:00:{n:02}Z"),
+                "architecture": "amd64", "os": "linux", "created": format!("2024-01-01T00:{:02}:{:02}Z", n / 60, n % 60),
                 "author": name, "config": {"Cmd": ["/run-me"]},
                 "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{diff}")]},
             });

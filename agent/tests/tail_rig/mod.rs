@@ -163,6 +163,12 @@ pub fn append(path: &Path, text: &str) {
     file.write_all(text.as_bytes()).unwrap();
 }
 
+/// What this thread took of a core so far: others on the machine change a test's time, and not this.
+pub fn thread_seconds() -> f64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    t.tv_sec as f64 + t.tv_nsec as f64 / 1e9
+}
+
 pub fn numbered(range: std::ops::Range<usize>) -> String {
     range.map(|n| format!("{n:08} a line with enough words to tell one head from another\n")).collect()
 }
