@@ -325,6 +325,7 @@ impl Respond {
     pub fn on_tick(&mut self, now: Moment) -> Vec<Step> {
         self.plans.retain(|kept| kept.expires_boot_ns > now.boot_ns);
         let mut steps = self.watch_permits(now);
+        steps.extend(self.go_on(now));
         steps.extend(self.by_urgency().iter().flat_map(|mount| self.consider(mount, now)));
         steps
     }
@@ -437,13 +438,21 @@ impl Respond {
         }
     }
 
-    /// What became of an action, or of a part of it, that was applied: the executor's report, or what [`super::handle::look_after`] found.
+    /// What became of an action, or of a part of it, that was applied: the executor's report, or what
+    /// [`super::handle::look_after`] found.
     pub fn on_applied(&mut self, applied: Action, now: Moment) -> Vec<Step> {
         self.worked_until_boot_ns = now.boot_ns;
-        let applied = match self.next_part(applied, now) {
-            ControlFlow::Break(next) => return vec![next],
-            ControlFlow::Continue(whole) => whole,
-        };
+        match self.next_part(applied, now) {
+            ControlFlow::Break(next) => next,
+            ControlFlow::Continue(whole) => {
+                let available_bytes = whole.available_after_bytes;
+                self.on_whole(whole, available_bytes, now)
+            }
+        }
+    }
+
+    /// What became of an action, at whose mount so much is available by `now`.
+    fn on_whole(&mut self, applied: Action, available_bytes: Option<u64>, now: Moment) -> Vec<Step> {
         self.ledger.note_action(&applied, &self.rules, now.boot_ns);
         let Some(site) = self.mounts.get_mut(&applied.mount) else { return Vec::new() };
         let Some(busy) = site.busy.as_mut() else { return Vec::new() };
@@ -460,7 +469,7 @@ impl Respond {
         site.fall = Fall::default();
         // Else a person's plan, if it is made before the next sample, would take as much again. The node itself waits for
         // that, since of inodes this is a guess.
-        if let (Some(figures), Some(available)) = (&mut site.figures, applied.available_after_bytes) {
+        if let (Some(figures), Some(available)) = (&mut site.figures, available_bytes) {
             figures.available_bytes = available;
             // What is taken from now on falls from there.
             site.fall.see(now.boot_ns, available);

@@ -83,7 +83,10 @@ impl Respond {
                     *until = longer.max(*until);
                     Vec::new()
                 }
-                Heard::Stopped(why) => vec![Step::Halt { action: action.to_owned(), why }],
+                Heard::Stopped(why) => {
+                    busy.parts.halt(&why);
+                    vec![Step::Halt { action: action.to_owned(), why }]
+                }
                 Heard::Waiting { .. } => Vec::new(),
             },
             Leave::Person | Leave::OverBrake | Leave::Alone => Vec::new(),

@@ -38,6 +38,11 @@ impl Fall {
         self.seen.retain(|(at, _)| boot_ns.saturating_sub(*at) <= WINDOW_NS);
     }
 
+    /// The newest figure: boot time in ns, available bytes.
+    pub(super) fn newest(&self) -> Option<(u64, u64)> {
+        self.seen.back().copied()
+    }
+
     /// Bytes a second by which it falls; 0 where it does not, or where too little was seen.
     pub(super) fn bytes_per_second(&self) -> u64 {
         let (Some((from, had)), Some((to, has))) = (self.seen.front(), self.seen.back()) else { return 0 };

@@ -2,8 +2,8 @@
 //!
 //! How far a cleanup aims beyond the mark rests on the rate of the last seconds, and nobody can tell a burst that has just
 //! ended from a flood that has just begun. So what brings the mount to its marks goes first, and by what was written
-//! meanwhile it is told how much of the rest is wanted. It is one action: one record that it begins, one permit, one outcome;
-//! the second part is not surveyed, planned or waited for again.
+//! meanwhile, in a second at least, it is told how much of the rest is wanted. It is one action: one record that it begins, one
+//! permit, one outcome; the second part is not surveyed or planned again.
 //!
 //! Invariants
 //! - Where nobody writes while the first part goes, no more goes than the marks ask for, but for what the last file is larger.
@@ -27,29 +27,45 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// A rate is never of less: one write-back would look like a flood.
 const MIN_SPAN_NS: u64 = SECOND_NS;
 
+/// How long figures of after the first part are waited for; then it is the end.
+const UNSEEN_NS: u64 = 10 * SECOND_NS;
+
 /// How far an action is of which a part rests on a rate.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
     /// For how long it is to last beyond the marks, ns; `None`: all of it is for the marks.
     reach_ns: Option<u64>,
     begun_boot_ns: u64,
-    /// The first part, once it is over and the second is under way, and why no more than that goes.
-    first: Option<(Action, String)>,
+    /// The first part, once it is over.
+    first: Option<First>,
+    /// Why the collector stopped it.
+    halted: Option<String>,
+}
+
+#[derive(Debug)]
+struct First {
+    done: Action,
+    ended_boot_ns: u64,
+    /// Why no more goes than the second part, which is under way; `None` while figures are waited for.
+    rest: Option<String>,
+}
+
+/// What is available on the mount, as it was seen then.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    boot_ns: u64,
+    available_bytes: u64,
 }
 
 impl Parts {
     pub(super) fn reaching(reach_ns: Option<u64>) -> Self {
         Self { reach_ns, ..Self::default() }
     }
-}
 
-/// What was written while `first` was carried out, bytes a second.
-fn rate(first: &Action, span_ns: u64) -> u64 {
-    let Some((before, after)) = first.available_before_bytes.zip(first.available_after_bytes) else {
-        return 0;
-    };
-    let written = before.saturating_add(first.freed_bytes.unwrap_or(0)).saturating_sub(after);
-    scaled(written, SECOND_NS, span_ns.max(MIN_SPAN_NS))
+    /// Nothing more of it begins, and `why`.
+    pub(super) fn halt(&mut self, why: &str) {
+        self.halted.get_or_insert_with(|| why.to_owned());
+    }
 }
 
 /// `bytes` × `times` / `by`.
@@ -90,12 +106,14 @@ fn ended(whole: Action, mut done: Vec<Action>, why: String) -> Action {
 
 impl Busy {
     /// How many bytes are still to go after the `first` part, and the rate that this rests on, bytes a second.
-    fn wants(&self, first: &Action, now: Moment) -> (u64, u64) {
-        let Some(after) = first.available_after_bytes else { return (0, 0) };
-        let rate = rate(first, now.boot_ns.saturating_sub(self.parts.begun_boot_ns));
+    fn wants(&self, first: &Action, seen: Seen) -> (u64, u64) {
+        let had = first.available_before_bytes.unwrap_or(seen.available_bytes);
+        let written = had.saturating_add(first.freed_bytes.unwrap_or(0)).saturating_sub(seen.available_bytes);
+        let span_ns = seen.boot_ns.saturating_sub(self.parts.begun_boot_ns).max(MIN_SPAN_NS);
+        let rate = scaled(written, SECOND_NS, span_ns);
         let mark = self.trigger.available_bytes.saturating_add(self.lacked.bytes);
         let beyond = scaled(rate, self.parts.reach_ns.unwrap_or(0), SECOND_NS);
-        (mark.saturating_add(beyond).saturating_sub(after), rate)
+        (mark.saturating_add(beyond).saturating_sub(seen.available_bytes), rate)
     }
 }
 
@@ -111,42 +129,100 @@ impl Respond {
         Step::Apply(Box::new(first.map_or_else(|| action.clone(), |first| part(action, 0..first))))
     }
 
-    /// What became of one part, or of all at once: the next part, or the outcome of the whole.
-    pub(super) fn next_part(&mut self, applied: Action, now: Moment) -> ControlFlow<Step, Action> {
-        let busy = self.mounts.get(&applied.mount).and_then(|site| site.busy.as_ref());
+    /// What became of one part, or of all at once: what is next, if anything by now, or the outcome of the whole.
+    pub(super) fn next_part(&mut self, applied: Action, now: Moment) -> ControlFlow<Vec<Step>, Action> {
+        let Some(busy) = self.mounts.get_mut(&applied.mount).and_then(|site| site.busy.as_mut()) else {
+            return ControlFlow::Continue(applied);
+        };
         let of_it = |a: &&Action| {
             a.id == applied.id && a.state == ActionState::Started && applied.objects.len() < a.objects.len()
         };
-        let Some((busy, whole)) = busy.and_then(|b| Some((b, b.action.as_ref().filter(of_it)?.clone())))
-        else {
+        let Some(whole) = busy.action.as_ref().filter(of_it).cloned() else {
             return ControlFlow::Continue(applied);
         };
-        let (wanted, rate) = busy.wants(&applied, now);
-        let late = self.too_late(&busy.leave, now);
-        let Some(parts) = self.mounts.get_mut(&applied.mount).and_then(|s| Some(&mut s.busy.as_mut()?.parts))
-        else {
-            return ControlFlow::Continue(applied);
-        };
-        let said = || {
-            let rate = words::bytes(rate);
-            format!(
-                "it was to go beyond the low-water mark: others took {rate} a second since the cleanup began"
-            )
-        };
-        if let Some((first, why)) = parts.first.take() {
-            return ControlFlow::Continue(ended(whole, vec![first, applied], why));
+        if let Some(first) = busy.parts.first.take() {
+            return ControlFlow::Continue(ended(
+                whole,
+                vec![first.done, applied],
+                first.rest.unwrap_or_default(),
+            ));
         }
         if applied.state == ActionState::Refused {
             // Nothing of it was touched, whatever part it was.
             let refused = Action { objects: whole.objects.clone(), ..applied };
             return ControlFlow::Continue(joined(whole, vec![refused]));
         }
-        let begun = applied.objects.len();
-        let second = lead(&whole.objects[begun..], Room { bytes: wanted, inodes: 0 });
-        if applied.state != ActionState::Done || second == 0 || late.is_some() {
-            return ControlFlow::Continue(ended(whole, vec![applied], late.unwrap_or_else(said)));
-        }
-        parts.first = Some((applied, said()));
-        ControlFlow::Break(Step::Apply(Box::new(part(&whole, begun..begun + second))))
+        let seen = applied
+            .available_after_bytes
+            .map(|available_bytes| Seen { boot_ns: now.boot_ns, available_bytes })
+            .filter(|seen| seen.boot_ns.saturating_sub(busy.parts.begun_boot_ns) >= MIN_SPAN_NS);
+        let mount = whole.mount.clone();
+        busy.parts.first = Some(First { done: applied, ended_boot_ns: now.boot_ns, rest: None });
+        self.second_part(&mount, seen, now)
     }
+
+    /// Second parts for which figures have come by now, and the ends of those that are not to be.
+    pub(super) fn go_on(&mut self, now: Moment) -> Vec<Step> {
+        let mounts: Vec<String> = self.mounts.keys().cloned().collect();
+        let mut steps = Vec::new();
+        for mount in mounts {
+            let Some(site) = self.mounts.get(&mount) else { continue };
+            let Some((begun, ended)) = site.busy.as_ref().and_then(|busy| {
+                let first = busy.parts.first.as_ref().filter(|first| first.rest.is_none())?;
+                Some((busy.parts.begun_boot_ns, first.ended_boot_ns))
+            }) else {
+                continue;
+            };
+            let tells = |at: u64| at > ended && at.saturating_sub(begun) >= MIN_SPAN_NS;
+            let seen = site.fall.newest().filter(|(at, _)| tells(*at));
+            let seen = seen.map(|(boot_ns, available_bytes)| Seen { boot_ns, available_bytes });
+            steps.extend(match self.second_part(&mount, seen, now) {
+                ControlFlow::Break(next) => next,
+                ControlFlow::Continue(whole) => {
+                    self.on_whole(whole, seen.map(|seen| seen.available_bytes), now)
+                }
+            });
+        }
+        steps
+    }
+
+    /// After the first part on `mount`, of which figures may be `seen`: the second, the end, or that more is waited for.
+    fn second_part(
+        &mut self,
+        mount: &str,
+        seen: Option<Seen>,
+        now: Moment,
+    ) -> ControlFlow<Vec<Step>, Action> {
+        let wait = ControlFlow::Break(Vec::new());
+        let Some(busy) = self.mounts.get(mount).and_then(|site| site.busy.as_ref()) else { return wait };
+        let (Some(whole), Some(first)) = (busy.action.clone(), &busy.parts.first) else { return wait };
+        let late = busy.parts.halted.clone().or_else(|| self.too_late(&busy.leave, now));
+        let begun = first.done.objects.len();
+        let is_over = first.done.state != ActionState::Done || late.is_some();
+        let unseen = now.boot_ns.saturating_sub(first.ended_boot_ns) >= UNSEEN_NS;
+        let (second, why) = match seen {
+            Some(seen) => {
+                let (wanted, rate) = busy.wants(&first.done, seen);
+                let rest = Room { bytes: wanted, inodes: 0 };
+                (
+                    lead(&whole.objects[begun..], rest),
+                    beyond(&format!("others took {} a second since the cleanup began", words::bytes(rate))),
+                )
+            }
+            None if is_over || unseen => (0, beyond("nobody could tell how fast others write")),
+            None => return wait,
+        };
+        let Some(busy) = self.mounts.get_mut(mount).and_then(|site| site.busy.as_mut()) else { return wait };
+        let Some(mut first) = busy.parts.first.take() else { return wait };
+        if is_over || second == 0 {
+            return ControlFlow::Continue(ended(whole, vec![first.done], late.unwrap_or(why)));
+        }
+        first.rest = Some(why);
+        busy.parts.first = Some(first);
+        ControlFlow::Break(vec![Step::Apply(Box::new(part(&whole, begun..begun + second)))])
+    }
+}
+
+fn beyond(why: &str) -> String {
+    format!("it was to go beyond the low-water mark: {why}")
 }

@@ -123,7 +123,15 @@ fn clean_of(machine: &mut Respond, found: &Survey, second: u64) {
     };
     applied.state = ActionState::Done;
     applied.objects.iter_mut().for_each(|o| o.outcome = ObjectOutcome::Removed);
-    let done = recorded(one(machine.on_applied(*applied, at(second))), ActionState::Done);
+    let mut over = machine.on_applied(*applied, at(second));
+    let mut second = second;
+    if over.is_empty() {
+        // It was to go beyond the mark, and nobody writes.
+        second += 1;
+        machine.on_sample(&[mount(20 * GIB)], at(second));
+        over = machine.on_tick(at(second));
+    }
+    let done = recorded(one(over), ActionState::Done);
     assert_eq!(machine.on_recorded(&done, Ok(()), at(second)), []);
 }
 

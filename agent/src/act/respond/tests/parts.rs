@@ -96,6 +96,65 @@ fn a_writer_that_slows_down_gets_what_it_takes_by_now() {
 }
 
 #[test]
+fn what_went_in_a_moment_says_nothing_of_a_rate_before_the_next_figures() {
+    for (taken_mib, more) in [(0, 0), (100, 3)] {
+        let (mut machine, started, first) = after_a_burst();
+        let went = carried_out(first, 10 * GIB, 0);
+        assert_eq!(machine.on_applied(went, at(ASKED)), [], "it took no time");
+        let left = MARK - taken_mib * MIB;
+        // Figures of before, and ones that come too soon.
+        machine.on_sample(&[mount(10 * GIB)], at(ASKED));
+        assert_eq!(machine.on_tick(at(ASKED)), []);
+        machine.on_sample(&[mount(left)], at(ASKED + 2));
+        let next = one(machine.on_tick(at(ASKED + 2)));
+        if more > 0 {
+            // 50 MiB a second: 100 were taken, and 3,000 will be.
+            let Step::Apply(second) = next else { unreachable!("{next:#?}") };
+            assert_eq!((&second.id, second.objects.len()), (&started.id, more + 1));
+            assert_eq!(machine.on_tick(at(ASKED + 3)), [], "it is under way");
+            let done = machine.on_applied(carried_out(*second, left, 0), at(ASKED + 4));
+            assert_eq!(removed(&recorded(one(done), ActionState::Done)), 14 * GIB);
+        } else {
+            let done = recorded(next, ActionState::Done);
+            assert_eq!(removed(&done), 10 * GIB);
+            assert_eq!(machine.on_recorded(&done, Ok(()), at(ASKED + 2)), []);
+        }
+    }
+}
+
+#[test]
+fn what_nobody_can_tell_or_the_collector_stops_is_the_end() {
+    let (mut machine, _, first) = after_a_burst();
+    assert_eq!(machine.on_applied(carried_out(first, 10 * GIB, 0), at(ASKED)), []);
+    assert_eq!(machine.on_tick(at(ASKED + 9)), []);
+    let done = recorded(one(machine.on_tick(at(ASKED + 10))), ActionState::Done);
+    assert_eq!(removed(&done), 10 * GIB);
+    assert!(done.refused.iter().any(|r| r.reason.contains("nobody could tell")), "{:#?}", done.refused);
+
+    for before in [true, false] {
+        let (mut machine, started, first) = after_a_burst();
+        machine.mounts.get_mut("/data").unwrap().busy.as_mut().unwrap().leave = Leave::Leased(u64::MAX);
+        let went = carried_out(first, 10 * GIB, 5 * GIB);
+        let stopped = |machine: &mut Respond| {
+            let heard = Heard::Stopped("a finding on node n2".to_owned());
+            let steps = machine.on_heard(&started.id, heard, at(ASKED));
+            assert!(matches!(one(steps), Step::Halt { .. }));
+        };
+        let done = if before {
+            stopped(&mut machine);
+            machine.on_applied(went, at(ASKED + 1))
+        } else {
+            assert_eq!(machine.on_applied(went, at(ASKED)), []);
+            stopped(&mut machine);
+            machine.on_tick(at(ASKED))
+        };
+        let done = recorded(one(done), ActionState::Done);
+        assert_eq!(removed(&done), 10 * GIB);
+        assert!(done.refused.iter().all(|r| r.reason.contains("on node n2")), "{:#?}", done.refused);
+    }
+}
+
+#[test]
 fn a_stop_between_the_parts_is_the_end() {
     let (mut machine, _, first) = after_a_burst();
     let word = Word {
@@ -178,7 +237,12 @@ proptest! {
             prop_assert!(parts <= 2);
             let done = carried_out(part, left, 0);
             left = done.available_after_bytes.unwrap();
-            match one(machine.on_applied(done, at(ASKED + took * parts))) {
+            let mut next = machine.on_applied(done, at(ASKED + took * parts));
+            if next.is_empty() {
+                machine.on_sample(&[mount(left)], at(ASKED + took * parts + 1));
+                next = machine.on_tick(at(ASKED + took * parts + 1));
+            }
+            match one(next) {
                 Step::Apply(next) => part = *next,
                 step => break recorded(step, ActionState::Done),
             }
