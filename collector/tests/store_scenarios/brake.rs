@@ -18,7 +18,6 @@ use dogwatch_collector::say::Say;
 use dogwatch_collector::store::decision::{Past, What};
 use dogwatch_collector::store::index::{Batch, Index, IndexError, Pair, Span};
 use dogwatch_collector::store::memory_index::MemoryIndex;
-use dogwatch_collector::store::watchdog::Deadlines;
 use dogwatch_collector::store::{DecideError, Store, StoreConfig};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -346,7 +345,8 @@ pub(crate) fn holding(dir: &Path) -> (StoreConfig, Arc<AtomicU8>) {
             }
             Ok(Box::new(Held { inner: MemoryIndex::default(), held: Arc::clone(&given) }) as Box<dyn Index>)
         })),
-        index_deadlines: Deadlines { open: PATIENCE, request: PATIENCE },
+        // Whoever decides meanwhile does not wait for it.
+        fold_patience: Duration::from_secs(5),
         ..kit::config(dir)
     };
     (config, held)
