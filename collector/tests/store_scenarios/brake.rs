@@ -307,6 +307,8 @@ pub(crate) const HOLD: u8 = 1;
 pub(crate) const HELD: u8 = 2;
 /// It fails, and none is opened in its place until it is free.
 pub(crate) const BROKEN: u8 = 3;
+/// It takes one batch in, and is to be held at the one after.
+pub(crate) const ARMED: u8 = 4;
 
 /// An index that takes nothing in while it is held.
 struct Held {
@@ -328,6 +330,9 @@ impl Index for Held {
         self.inner.scan(span, limit)
     }
     fn apply(&self, batch: Batch) -> Result<(), IndexError> {
+        if self.held.compare_exchange(ARMED, HOLD, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            return self.inner.apply(batch);
+        }
         let _ = self.held.compare_exchange(HOLD, HELD, Ordering::SeqCst, Ordering::SeqCst);
         if self.held.load(Ordering::SeqCst) == BROKEN {
             return Err(IndexError::Failed { what: "apply", detail: "it is broken".to_owned() });
