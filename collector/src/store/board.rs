@@ -52,7 +52,10 @@ impl Board {
 
     pub(super) fn broken(&self, generation: u64, why: String) {
         self.change(|g| {
-            g.broken.get_or_insert((generation, why));
+            // One of an index that is gone already is of no use; the first of the newest says most.
+            if g.broken.as_ref().is_none_or(|(reported, _)| *reported < generation) {
+                g.broken = Some((generation, why));
+            }
         });
     }
 
@@ -89,5 +92,21 @@ impl Board {
 
     fn lock(&self) -> MutexGuard<'_, (Goal, bool)> {
         self.goal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_of_the_index_before_does_not_hide_one_of_its_successor() {
+        let board = Board::default();
+        board.broken(1, "late".to_owned());
+        board.broken(2, "first".to_owned());
+        board.broken(2, "second".to_owned());
+        board.broken(1, "later still".to_owned());
+        assert_eq!(board.wait(Duration::ZERO).broken, Some((2, "first".to_owned())));
+        assert_eq!(board.wait(Duration::ZERO).broken, None, "it is taken once");
     }
 }

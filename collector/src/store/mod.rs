@@ -89,10 +89,6 @@ use writer::{BlockWriter, Shared};
 /// The collector's clock: wall ns.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
-/// Longest wait for the index to take in a decision that is durable already. Beyond it (a rebuild is under way) the
-/// decision stands and the rows follow.
-const FOLD_PATIENCE: Duration = Duration::from_secs(5);
-
 /// How a block came to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
@@ -293,6 +289,7 @@ pub(crate) struct Inner {
     slot: Arc<Slot>,
     doubt: Arc<Doubt>,
     folded: watch::Receiver<Position>,
+    fold_patience: Duration,
     notices: broadcast::Sender<Notice>,
     arrivals: broadcast::Sender<Arrival>,
     aside: Arc<Mutex<Aside>>,
@@ -376,7 +373,7 @@ impl Store {
     pub async fn decide_all(&self, decisions: Vec<Decision>) -> Result<(), DecideError> {
         let Some(at) = self.inner.truth.decide(&decisions).await? else { return Ok(()) };
         let mut folded = self.inner.folded.clone();
-        let reached = tokio::time::timeout(FOLD_PATIENCE, folded.wait_for(|p| *p >= at)).await;
+        let reached = tokio::time::timeout(self.inner.fold_patience, folded.wait_for(|p| *p >= at)).await;
         if !matches!(reached, Ok(Ok(_))) {
             tracing::warn!("a decision is durable; the index will take it in later");
         }

@@ -37,6 +37,9 @@ const NOTICES: usize = 4096;
 /// Arrivals that a subscriber may lag behind before it is told how many it missed; some 40 bytes each.
 const ARRIVALS: usize = 4096;
 
+/// Long enough for an index that works, short enough for whoever waits for what they ordered.
+const FOLD_PATIENCE: Duration = Duration::from_secs(5);
+
 /// One journal's figures.
 #[derive(Debug, Clone, Copy)]
 pub struct JournalConfig {
@@ -68,6 +71,9 @@ pub struct StoreConfig {
     pub reserve_free_bytes: u64,
     /// How long the index's engine may take.
     pub index_deadlines: Deadlines,
+    /// Longest wait for the index to take in a decision that is durable already. Beyond it (a rebuild is under way) the
+    /// decision stands and the rows follow.
+    pub fold_patience: Duration,
     /// Opens the index's engine; `None`: sled.
     pub index_opener: Option<Opener>,
     /// Whether nothing expires until [`Store::keep_spans`] said what is held.
@@ -92,6 +98,7 @@ impl StoreConfig {
             preallocate_segments: 1,
             reserve_free_bytes: 1 << 30,
             index_deadlines: Deadlines::default(),
+            fold_patience: FOLD_PATIENCE,
             index_opener: None,
             expires_once_told: false,
         }
@@ -289,6 +296,7 @@ impl Store {
             slot,
             doubt,
             folded,
+            fold_patience: config.fold_patience,
             notices,
             arrivals,
             aside,

@@ -2,11 +2,16 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dogwatch::clock;
 use ed25519_dalek::SigningKey;
 
+use super::watchdog::Deadlines;
 use super::{JournalConfig, Store, StoreConfig};
+
+/// Longer than any machine is slow.
+const NEVER: Duration = Duration::from_secs(120);
 
 /// Opens a store in `dir` by the wall clock.
 pub(crate) fn open(dir: &Path) -> Store {
@@ -23,6 +28,8 @@ pub(crate) fn open_with(dir: &Path, truth_max_bytes: u64) -> Store {
         truth: JournalConfig { max_bytes: truth_max_bytes, ..journal },
         preallocate_segments: 1,
         reserve_free_bytes: 0,
+        index_deadlines: Deadlines { open: NEVER, request: NEVER },
+        fold_patience: NEVER,
         ..StoreConfig::new(dir)
     };
     Store::open(config, SigningKey::from_bytes(&[1; 32]), Arc::new(clock::wall_ns)).unwrap().0

@@ -1,15 +1,18 @@
 //! The fleet brake in doubt: nodes that were away for long or lie, a collector that is killed at its start, decisions that
 //! become unreadable while it runs, and stops that overtake everything.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use dogwatch_collector::brake::{Ledger, Refusal, Unknown};
-use dogwatch_collector::store::Store;
 use dogwatch_collector::store::decision::{Past, What};
+use dogwatch_collector::store::index::Opener;
+use dogwatch_collector::store::{Store, StoreConfig, sled_index};
 
 use crate::brake::{
     BROKEN, Desk, FREE, HARMED, HELD, HOLD, PATIENCE, append, copy, damage, enrol, flip, holding, keeper,
@@ -144,10 +147,22 @@ async fn doubt_outlives_a_collector_that_is_killed_before_it_wrote_anything() {
 
         // What is on the disk when it is killed, at each step of its start: the next one finds that alone.
         let mut at = first;
-        for step in ["opened", "indexed", "taken up", "decided by others"] {
+        for step in ["opened", "moved aside", "indexed", "taken up", "decided by others"] {
             let killed = tempfile::tempdir().unwrap();
-            let store = kit::open(kit::config(at.path()));
-            if step != "opened" {
+            let opening = match step {
+                "opened" => 1,
+                "moved aside" => 2,
+                _ => 0,
+            };
+            let (config, held) = holding_at_opening(opening, at.path());
+            let store = kit::open(config);
+            if opening > 0 {
+                // Where there was no index, none is moved aside.
+                kit::until("it to come so far", async || {
+                    held.load(Ordering::SeqCst) == HELD || (opening > 1 && store.answers())
+                })
+                .await;
+            } else {
                 store.indexed(PATIENCE).await.unwrap();
             }
             let owner = if matches!(step, "taken up" | "decided by others") {
@@ -160,6 +175,7 @@ async fn doubt_outlives_a_collector_that_is_killed_before_it_wrote_anything() {
                 kit::until("it to be in the index", async || store.told(&store.mark())).await;
             }
             copy_as_it_lies(at.path(), killed.path());
+            held.store(FREE, Ordering::SeqCst);
             drop(owner);
             store.close().await;
             at = killed;
@@ -176,31 +192,62 @@ async fn doubt_outlives_a_collector_that_is_killed_before_it_wrote_anything() {
     }
 }
 
-/// What a collector that runs has on its disk. It moves its index aside and makes a new one meanwhile: where something
-/// went while it was copied, all is copied again.
+/// A store in `dir` whose indexer is held when it opens an index for the `nth` time, until it is free.
+fn holding_at_opening(nth: usize, dir: &Path) -> (StoreConfig, Arc<AtomicU8>) {
+    let held = Arc::new(AtomicU8::new(HOLD));
+    let (given, openings) = (Arc::clone(&held), AtomicUsize::new(0));
+    let opener: Opener = Arc::new(move |dir| {
+        if openings.fetch_add(1, Ordering::SeqCst) + 1 == nth {
+            let _ = given.compare_exchange(HOLD, HELD, Ordering::SeqCst, Ordering::SeqCst);
+            while given.load(Ordering::SeqCst) != FREE {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        sled_index::opener()(dir)
+    });
+    (StoreConfig { index_opener: Some(opener), ..kit::config(dir) }, held)
+}
+
+/// What a folder holds: paths within it, and the bytes of what is a file.
+type Content = BTreeMap<PathBuf, Option<Vec<u8>>>;
+
+/// What a collector that runs has on its disk, at one moment: what is read twice in a row was so in between. What is read
+/// but once may be of two moments, and no kill leaves that.
 fn copy_as_it_lies(from: &Path, to: &Path) {
     let begun = Instant::now();
-    loop {
-        match copy_all(from, to) {
-            Ok(()) => return,
-            Err(gone) if gone.kind() == ErrorKind::NotFound && begun.elapsed() < PATIENCE => {
-                fs::remove_dir_all(to).unwrap();
-                fs::create_dir(to).unwrap();
-            }
-            Err(error) => panic!("cannot copy {}: {error}", from.display()),
+    let mut before = None;
+    let content = loop {
+        let mut content = Content::new();
+        let read = match read_all(from, Path::new(""), &mut content) {
+            Ok(()) => Some(content),
+            // It was moved aside meanwhile.
+            Err(gone) if gone.kind() == ErrorKind::NotFound => None,
+            Err(error) => panic!("cannot read {}: {error}", from.display()),
+        };
+        match (before, read) {
+            (Some(before), Some(read)) if before == read => break read,
+            (_, read) => before = read,
+        }
+        assert!(begun.elapsed() < PATIENCE, "{} is never twice the same", from.display());
+    };
+    // A folder comes before what is in it.
+    for (path, bytes) in content {
+        match bytes {
+            Some(bytes) => fs::write(to.join(path), bytes).unwrap(),
+            None => fs::create_dir(to.join(path)).unwrap(),
         }
     }
 }
 
-fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(from)? {
+fn read_all(root: &Path, within: &Path, content: &mut Content) -> io::Result<()> {
+    for entry in fs::read_dir(root.join(within))? {
         let entry = entry?;
-        let to = to.join(entry.file_name());
+        let path = within.join(entry.file_name());
         if entry.file_type()?.is_dir() {
-            fs::create_dir(&to)?;
-            copy_all(&entry.path(), &to)?;
+            read_all(root, &path, content)?;
+            content.insert(path, None);
         } else {
-            fs::copy(entry.path(), &to)?;
+            content.insert(path, Some(fs::read(entry.path())?));
         }
     }
     Ok(())

@@ -12,6 +12,7 @@ use dogwatch::record::{
     Subject,
 };
 use dogwatch_collector::store::decision::{Decision, What};
+use dogwatch_collector::store::watchdog::Deadlines;
 use dogwatch_collector::store::{JournalConfig, OpenReport, Store, StoreConfig};
 use ed25519_dalek::SigningKey;
 
@@ -173,6 +174,9 @@ impl Hands {
     }
 }
 
+/// Longer than any machine is slow: tests that are about one set their own.
+pub(crate) const NEVER: Duration = Duration::from_secs(120);
+
 pub(crate) fn config(dir: &Path) -> StoreConfig {
     let journal = JournalConfig { segment_bytes: 1 << 20, max_bytes: 64 << 20, max_age: None };
     StoreConfig {
@@ -182,6 +186,8 @@ pub(crate) fn config(dir: &Path) -> StoreConfig {
         truth: journal,
         preallocate_segments: 1,
         reserve_free_bytes: 0,
+        index_deadlines: Deadlines { open: NEVER, request: NEVER },
+        fold_patience: NEVER,
         ..StoreConfig::new(dir)
     }
 }

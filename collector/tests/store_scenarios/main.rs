@@ -13,7 +13,6 @@ mod brake_doubt;
 mod brake_missed;
 mod chosen;
 mod commit;
-mod crash;
 mod flood;
 mod index;
 mod kit;

@@ -83,11 +83,14 @@ impl Running {
 
 /// Over a channel to a port that nobody listens on.
 pub(crate) async fn run_without_desk(args: &[&str]) -> Ran {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    // Kept until the command has ended, so that nobody else is given the port meanwhile.
+    let kept = tokio::net::TcpSocket::new_v4().unwrap();
+    kept.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = kept.local_addr().unwrap();
     let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-    run_with(Dial::Over(channel), How::default(), args).await
+    let ran = run_with(Dial::Over(channel), How::default(), args).await;
+    drop(kept);
+    ran
 }
 
 pub(crate) async fn run_with(dial: Dial, how: How<'_>, args: &[&str]) -> Ran {
@@ -134,7 +137,9 @@ async fn run_into(dial: Dial, how: How<'_>, args: &[&str], (out, err): (&mut Sha
             ..Terminal::default()
         },
     };
-    let cli = Cli::try_parse_from(std::iter::once("dogwatch").chain(args.iter().copied()));
+    // Longer than any machine is slow: no scenario is about an answer that never comes.
+    let words = ["dogwatch", "--timeout", "5min"];
+    let cli = Cli::try_parse_from(words.into_iter().chain(args.iter().copied()));
     let outcome = match cli {
         Ok(cli) => {
             let world = World { now_ns: T0, env: Box::new(|_| None), dial, called: "dogwatch" };

@@ -174,13 +174,19 @@ impl Review for Cluster {
     }
 }
 
+/// Knows the collector, and lets nobody in.
+fn no_token(house: &House) -> JoinToken {
+    JoinToken { id: TokenId([0; 8]), secret: TokenSecret::new([0; 32]), ca: house.ca.fingerprint() }
+}
+
+fn account_request(node: &str, join: &JoinToken, token: &str, seed: u8) -> EnrolRequest {
+    let (_, request) = enrol_request(node, join, seed);
+    EnrolRequest { token: token.to_owned(), kind: TokenKind::ServiceAccount.into(), ..request }
+}
+
 async fn enrol_by_account(house: &House, node: &str, token: &str, seed: u8) -> Result<EnrolResponse, Status> {
-    let join =
-        JoinToken { id: TokenId([0; 8]), secret: TokenSecret::new([0; 32]), ca: house.ca.fingerprint() };
-    let (_, mut request) = enrol_request(node, &join, seed);
-    request.token = token.to_owned();
-    request.kind = TokenKind::ServiceAccount.into();
-    enrol(house, &join, request).await
+    let join = no_token(house);
+    enrol(house, &join, account_request(node, &join, token, seed)).await
 }
 
 #[tokio::test]
@@ -250,12 +256,19 @@ async fn reviews_that_wait_for_the_api_server_are_few_and_keep_nobody_else_out()
     let (inside, mut reviewing) = tokio::sync::watch::channel(0);
     let (let_go, go) = tokio::sync::watch::channel(false);
     let stalled = Stalled { inside, go };
-    let accounts = Accounts::new(Box::new(stalled), "dogwatch".to_owned(), account);
-    let house = House::open_for(ServerTlsOptions::default(), true, Some(accounts)).await;
-    // More than may be reviewed at once, all of them asked before any is answered.
+    // Nothing ends by time: neither a review that waits, nor the connection of whoever asked for it.
+    let accounts = Accounts::new(Box::new(stalled), "dogwatch".to_owned(), account).with_wait(HOUR);
+    let options = ServerTlsOptions { anonymous_lifetime: HOUR, ..ServerTlsOptions::default() };
+    let house = House::open_for(options, true, Some(accounts)).await;
+    // More than may be reviewed at once, all of them asked before any is answered. Keys are made first: meanwhile this
+    // thread serves nobody.
     let asked = 2 * MAX_REVIEWS;
-    let askers =
-        (0..asked).map(|n| enrol_by_account(&house, "worker-1", "good.of.worker-1", n as u8)).map(Box::pin);
+    let token = house.token(1);
+    let (_, by_token) = enrol_request("worker-2", &token, 9);
+    let join = no_token(&house);
+    let by_account: Vec<_> =
+        (0..asked).map(|n| account_request("worker-1", &join, "good.of.worker-1", n as u8)).collect();
+    let askers = by_account.into_iter().map(|request| enrol(&house, &join, request)).map(Box::pin);
     let mut askers: futures_util::stream::FuturesUnordered<_> = askers.collect();
     let mut turned_away = 0;
     while turned_away < asked - MAX_REVIEWS {
@@ -266,9 +279,7 @@ async fn reviews_that_wait_for_the_api_server_are_few_and_keep_nobody_else_out()
     }
     reviewing.wait_for(|n| *n >= MAX_REVIEWS).await.unwrap();
     assert_eq!(*reviewing.borrow(), MAX_REVIEWS, "the API server is asked no more than that");
-    let token = house.token(1);
-    let (_, request) = enrol_request("worker-2", &token, 9);
-    tokio::time::timeout(PATIENCE, enrol(&house, &token, request)).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, enrol(&house, &token, by_token)).await.unwrap().unwrap();
     let_go.send(true).unwrap();
     while let Some(outcome) = tokio::time::timeout(PATIENCE, askers.next()).await.unwrap() {
         assert!(outcome.unwrap_err().message().contains("it was busy"));
