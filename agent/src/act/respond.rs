@@ -7,7 +7,7 @@
 //! - Nothing is applied whose record is not durable: [`Step::Apply`] comes only after [`Respond::on_recorded`] for the
 //!   same action in state `started`. A record that could not be kept refuses the action.
 //! - One survey or action a mount at a time, and a cooldown after each cleanup. It is not waited for where budgets kept
-//!   back what was needed, or where the mount would be full before it ends; what is done within one cooldown is one
+//!   back what was needed, or where the mount would be full before or soon after it; what is done within one cooldown is one
 //!   cleanup to the breaker.
 //! - A cleanup that begins by itself aims beyond the low-water mark by what a fast writer takes during a cooldown, and goes
 //!   there only while it writes on (`parts`); where other mounts fill as well, who is full soonest goes first, and each takes
@@ -85,6 +85,8 @@ const MAX_PLANS: usize = 64;
 const MAX_WAITING: usize = 8;
 /// From the end of a cleanup to the next one that does not wait for the cooldown: the figures must be of after it.
 const SETTLE_NS: u64 = 2_000_000_000;
+/// A cleanup may take so long to begin, with the fleet's leave: what is full so soon after a cooldown does not wait for its end.
+const LEAD_NS: u64 = 20_000_000_000;
 
 /// What the core is to do next, in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -562,7 +564,8 @@ impl Site {
         };
         // What is full falls no more.
         let full = figures.available_bytes == 0;
-        let hurried = self.cut_short || full || self.fall.is_full_within(figures.available_bytes, left);
+        let in_time = left.saturating_add(LEAD_NS);
+        let hurried = self.cut_short || full || self.fall.is_full_within(figures.available_bytes, in_time);
         !(hurried && since >= SETTLE_NS)
     }
 }

@@ -107,6 +107,22 @@ fn what_budgets_cut_to_pieces_is_one_cleanup() {
 }
 
 #[test]
+fn what_would_be_full_right_after_a_cooldown_does_not_wait_for_its_end() {
+    // A GiB goes in ten seconds; half of the cooldown is over: full before its end, ten seconds after it, forty.
+    for (had, waits) in [(5, false), (7, false), (10, true)] {
+        let mut machine = machine(CleanupMode::Auto);
+        machine.on_sample(&[mount(5 * GIB)], at(0));
+        machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
+        clean(&mut machine, 0);
+        for second in 1..=30 {
+            machine.on_sample(&[mount(had * GIB - second * GIB / 10)], at(second));
+        }
+        let next = machine.on_tick(at(30));
+        assert_eq!(next.is_empty(), waits, "{had} GiB: {next:#?}");
+    }
+}
+
+#[test]
 fn hurried_cleanups_come_to_the_breaker_too() {
     let root = RootPolicy { keep_newest: 0, ..RootPolicy::new("/data/logs") };
     let budgets = Budgets { max_bytes_per_hour: 1 << 50, ..Budgets::default() };
