@@ -202,10 +202,10 @@ fn a_stalled_disk_stops_no_sampling() {
     scene.watch(Duration::from_secs(2));
     let stall = Duration::from_secs(10);
     let from = clock::now().boot_ns;
-    fs.freeze().unwrap();
+    let frozen = fs.freeze().unwrap();
     scene.watch(stall);
     let to = clock::now().boot_ns;
-    fs.thaw().unwrap();
+    frozen.thaw().unwrap();
     scene.watch(Duration::from_secs(3));
     let (_, here) = scene.settle("a disk stalled for 10 s");
     let (samples, holes, told) = silent_sampling_holes(&here);
