@@ -105,16 +105,15 @@ impl LoopFs {
         self.control("shut down", IOC_SHUTDOWN, &raw mut flags)
     }
 
-    /// Holds every write, as a stalled disk does: writers block until [`LoopFs::thaw`].
-    pub fn freeze(&self) -> Result<()> {
+    /// Holds every write, as a stalled disk does: writers block until what is given back is thawed or dropped.
+    pub fn freeze(&self) -> Result<Frozen<'_>> {
         let mut unused = 0u32;
         self.control("freeze", FIFREEZE, &raw mut unused)?;
         self.frozen.set(true);
-        Ok(())
+        Ok(Frozen(self))
     }
 
-    /// Lets writes go on.
-    pub fn thaw(&self) -> Result<()> {
+    fn thaw(&self) -> Result<()> {
         let mut unused = 0u32;
         self.control("thaw", FITHAW, &raw mut unused)?;
         self.frozen.set(false);
@@ -219,6 +218,31 @@ impl LoopFs {
     }
 }
 
+/// A filesystem that stands still for as long as this is held.
+///
+/// To be declared after every process that may write to it, so that it goes first while a test unwinds: a process that
+/// waits for the filesystem cannot be killed, and whoever ends it waits with it.
+#[must_use = "the filesystem is thawed when this is dropped"]
+#[derive(Debug)]
+pub struct Frozen<'fs>(&'fs LoopFs);
+
+impl Frozen<'_> {
+    /// Lets writes go on.
+    pub fn thaw(self) -> Result<()> {
+        self.0.thaw()
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        if self.0.frozen.get()
+            && let Err(e) = self.0.thaw()
+        {
+            eprintln!("{e:#}");
+        }
+    }
+}
+
 impl Drop for LoopFs {
     fn drop(&mut self) {
         if let Err(e) = self.unmount() {
@@ -300,10 +324,33 @@ mod tests {
     }
 
     #[test]
+    fn a_panicking_test_thaws_before_it_ends_a_writer_that_waits() {
+        let fs = LoopFs::create(32 << 20, "ext4", &[]).unwrap();
+        let path = fs.path().join("blocked");
+        let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let frozen = fs.freeze().unwrap();
+            let _writer = Writer(Some(std::thread::spawn(move || std::fs::write(path, b"late"))));
+            let _first_to_go = frozen;
+            panic!("a test fails");
+        }));
+        assert!(unwound.is_err());
+        assert_eq!(std::fs::read(fs.path().join("blocked")).unwrap(), b"late");
+    }
+
+    /// Waited for when dropped, as a process is.
+    struct Writer(Option<std::thread::JoinHandle<std::io::Result<()>>>);
+
+    impl Drop for Writer {
+        fn drop(&mut self) {
+            self.0.take().unwrap().join().unwrap().unwrap();
+        }
+    }
+
+    #[test]
     fn a_panicking_test_leaves_no_mount_and_a_frozen_one_goes_too() {
         let fs = LoopFs::create(32 << 20, "ext4", &[]).unwrap();
         let at = fs.path().to_owned();
-        fs.freeze().unwrap();
+        std::mem::forget(fs.freeze().unwrap());
         let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
             let _owned = fs;
             panic!("a test fails");

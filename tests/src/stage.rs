@@ -236,6 +236,11 @@ impl House {
         self.listen
     }
 
+    /// Where it serves probes and metrics.
+    pub fn health(&self) -> SocketAddr {
+        self.health
+    }
+
     /// Its state folder.
     pub fn state(&self) -> &Path {
         &self.state

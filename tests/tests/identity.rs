@@ -214,7 +214,7 @@ fn a_viewer_may_look_and_no_more() {
 #[test]
 fn a_certificate_is_renewed_under_load_and_nothing_is_lost() {
     let stage = Stage::new(programs!());
-    let mut house = stage.house(&stage.path().join("collector"), "identity: { node_lifetime: 15s }");
+    let mut house = stage.house(&stage.path().join("collector"), "identity: { node_lifetime: 40s }");
     house.start();
     let log = stage.path().join("app.log");
     let more = format!(
@@ -224,11 +224,12 @@ fn a_certificate_is_renewed_under_load_and_nothing_is_lost() {
         yaml(&Scribe::rules(stage.path()))
     );
     let mut post = stage.post("node-a", &stage.path().join("agent"), Some(&house), &more);
-    let scribe = Scribe::start(&log, 1000);
+    let scribe = Scribe::start(&log, 300);
     post.start();
-    // Each comes within four fifths of a life.
-    until("three renewals", PATIENCE * 2, || {
-        (post.said().matches("certificate was renewed").count() >= 3).then_some(())
+    // Each comes 20 to 26 s after the one before, as its beginning is set back by half a life; the rest of the 40 s is what
+    // a slow machine may take over it.
+    until("two renewals", PATIENCE * 3, || {
+        (post.said().matches("certificate was renewed").count() >= 2).then_some(())
     });
     let last = scribe.end();
     let store = house.store();

@@ -204,12 +204,12 @@ fn short_of_cpu() {
 fn another_disk_stalls() {
     let stalled = LoopFs::create(64 << 20, "ext4", &["-m", "0"]).expect("a filesystem of its own");
     let mut scene = Scene::new(None, None);
-    stalled.freeze().expect("it can be frozen");
+    let frozen = stalled.freeze().expect("it can be frozen");
     let path = stalled.path().join("blocked");
     // Somebody who waits for it, as its owner would.
     let writer = std::thread::spawn(move || std::fs::write(path, vec![1; 1 << 20]));
     scene.endures("another disk stalls", span(), 0.5, || "one writer stood still".to_owned());
-    stalled.thaw().expect("it can be thawed");
+    frozen.thaw().expect("it can be thawed");
     writer.join().expect("the writer does not panic").expect("it can write in the end");
     scene.end();
 }
@@ -219,7 +219,7 @@ fn its_own_disk_stalls() {
     let disk = LoopFs::create(256 << 20, "ext4", &["-m", "0"]).expect("a filesystem of its own");
     let scene = Scene::new(None, Some(disk.path()));
     let before = scene.pulse();
-    disk.freeze().expect("it can be frozen");
+    let frozen = disk.freeze().expect("it can be frozen");
     let began = Instant::now();
     let mut slowest = Duration::ZERO;
     while began.elapsed() < span() / 2 {
@@ -228,7 +228,7 @@ fn its_own_disk_stalls() {
     }
     let stalled = began.elapsed().as_secs_f64();
     let sampled = scene.samples().expect("metrics are served") - before.samples;
-    disk.thaw().expect("it can be thawed");
+    frozen.thaw().expect("it can be thawed");
     // Nothing can be durable meanwhile, and so nothing is handed over; afterwards it all comes.
     let after = until("what was urgent to come through", PATIENCE, || {
         scene.matches().filter(|n| *n > before.matches)

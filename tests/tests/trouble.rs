@@ -227,7 +227,7 @@ fn a_disk_answers_no_more() {
     // Which devices there are is looked at each tenth tick, and of two samples in the evidence fifteen lie between.
     let before = scene.samples();
     until("the disk to be sampled", PATIENCE, || (scene.samples() >= before + 2).then_some(()));
-    medium.freeze().expect("it can be frozen");
+    let frozen = medium.freeze().expect("it can be frozen");
     let mut command = Command::new("dd");
     command.args([
         "if=/dev/zero",
@@ -238,12 +238,14 @@ fn a_disk_answers_no_more() {
         &format!("of={}", disk.0),
     ]);
     let writer = Process::start("the writer", command, &scene.stage.path().join("writer.log"));
+    // Whatever fails below: the writer cannot be ended before this is gone.
+    let first_to_go = frozen;
     let stalled = scene.expect("io-stall", &name);
     assert!(stalled.subject.contains(&name), "{:#}", stalled.all);
     let hung = scene.expect("hung-tasks", &writer.id().to_string());
     assert!(hung.all.to_string().contains("dd"), "{:#}", hung.all);
     scene.only(&["io-stall", "hung-tasks"], &name);
-    medium.thaw().expect("it can be thawed");
+    first_to_go.thaw().expect("it can be thawed");
 }
 
 #[test]
