@@ -98,9 +98,9 @@ impl Process {
     /// SIGTERM, and its status.
     ///
     /// # Panics
-    /// When it takes longer than 20 s.
+    /// When it takes longer than a minute; what it may take by its own bounds is less.
     pub fn terminate(self) -> ExitStatus {
-        self.end_by(Signal::TERM, Duration::from_secs(20))
+        self.end_by(Signal::TERM, Duration::from_secs(60))
     }
 
     /// Its resident set in bytes; `None` once it is gone.

@@ -241,7 +241,9 @@ impl Untouchables {
         let holder = Command::new("sleep").arg("1000").stdin(stdin).stdout(Stdio::null()).spawn();
         self.children.push(holder.expect("sleep(1) is there"));
         let program = folder.join("running.log.1");
-        std::fs::copy("/bin/sleep", &program).expect("a program can be copied");
+        // By another process: a child of this one that is between fork and exec would have it open for writing still.
+        let copied = Command::new("cp").arg("/bin/sleep").arg(&program).status();
+        assert!(copied.is_ok_and(|status| status.success()), "a program can be copied");
         age(&program);
         self.note("a program that runs", &program);
         let runs = Command::new(&program).arg("1000").stdin(Stdio::null()).stdout(Stdio::null()).spawn();

@@ -112,8 +112,7 @@ fn report(scene: &Scene, answers: &BTreeMap<&str, Vec<Said>>) {
     for cause in &scene.causes {
         let all = answers.get(cause.name).map(Vec::as_slice).unwrap_or_default();
         // One wrong answer is one too many; else the best is what people act on.
-        let Some(told) = all.iter().max_by(|a, b| a.verdict.cmp(&b.verdict).then(a.process.cmp(&b.process)))
-        else {
+        let Some(told) = all.iter().max_by_key(|a| (&a.verdict, &a.process, &a.pod)) else {
             continue;
         };
         let verdict = match &told.verdict {

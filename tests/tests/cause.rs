@@ -48,6 +48,11 @@ fn the_file_and_the_process_that_fill_a_disk_are_named() {
     old.sync_all().expect("it is written");
     let stage = Stage::new(programs!());
     let (_post, journal) = agent_on(&stage);
+    let mount = disk.path().display().to_string();
+    until("a sample with the disk", PATIENCE, || {
+        let out = journal.dogwatch(&["get", "nodes", "-o", "json"]);
+        String::from_utf8_lossy(&out.stdout).contains(&mount).then_some(())
+    });
     // A bystander writes too, far less.
     let script = "import sys,time\nd=sys.argv[1]\n\
                   spam=open(d+'/spam.log','wb',0); calm=open(d+'/calm.log','wb',0)\n\

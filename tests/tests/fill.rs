@@ -131,11 +131,14 @@ fn write(path: PathBuf, speed: u64, bytes: u64) -> JoinHandle<Written> {
         let mut file = File::options().create(true).append(true).open(path).unwrap();
         let piece = vec![b'x'; usize::try_from((speed / 50).min(MIB)).unwrap()];
         let (began, mut written) = (Instant::now(), Written { bytes: 0, took: Duration::ZERO, refused: 0 });
-        let mut tried = 0;
+        let step = Duration::from_secs_f64(piece.len() as f64 / speed as f64);
+        let (mut tried, mut due) = (0, began);
         while tried < bytes {
-            let due = Duration::from_secs_f64(tried as f64 / speed as f64);
-            // The measured thing is the rate: there is no other condition to wait for.
-            std::thread::sleep(due.saturating_sub(began.elapsed()));
+            // The measured thing is the rate: there is no other condition to wait for. What it could not write while the
+            // machine stood still it does not make up for: that would be faster than is said.
+            let now = Instant::now();
+            std::thread::sleep(due.saturating_duration_since(now));
+            due = due.max(now) + step;
             tried += piece.len() as u64;
             match file.write_all(&piece) {
                 Ok(()) => written.bytes += piece.len() as u64,

@@ -20,7 +20,7 @@ const MIB: u64 = 1 << 20;
 const AGENT_MEMORY: u64 = 32 * MIB;
 /// An unoptimised agent may take so long to answer a probe while it gets a twentieth of a CPU; a kubelet asks again after
 /// a failure, three times by default.
-const PROBE_WAIT: Duration = Duration::from_secs(10);
+const PROBE_WAIT: Duration = Duration::from_secs(30);
 
 struct Scene {
     person: Person,

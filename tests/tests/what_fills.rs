@@ -50,11 +50,14 @@ fn a_node_tells_what_fills_its_disk() {
         let args = [&["top", "--disk", "--node", "node-a", "--mount", &path], more].concat();
         person.dogwatch(&args)
     };
-    let out = until("the node to be asked", PATIENCE, || {
+    // Where the disk was slow to write, there is too little between its two looks to be certain of.
+    let said = until("the node to be asked, and to be certain", PATIENCE, || {
         let out = ask(&rita, &["-o", "json"]);
-        out.status.success().then_some(out)
+        let said = out.status.success().then(|| parse(&out.stdout)[0].clone())?;
+        let writers = &said["writers"];
+        let rate = writers["growing"][0]["bytes_per_second"].as_f64().unwrap_or(0.0);
+        (writers["confidence"] == "certain" && rate > 100_000.0).then_some(said)
     });
-    let said = &parse(&out.stdout)[0];
     assert_eq!((&said["mount"], &said["path"]), (&path.as_str().into(), &path.as_str().into()), "{said:#}");
     assert_eq!(said["whole"], true, "{said:#}");
     let root = &said["tree"];
@@ -64,11 +67,9 @@ fn a_node_tells_what_fills_its_disk() {
     assert_eq!(app["folders"][0]["name"], "\\u{1b}[31mred", "{app:#}");
     assert!(said["files"].to_string().contains("deep/big"), "{said:#}");
     let writers = &said["writers"];
-    assert_eq!(writers["confidence"], "certain", "{writers:#}");
     let first = &writers["growing"][0];
     assert_eq!(first["path"], format!("{path}/spill.log"), "{writers:#}");
     assert_eq!(first["processes"][0]["pid"], writer.id(), "{writers:#}");
-    assert!(first["bytes_per_second"].as_f64().unwrap_or(0.0) > 100_000.0, "{writers:#}");
     assert_eq!(first["pod"], Value::Null, "nobody's process accuses no pod: {writers:#}");
     assert!(writers["deleted"][0]["path"].to_string().contains("gone.log"), "{writers:#}");
     assert!(writers["deleted_bytes"].as_u64().unwrap_or(0) >= 20 << 20, "{writers:#}");

@@ -92,6 +92,9 @@ fn look(sampler: &mut Sampler, process: &Process, columns: &[&str], flag: &str) 
         let c = Counters::read(&mut script);
         let ours = at_work(&sampler.sample(), pid, flag)?;
         let d = Counters::read(&mut script);
+        if pidstat.contains(&0.0) {
+            return None;
+        }
         Some(compare([a, b, c, d], ours, pidstat))
     })
 }

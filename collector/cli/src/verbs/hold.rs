@@ -1,6 +1,6 @@
 //! `hold`: what may not be cleaned or expired, until somebody lets go of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Here, worded};
 use crate::args::{Format, HoldAddArgs, HoldListArgs, HoldReleaseArgs, HoldVerb};
@@ -11,8 +11,10 @@ use crate::output::text::safe;
 use crate::output::{Io, List, one};
 use crate::view::Hold;
 
-/// How long the nodes' word is waited for: one that is connected has it in a fraction of a second.
+/// How long the word of all nodes is waited for: one that is connected has it in a fraction of a second.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(3);
+/// How long the first one's is: a slow disk of its or of the collector's makes it late.
+const ONE_CONFIRMED_WITHIN: Duration = Duration::from_secs(15);
 /// Between two looks whether they said it.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -66,12 +68,16 @@ async fn add(here: &Here<'_>, args: &HoldAddArgs, io: &mut Io<'_>) -> Result<(),
     Ok(())
 }
 
-/// The hold as the nodes confirmed it, if they do so within [`CONFIRMED_WITHIN`]: they say whether anything is there.
+/// The hold as the nodes confirmed it, if they do so within [`CONFIRMED_WITHIN`], or one within [`ONE_CONFIRMED_WITHIN`]: they
+/// say whether anything is there.
 /// It stands already, so what fails here is only that nobody can tell yet.
 async fn confirmed(desk: &mut Desk, hold: Hold) -> Hold {
     let mut newest = hold;
+    let begun = Instant::now();
     let wait = async {
-        while newest.state == "pending" {
+        while newest.state == "pending"
+            && (newest.confirmed_by.is_empty() || begun.elapsed() < CONFIRMED_WITHIN)
+        {
             tokio::time::sleep(LOOK_AGAIN).await;
             let Ok(holds) = desk.holds(false).await else { return };
             let Some(now) = holds.into_iter().find(|h| h.id == newest.id) else { return };
@@ -79,7 +85,7 @@ async fn confirmed(desk: &mut Desk, hold: Hold) -> Hold {
         }
     };
     // Late is no failure.
-    let _ = tokio::time::timeout(CONFIRMED_WITHIN, wait).await;
+    let _ = tokio::time::timeout(ONE_CONFIRMED_WITHIN, wait).await;
     newest
 }
 
