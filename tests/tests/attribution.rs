@@ -22,7 +22,7 @@ use dogwatch_e2e::stage::{Person, Post, Stage, yaml};
 use dogwatch_e2e::wait::until;
 use serde_json::Value;
 
-use causes::Scene;
+use causes::{Cause, Scene};
 use judge::{Said, Verdict, judge};
 
 /// Set where it runs in namespaces of its own.
@@ -33,6 +33,8 @@ const AGENTS: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(150);
 /// All answers within it are judged: the first one and the one after the scout's pause.
 const WATCHED: Duration = Duration::from_secs(100);
+/// What is left then of the time in which less than can be told may be followed by more.
+const SPARE: Duration = Duration::from_secs(15);
 
 #[test]
 fn in_a_drill_of_twenty_causes_no_name_is_wrong() {
@@ -87,7 +89,12 @@ fn drill() {
         }
         std::thread::sleep(Duration::from_millis(500));
         let all = scene.causes.iter().all(|c| answers.get(c.name).is_some_and(|said| !said.is_empty()));
-        (all && began.elapsed() > WATCHED).then_some(())
+        // A look that a busy machine put at the wrong moment tells less than the next one.
+        let fulfilled = scene
+            .causes
+            .iter()
+            .all(|c| answers.get(c.name).and_then(|said| best(said)).is_some_and(|told| fulfils(c, told)));
+        (all && (fulfilled && began.elapsed() > WATCHED || began.elapsed() > PATIENCE - SPARE)).then_some(())
     });
     report(&scene, &answers);
 }
@@ -105,16 +112,26 @@ fn let_go_of_others() {
     }
 }
 
+/// One wrong answer is one too many; else the best is what people act on.
+fn best(all: &[Said]) -> Option<&Said> {
+    all.iter().max_by_key(|a| (&a.verdict, a.process, a.pod))
+}
+
+/// Whether no less was told than can be.
+fn fulfils(cause: &Cause, told: &Said) -> bool {
+    let must = &cause.must;
+    (!must.place || told.verdict == Verdict::Right)
+        && (!must.process || told.process)
+        && (!must.pod || told.pod)
+}
+
 fn report(scene: &Scene, answers: &BTreeMap<&str, Vec<Said>>) {
     let (mut right, mut unknown, mut wrong) = (0, 0, Vec::new());
     let mut missing = Vec::new();
     println!("| cause | filesystem | truth | said | confidence | verdict |\n|---|---|---|---|---|---|");
     for cause in &scene.causes {
         let all = answers.get(cause.name).map(Vec::as_slice).unwrap_or_default();
-        // One wrong answer is one too many; else the best is what people act on.
-        let Some(told) = all.iter().max_by_key(|a| (&a.verdict, &a.process, &a.pod)) else {
-            continue;
-        };
+        let Some(told) = best(all) else { continue };
         let verdict = match &told.verdict {
             Verdict::Right => "right".to_owned(),
             Verdict::Unknown => format!("unknown ({})", cause.why_unknown),
@@ -133,9 +150,7 @@ fn report(scene: &Scene, answers: &BTreeMap<&str, Vec<Said>>) {
             Verdict::Unknown => unknown += 1,
             Verdict::Wrong(what) => wrong.push(format!("{}: {what}", cause.name)),
         }
-        let ok = !cause.must.place || told.verdict == Verdict::Right;
-        let ok = ok && (!cause.must.process || told.process) && (!cause.must.pod || told.pod);
-        if !ok {
+        if !fulfils(cause, told) {
             missing.push(format!("{}: {told:?}", cause.name));
         }
     }

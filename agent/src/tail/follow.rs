@@ -173,7 +173,8 @@ pub(super) fn open(path: &Path) -> io::Result<Opened> {
     if !handle.metadata()?.is_file() {
         return Err(io::Error::other("is not a regular file"));
     }
-    let by_handle = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&handle));
+    // Of this thread: it may have a table of descriptors of its own.
+    let by_handle = format!("/proc/thread-self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&handle));
     let resolved = fs::read_link(&by_handle)?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(by_handle, flags, Mode::empty())?);
