@@ -366,7 +366,7 @@ impl Respond {
         // A person's plan is theirs; it neither starts nor ends what the episode does.
         if busy.command.is_none() {
             let trigger = busy.trigger.clone();
-            let news = site.note_own_plan(&action, &trigger, rest_ns, now);
+            let news = site.note_own_plan(&action, applies, &trigger, rest_ns, now);
             if applies {
                 steps.extend(site.budgets_say(&action));
             }
@@ -465,6 +465,8 @@ impl Respond {
         }
         busy.action = Some(applied.clone());
         let (lacked, left) = (busy.lacked, Room::left_at(&busy.trigger));
+        let reached = available_bytes.is_some_and(|has| has >= left.bytes.saturating_add(lacked.bytes))
+            && parts::gone(&applied).inodes >= lacked.inodes;
         site.last_plan = None;
         site.breaker.note(&applied, lacked, left, site.cut_short, self.settings.cooldown_ns, now.boot_ns);
         // What came free would hide how fast the rest goes.
@@ -485,7 +487,8 @@ impl Respond {
         let gone = |o: &&PlannedObject| matches!(o.outcome, ObjectOutcome::Removed | ObjectOutcome::Cut);
         let objects = applied.objects.iter().filter(gone).count();
         site.cleaned_boot_ns = Some(now.boot_ns);
-        site.cut_short = objects > 0 && is_cut_short(&applied);
+        // What budgets kept back beyond the marks is not missed.
+        site.cut_short = objects > 0 && !reached && is_cut_short(&applied);
         vec![Step::Record(Box::new(applied))]
     }
 

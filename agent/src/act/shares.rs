@@ -6,9 +6,10 @@
 
 use std::path::PathBuf;
 
-use dogwatch::record::{Action, ActionState, ObjectOutcome, PlannedObject, Refusal, Unexplained};
+use dogwatch::record::{Action, ActionState, ImageStore, ObjectOutcome, PlannedObject, Refusal, Unexplained};
 
 use super::plan::{Survey, bounded};
+use super::words;
 
 /// An action with nothing but the objects for which `mine` holds; `None` where there are none.
 fn share(action: &Action, mine: impl Fn(&PlannedObject) -> bool) -> Option<Action> {
@@ -37,7 +38,13 @@ pub(super) fn joined(action: Action, done: Vec<Action>) -> Action {
         done.iter().find(|d| d.detail != action.detail).map_or(action.detail, |d| d.detail.clone());
     whole.available_after_bytes = done.iter().rev().find_map(|d| d.available_after_bytes);
     whole.available_before_bytes = done.iter().find_map(|d| d.available_before_bytes);
-    whole.image_store = done.iter().find_map(|d| d.image_store.clone());
+    whole.image_store =
+        done.iter().filter_map(|d| d.image_store.clone()).reduce(|before, after| ImageStore {
+            listed_bytes: before.listed_bytes.saturating_add(after.listed_bytes),
+            used_after_bytes: after.used_after_bytes,
+            inodes_after: after.inodes_after,
+            ..before
+        });
     let freed: Vec<u64> = done.iter().filter_map(|d| d.freed_bytes).collect();
     whole.freed_bytes = (!freed.is_empty()).then(|| freed.iter().fold(0, |a: u64, b| a.saturating_add(*b)));
     whole.unexplained = unexplained(&whole, &done);
@@ -90,7 +97,15 @@ fn unexplained(whole: &Action, done: &[Action]) -> Option<Unexplained> {
     let rest = i128::from(after) - i128::from(before) - i128::from(whole.freed_bytes.unwrap_or(0));
     let bytes = i64::try_from(rest).unwrap_or(if rest < 0 { i64::MIN } else { i64::MAX });
     let said = done.iter().filter_map(|d| d.unexplained.as_ref()).map(|u| u.reason.as_str());
-    let reasons: Vec<&str> = said.filter(|r| !r.is_empty()).collect();
+    let mut reasons: Vec<String> = said.filter(|r| !r.is_empty()).map(str::to_owned).collect();
+    let ends = done.iter().filter_map(|d| d.available_before_bytes.zip(d.available_after_bytes));
+    let ends: Vec<(u64, u64)> = ends.collect();
+    let between: i128 = ends.windows(2).map(|two| i128::from(two[1].0) - i128::from(two[0].1)).sum();
+    if between != 0 {
+        let bytes = words::bytes(u64::try_from(between.unsigned_abs()).unwrap_or(u64::MAX));
+        let what = if between < 0 { "were written" } else { "came free" };
+        reasons.push(format!("{bytes} {what} between its parts"));
+    }
     Some(Unexplained { bytes, reason: reasons.join("; ") })
 }
 

@@ -129,19 +129,24 @@ impl Site {
         made.empty && wants(trigger) && !others_look && since >= pause
     }
 
-    /// Notes the plan `action` that the node made by itself for `trigger`, after whose survey it rests for `rest_ns`. Whether
-    /// it is to be recorded.
+    /// Notes the plan `action` that the node made by itself for `trigger`, to be applied or for people, after whose survey it
+    /// rests for `rest_ns`. Whether it is to be recorded.
     pub(super) fn note_own_plan(
         &mut self,
         action: &Action,
+        applies: bool,
         trigger: &Trigger,
         rest_ns: u64,
         now: Moment,
     ) -> bool {
         let level = severity(&self.findings);
         let empty = action.state == ActionState::Refused;
-        let (first_ns, longest_ns) =
-            if empty { (FIRST_PAUSE_NS, lifetime_ns()) } else { (lifetime_ns(), LONGEST_PAUSE_NS) };
+        let (first_ns, longest_ns) = match (empty, applies) {
+            (true, _) => (FIRST_PAUSE_NS, lifetime_ns()),
+            // It came to nothing all the same: its record failed, or its leave ended.
+            (false, true) => (lifetime_ns(), lifetime_ns()),
+            (false, false) => (lifetime_ns(), LONGEST_PAUSE_NS),
+        };
         let mut made = Made {
             at_boot_ns: now.boot_ns,
             need_bytes: need_bytes(trigger),

@@ -14,9 +14,10 @@
 //! what it has taken, and is seen with the next step. While the executor is at another mount first, the rate is taken for less
 //! than it is. Either way the mount stands at its marks, and is cleaned again as any that falls.
 
+use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
 
-use dogwatch::record::{Action, ActionState, Moment, PlannedObject, Refusal};
+use dogwatch::record::{Action, ActionState, Moment, ObjectOutcome, PlannedObject, Refusal};
 
 use super::breaker::Room;
 use super::{Busy, Respond, Step};
@@ -27,6 +28,8 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// A rate is never of less: one write-back would look like a flood.
 const MIN_SPAN_NS: u64 = SECOND_NS;
 
+/// How the reasons begin why an action is not applied after all.
+const UNTOUCHED: &str = "nothing was touched: ";
 /// How long figures of after the first part are waited for; then it is the end.
 const UNSEEN_NS: u64 = 10 * SECOND_NS;
 
@@ -196,31 +199,45 @@ impl Respond {
         let wait = ControlFlow::Break(Vec::new());
         let Some(busy) = self.mounts.get(mount).and_then(|site| site.busy.as_ref()) else { return wait };
         let (Some(whole), Some(first)) = (busy.action.clone(), &busy.parts.first) else { return wait };
-        let late = busy.parts.halted.clone().or_else(|| self.too_late(&busy.leave, now));
+        let failed = first.done.state != ActionState::Done;
+        let late = busy.parts.halted.clone().or_else(|| self.too_late(&busy.leave, now)).map(|why| {
+            // Of the first part something was.
+            why.strip_prefix(UNTOUCHED).map_or(why.clone(), str::to_owned)
+        });
+        let over = failed.then(|| "what was to go before it failed".to_owned()).or(late);
         let begun = first.done.objects.len();
-        let is_over = first.done.state != ActionState::Done || late.is_some();
         let unseen = now.boot_ns.saturating_sub(first.ended_boot_ns) >= UNSEEN_NS;
         let (second, why) = match seen {
             Some(seen) => {
                 let (wanted, rate) = busy.wants(&first.done, seen);
-                let rest = Room { bytes: wanted, inodes: 0 };
+                let inodes = busy.lacked.inodes.saturating_sub(gone(&first.done).inodes);
+                let rest = Room { bytes: wanted, inodes };
                 (
                     lead(&whole.objects[begun..], rest),
                     beyond(&format!("others took {} a second since the cleanup began", words::bytes(rate))),
                 )
             }
-            None if is_over || unseen => (0, beyond("nobody could tell how fast others write")),
+            None if over.is_some() || unseen => (0, beyond("nobody could tell how fast others write")),
             None => return wait,
         };
         let Some(busy) = self.mounts.get_mut(mount).and_then(|site| site.busy.as_mut()) else { return wait };
         let Some(mut first) = busy.parts.first.take() else { return wait };
-        if is_over || second == 0 {
-            return ControlFlow::Continue(ended(whole, vec![first.done], late.unwrap_or(why)));
+        if over.is_some() || second == 0 {
+            return ControlFlow::Continue(ended(whole, vec![first.done], over.unwrap_or(why)));
         }
         first.rest = Some(why);
         busy.parts.first = Some(first);
         ControlFlow::Break(vec![Step::Apply(Box::new(part(&whole, begun..begun + second)))])
     }
+}
+
+/// What came free with the objects of `action` that went: of a file with several names its inode counts once, of an image as
+/// many as it had.
+pub(super) fn gone(action: &Action) -> Room {
+    let mut files = BTreeSet::new();
+    let removed = action.objects.iter().filter(|o| o.outcome == ObjectOutcome::Removed);
+    let counted = removed.filter(|o| o.image.is_some() || files.insert((o.device, o.inode)));
+    counted.map(Room::of).fold(Room::default(), Room::plus)
 }
 
 fn beyond(why: &str) -> String {

@@ -17,6 +17,8 @@ const CONFIRMED_WITHIN: Duration = Duration::from_secs(3);
 const ONE_CONFIRMED_WITHIN: Duration = Duration::from_secs(15);
 /// Between two looks whether they said it.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// The same once it takes long.
+const LOOK_AGAIN_LATE: Duration = Duration::from_millis(500);
 
 pub(super) async fn hold(here: &Here<'_>, verb: HoldVerb, io: &mut Io<'_>) -> Result<(), CliError> {
     match verb {
@@ -78,7 +80,8 @@ async fn confirmed(desk: &mut Desk, hold: Hold) -> Hold {
         while newest.state == "pending"
             && (newest.confirmed_by.is_empty() || begun.elapsed() < CONFIRMED_WITHIN)
         {
-            tokio::time::sleep(LOOK_AGAIN).await;
+            let late = begun.elapsed() >= CONFIRMED_WITHIN;
+            tokio::time::sleep(if late { LOOK_AGAIN_LATE } else { LOOK_AGAIN }).await;
             let Ok(holds) = desk.holds(false).await else { return };
             let Some(now) = holds.into_iter().find(|h| h.id == newest.id) else { return };
             newest = now.into();

@@ -71,6 +71,18 @@ fn a_plan_for_people_is_made_again_ever_less_often_while_the_disk_stays_full() {
 }
 
 #[test]
+fn a_plan_to_be_applied_whose_record_fails_is_made_again_as_often_as_before() {
+    let mut machine = machine(CleanupMode::Auto);
+    machine.on_finding(&finding(FindingState::Raised, Severity::High), at(0));
+    for second in (0..6_000).step_by(600) {
+        let plan =
+            recorded(one(machine.on_survey("/data", Ok(&survey(4)), at(second))), ActionState::Planned);
+        machine.on_recorded(&plan, Err("the disk is slow".to_owned()), at(second));
+        assert_eq!(looks_at(&mut machine, second + 1), Some(second + 600));
+    }
+}
+
+#[test]
 fn a_need_that_grew_or_a_new_episode_begins_with_a_minute_again() {
     let grown = |machine: &mut Respond, second| {
         machine.on_finding(&finding(FindingState::Updated, Severity::Critical), at(second))

@@ -96,6 +96,33 @@ fn a_writer_that_slows_down_gets_what_it_takes_by_now() {
 }
 
 #[test]
+fn what_budgets_kept_back_beyond_the_marks_is_not_missed() {
+    for (taken, missed) in [(0, false), (30 * GIB, true)] {
+        let (mut machine, _, first) = after_a_burst();
+        let busy = machine.mounts.get_mut("/data").unwrap().busy.as_mut().unwrap();
+        let kept = Refusal { path: None, reason: "budgets: 100 objects an action; 20 stay".to_owned() };
+        busy.action.as_mut().unwrap().refused.push(kept);
+        let mut steps = machine.on_applied(carried_out(first, 10 * GIB, taken), at(ASKED + 2));
+        if let [Step::Apply(second)] = steps.as_slice() {
+            let second = (**second).clone();
+            steps = machine.on_applied(carried_out(second, 0, 30 * GIB), at(ASKED + 4));
+        }
+        let done = recorded(one(steps), ActionState::Done);
+        assert!(is_cut_short(&done), "{:#?}", done.refused);
+        assert_eq!(machine.mounts["/data"].cut_short, missed);
+    }
+}
+
+#[test]
+fn inodes_that_the_first_part_missed_go_with_the_second() {
+    let (mut machine, _, first) = after_a_burst();
+    machine.mounts.get_mut("/data").unwrap().busy.as_mut().unwrap().lacked.inodes = 12;
+    let next = one(machine.on_applied(carried_out(first, 10 * GIB, 0), at(ASKED + 2)));
+    let Step::Apply(second) = next else { unreachable!("{next:#?}") };
+    assert_eq!(second.objects.len(), 2, "ten of twelve went");
+}
+
+#[test]
 fn what_went_in_a_moment_says_nothing_of_a_rate_before_the_next_figures() {
     for (taken_mib, more) in [(0, 0), (100, 3)] {
         let (mut machine, started, first) = after_a_burst();
