@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use dogwatch::record::{Action, ActionState, ImageStore, ObjectOutcome, PlannedObject, Refusal, Unexplained};
+use dogwatch::record::{Action, ActionState, ObjectOutcome, PlannedObject, Refusal, Unexplained};
 
 use super::plan::{Survey, bounded};
 use super::words;
@@ -38,13 +38,12 @@ pub(super) fn joined(action: Action, done: Vec<Action>) -> Action {
         done.iter().find(|d| d.detail != action.detail).map_or(action.detail, |d| d.detail.clone());
     whole.available_after_bytes = done.iter().rev().find_map(|d| d.available_after_bytes);
     whole.available_before_bytes = done.iter().find_map(|d| d.available_before_bytes);
-    whole.image_store =
-        done.iter().filter_map(|d| d.image_store.clone()).reduce(|before, after| ImageStore {
-            listed_bytes: before.listed_bytes.saturating_add(after.listed_bytes),
-            used_after_bytes: after.used_after_bytes,
-            inodes_after: after.inodes_after,
-            ..before
-        });
+    let stores = done.iter().filter_map(|d| d.image_store.clone());
+    whole.image_store = stores.reduce(|mut whole, next| {
+        whole.listed_bytes = whole.listed_bytes.saturating_add(next.listed_bytes);
+        (whole.used_after_bytes, whole.inodes_after) = (next.used_after_bytes, next.inodes_after);
+        whole
+    });
     let freed: Vec<u64> = done.iter().filter_map(|d| d.freed_bytes).collect();
     whole.freed_bytes = (!freed.is_empty()).then(|| freed.iter().fold(0, |a: u64, b| a.saturating_add(*b)));
     whole.unexplained = unexplained(&whole, &done);
@@ -189,7 +188,7 @@ mod tests {
         assert_eq!((whole.freed_bytes, whole.available_before_bytes), (Some(30), Some(100)));
         let unexplained = whole.unexplained.unwrap();
         assert_eq!(unexplained.bytes, 130 - 100 - 30);
-        assert_eq!(unexplained.reason, "1 for a reason; -2 for a reason");
+        assert_eq!(unexplained.reason, "1 for a reason; -2 for a reason; 1 B came free between its parts");
         assert_eq!(whole.objects.iter().map(|o| o.path.clone()).collect::<Vec<_>>(), {
             action.objects.iter().map(|o| o.path.clone()).collect::<Vec<_>>()
         });
