@@ -1,25 +1,8 @@
 //! Descriptors of a test's own: a process that another test starts has open, from its fork to its exec, whatever is open in
 //! the table of descriptors that it came from. Then a file is in use, and nobody gets a lease on it.
 
-use std::cell::Cell;
-
-thread_local! {
-    static DONE: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Gives this thread, and those that it starts from now on, a table of descriptors of their own, with the standard ones. It
-/// must have no others yet.
-pub(crate) fn descriptors() {
-    // Tests that run in the main thread run one by one.
-    let is_main = rustix::thread::gettid() == rustix::process::getpid();
-    if is_main || DONE.replace(true) {
-        return;
-    }
-    // SAFETY: a plain system call, and what it takes from this thread is in use by others alone.
-    let done =
-        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_UNSHARE) };
-    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
-}
+/// One flag for all that ask: a second call would close what the first one's thread has opened since.
+pub(crate) use super::races::common::own_descriptors as descriptors;
 
 #[cfg(test)]
 mod tests {

@@ -2,19 +2,11 @@
 
 use serde_json::Value;
 
+use super::silence::begun;
 use super::*;
 use crate::brake::ledger::Stopped;
 use crate::brake::tell;
 use crate::store::decision::Cause;
-
-/// A node that has begun.
-fn begun() -> Desk {
-    let mut desk = Desk::new(settings(3));
-    desk.brake.ask(ask(0, NEW), 0);
-    desk.settle();
-    desk.act(0, ActionState::Started, &[ObjectOutcome::Pending], 0);
-    desk
-}
 
 /// One whose permit ended a while ago.
 fn late() -> Desk {

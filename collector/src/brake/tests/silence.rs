@@ -13,7 +13,7 @@ fn silent(desk: &mut Desk, i: usize) -> bool {
 }
 
 /// A node that has begun.
-fn begun() -> Desk {
+pub(super) fn begun() -> Desk {
     let mut desk = Desk::new(settings(3));
     desk.brake.ask(ask(0, NEW), 0);
     desk.settle();
